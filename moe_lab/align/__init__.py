@@ -1,0 +1,1 @@
+"""MoE align & sort algorithms, one file each."""

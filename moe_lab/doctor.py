@@ -1,0 +1,138 @@
+"""What this machine can capture, and what to do about the rest."""
+
+import ctypes.util
+import glob
+import importlib.metadata
+import os
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from moe_lab.capture import nsys
+from moe_lab.capture._tools import find_tool, output, probe
+
+NCU_PATTERNS = ("/usr/local/cuda*/bin/ncu", "/opt/nvidia/nsight-compute/*/ncu", "$CUDA_HOME/bin/ncu")
+ROCM_PATTERNS = ("/opt/rocm*/bin/{}", "/opt/rocm*/libexec/*/{}")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the doctor's report.
+
+    Attributes:
+        name: what was looked for.
+        found: what is there; None when it is missing.
+        costs: what its absence costs; empty when found.
+        remedy: how to get it; empty when found.
+    """
+
+    name: str
+    found: str | None
+    costs: str = ""
+    remedy: str = ""
+
+    def as_dict(self) -> dict[str, str | None]:
+        """Return the check as plain data."""
+        return asdict(self)
+
+
+def examine() -> list[Check]:
+    """Look at this machine; imports neither torch nor triton and runs nothing on the GPU."""
+    gpu = _gpu()
+    return [
+        _check(
+            "GPU",
+            gpu,
+            "nothing can be captured here; reports of committed and imported captures still work",
+            "use a machine with an NVIDIA or AMD GPU, and copy the run folder or report back",
+        ),
+        _check("driver", _driver(), "no GPU code runs", "install the GPU vendor's driver"),
+        _package(
+            "torch", "the layer cannot run, so only foreign commands can be captured", "pip install 'moe-lab[gpu]'"
+        ),
+        _package("triton", "the fused_moe backend cannot run", "pip install 'moe-lab[gpu]'"),
+        _package("nvtx", "captures have no ranges, so no stage can be told from another", "pip install 'moe-lab[gpu]'"),
+        _nsys(),
+        _tool("ncu", "no kernel counters on NVIDIA", "install Nsight Compute (part of the CUDA toolkit)", NCU_PATTERNS),
+        _amd("rocprof-compute", "no kernel counters on AMD", "install the ROCm package rocprofiler-compute"),
+        _amd("rocprofv3", "no kernel and range traces on AMD", "install the ROCm package rocprofiler-sdk"),
+        _counters(),
+    ]
+
+
+def _check(name: str, found: str | None, costs: str, remedy: str) -> Check:
+    return Check(name, found) if found else Check(name, None, costs, remedy)
+
+
+def _gpu() -> str | None:
+    smi = find_tool("nvidia-smi")
+    text = output([str(smi), "--query-gpu=name,memory.total", "--format=csv,noheader"]) if smi else None
+    if text and text.strip():
+        return "; ".join(line.strip() for line in text.strip().splitlines())
+    names = [Path(p).read_text().strip() for p in glob.glob("/sys/class/drm/card*/device/product_name")]
+    return "; ".join(n for n in names if n) or ("AMD GPU" if Path("/dev/kfd").exists() else None)
+
+
+def _driver() -> str | None:
+    version = nsys.driver_version()
+    if version:
+        return f"NVIDIA {version}"
+    amd = Path("/sys/module/amdgpu/version")
+    return f"amdgpu {amd.read_text().strip()}" if amd.exists() else None
+
+
+def _package(name: str, costs: str, remedy: str) -> Check:
+    try:
+        return Check(name, importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        return Check(name, None, costs, remedy)
+
+
+def _tool(name: str, costs: str, remedy: str, patterns: tuple[str, ...]) -> Check:
+    path = find_tool(name, patterns)
+    return _check(name, (probe(path).version or "version unknown") if path else None, costs, remedy)
+
+
+def _amd(name: str, costs: str, remedy: str) -> Check:
+    return _tool(name, costs, remedy, tuple(p.format(name) for p in ROCM_PATTERNS))
+
+
+def _nsys() -> Check:
+    costs = "no timeline captures on NVIDIA, so no layer breakdown of your own runs"
+    tool = nsys.available()
+    if isinstance(tool, str):
+        return Check("nsys", None, costs, nsys.HOW_TO_GET)
+    if "nsight-compute" in str(tool.path.resolve()) and ctypes.util.find_library("dw") is None:
+        return Check(
+            "nsys",
+            None,
+            f"{costs} (version {tool.version}, bundled with Nsight Compute, lacks libdw)",
+            "install libdw1 (elfutils-libs)",
+        )
+    return Check("nsys", tool.version or "version unknown")
+
+
+def _counters() -> Check:
+    """Say whether the driver lets this user read hardware counters (AMD asks for no more than /dev/kfd)."""
+    name = "hardware counters"
+    params = Path("/proc/driver/nvidia/params")
+    if not params.exists():
+        usable = os.access("/dev/kfd", os.R_OK | os.W_OK)
+        costs, remedy = "ncu and rocprof-compute cannot count", "needs a GPU and its driver"
+        return Check(name, "permitted (/dev/kfd is open to you)") if usable else Check(name, None, costs, remedy)
+    restricted = re.search(r"RmProfilingAdminOnly:\s*1", params.read_text())
+    if not restricted:
+        return Check(name, "permitted for every user")
+    if _has_sys_admin():
+        return Check(name, "permitted (restricted to administrators, and this process is one)")
+    return Check(
+        name,
+        None,
+        "ncu stops with ERR_NVGPUCTRPERM; nothing inside a container can change it",
+        "run as root or with CAP_SYS_ADMIN, or set NVreg_RestrictProfilingToAdminUsers=0 for the host's NVIDIA driver",
+    )
+
+
+def _has_sys_admin() -> bool:
+    found = re.search(r"^CapEff:\s*([0-9a-f]+)", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return bool(found and int(found.group(1), 16) >> 21 & 1)

@@ -1,0 +1,1 @@
+"""Experts backends, one file each."""

@@ -1,0 +1,102 @@
+"""Range names: one grammar, built by the workload and parsed from its report.
+
+A measured iteration opens ``moe_lab|model=...|phase=...|M=...|backend=...``; inside it ``layers.0`` holds ``self_attn``
+and ``mlp``, and ``mlp`` holds one range a stage. A fused stage joins names with ``+``: ``w13+act``. Names keep to
+``[A-Za-z0-9_.|=+-]`` so that Nsight Compute's filters can select them.
+"""
+
+import ast
+import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+DOMAIN = "moe_lab"
+STAGES = ("router", "align", "quant", "dispatch", "w13", "act", "w2", "combine")
+Mark = Callable[[str], AbstractContextManager[Any]]
+
+_ALLOWED = re.compile(r"[A-Za-z0-9_.|=+-]+")
+
+
+def root_name(**fields: str | int) -> str:
+    """Return the name of a measured iteration, for example ``root_name(model="mixtral-8x7b", phase="decode", M=16)``.
+
+    Raises:
+        ValueError: a key or value has a character outside ``[A-Za-z0-9_.+-]``.
+    """
+    name = "|".join([DOMAIN, *(f"{key}={value}" for key, value in fields.items())])
+    if not _ALLOWED.fullmatch(name) or any(c in str(v) for v in fields.values() for c in "|="):
+        raise ValueError(f"range name {name!r} has a character outside [A-Za-z0-9_.+-]")
+    return name
+
+
+def parse_root(name: str) -> dict[str, str] | None:
+    """Return the fields of a ``root_name``, as strings, or None for any other name."""
+    head, *fields = name.split("|")
+    if head != DOMAIN or not fields or not all("=" in f for f in fields):
+        return None
+    return dict(f.split("=", 1) for f in fields)
+
+
+def stages_of(name: str) -> tuple[str, ...]:
+    """Return the stages that a range name stands for: ``("w13", "act")`` for ``w13+act``, ``()`` for any other name."""
+    parts = tuple(name.split("+"))
+    return parts if all(p in STAGES for p in parts) else ()
+
+
+def display_name(name: str) -> str:
+    """Return the module path of SGLang's and vLLM's layer-wise markers, and any other name as it is.
+
+    Those markers are dict-like strings such as ``{'Module': 'model.layers.0.mlp', 'Inputs': ...}``.
+    """
+    if not name.startswith("{"):
+        return name
+    try:
+        fields = ast.literal_eval(name)
+        return str(fields.get("Module") or fields.get("module") or name)
+    except (ValueError, SyntaxError, AttributeError, RecursionError, MemoryError):
+        found = re.search(r"""['"][Mm]odule['"]\s*:\s*['"]([^'"]+)""", name)
+        return found.group(1) if found else name
+
+
+def marker(api: str) -> Mark:
+    """Return ``mark(name)``, a context manager that opens a range.
+
+    Args:
+        api: ``nvtx`` (the nvtx package, domain ``moe_lab``), ``roctx`` (torch's binding on ROCm builds) or ``none``.
+
+    Raises:
+        ValueError: an unknown api.
+    """
+    if api == "none":
+        return lambda name: nullcontext()
+    if api == "nvtx":
+        import nvtx
+
+        domain = nvtx.get_domain(DOMAIN)
+        push, pop = domain.push_range, domain.pop_range
+        attributes: dict[str, Any] = {}
+
+        def nvtx_push(name: str) -> None:
+            if name not in attributes:
+                attributes[name] = domain.get_event_attributes(message=name)
+            push(attributes[name])
+
+        return _mark(nvtx_push, pop)
+    if api == "roctx":
+        from torch.cuda import nvtx as roctx
+
+        return _mark(roctx.range_push, roctx.range_pop)
+    raise ValueError(f"unknown range api {api!r}: choose nvtx, roctx or none")
+
+
+def _mark(push: Callable[[str], Any], pop: Callable[[], Any]) -> Mark:
+    @contextmanager
+    def mark(name: str) -> Any:
+        push(name)
+        try:
+            yield
+        finally:
+            pop()
+
+    return mark
