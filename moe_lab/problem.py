@@ -63,7 +63,7 @@ class Model:
         layers: decoder layers.
         shared_experts: experts that every token passes through, each of intermediate size N.
         source: where the figures come from.
-        activation: ``silu`` (silu(gate) * up) or ``swigluoai`` (gpt-oss: clamped, (up + 1) * gate * sigmoid(1.702 gate))
+        activation: ``silu`` (silu(gate) * up) or ``swigluoai`` (gpt-oss: clamped (up + 1) * gate * sigmoid(1.702 gate))
     """
 
     K: int

@@ -1,1 +1,1 @@
-"""Triton device code shared by align/ and experts/."""
+"""Triton device code, each file with its host launcher and, under the same name, a torch reference."""

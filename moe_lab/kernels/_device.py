@@ -1,0 +1,35 @@
+"""What the kernels may ask of the device they run on."""
+
+import functools
+import os
+
+import torch
+import triton
+from torch import Tensor
+
+from moe_lab.errors import UserError
+
+
+def check_device(x: Tensor) -> None:
+    """Refuse what Triton cannot run here.
+
+    Raises:
+        UserError: a CPU tensor without the interpreter, or bfloat16 under it (its products are wrong there).
+    """
+    if x.is_cuda:
+        return
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        raise UserError("Triton kernels need a GPU; to run them on the CPU set TRITON_INTERPRET=1 before starting Python.")
+    if x.dtype == torch.bfloat16:
+        raise UserError("Triton's CPU interpreter computes bfloat16 wrongly; use fp32 or fp16 on the CPU.")
+
+
+@functools.cache
+def shared_memory_bytes(device: int) -> int:
+    """Return the shared memory (LDS) that one thread block may use on GPU ``device``."""
+    return int(triton.runtime.driver.active.utils.get_device_properties(device)["max_shared_mem"])
+
+
+def is_hip() -> bool:
+    """Return whether this torch build is for ROCm."""
+    return torch.version.hip is not None
