@@ -8,7 +8,8 @@ and ``mlp``, and ``mlp`` holds one range a stage. A fused stage joins names with
 import ast
 import re
 from collections.abc import Callable
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import Any
 
 DOMAIN = "moe_lab"
@@ -16,6 +17,7 @@ STAGES = ("router", "align", "quant", "dispatch", "w13", "act", "w2", "combine")
 Mark = Callable[[str], AbstractContextManager[Any]]
 
 _ALLOWED = re.compile(r"[A-Za-z0-9_.|=+-]+")
+_TORCH = re.compile(r", (?:seq|op_id|sizes|input_op_ids) = .*", re.DOTALL)
 
 
 def root_name(**fields: str | int) -> str:
@@ -47,10 +49,11 @@ def stages_of(name: str) -> tuple[str, ...]:
 def display_name(name: str) -> str:
     """Return the module path of SGLang's and vLLM's layer-wise markers, and any other name as it is.
 
-    Those markers are dict-like strings such as ``{'Module': 'model.layers.0.mlp', 'Inputs': ...}``.
+    Those markers are dict-like strings such as ``{'Module': 'model.layers.0.mlp', 'Inputs': ...}``. From the names of
+    ``torch.autograd.profiler.emit_nvtx`` (``aten::mm, op_id = 7``) the numbers of the single call are cut off.
     """
     if not name.startswith("{"):
-        return name
+        return _TORCH.sub("", name)
     try:
         fields = ast.literal_eval(name)
         return str(fields.get("Module") or fields.get("module") or name)
@@ -74,29 +77,27 @@ def marker(api: str) -> Mark:
         import nvtx
 
         domain = nvtx.get_domain(DOMAIN)
-        push, pop = domain.push_range, domain.pop_range
-        attributes: dict[str, Any] = {}
-
-        def nvtx_push(name: str) -> None:
-            if name not in attributes:
-                attributes[name] = domain.get_event_attributes(message=name)
-            push(attributes[name])
-
-        return _mark(nvtx_push, pop)
+        return _mark(domain.push_range, domain.pop_range, lambda name: domain.get_event_attributes(message=name))
     if api == "roctx":
         from torch.cuda import nvtx as roctx
 
-        return _mark(roctx.range_push, roctx.range_pop)
+        return _mark(roctx.range_push, roctx.range_pop, lambda name: name)
     raise ValueError(f"unknown range api {api!r}: choose nvtx, roctx or none")
 
 
-def _mark(push: Callable[[str], Any], pop: Callable[[], Any]) -> Mark:
-    @contextmanager
-    def mark(name: str) -> Any:
-        push(name)
-        try:
-            yield
-        finally:
+def _mark(push: Callable[[Any], Any], pop: Callable[[], Any], message: Callable[[str], Any]) -> Mark:
+    """Return a mark that makes each name's range once: 0.2 us an opening when nothing listens."""
+
+    class Range(AbstractContextManager[None]):
+        __slots__ = ("message",)
+
+        def __init__(self, name: str) -> None:
+            self.message = message(name)
+
+        def __enter__(self) -> None:
+            push(self.message)
+
+        def __exit__(self, *failure: object) -> None:
             pop()
 
-    return mark
+    return cache(Range)

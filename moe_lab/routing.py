@@ -62,11 +62,13 @@ def route(logits: Tensor, router: Router, topk: int, bias: Tensor | None = None)
 
 
 def _keep_best_groups(ranking: Tensor, router: Router, topk: int) -> Tensor:
-    """Set the experts of all but the best groups to -inf; a group's score is the sum of its two best (arXiv 2412.19437, 2.1.2)."""
+    """Set all but the best groups to -inf; a group's score is the sum of its two best (arXiv 2412.19437, 2.1.2)."""
     M, E = ranking.shape
     size = E // router.groups
     if E % router.groups or router.topk_groups * size < topk:
-        raise UserError(f"{router.groups} expert groups, {router.topk_groups} kept, cannot give topk={topk} of E={E} experts.")
+        raise UserError(
+            f"{router.groups} expert groups, {router.topk_groups} kept, cannot give topk={topk} of E={E} experts."
+        )
     grouped = ranking.view(M, router.groups, size)
     group_scores = grouped.topk(min(2, size), dim=-1).values.sum(dim=-1)
     kept = group_scores.topk(router.topk_groups, dim=-1).indices
@@ -118,13 +120,20 @@ def parse_spec(text: str) -> Spec:
 
 
 def synthetic(
-    spec: Spec | str, M: int, E: int, topk: int, *, seed: int = 0, device: torch.device | str = "cpu", scaling: float = 1.0
+    spec: Spec | str,
+    M: int,
+    E: int,
+    topk: int,
+    *,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    scaling: float = 1.0,
 ) -> Routing:
     """Return a routing with a chosen distribution of tokens over experts; ids are int32.
 
     Args:
-        spec: ``uniform``: every expert equally likely. ``zipf:S``: popularity r ** -S, ranks shuffled. ``balanced``: every
-            expert gets floor or ceil of M*topk/E rows. ``hot``: one expert gets every token, the rest is uniform.
+        spec: ``uniform``: every expert equally likely. ``zipf:S``: popularity r ** -S, ranks shuffled. ``balanced``:
+            every expert gets floor or ceil of M*topk/E rows. ``hot``: one expert gets every token, the rest is uniform.
             ``replay:FILE``: the first M rows of a saved topk_ids.
         M: tokens.
         E: experts.
@@ -164,17 +173,23 @@ def load_topk_ids(path: Path, M: int, E: int, topk: int) -> Tensor:
     """Read a saved topk_ids [tokens, topk] and return its first M rows.
 
     Raises:
-        UserError: no such file, not an integer tensor of that shape, too few tokens, an id outside [0, E), or a token that
-            picks one expert twice.
+        UserError: no such file, not an integer tensor of that shape, too few tokens, an id outside [0, E), or a token
+            that picks one expert twice.
     """
     ids = _read_tensor(path)
     if ids.ndim != 2 or ids.is_floating_point() or ids.dtype in (torch.bool, torch.complex64, torch.complex128):
-        raise UserError(f"'{path.name}' must hold integer topk_ids of shape [tokens, topk]; it holds {ids.dtype} {list(ids.shape)}.")
+        raise UserError(
+            f"'{path.name}' must hold integer topk_ids of shape [tokens, topk]; it holds {ids.dtype} {list(ids.shape)}."
+        )
     if ids.shape[1] != topk or ids.shape[0] < M:
-        raise UserError(f"'{path.name}' holds {ids.shape[0]} tokens x topk {ids.shape[1]}; this run needs {M} x {topk}.")
+        raise UserError(
+            f"'{path.name}' holds {ids.shape[0]} tokens x topk {ids.shape[1]}; this run needs {M} x {topk}."
+        )
     ids = ids[:M].long()
     if M and (int(ids.min()) < 0 or int(ids.max()) >= E):
-        raise UserError(f"'{path.name}' has expert ids from {int(ids.min())} to {int(ids.max())}; this model has experts 0 to {E - 1}.")
+        raise UserError(
+            f"'{path.name}' has expert ids {int(ids.min())} to {int(ids.max())}; this model has experts 0 to {E - 1}."
+        )
     ordered = ids.sort(dim=-1).values
     if bool((ordered[:, 1:] == ordered[:, :-1]).any()):
         raise UserError(f"'{path.name}' has a token that picks one expert twice; save the ids of a real router.")
@@ -201,7 +216,9 @@ def save_topk_ids(topk_ids: Tensor, path: Path) -> None:
                 np.save(file, ids.numpy())
         temporary.replace(path)
     except OSError as error:
-        raise UserError(f"Cannot write '{path.name}': {error.strerror}; choose a folder that exists and is writable.") from error
+        raise UserError(
+            f"Cannot write '{path.name}': {error.strerror}; choose a folder that exists and is writable."
+        ) from error
 
 
 def _read_tensor(path: Path) -> Tensor:
@@ -216,7 +233,11 @@ def _read_tensor(path: Path) -> Tensor:
     except FileNotFoundError as error:
         raise UserError(f"There is no topk_ids file '{path}'; check the path after 'replay:'.") from error
     except Exception as error:
-        raise UserError(f"Cannot read '{path.name}' as topk_ids ({type(error).__name__}); save it with --save-topk-ids.") from error
+        raise UserError(
+            f"Cannot read '{path.name}' as topk_ids ({type(error).__name__}); save it with --save-topk-ids."
+        ) from error
     if not isinstance(loaded, Tensor):
-        raise UserError(f"'{path.name}' holds a {type(loaded).__name__}, not one tensor of topk_ids; save it with --save-topk-ids.")
+        raise UserError(
+            f"'{path.name}' holds a {type(loaded).__name__}, not one tensor of topk_ids; save it with --save-topk-ids."
+        )
     return loaded

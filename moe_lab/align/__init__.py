@@ -9,8 +9,8 @@ if TYPE_CHECKING:
 class Alignment(NamedTuple):
     """Pair indices grouped by expert, each expert's group padded to a multiple of ``block_m``.
 
-    A pair is (token, slot) with index token * topk + slot. Only the first ``num_tokens_post_padded`` entries, and the first
-    ``num_tokens_post_padded / block_m`` expert ids, have a meaning; what lies behind them is unspecified.
+    A pair is (token, slot) with index token * topk + slot. Only the first ``num_tokens_post_padded`` entries, and the
+    first ``num_tokens_post_padded / block_m`` expert ids, have a meaning; what lies behind them is unspecified.
 
     Attributes:
         sorted_token_ids: [capacity(numel, block_m, E)] int32, pair indices; padding is M * topk.

@@ -19,7 +19,9 @@ def check_device(x: Tensor) -> None:
     if x.is_cuda:
         return
     if os.environ.get("TRITON_INTERPRET") != "1":
-        raise UserError("Triton kernels need a GPU; to run them on the CPU set TRITON_INTERPRET=1 before starting Python.")
+        raise UserError(
+            "Triton kernels need a GPU; to run them on the CPU set TRITON_INTERPRET=1 before starting Python."
+        )
     if x.dtype == torch.bfloat16:
         raise UserError("Triton's CPU interpreter computes bfloat16 wrongly; use fp32 or fp16 on the CPU.")
 

@@ -1,6 +1,7 @@
 """Stable counting sort of (token, slot) pairs by expert, each expert's group padded to a multiple of block_m.
 
-Pairs are cut into chunks of CHUNK. ``histogram`` counts each chunk's pairs by expert and adds them to the totals (integer
+Pairs are cut into chunks of CHUNK. ``histogram`` counts each chunk's pairs by expert and adds them to the totals
+(integer
 atomics: the sum does not depend on their order). ``scan`` has one program an expert: it finds where the expert's group
 starts, turns the chunk counts into the first row of each chunk, and writes what is constant for the expert. ``scatter``
 ranks the pairs of a chunk by comparing them with each other and writes each pair at its row.
@@ -15,6 +16,7 @@ from moe_lab.kernels._device import check_device
 
 INDEX = torch.int32
 CHUNK = 128
+TILE = 1024
 
 
 @triton.jit
@@ -28,6 +30,7 @@ def histogram_kernel(
     BINS: tl.constexpr,  # power of two > E: the last bin takes what lies past the end
     CHUNK: tl.constexpr,
 ):
+    """Count the pairs of one chunk by expert."""
     chunk = tl.program_id(0)
     pair = chunk * CHUNK + tl.arange(0, CHUNK)
     expert = tl.load(ids + pair, mask=pair < numel, other=BINS - 1).to(tl.int32)
@@ -51,6 +54,7 @@ def scan_kernel(
     BINS: tl.constexpr,
     TILE: tl.constexpr,
 ):
+    """Lay out the group of one expert."""
     expert = tl.program_id(0)
     bins = tl.arange(0, BINS)
     pairs = tl.load(totals + bins, mask=bins < E, other=0)
@@ -83,20 +87,20 @@ def scatter_kernel(
     chunks,
     CHUNK: tl.constexpr,
 ):
+    """Write the pairs of one chunk at their rows."""
     chunk = tl.program_id(0)
     lane = tl.arange(0, CHUNK)
     pair = chunk * CHUNK + lane
     valid = pair < numel
     expert = tl.load(ids + pair, mask=valid, other=-1).to(tl.int32)
-    # The same ids once more, laid out along the other axis of the [CHUNK, CHUNK] comparison.
-    other = tl.load(ids + pair[None, :], mask=valid[None, :], other=-1).to(tl.int32)
-    rank = tl.sum(((other == expert[:, None]) & (lane[None, :] < lane[:, None])).to(tl.int32), axis=1)
+    before = (expert[None, :] == expert[:, None]) & (lane[None, :] < lane[:, None])  # [CHUNK, CHUNK]
+    rank = tl.sum(before.to(tl.int32), axis=1)
     row = tl.load(first_row + expert * chunks + chunk, mask=valid, other=0) + rank
     tl.store(sorted_token_ids + row, pair, mask=valid)
 
 
 def align_pairs(topk_ids: Tensor, block_m: int, E: int, sorted_token_ids: Tensor, expert_ids: Tensor) -> Tensor:
-    """Fill sorted_token_ids and expert_ids (see ``moe_lab.align.Alignment``) and return num_tokens_post_padded [1] int32.
+    """Fill the arrays of ``moe_lab.align.Alignment`` and return its num_tokens_post_padded [1] int32.
 
     Args:
         topk_ids: [M, topk] int32 or int64, contiguous.
@@ -115,9 +119,20 @@ def align_pairs(topk_ids: Tensor, block_m: int, E: int, sorted_token_ids: Tensor
     bins = triton.next_power_of_2(E + 1)
     histogram_kernel[(chunks,)](topk_ids, counts, totals, numel, chunks, E, BINS=bins, CHUNK=CHUNK, num_warps=4)
     post_padded = totals[E:]
-    tile = min(1024, max(128, triton.next_power_of_2(chunks)))
+    tile = min(TILE, max(128, triton.next_power_of_2(chunks)))
     scan_kernel[(E,)](
-        counts, totals, sorted_token_ids, expert_ids, post_padded, numel, chunks, E, block_m, BINS=bins, TILE=tile, num_warps=4
+        counts,
+        totals,
+        sorted_token_ids,
+        expert_ids,
+        post_padded,
+        numel,
+        chunks,
+        E,
+        block_m,
+        BINS=bins,
+        TILE=tile,
+        num_warps=4,
     )
     scatter_kernel[(chunks,)](topk_ids, counts, sorted_token_ids, numel, chunks, CHUNK=CHUNK, num_warps=4)
     return post_padded

@@ -1,0 +1,92 @@
+"""The field's standard pipeline in Triton, our own: align, gathered w13 GEMM, activation, weighted w2 GEMM, combine."""
+
+import torch
+from torch import Tensor
+
+from moe_lab import plugins
+from moe_lab.errors import UserError
+from moe_lab.kernels.activation import gated_activation
+from moe_lab.kernels.combine import combine
+from moe_lab.kernels.grouped_gemm import Tile, fit, grouped_gemm
+from moe_lab.problem import DTYPE_BYTES, MoEProblem
+from moe_lab.ranges import Mark
+
+INFO = {
+    "about": "Triton: align, w13 GEMM gathering rows by expert tile, activation, w2 GEMM with router weights, combine",
+    "needs": ["torch", "triton"],
+    "hardware": "NVIDIA SM80+, AMD CDNA3+; the CPU under TRITON_INTERPRET=1 (fp32, fp16)",
+    "dtypes": ["fp32", "fp16", "bf16"],
+    "quant": [],
+    "activations": ["silu", "swigluoai"],
+    "align": "counting_sort",
+    "cuda_graph": True,
+    "source": "moe_lab",
+}
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def experts(
+    x: Tensor,
+    w13: Tensor,
+    w2: Tensor,
+    topk_weights: Tensor,
+    topk_ids: Tensor,
+    *,
+    problem: MoEProblem,
+    mark: Mark,
+    align: str = "counting_sort",
+) -> Tensor:
+    """Return the layer's output [M, K] in the dtype of x. No host synchronisation.
+
+    Args:
+        x: [M, K] fp32, fp16 or bf16, contiguous.
+        w13: [E, 2N, K], gate rows then up rows, contiguous.
+        w2: [E, K, N], contiguous.
+        topk_weights: [M, topk] fp32, contiguous.
+        topk_ids: [M, topk] int32 or int64, contiguous.
+        problem: sizes, dtype and activation.
+        mark: opens a range around each stage.
+        align: align plugin.
+
+    Raises:
+        UserError: a dtype that the kernels do not have, or an align plugin that is not there.
+    """
+    if x.dtype not in DTYPES:
+        raise UserError(f"fused_moe has no {problem.dtype} kernels; choose fp32, fp16 or bf16.")
+    align_pairs, pairs = plugins.load("align", align).align, problem.rows_useful
+    gemm13, gemm2 = tiles(problem, x.device)
+    with mark("align"):
+        alignment = align_pairs(topk_ids, gemm13.block_m, problem.E)
+    with mark("w13"):
+        gate_up = grouped_gemm(x, w13, alignment, pairs, pairs_per_row=problem.topk, tile=gemm13)
+    with mark("act"):
+        hidden = gated_activation(gate_up, problem.activation)
+    with mark("w2"):
+        rows = grouped_gemm(hidden, w2, alignment, pairs, pairs_per_row=1, tile=gemm2, topk_weights=topk_weights)
+    with mark("combine"):
+        return combine(rows, problem.topk)
+
+
+def block_m(problem: MoEProblem) -> int:
+    """Return the rows of a tile, to which each expert's rows are padded: about what an expert gets on average."""
+    mean_rows = problem.rows_useful / problem.E
+    return 16 if mean_rows <= 8 else 32 if mean_rows <= 24 else 64 if mean_rows <= 96 else 128
+
+
+def tiles(problem: MoEProblem, device: torch.device) -> tuple[Tile, Tile]:
+    """Return the default configurations of the w13 and of the w2 GEMM; both have the same block_m."""
+    itemsize = DTYPE_BYTES[problem.dtype]
+    tile = _default_tile(block_m(problem), problem.dtype)
+    return fit(tile, itemsize, device), fit(tile, itemsize, device)
+
+
+def _default_tile(rows: int, dtype: str) -> Tile:
+    if dtype == "fp32":
+        return Tile(rows, 64, 32, 1 if rows <= 32 else 8, 4, 3)
+    return {
+        16: Tile(16, 64, 128, 1, 4, 4),
+        32: Tile(32, 64, 128, 1, 4, 4),
+        64: Tile(64, 128, 64, 8, 4, 4),
+        128: Tile(128, 256, 64, 8, 8, 3),
+    }[rows]

@@ -1,0 +1,52 @@
+import os
+from importlib.util import find_spec
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--gpu", action="store_true", help="run on the GPU, with the tests that need one")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    gpu = False
+    if config.getoption("--gpu") and find_spec("torch"):
+        import torch
+
+        gpu = torch.cuda.is_available()
+    config.stash[GPU] = gpu
+    if not gpu:
+        os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.stash[GPU]:
+        return
+    reason = "no GPU is visible to torch" if config.getoption("--gpu") else "needs a GPU: ./scripts/test --gpu"
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+GPU = pytest.StashKey[bool]()
+
+
+@pytest.fixture(scope="session")
+def device(pytestconfig: pytest.Config) -> str:
+    """Where the kernels run: the GPU with --gpu, else the CPU under Triton's interpreter."""
+    return "cuda" if pytestconfig.stash[GPU] else "cpu"
+
+
+@pytest.fixture
+def poison(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fill every uninitialised tensor with NaN, or with the largest integer, so that an element nobody wrote shows."""
+    import torch
+
+    def fill(tensor):
+        if tensor.is_floating_point():
+            return tensor.fill_(float("nan"))
+        return tensor.fill_(torch.iinfo(tensor.dtype).max) if tensor.dtype != torch.bool else tensor
+
+    for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
+        original = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *a, original=original, **k: fill(original(*a, **k)))

@@ -1,0 +1,201 @@
+import contextlib
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from moe_lab import plugins, ranges, routing  # noqa: E402
+from moe_lab.errors import UserError  # noqa: E402
+from moe_lab.experts import fused_moe, torch_loop  # noqa: E402
+from moe_lab.problem import MoEProblem  # noqa: E402
+
+SILENT = ranges.marker("none")
+TORCH = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DTYPES = ["fp32", "fp16", pytest.param("bf16", marks=pytest.mark.gpu)]
+# M, K, N, E, topk, routing and why.
+CASES = [
+    (1, 64, 48, 4, 2, "uniform", "one token"),
+    (5, 64, 48, 4, 2, "uniform", "fewer rows than a tile"),
+    (33, 72, 40, 8, 2, "uniform", "tails in M, N and K"),
+    (19, 51, 37, 3, 2, "uniform", "odd K and N: no aligned load"),
+    (3, 64, 32, 64, 2, "uniform", "most experts empty"),
+    (9, 64, 32, 4, 4, "uniform", "topk = E: every expert gets every token"),
+    (40, 64, 32, 8, 1, "hot", "everything to one expert, several tiles of it"),
+    (21, 64, 32, 1, 1, "uniform", "a single expert"),
+    (100, 64, 32, 4, 2, "zipf:1.0", "tiles of 64 rows"),
+    (700, 32, 264, 2, 2, "uniform", "tiles of 128 rows, more of them than group_m, several columns of tiles"),
+    (0, 64, 32, 8, 2, "uniform", "no tokens"),
+]
+IDS = [f"M{M}-K{K}-N{N}-E{E}-topk{topk}-{spec}" for M, K, N, E, topk, spec, _ in CASES]
+
+
+def make(case, dtype, device, activation="silu"):
+    M, K, N, E, topk, spec, _ = case
+    problem = MoEProblem(M, K, N, E, topk, dtype, None, activation)
+    g = torch.Generator().manual_seed(torch.seed() % 2**31)  # fresh inputs every time: the bound is measured, not tuned
+
+    def normal(*shape, scale):
+        return (torch.randn(*shape, generator=g) * scale).to(device, TORCH[dtype])
+
+    tensors = normal(M, K, scale=1), normal(E, 2 * N, K, scale=K**-0.5), normal(E, K, N, scale=N**-0.5)
+    return problem, (*tensors, *routing.synthetic(spec, M, E, topk, seed=g.initial_seed(), device=device))
+
+
+def supports(name, dtype, device, problem):
+    info = plugins.info("experts", name)
+    if plugins.unavailable("experts", name):
+        return False
+    multiple = info.get("multiple_of", 1)
+    dtypes = info.get("cpu_dtypes", info["dtypes"]) if device == "cpu" else info["dtypes"]
+    return dtype in dtypes and problem.K % multiple == problem.N % multiple == 0
+
+
+def assert_close(y, problem, tensors):
+    """Bound the error by twice that of the same pipeline in torch at the same dtype, plus one rounding; max and RMS."""
+
+    def reference(dtype):
+        return torch_loop.moe(*tensors, activation=problem.activation, mark=SILENT, dtype=dtype).double()
+
+    assert y.shape == tensors[0].shape
+    assert y.dtype == tensors[0].dtype
+    if y.numel() == 0:
+        return
+    oracle = reference(torch.float64)
+    error, allowed = (y.double() - oracle).abs(), (reference(y.dtype) - oracle).abs()
+    rounding = torch.finfo(y.dtype).eps * oracle.abs()
+    assert float(error.max()) <= 2 * float(allowed.max()) + float(rounding.max())
+    assert float(error.square().mean().sqrt()) <= 2 * float(
+        allowed.square().mean().sqrt() + rounding.square().mean().sqrt()
+    )
+
+
+@pytest.mark.parametrize("name", plugins.names("experts"))
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", CASES, ids=IDS)
+def test_backend_matches_the_fp64_oracle(name, dtype, case, device, poison):
+    problem, tensors = make(case, dtype, device)
+    if not supports(name, dtype, device, problem):
+        pytest.skip(f"{name} states that it does not do this")
+    backend = plugins.load("experts", name)
+    prepared = backend.prepare(*tensors[1:3]) if hasattr(backend, "prepare") else tensors[1:3]
+    y = backend.experts(tensors[0], *prepared, *tensors[3:], problem=problem, mark=SILENT)
+    assert_close(y, problem, tensors)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_fused_moe_matches_the_oracle_with_the_clamped_activation(dtype, device, poison):
+    problem, tensors = make((17, 64, 48, 4, 2, "uniform", ""), dtype, device, "swigluoai")
+    tensors[1].mul_(8)  # so that gates and ups pass the limit of 7
+    assert_close(fused_moe.experts(*tensors, problem=problem, mark=SILENT), problem, tensors)
+
+
+@pytest.mark.parametrize("align", plugins.names("align"))
+def test_fused_moe_takes_any_align_algorithm(align, device, poison):
+    problem, tensors = make((50, 64, 32, 8, 2, "zipf:1.0", ""), "fp16", device)
+    assert_close(fused_moe.experts(*tensors, problem=problem, mark=SILENT, align=align), problem, tensors)
+
+
+def test_oracle_is_the_formula_of_the_layer():
+    """One token, two experts, numbers small enough for a pencil: y = sum_j weight_j * w2_j (silu(gate) * up)."""
+    problem = MoEProblem(1, 1, 1, 2, 2, "fp32")
+    x, w13 = torch.tensor([[2.0]]), torch.tensor([[[1.0], [3.0]], [[-1.0], [0.5]]])
+    w2 = torch.tensor([[[10.0]], [[100.0]]])
+    weights, ids = torch.tensor([[0.25, 0.75]]), torch.tensor([[1, 0]])
+    silu = {2.0: 2 / (1 + 2.718281828459045**-2), -2.0: -2 / (1 + 2.718281828459045**2)}
+    expected = 0.25 * 100 * (silu[-2.0] * 1.0) + 0.75 * 10 * (silu[2.0] * 6.0)
+    y = torch_loop.experts(x, w13, w2, weights, ids, problem=problem, mark=SILENT)
+    assert float(y) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "stages"),
+    [
+        ("fused_moe", ["align", "w13", "act", "w2", "combine"]),
+        ("torch_grouped", ["align", "dispatch", "w13", "act", "w2", "combine"]),
+    ],
+)
+def test_backend_marks_the_stages_that_it_has_in_order(name, stages, device):
+    dtype = "bf16" if device == "cuda" else "fp32"
+    problem, tensors = make((9, 64, 32, 4, 2, "uniform", ""), dtype, device)
+    seen = []
+
+    @contextlib.contextmanager
+    def mark(stage):
+        seen.append(stage)
+        yield
+
+    plugins.load("experts", name).experts(*tensors, problem=problem, mark=mark)
+    assert seen == stages
+
+
+@pytest.mark.parametrize("name", plugins.names("experts"))
+def test_backend_states_what_it_needs_as_data(name):
+    info = plugins.info("experts", name)
+    assert {"about", "needs", "hardware", "dtypes", "quant", "activations", "cuda_graph", "source"} <= info.keys()
+
+
+def test_poison_makes_unwritten_rows_visible(device, poison):
+    """The fixture itself: without it the NaN tests above would pass on recycled zeros."""
+    assert torch.empty(4, device=device).isnan().all()
+    assert torch.empty_like(torch.zeros(4)).isnan().all()
+    assert (torch.zeros(4).new_empty((2,), dtype=torch.int32) == 2**31 - 1).all()
+
+
+def test_fused_moe_refuses_bfloat16_under_the_interpreter(device):
+    if device == "cuda":
+        pytest.skip("the interpreter is off")
+    problem, tensors = make((4, 64, 32, 4, 2, "uniform", ""), "bf16", device)
+    with pytest.raises(UserError, match="use fp32 or fp16 on the CPU"):
+        fused_moe.experts(*tensors, problem=problem, mark=SILENT)
+
+
+def test_tiles_follow_the_rows_that_an_expert_gets():
+    rows = {M: fused_moe.block_m(MoEProblem.preset("qwen3-30b-a3b", M)) for M in (1, 16, 128, 512, 1024, 4096, 32768)}
+    assert rows == {1: 16, 16: 16, 128: 16, 512: 64, 1024: 64, 4096: 128, 32768: 128}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", [n for n in plugins.names("experts") if plugins.info("experts", n)["cuda_graph"]])
+def test_backend_replays_in_a_cuda_graph_with_other_tokens_and_routing(name, device):
+    case = (65, 256, 128, 16, 4, "zipf:1.0", "")
+    problem, tensors = make(case, "bf16", device)
+    _, others = make(case, "bf16", device)
+    backend = plugins.load("experts", name)
+    static = [t.clone() for t in tensors]
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        backend.experts(*static, problem=problem, mark=SILENT)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        backend.experts(*static, problem=problem, mark=SILENT)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = backend.experts(*static, problem=problem, mark=SILENT)
+    for inputs in (others, tensors):
+        for target, source in zip(static, inputs, strict=True):
+            target.copy_(source)
+        graph.replay()
+        assert_close(y, problem, inputs)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("M", "K", "N", "E", "topk"),
+    [
+        pytest.param(4, 7168, 2048, 256, 8, id="weights: E * 2N * K = 7.5e9 elements"),
+        pytest.param(66_000, 64, 2048, 8, 8, id="activations: M * topk * 2N = 2.2e9 elements"),
+    ],
+)
+def test_fused_moe_addresses_more_than_2_to_the_31_elements(M, K, N, E, topk, device):
+    problem = MoEProblem(M, K, N, E, topk, "bf16")
+    x = torch.randn(M, K, device=device, dtype=torch.bfloat16)
+    w13 = torch.empty(E, 2 * N, K, device=device, dtype=torch.bfloat16).normal_(0, K**-0.5)
+    w2 = torch.empty(E, K, N, device=device, dtype=torch.bfloat16).normal_(0, N**-0.5)
+    weights, ids = routing.synthetic("uniform", M, E, topk, device=device)
+    y = fused_moe.experts(x, w13, w2, weights, ids, problem=problem, mark=SILENT)
+    last = slice(max(0, M - 64), M)  # the last rows lie past 2**31
+    small = MoEProblem(x[last].shape[0], K, N, E, topk, "bf16")
+    assert_close(y[last], small, (x[last], w13, w2, weights[last], ids[last]))
