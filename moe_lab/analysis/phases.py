@@ -1,0 +1,212 @@
+"""One decoder layer in its phases: load the runs, split the layer into stages, set published figures beside them."""
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import pandas as pd
+
+from moe_lab import published, ranges
+from moe_lab.analysis.breakdown import UNATTRIBUTED, breakdown
+from moe_lab.analysis.timeline import timeline
+from moe_lab.errors import UserError
+from moe_lab.launches import Launches
+from moe_lab.runs import Run, load
+
+ORDER = ("norm", "self_attn", *ranges.STAGES, "shared_experts", "other")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One run, looked at through one layer.
+
+    Attributes:
+        name: ``prefill``, ``decode``, or whatever the run says it is.
+        run: where it comes from.
+        launches: every GPU operation of the run.
+        layer_range: regex of the range that is one layer.
+        ranges: ``breakdown`` of the layer, one row a range; ``attrs["coverage"]`` says what it covers.
+        stages: ``stages`` of those ranges.
+    """
+
+    name: str
+    run: Run
+    launches: Launches
+    layer_range: str
+    ranges: pd.DataFrame
+    stages: pd.DataFrame
+
+    @property
+    def layer_ms(self) -> float:
+        """Kernel sum of one layer, ms (median over its instances)."""
+        return float(self.ranges["kernel_sum_ms"].iloc[0])
+
+    @property
+    def part(self) -> str:
+        """What the ranges are below: ``layer``, or the name of a range that is only a part of one."""
+        name = short_name(str(self.ranges["name"].iloc[0]))
+        return "layer" if re.fullmatch(r"layers\.\d+", name) else name
+
+
+def load_phases(runs: Mapping[str, str], layer_range: str, capture_command: str = "") -> list[Phase]:
+    """Load the runs of a layer's phases, or capture a command now.
+
+    Args:
+        runs: phase -> run name, run folder or report file; an empty value leaves the phase out.
+        layer_range: regex; the ranges that are one layer.
+        capture_command: when not empty, profile this command with Nsight Systems and look at that run instead.
+
+    Raises:
+        UserError: nothing to load, an unknown run, or no range matches.
+    """
+    if capture_command:
+        run = _capture(capture_command)
+        return [_phase(str((run.manifest.get("workload") or {}).get("phase") or "capture"), run, layer_range)]
+    chosen = {phase: name for phase, name in runs.items() if name}
+    if not chosen:
+        raise UserError(f"There is no run to look at: give at least one of {', '.join(f'{p}_run' for p in runs)}.")
+    return [_phase(phase, load(name), layer_range) for phase, name in chosen.items()]
+
+
+def _capture(command: str) -> Run:
+    from moe_lab.capture import nsys
+
+    return nsys.capture(shlex.split(command), f"captured/{datetime.now():%Y-%m-%d_%H%M%S}")
+
+
+def _phase(name: str, run: Run, layer_range: str) -> Phase:
+    launches = run.launches()
+    table = breakdown(launches, layer_range)
+    roots = table.loc[(table["depth"] == 0) & (table["path"] != UNATTRIBUTED), "name"]
+    if len(roots) != 1:
+        some = ", ".join(roots[:3])
+        raise UserError(f"'{layer_range}' matches {len(roots)} ranges ({some}, ...); make it match one layer.")
+    return Phase(name, run, launches, layer_range, table, stages(table))
+
+
+def short_name(name: str) -> str:
+    """Return the last part of a module path: ``model.layers.0.mlp`` -> ``mlp``; ``layers.N`` stays as it is."""
+    found = re.search(r"(layers\.\d+|[^.]+)$", name)
+    return found.group(1) if found else name
+
+
+def stage_of(name: str) -> str | None:
+    """Return the stage that a range stands for: a MoE stage, ``self_attn``, ``norm`` for any norm, or None."""
+    short = short_name(name)
+    if ranges.stages_of(short) or short in ("self_attn", "shared_experts"):
+        return short
+    return "norm" if short.endswith("norm") else None
+
+
+def layer_timeline(phase: Phase) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the operations and ranges of the layer of median span, operations with the stage they belong to.
+
+    Returns:
+        As ``analysis.timeline.timeline``; ``stage`` as in ``stages``, ``other`` where no stage claims an operation.
+    """
+    operations, spans = timeline(phase.launches, phase.layer_range)
+    operations = operations.assign(stage=operations["path"].map(_stage_of_path))
+    return operations, spans.assign(stage=spans["name"].map(stage_of))
+
+
+def _stage_of_path(path: str) -> str:
+    return next((stage for stage in map(stage_of, path.split("/")) if stage), "other")
+
+
+def stages(table: pd.DataFrame) -> pd.DataFrame:
+    """Split a layer's breakdown into stages that add up to the layer; nothing is counted twice.
+
+    Args:
+        table: ``breakdown`` with the layer as its only root.
+
+    Returns:
+        Columns ``stage``, ``time_ms`` (median kernel sum of a layer), ``pct_of_layer`` (of all its instances) and
+        ``kernels``, in the order of the pipeline; ``other`` is what no stage claims.
+    """
+    rows: dict[str, dict[str, float]] = {}
+    claimed: list[str] = []
+    for row in rows_of(table[table["path"] != UNATTRIBUTED]):
+        stage = stage_of(row.name)
+        if stage is None or any(row.path.startswith(f"{path}/") for path in claimed):
+            continue
+        claimed.append(row.path)
+        total = rows.setdefault(stage, {"time_ms": 0.0, "pct_of_layer": 0.0, "kernels": 0.0})
+        total["time_ms"] += row.kernel_sum_ms
+        total["pct_of_layer"] += row.pct_of_root
+        total["kernels"] += row.kernels
+    out = pd.DataFrame([{"stage": stage, **values} for stage, values in rows.items()], columns=_STAGE_COLUMNS)
+    rest = 100 - out["pct_of_layer"].sum()
+    if rest > 0.005:
+        layer: Any = table.iloc[0]
+        other = ["other", layer.kernel_sum_ms * rest / 100, rest, layer.kernels - out["kernels"].sum()]
+        out.loc[len(out)] = other
+    return out.sort_values("stage", key=lambda s: s.map(_position), kind="stable", ignore_index=True)
+
+
+def rows_of(table: pd.DataFrame) -> Iterator[Any]:
+    """Return the rows as named tuples."""
+    return iter(table.itertuples())
+
+
+_STAGE_COLUMNS = ["stage", "time_ms", "pct_of_layer", "kernels"]
+
+
+def _position(stage: str) -> int:
+    return ORDER.index(stage.split("+")[0])
+
+
+def published_rows(phase: Phase, table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of a published table that a phase may be compared with.
+
+    None for another phase, for ranges that are no decoder layer, and for a run that states another model.
+
+    Args:
+        phase: ours.
+        table: ``published.layer_table()`` or ``published.stage_shares()``.
+    """
+    model = (phase.run.manifest.get("workload") or {}).get("model") or published.L40.model
+    return table[(table["phase"] == phase.name) & (phase.part == "layer") & (model == published.L40.model)]
+
+
+def beside_published(phase: Phase) -> pd.DataFrame:
+    """Return the phase's ranges with the published L40 time and share of the same range beside them.
+
+    Returns:
+        Columns name, depth, instances, kernels, kernel_sum_ms, busy_ms, gap_ms, pct_of_layer, and published_ms and
+        published_pct, which are NA where nothing was published.
+    """
+    table = phase.ranges.rename(columns={"pct_of_root": "pct_of_layer"}).copy()
+    theirs = published_rows(phase, published.layer_table()).set_index("name")
+    key = table["name"].map(lambda n: re.sub(r"^layers\.\d+$", "layers.0", short_name(n)))
+    table["published_ms"] = key.map(theirs["time_ms"]).astype("Float64")
+    table["published_pct"] = key.map(theirs["pct_of_layer"]).astype("Float64")
+    times = ["kernels", "kernel_sum_ms", "busy_ms", "gap_ms", "pct_of_layer"]
+    return table[["name", "depth", "instances", *times, "published_ms", "published_pct"]]
+
+
+def share_rows(phases: list[Phase]) -> pd.DataFrame:
+    """Return the stages of all phases, each followed by the published ones of that phase: one stacked bar a row.
+
+    Returns:
+        Columns ``row`` (label), ``stage``, ``time_ms``, ``pct_of_layer``, ``published``.
+    """
+    parts = []
+    for phase in phases:
+        parts.append(phase.stages.assign(row=f"{phase.name}, {gpu_name(phase)}", published=False))
+        theirs = published_rows(phase, published.stage_shares())
+        parts.append(theirs.assign(row=f"{phase.name}, {published.L40.label}"))
+    return pd.concat(parts, ignore_index=True)[["row", "stage", "time_ms", "pct_of_layer", "published"]]
+
+
+def gpu_facts(phase: Phase) -> dict[str, Any]:
+    """Return what is known about the GPU: from the run, and from the report itself."""
+    return {**(phase.launches.meta.get("gpu") or {}), **(phase.run.manifest.get("gpu") or {})}
+
+
+def gpu_name(phase: Phase) -> str:
+    """Return the GPU's name without its vendor, or ``unknown GPU``."""
+    name = gpu_facts(phase).get("name")
+    return re.sub(r"^(NVIDIA|AMD Instinct|AMD)\s+", "", str(name)) if name else "unknown GPU"

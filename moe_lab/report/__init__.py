@@ -1,0 +1,62 @@
+"""Run notebooks and publish them: one self-contained HTML page a notebook or grid point, and an index of them all."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from moe_lab.errors import UserError
+from moe_lab.report import grid as grids
+from moe_lab.report import index, page
+from moe_lab.report.execute import execute
+from moe_lab.report.model import Page, Report
+from moe_lab.report.notebooks import find, jobs
+
+__all__ = ["Page", "Report", "build"]
+
+
+def build(
+    notebooks: Sequence[str] | None,
+    *,
+    out: Path,
+    parameters: Mapping[str, Any],
+    grid: Path | None = None,
+    show_code: bool = False,
+) -> Report:
+    """Execute notebooks and write their pages and ``index.html``.
+
+    A notebook that fails becomes a page as well, with its error; the others still run. Every file is written to a
+    temporary name first and then renamed.
+
+    Args:
+        notebooks: paths or names (``01``, ``01_layer_breakdown``); None for every notebook.
+        out: folder to write to; made if missing.
+        parameters: parameter name -> JSON scalar or list, given to every chosen notebook that knows it.
+        grid: YAML file with parameter points: names to lists of values, or a list of points.
+        show_code: show code cells; otherwise a button on the page does.
+
+    Raises:
+        UserError: an unknown notebook or parameter, a value that does not fit, a grid that cannot be read, or a folder
+            that cannot be written. No notebook has run then.
+    """
+    points = grids.read(grid) if grid else [{}]
+    todo = jobs(find(notebooks), parameters, points)
+    _writable(out)
+    pages = []
+    for number, job in enumerate(todo, start=1):
+        start = time.monotonic()
+        done = execute(job, f"[{number}/{len(todo)}] {job.file_name}")
+        pages.append(page.write(done, job, out, show_code=show_code, start=start))
+    return Report(index.write(pages, out), pages)
+
+
+def _writable(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / ".part-probe"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"The report folder '{out}' cannot be written ({error.strerror}); choose another with --out."
+        ) from error

@@ -1,0 +1,107 @@
+"""Execute one notebook with papermill, in a kernel of this very interpreter."""
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from moe_lab.report.model import Executed, Job
+from moe_lab.report.notebooks import read
+
+_KERNEL = "moe-lab-report"
+
+
+def execute(job: Job, progress: str) -> Executed:
+    """Run the notebook; an error in it is a result, not an exception.
+
+    Args:
+        job: what to run.
+        progress: text before the progress bar, which goes to stderr.
+    """
+    import papermill
+
+    failed = None
+    with tempfile.TemporaryDirectory(prefix="moe_lab_") as folder:
+        out = Path(folder, "executed.ipynb")
+        with _environment(Path(folder)):
+            try:
+                papermill.execute_notebook(
+                    str(job.notebook),
+                    str(out),
+                    parameters=job.parameters,
+                    kernel_name=_KERNEL,
+                    progress_bar={"desc": progress, "leave": True},
+                )
+            except papermill.PapermillExecutionError as error:
+                failed = (
+                    str(error.evalue) if error.ename == "UserError" else f"{error.ename}: {_first_line(error.evalue)}"
+                )
+            except Exception as error:
+                failed = f"The notebook could not be executed ({type(error).__name__}: {_first_line(str(error))})."
+        notebook = read(out) if out.exists() else read(job.notebook)
+    notebook.cells = [c for c in notebook.cells if "papermill-error-cell-tag" not in c.metadata.get("tags", [])]
+    if failed:
+        notebook.cells = _until_error(notebook.cells)
+    for cell in notebook.cells:
+        _hide_places(cell.get("outputs", []))
+    return Executed(notebook, failed and _without_places(failed))
+
+
+def _until_error(cells: list[Any]) -> list[Any]:
+    """Return the cells up to the one that failed: what follows never ran."""
+    for number, cell in enumerate(cells, start=1):
+        if any(output.output_type == "error" for output in cell.get("outputs", [])):
+            return cells[:number]
+    return cells
+
+
+def _first_line(text: str) -> str:
+    return next((line.strip() for line in text.splitlines() if line.strip()), "no message")
+
+
+@contextmanager
+def _environment(folder: Path) -> Iterator[None]:
+    """Point Jupyter at this interpreter whatever kernels the user has, and plotly at its JSON form."""
+    spec = folder / "jupyter" / "kernels" / _KERNEL
+    spec.mkdir(parents=True)
+    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=ERROR"]
+    (spec / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"}))
+    ours = {
+        "JUPYTER_PATH": os.pathsep.join(filter(None, [str(folder / "jupyter"), os.environ.get("JUPYTER_PATH")])),
+        "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
+        "IPYTHONDIR": str(folder / "ipython"),
+        "PLOTLY_RENDERER": "plotly_mimetype",
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    }
+    before = {name: os.environ.get(name) for name in ours}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _hide_places(outputs: list[Any]) -> None:
+    """Shorten the folders of this machine in tracebacks and printed text: no page says where it was made."""
+    for output in outputs:
+        if output.output_type == "error":
+            output.traceback = [_without_places(line) for line in output.traceback]
+            output.evalue = _without_places(output.evalue)
+        elif output.output_type == "stream":
+            output.text = _without_places(output.text)
+
+
+def _without_places(text: str) -> str:
+    places = {str(Path.cwd()): ".", sys.prefix: "<python>", str(Path(__file__).parents[2]): ".", str(Path.home()): "~"}
+    for place in sorted(places, key=len, reverse=True):
+        if len(place) > 1:
+            text = text.replace(place, places[place])
+    return text

@@ -1,0 +1,33 @@
+"""The index page: one card a page, with its headline finding."""
+
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+from moe_lab import __version__
+from moe_lab.report.model import Page
+from moe_lab.report.page import TEMPLATES, replace
+
+
+def write(pages: Sequence[Page], out: Path) -> Path:
+    """Write ``index.html`` and return its path.
+
+    Args:
+        pages: in the order of their cards.
+        out: folder that holds the pages.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    now = datetime.now(timezone.utc)
+    text = environment.get_template("index.html.j2").render(
+        pages=pages,
+        version=__version__,
+        written=f"{now:%Y-%m-%d %H:%M} UTC",
+        failed=sum(p.failed is not None for p in pages),
+    )
+    path = out / "index.html"
+    replace(path, text)
+    return path

@@ -1,0 +1,92 @@
+"""What a report is made of."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One value that a notebook can be given.
+
+    Attributes:
+        name: variable in the cell tagged ``parameters``.
+        default: its literal there.
+        about: the comment behind it.
+    """
+
+    name: str
+    default: Any
+    about: str = ""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One notebook to execute at one point of its parameters.
+
+    Attributes:
+        notebook: the .ipynb.
+        parameters: what to set; the rest keeps its default.
+        file_name: of the page, without ``.html``.
+        label: what tells this point from the others of a grid, empty outside grids.
+    """
+
+    notebook: Path
+    parameters: dict[str, Any]
+    file_name: str
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Executed:
+    """A notebook after execution.
+
+    Attributes:
+        notebook: its nbformat node, with outputs.
+        failed: one sentence, or None.
+    """
+
+    notebook: Any
+    failed: str | None
+
+
+@dataclass(frozen=True)
+class Page:
+    """One written page, as the index shows it.
+
+    Attributes:
+        title: first heading of the notebook.
+        question: the paragraph below it.
+        html: the written file.
+        failed: why it failed, or None.
+        label: grid point, or empty.
+        headline: first finding, or empty.
+        thumbnail: a small SVG of the first figure, or empty.
+        provenance: one entry a run: phase, run, gpu, date.
+        seconds: time to execute and convert.
+        figures: figures on the page.
+    """
+
+    title: str
+    question: str
+    html: Path
+    failed: str | None = None
+    label: str = ""
+    headline: str = ""
+    thumbnail: str = ""
+    provenance: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+    figures: int = 0
+
+
+@dataclass(frozen=True)
+class Report:
+    """What ``build`` wrote.
+
+    Attributes:
+        index: the index page.
+        pages: in the order in which they ran.
+    """
+
+    index: Path
+    pages: list[Page]

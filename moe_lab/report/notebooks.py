@@ -1,0 +1,180 @@
+"""Find notebooks, read their parameters cell without running it, and check what they are given."""
+
+import ast
+import io
+import re
+import tokenize
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from moe_lab.errors import UserError
+from moe_lab.report.model import Job, Parameter
+
+_SCALARS = (str, int, float, bool, type(None))
+
+
+def folder() -> Path:
+    """Return the notebooks folder: ``./notebooks``, the current folder when it is one, else that of the checkout."""
+    here = Path.cwd()
+    for place in (
+        here / "notebooks",
+        here if here.name == "notebooks" else None,
+        Path(__file__).parents[2] / "notebooks",
+    ):
+        if place and place.is_dir():
+            return place
+    raise UserError("There is no folder 'notebooks' here; go to the moe_lab checkout or give the notebook's path.")
+
+
+def find(chosen: Sequence[str] | None) -> list[Path]:
+    """Return the chosen notebooks, or all of them in order of their names.
+
+    Args:
+        chosen: paths, file names or the start of one (``01``).
+
+    Raises:
+        UserError: one does not exist, or a name fits several.
+    """
+    if chosen:
+        return [_one(name) for name in chosen]
+    every = sorted(folder().glob("*.ipynb"))
+    if not every:
+        raise UserError(f"The folder '{folder().name}' has no notebook; give a notebook's path.")
+    return every
+
+
+def _one(name: str) -> Path:
+    path = Path(name)
+    if path.suffix == ".ipynb" and path.is_file():
+        return path
+    every = sorted(folder().glob("*.ipynb"))
+    fits = [p for p in every if p.stem == path.stem] or [p for p in every if p.stem.startswith(name)]
+    if len(fits) != 1:
+        what = "fits several notebooks" if fits else "is no notebook"
+        raise UserError(f"'{name}' {what}; choose one of: {', '.join(p.stem for p in fits or every)}.")
+    return fits[0]
+
+
+def read(path: Path) -> Any:
+    """Return the notebook as an nbformat node.
+
+    Raises:
+        UserError: it is no notebook.
+    """
+    import nbformat
+
+    try:
+        return nbformat.read(path, as_version=4)
+    except Exception as error:
+        raise UserError(f"'{path}' cannot be read as a notebook ({type(error).__name__}); export it again.") from error
+
+
+def parameters_of(notebook: Any) -> dict[str, Parameter]:
+    """Return what the cell tagged ``parameters`` assigns: literals with their trailing comments.
+
+    Args:
+        notebook: nbformat node.
+    """
+    for cell in notebook.cells:
+        if "parameters" in cell.get("metadata", {}).get("tags", []):
+            return _assigned(cell.source)
+    return {}
+
+
+def _assigned(source: str) -> dict[str, Parameter]:
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    comments = {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
+    out = {}
+    for node in ast.parse(source).body:
+        target = (
+            node.targets[0]
+            if isinstance(node, ast.Assign)
+            else node.target
+            if isinstance(node, ast.AnnAssign)
+            else None
+        )
+        value = getattr(node, "value", None)
+        if isinstance(target, ast.Name) and value is not None:
+            about = comments.get(node.end_lineno or node.lineno, "")
+            out[target.id] = Parameter(target.id, ast.literal_eval(value), about)
+    return out
+
+
+def jobs(found: Sequence[Path], parameters: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> list[Job]:
+    """Return one job a notebook and grid point, with every value checked.
+
+    Args:
+        found: notebooks.
+        parameters: given to each notebook that knows the name.
+        points: grid points; each must fit every notebook.
+
+    Raises:
+        UserError: a name that no notebook knows, a value of the wrong kind, or several notebooks with the same name.
+    """
+    known = {path: parameters_of(read(path)) for path in found}
+    if len({p.stem for p in found}) < len(found):
+        raise UserError(
+            "Two of the notebooks have the same name and would write the same page; run them one at a time."
+        )
+    for name in parameters:
+        if not any(name in k for k in known.values()):
+            raise _unknown(name, known)
+    varying = {k for point in points for k in point if any(p.get(k) != point[k] for p in points)}
+    out: list[Job] = []
+    for path in found:
+        for point in points:
+            missing = [name for name in point if name not in known[path]]
+            if missing:
+                raise _unknown(missing[0], {path: known[path]})
+            given = {n: v for n, v in parameters.items() if n in known[path]} | dict(point)
+            checked = {name: _fit(known[path][name], value) for name, value in given.items()}
+            label = ", ".join(f"{k} = {_shown(checked[k])}" for k in point if k in varying)
+            out.append(
+                Job(path, checked, _file_name(path.stem, {k: point[k] for k in point if k in varying}, out), label)
+            )
+    return out
+
+
+def _unknown(name: str, known: Mapping[Path, Mapping[str, Parameter]]) -> UserError:
+    lists = "; ".join(f"{path.name} knows {', '.join(names) or 'none'}" for path, names in known.items())
+    return UserError(f"No parameter is called '{name}': {lists}.")
+
+
+def _fit(parameter: Parameter, value: Any) -> Any:
+    """Return ``value`` as the parameter's kind: a number for a text becomes text, an int for a float a float."""
+    items = value if isinstance(value, list) else [value]
+    if not all(isinstance(v, _SCALARS) for v in items):
+        raise UserError(
+            f"Parameter '{parameter.name}' takes a text, a number, true, false, null or a list of these, not a mapping."
+        )
+    kind = type(parameter.default)
+    if value is None or parameter.default is None or type(value) is kind:
+        return value
+    if kind is str and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    if kind is float and type(value) is int:
+        return float(value)
+    raise UserError(
+        f"Parameter '{parameter.name}' is {_KINDS.get(kind, kind.__name__)} "
+        f"({parameter.about or repr(parameter.default)}); it cannot be {value!r}."
+    )
+
+
+_KINDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", list: "a list"}
+
+
+def _shown(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _file_name(stem: str, point: Mapping[str, Any], others: Sequence[Job]) -> str:
+    """Return a readable name that no other page has: ``01_layer_breakdown--M-16--phase-decode``."""
+    parts = [stem, *(f"{k}-{_shown(v) or 'none'}" for k, v in point.items())]
+    name = "--".join(re.sub(r"[^A-Za-z0-9_.+-]+", "_", part).strip("_") for part in parts)[:140]
+    taken = {job.file_name for job in others}
+    number = 2
+    unique = name
+    while unique in taken:
+        unique, number = f"{name}--{number}", number + 1
+    return unique

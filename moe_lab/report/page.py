@@ -1,0 +1,183 @@
+"""One executed notebook becomes one HTML page that needs nothing but itself."""
+
+import html
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from moe_lab import __version__, mime
+from moe_lab.report import thumbnail
+from moe_lab.report.model import Executed, Job, Page
+
+_PLOTLY_PLACE = '<script id="plotly-js"></script>'
+TEMPLATES = Path(str(files("moe_lab"))) / "templates"
+
+
+def write(done: Executed, job: Job, out: Path, *, show_code: bool, start: float) -> Page:
+    """Convert an executed notebook and write its page.
+
+    A page that would lose a figure or load anything from the network is written as a failed page that says so.
+
+    Args:
+        done: the notebook with its outputs.
+        job: what was run.
+        out: folder.
+        show_code: whether code is visible without pressing the button.
+        start: ``time.monotonic()`` when execution began.
+    """
+    title, question = _heading(done.notebook, job.notebook.stem)
+    figures = [o["data"][mime.PLOTLY] for o in _outputs(done.notebook) if mime.PLOTLY in o.get("data", {})]
+    drawn = len(figures) + sum(_is_foreign_figure(o) for o in _outputs(done.notebook))
+    headline = next((o["data"][mime.HEADLINE]["headline"] for o in _outputs(done.notebook, mime.HEADLINE)), "")
+    provenance = [run for o in _outputs(done.notebook, mime.PROVENANCE) for run in o["data"][mime.PROVENANCE]]
+    facts: dict[str, Any] = {
+        "title": title,
+        "question": question,
+        "label": job.label,
+        "failed": done.failed,
+        "show_code": show_code,
+    }
+    facts |= {"parameters": job.parameters, "seconds": time.monotonic() - start, "plotly": bool(figures)}
+    text = _convert(done.notebook, facts)
+    problem = _problem(text, drawn)
+    if problem:
+        done.notebook.cells = []
+        text = _convert(done.notebook, facts | {"failed": problem, "plotly": False})
+    path = out / f"{job.file_name}.html"
+    replace(path, _with_plotly(text))
+    return Page(
+        title=title,
+        question=question,
+        html=path,
+        failed=problem or done.failed,
+        label=job.label,
+        headline=headline,
+        thumbnail=next((svg for svg in map(thumbnail.draw, figures) if svg), ""),
+        provenance=provenance,
+        seconds=time.monotonic() - start,
+        figures=0 if problem else drawn,
+    )
+
+
+def replace(path: Path, text: str) -> None:
+    """Write a file under a temporary name, then rename it: readers see the old one or the new one, nothing between."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _outputs(notebook: Any, mime: str = "") -> Iterator[Any]:
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if not mime or mime in output.get("data", {}):
+                yield output
+
+
+def _is_foreign_figure(output: Any) -> bool:
+    """Tell whether an output is a plotly figure in a form that this page cannot keep: HTML of another renderer."""
+    data = output.get("data", {})
+    return mime.PLOTLY not in data and "Plotly.newPlot" in str(data.get("text/html", ""))
+
+
+def _heading(notebook: Any, stem: str) -> tuple[str, str]:
+    """Take title and question, the first heading and the paragraph below it, out of the first markdown cell."""
+    first = next((c for c in notebook.cells if c.cell_type == "markdown"), None)
+    found = re.match(r"#\s+(.+?)\s*(?:\n+(?!#)(.+?))?(?:\n\s*\n|$)", first.source, re.S) if first else None
+    if not first or not found:
+        return stem, ""
+    first.source = first.source[found.end() :].strip()
+    return found.group(1), " ".join((found.group(2) or "").split())
+
+
+def _convert(notebook: Any, facts: dict[str, Any]) -> str:
+    from nbconvert import HTMLExporter
+    from traitlets.config import Config
+
+    for output in _outputs(notebook, mime.PLOTLY):
+        output["data"] = {"text/html": _figure_html(output["data"][mime.PLOTLY])}
+    facts = facts | {"version": __version__, "pygments": _code_css()}
+    facts["sections"] = [
+        h for c in notebook.cells if c.cell_type == "markdown" for h in re.findall(r"^## (.+)$", c.source, re.M)
+    ]
+    config = Config({"HTMLExporter": {"require_js_url": "", "mathjax_url": "", "mermaid_js_url": "", "jquery_url": ""}})
+    places = {"extra_template_basedirs": [str(TEMPLATES)], "extra_template_paths": [str(TEMPLATES)]}
+    exporter = HTMLExporter(config=config, template_name="report", **places)
+    body, _ = exporter.from_notebook_node(notebook, resources={"lab": facts})
+    return str(body)
+
+
+def _with_plotly(text: str) -> str:
+    """Put plotly.js into the page, once; after conversion, because nbconvert parses the whole page."""
+    from plotly.offline import get_plotlyjs
+
+    script = str(get_plotlyjs()).replace("</script", "<\\/script")
+    return text.replace(_PLOTLY_PLACE, f"<script>{script}</script>", 1)
+
+
+def _figure_html(figure: dict[str, Any]) -> str:
+    content = json.dumps({k: figure[k] for k in ("data", "layout")}, separators=(",", ":")).replace("</", "<\\/")
+    height = int(figure["layout"].get("height") or 420)
+    name = html.escape(str((figure["layout"].get("meta") or {}).get("alt") or "plot"))
+    return (
+        f'<figure class="plot"><div class="plot-area" role="img" aria-label="{name}" style="height:{height}px"></div>'
+        f'<script type="application/json" class="plot-data">{content}</script></figure>'
+    )
+
+
+def _code_css() -> str:
+    from pygments.formatters import HtmlFormatter
+
+    light, dark = (HtmlFormatter(style=s).get_style_defs(".highlight") for s in ("friendly", "github-dark"))
+    return f"{light}\n@media (prefers-color-scheme: dark) {{ {dark} }}"
+
+
+def _problem(text: str, drawn: int) -> str | None:
+    """Return what is wrong with a page: a figure that got lost, or something it would load from the network."""
+    seen = _Seen()
+    seen.feed(text)
+    if seen.figures != drawn:
+        return (
+            f"The notebook drew {drawn} figures but {seen.figures} reached the page; let each figure be the last line "
+            "of a cell, or call show() without naming a renderer."
+        )
+    if seen.loads:
+        return f"The page would load {seen.loads[0]} from the network; embed it in the notebook's output instead."
+    return None
+
+
+class _Seen(HTMLParser):
+    """Counts figures and collects what a browser would fetch; links that a reader may click do not count."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.figures = 0
+        self.loads: list[str] = []
+        self._style = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._style = tag == "style"
+        self.figures += tag == "script" and ("class", "plot-data") in attrs
+        for name, value in attrs:
+            fetched = name in ("src", "srcset", "poster", "data") or (
+                name == "href" and tag in ("link", "image", "use")
+            )
+            if fetched and re.match(r"\s*(https?:)?//", value or "", re.I):
+                self.loads.append(str(value).strip())
+            if name == "style":
+                self._collect(value or "")
+
+    def handle_data(self, data: str) -> None:
+        if self._style:
+            self._collect(data)
+
+    def _collect(self, css: str) -> None:
+        self.loads += re.findall(r"(?:@import\s+|url\()\s*['\"]?((?:https?:)?//[^'\")\s]+)", css)

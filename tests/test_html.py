@@ -1,0 +1,164 @@
+"""The report of the committed runs in a real browser, with the network blocked."""
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moe_lab import report
+
+pytestmark = pytest.mark.browser
+
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--proxy-server=127.0.0.1:9",
+]
+PHONE, LAPTOP = (390, 844), (1366, 900)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> report.Report:
+    """Every notebook as committed, and the first one with a single phase: its figures are as low as they get."""
+    out = tmp_path_factory.mktemp("reports")
+    (out / "grid.yaml").write_text("- {}\n- {prefill_run: ''}\n")
+    single = report.build(["01"], out=out, parameters={}, grid=out / "grid.yaml", show_code=False)
+    done = report.build(None, out=out, parameters={}, grid=None, show_code=False)
+    done.pages.append(single.pages[1])
+    assert [page.failed for page in done.pages] == [None] * len(done.pages)
+    return done
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip(
+            "chromium or chromedriver is not on PATH: install them (Debian: apt install chromium chromium-driver)"
+        )
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install moe-lab[dev]")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in [*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"]:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield opened
+    opened.quit()
+
+
+def visit(browser: Any, path: Path, size: tuple[int, int]) -> None:
+    width, height = size
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    for kind in ("browser", "performance"):
+        browser.get_log(kind)
+    browser.get(path.as_uri())
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and not browser.execute_script(DRAWN):
+        time.sleep(0.1)
+
+
+DRAWN = """
+return document.readyState === 'complete' && [...document.querySelectorAll('.plot-area')]
+  .every(area => area.querySelector('.point path, .scatterlayer path, canvas'));
+"""
+POINTS = """
+const visible = p => { const box = p.getBoundingClientRect(); return box.width > 0 && box.height > 0; };
+return [...document.querySelectorAll('.plot-area')]
+  .map(area => [...area.querySelectorAll('.point path')].filter(visible).length);
+"""
+OVERFLOW = "return [document.documentElement.scrollWidth, window.innerWidth];"
+CLIPPED = """
+return [...document.querySelectorAll('.plot-area')].flatMap(area => {
+  const outer = area.getBoundingClientRect();
+  const leaves = t => { const box = t.getBoundingClientRect();
+    return box.width && (box.left < outer.left - 1 || box.right > outer.right + 1 || box.bottom > outer.bottom + 1); };
+  return [...area.querySelectorAll('.xtick text, .ytick text, .xtitle, .legendtext, .bartext')].filter(leaves)
+    .map(t => t.textContent);
+});
+"""
+
+
+OVERLAPPING = """
+const crosses = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+return [...document.querySelectorAll('.plot-area')].flatMap(area => {
+  const legend = area.querySelector('.legend');
+  return legend ? [...area.querySelectorAll('.xtick text, .xtitle')]
+    .filter(t => crosses(t.getBoundingClientRect(), legend.getBoundingClientRect())).map(t => t.textContent) : [];
+});
+"""
+
+
+def requests(browser: Any) -> list[str]:
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    sent = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    return [url for url in sent if not url.startswith(("file:", "data:", "blob:"))]
+
+
+@pytest.mark.parametrize("size", [LAPTOP, PHONE], ids=["laptop", "phone"])
+def test_html_pages_draw_every_figure_offline(built: report.Report, browser: Any, size: tuple[int, int]) -> None:
+    for page in built.pages:
+        visit(browser, page.html, size)
+        points = browser.execute_script(POINTS)
+        assert len(points) == page.figures
+        assert min(points) >= 3, f"bars drawn in each figure of {page.html.name}: {points}"
+        assert requests(browser) == []
+        assert [entry["message"] for entry in browser.get_log("browser")] == []
+
+
+@pytest.mark.parametrize("size", [LAPTOP, PHONE], ids=["laptop", "phone"])
+def test_html_fits_the_screen_and_every_label_its_place(
+    built: report.Report, browser: Any, size: tuple[int, int]
+) -> None:
+    for path in [built.index, *(page.html for page in built.pages)]:
+        visit(browser, path, size)
+        needed, available = browser.execute_script(OVERFLOW)
+        assert needed <= available, f"{path.name} needs {needed} px"
+        assert browser.execute_script(CLIPPED) == []
+        assert browser.execute_script(OVERLAPPING) == []
+
+
+def test_html_index_leads_to_every_page(built: report.Report, browser: Any) -> None:
+    visit(browser, built.index, LAPTOP)
+    links = [a.get_attribute("href") for a in browser.find_elements("css selector", "a.card")]
+    assert links == [page.html.as_uri() for page in built.pages[:-1]]
+    boxes = browser.execute_script(
+        "return [...document.querySelectorAll('.thumb rect')].map(r => r.getBoundingClientRect().width);"
+    )
+    assert len([w for w in boxes if w > 1]) >= 3
+    assert requests(browser) == []
+
+
+def test_html_code_appears_when_asked_for(built: report.Report, browser: Any) -> None:
+    visit(browser, built.pages[0].html, LAPTOP)
+    source = browser.find_element("css selector", ".source")
+    assert not source.is_displayed()
+    browser.find_element("id", "code").click()
+    assert source.is_displayed()
+
+
+def test_html_figures_follow_the_dark_scheme(built: report.Report, browser: Any) -> None:
+    visit(browser, built.pages[0].html, LAPTOP)
+    colour = "return getComputedStyle(document.querySelector('.xtick text')).fill;"
+    light = browser.execute_script(colour)
+    dark_media = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", dark_media)
+    deadline = time.monotonic() + 5
+    while browser.execute_script(colour) == light and time.monotonic() < deadline:
+        time.sleep(0.1)
+    dark = browser.execute_script(colour)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    assert dark != light

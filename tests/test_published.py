@@ -1,0 +1,24 @@
+import pytest
+
+from moe_lab import published
+
+
+def test_published_shares_are_the_times_over_the_layer() -> None:
+    table = published.layer_table().set_index(["phase", "name"])
+    assert table.loc[("decode", "w13"), "pct_of_layer"] == pytest.approx(100 * 0.163 / 0.427)
+    assert table.loc[("prefill", "self_attn"), "pct_of_layer"] == pytest.approx(42.7, abs=0.05)
+
+
+def test_published_rows_are_marked_and_name_their_gpu() -> None:
+    table = published.layer_table()
+    assert table["published"].all()
+    assert table["source"].str.contains("L40").all()
+    assert published.stage_shares()["published"].all()
+
+
+@pytest.mark.parametrize(("phase", "layer_ms"), [("prefill", 27.038), ("decode", 0.427)])
+def test_published_stages_add_up_to_the_layer(phase: str, layer_ms: float) -> None:
+    stages = published.stage_shares().query("phase == @phase")
+    assert stages["time_ms"].sum() == pytest.approx(layer_ms)
+    assert stages["pct_of_layer"].sum() == pytest.approx(100)
+    assert (stages["time_ms"] > 0).all()
