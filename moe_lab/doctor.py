@@ -1,6 +1,6 @@
 """What this machine can capture, and what to do about the rest."""
 
-import ctypes.util
+import ctypes
 import glob
 import importlib.metadata
 import os
@@ -102,7 +102,7 @@ def _nsys() -> Check:
     tool = nsys.available()
     if isinstance(tool, str):
         return Check("nsys", None, costs, nsys.HOW_TO_GET)
-    if "nsight-compute" in str(tool.path.resolve()) and ctypes.util.find_library("dw") is None:
+    if "nsight-compute" in str(tool.path.resolve()) and not _has_libdw():
         return Check(
             "nsys",
             None,
@@ -110,6 +110,15 @@ def _nsys() -> Check:
             "install libdw1 (elfutils-libs)",
         )
     return Check("nsys", tool.version or "version unknown")
+
+
+def _has_libdw() -> bool:
+    """Return whether the loader finds libdw, without which the bundled nsys writes no report."""
+    try:
+        ctypes.CDLL("libdw.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def _counters() -> Check:

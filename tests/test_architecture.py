@@ -13,14 +13,15 @@ PACKAGE = Path(__file__).parents[1] / "moe_lab"
 LEVELS = [
     {"__init__", "errors"},
     {"plugins", "problem", "ranges", "launches", "published"},
-    {"quant", "routing", "kernels", "align", "experts"},
+    {"quant", "routing", "weights", "kernels", "align", "experts"},
     {"layer", "bench"},
+    {"record"},
     {"workload"},
 ]
 HOST_LEVELS = [
     {"__init__", "errors"},
-    {"plugins", "problem", "ranges", "launches", "published"},
-    {"attribute", "parse"},
+    {"plugins", "problem", "ranges", "launches", "published", "mime"},
+    {"assemble", "attribute", "columns", "manifest", "redact", "replay", "tree", "parse"},
     {"runs"},
     {"capture", "analysis"},
     {"findings", "plots", "tables", "doctor"},
