@@ -1,17 +1,16 @@
-"""How long the breakdown of a large nsys report takes, and how much memory: builds the report itself, prints a table.
+"""How long the breakdown of a large nsys report takes and how much memory: builds the reports itself, prints a table.
 
-    python benchmarks/attribution.py                       0.1, 1 and 3 million kernels
-    python benchmarks/attribution.py --kernels 1000000     one size
+    python benchmarks/attribution.py                     0.1, 1 and 3 million kernels, eager; 1 million in CUDA graphs
+    python benchmarks/attribution.py --kernels 1000000   one size, eager
 
-The report has two processes with two threads each and colliding correlation ids. One thread repeats an iteration of
-67 nested ranges; every kernel comes with 3.1 further API calls (events, capture queries), as PyTorch makes them.
-Every measurement is a fresh process: start of Python, imports, parsing and breakdown are inside the time.
+The reports are those of ``nsys_report.py``. Every measurement is a process of its own: start of Python, imports,
+parsing and breakdown are inside the time.
 """
 
 import argparse
 import json
+import os
 import resource
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -19,112 +18,78 @@ import time
 from pathlib import Path
 
 import numpy as np
-
-KERNELS_PER_ITERATION = 146
-API_PER_KERNEL = 4.1
-THREADS = ((0x5101, 0x5101), (0x5101, 0x5177), (0x6202, 0x6202), (0x6202, 0x6290))  # (pid, tid)
-NAMES = [f"void gemm_kernel_{i}<float, 128, 64, {i % 8}, Layout<Row, Column>>(Params const*, int, int, float)" for i in range(40)]
-API = ["cudaLaunchKernel_v7000", "cudaEventRecord_v3020", "cudaStreamIsCapturing_v10000", "cudaStreamWaitEvent_v3020"]
-KERNEL_COLUMNS = """start end deviceId contextId greenContextId streamId correlationId globalPid demangledName shortName mangledName
-launchType cacheConfig registersPerThread gridX gridY gridZ blockX blockY blockZ staticSharedMemory dynamicSharedMemory
-localMemoryPerThread localMemoryTotal gridId sharedMemoryExecuted graphNodeId sharedMemoryLimitConfig graphId clusterX
-clusterY clusterZ""".split()
-NVTX_COLUMNS = """start end eventType rangeId category color text globalTid endGlobalTid textId domainId uint64Value int64Value
-doubleValue uint32Value int32Value floatValue jsonTextId jsonText binaryData""".split()
+from nsys_report import build
 
 
-def template() -> tuple[list[tuple[int, int, str]], np.ndarray]:
-    """Return one iteration: ranges (start, end, name) in ticks, and the ticks of its kernels [KERNELS_PER_ITERATION]."""
-    ranges: list[tuple[int, int, str]] = []
-    kernels: list[int] = []
-    tick = 1
-    for layer in range(6):
-        first = tick
-        tick += 1
-        for block, stages in (("self_attn", 3), ("mlp", 5)):
-            opened = tick
-            tick += 1
-            for stage in range(stages):
-                leaf = tick
-                take = 3 + (stage == 1)
-                kernels += range(tick + 1, tick + 1 + take)
-                tick += take + 2
-                ranges.append((leaf, tick - 1, f"stage_{stage}"))
-            ranges.append((opened, tick, block))
-            tick += 1
-        ranges.append((first, tick, f"layers.{layer}"))
-        tick += 2
-    while len(kernels) < KERNELS_PER_ITERATION:
-        kernels.append(tick)
-        tick += 1
-    ranges.append((0, tick, "iteration"))
-    return ranges, np.array(kernels)
+def measured(path: Path) -> None:
+    """Break a report down and print the seconds of both steps and the peak memory; runs in a process of its own."""
+    begun = time.perf_counter()
+    from moe_lab.analysis.breakdown import breakdown
+    from moe_lab.parse import parse_report
+
+    launches = parse_report(path)
+    parsed = time.perf_counter()
+    table = breakdown(launches)
+    done = time.perf_counter()
+    found = {"parse_s": parsed - begun, "breakdown_s": done - parsed, **table.attrs["coverage"]}
+    found["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    say(json.dumps({key: value for key, value in found.items() if value is not None}))
 
 
-def insert(db: sqlite3.Connection, table: str, columns: list[str], data: dict[str, np.ndarray | int | str | None], n: int) -> None:
-    """Insert ``n`` rows in blocks; columns that ``data`` lacks are NULL."""
-    statement = f"INSERT INTO {table} ({','.join(data)}) VALUES ({','.join('?' * len(data))})"
-    for at in range(0, n, 200_000):
-        size = min(200_000, n - at)
-        block = [v[at : at + size].tolist() if isinstance(v, np.ndarray) else [v] * size for v in data.values()]
-        db.executemany(statement, zip(*block))
+def measure(path: Path, repeats: int) -> list[dict[str, float]]:
+    """Run the measurement in fresh processes; total_s is the wall time of the whole process."""
+    results = []
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, __file__, "--measure", str(path)], capture_output=True, text=True, check=True
+        )
+        results.append({**json.loads(done.stdout), "total_s": time.perf_counter() - begun})
+    return results
 
 
-def build(path: Path, kernels: int) -> dict[str, int]:
-    """Write a report of about ``kernels`` kernels and return its row counts."""
-    db = sqlite3.connect(path)
-    db.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;")
-    db.execute("CREATE TABLE META_DATA_EXPORT (name TEXT NOT NULL, value TEXT)")
-    db.execute("CREATE TABLE META_DATA_CAPTURE (name TEXT NOT NULL, value TEXT)")
-    db.execute("CREATE TABLE StringIds (id INTEGER NOT NULL PRIMARY KEY, value TEXT NOT NULL)")
-    db.execute(f"CREATE TABLE CUPTI_ACTIVITY_KIND_KERNEL ({','.join(c + ' INTEGER' for c in KERNEL_COLUMNS)})".replace("end ", '"end" '))
-    db.execute('CREATE TABLE CUPTI_ACTIVITY_KIND_RUNTIME (start INTEGER NOT NULL, "end" INTEGER NOT NULL, eventClass INTEGER NOT NULL,'
-               " globalTid INTEGER, correlationId INTEGER, nameId INTEGER NOT NULL, returnValue INTEGER NOT NULL, callchainId INTEGER)")
-    db.execute(f"CREATE TABLE NVTX_EVENTS ({','.join(c + (' TEXT' if c in ('text', 'jsonText', 'binaryData') else ' INTEGER') for c in NVTX_COLUMNS)})".replace("end ", '"end" ', 1))
-    db.execute("INSERT INTO META_DATA_EXPORT VALUES ('EXPORT_PRODUCT_NAME', 'NVIDIA Nsight Systems'), ('EXPORT_PRODUCT_VERSION', '2026.2.1.210'), ('EXPORT_SCHEMA_VERSION', '3.25.0')")
-    db.execute("INSERT INTO META_DATA_CAPTURE VALUES ('CUDA_GRAPH_TRACE_OPTIONS:MODE', 'Graph')")
-    ranges, ticks = template()
-    names = sorted({name for _, _, name in ranges})
-    strings = NAMES + [n.split("<")[0][5:] for n in NAMES] + API + names
-    ids = {s: i + 1 for i, s in enumerate(strings)}
-    db.executemany("INSERT INTO StringIds VALUES (?, ?)", [(i, s) for s, i in ids.items()])
-    iterations = max(1, round(kernels / KERNELS_PER_ITERATION / len(THREADS)))
-    counts = {"kernels": 0, "api": 0, "ranges": 0}
-    rng = np.random.default_rng(0)
-    period = int(ticks.max() + 2) * 5000
-    for number, (pid, tid) in enumerate(THREADS):
-        base = np.arange(iterations, dtype=np.int64)[:, None] * period + 1_000_000_000 + number
-        global_pid = (1 << 56) | (pid << 24)
-        global_tid = global_pid | tid
-        n = iterations * len(ticks)
-        call = (base + ticks * 5000).ravel()
-        correlation = np.arange(n, dtype=np.int64) * 5 + 100 + (number % 2) * 5 * n
-        duration = rng.integers(1000, 60_000, n)
-        start = call + 8000
-        kernel_name = np.tile(np.arange(len(ticks)) % len(NAMES), iterations) + 1
-        insert(db, "CUPTI_ACTIVITY_KIND_KERNEL", KERNEL_COLUMNS, {
-            "start": start, '"end"': start + duration, "deviceId": number, "contextId": 1, "greenContextId": 0, "streamId": 7, "correlationId": correlation,
-            "globalPid": global_pid, "demangledName": kernel_name, "shortName": kernel_name + len(NAMES), "mangledName": kernel_name, "launchType": 1,
-            "cacheConfig": 0, "registersPerThread": 128, "gridX": rng.integers(1, 4000, n), "gridY": 1, "gridZ": 1, "blockX": 128, "blockY": 1, "blockZ": 1,
-            "staticSharedMemory": 1024, "dynamicSharedMemory": 98304, "localMemoryPerThread": 0, "localMemoryTotal": 0, "gridId": correlation,
-            "sharedMemoryExecuted": 102400, "clusterX": 1, "clusterY": 1, "clusterZ": 1}, n)
-        counts["kernels"] += n
-        others = int(round(n * (API_PER_KERNEL - 1)))
-        host = np.repeat(np.arange(n), 4)[:others]
-        slot = np.tile(np.arange(4), n)[:others]
-        api_start = np.concatenate([call, call[host] + 3000 + slot * 400])
-        order = np.argsort(api_start, kind="stable")
-        insert(db, "CUPTI_ACTIVITY_KIND_RUNTIME", [], {
-            "start": api_start[order], '"end"': (api_start + np.concatenate([np.full(n, 2500), np.full(others, 250)]))[order], "eventClass": 0, "globalTid": global_tid,
-            "correlationId": np.concatenate([correlation, correlation[host] + 1 + slot])[order],
-            "nameId": np.concatenate([np.full(n, ids[API[0]]), np.array([ids[a] for a in API[1:]])[slot % 3]])[order], "returnValue": 0}, n + others)
-        counts["api"] += n + others
-        r_start = (base + np.array([r[0] for r in ranges]) * 5000 - 100).ravel()
-        r_end = (base + np.array([r[1] for r in ranges]) * 5000 - 200).ravel()
-        text = np.tile(np.array([ids[r[2]] for r in ranges]), iterations)
-        order = np.argsort(r_start, kind="stable")
-        insert(db, "NVTX_EVENTS", NVTX_COLUMNS, {"start": r_start[order], '"end"': r_end[order], "eventType": 59, "globalTid": global_tid, "textId": text[order], "domainId": 0}, len(text))
-        counts["ranges"] += len(text)
-    db.commit()
-    db.close()
-    return counts
+def main() -> None:
+    """Build, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kernels", type=int, help="one eager report of this size")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        measured(arguments.measure)
+        return
+    say(f"{os.cpu_count()} cores; {arguments.repeats} repeats a row: median (fastest) of the whole process")
+    say(
+        "| report | kernels | API calls | ranges | file MB | total s | parse s | breakdown s | peak GiB | in ranges % |"
+    )
+    say("|---|---|---|---|---|---|---|---|---|---|")
+    every = [(10**5, False), (10**6, False), (3 * 10**6, False), (10**6, True)]
+    for kernels, graph in [(arguments.kernels, False)] if arguments.kernels else every:
+        say(line(kernels, graph, arguments.repeats))
+
+
+def line(kernels: int, graph: bool, repeats: int) -> str:
+    """Build and measure one report and return its row of the table."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "report.sqlite")
+        rows = build(path, kernels, graph)
+        found = measure(path, repeats)
+        size = path.stat().st_size / 1e6
+    middle = {key: float(np.median([f[key] for f in found])) for key in found[0]}
+    fastest = min(f["total_s"] for f in found)
+    counts = " | ".join(f"{rows[k] / 1e6:.2f} M" for k in ("kernels", "api", "ranges"))
+    return (
+        f"| {'graph' if graph else 'eager'} | {counts} | {size:.0f} | {middle['total_s']:.2f} ({fastest:.2f}) "
+        f"| {middle['parse_s']:.2f} | {middle['breakdown_s']:.2f} | {middle['peak_bytes'] / 2**30:.2f} "
+        f"| {middle['in_range_pct']:.1f} |"
+    )
+
+
+def say(text: str) -> None:
+    """Print a line at once."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

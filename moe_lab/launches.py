@@ -48,7 +48,16 @@ RANGE_COLUMNS: dict[str, tuple[str, str]] = {
     "start_ns": ("Int64", "start on the CPU, ns; NA for synthetic ranges"),
     "end_ns": ("Int64", "end on the CPU, ns; NA for synthetic ranges"),
     "synthetic": ("boolean", "True when made from capture-time ranges of a CUDA graph"),
+    "crossing": (
+        "boolean",
+        "True when it overlaps another range of its thread without nesting: outside the tree, see `memberships`",
+    ),
 }
+
+
+def no_memberships() -> pd.DataFrame:
+    """Return the empty table of memberships."""
+    return pd.DataFrame({"operation": pd.Series(dtype="int64"), "range_id": pd.Series(dtype="int64")})
 
 
 @dataclass(frozen=True)
@@ -59,17 +68,21 @@ class Launches:
         table: one row per operation, columns as in ``COLUMNS``; parsers of counters append metric columns.
         ranges: one row per range instance, columns as in ``RANGE_COLUMNS``, index = range_id, parents before children.
         meta: plain facts of the report: tool, schema, gpu (name, sm_count), graph_mode, warnings (list of sentences).
+        memberships: int64 columns operation (row of ``table``) and range_id, one row for every operation inside a
+            crossing range; an operation's other ranges are ``range_id`` and its parents.
     """
 
     table: pd.DataFrame
     ranges: pd.DataFrame
     meta: dict[str, Any] = field(default_factory=dict)
+    memberships: pd.DataFrame = field(default_factory=no_memberships)
 
 
 def tidy(frame: pd.DataFrame, columns: dict[str, tuple[str, str]]) -> pd.DataFrame:
     """Return ``frame`` with every column of the schema, in its dtype and order; absent ones are NA, others follow."""
     out = {}
+    dtype: Any
     for name, (dtype, _) in columns.items():
         out[name] = frame[name].astype(dtype) if name in frame else pd.Series(pd.NA, index=frame.index, dtype=dtype)
     extra = {name: frame[name] for name in frame.columns if name not in columns}
-    return pd.DataFrame({**out, **extra}, index=frame.index)
+    return pd.DataFrame({**out, **extra}, index=frame.index, copy=False)

@@ -1,0 +1,217 @@
+"""Where the GPU time goes: one row a range path, medians per instance."""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from moe_lab.attribute import Bools, Ints
+from moe_lab.columns import strings
+from moe_lab.errors import UserError
+from moe_lab.launches import Launches
+from moe_lab.tree import Times, Tree, build, paths, times
+
+UNATTRIBUTED = "(unattributed)"
+PER_INSTANCE = ("kernels", "kernel_sum_ms", "busy_ms", "span_ms", "gap_ms")
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How much of the kernel time the attribution reaches; percentages are None where there is nothing to divide.
+
+    Attributes:
+        kernels: kernels in the report.
+        kernel_time_ms: their summed duration.
+        in_range_pct: share of it that lies in any range.
+        in_root_pct: share of it that lies in the roots.
+        in_stage_pct: share of the roots' kernel time in a stage, in attention or in a norm (``tree.is_stage``), that
+            is, not directly in a root, ``layers.0`` or ``mlp``; None if the report marks no stages.
+    """
+
+    kernels: int
+    kernel_time_ms: float
+    in_range_pct: float | None
+    in_root_pct: float | None
+    in_stage_pct: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values."""
+        return asdict(self)
+
+
+def breakdown(launches: Launches, root: str | None = None, *, spread: bool = False) -> pd.DataFrame:
+    """Return the time of every range path below the roots.
+
+    An instance is one occurrence of a range that launched at least one GPU operation; a replayed CUDA graph gives one
+    instance a replay. Times include everything nested inside. ``kernels`` and ``kernel_sum_ms`` count kernels; the
+    others copies and memsets too: busy is the union over streams, span first start to last end, gap = span - busy.
+
+    The last row, ``(unattributed)``, holds the kernels of the roots that lie in no range below them, per root
+    instance, so that it and the other rows of depth 1 add up to the root. If there is no root (neither given nor a
+    ``moe_lab|...`` range), the report as a whole is the root: the row then holds the kernels in no range at all, in
+    total, and has no instances.
+
+    A crossing range (one that overlaps another one of its thread without nesting) is a row of its own at depth 0 that
+    shares its kernels with the tree, so percentages over it and the tree may exceed 100 in sum.
+
+    Args:
+        launches: the report.
+        root: regular expression searched in range names; the outermost matches are depth 0. By default the
+            ``moe_lab|...`` ranges if there are any, else every top-level range.
+        spread: also give the smallest and largest instance: ``kernel_sum_ms_min``, ``kernel_sum_ms_max`` and so on.
+
+    Returns:
+        One row a path in tree order, then ``(unattributed)``. Columns path, name, depth, instances, then medians per
+        instance kernels, kernel_sum_ms, busy_ms, span_ms, gap_ms, then pct_of_root (percent of the kernel time of all
+        roots) and total_kernel_sum_ms. ``attrs["coverage"]`` is ``Coverage.as_dict()``.
+
+    Raises:
+        UserError: the expression is not valid or matches no range with GPU operations.
+    """
+    tree = build(launches, root)
+    inside = times(tree)
+    used = inside.operations > 0
+    if not tree.whole and not (used & (tree.root >= 0)).any():
+        raise UserError(
+            f"No GPU operation lies in a range that matches '{root or 'moe_lab|'}'; choose a range around GPU work."
+        )
+    code, values, depth, name = paths(tree, used)
+    rows = np.flatnonzero(code >= 0)
+    frame = _instances(inside, rows).assign(code=code[rows])
+    grouped = frame.groupby("code", sort=True)
+    out = grouped[list(PER_INSTANCE)].median()
+    out.insert(0, "instances", grouped.size())
+    out["total_kernel_sum_ms"] = grouped["kernel_sum_ms"].sum()
+    out["first"] = grouped["first"].min()
+    out["path"], out["name"], out["depth"] = values, [tree.names[n] for n in name], depth
+    if spread:
+        for how in ("min", "max"):
+            out = out.join(getattr(grouped[list(PER_INSTANCE[1:])], how)().add_suffix(f"_{how}"))
+    out = out.iloc[_tree_order(tree, code, rows, out["first"].to_numpy())]
+    rest = _unattributed(tree, spread)
+    out = pd.concat([out, rest]) if len(out) else rest
+    return _finish(out, tree, spread)
+
+
+def instances(launches: Launches, root: str | None = None) -> pd.DataFrame:
+    """Return one row for every instance of every range below the roots that launched GPU operations.
+
+    On reports without CUDA graphs, operations, start and end equal NVIDIA's projection (``nvtx_gpu_proj_trace``).
+
+    Args:
+        launches: the report.
+        root: as for ``breakdown``.
+
+    Returns:
+        Columns range_id, path, depth, operations, kernels, kernel_sum_ms, busy_ms, span_ms, gap_ms, and the projected
+        start_ns and end_ns, in order of start.
+    """
+    tree = build(launches, root)
+    inside = times(tree)
+    code, values, depth, _ = paths(tree, inside.operations > 0)
+    rows = np.flatnonzero(code >= 0)
+    rows = rows[np.lexsort((tree.depth[rows], inside.first[rows]))]
+    frame = _instances(inside, rows).drop(columns="first")
+    frame.insert(0, "range_id", rows)
+    frame.insert(1, "path", strings(code[rows], values))
+    frame.insert(2, "depth", depth[code[rows]])
+    frame.insert(3, "operations", inside.operations[rows])
+    return frame.assign(start_ns=inside.first[rows], end_ns=inside.last[rows])
+
+
+def coverage(launches: Launches, root: str | None = None) -> Coverage:
+    """Return how much of the kernel time lies in ranges, in the roots and in stages; ``root`` as for ``breakdown``."""
+    return _coverage(build(launches, root))
+
+
+def _coverage(tree: Tree) -> Coverage:
+    duration = np.where(tree.kernel, tree.end - tree.start, 0)
+    total = int(duration.sum())
+    inside = tree.operation_root >= 0
+    in_root = int(duration[inside].sum())
+    stages = tree.stages()
+    staged = inside & (stages[np.where(inside, tree.range_id, 0)] >= 0) if len(stages) else inside
+    marked = bool((stages >= 0).any())
+    return Coverage(
+        int(tree.kernel.sum()),
+        total / 1e6,
+        _pct(int(duration[tree.range_id >= 0].sum()), total),
+        _pct(in_root, total),
+        _pct(int(duration[staged].sum()), in_root) if marked else None,
+    )
+
+
+def _pct(part: int, whole: int) -> float | None:
+    return 100 * part / whole if whole else None
+
+
+def _instances(inside: Times, rows: Ints) -> pd.DataFrame:
+    """Return the numbers of some range instances in ms."""
+    span = inside.last[rows] - inside.first[rows]
+    busy = inside.busy[rows]
+    return pd.DataFrame(
+        {
+            "kernels": inside.kernels[rows],
+            "kernel_sum_ms": inside.kernel_sum[rows] / 1e6,
+            "busy_ms": busy / 1e6,
+            "span_ms": span / 1e6,
+            "gap_ms": (span - busy) / 1e6,
+            "first": inside.first[rows],
+        }
+    )
+
+
+def _unattributed(tree: Tree, spread: bool) -> pd.DataFrame:
+    """Return the last row: kernels directly in a root, or, without roots, in no range."""
+    if tree.whole:
+        zero, none = np.zeros(1, np.int64), np.zeros(0, np.int64)
+        one = replace(
+            tree,
+            parent=zero - 1,
+            depth=zero,
+            range_id=np.where(tree.range_id < 0, 0, -1),
+            pair_operation=none,
+            pair_range=none,
+        )
+        frame = _instances(times(one), zero)
+    else:
+        roots = np.flatnonzero((tree.root == np.arange(len(tree.root))) & (times(tree).operations > 0))
+        direct: Bools = tree.operation_root == tree.range_id
+        frame = _instances(times(tree, direct), roots)
+    row: dict[str, Any] = {"path": UNATTRIBUTED, "name": UNATTRIBUTED, "depth": 0 if tree.whole else 1}
+    row["instances"] = pd.NA if tree.whole else len(frame)
+    row.update({c: frame[c].median() for c in PER_INSTANCE})
+    row["total_kernel_sum_ms"] = frame["kernel_sum_ms"].sum()
+    for how in ("min", "max") if spread else ():
+        row.update({f"{c}_{how}": getattr(frame[c], how)() for c in PER_INSTANCE[1:]})
+    return pd.DataFrame([row])
+
+
+def _tree_order(tree: Tree, code: Ints, rows: Ints, first: Ints) -> list[int]:
+    """Return the path codes parents first, siblings by the time of their first operation."""
+    parent = np.full(len(first), -1, np.int64)
+    inner = rows[tree.root[rows] != rows]
+    parent[code[inner]] = code[tree.parent[inner]]
+    children: dict[int, list[int]] = {}
+    for own in np.argsort(first, kind="stable")[::-1].tolist():
+        children.setdefault(int(parent[own]), []).append(own)
+    order, stack = [], children.get(-1, [])
+    while stack:
+        own = stack.pop()
+        order.append(own)
+        stack.extend(children.get(own, ()))
+    return order
+
+
+def _finish(out: pd.DataFrame, tree: Tree, spread: bool) -> pd.DataFrame:
+    """Return the columns in order, percentages and coverage added."""
+    counted = tree.kernel if tree.whole else tree.kernel & (tree.operation_root >= 0)
+    total = float((tree.end - tree.start)[counted].sum()) / 1e6
+    out = out.assign(pct_of_root=100 * out["total_kernel_sum_ms"] / (total or np.nan))
+    out["instances"] = out["instances"].astype("Int64")
+    extra = [f"{c}_{how}" for c in PER_INSTANCE[1:] for how in ("min", "max")] if spread else []
+    columns = ["path", "name", "depth", "instances", *PER_INSTANCE, "pct_of_root", "total_kernel_sum_ms", *extra]
+    out = out[columns].reset_index(drop=True)
+    out.attrs["coverage"] = _coverage(tree).as_dict()
+    return out

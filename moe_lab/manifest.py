@@ -1,0 +1,88 @@
+"""``run.json``: what a run is, where it comes from, and what was left out of it."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from moe_lab import __version__, redact
+from moe_lab.errors import UserError
+from moe_lab.launches import Launches
+
+_NOISE = {
+    "nvidia",
+    "geforce",
+    "amd",
+    "instinct",
+    "tesla",
+    "quadro",
+    "graphics",
+    "radeon",
+    "pcie",
+    "sxm",
+    "sxm4",
+    "sxm5",
+    "nvl",
+}
+
+
+def build(
+    launches: Launches, name: str, given: Mapping[str, Any], report: str, dropped: list[str], hosts: list[str]
+) -> dict[str, Any]:
+    """Return ``run.json``: what was given, completed by what the report says; unknown = null.
+
+    Args:
+        launches: the report.
+        name: ``<gpu>/<run>``.
+        given: what the capture knew: tool, command, date, gpu, versions, workload.
+        report: file name of the report.
+        dropped: what was left out of the report, as sentences.
+        hosts: host names to take out of strings.
+    """
+    meta = launches.meta
+    gpu = meta["gpu"] or {}
+    facts = {k: gpu.get(k) for k in ("name", "sm_count", "memory_bytes", "compute_capability")}
+    workload = given.get("workload")
+    versions = {"driver": meta["driver"], "cuda": meta["cuda"], "torch": None, "triton": None, "moe_lab": __version__}
+    command = list(given.get("command") or [])
+    if command:
+        dropped = [
+            *dropped,
+            "In the command, paths are cut to their last component and values whose names look secret are left out.",
+        ]
+    return {
+        "schema": 1,
+        "name": name,
+        "tool": redact.tree(_over(meta["tool"], given.get("tool")), hosts),
+        "command": redact.command([str(c) for c in command], hosts) or None,
+        "date": given.get("date") or meta.get("date"),
+        "gpu": redact.tree(_over(facts, given.get("gpu")), hosts),
+        "versions": redact.tree(_over(versions, given.get("versions")), hosts),
+        "workload": redact.tree(workload, hosts),
+        "report": report,
+        "redacted": dropped,
+    }
+
+
+def _over(facts: Mapping[str, Any], given: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {**facts, **{k: v for k, v in (given or {}).items() if v is not None}}
+
+
+def full_name(name: str, launches: Launches) -> str:
+    """Return ``<gpu>/<run>``.
+
+    Raises:
+        UserError: characters that do not belong into a folder name, or too many parts.
+    """
+    parts = name.strip("/").split("/")
+    if len(parts) == 1:
+        parts.insert(0, gpu_slug((launches.meta["gpu"] or {}).get("name")))
+    if len(parts) != 2 or not all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", p) for p in parts):
+        raise UserError(f"'{name}' cannot be the name of a run; use RUN or GPU/RUN of letters, digits and _ . + -.")
+    return "/".join(parts)
+
+
+def gpu_slug(gpu: str | None) -> str:
+    """Return a folder name for a GPU: ``h200`` for ``NVIDIA H200``, ``rtx-3060`` for ``NVIDIA GeForce RTX 3060``."""
+    words = re.findall(r"[a-z0-9]+", (gpu or "").lower())
+    kept = [w for w in words if w not in _NOISE and not re.fullmatch(r"\d+gb|hbm\w*", w)]
+    return "-".join(kept) or "unknown"

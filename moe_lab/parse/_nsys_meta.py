@@ -1,0 +1,134 @@
+"""The plain facts of an Nsight Systems export: tool, schema, GPU, graph mode; nothing about the machine or its user."""
+
+from typing import Any
+
+from moe_lab.errors import UserError
+from moe_lab.parse._sqlite import Database
+
+NEWEST_SCHEMA = (3, 25)
+# Ours -> column of TARGET_INFO_GPU.
+GPU_FACTS = {
+    "name": "name",
+    "chip": "chipName",
+    "sm_count": "smCount",
+    "memory_bytes": "totalMemory",
+    "l2_bytes": "l2CacheSize",
+    "memory_bandwidth_bytes_per_s": "memoryBandwidth",
+    "clock_hz": "clockRate",
+    "warp_threads": "threadsPerWarp",
+    "max_warps_per_sm": "maxWarpsPerSm",
+    "max_blocks_per_sm": "maxBlocksPerSm",
+    "max_registers_per_sm": "maxRegistersPerSm",
+    "max_smem_per_sm_bytes": "maxShmemPerSm",
+    "max_smem_per_block_bytes": "maxShmemPerBlockOptin",
+}
+
+
+def facts(database: Database) -> dict[str, Any]:
+    """Return tool, schema, gpu, gpu_count, graph_mode, driver, date, cuda and warnings (a list of sentences).
+
+    Raises:
+        UserError: this is not an export of Nsight Systems.
+    """
+    if not any(database.table(t) for t in ("META_DATA_EXPORT", "EXPORT_META_DATA", "CUPTI_ACTIVITY_KIND_KERNEL")):
+        raise UserError(
+            f"{database.path.name} is an SQLite file but not an export of Nsight Systems; "
+            "make one with `nsys export --type=sqlite -o run.sqlite run.nsys-rep`."
+        )
+    exported = _pairs(database, "META_DATA_EXPORT") or _pairs(database, "EXPORT_META_DATA")
+    captured = _pairs(database, "META_DATA_CAPTURE")
+    system = _pairs(database, "TARGET_INFO_SYSTEM_ENV")
+    gpus = _gpus(database)
+    schema = exported.get("EXPORT_SCHEMA_VERSION")
+    modes = sorted({v for k, v in captured.items() if k.endswith("CUDA_GRAPH_TRACE_OPTIONS:MODE") and v})
+    return {
+        "tool": {"name": "nsys", "version": exported.get("EXPORT_PRODUCT_VERSION")},
+        "schema": schema,
+        "gpu": gpus[0] if gpus else None,
+        "gpu_count": len(gpus) or None,
+        "graph_mode": "+".join(modes) or None,
+        "driver": system.get("NvDriverVersion") or None,
+        "date": _date(database),
+        "cuda": _cuda(system.get("CudaDriverVersion")),
+        "warnings": _schema_warning(schema),
+    }
+
+
+def graph_launches(database: Database) -> int:
+    """Return how many calls launched a CUDA graph."""
+    table = database.table("CUPTI_ACTIVITY_KIND_RUNTIME")
+    if not table or not database.table("StringIds") or "nameId" not in database.tables[table]:
+        return 0
+    names = "SELECT id FROM StringIds WHERE value GLOB 'cudaGraphLaunch*' OR value GLOB 'cuGraphLaunch*'"
+    if not database.rows(names):
+        return 0
+    return int(database.rows(f'SELECT count(*) FROM "{table}" WHERE nameId IN ({names})')[0][0])
+
+
+def graph_level_replays(database: Database) -> int:
+    """Return how many replays were recorded as a whole, without their kernels."""
+    table = database.table("CUPTI_ACTIVITY_KIND_GRAPH_TRACE")
+    return int(database.rows(f'SELECT count(*) FROM "{table}"')[0][0]) if table else 0
+
+
+def hosts(database: Database) -> list[str]:
+    """Return the names of the machines that profiled and exported, so that they can be taken out of strings."""
+    found: set[str] = set()
+    for table in ("META_DATA_EXPORT", "EXPORT_META_DATA", "TARGET_INFO_SYSTEM_ENV"):
+        if {"name", "value"} <= set(database.tables.get(table, ())):
+            query = f"SELECT value FROM {table} WHERE name IN ('EXPORT_HOST', 'Hostname')"
+            found |= {str(v) for (v,) in database.rows(query) if v}
+    return sorted((h for h in found if len(h) > 3), key=len, reverse=True)
+
+
+def _pairs(database: Database, table: str) -> dict[str, str]:
+    """Return the rows of a name-value table that are wanted: versions and the graph mode, never the environment."""
+    if not {"name", "value"} <= set(database.tables.get(table, ())):
+        return {}
+    wanted = "name LIKE '%VERSION' OR name LIKE '%CUDA_GRAPH_TRACE_OPTIONS:MODE'"
+    return {
+        str(k): str(v) for k, v in database.rows(f"SELECT name, value FROM {table} WHERE {wanted}") if v is not None
+    }
+
+
+def _gpus(database: Database) -> list[dict[str, Any]]:
+    present = database.tables.get("TARGET_INFO_GPU", ())
+    asked = {ours: column for ours, column in GPU_FACTS.items() if column in present}
+    if not asked:
+        return []
+    extra = [c for c in ("computeMajor", "computeMinor") if c in present]
+    gpus = []
+    for row in database.rows(f"SELECT {', '.join([*asked.values(), *extra])} FROM TARGET_INFO_GPU ORDER BY rowid"):
+        gpu: dict[str, Any] = dict.fromkeys(GPU_FACTS) | dict(zip(asked, row, strict=False))
+        major_minor = row[len(asked) :]
+        known = len(major_minor) == 2 and None not in major_minor
+        gpu["compute_capability"] = f"{major_minor[0]}.{major_minor[1]}" if known else None
+        gpus.append(gpu)
+    return gpus
+
+
+def _date(database: Database) -> str | None:
+    """Return the day of the capture, ``2026-08-01``; the table holds one row."""
+    if "utcTime" not in database.tables.get("TARGET_INFO_SESSION_START_TIME", ()):
+        return None
+    rows = database.rows("SELECT substr(utcTime, 1, 10) FROM TARGET_INFO_SESSION_START_TIME")
+    return str(rows[0][0]) if rows and rows[0][0] else None
+
+
+def _cuda(version: str | None) -> str | None:
+    """Return ``13.2`` for ``13020``, CUDA's way to write versions."""
+    if not version or not version.isdigit() or int(version) == 0:
+        return None
+    return f"{int(version) // 1000}.{int(version) % 1000 // 10}"
+
+
+def _schema_warning(schema: str | None) -> list[str]:
+    parts = (schema or "").split(".")
+    if len(parts) < 2 or not all(p.isdigit() for p in parts[:2]):
+        return ["The report does not say which schema version it has; it was read by the columns that are there."]
+    if (int(parts[0]), int(parts[1])) > NEWEST_SCHEMA:
+        newest = ".".join(map(str, NEWEST_SCHEMA))
+        return [
+            f"Schema {schema} is newer than {newest}, the newest one tested; it was read by the columns that are there."
+        ]
+    return []

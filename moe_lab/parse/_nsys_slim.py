@@ -1,0 +1,247 @@
+"""A small copy of an Nsight Systems export: what the analysis reads, nothing that names the machine or its user."""
+
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from moe_lab import redact
+from moe_lab.attribute import Ints
+from moe_lab.columns import array
+from moe_lab.launches import Launches
+from moe_lab.parse import _nsys_meta
+from moe_lab.parse._nsys_meta import GPU_FACTS
+from moe_lab.parse._nsys_tables import COMMON, COPY, DOMAIN, KERNEL, PUSH_POP, SET, START_END
+from moe_lab.parse._sqlite import Database, damaged, uri
+from moe_lab.tree import build, times
+
+EXTRA = ("contextId", "localMemoryPerThread", "sharedMemoryExecuted", "clusterX", "clusterY", "clusterZ")
+OPERATIONS = {
+    "KERNEL": ("start", "end", *COMMON.values(), *KERNEL.values(), *EXTRA),
+    "MEMCPY": ("start", "end", *COMMON.values(), *COPY.values()),
+    "MEMSET": ("start", "end", *COMMON.values(), *SET.values()),
+}
+TRACE = ("start", "end", "deviceId", "streamId", "correlationId", "globalPid")
+RUNTIME = ("start", "end", "globalTid", "correlationId", "nameId")
+NVTX = ("start", "end", "eventType", "globalTid", "endGlobalTid", "textId", "domainId")
+NODES = ("start", "globalTid", "graphNodeId", "originalGraphNodeId")
+GPU = ("id", *GPU_FACTS.values(), "computeMajor", "computeMinor")
+EVENTS = f"eventType IN {(*PUSH_POP, *START_END, DOMAIN)}"
+EXPORTED = "name IN ('EXPORT_PRODUCT_NAME', 'EXPORT_PRODUCT_VERSION', 'EXPORT_SCHEMA_VERSION')"
+META = {
+    "META_DATA_EXPORT": EXPORTED,
+    "EXPORT_META_DATA": EXPORTED,
+    "META_DATA_CAPTURE": "name LIKE '%CUDA_GRAPH_TRACE_OPTIONS:MODE'",
+    "TARGET_INFO_SYSTEM_ENV": "name IN ('NvDriverVersion', 'CudaDriverVersion')",
+}
+STRINGS = ("demangledName", "shortName", "nameId", "textId")
+LAUNCH = "SELECT id FROM src.StringIds WHERE value GLOB 'cudaGraphLaunch*' OR value GLOB 'cuGraphLaunch*'"
+DROPPED = (
+    "Left out: environment, host, user, paths, process and thread names.",
+    "Process and thread ids are renumbered.",
+    "Left out: API calls that launched no GPU operation, and every table and column that the analysis does not read.",
+    "Absolute paths inside range and kernel names are cut to their last component, host names replaced.",
+)
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Part of a report: rows of each operation table (in order of the table, from 0) and rowids of ranges."""
+
+    operations: dict[str, Ints]
+    ranges: Ints
+
+
+def first_instances(launches: Launches, root: str | None, count: int) -> Keep:
+    """Return what the first ``count`` instances of each root name need: operations, the ranges around them, captures.
+
+    Args:
+        launches: the report.
+        root: regular expression searched in range names; by default the ``moe_lab|...`` or all top-level ranges.
+        count: instances of each distinct name, in order of time.
+    """
+    tree = build(launches, root)
+    inside = times(tree)
+    roots = np.flatnonzero((tree.root == np.arange(len(tree.root))) & (inside.operations > 0))
+    roots = roots[np.argsort(inside.first[roots], kind="stable")]
+    taken: dict[int, list[int]] = {}
+    for row in roots.tolist():
+        taken.setdefault(int(tree.name[row]), []).append(row)
+    chosen = np.array([row for rows in taken.values() for row in rows[:count]], np.int64)
+    kept = np.isin(tree.operation_root, chosen)
+    kept[tree.pair_operation[np.isin(tree.pair_range, chosen)]] = True
+    kinds = launches.table["kind"].to_numpy()
+    operations = {kind: np.flatnonzero(kept[kinds == kind.lower()]) for kind in OPERATIONS}
+    columns = ("launch_range_id", "capture_range_id")
+    starts = np.concatenate([array(launches.table[c])[kept] for c in columns] + [chosen])
+    starts = np.concatenate([starts, tree.pair_range[kept[tree.pair_operation]]])
+    rowids = array(launches.ranges["report_row"])[tree.with_parents(starts)]
+    return Keep(operations, rowids[rowids >= 0])
+
+
+def slim(database: Database, target: Path, keep: Keep | None = None) -> None:
+    """Write the small copy.
+
+    Args:
+        database: the export.
+        target: file to write; must not exist.
+        keep: which part of it; None = all of it.
+    """
+    try:
+        with closing(sqlite3.connect(target.resolve().as_uri(), uri=True, isolation_level=None)) as out:
+            known = _nsys_meta.hosts(database)
+            out.create_function("redact", 1, lambda value: redact.text(str(value), known), deterministic=True)
+            out.execute("PRAGMA temp_store = MEMORY")
+            out.execute("ATTACH ? AS src", (uri(database.path),))
+            out.execute("PRAGMA main.journal_mode = OFF")
+            out.execute("PRAGMA main.synchronous = OFF")
+            out.execute("BEGIN")
+            _Copy(out, database, keep).run()
+            out.execute("COMMIT")
+            out.execute("DETACH src")
+            out.execute("VACUUM")
+    except sqlite3.DatabaseError as error:
+        raise damaged(database.path, error) from None
+
+
+class _Copy:
+    """Copies tables from ``src`` to a new file: ids renumbered, strings redacted, the rest by value."""
+
+    def __init__(self, out: sqlite3.Connection, database: Database, keep: Keep | None) -> None:
+        self.out, self.database, self.keep = out, database, keep
+        self.has_strings = database.table("StringIds") is not None
+
+    def run(self) -> None:
+        self._number()
+        self._texts()
+        for kind in OPERATIONS:
+            self._operations(kind)
+        self._calls()
+        self._ranges()
+        self._table("CUPTI_ACTIVITY_KIND_GRAPH_TRACE", TRACE)
+        for name in ("CUDA_GRAPH_NODE_EVENTS", "CUDA_GRAPH_EVENTS"):
+            table = self.database.table(name)
+            if table and "graphNodeId" in self.database.tables[table]:
+                self._table(name, NODES)
+        self._table("TARGET_INFO_GPU", GPU)
+        for name, where in META.items():
+            self._table(name, ("name", "value"), where)
+        self._strings()
+
+    def _number(self) -> None:
+        """Number processes and threads from 1, in the order of their ids, so that sorting by them stays the same."""
+        pids: set[int] = set()
+        tids: set[int] = set()
+        for table, columns in self.database.tables.items():
+            for column in {"globalPid", "globalTid", "endGlobalTid"} & set(columns):
+                if table.startswith(("CUPTI_ACTIVITY_KIND_", "NVTX_EVENTS", "CUDA_GRAPH")):
+                    found = {
+                        v
+                        for (v,) in self.out.execute(f'SELECT DISTINCT "{column}" FROM src."{table}"')
+                        if v is not None
+                    }
+                    (pids if column == "globalPid" else tids).update(found)
+        pids |= {tid & ~0xFFFFFF for tid in tids}
+        number = {pid: i << 24 for i, pid in enumerate(sorted(pids), 1)}
+        threads = [(tid, number[tid & ~0xFFFFFF] | i) for i, tid in enumerate(sorted(tids), 1)]
+        self.out.execute("CREATE TEMP TABLE renumbered (old INTEGER PRIMARY KEY, new INTEGER)")
+        self.out.executemany("INSERT OR REPLACE INTO renumbered VALUES (?, ?)", [*number.items(), *threads])
+
+    def _texts(self) -> None:
+        """Give range names that are stored in place an id, like registered ones."""
+        self.out.execute("CREATE TEMP TABLE texts (value TEXT PRIMARY KEY, id INTEGER)")
+        table = self.database.table("NVTX_EVENTS")
+        if not table or "text" not in self.database.tables[table]:
+            return
+        query = "SELECT ifnull(max(id), 0) FROM src.StringIds"
+        last = self.out.execute(query).fetchone()[0] if self.has_strings else 0
+        query = f"SELECT DISTINCT text FROM src.\"{table}\" WHERE text <> '' AND {EVENTS}"
+        rows = [(text, last + i) for i, (text,) in enumerate(self.out.execute(query), 1)]
+        self.out.executemany("INSERT INTO texts VALUES (?, ?)", rows)
+
+    def _operations(self, kind: str) -> None:
+        name = f"CUPTI_ACTIVITY_KIND_{kind}"
+        table = self.database.table(name)
+        where = ""
+        if table and self.keep is not None:
+            rowids = np.array(
+                [r for (r,) in self.out.execute(f'SELECT rowid FROM src."{table}" ORDER BY rowid')], np.int64
+            )
+            where = self._among(f"kept_{kind}", rowids[self.keep.operations[kind]])
+        self._table(name, OPERATIONS[kind], where)
+
+    def _among(self, name: str, rowids: Ints) -> str:
+        self.out.execute(f"CREATE TEMP TABLE {name} (id INTEGER PRIMARY KEY)")
+        self.out.executemany(f"INSERT INTO {name} VALUES (?)", [(r,) for r in rowids.tolist()])
+        return f"rowid IN (SELECT id FROM temp.{name})"
+
+    def _calls(self) -> None:
+        """Copy the calls that launched a copied operation, and launches of graphs."""
+        self.out.execute("CREATE TEMP TABLE used (id INTEGER, pid INTEGER, PRIMARY KEY (id, pid)) WITHOUT ROWID")
+        for kind in (*OPERATIONS, "GRAPH_TRACE"):
+            if self._has(f"CUPTI_ACTIVITY_KIND_{kind}", "correlationId"):
+                pid = '"globalPid"' if self._has(f"CUPTI_ACTIVITY_KIND_{kind}", "globalPid") else "-1"
+                query = f'SELECT DISTINCT "correlationId", ifnull({pid}, -1) FROM main.CUPTI_ACTIVITY_KIND_{kind}'
+                self.out.execute(f"INSERT OR IGNORE INTO used {query} WHERE correlationId IS NOT NULL")
+        pid = "(SELECT new FROM temp.renumbered WHERE old = (globalTid & ~16777215))"
+        where = f"EXISTS (SELECT 1 FROM temp.used u WHERE u.id = correlationId AND u.pid IN ({pid}, -1))"
+        if self.has_strings and self.keep is None:
+            where = f"({where} OR nameId IN ({LAUNCH}))"
+        self._table("CUPTI_ACTIVITY_KIND_RUNTIME", RUNTIME, where)
+
+    def _ranges(self) -> None:
+        table = self.database.table("NVTX_EVENTS")
+        where = EVENTS
+        if table and self.keep is not None:
+            where = f"eventType = {DOMAIN} OR {self._among('kept_ranges', self.keep.ranges)}"
+        self._table("NVTX_EVENTS", NVTX, where)
+
+    def _has(self, table: str, column: str) -> bool:
+        return column in (row[1] for row in self.out.execute(f'PRAGMA main.table_info("{table}")'))
+
+    def _table(self, name: str, columns: Sequence[str], where: str = "") -> None:
+        """Copy columns of a table, under its name without version, in the order of its rows."""
+        table = self.database.table(name)
+        if not table:
+            return
+        own = set(self.database.tables[table]) | ({"textId"} if name == "NVTX_EVENTS" else set())
+        kept = [c for c in dict.fromkeys(columns) if c in own]
+        types = {"name": "TEXT", "value": "TEXT", "chipName": "TEXT"}
+        definition = ", ".join(f'"{c}" ' + types.get(c, "INTEGER") for c in kept)
+        self.out.execute(f'CREATE TABLE main."{name}" ({definition})')
+        values = ", ".join(self._value(table, c) for c in kept)
+        condition = f" WHERE {where}" if where else ""
+        self.out.execute(
+            f'INSERT INTO main."{name}" SELECT {values} FROM src."{table}" AS t{condition} ORDER BY t.rowid'
+        )
+
+    def _value(self, table: str, column: str) -> str:
+        if column in ("globalPid", "globalTid", "endGlobalTid"):
+            return f'(SELECT new FROM temp.renumbered WHERE old = t."{column}")'
+        if column == "textId":
+            text = (
+                "(SELECT id FROM temp.texts x WHERE x.value = t.text)"
+                if "text" in self.database.tables[table]
+                else "NULL"
+            )
+            registered = "t.textId" if "textId" in self.database.tables[table] else "NULL"
+            return f"coalesce({text}, {registered})"
+        return f't."{column}"'
+
+    def _strings(self) -> None:
+        """Copy the strings that copied rows refer to, redacted."""
+        self.out.execute("CREATE TEMP TABLE needed (id INTEGER PRIMARY KEY)")
+        for (table,) in self.out.execute("SELECT name FROM main.sqlite_master WHERE type = 'table'").fetchall():
+            for column in STRINGS:
+                if self._has(table, column):
+                    query = f'SELECT DISTINCT "{column}" FROM main."{table}" WHERE "{column}" IS NOT NULL'
+                    self.out.execute(f"INSERT OR IGNORE INTO needed {query}")
+        self.out.execute("CREATE TABLE main.StringIds (id INTEGER NOT NULL PRIMARY KEY, value TEXT NOT NULL)")
+        if self.has_strings:
+            chosen = "SELECT id, redact(value) FROM src.StringIds WHERE id IN (SELECT id FROM temp.needed)"
+            self.out.execute(f"INSERT INTO main.StringIds {chosen}")
+        own = "SELECT id, redact(value) FROM temp.texts WHERE id IN (SELECT id FROM temp.needed)"
+        self.out.execute(f"INSERT INTO main.StringIds {own}")

@@ -1,0 +1,90 @@
+"""Nsight Systems: an SQLite export, of any schema from 2022.4 on, to launches."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moe_lab.assemble import NO_CALLS, NO_RANGES, Calls, Operations, Ranges, assemble
+from moe_lab.attribute import Ints
+from moe_lab.errors import UserError
+from moe_lab.launches import Launches
+from moe_lab.parse import _nsys_meta, _nsys_tables
+from moe_lab.parse._sqlite import MAGIC, Database, open_database
+
+INFO = {"about": "SQLite export of Nsight Systems (nsys export --type=sqlite)", "suffixes": [".sqlite"]}
+
+
+def sniff(path: Path) -> bool:
+    """Return whether this is an SQLite file, or is called one: what is wrong with it ``parse`` says best."""
+    with path.open("rb") as file:
+        return path.suffix == ".sqlite" or file.read(16) == MAGIC
+
+
+def parse(path: Path, *, allow_graph_level: bool = False) -> Launches:
+    """Read an SQLite export of Nsight Systems.
+
+    Args:
+        path: the export.
+        allow_graph_level: read a report whose graph replays were recorded without their kernels all the same. All
+            that ran inside a replay is then missing from every number; by default such a report is refused.
+
+    Raises:
+        UserError: not such a file, truncated, columns missing, no kernels, or graph-level trace.
+    """
+    database = open_database(Path(path))
+    meta = _nsys_meta.facts(database)
+    with ThreadPoolExecutor(2) as pool:  # SQLite and Arrow work without the interpreter lock
+        reading = pool.submit(_nsys_tables.calls, database)
+        ops = _nsys_tables.operations(database)
+        found = _nsys_tables.ranges(database)
+        calls = reading.result()
+    _check_graphs(database, ops.graph_node, meta, allow_graph_level)
+    if not (ops.kind == 0).any():
+        raise UserError(
+            f"{database.path.name} contains no GPU kernels; capture with `--trace=cuda,nvtx` and make sure that the "
+            "profiled part of the program runs on the GPU."
+        )
+    if (ops.process == -1).all():
+        ops = _only_process(database, ops, calls)
+    nodes = _nsys_tables.nodes(database) if (ops.graph_node >= 0).any() else None
+    return assemble(ops, calls or NO_CALLS, _usable(found, meta["warnings"]), nodes, meta)
+
+
+def _check_graphs(database: Database, graph_node: Ints, meta: dict[str, Any], allow: bool) -> None:
+    """Refuse a report that lacks the kernels of its graph replays."""
+    replays = _nsys_meta.graph_level_replays(database)
+    count = max(_nsys_meta.graph_launches(database), replays)
+    noded = bool((graph_node >= 0).any())
+    graph_level = replays > 0 or ("Graph" in (meta["graph_mode"] or "") and not noded)
+    if count and graph_level and not allow:
+        raise UserError(
+            f"{database.path.name} has {count} CUDA graph launches but not the kernels inside them (graph-level trace, "
+            "the default of nsys); capture again with `--cuda-graph-trace=node`."
+        )
+    if count and (graph_level or not noded):
+        meta["warnings"].append(
+            f"The report has {count} CUDA graph launches without the kernels inside them: these are missing from every "
+            "number; capture with --cuda-graph-trace=node to have them."
+        )
+
+
+def _usable(found: tuple[Ranges, int] | None, warnings: list[str]) -> Ranges:
+    """Return the ranges, and warn of what is missing."""
+    if found is None:
+        warnings.append("The report has no NVTX ranges: every kernel is unattributed; capture with --trace=cuda,nvtx.")
+        return NO_RANGES
+    ranges, elsewhere = found
+    if elsewhere:
+        warnings.append(f"{elsewhere} start/end ranges end on another thread than they began on; they are left out.")
+    return ranges
+
+
+def _only_process(database: Database, ops: Operations, calls: Calls | None) -> Operations:
+    """Return operations of a schema that does not say their process, which is fine if there is only one."""
+    processes = np.unique(calls.process) if calls else np.zeros(0, np.int64)
+    if len(processes) > 1:
+        database.columns(database.table("CUPTI_ACTIVITY_KIND_KERNEL") or "", ("globalPid",))
+    ops.process[:] = processes[0] if len(processes) else -1
+    return ops

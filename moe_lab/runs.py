@@ -1,0 +1,211 @@
+"""Run folders: ``profiles/<gpu>/<run>/`` holds ``run.json`` and a small, redacted report."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moe_lab import plugins
+from moe_lab.errors import UserError
+from moe_lab.launches import Launches
+from moe_lab.manifest import build, full_name
+from moe_lab.parse import _nsys_meta, _nsys_slim, parse_report
+from moe_lab.parse._sqlite import open_database
+
+MANIFEST, REPORT = "run.json", "report.sqlite"
+COMMIT_BYTES = 2_000_000  # a run that is committed to a repository should not be larger
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, or a bare report file.
+
+    Attributes:
+        path: the folder, or the file.
+        manifest: what ``run.json`` says; of a bare report only its name.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def report(self) -> Path:
+        """The report file."""
+        return self.path / str(self.manifest.get("report") or REPORT) if self.path.is_dir() else self.path
+
+    def launches(self) -> Launches:
+        """Read the report.
+
+        Raises:
+            UserError: the report is missing or cannot be read.
+        """
+        options = {"allow_graph_level": True} if self.manifest.get("graph_level") else {}
+        return parse_report(self.report, **options)
+
+
+def profiles_root() -> Path:
+    """Return $MOE_LAB_PROFILES, else the first that exists of ./profiles, ../profiles and that of the checkout."""
+    named = os.environ.get("MOE_LAB_PROFILES")
+    if named:
+        return Path(named)
+    candidates = (Path("profiles"), Path("..") / "profiles", Path(__file__).parents[1] / "profiles")
+    return next((p for p in candidates if p.is_dir()), candidates[0])
+
+
+def load(name_or_path: str | Path, *, root: Path | None = None) -> Run:
+    """Return a run by its name (``<gpu>/<run>``, or ``<run>`` if only one GPU has it), its folder, or a report file.
+
+    Raises:
+        UserError: there is nothing of that name, or its ``run.json`` cannot be read.
+    """
+    path = Path(name_or_path)
+    folder = root or profiles_root()
+    if path.is_file() and path.name != MANIFEST:
+        return Run(path, {"name": path.name})
+    for place in (path.parent if path.name == MANIFEST else path, folder / path):
+        if (place / MANIFEST).is_file():
+            return _read(place)
+    runs = list_runs(folder)
+    same = [r for r in runs if str(r.manifest["name"]).split("/")[-1] == str(name_or_path)]
+    if len(same) == 1:
+        return same[0]
+    some = ", ".join(str(r.manifest["name"]) for r in same or runs) or "none"
+    raise UserError(
+        f"There is no run or report '{_shown(name_or_path)}'; give a report file or one of the runs: {some}."
+    )
+
+
+def list_runs(root: Path | None = None) -> list[Run]:
+    """Return the runs of a profiles folder, sorted by name."""
+    found = sorted((root or profiles_root()).glob(f"*/*/{MANIFEST}"))
+    return [_read(p.parent) for p in found if not p.parent.name.startswith(".")]
+
+
+def import_report(
+    report: Path,
+    name: str,
+    *,
+    root: Path | None = None,
+    manifest: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    keep_root: str | None = None,
+    keep_instances: int | None = None,
+    max_bytes: int | None = None,
+    allow_graph_level: bool = False,
+) -> Run:
+    """Make a run folder from a report: what the analysis reads, redacted. The folder is complete or absent.
+
+    Args:
+        report: an .sqlite export of Nsight Systems, or a .nsys-rep where nsys is installed.
+        name: ``<gpu>/<run>``, or ``<run>``: the GPU's name then comes from the report.
+        root: profiles folder; by default ``profiles_root()``.
+        manifest: what else is known (see ``run.json``): tool, command, date, gpu, versions, workload.
+        overwrite: replace a run of that name.
+        keep_root: regular expression; with ``keep_instances``, which ranges are the roots.
+        keep_instances: keep only the first so many instances of each root, with what they need.
+        max_bytes: refuse a larger report file; ``COMMIT_BYTES`` for runs that are committed.
+        allow_graph_level: take a report without the kernels of its graph replays.
+
+    Raises:
+        UserError: the report cannot be read, the name is bad or taken, or the result is too large.
+    """
+    with _as_sqlite(Path(report)) as source:
+        launches = parse_report(source, **({"allow_graph_level": True} if allow_graph_level else {}))
+        name = full_name(name, launches)
+        target = (root or profiles_root()) / name
+        if target.exists() and not overwrite:
+            raise UserError(f"There already is a run '{name}'; choose another name or pass --overwrite.")
+        with _building(target) as folder:
+            dropped, hosts = _shrink(source, launches, folder / REPORT, keep_root, keep_instances)
+            _check_size(folder / REPORT, max_bytes)
+            known = build(launches, name, manifest or {}, REPORT, dropped, hosts)
+            known["source_report"] = {"schema": launches.meta["schema"], "size_bytes": source.stat().st_size}
+            known["graph_level"] = allow_graph_level
+            (folder / MANIFEST).write_text(json.dumps(known, indent=2, ensure_ascii=False) + "\n")
+    return _read(target)
+
+
+@contextmanager
+def _as_sqlite(report: Path) -> Iterator[Path]:
+    """Give the report as SQLite, exported to a temporary file where it is a raw one."""
+    if report.suffix != ".nsys-rep" or not report.is_file():
+        yield report
+        return
+    with tempfile.TemporaryDirectory(prefix="moe_lab_") as scratch:
+        exported = Path(scratch, f"{report.stem}.sqlite")
+        plugins.load("capture", "nsys").export_sqlite(report, exported)
+        yield exported
+
+
+@contextmanager
+def _building(target: Path) -> Iterator[Path]:
+    """Give a temporary folder beside ``target``; it takes that place if all goes well, else nothing is left of it."""
+    fresh = [p for p in (target.parent, target.parent.parent) if not p.exists()]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        yield folder
+        folder.chmod(0o755)
+        _replace(folder, target)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        for parent in fresh:
+            if not any(parent.iterdir()):
+                parent.rmdir()
+        raise
+
+
+def _shrink(
+    source: Path, launches: Launches, out: Path, keep_root: str | None, keep_instances: int | None
+) -> tuple[list[str], list[str]]:
+    """Write the small report; return what was left out, as sentences, and the host names that the report knew."""
+    database = open_database(source)
+    keep = _nsys_slim.first_instances(launches, keep_root, keep_instances) if keep_instances else None
+    _nsys_slim.slim(database, out, keep)
+    dropped = list(_nsys_slim.DROPPED)
+    if keep_instances:
+        which = f"ranges that match '{keep_root}'" if keep_root else "the outermost measured ranges"
+        dropped.append(f"Left out: all but the first {keep_instances} instances of {which}.")
+    return dropped, _nsys_meta.hosts(database)
+
+
+def _check_size(report: Path, max_bytes: int | None) -> None:
+    size = report.stat().st_size
+    if max_bytes is not None and size > max_bytes:
+        raise UserError(
+            f"The run would be {size / 1e6:.1f} MB, more than the {max_bytes / 1e6:.1f} MB allowed; keep fewer "
+            "instances of the measured range, or allow a larger one."
+        )
+
+
+def _replace(building: Path, target: Path) -> None:
+    """Move the finished folder to its place; a folder that is there goes only once the new one can take its place."""
+    if not target.exists():
+        building.rename(target)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent)) / "old"
+    target.rename(aside)
+    building.rename(target)
+    shutil.rmtree(aside.parent)
+
+
+def _read(folder: Path) -> Run:
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        if not isinstance(manifest, dict):
+            raise ValueError("it is not an object")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder.name}/{MANIFEST} cannot be read ({error}); import or capture the run again."
+        ) from None
+    manifest.setdefault("name", "/".join(folder.resolve().parts[-2:]))
+    return Run(folder, manifest)
+
+
+def _shown(name: str | Path) -> str:
+    return Path(name).name if Path(name).is_absolute() else str(name)
