@@ -93,6 +93,15 @@ def test_parse_reads_names_from_text_and_registered_strings_and_domains(tmp_path
     assert got.ranges["domain"].fillna("default").tolist() == ["moe_lab", "default", "other"]
 
 
+def test_parse_reads_columns_that_begin_with_many_nulls(tmp_path):
+    b = NsysBuilder()
+    for i in range(70_000):  # more than a reader may look at to guess the type of a column
+        b.push("registered", 10 * i, 10 * i + 5, registered=True)
+    b.push("text", 10**6, 10**6 + 50)
+    b.launch(10**6 + 10, 1, gpu=(2 * 10**6, 2 * 10**6 + 5))
+    assert paths(parsed(b, tmp_path)) == ["text"]
+
+
 def test_parse_closes_open_ranges_at_the_last_timestamp(tmp_path):
     b = NsysBuilder()
     b.push("server", 0, None)
@@ -346,6 +355,13 @@ def test_parse_says_that_there_are_no_kernels(tmp_path):
     b.push("step", 0, 100)
     b.call(5, 7, 2)
     b.memcpy(20, 25, 2)
+    with pytest.raises(UserError, match="contains no GPU kernels"):
+        parsed(b, tmp_path)
+
+
+def test_parse_says_that_nothing_ran_on_the_gpu(tmp_path):
+    b = NsysBuilder()
+    b.push("step", 0, 100)
     with pytest.raises(UserError, match="contains no GPU kernels"):
         parsed(b, tmp_path)
 

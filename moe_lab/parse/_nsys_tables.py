@@ -48,7 +48,9 @@ def operations(database: Database) -> Operations:
     counts = [len(part.get("start", NONE)) for part in parts]
 
     def joined(column: str) -> Ints:
-        return np.concatenate([p.get(column, np.full(n, -1, np.int64)) for p, n in zip(parts, counts, strict=True)])
+        present = zip(parts, counts, strict=True)
+        filled = [p[column] if column in p else np.full(n, -1, np.int64) for p, n in present if n]
+        return np.concatenate([NONE, *filled])
 
     kernel, copy = parts[0], parts[1].get("direction", NONE)
     full, fulls = texts(database, kernel.get("full", kernel.get("short", NONE)))

@@ -10,6 +10,7 @@ from typing import Any
 from moe_lab.errors import UserError
 
 MAGIC = b"SQLite format 3\x00"
+ONE_BATCH = "2000000000"  # rows; ADBC takes the type of a column from its first batch, which may be all NULL
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Database:
         query = f'SELECT {names} FROM "{table}"' + (f" WHERE {where}" if where else "")
         try:
             with adbc.connect(uri(self.path)) as connection, connection.cursor() as cursor:
-                cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": "65536"})
+                cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": ONE_BATCH})
                 cursor.execute(query)
                 return cursor.fetch_arrow_table()
         except (adbc_driver_manager.Error, OSError) as error:
