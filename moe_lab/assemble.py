@@ -15,6 +15,10 @@ from moe_lab.replay import NodeEvents
 KINDS = ["kernel", "memcpy", "memset"]
 ATTRIBUTIONS = ["none", "api", "graph_launch", "graph_node"]
 NONE = np.zeros(0, np.int64)
+LOST = (
+    "{lost} of {graph} operations of CUDA graphs were captured before tracing began: they are attributed to the range "
+    "around the replay only; start tracing before the graph is captured to get their stages."
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Operations:
         names: short names.
         fulls: full names.
         columns: further integer columns of ``launches.COLUMNS``; what is left out is NA.
+        graph: bool [n], launched by a CUDA graph although the node is not known.
     """
 
     start: Ints
@@ -46,6 +51,7 @@ class Operations:
     names: list[str]
     fulls: list[str]
     columns: dict[str, Ints]
+    graph: Bools | bool = False
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,9 @@ class _Attributed:
     made: replay.Replayed
 
 
-def assemble(ops: Operations, calls: Calls, ranges: Ranges, nodes: NodeEvents | None, meta: dict[str, Any]) -> Launches:
+def assemble(
+    ops: Operations, calls: Calls, ranges: Ranges, nodes: NodeEvents | None, meta: dict[str, Any], lost: str = LOST
+) -> Launches:
     """Attribute every operation and return the tidy tables.
 
     Args:
@@ -117,6 +125,7 @@ def assemble(ops: Operations, calls: Calls, ranges: Ranges, nodes: NodeEvents | 
         ranges: the ranges, in any order.
         nodes: creations and clones of CUDA graph nodes, None = not in the report.
         meta: facts of the report; sentences on what could not be attributed are added to ``meta["warnings"]``.
+        lost: the sentence on operations of graphs whose capture is not in the report; empty = say nothing.
     """
     ranges = _close(ranges, ops, calls, meta["warnings"])
     ranges = ranges.take(attribute.order(ranges.thread, ranges.start, ranges.end))
@@ -129,9 +138,11 @@ def assemble(ops: Operations, calls: Calls, ranges: Ranges, nodes: NodeEvents | 
     member, crossing = attribute.crossing_pairs(forest, *where)
     when = ops.start.copy()
     when[called] = where[1]
-    capture = _captured(ops, when, nodes, forest, meta["warnings"])
+    capture, unknown = _captured(ops, when, nodes, forest)
+    if unknown and lost:
+        meta["warnings"].append(lost.format(lost=unknown, graph=int((ops.graph_node >= 0).sum())))
     made, range_id = _replayed(ops, ranges, forest, launch, capture)
-    how = np.where(range_id < 0, 0, np.where(capture >= 0, 3, np.where(ops.graph_node >= 0, 2, 1)))
+    how = np.where(range_id < 0, 0, np.where(capture >= 0, 3, np.where((ops.graph_node >= 0) | ops.graph, 2, 1)))
     if len(called) < len(call):
         lost = f"{len(call) - len(called)} of {len(call)} GPU operations"
         meta["warnings"].append(f"{lost} have no API call in the report, so no launch range.")
@@ -152,10 +163,11 @@ def _close(ranges: Ranges, ops: Operations, calls: Calls, warnings: list[str]) -
     return replace(ranges, end=np.where(still_open, last, ranges.end))
 
 
-def _captured(
-    ops: Operations, when: Ints, nodes: NodeEvents | None, forest: attribute.Forest, warnings: list[str]
-) -> Ints:
-    """Return the innermost range in which the graph node of each operation was captured, -1 = none."""
+def _captured(ops: Operations, when: Ints, nodes: NodeEvents | None, forest: attribute.Forest) -> tuple[Ints, int]:
+    """Return the innermost range in which the graph node of each operation was captured, and how many are not known.
+
+    A range of -1 means none.
+    """
     capture = np.full(len(when), -1, np.int64)
     graph = np.flatnonzero(ops.graph_node >= 0)
     event = np.full(len(graph), -1, np.int64)
@@ -164,13 +176,7 @@ def _captured(
         known = event >= 0
         at = event[known]
         capture[graph[known]] = attribute.innermost(forest, nodes.thread[at], nodes.start[at], nodes.start[at])
-    lost = int((event < 0).sum())
-    if lost:
-        warnings.append(
-            f"{lost} of {len(graph)} operations of CUDA graphs were captured before tracing began: they are attributed "
-            "to the range around the replay only; start tracing before the graph is captured to get their stages."
-        )
-    return capture
+    return capture, int((event < 0).sum())
 
 
 def _replayed(

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from moe_lab.capture import nsys
+from moe_lab.capture._facts import driver_version
 from moe_lab.capture._tools import find_tool, output, probe
 
 NCU_PATTERNS = ("/usr/local/cuda*/bin/ncu", "/opt/nvidia/nsight-compute/*/ncu", "$CUDA_HOME/bin/ncu")
@@ -74,7 +75,7 @@ def _gpu() -> str | None:
 
 
 def _driver() -> str | None:
-    version = nsys.driver_version()
+    version = driver_version()
     if version:
         return f"NVIDIA {version}"
     amd = Path("/sys/module/amdgpu/version")

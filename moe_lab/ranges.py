@@ -66,7 +66,8 @@ def marker(api: str) -> Mark:
     """Return ``mark(name)``, a context manager that opens a range.
 
     Args:
-        api: ``nvtx`` (the nvtx package, domain ``moe_lab``), ``roctx`` (torch's binding on ROCm builds) or ``none``.
+        api: ``nvtx`` (the nvtx package, domain ``moe_lab``), ``roctx`` (torch's binding on ROCm builds), ``torch``
+            (``record_function``, for torch.profiler) or ``none``.
 
     Raises:
         ValueError: an unknown api.
@@ -82,7 +83,11 @@ def marker(api: str) -> Mark:
         from torch.cuda import nvtx as roctx
 
         return _mark(roctx.range_push, roctx.range_pop, lambda name: name)
-    raise ValueError(f"unknown range api {api!r}: choose nvtx, roctx or none")
+    if api == "torch":
+        from torch.profiler import record_function
+
+        return record_function
+    raise ValueError(f"unknown range api {api!r}: choose nvtx, roctx, torch or none")
 
 
 def _mark(push: Callable[[Any], Any], pop: Callable[[], Any], message: Callable[[str], Any]) -> Mark:

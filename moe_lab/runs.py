@@ -14,10 +14,10 @@ from moe_lab import plugins
 from moe_lab.errors import UserError
 from moe_lab.launches import Launches
 from moe_lab.manifest import build, full_name
-from moe_lab.parse import _nsys_meta, _nsys_slim, parse_report
-from moe_lab.parse._sqlite import open_database
+from moe_lab.parse import format_of, parse_report
+from moe_lab.parse._slim import first_instances
 
-MANIFEST, REPORT = "run.json", "report.sqlite"
+MANIFEST = "run.json"
 COMMIT_BYTES = 2_000_000  # a run that is committed to a repository should not be larger
 
 
@@ -35,8 +35,9 @@ class Run:
 
     @property
     def report(self) -> Path:
-        """The report file."""
-        return self.path / str(self.manifest.get("report") or REPORT) if self.path.is_dir() else self.path
+        """The report: a file, or a folder for formats of several files."""
+        named = self.manifest.get("report")
+        return self.path / str(named) if named else self.path
 
     def launches(self) -> Launches:
         """Read the report.
@@ -70,6 +71,8 @@ def load(name_or_path: str | Path, *, root: Path | None = None) -> Run:
     for place in (path.parent if path.name == MANIFEST else path, folder / path):
         if (place / MANIFEST).is_file():
             return _read(place)
+    if path.is_dir() and _is_report(path):
+        return Run(path, {"name": path.name})
     runs = list_runs(folder)
     same = [r for r in runs if str(r.manifest["name"]).split("/")[-1] == str(name_or_path)]
     if len(same) == 1:
@@ -78,6 +81,13 @@ def load(name_or_path: str | Path, *, root: Path | None = None) -> Run:
     raise UserError(
         f"There is no run or report '{_shown(name_or_path)}'; give a report file or one of the runs: {some}."
     )
+
+
+def _is_report(folder: Path) -> bool:
+    try:
+        return bool(format_of(folder))
+    except UserError:
+        return False
 
 
 def list_runs(root: Path | None = None) -> list[Run]:
@@ -101,7 +111,8 @@ def import_report(
     """Make a run folder from a report: what the analysis reads, redacted. The folder is complete or absent.
 
     Args:
-        report: an .sqlite export of Nsight Systems, or a .nsys-rep where nsys is installed.
+        report: an .sqlite export of Nsight Systems (or a .nsys-rep where nsys is installed), a trace of
+            torch.profiler (.json, .json.gz), or a folder of rocprofv3's CSV files.
         name: ``<gpu>/<run>``, or ``<run>``: the GPU's name then comes from the report.
         root: profiles folder; by default ``profiles_root()``.
         manifest: what else is known (see ``run.json``): tool, command, date, gpu, versions, workload.
@@ -121,10 +132,12 @@ def import_report(
         if target.exists() and not overwrite:
             raise UserError(f"There already is a run '{name}'; choose another name or pass --overwrite.")
         with _building(target) as folder:
-            dropped, hosts = _shrink(source, launches, folder / REPORT, keep_root, keep_instances)
-            _check_size(folder / REPORT, max_bytes)
-            known = build(launches, name, manifest or {}, REPORT, dropped, hosts)
-            known["source_report"] = {"schema": launches.meta["schema"], "size_bytes": source.stat().st_size}
+            kind = format_of(source)
+            report_name = plugins.info("parse", kind)["report"]
+            dropped, hosts = _shrink(kind, source, launches, folder / report_name, keep_root, keep_instances)
+            _check_size(folder / report_name, max_bytes)
+            known = build(launches, name, manifest or {}, report_name, dropped, hosts)
+            known["source_report"] = {"schema": launches.meta["schema"], "size_bytes": _size(source)}
             known["graph_level"] = allow_graph_level
             (folder / MANIFEST).write_text(json.dumps(known, indent=2, ensure_ascii=False) + "\n")
     return _read(target)
@@ -161,26 +174,30 @@ def _building(target: Path) -> Iterator[Path]:
 
 
 def _shrink(
-    source: Path, launches: Launches, out: Path, keep_root: str | None, keep_instances: int | None
+    kind: str, source: Path, launches: Launches, out: Path, keep_root: str | None, keep_instances: int | None
 ) -> tuple[list[str], list[str]]:
     """Write the small report; return what was left out, as sentences, and the host names that the report knew."""
-    database = open_database(source)
-    keep = _nsys_slim.first_instances(launches, keep_root, keep_instances) if keep_instances else None
-    _nsys_slim.slim(database, out, keep)
-    dropped = list(_nsys_slim.DROPPED)
+    keep = first_instances(launches, keep_root, keep_instances) if keep_instances else None
+    dropped, hosts = plugins.load("parse", kind).slim(source, out, keep)
     if keep_instances:
         which = f"ranges that match '{keep_root}'" if keep_root else "the outermost measured ranges"
         dropped.append(f"Left out: all but the first {keep_instances} instances of {which}.")
-    return dropped, _nsys_meta.hosts(database)
+    return dropped, hosts
 
 
 def _check_size(report: Path, max_bytes: int | None) -> None:
-    size = report.stat().st_size
+    size = _size(report)
     if max_bytes is not None and size > max_bytes:
         raise UserError(
             f"The run would be {size / 1e6:.1f} MB, more than the {max_bytes / 1e6:.1f} MB allowed; keep fewer "
             "instances of the measured range, or allow a larger one."
         )
+
+
+def _size(report: Path) -> int:
+    """Return the bytes of a file, or of all files of a folder."""
+    files = [p for p in report.rglob("*") if p.is_file()] if report.is_dir() else [report]
+    return sum(p.stat().st_size for p in files)
 
 
 def _replace(building: Path, target: Path) -> None:
@@ -204,6 +221,7 @@ def _read(folder: Path) -> Run:
             f"{folder.name}/{MANIFEST} cannot be read ({error}); import or capture the run again."
         ) from None
     manifest.setdefault("name", "/".join(folder.resolve().parts[-2:]))
+    manifest.setdefault("report", "report.sqlite")
     return Run(folder, manifest)
 
 

@@ -146,7 +146,9 @@ def _build(options: argparse.Namespace) -> "DecoderLayer":
 
 
 def range_api() -> str:
-    """Return the range api of this machine: ``nvtx``, ``roctx`` on ROCm, or ``none`` (said on stderr)."""
+    """Return $MOE_LAB_RANGES, else that of this machine: ``nvtx``, ``roctx`` on ROCm, or ``none`` (said on stderr)."""
+    if os.environ.get("MOE_LAB_RANGES"):
+        return os.environ["MOE_LAB_RANGES"]
     if torch.version.hip is not None:
         return "roctx"
     if find_spec("nvtx"):

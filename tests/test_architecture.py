@@ -15,7 +15,7 @@ LEVELS = [
     {"plugins", "problem", "ranges", "launches", "published"},
     {"quant", "routing", "weights", "kernels", "align", "experts"},
     {"layer", "bench"},
-    {"record"},
+    {"record", "bench_command"},
     {"workload"},
 ]
 HOST_LEVELS = [
@@ -26,6 +26,7 @@ HOST_LEVELS = [
     {"capture", "analysis"},
     {"findings", "plots", "tables", "doctor"},
     {"report"},
+    {"commands"},
     {"cli"},
     {"__main__"},
 ]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from moe_lab.capture import nsys
+from moe_lab.capture._facts import default_window
 from moe_lab.errors import UserError
 
 
@@ -52,7 +53,7 @@ def test_export_command_is_the_documented_one() -> None:
     ],
 )
 def test_only_our_workload_is_known_to_mark_its_window(workload: list[str], window: str) -> None:
-    assert nsys.default_window(workload) == window
+    assert default_window(workload) == window
 
 
 def test_missing_nsys_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

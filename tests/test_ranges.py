@@ -81,5 +81,5 @@ def test_marker_closes_what_it_opened_even_after_an_error(monkeypatch):
 
 
 def test_marker_refuses_an_api_it_does_not_know():
-    with pytest.raises(ValueError, match="choose nvtx, roctx or none"):
+    with pytest.raises(ValueError, match="choose nvtx, roctx, torch or none"):
         ranges.marker("itt")

@@ -1,11 +1,13 @@
 """Where the GPU time goes: one row a range path, medians per instance."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from moe_lab.analysis.roles import RULES, Rule, apply
 from moe_lab.attribute import Bools, Ints
 from moe_lab.columns import strings
 from moe_lab.errors import UserError
@@ -40,7 +42,9 @@ class Coverage:
         return asdict(self)
 
 
-def breakdown(launches: Launches, root: str | None = None, *, spread: bool = False) -> pd.DataFrame:
+def breakdown(
+    launches: Launches, root: str | None = None, *, spread: bool = False, roles: bool | Sequence[Rule] = False
+) -> pd.DataFrame:
     """Return the time of every range path below the roots.
 
     An instance is one occurrence of a range that launched at least one GPU operation; a replayed CUDA graph gives one
@@ -60,6 +64,8 @@ def breakdown(launches: Launches, root: str | None = None, *, spread: bool = Fal
         root: regular expression searched in range names; the outermost matches are depth 0. By default the
             ``moe_lab|...`` ranges if there are any, else every top-level range.
         spread: also give the smallest and largest instance: ``kernel_sum_ms_min``, ``kernel_sum_ms_max`` and so on.
+        roles: give kernels of engines that mark no stages a stage by their names and order: by ``roles.RULES`` (True)
+            or by given rules.
 
     Returns:
         One row a path in tree order, then ``(unattributed)``. Columns path, name, depth, instances, then medians per
@@ -69,6 +75,8 @@ def breakdown(launches: Launches, root: str | None = None, *, spread: bool = Fal
     Raises:
         UserError: the expression is not valid or matches no range with GPU operations.
     """
+    if roles:
+        launches = apply(launches, RULES if roles is True else roles)
     tree = build(launches, root)
     inside = times(tree)
     used = inside.operations > 0

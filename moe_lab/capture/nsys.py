@@ -1,18 +1,14 @@
 """NVIDIA Nsight Systems: kernels, API calls, ranges and CUDA graphs of any command."""
 
-import json
 import os
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
-from moe_lab import __version__
-from moe_lab.capture._tools import Tool, find_tool, output, probe
+from moe_lab.capture._facts import check_command, default_window, describe
+from moe_lab.capture._tools import Tool, find_tool, probe
 from moe_lab.errors import UserError
 from moe_lab.runs import Run, import_report
 
@@ -95,11 +91,6 @@ def export_sqlite(report: Path, out: Path) -> None:
         )
 
 
-def default_window(workload: Sequence[str]) -> str:
-    """Return ``profiler-api`` for moe_lab's own workload, which marks its measured part, else ``all``."""
-    return "profiler-api" if any(part in ("moe_lab.workload", "moe_lab/workload.py") for part in workload) else "all"
-
-
 def capture(
     workload: Sequence[str],
     name: str,
@@ -120,12 +111,7 @@ def capture(
     Raises:
         UserError: nsys is missing, the command fails, or nothing was traced.
     """
-    if not workload:
-        raise UserError(
-            "There is no command to profile; put it after '--': moe-lab capture nsys --name X -- python ..."
-        )
-    if shutil.which(workload[0]) is None:
-        raise UserError(f"The command '{workload[0]}' was not found; check its spelling or give its path.")
+    check_command(workload, "nsys")
     nsys = _nsys()
     options = options or Options(window=default_window(workload))
     with tempfile.TemporaryDirectory(prefix="moe_lab_") as folder:
@@ -134,7 +120,7 @@ def capture(
         code = subprocess.run(argv, env={**os.environ, "MOE_LAB_WORKLOAD_JSON": str(said)}).returncode
         report = _traced(Path(folder), code, options)
         flags = argv[2 : argv.index("-o")]
-        manifest = _manifest(nsys, flags, workload, _said(said))
+        manifest = describe("nsys", nsys.version, flags, workload, said)
         return import_report(report, name, root=root, manifest=manifest, overwrite=overwrite)
 
 
@@ -161,42 +147,3 @@ def _traced(folder: Path, code: int, options: Options) -> Path:
         " between cudaProfilerStart and cudaProfilerStop; try --window all" if options.window == "profiler-api" else ""
     )
     raise UserError(f"nsys wrote no report: it saw nothing to trace{hint}.")
-
-
-def _said(path: Path) -> dict[str, Any] | None:
-    return dict(json.loads(path.read_text())) if path.exists() else None
-
-
-def _manifest(nsys: Tool, flags: Sequence[str], workload: Sequence[str], said: dict[str, Any] | None) -> dict[str, Any]:
-    """Return what is known of the capture; ``import_report`` redacts it and adds what the report says."""
-    versions = dict((said or {}).get("versions", {}))
-    gpu = dict((said or {}).get("gpu") or {})
-    clocks = _clocks()
-    if clocks:
-        gpu["clocks_mhz"] = clocks
-    return {
-        "tool": {"name": "nsys", "version": nsys.version, "options": list(flags)},
-        "command": list(workload),
-        "date": datetime.now(timezone.utc).date().isoformat(),
-        "gpu": gpu,
-        "versions": {"driver": driver_version(), **versions, "moe_lab": __version__},
-        "workload": said,
-    }
-
-
-def driver_version() -> str | None:
-    """Return the NVIDIA driver's version, or None without one."""
-    return _query("driver_version")
-
-
-def _query(field: str) -> str | None:
-    smi = find_tool("nvidia-smi")
-    text = output([str(smi), f"--query-gpu={field}", "--format=csv,noheader,nounits"]) if smi else None
-    return text.strip().splitlines()[0].strip() if text and text.strip() else None
-
-
-def _clocks() -> dict[str, int]:
-    """Return the SM and memory clocks in MHz just after the capture, and the highest that the card allows."""
-    fields = {"sm": "clocks.sm", "sm_max": "clocks.max.sm", "mem": "clocks.mem"}
-    values = (_query(",".join(fields.values())) or "").split(",")
-    return {k: int(v) for k, v in zip(fields, values, strict=False) if v.strip().isdigit()}

@@ -12,24 +12,37 @@ def parse_report(path: Path, **options: Any) -> Launches:
     """Read a report of any format that a plugin of this folder knows.
 
     Args:
-        path: the report file.
-        **options: keyword arguments of the plugin's ``parse``.
+        path: the report: a file, or a folder for formats of several files.
+        **options: keyword arguments of the plugin's ``parse``; one that it does not list in ``INFO`` is left out.
 
     Raises:
         UserError: no plugin reads the file, or the one that should finds something wrong with it.
     """
-    path = Path(path)
+    name = format_of(Path(path))
+    taken = plugins.info("parse", name).get("options", ())
+    launches: Launches = plugins.load("parse", name).parse(
+        Path(path), **{k: v for k, v in options.items() if k in taken}
+    )
+    return launches
+
+
+def format_of(path: Path) -> str:
+    """Return the plugin that reads a report.
+
+    Raises:
+        UserError: there is no such report, or no plugin that reads it.
+    """
     if path.suffix == ".nsys-rep":
         raise UserError(
             f"{path.name} is a raw Nsight Systems report; run `nsys export --type=sqlite -o {path.stem}.sqlite "
             f"{path.name}` and give the .sqlite file, or let `moe-lab import` do that."
         )
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"There is no report {path.name}; give the path of a report file that exists.")
-    for name in plugins.names("parse"):
-        plugin = plugins.load("parse", name)
-        if plugin.sniff(path):
-            launches: Launches = plugin.parse(path, **options)
-            return launches
-    known = "; ".join(f"{name}: {plugins.info('parse', name)['about']}" for name in plugins.names("parse"))
+    names = plugins.names("parse")
+    for name in names:
+        folder = plugins.info("parse", name).get("folder", False)
+        if (path.is_file() or folder) and plugins.load("parse", name).sniff(path):
+            return name
+    known = "; ".join(f"{name}: {plugins.info('parse', name)['about']}" for name in names)
     raise UserError(f"{path.name} is in no format that moe-lab reads ({known}).")

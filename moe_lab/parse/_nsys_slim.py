@@ -3,20 +3,17 @@
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from moe_lab import redact
 from moe_lab.attribute import Ints
-from moe_lab.columns import array
-from moe_lab.launches import Launches
 from moe_lab.parse import _nsys_meta
 from moe_lab.parse._nsys_meta import GPU_FACTS
 from moe_lab.parse._nsys_tables import COMMON, COPY, DOMAIN, KERNEL, PUSH_POP, SET, START_END
+from moe_lab.parse._slim import Keep
 from moe_lab.parse._sqlite import Database, damaged, uri
-from moe_lab.tree import build, times
 
 EXTRA = ("contextId", "localMemoryPerThread", "sharedMemoryExecuted", "clusterX", "clusterY", "clusterZ")
 OPERATIONS = {
@@ -45,41 +42,6 @@ DROPPED = (
     "Left out: API calls that launched no GPU operation, and every table and column that the analysis does not read.",
     "Absolute paths inside range and kernel names are cut to their last component, host names replaced.",
 )
-
-
-@dataclass(frozen=True)
-class Keep:
-    """Part of a report: rows of each operation table (in order of the table, from 0) and rowids of ranges."""
-
-    operations: dict[str, Ints]
-    ranges: Ints
-
-
-def first_instances(launches: Launches, root: str | None, count: int) -> Keep:
-    """Return what the first ``count`` instances of each root name need: operations, the ranges around them, captures.
-
-    Args:
-        launches: the report.
-        root: regular expression searched in range names; by default the ``moe_lab|...`` or all top-level ranges.
-        count: instances of each distinct name, in order of time.
-    """
-    tree = build(launches, root)
-    inside = times(tree)
-    roots = np.flatnonzero((tree.root == np.arange(len(tree.root))) & (inside.operations > 0))
-    roots = roots[np.argsort(inside.first[roots], kind="stable")]
-    taken: dict[int, list[int]] = {}
-    for row in roots.tolist():
-        taken.setdefault(int(tree.name[row]), []).append(row)
-    chosen = np.array([row for rows in taken.values() for row in rows[:count]], np.int64)
-    kept = np.isin(tree.operation_root, chosen)
-    kept[tree.pair_operation[np.isin(tree.pair_range, chosen)]] = True
-    kinds = launches.table["kind"].to_numpy()
-    operations = {kind: np.flatnonzero(kept[kinds == kind.lower()]) for kind in OPERATIONS}
-    columns = ("launch_range_id", "capture_range_id")
-    starts = np.concatenate([array(launches.table[c])[kept] for c in columns] + [chosen])
-    starts = np.concatenate([starts, tree.pair_range[kept[tree.pair_operation]]])
-    rowids = array(launches.ranges["report_row"])[tree.with_parents(starts)]
-    return Keep(operations, rowids[rowids >= 0])
 
 
 def slim(database: Database, target: Path, keep: Keep | None = None) -> None:
@@ -170,7 +132,7 @@ class _Copy:
             rowids = np.array(
                 [r for (r,) in self.out.execute(f'SELECT rowid FROM src."{table}" ORDER BY rowid')], np.int64
             )
-            where = self._among(f"kept_{kind}", rowids[self.keep.operations[kind]])
+            where = self._among(f"kept_{kind}", rowids[self.keep.operations[kind.lower()]])
         self._table(name, OPERATIONS[kind], where)
 
     def _among(self, name: str, rowids: Ints) -> str:

@@ -10,10 +10,16 @@ from moe_lab.assemble import NO_CALLS, NO_RANGES, Calls, Operations, Ranges, ass
 from moe_lab.attribute import Ints
 from moe_lab.errors import UserError
 from moe_lab.launches import Launches
-from moe_lab.parse import _nsys_meta, _nsys_tables
+from moe_lab.parse import _nsys_meta, _nsys_slim, _nsys_tables
+from moe_lab.parse._slim import Keep
 from moe_lab.parse._sqlite import MAGIC, Database, open_database
 
-INFO = {"about": "SQLite export of Nsight Systems (nsys export --type=sqlite)", "suffixes": [".sqlite"]}
+INFO = {
+    "about": "SQLite export of Nsight Systems (nsys export --type=sqlite)",
+    "suffixes": [".sqlite"],
+    "report": "report.sqlite",
+    "options": ["allow_graph_level"],
+}
 
 
 def sniff(path: Path) -> bool:
@@ -50,6 +56,22 @@ def parse(path: Path, *, allow_graph_level: bool = False) -> Launches:
         ops = _only_process(database, ops, calls)
     nodes = _nsys_tables.nodes(database) if (ops.graph_node >= 0).any() else None
     return assemble(ops, calls or NO_CALLS, _usable(found, meta["warnings"]), nodes, meta)
+
+
+def slim(source: Path, target: Path, keep: Keep | None = None) -> tuple[list[str], list[str]]:
+    """Write a small, redacted copy of an export.
+
+    Args:
+        source: the export.
+        target: file to write; must not exist.
+        keep: which part of it; None = all of it.
+
+    Returns:
+        (left_out, hosts): what was left out, as sentences, and the names of the machines that the report knows.
+    """
+    database = open_database(Path(source))
+    _nsys_slim.slim(database, target, keep)
+    return list(_nsys_slim.DROPPED), _nsys_meta.hosts(database)
 
 
 def _check_graphs(database: Database, graph_node: Ints, meta: dict[str, Any], allow: bool) -> None:

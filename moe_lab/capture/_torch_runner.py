@@ -1,0 +1,104 @@
+"""Run a Python program under torch.profiler.
+
+Usage: ``python _torch_runner.py OUT WINDOW -- (-m MODULE | -c CODE | FILE) [ARGUMENT ...]``.
+
+It runs in the profiled process, whose Python needs torch but not moe_lab: so it imports nothing of the package. It
+writes the trace to OUT and the versions that ran to OUT.versions. With WINDOW ``profiler-api`` it traces between
+``torch.cuda.profiler.start()`` and ``stop()``, else the whole program.
+"""
+
+import inspect
+import json
+import os
+import runpy
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+
+def main(arguments: list[str]) -> int:
+    """Run the program; returns its exit status."""
+    out, window, _, *program = arguments
+    os.environ["MOE_LAB_RANGES"] = "torch"
+    isolated = not sys.path or Path(sys.path[0]) != Path(__file__).parent  # python -I and -P put no folder there
+    if not isolated:
+        sys.path.pop(0)
+    import torch
+
+    profiler = Window(torch)
+    if window == "profiler-api":
+        torch.cuda.profiler.start = profiler.start
+        torch.cuda.profiler.stop = profiler.stop
+    else:
+        profiler.start()
+    try:
+        status = _run(program, isolated)
+    finally:
+        profiler.stop()
+    if profiler.traced:
+        profiler.profile.export_chrome_trace(out)
+        Path(f"{out}.versions").write_text(json.dumps(_versions(torch)))
+    return status
+
+
+class Window:
+    """The profiler; it traces once, as the window of a capture does."""
+
+    def __init__(self, torch: Any) -> None:
+        activity = torch.profiler.ProfilerActivity
+        activities = [activity.CPU, *([activity.CUDA] if torch.cuda.is_available() else [])]
+        self.torch = torch
+        known = inspect.signature(torch.profiler.profile.__init__).parameters
+        options = {"acc_events": True} if "acc_events" in known else {}  # without it, new torch warns
+        self.profile = torch.profiler.profile(activities=activities, **options)
+        self.running = self.traced = False
+
+    def start(self) -> None:
+        """Begin to trace, the first time."""
+        if not self.traced:
+            self.running = self.traced = True
+            self.profile.start()
+
+    def stop(self) -> None:
+        """Stop tracing once the GPU is done."""
+        if self.running:
+            self.running = False
+            if self.torch.cuda.is_initialized():
+                self.torch.cuda.synchronize()
+            self.profile.stop()
+
+
+def _run(program: list[str], isolated: bool) -> int:
+    """Run a program as Python itself would: sys.argv, sys.path[0] and ``__main__`` are its own."""
+    kind = program[0]
+    name = program[1] if kind in ("-m", "-c") else kind
+    sys.argv = [kind, *program[2:]] if kind in ("-m", "-c") else program
+    if not isolated:
+        sys.path.insert(0, {"-m": os.getcwd(), "-c": ""}.get(kind, str(Path(name).resolve().parent)))
+    try:
+        if kind == "-m":
+            runpy.run_module(name, run_name="__main__", alter_sys=True)
+        elif kind == "-c":
+            sys.modules["__main__"] = own = type(sys)("__main__")
+            exec(compile(name, "<string>", "exec"), own.__dict__)
+        else:
+            runpy.run_path(name, run_name="__main__")
+    except SystemExit as stop:
+        if stop.code is None or isinstance(stop.code, int):
+            return stop.code or 0
+        sys.stderr.write(f"{stop.code}\n")
+        return 1
+    return 0
+
+
+def _versions(torch: Any) -> dict[str, str | None]:
+    try:
+        triton: str | None = version("triton")
+    except PackageNotFoundError:
+        triton = None
+    return {"torch": torch.__version__, "cuda": torch.version.cuda, "triton": triton}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
