@@ -78,6 +78,7 @@ def _add_breakdown(subcommands: Any) -> None:
         metavar="auto|FILE",
         help="give kernels of engines that mark no stages a stage, by built-in rules or those of a YAML file",
     )
+    breakdown.add_argument("--spread", action="store_true", help="also the smallest and largest instance of each time")
     breakdown.add_argument("--format", choices=("table", "csv", "json"), default="table")
     breakdown.set_defaults(run=commands.print_breakdown)
 
@@ -89,9 +90,6 @@ def _add_capture(subcommands: Any) -> None:
         "nsys", help="Nsight Systems", usage="moe-lab capture nsys --name NAME [options] -- COMMAND ..."
     )
     nsys.add_argument("--name", required=True, help="name of the run: RUN or GPU/RUN")
-    nsys.add_argument(
-        "--graph-trace", choices=("node", "graph"), default="node", help="CUDA graphs: each kernel, or one row a replay"
-    )
     nsys.add_argument(
         "--window",
         choices=("all", "profiler-api"),
@@ -120,7 +118,10 @@ def _add_capture(subcommands: Any) -> None:
 def _add_import(subcommands: Any) -> None:
     importer = subcommands.add_parser("import", help="make a redacted run from an existing report")
     importer.add_argument("report", type=Path, metavar="REPORT", help="report of nsys, torch.profiler or rocprofv3")
-    importer.add_argument("--name", required=True, help="name of the run: RUN or GPU/RUN")
+    importer.add_argument("--name", help="name of the run: RUN or GPU/RUN (default: the report's file name)")
+    importer.add_argument("--root", metavar="REGEX", help="with --keep: the ranges of which instances are kept")
+    importer.add_argument("--keep", type=int, metavar="N", help="keep only the first N instances of each root range")
+    importer.add_argument("--max-mb", type=float, metavar="MB", help="refuse a run whose report would be larger")
     _add_destination(importer)
     importer.set_defaults(run=commands.import_report)
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +43,7 @@ def print_breakdown(arguments: argparse.Namespace) -> None:
         launches = roles.apply(
             launches, roles.RULES if arguments.roles == "auto" else roles.load(Path(arguments.roles))
         )
-    table = breakdown(launches, arguments.root)
+    table = breakdown(launches, arguments.root, spread=arguments.spread)
     for warning in launches.meta["warnings"]:
         print(f"note: {warning}", file=sys.stderr)
     coverage = table.attrs["coverage"]
@@ -109,7 +110,7 @@ def capture_nsys(arguments: argparse.Namespace) -> None:
 
     workload = _command(arguments)
     window = arguments.window or default_window(workload)
-    options = nsys.Options(arguments.graph_trace, window, tuple(arguments.nsys_option))
+    options = nsys.Options(window, tuple(arguments.nsys_option))
     run = nsys.capture(
         workload, arguments.name, options=options, root=arguments.profiles, overwrite=arguments.overwrite
     )
@@ -135,7 +136,17 @@ def import_report(arguments: argparse.Namespace) -> None:
     """Make a run from a report and print its folder."""
     from moe_lab import runs
 
-    run = runs.import_report(arguments.report, arguments.name, root=arguments.profiles, overwrite=arguments.overwrite)
+    if arguments.root and not arguments.keep:
+        raise UserError("--root chooses the ranges for --keep; give --keep N too.")
+    run = runs.import_report(
+        arguments.report,
+        arguments.name or re.sub(r"[^A-Za-z0-9_.+-]+", "_", arguments.report.name.split(".")[0]).lstrip(".+-"),
+        root=arguments.profiles,
+        overwrite=arguments.overwrite,
+        keep_root=arguments.root,
+        keep_instances=arguments.keep,
+        max_bytes=int(arguments.max_mb * 1e6) if arguments.max_mb else None,
+    )
     print(run.path)
 
 

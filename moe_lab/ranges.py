@@ -46,6 +46,20 @@ def stages_of(name: str) -> tuple[str, ...]:
     return parts if all(p in STAGES for p in parts) else ()
 
 
+def short_name(name: str) -> str:
+    """Return the last part of a module path: ``model.layers.0.mlp`` -> ``mlp``; ``layers.N`` stays as it is."""
+    found = re.search(r"(layers\.\d+|[^.]+)$", name)
+    return found.group(1) if found else name
+
+
+def stage_of(name: str) -> str | None:
+    """Return what a range or module is in a layer: its stages, ``self_attn``, ``shared_experts``, ``norm``, or None."""
+    short = short_name(name)
+    if stages_of(short) or short in ("self_attn", "shared_experts"):
+        return short
+    return "norm" if short.endswith("norm") else None
+
+
 def display_name(name: str) -> str:
     """Return the module path of SGLang's and vLLM's layer-wise markers, and any other name as it is.
 

@@ -10,7 +10,7 @@ from moe_lab.attribute import Bools, Ints
 from moe_lab.columns import array, codes
 from moe_lab.errors import UserError
 from moe_lab.launches import Launches
-from moe_lab.ranges import parse_root, stages_of
+from moe_lab.ranges import parse_root, stage_of
 
 
 @dataclass(frozen=True)
@@ -73,14 +73,9 @@ class Tree:
 
     def stages(self) -> Ints:
         """Return, for every range, the stage that it lies in (an index into ``names``), -1 = none: int64 [n]."""
-        staged = np.array([is_stage(n) for n in self.names], bool)
+        staged = np.array([stage_of(n) is not None for n in self.names], bool)
         found = self.inherit(staged[self.name] if len(self.name) else np.zeros(0, bool))
         return np.where(found >= 0, self.name[found], -1) if len(found) else found
-
-
-def is_stage(name: str) -> bool:
-    """Return whether a range is a part of a layer that has a meaning of its own: a stage, attention or a norm."""
-    return bool(stages_of(name)) or name == "self_attn" or name.endswith("norm")
 
 
 def build(launches: Launches, root: str | None = None) -> Tree:

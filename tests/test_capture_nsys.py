@@ -33,10 +33,9 @@ def test_command_is_the_documented_one_for_any_command() -> None:
 
 
 def test_command_limits_the_trace_to_the_profiler_window_without_ending_the_program() -> None:
-    argv = nsys.command("nsys", ["app"], "r", nsys.Options("graph", "profiler-api", ("--gpu-metrics-devices=0",)))
+    argv = nsys.command("nsys", ["app"], "r", nsys.Options("profiler-api", ("--gpu-metrics-devices=0",)))
     assert "--capture-range=cudaProfilerApi" in argv
     assert "--capture-range-end=stop" in argv
-    assert "--cuda-graph-trace=graph" in argv
     assert argv.index("--gpu-metrics-devices=0") < argv.index("-o") < argv.index("app")
 
 

@@ -91,3 +91,46 @@ def test_closed_pipe_is_no_error() -> None:
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )
     assert "Traceback" not in done.stderr
+
+
+DECODE = Path(__file__).parents[1] / "profiles" / "h200" / "qwen3-30b-a3b_decode_b16_ctx2048" / "report.sqlite"
+
+
+def test_import_names_the_run_after_the_report_and_keeps_the_first_instances(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert cli.main(["import", str(DECODE), "--keep", "3", "--profiles", str(tmp_path)]) == 0
+    folder = Path(capsys.readouterr().out.strip())
+    assert folder == tmp_path / "h200" / "report"
+    assert cli.main(["breakdown", str(folder), "--format", "json"]) == 0
+    ranges = json.loads(capsys.readouterr().out)["ranges"]
+    assert {r["instances"] for r in ranges} == {3}
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [(["--root", "layers"], "--keep"), (["--max-mb", "0.001"], "MB"), (["--name", "a/b/c"], "name of a run")],
+)
+def test_import_refuses_what_it_cannot_do_and_leaves_nothing(
+    options: list[str], sentence: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert cli.main(["import", str(DECODE), "--profiles", str(tmp_path / "p"), *options]) == 2
+    assert sentence in capsys.readouterr().err
+    assert not any(p.is_file() for p in tmp_path.rglob("*"))
+
+
+def test_breakdown_of_the_committed_decode_run_puts_its_graph_kernels_into_stages(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["breakdown", str(DECODE.parent), "--format", "json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["coverage"]["in_stage_pct"] >= 99
+    stages = {r["name"]: r for r in said["ranges"]}
+    assert {"router", "align", "w13", "act", "w2", "combine", "self_attn"} <= set(stages)
+    assert {r["instances"] for r in stages.values()} == {20}
+
+
+def test_breakdown_spread_gives_the_smallest_and_largest_instance(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["breakdown", str(DECODE.parent), "--spread", "--format", "json"]) == 0
+    for row in json.loads(capsys.readouterr().out)["ranges"]:
+        assert row["kernel_sum_ms_min"] <= row["kernel_sum_ms"] <= row["kernel_sum_ms_max"]

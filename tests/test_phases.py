@@ -47,19 +47,6 @@ def test_part_is_the_layer_or_the_name_of_a_part_of_it() -> None:
     assert phase(layer_range="^mlp$").part == "mlp"
 
 
-@pytest.mark.parametrize(
-    ("name", "stage"),
-    [
-        ("model.layers.3.self_attn", "self_attn"),
-        ("w13+act", "w13+act"),
-        ("model.layers.0.input_layernorm", "norm"),
-        ("mlp", None),
-    ],
-)
-def test_stage_of_reads_module_paths_and_fused_stages(name: str, stage: str | None) -> None:
-    assert phases.stage_of(name) == stage
-
-
 def test_load_phases_without_any_run_says_what_to_give() -> None:
     with pytest.raises(UserError, match="prefill_run, decode_run"):
         phases.load_phases({"prefill": "", "decode": ""}, "layers")

@@ -83,3 +83,16 @@ def test_marker_closes_what_it_opened_even_after_an_error(monkeypatch):
 def test_marker_refuses_an_api_it_does_not_know():
     with pytest.raises(ValueError, match="choose nvtx, roctx, torch or none"):
         ranges.marker("itt")
+
+
+@pytest.mark.parametrize(
+    ("name", "stage"),
+    [
+        ("model.layers.3.self_attn", "self_attn"),
+        ("w13+act", "w13+act"),
+        ("model.layers.0.input_layernorm", "norm"),
+        ("mlp", None),
+    ],
+)
+def test_stage_of_reads_module_paths_and_fused_stages(name: str, stage: str | None) -> None:
+    assert ranges.stage_of(name) == stage

@@ -27,7 +27,7 @@ class Coverage:
         kernel_time_ms: their summed duration.
         in_range_pct: share of it that lies in any range.
         in_root_pct: share of it that lies in the roots.
-        in_stage_pct: share of the roots' kernel time in a stage, in attention or in a norm (``tree.is_stage``), that
+        in_stage_pct: share of the roots' kernel time in a stage, in attention or in a norm (``ranges.stage_of``), that
             is, not directly in a root, ``layers.0`` or ``mlp``; None if the report marks no stages.
     """
 

@@ -61,7 +61,7 @@ def operation_paths(tree: Tree, rows: Ints) -> tuple[Ints, list[str]]:
 
 
 def stage_column(tree: Tree, rows: Ints) -> "pd.Series[str]":
-    """Return the stage of some operations (see ``tree.is_stage``), NA where they lie in none."""
+    """Return the stage of some operations (see ``ranges.stage_of``), NA where they lie in none."""
     stages = tree.stages()
     own = tree.range_id[rows]
     return strings(np.where(own >= 0, stages[own], -1) if len(stages) else own, tree.names)

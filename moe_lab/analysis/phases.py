@@ -47,7 +47,7 @@ class Phase:
     @property
     def part(self) -> str:
         """What the ranges are below: ``layer``, or the name of a range that is only a part of one."""
-        name = short_name(str(self.ranges["name"].iloc[0]))
+        name = ranges.short_name(str(self.ranges["name"].iloc[0]))
         return "layer" if re.fullmatch(r"layers\.\d+", name) else name
 
 
@@ -87,20 +87,6 @@ def _phase(name: str, run: Run, layer_range: str) -> Phase:
     return Phase(name, run, launches, layer_range, table, stages(table))
 
 
-def short_name(name: str) -> str:
-    """Return the last part of a module path: ``model.layers.0.mlp`` -> ``mlp``; ``layers.N`` stays as it is."""
-    found = re.search(r"(layers\.\d+|[^.]+)$", name)
-    return found.group(1) if found else name
-
-
-def stage_of(name: str) -> str | None:
-    """Return the stage that a range stands for: a MoE stage, ``self_attn``, ``norm`` for any norm, or None."""
-    short = short_name(name)
-    if ranges.stages_of(short) or short in ("self_attn", "shared_experts"):
-        return short
-    return "norm" if short.endswith("norm") else None
-
-
 def layer_timeline(phase: Phase) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the operations and ranges of the layer of median span, operations with the stage they belong to.
 
@@ -109,11 +95,11 @@ def layer_timeline(phase: Phase) -> tuple[pd.DataFrame, pd.DataFrame]:
     """
     operations, spans = timeline(phase.launches, phase.layer_range)
     operations = operations.assign(stage=operations["path"].map(_stage_of_path))
-    return operations, spans.assign(stage=spans["name"].map(stage_of))
+    return operations, spans.assign(stage=spans["name"].map(ranges.stage_of))
 
 
 def _stage_of_path(path: str) -> str:
-    return next((stage for stage in map(stage_of, path.split("/")) if stage), "other")
+    return next((stage for stage in map(ranges.stage_of, path.split("/")) if stage), "other")
 
 
 def stages(table: pd.DataFrame) -> pd.DataFrame:
@@ -129,7 +115,7 @@ def stages(table: pd.DataFrame) -> pd.DataFrame:
     rows: dict[str, dict[str, float]] = {}
     claimed: list[str] = []
     for row in rows_of(table[table["path"] != UNATTRIBUTED]):
-        stage = stage_of(row.name)
+        stage = ranges.stage_of(row.name)
         if stage is None or any(row.path.startswith(f"{path}/") for path in claimed):
             continue
         claimed.append(row.path)
@@ -180,7 +166,7 @@ def beside_published(phase: Phase) -> pd.DataFrame:
     """
     table = phase.ranges.rename(columns={"pct_of_root": "pct_of_layer"}).copy()
     theirs = published_rows(phase, published.layer_table()).set_index("name")
-    key = table["name"].map(lambda n: re.sub(r"^layers\.\d+$", "layers.0", short_name(n)))
+    key = table["name"].map(lambda n: re.sub(r"^layers\.\d+$", "layers.0", ranges.short_name(n)))
     table["published_ms"] = key.map(theirs["time_ms"]).astype("Float64")
     table["published_pct"] = key.map(theirs["pct_of_layer"]).astype("Float64")
     times = ["kernels", "kernel_sum_ms", "busy_ms", "gap_ms", "pct_of_layer"]

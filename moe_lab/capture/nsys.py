@@ -34,12 +34,10 @@ class Options:
     """How to trace.
 
     Attributes:
-        graph_trace: ``node`` (each kernel of a CUDA graph; what attribution needs) or ``graph`` (one row a replay).
         window: ``all`` (the whole command) or ``profiler-api`` (between cudaProfilerStart and cudaProfilerStop).
         extra: further arguments for ``nsys profile``.
     """
 
-    graph_trace: str = "node"
     window: str = "all"
     extra: tuple[str, ...] = ()
 
@@ -57,7 +55,7 @@ def command(nsys: str, workload: Sequence[str], out: str, options: Options) -> l
         nsys,
         "profile",
         "--trace=cuda,nvtx",
-        f"--cuda-graph-trace={options.graph_trace}",
+        "--cuda-graph-trace=node",
         "--sample=none",
         "--cpuctxsw=none",
         *window,
