@@ -14,7 +14,7 @@ from moe_lab import redact
         ("file:///home/ada/x.py", "file:x.py"),
         ("load(/opt/models/qwen/)", "load(qwen)"),
         ("--out=/tmp/ada/x.txt,/y/z", "--out=x.txt,z"),
-        ("~/work/run.py", "run.py"),
+        ("~/src/run.py", "run.py"),
         ("kernel_from_/home/ada/k.cu", "kernel_from_k.cu"),
         (r"C:\Users\ada\run.py", "run.py"),
         (r"\\server\share\run.py", "run.py"),
