@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from moe_lab import plugins, ranges
+from moe_lab import bench_command, plugins, ranges
 from moe_lab.errors import UserError
 from moe_lab.problem import MODELS
 
@@ -46,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
     cost = commands.add_parser("ranges", help="print the cost of a range when nobody listens, in nanoseconds")
     cost.set_defaults(run=lambda options: range_cost())
+    bench_command.add(commands)
     layer = commands.add_parser(
         "layer", help="run one decoder layer", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )

@@ -14,7 +14,7 @@ LEVELS = [
     {"__init__", "errors"},
     {"plugins", "problem", "ranges", "launches", "published"},
     {"quant", "routing", "weights", "kernels", "align", "experts"},
-    {"layer", "bench"},
+    {"layer", "bench", "timing"},
     {"record", "bench_command"},
     {"workload"},
 ]

@@ -38,7 +38,7 @@ def test_workload_prints_one_line_of_json_that_says_what_ran(run, device):
             "context": 5,
             "dtype": "fp32",
             "backend": "fused_moe",
-            "align": "counting_sort",
+            "align": "auto",
             "graph": False,
             "routing": "router",
             "iterations": 2,

@@ -1,9 +1,12 @@
 """Align & sort algorithms, one file each: ``align(topk_ids, block_m, E) -> Alignment``."""
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+MOST_EXPERTS = 1024
+Remote = Literal["drop", "tiles"]
 
 
 class Alignment(NamedTuple):
@@ -23,9 +26,75 @@ class Alignment(NamedTuple):
     num_tokens_post_padded: "Tensor"
 
 
+class Buffers(NamedTuple):
+    """Where an algorithm writes: its result, and memory that it needs on the way.
+
+    Attributes:
+        alignment: the result.
+        scratch: [n] int32, n as the algorithm's ``scratch(numel, E)`` says.
+    """
+
+    alignment: Alignment
+    scratch: "Tensor"
+
+
 def capacity(numel: int, block_m: int, E: int) -> int:
     """Return the most rows that numel pairs can need: each expert that is hit adds at most block_m - 1 rows of padding.
 
     That is numel + E * (block_m - 1), and numel * block_m when numel < E.
     """
     return numel + min(numel, E) * (block_m - 1)
+
+
+def buffers(topk_ids: "Tensor", block_m: int, E: int, scratch: int = 0) -> Buffers:
+    """Return uninitialised memory for one call, beside ``topk_ids``.
+
+    Args:
+        topk_ids: [M, topk] int32 or int64, contiguous.
+        block_m: rows of a tile.
+        E: experts.
+        scratch: int32 entries that the algorithm needs on the way.
+
+    Raises:
+        ValueError: an input that no algorithm takes. Looks at shapes and types only: does not wait for the device.
+    """
+    import torch
+
+    check_arguments(topk_ids, block_m, E)
+    rows = capacity(topk_ids.numel(), block_m, E)
+    sizes = rows, -(-rows // block_m), 1, scratch
+    *result, memory = (topk_ids.new_empty((size,), dtype=torch.int32) for size in sizes)
+    return Buffers(Alignment(*result), memory)
+
+
+def check_arguments(topk_ids: "Tensor", block_m: int, E: int) -> None:
+    """Raise a ValueError for a wrong dtype, a view with gaps, or sizes out of range; does not look at the ids."""
+    import torch
+
+    if topk_ids.dtype not in (torch.int32, torch.int64):
+        raise ValueError(f"topk_ids must be int32 or int64, not {topk_ids.dtype}; convert them first.")
+    if not topk_ids.is_contiguous():
+        raise ValueError("topk_ids must be contiguous; call .contiguous() first.")
+    if not 1 <= E <= MOST_EXPERTS:
+        raise ValueError(f"E must lie in 1..{MOST_EXPERTS}, not {E}.")
+    if block_m < 1:
+        raise ValueError(f"block_m must be at least 1, not {block_m}.")
+
+
+def check_ids(topk_ids: "Tensor", E: int, expert_map: "Tensor | None" = None) -> None:
+    """Raise a ValueError for an id or a map entry that the algorithms would follow out of bounds.
+
+    Waits for the device: for tests and debugging, never for a graph.
+
+    Args:
+        topk_ids: [M, topk]; each must lie in -1..E-1, where -1 drops the pair.
+        E: experts.
+        expert_map: [E] int32, or None; entries must lie in -1..E-1.
+    """
+    import torch
+
+    for name, ids in (("topk_ids", topk_ids), ("expert_map", expert_map)):
+        if ids is not None and ids.numel() and (int(ids.min()) < -1 or int(ids.max()) >= E):
+            raise ValueError(f"{name} holds {int(ids.min())} to {int(ids.max())}; with E={E} it must hold -1..{E - 1}.")
+    if expert_map is not None and (expert_map.numel() != E or expert_map.dtype != torch.int32):
+        raise ValueError(f"expert_map must be [E={E}] int32; it is {list(expert_map.shape)} {expert_map.dtype}.")

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from moe_lab.align import Alignment, capacity
+from moe_lab.align import Alignment, Buffers, Remote, buffers
 
 INFO = {
     "about": "readable torch reference: stable sort, searchsorted, scatter",
@@ -13,24 +13,48 @@ INFO = {
 }
 
 
-def align(topk_ids: Tensor, block_m: int, E: int) -> Alignment:
+def align(
+    topk_ids: Tensor,
+    block_m: int,
+    E: int,
+    *,
+    expert_map: Tensor | None = None,
+    remote: Remote = "drop",
+    out: Buffers | None = None,
+) -> Alignment:
     """Group pairs by expert, in ascending pair order inside an expert.
 
     Args:
-        topk_ids: [M, topk] int32 or int64, each in [0, E).
-        block_m: rows of a tile.
-        E: experts.
+        topk_ids: [M, topk] int32 or int64, contiguous, each in -1..E-1; a pair with id -1 appears nowhere.
+        block_m: rows of a tile, any positive number.
+        E: experts, 1..1024.
+        expert_map: [E] int32, for expert parallelism: the local number of each expert, -1 for those of other ranks.
+        remote: what becomes of the pairs of other ranks. ``drop``: they appear nowhere, and groups are in the order of
+            local numbers. ``tiles``: groups are in the order of global numbers, and a tile's expert id is the local
+            number, so tiles of other ranks carry -1.
+        out: memory to write to, of ``moe_lab.align.buffers``; None to allocate.
+
+    Raises:
+        ValueError: a wrong dtype, a view with gaps, or sizes out of range. Ids are not looked at: ``check_ids`` does.
     """
+    result = (out or buffers(topk_ids, block_m, E)).alignment
     numel, device = topk_ids.numel(), topk_ids.device
-    rows = capacity(numel, block_m, E)
+    ids = topk_ids.reshape(-1).long()
+    if expert_map is not None and remote == "drop":
+        ids = torch.where(ids < 0, -1, expert_map.long()[ids])
     experts = torch.arange(E, device=device)
-    ids, order = topk_ids.reshape(-1).long().sort(stable=True)
+    ids, order = ids.sort(stable=True)
     starts = torch.searchsorted(ids, experts)
     counts = torch.searchsorted(ids, experts, right=True) - starts
-    padded = (counts + block_m - 1) // block_m * block_m
-    ends = padded.cumsum(0)
-    row = (ends - padded)[ids] + torch.arange(numel, device=device) - starts[ids]
-    sorted_token_ids = torch.full((rows,), numel, dtype=torch.int32, device=device).scatter_(0, row, order.int())
-    tiles = torch.arange(-(-rows // block_m), device=device) * block_m
-    expert_ids = torch.searchsorted(ends, tiles, right=True).clamp_max(E - 1).int()
-    return Alignment(sorted_token_ids, expert_ids, ends[-1:].int())
+    ends = ((counts + block_m - 1) // block_m * block_m).cumsum(0)
+    first = torch.cat([ends.new_zeros(1), ends[:-1]])
+    row = first[ids] + torch.arange(numel, device=device) - starts[ids]
+    # Dropped pairs go to one row more, which is cut off.
+    rows = result.sorted_token_ids.new_full((result.sorted_token_ids.numel() + 1,), numel)
+    rows.scatter_(0, torch.where(ids < 0, rows.numel() - 1, row), order.int())
+    result.sorted_token_ids.copy_(rows[:-1])
+    tile = torch.arange(result.expert_ids.numel(), device=device) * block_m
+    expert = torch.searchsorted(ends, tile, right=True).clamp_max(E - 1).int()
+    result.expert_ids.copy_(expert_map[expert] if expert_map is not None and remote == "tiles" else expert)
+    result.num_tokens_post_padded.copy_(ends[-1:])
+    return result

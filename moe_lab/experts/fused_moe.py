@@ -18,7 +18,7 @@ INFO = {
     "dtypes": ["fp32", "fp16", "bf16"],
     "quant": [],
     "activations": ["silu", "swigluoai"],
-    "align": "counting_sort",
+    "align": "auto",
     "cuda_graph": True,
     "source": "moe_lab",
 }
@@ -35,7 +35,7 @@ def experts(
     *,
     problem: MoEProblem,
     mark: Mark,
-    align: str = "counting_sort",
+    align: str = "auto",
 ) -> Tensor:
     """Return the layer's output [M, K] in the dtype of x. No host synchronisation.
 

@@ -32,6 +32,16 @@ def shared_memory_bytes(device: int) -> int:
     return int(triton.runtime.driver.active.utils.get_device_properties(device)["max_shared_mem"])
 
 
+@functools.cache
+def can_launch_early(device: torch.device) -> bool:
+    """Return whether a kernel may start before the one that it depends on has ended (programmatic dependent launch)."""
+    if device.type != "cuda" or is_hip() or os.environ.get("TRITON_INTERPRET") == "1":
+        return False
+    # Triton 3.4 has the calls, but with a signature that its own compiler refuses.
+    version = tuple(int(part) for part in triton.__version__.split(".")[:2])
+    return torch.cuda.get_device_capability(device)[0] >= 9 and version >= (3, 5)
+
+
 def is_hip() -> bool:
     """Return whether this torch build is for ROCm."""
     return torch.version.hip is not None

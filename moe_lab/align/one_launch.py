@@ -1,0 +1,39 @@
+"""Align & sort a few thousand pairs in one launch: every program counts all pairs and lays out its own experts."""
+
+from torch import Tensor
+
+from moe_lab.align import Alignment, Buffers, Remote, buffers
+from moe_lab.errors import UserError
+from moe_lab.kernels import per_expert
+
+INFO = {
+    "about": "Triton, one launch: every program counts all pairs and lays out its own experts; stable",
+    "needs": ["torch", "triton"],
+    "deterministic": True,
+    "most_pairs": 8192,
+    "source": "moe_lab",
+}
+
+
+def align(
+    topk_ids: Tensor,
+    block_m: int,
+    E: int,
+    *,
+    expert_map: Tensor | None = None,
+    remote: Remote = "drop",
+    out: Buffers | None = None,
+) -> Alignment:
+    """Group pairs by expert, in ascending pair order inside an expert; see ``moe_lab.align.torch_ref``.
+
+    Raises:
+        UserError: more pairs than it takes.
+    """
+    if topk_ids.numel() > per_expert.MOST_PAIRS:
+        raise UserError(f"'one_launch' takes up to {per_expert.MOST_PAIRS} pairs, not {topk_ids.numel()}; use 'auto'.")
+    out = out or buffers(topk_ids, block_m, E)
+    if topk_ids.numel() == 0:
+        out.alignment.num_tokens_post_padded.zero_()
+    else:
+        per_expert.align_per_expert(topk_ids, block_m, E, out, expert_map, remote)
+    return out.alignment

@@ -1,0 +1,39 @@
+"""Align & sort few pairs in one thread block: a decode step."""
+
+from torch import Tensor
+
+from moe_lab.align import Alignment, Buffers, Remote, buffers
+from moe_lab.errors import UserError
+from moe_lab.kernels import pairwise
+
+INFO = {
+    "about": "Triton, one thread block that compares every pair with every other: a few dozen pairs at most; stable",
+    "needs": ["torch", "triton"],
+    "deterministic": True,
+    "most_pairs": 128,
+    "source": "moe_lab",
+}
+
+
+def align(
+    topk_ids: Tensor,
+    block_m: int,
+    E: int,
+    *,
+    expert_map: Tensor | None = None,
+    remote: Remote = "drop",
+    out: Buffers | None = None,
+) -> Alignment:
+    """Group pairs by expert, in ascending pair order inside an expert; see ``moe_lab.align.torch_ref``.
+
+    Raises:
+        UserError: more pairs than it takes.
+    """
+    if topk_ids.numel() > pairwise.MOST_PAIRS:
+        raise UserError(f"'small' takes up to {pairwise.MOST_PAIRS} pairs, not {topk_ids.numel()}; use 'auto'.")
+    out = out or buffers(topk_ids, block_m, E)
+    if topk_ids.numel() == 0:
+        out.alignment.num_tokens_post_padded.zero_()
+    else:
+        pairwise.align_pairwise(topk_ids, block_m, out, expert_map, remote)
+    return out.alignment

@@ -1,0 +1,36 @@
+"""Align & sort in four Triton launches, the shape of SGLang's first version."""
+
+from torch import Tensor
+
+from moe_lab.align import Alignment, Buffers, Remote, buffers
+from moe_lab.kernels import four_stage
+
+INFO = {
+    "about": "Triton, four launches: histogram a program, running sum an expert, running sum over experts, scatter",
+    "needs": ["torch", "triton"],
+    "deterministic": True,
+    "source": "moe_lab, after the stages of SGLang's first Triton moe_align_block_size",
+}
+
+
+def scratch(numel: int, E: int) -> int:
+    """Return the int32 entries that a call needs on the way."""
+    return four_stage.scratch_size(E)
+
+
+def align(
+    topk_ids: Tensor,
+    block_m: int,
+    E: int,
+    *,
+    expert_map: Tensor | None = None,
+    remote: Remote = "drop",
+    out: Buffers | None = None,
+) -> Alignment:
+    """Group pairs by expert, in ascending pair order inside an expert; see ``moe_lab.align.torch_ref``."""
+    out = out or buffers(topk_ids, block_m, E, scratch(topk_ids.numel(), E))
+    if topk_ids.numel() == 0:
+        out.alignment.num_tokens_post_padded.zero_()
+    else:
+        four_stage.align_four_stage(topk_ids, block_m, E, out, expert_map, remote)
+    return out.alignment

@@ -1,0 +1,118 @@
+"""How calls are timed on a GPU: graph replay or eager, interleaved, with a cold L2 cache."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moe_lab.kernels.nothing import launch_nothing
+
+
+class CacheFlush:
+    """Overwrites the L2 cache of a GPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        size = torch.cuda.get_device_properties(device).L2_cache_size
+        self._memory = torch.empty(4 * max(size, 1 << 24), dtype=torch.int8, device=device)
+
+    def __call__(self) -> None:
+        """Write four times the size of the cache; does not wait."""
+        self._memory.zero_()
+
+
+def prepare(call: Callable[[], object], mode: str) -> Callable[[], object]:
+    """Warm ``call`` up and return what a repetition runs."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(stream)
+    torch.cuda.synchronize()
+    if mode != "graph":
+        return call
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        kept = call()
+
+    def replay() -> object:
+        graph.replay()
+        return kept
+
+    replay()
+    torch.cuda.synchronize()
+    return replay
+
+
+def interleave(
+    steps: dict[Any, Callable[[], object]], repetitions: int, device: torch.device
+) -> dict[Any, list[float]]:
+    """Run every step once a round, with a cold L2 cache, and return the microseconds of each."""
+    flush = CacheFlush(device)
+    times: dict[Any, list[float]] = {key: [] for key in steps}
+    for _ in range(repetitions):
+        events = {}
+        for key, step in steps.items():
+            first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            flush()
+            first.record()
+            step()
+            last.record()
+            events[key] = first, last
+        torch.cuda.synchronize()
+        for key, (first, last) in events.items():
+            times[key].append(first.elapsed_time(last) * 1e3)
+    return times
+
+
+def quantiles_us(times: Sequence[float]) -> dict[str, float]:
+    """Return median_us, p20_us and p80_us of times in microseconds."""
+    low, median, high = (
+        torch.tensor(times, dtype=torch.float64).quantile(torch.tensor([0.2, 0.5, 0.8]).double()).tolist()
+    )
+    return {"median_us": round(median, 3), "p20_us": round(low, 3), "p80_us": round(high, 3)}
+
+
+def operations(calls: dict[str, Callable[[], object]], separator: Tensor) -> dict[str, list[tuple[str, float]] | None]:
+    """Return the GPU operations (name, microseconds, caches warm) of one call of each; None where no profiler answers.
+
+    Args:
+        calls: what to run, warmed up before.
+        separator: a tensor on the GPU; an empty kernel on it is launched before each call.
+    """
+    from torch.profiler import ProfilerActivity, profile
+
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        for call in calls.values():
+            launch_nothing(separator)
+            call()
+        torch.cuda.synchronize()
+    cuda = torch._C._autograd.DeviceType.CUDA
+    events = sorted((e for e in profiler.events() or [] if e.device_type == cuda), key=lambda e: e.time_range.start)
+    groups: list[list[tuple[str, float]]] = []
+    for event in events:
+        if event.name.startswith("nothing_kernel"):
+            groups.append([])
+        elif groups:
+            groups[-1].append((event.name[:60], round(event.time_range.elapsed_us(), 3)))
+    if len(groups) != len(calls):
+        return dict.fromkeys(calls)
+    return dict(zip(calls, groups, strict=True))
+
+
+@contextmanager
+def no_stderr() -> Iterator[None]:
+    """Throw away what is written to file descriptor 2: a failing compiler pass prints its whole input there."""
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
