@@ -152,19 +152,6 @@ def grouped_gemm(
     return y
 
 
-def grouped_gemm_torch(
-    x: Tensor, w: Tensor, topk_ids: Tensor, *, pairs_per_row: int, topk_weights: Tensor | None = None
-) -> Tensor:
-    """Reference of ``grouped_gemm``: the same product, expert by expert, from topk_ids [M, topk] instead of tiles."""
-    experts = topk_ids.reshape(-1).long()
-    rows = x.repeat_interleave(pairs_per_row, dim=0)
-    y = x.new_empty((experts.numel(), w.shape[1]))
-    for expert in experts.unique().tolist():
-        pairs = (experts == expert).nonzero()[:, 0]
-        y[pairs] = rows[pairs] @ w[expert].T
-    return y if topk_weights is None else (y * topk_weights.reshape(-1, 1)).to(x.dtype)
-
-
 def fit(tile: Tile, itemsize: int, device: torch.device) -> Tile:
     """Return the tile with as many pipeline stages as the device's shared memory holds (two on AMD: one buffer)."""
     if device.type != "cuda":
