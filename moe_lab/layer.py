@@ -19,6 +19,7 @@ from moe_lab.errors import UserError
 from moe_lab.kernels.activation import gated_activation
 from moe_lab.kernels.norm import add_rms_norm
 from moe_lab.kernels.rope import rope_cache, rotary_table
+from moe_lab.kernels.router import MOST_EXPERTS, fused_route
 from moe_lab.problem import MODELS, Model, MoEProblem, model
 from moe_lab.ranges import Mark
 from moe_lab.routing import Routing, route
@@ -179,7 +180,8 @@ class DecoderLayer:
         """Return [M, K] for x [M, K]."""
         w = self.weights
         with mark("router"):
-            routing = route(functional.linear(x, w.gate), self.model.router, self.model.topk, w.gate_bias)
+            rule = fused_route if self.model.E <= MOST_EXPERTS else route
+            routing = rule(functional.linear(x, w.gate), self.model.router, self.model.topk, w.gate_bias)
         self.routing = self.forced or routing
         w13, w2 = self.experts_weights
         y: Tensor = self.backend.experts(x, w13, w2, *self.routing, problem=self.problem, mark=mark, **self.options)

@@ -42,10 +42,9 @@ def route(logits: Tensor, router: Router, topk: int, bias: Tensor | None = None)
         Weights and ids (int64); experts of a token in descending order of the score that chose them.
 
     Raises:
-        UserError: a bias that is missing, or groups that do not divide E or leave fewer than topk experts.
+        UserError: sizes, bias or groups that do not fit the rule.
     """
-    if router.bias and bias is None:
-        raise UserError("This router chooses experts with a per-expert bias; pass bias [E].")
+    check_route(logits, router, topk, bias)
     logits = logits.float()
     if router.score == "softmax_topk":
         chosen, ids = logits.topk(topk, dim=-1)
@@ -56,19 +55,26 @@ def route(logits: Tensor, router: Router, topk: int, bias: Tensor | None = None)
         return Routing(_finish(weights, router), ids)
     ranking = scores + bias if router.bias and bias is not None else scores
     if router.groups > 1:
-        ranking = _keep_best_groups(ranking, router, topk)
+        ranking = _keep_best_groups(ranking, router)
     ids = ranking.topk(topk, dim=-1).indices
     return Routing(_finish(scores.gather(-1, ids), router), ids)
 
 
-def _keep_best_groups(ranking: Tensor, router: Router, topk: int) -> Tensor:
+def check_route(logits: Tensor, router: Router, topk: int, bias: Tensor | None) -> None:
+    """Raise a UserError unless sizes, bias and groups fit the rule."""
+    if logits.ndim != 2 or not 1 <= topk <= logits.shape[1]:
+        raise UserError(f"Routing needs logits [M, E] and 1 <= topk <= E; got {list(logits.shape)} and topk={topk}.")
+    E, groups, kept = logits.shape[1], router.groups, router.topk_groups
+    if router.bias and (bias is None or bias.shape != (E,)):
+        raise UserError(f"This router chooses experts with a per-expert bias; pass bias [E], here [{E}].")
+    if router.score != "softmax_topk" and groups > 1 and (E % groups or kept > groups or kept * (E // groups) < topk):
+        raise UserError(f"{groups} expert groups, {kept} kept, cannot give topk={topk} of E={E} experts.")
+
+
+def _keep_best_groups(ranking: Tensor, router: Router) -> Tensor:
     """Set all but the best groups to -inf; a group's score is the sum of its two best (arXiv 2412.19437, 2.1.2)."""
     M, E = ranking.shape
     size = E // router.groups
-    if E % router.groups or router.topk_groups * size < topk:
-        raise UserError(
-            f"{router.groups} expert groups, {router.topk_groups} kept, cannot give topk={topk} of E={E} experts."
-        )
     grouped = ranking.view(M, router.groups, size)
     group_scores = grouped.topk(min(2, size), dim=-1).values.sum(dim=-1)
     kept = group_scores.topk(router.topk_groups, dim=-1).indices
