@@ -34,7 +34,7 @@ def top_kernels(launches: Launches, root: str | None = None, limit: int = 20) ->
     table = launches.table.iloc[rows]
     frame = table[["name", "grid_blocks", "block_threads", "registers_per_thread"]].reset_index(drop=True)
     frame["path"] = pd.Categorical.from_codes(path, pd.Index(values))
-    frame["us"] = (tree.end - tree.start)[rows] / 1e3
+    frame["us"] = np.where(tree.start[rows] < 0, np.nan, (tree.end - tree.start)[rows] / 1e3)
     grouped = frame.groupby(list(KEYS), dropna=False, observed=True, sort=False)
     out = grouped.agg(
         launches=("us", "size"),
@@ -44,6 +44,7 @@ def top_kernels(launches: Launches, root: str | None = None, limit: int = 20) ->
         registers_per_thread=("registers_per_thread", "max"),
     ).reset_index()
     out["registers_per_thread"] = out["registers_per_thread"].where(out["registers_per_thread"] == out["least"])
+    out["total_us"] = out["total_us"].where(out["median_us"].notna())
     out["total_ms"] = out["total_us"] / 1e3
     out["pct_of_root"] = 100 * out["total_us"] / out["total_us"].sum()
     out["path"] = out["path"].astype("string")

@@ -129,6 +129,11 @@ def _table(path: Path | None, columns: tuple[str, ...]) -> pd.DataFrame:
         raise UserError(
             f"{path.name} lacks the columns {', '.join(needed)}; write it with `rocprofv3 --output-format csv`."
         )
+    return coerced(found, columns)
+
+
+def coerced(found: pd.DataFrame, columns: tuple[str, ...]) -> pd.DataFrame:
+    """Return some columns: text without gaps, whole numbers as int64, -1 for what is not there."""
     out: dict[str, Any] = {}
     for column in columns:
         if column in TEXT:

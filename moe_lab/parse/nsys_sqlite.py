@@ -11,6 +11,7 @@ from moe_lab.attribute import Ints
 from moe_lab.errors import UserError
 from moe_lab.launches import Launches
 from moe_lab.parse import _nsys_meta, _nsys_slim, _nsys_tables
+from moe_lab.parse._rocpd import is_database
 from moe_lab.parse._slim import Keep
 from moe_lab.parse._sqlite import MAGIC, Database, open_database
 
@@ -23,9 +24,9 @@ INFO = {
 
 
 def sniff(path: Path) -> bool:
-    """Return whether this is an SQLite file, or is called one: what is wrong with it ``parse`` says best."""
+    """Return whether this is an SQLite file but not AMD's, or is called one: ``parse`` says best what is wrong."""
     with path.open("rb") as file:
-        return path.suffix == ".sqlite" or file.read(16) == MAGIC
+        return path.suffix == ".sqlite" or (file.read(16) == MAGIC and not is_database(path))
 
 
 def parse(path: Path, *, allow_graph_level: bool = False) -> Launches:

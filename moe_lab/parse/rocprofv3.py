@@ -1,4 +1,4 @@
-"""rocprofv3: a folder of its CSV files, or one of them, to launches."""
+"""rocprofv3: a folder of its CSV files, one of them, or a rocpd database, to launches."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,14 +10,14 @@ from moe_lab.assemble import NO_RANGES, Calls, Operations, Ranges, assemble
 from moe_lab.attribute import Ints, distinct, groups, match
 from moe_lab.errors import UserError
 from moe_lab.launches import Launches
-from moe_lab.parse import _rocprof, _rocprof_slim
+from moe_lab.parse import _rocpd, _rocprof, _rocprof_slim
 from moe_lab.parse._names import short_name
 from moe_lab.parse._slim import Keep
 from moe_lab.ranges import display_name
 
 INFO = {
-    "about": "folder or CSV file of rocprofv3 (kernel and marker trace)",
-    "suffixes": [".csv"],
+    "about": "folder, CSV file or rocpd database of rocprofv3 (kernel and marker trace)",
+    "suffixes": [".csv", ".db"],
     "folder": True,
     "report": "report",
 }
@@ -43,7 +43,9 @@ NO_CAPTURES = (
 def sniff(path: Path) -> bool:
     """Return whether this is a folder with a kernel trace, or a trace file of rocprofv3."""
     if path.is_dir():
-        return any("kernels" in group for group in _rocprof.find(path))
+        return any("kernels" in group for group in _rocprof.find(path)) or bool(_rocpd.find(path))
+    if _rocpd.is_database(path):
+        return True
     found = _rocprof.what(path)
     return found is not None and found[0] != "agents"
 
@@ -63,7 +65,7 @@ def parse(path: Path) -> Launches:
         UserError: no kernel trace, no kernels, or a damaged file.
     """
     path = Path(path)
-    tables = _rocprof.read(_rocprof.find(path))
+    tables = _read(path)
     if not len(tables.kernels):
         raise UserError(f"{path.name} has no kernel trace with kernels in it; {HOW}.")
     warnings: list[str] = []
@@ -89,10 +91,14 @@ def slim(source: Path, target: Path, keep: Keep | None = None) -> tuple[list[str
     Returns:
         (left_out, hosts): what was left out, as sentences, and names of the machine.
     """
-    groups_of_files = _rocprof.find(Path(source))
-    hosts = _rocprof_slim.hosts(groups_of_files, Path(source))
-    _rocprof_slim.write(_rocprof.read(groups_of_files), target, keep, hosts)
+    hosts = _rocprof_slim.hosts(_rocprof.find(Path(source)), Path(source)) + _rocpd.hosts(_rocpd.find(Path(source)))
+    _rocprof_slim.write(_read(Path(source)), target, keep, hosts)
     return list(_rocprof_slim.DROPPED), hosts
+
+
+def _read(path: Path) -> _rocprof.Tables:
+    groups_of_files = _rocprof.find(path)
+    return _rocprof.read(groups_of_files) if groups_of_files else _rocpd.read(_rocpd.find(path))
 
 
 class _Threads:

@@ -1,0 +1,57 @@
+"""What rocprof-compute's own metric definitions give for the real folders of a vector copy.
+
+The expressions of its analysis_configs (0200, 0700, 1200, 1500, 1600, 1700; releases 3.1 to 3.6, MI350's fabric reads
+as corrected in 3.5.0) were evaluated over the folders by a script that shares no code with this project, launches
+averaged as those releases do (``mean``), table 16.2 by its median. None: the tool prints N/A, blank, inf or nan.
+"""
+
+FOLDERS = ("MI200", "MI300X_A1", "MI350")
+REFERENCE: dict[str, tuple[float | None, float | None, float | None]] = {
+    "kernel_cycles": (37561.3333, 316785.458, 8582.33333),
+    "active_cus": (70.0, 23.0, 98.0),
+    "cu_utilization_pct": (59.8207479, 4.99500811, 75.4520412),
+    "wavefront_occupancy": (1765.96539, 456.701653, None),
+    "valu_pct": (4.30628858, 0.102094009, 9.03456039),
+    "salu_pct": (3.01440201, 0.119109677, 10.5403205),
+    "vmem_pct": (0.861257716, 0.0340313362, 3.01152013),
+    "mfma_pct": (0.0, 0.0, 0.0),
+    "active_threads_per_wave": (64.0, 64.0, 64.0),
+    "instructions_per_cycle": (0.177314158, 0.0684566591, 0.401459745),
+    "vl1d_hit_pct": (50.0, 62.5, 62.5),
+    "vl1d_utilization_pct": (75.4893533, 20.5773672, 59.7596572),
+    "vl1d_coalescing_pct": (25.0, 25.0, 25.0),
+    "l1_stall_l2_data_pct": (62.1922329, 14.9383281, 27.2134927),
+    "l1_stall_l2_request_pct": (11.5642112, 0.0, 0.0),
+    "l1_stall_tag_read_pct": (0.0, 0.0, 0.0),
+    "l1_stall_tag_write_pct": (0.0, 0.0, 0.0),
+    "l1_stall_tag_atomic_pct": (0.0, 0.0, 0.0),
+    "ta_busy_pct": (39.2101703, 0.879203985, 57.8186143),
+    "ta_address_stall_pct": (12.9786844, 0.0707019342, 1.96077806),
+    "ta_data_stall_pct": (10.0322768, 0.191309462, 10.750904),
+    "ta_return_stall_pct": (0.0, 0.0, 0.0),
+    "td_busy_pct": (53.0668029, 1.30328013, 63.4815704),
+    "td_stall_pct": (45.0791963, 0.984584186, 37.7676879),
+    "l2_hit_pct": (35.089733, 33.3616602, 33.7718576),
+    "l2_utilization_pct": (56.5513103, 25.6686264, 44.2158744),
+    "l2_gb_per_s": (1502.71319, None, 1388.34939),
+    "lds_utilization_pct": (0.0, 0.0, 0.0),
+    "lds_bank_conflict_pct": (None, None, None),
+    "lds_conflicts_per_access": (None, None, None),
+    "lds_gb_per_s": (0.0, None, 0.0),
+    "lds_bytes": (0.0, 0.0, 0.0),
+    "l2_bytes": (25850112.0, 25224149.3, 25342378.7),
+    "valu_flop": (0.0, 0.0, 0.0),
+    "vl1d_gb_per_s": (1952.14791, None, 3676.49424),
+    "vl1d_bytes": (33554432.0, 67108864.0, 67108864.0),
+    "l1_l2_read_bytes": (8388608.0, 8388608.0, 8388608.0),
+    "l1_l2_write_bytes": (8388608.0, 8388608.0, 8388608.0),
+    "l1_l2_atomic_bytes": (0.0, 0.0, 0.0),
+    "fabric_read_gb_per_s": (488.090481, None, None),
+    "fabric_read_bytes": (8389525.33, 8403285.33, None),
+    "fabric_write_gb_per_s": (380.822936, None, 459.561779),
+    "fabric_write_bytes": (6682816.0, 8388608.0, 8388608.0),
+    "fabric_read_latency_cycles": (701.019636, 1113.23773, 235.581379),
+    "fabric_write_latency_cycles": (525.996656, 546.635483, 77.294515),
+    "hbm_read_share_pct": (99.9931343, 99.7577255, 99.9908592),
+    "mfma_flop": (0.0, 0.0, 0.0),
+}
