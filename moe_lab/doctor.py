@@ -8,12 +8,9 @@ import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from moe_lab.capture import nsys
+from moe_lab.capture import ncu, nsys, rocprof_compute, rocprofv3
 from moe_lab.capture._facts import driver_version
-from moe_lab.capture._tools import find_tool, output, probe
-
-NCU_PATTERNS = ("/usr/local/cuda*/bin/ncu", "/opt/nvidia/nsight-compute/*/ncu", "$CUDA_HOME/bin/ncu")
-ROCM_PATTERNS = ("/opt/rocm*/bin/{}", "/opt/rocm*/libexec/*/{}")
+from moe_lab.capture._tools import Tool, find_tool, output, probe
 
 
 @dataclass(frozen=True)
@@ -54,9 +51,15 @@ def examine() -> list[Check]:
         _package("triton", "the fused_moe backend cannot run", "pip install 'moe-lab[gpu]'"),
         _package("nvtx", "captures have no ranges, so no stage can be told from another", "pip install 'moe-lab[gpu]'"),
         _nsys(),
-        _tool("ncu", "no kernel counters on NVIDIA", "install Nsight Compute (part of the CUDA toolkit)", NCU_PATTERNS),
-        _amd("rocprof-compute", "no kernel counters on AMD", "install the ROCm package rocprofiler-compute"),
-        _amd("rocprofv3", "no kernel and range traces on AMD", "install the ROCm package rocprofiler-sdk"),
+        _tool("ncu", "no kernel counters on NVIDIA", ncu.HOW_TO_GET, ncu.INSTALL_PATTERNS),
+        _package("ncu-report", "a .ncu-rep can only be read where ncu is installed", "pip install 'moe-lab[ncu]'"),
+        _amd(
+            "rocprof-compute",
+            rocprof_compute.available(),
+            "no kernel counters on AMD; folders made elsewhere can still be read",
+            rocprof_compute.HOW_TO_GET,
+        ),
+        _amd("rocprofv3", rocprofv3.available(), "no kernel and range traces on AMD", rocprofv3.HOW_TO_GET),
         _counters(),
     ]
 
@@ -94,8 +97,8 @@ def _tool(name: str, costs: str, remedy: str, patterns: tuple[str, ...]) -> Chec
     return _check(name, (probe(path).version or "version unknown") if path else None, costs, remedy)
 
 
-def _amd(name: str, costs: str, remedy: str) -> Check:
-    return _tool(name, costs, remedy, tuple(p.format(name) for p in ROCM_PATTERNS))
+def _amd(name: str, tool: Tool | str, costs: str, remedy: str) -> Check:
+    return _check(name, None if isinstance(tool, str) else tool.version or "version unknown", costs, remedy)
 
 
 def _nsys() -> Check:
@@ -139,7 +142,8 @@ def _counters() -> Check:
         name,
         None,
         "ncu stops with ERR_NVGPUCTRPERM; nothing inside a container can change it",
-        "run as root or with CAP_SYS_ADMIN, or set NVreg_RestrictProfilingToAdminUsers=0 for the host's NVIDIA driver",
+        "run as root or with CAP_SYS_ADMIN, or give the host's NVIDIA driver the option "
+        "NVreg_RestrictProfilingToAdminUsers=0 (in /etc/modprobe.d, then reload the nvidia module or restart)",
     )
 
 

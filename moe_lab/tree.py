@@ -87,9 +87,14 @@ def build(launches: Launches, root: str | None = None) -> Tree:
             ``moe_lab|...`` ranges if there are any, else all top-level ranges.
 
     Raises:
-        UserError: the expression is not valid or matches no range.
+        UserError: the expression is not valid or matches no range, or the report has no times.
     """
     ranges, table = launches.ranges, launches.table
+    if len(table) and table["start_ns"].isna().all():
+        raise UserError(
+            "This report holds counters of kernels that ran one by one, and no start times; see its counters with "
+            "`moe-lab counters`, and trace the command (`moe-lab capture nsys`) for a breakdown."
+        )
     name, values = codes(ranges["name"])
     names = [str(v) for v in values]
     parent, depth = array(ranges["parent_id"]), array(ranges["depth"])

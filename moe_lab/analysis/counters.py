@@ -1,0 +1,132 @@
+"""What the counters of a report say of each kernel, one row a kernel and place."""
+
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Any
+
+import pandas as pd
+
+from moe_lab.analysis.breakdown import UNATTRIBUTED
+from moe_lab.errors import UserError
+from moe_lab.launches import Launches
+from moe_lab.metrics import BY_COLUMN, COUNTERS, SETS, STALLS
+from moe_lab.ranges import stage_of
+
+KEYS = ("path", "name", "grid_blocks", "block_threads")
+PER_LAUNCH = ("registers_per_thread", "smem_static_bytes", "smem_dynamic_bytes")
+SHOWN = (
+    *("duration_us", "active_sms", "sm_throughput_pct", "mem_throughput_pct", "l1_throughput_pct", "l2_throughput_pct"),
+    *("dram_throughput_pct", "dram_read_bytes", "dram_write_bytes", "l2_bytes", "l1_hit_pct", "l2_hit_pct"),
+    *("sectors_per_load_request", "sectors_per_store_request", "cycles_elapsed", "smem_bank_conflicts"),
+    *("occupancy_achieved_pct", "occupancy_theoretical_pct", "waves", "tensor_pipe_pct", "issue_active_pct", "ipc"),
+    *("sm_clock_hz", "dram_clock_hz"),
+)
+DERIVED = ("duration_us", "active_sms")
+TOP_STALLS = 3
+SHORT_US = 20  # below this, hit rates of different passes over a kernel do not fit together
+
+
+def counters_table(launches: Launches, metrics: Sequence[str] | None = None) -> pd.DataFrame:
+    """Return the counters of every kernel: medians over its launches, one row for each of ``KEYS``, in order of launch.
+
+    Args:
+        launches: a report with counters.
+        metrics: columns of ``metrics.csv``, or ``duration_us`` and ``active_sms``; by default ``SHOWN``.
+
+    Returns:
+        Columns path (of the innermost range), stage (see ``ranges.stage_of``, NA in none), name, launches, grid_blocks,
+        block_threads, registers_per_thread, smem_static_bytes, smem_dynamic_bytes (NA where launches of a row differ),
+        then the metrics, by default followed by the three largest reasons for which warps waited (stall_1, stall_1_pct,
+        ...; of the time that warps were on an SM). ``active_sms`` is the number of SMs that worked, each weighed by its
+        busy time against that of the busiest. NA where a counter was not measured. ``attrs["notes"]``: sentences
+        on what to read with care.
+
+    Raises:
+        UserError: the report has no counters, or not one of those asked for.
+    """
+    wanted = list(metrics) if metrics is not None else list(SHOWN)
+    table = launches.table
+    _check(table, wanted, metrics is not None)
+    rows = []
+    for key, frame in grouped(launches):
+        row: dict[str, Any] = dict(zip(KEYS, key, strict=True))
+        row |= {"stage": _stage(str(row["path"])), "launches": len(frame)}
+        row |= {column: same(frame[column]) for column in PER_LAUNCH}
+        row |= {column: _median(frame, column) for column in wanted}
+        rows.append(row | (_stalls(frame) if metrics is None else {}))
+    stalls = [f"stall_{n}{part}" for n in range(1, TOP_STALLS + 1) for part in ("", "_pct")] if metrics is None else []
+    columns = ["path", "stage", "name", "launches", *KEYS[2:], *PER_LAUNCH, *wanted, *stalls]
+    out = pd.DataFrame(rows, columns=columns).convert_dtypes()
+    out.attrs["notes"] = _notes(out)
+    return out
+
+
+def _check(table: pd.DataFrame, wanted: list[str], asked: bool) -> None:
+    known = [c for c in wanted if c in BY_COLUMN or c in DERIVED]
+    if len(known) < len(wanted):
+        unknown = ", ".join(c for c in wanted if c not in known)
+        raise UserError(f"moe-lab knows no counter {unknown}; see moe_lab/metrics.csv for those that it knows.")
+    if not any(m.column in table and table[m.column].notna().any() for m in COUNTERS):
+        raise UserError("The report has no counters of Nsight Compute; measure them with `moe-lab capture ncu`.")
+    sources = {"duration_us": "duration_ns", "active_sms": "sm_cycles_active_max"}
+    missing = [c for c in wanted if (own := sources.get(c, c)) not in table or table[own].isna().all()]
+    if asked and missing:
+        needed = max((BY_COLUMN[sources.get(c, c)].collect for c in missing), key=SETS.index)
+        raise UserError(
+            f"The report was made without {', '.join(missing)}; measure again with "
+            f"`moe-lab capture ncu --set {needed}` (or `ncu --set full`)."
+        )
+
+
+def grouped(launches: Launches) -> Iterator[tuple[tuple[Hashable, ...], pd.DataFrame]]:
+    """Give (values of ``KEYS``, rows) of every kernel at every place, in order of launch; needs no times."""
+    table = launches.table[launches.table["kind"] == "kernel"]
+    paths = launches.ranges["path"].astype(object)
+    own = [UNATTRIBUTED if pd.isna(i) else paths.loc[i] for i in table["range_id"]]
+    yield from table.assign(path=own).groupby(list(KEYS), sort=False, dropna=False)
+
+
+def same(column: "pd.Series[Any]") -> Any:
+    """Return the value of a column in which all are the same, else None."""
+    values = column.dropna().unique()
+    return values[0] if len(values) == 1 and column.notna().all() else None
+
+
+def _stage(path: str) -> str | None:
+    return next((stage for part in reversed(path.split("/")) if (stage := stage_of(part)) is not None), None)
+
+
+def _median(frame: pd.DataFrame, column: str) -> Any:
+    if column == "duration_us":
+        return frame["duration_ns"].astype("Float64").median() / 1e3
+    if column == "active_sms":
+        needed = ["sm_cycles_active_avg", "sm_cycles_active_max", "sm_count"]
+        if not set(needed) <= set(frame):
+            return None
+        mean, most, count = (frame[c] for c in needed)
+        return (mean / most * count).median()
+    return frame[column].astype("Float64").median() if column in frame else None
+
+
+def _stalls(frame: pd.DataFrame) -> dict[str, Any]:
+    """Return the largest reasons and their share of the time that warps spent on an SM."""
+    names = [r for r in STALLS if f"stall_{r}_ratio" in frame]
+    medians = {r: frame[f"stall_{r}_ratio"].median() for r in names}
+    known = {r: float(v) for r, v in medians.items() if not pd.isna(v)}
+    whole = sum(known.values())
+    waits = sorted((r for r in known if r != "selected" and known[r] > 0), key=lambda r: -known[r])
+    out: dict[str, Any] = {}
+    for number, reason in enumerate(waits[:TOP_STALLS], 1):
+        out |= {f"stall_{number}": reason, f"stall_{number}_pct": 100 * known[reason] / whole}
+    return out
+
+
+def _notes(table: pd.DataFrame) -> list[str]:
+    hits = [c for c in ("l1_hit_pct", "l2_hit_pct") if c in table]
+    if not hits or "duration_us" not in table:
+        return []
+    short = (table["duration_us"] < SHORT_US).fillna(False) & table[hits].notna().any(axis=1)
+    count = int(short.sum())
+    said = (
+        f"{count} of {len(table)} rows ran for less than {SHORT_US} us: their hit rates are unreliable, because hits "
+    )
+    return [f"{said}and misses are counted in different passes."] if count else []
