@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 
 from moe_lab import plugins, routing  # noqa: E402
-from moe_lab.align import buffers, capacity, check_ids, torch_ref  # noqa: E402
+from moe_lab.align import capacity, check_ids, torch_ref, workspace  # noqa: E402
 from moe_lab.errors import UserError  # noqa: E402
 
 # M, E, topk, block_m and why.
@@ -45,7 +45,9 @@ def check(topk_ids, block_m, E, alignment):
 
 
 def algorithm(name, ids, E=1):
-    """The plugin's function; skips an algorithm that takes fewer pairs, and what the interpreter is slow at."""
+    """The plugin's function; skips an algorithm that takes fewer pairs, what the interpreter is slow at, and CUDA."""
+    if "cuda.core" in plugins.info("align", name)["needs"] and not ids.is_cuda:
+        pytest.skip("CUDA C++: only on a GPU")
     if name == "triton_4stage" and E > 200 and not ids.is_cuda:
         pytest.skip("a program per expert and stage: only on a GPU")
     most = plugins.info("align", name).get("most_pairs")
@@ -207,11 +209,12 @@ def test_align_agrees_with_the_reference_on_any_input(name, device):
 @pytest.mark.parametrize("name", plugins.names("align"))
 def test_align_writes_into_given_memory(name, device):
     ids = routing.synthetic("uniform", 8, 16, 4, seed=4, device=device).topk_ids
-    plugin = plugins.load("align", name)
-    out = buffers(ids, 16, 16, plugin.scratch(ids.numel(), 16) if hasattr(plugin, "scratch") else 0)
-    result = plugin.align(ids, 16, 16, out=out)
-    assert [t.data_ptr() for t in result] == [t.data_ptr() for t in out.alignment]
-    check(ids, 16, 16, result)
+    align = algorithm(name, ids)
+    out = workspace(plugins.load("align", name), ids, 16, 16)
+    for other in (ids, ids.flip(0), (ids + 5) % 16):  # the memory serves one call after the other
+        result = align(other.contiguous(), 16, 16, out=out)
+        assert [t.data_ptr() for t in result] == [t.data_ptr() for t in out.alignment]
+        check(other, 16, 16, result)
 
 
 @pytest.mark.parametrize("name", [n for n in ALGORITHMS if "most_pairs" in plugins.info("align", n)])
@@ -234,7 +237,7 @@ def test_align_refuses_more_pairs_than_it_takes(name, device):
 )
 def test_align_refuses_what_it_would_get_wrong(name, ids, block_m, E, message, device):
     with pytest.raises(ValueError, match=message):
-        plugins.load("align", name).align(ids.to(device) if ids.is_contiguous() else ids, block_m, E)
+        algorithm(name, ids.to(device))(ids.to(device) if ids.is_contiguous() else ids, block_m, E)
 
 
 def test_check_ids_names_the_range():
@@ -252,6 +255,40 @@ def test_align_agrees_with_the_reference_at_real_sizes(name, M, E, topk, device,
     for spec in ("uniform", "zipf:1.0", "hot"):
         ids = routing.synthetic(spec, M, E, topk, seed=M, device=device).topk_ids
         check_like_reference(name, ids, 64, E)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("M", "E", "topk"),
+    [(64, 256, 8), (600, 60, 4), (4096, 256, 8), (20000, 33, 6), (16384, 1024, 8), (65536, 256, 8), (200000, 128, 8)],
+    ids=lambda v: str(v),
+)
+def test_cooperative_keeps_its_scratch_ready_for_the_next_call(M, E, topk, device):
+    """One block and every shape of thread blocks; 20 launches pass the tag's 4 bits once."""
+    plugin = plugins.load("align", "cooperative")
+    draws = [routing.synthetic(spec, M, E, topk, seed=M, device=device).topk_ids for spec in ("uniform", "hot")]
+    want = [torch_ref.align(ids, 64, E) for ids in draws]
+    out = workspace(plugin, draws[0], 64, E)
+    for launch in range(20):
+        got, expected = plugin.align(draws[launch % 2], 64, E, out=out), want[launch % 2]
+        total = int(expected.num_tokens_post_padded)
+        assert int(got.num_tokens_post_padded) == total
+        assert torch.equal(got.sorted_token_ids[:total], expected.sorted_token_ids[:total])
+        assert torch.equal(got.expert_ids[: total // 64], expected.expert_ids[: total // 64])
+
+
+@pytest.mark.gpu
+def test_cooperative_refuses_memory_of_other_sizes(device):
+    plugin = plugins.load("align", "cooperative")
+    ids, more = (routing.synthetic("uniform", M, 128, 8, device=device).topk_ids for M in (4096, 9000))
+    with pytest.raises(ValueError, match="out is for other sizes"):
+        plugin.align(more, 64, 128, out=workspace(plugin, ids, 64, 128))
+
+
+@pytest.mark.gpu
+def test_auto_takes_more_pairs_than_the_cooperative_launch(device):
+    ids = routing.synthetic("uniform", 300000, 64, 8, device=device).topk_ids
+    check_like_reference("auto", ids, 64, 64)
 
 
 def test_capacity_is_reached_by_the_worst_routing_and_never_passed():

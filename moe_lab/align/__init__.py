@@ -1,6 +1,8 @@
 """Align & sort algorithms, one file each: ``align(topk_ids, block_m, E) -> Alignment``."""
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from collections.abc import Callable
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +33,8 @@ class Buffers(NamedTuple):
 
     Attributes:
         alignment: the result.
-        scratch: [n] int32, n as the algorithm's ``scratch(numel, E)`` says.
+        scratch: [n] int32, n as the algorithm's ``scratch(numel, E)`` says; zero before the first call if its INFO says
+            ``zeroed``: such an algorithm keeps there what its next call needs.
     """
 
     alignment: Alignment
@@ -46,7 +49,38 @@ def capacity(numel: int, block_m: int, E: int) -> int:
     return numel + min(numel, E) * (block_m - 1)
 
 
-def buffers(topk_ids: "Tensor", block_m: int, E: int, scratch: int = 0) -> Buffers:
+def workspace(plugin: ModuleType, topk_ids: "Tensor", block_m: int, E: int) -> Buffers:
+    """Return memory for calls of an algorithm, one at a time, with inputs of the sizes of ``topk_ids``.
+
+    Args:
+        plugin: a module of this folder.
+        topk_ids: [M, topk] int32 or int64, contiguous.
+        block_m: rows of a tile.
+        E: experts.
+    """
+    size = plugin.scratch(topk_ids.numel(), E) if hasattr(plugin, "scratch") else 0
+    return buffers(topk_ids, block_m, E, size, zeroed=bool(plugin.INFO.get("zeroed")))
+
+
+def run(
+    kernels: Callable[..., None],
+    topk_ids: "Tensor",
+    block_m: int,
+    E: int,
+    expert_map: "Tensor | None",
+    remote: Remote,
+    out: Buffers,
+    **options: Any,
+) -> Alignment:
+    """Launch what fills ``out.alignment``, with nothing to launch for no pairs, and return it."""
+    if topk_ids.numel() == 0:
+        out.alignment.num_tokens_post_padded.zero_()
+    else:
+        kernels(topk_ids, block_m, E, out, expert_map, remote, **options)
+    return out.alignment
+
+
+def buffers(topk_ids: "Tensor", block_m: int, E: int, scratch: int = 0, *, zeroed: bool = False) -> Buffers:
     """Return uninitialised memory for one call, beside ``topk_ids``.
 
     Args:
@@ -54,6 +88,7 @@ def buffers(topk_ids: "Tensor", block_m: int, E: int, scratch: int = 0) -> Buffe
         block_m: rows of a tile.
         E: experts.
         scratch: int32 entries that the algorithm needs on the way.
+        zeroed: whether they start at zero.
 
     Raises:
         ValueError: an input that no algorithm takes. Looks at shapes and types only: does not wait for the device.
@@ -62,9 +97,9 @@ def buffers(topk_ids: "Tensor", block_m: int, E: int, scratch: int = 0) -> Buffe
 
     check_arguments(topk_ids, block_m, E)
     rows = capacity(topk_ids.numel(), block_m, E)
-    sizes = rows, -(-rows // block_m), 1, scratch
-    *result, memory = (topk_ids.new_empty((size,), dtype=torch.int32) for size in sizes)
-    return Buffers(Alignment(*result), memory)
+    result = (topk_ids.new_empty((size,), dtype=torch.int32) for size in (rows, -(-rows // block_m), 1))
+    new = topk_ids.new_zeros if zeroed and scratch else topk_ids.new_empty
+    return Buffers(Alignment(*result), new((scratch,), dtype=torch.int32))
 
 
 def check_arguments(topk_ids: "Tensor", block_m: int, E: int) -> None:

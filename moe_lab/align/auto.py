@@ -1,25 +1,37 @@
-"""Align & sort by whichever of our algorithms suits the number of pairs."""
+"""Align & sort by whichever of our algorithms suits the GPU and the number of pairs."""
 
 from torch import Tensor
 
-from moe_lab.align import Alignment, Buffers, Remote, multi_block, one_launch
+from moe_lab.align import Alignment, Buffers, Remote, buffers, multi_block, one_launch, run
+from moe_lab.kernels import cooperative_align
+from moe_lab.kernels._nvrtc import usable
 
 INFO = {
-    "about": "picks one_launch or multi_block by the number of pairs",
+    "about": "picks one_launch, cooperative (NVIDIA) or multi_block by GPU and number of pairs; stable",
     "needs": ["torch", "triton"],
     "deterministic": True,
+    "zeroed": True,
+    "steps": {
+        "cooperative_align": "count+cumsum+place",
+        "per_expert_kernel": "count+cumsum+place",
+        "count_kernel": "count",
+        "scan_kernel": "cumsum",
+        "place_kernel": "cumsum+place",
+    },
     "source": "moe_lab",
 }
 
-# Graph replay on an H200, E=128, cold L2: with 8192 pairs both take 9.1 us, with 2048 one_launch takes 5.6 and
-# multi_block 8.7, with 32768 29 and 10. `small` is never quicker than one_launch by more than 0.1 us. See
-# docs/kernels.md.
-MOST_PAIRS_ONE_LAUNCH = 8192
+# Graph replay on an H200, cold L2, docs/kernels.md: one_launch and cooperative meet between 2048 and 4096 pairs, and
+# one_launch and multi_block at 8192.
+MOST_PAIRS_ONE_LAUNCH = 2048
+MOST_PAIRS_ONE_LAUNCH_PORTABLE = 8192
 
 
 def scratch(numel: int, E: int) -> int:
-    """Return the int32 entries that a call needs on the way."""
-    return multi_block.scratch(numel, E) if numel > MOST_PAIRS_ONE_LAUNCH else 0
+    """Return the int32 entries that a call needs on the way, on any GPU."""
+    if numel <= MOST_PAIRS_ONE_LAUNCH:
+        return 0
+    return max(cooperative_align.scratch_size(numel, E), multi_block.scratch(numel, E))
 
 
 def align(
@@ -32,6 +44,13 @@ def align(
     out: Buffers | None = None,
 ) -> Alignment:
     """Group pairs by expert, in ascending pair order inside an expert; see ``moe_lab.align.torch_ref``."""
-    if topk_ids.numel() <= MOST_PAIRS_ONE_LAUNCH:
+    numel = topk_ids.numel()
+    cuda = usable(topk_ids.device)
+    if numel <= (MOST_PAIRS_ONE_LAUNCH if cuda else MOST_PAIRS_ONE_LAUNCH_PORTABLE):
         return one_launch.align(topk_ids, block_m, E, expert_map=expert_map, remote=remote, out=out)
-    return multi_block.align(topk_ids, block_m, E, expert_map=expert_map, remote=remote, out=out)
+    if not cuda or numel > cooperative_align.most_pairs(topk_ids.device):
+        return multi_block.align(topk_ids, block_m, E, expert_map=expert_map, remote=remote, out=out)
+    size = cooperative_align.scratch_size(numel, E)
+    out = out or buffers(topk_ids, block_m, E, size, zeroed=True)
+    out = out._replace(scratch=out.scratch[:size])
+    return run(cooperative_align.align_cooperative, topk_ids, block_m, E, expert_map, remote, out)

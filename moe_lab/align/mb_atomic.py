@@ -2,13 +2,14 @@
 
 from torch import Tensor
 
-from moe_lab.align import Alignment, Buffers, Remote, buffers
+from moe_lab.align import Alignment, Buffers, Remote, buffers, run
 from moe_lab.kernels import count_place
 
 INFO = {
     "about": "Triton, two launches over the whole GPU: count chunks, then add up and place by private counters",
     "needs": ["torch", "triton"],
     "deterministic": False,
+    "steps": {"count_kernel": "count", "scan_kernel": "cumsum", "place_kernel": "cumsum+place"},
     "source": "moe_lab; distributed counting as in SGLang's multi-block align",
 }
 
@@ -29,8 +30,4 @@ def align(
 ) -> Alignment:
     """Group pairs by expert, in no particular order inside an expert; see ``moe_lab.align.torch_ref``."""
     out = out or buffers(topk_ids, block_m, E, scratch(topk_ids.numel(), E))
-    if topk_ids.numel() == 0:
-        out.alignment.num_tokens_post_padded.zero_()
-    else:
-        count_place.align_count_place(topk_ids, block_m, E, out, expert_map, remote, rank="atomic")
-    return out.alignment
+    return run(count_place.align_count_place, topk_ids, block_m, E, expert_map, remote, out, rank="atomic")

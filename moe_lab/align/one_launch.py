@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from moe_lab.align import Alignment, Buffers, Remote, buffers
+from moe_lab.align import Alignment, Buffers, Remote, buffers, run
 from moe_lab.errors import UserError
 from moe_lab.kernels import per_expert
 
@@ -11,6 +11,7 @@ INFO = {
     "needs": ["torch", "triton"],
     "deterministic": True,
     "most_pairs": 8192,
+    "steps": {"per_expert_kernel": "count+cumsum+place"},
     "source": "moe_lab",
 }
 
@@ -32,8 +33,4 @@ def align(
     if topk_ids.numel() > per_expert.MOST_PAIRS:
         raise UserError(f"'one_launch' takes up to {per_expert.MOST_PAIRS} pairs, not {topk_ids.numel()}; use 'auto'.")
     out = out or buffers(topk_ids, block_m, E)
-    if topk_ids.numel() == 0:
-        out.alignment.num_tokens_post_padded.zero_()
-    else:
-        per_expert.align_per_expert(topk_ids, block_m, E, out, expert_map, remote)
-    return out.alignment
+    return run(per_expert.align_per_expert, topk_ids, block_m, E, expert_map, remote, out)

@@ -16,6 +16,7 @@ INFO = {
     "about": "radix sort of the pairs by expert (torch.sort: CUB, rocPRIM), bounds by binary search, one copy; stable",
     "needs": ["torch", "triton"],
     "deterministic": True,
+    "steps": {"Sort": "sort", "sort": "sort", "bounds_kernel": "cumsum", "spread_kernel": "place"},
     "source": "moe_lab, after the sort of FasterTransformer and TransformerEngine",
 }
 

@@ -9,6 +9,7 @@ INFO = {
     "about": "readable torch reference: stable sort, searchsorted, scatter",
     "needs": ["torch"],
     "deterministic": True,
+    "steps": {"Sort": "sort", "sort": "sort"},
     "source": "moe_lab",
 }
 

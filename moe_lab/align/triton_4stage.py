@@ -2,13 +2,19 @@
 
 from torch import Tensor
 
-from moe_lab.align import Alignment, Buffers, Remote, buffers
+from moe_lab.align import Alignment, Buffers, Remote, buffers, run
 from moe_lab.kernels import four_stage
 
 INFO = {
     "about": "Triton, four launches: histogram a program, running sum an expert, running sum over experts, scatter",
     "needs": ["torch", "triton"],
     "deterministic": True,
+    "steps": {
+        "share_histogram_kernel": "count",
+        "column_cumsum_kernel": "cumsum",
+        "expert_cumsum_kernel": "cumsum",
+        "scatter_kernel": "place",
+    },
     "source": "moe_lab, after the stages of SGLang's first Triton moe_align_block_size",
 }
 
@@ -29,8 +35,4 @@ def align(
 ) -> Alignment:
     """Group pairs by expert, in ascending pair order inside an expert; see ``moe_lab.align.torch_ref``."""
     out = out or buffers(topk_ids, block_m, E, scratch(topk_ids.numel(), E))
-    if topk_ids.numel() == 0:
-        out.alignment.num_tokens_post_padded.zero_()
-    else:
-        four_stage.align_four_stage(topk_ids, block_m, E, out, expert_map, remote)
-    return out.alignment
+    return run(four_stage.align_four_stage, topk_ids, block_m, E, expert_map, remote, out)

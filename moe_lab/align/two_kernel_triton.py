@@ -2,13 +2,14 @@
 
 from torch import Tensor
 
-from moe_lab.align import Alignment, Buffers, Remote, buffers
+from moe_lab.align import Alignment, Buffers, Remote, buffers, run
 from moe_lab.kernels import _pairs, count_scan_place
 
 INFO = {
     "about": "Triton stand-in for today's vLLM and SGLang: one block counts and scans, many blocks place by atomics",
     "needs": ["torch", "triton"],
     "deterministic": False,
+    "steps": {"count_scan_kernel": "count+cumsum", "place_by_atomics_kernel": "place"},
     "source": "moe_lab, after the two-kernel moe_align_block_size of vLLM and SGLang",
 }
 
@@ -29,8 +30,4 @@ def align(
 ) -> Alignment:
     """Group pairs by expert, in no particular order inside an expert; see ``moe_lab.align.torch_ref``."""
     out = out or buffers(topk_ids, block_m, E, scratch(topk_ids.numel(), E))
-    if topk_ids.numel() == 0:
-        out.alignment.num_tokens_post_padded.zero_()
-    else:
-        count_scan_place.align_count_scan_place(topk_ids, block_m, E, out, expert_map, remote)
-    return out.alignment
+    return run(count_scan_place.align_count_scan_place, topk_ids, block_m, E, expert_map, remote, out)

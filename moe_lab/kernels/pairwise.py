@@ -56,13 +56,14 @@ def pairwise_kernel(
 
 
 def align_pairwise(
-    topk_ids: Tensor, block_m: int, out: Buffers, expert_map: Tensor | None = None, remote: str = "drop"
+    topk_ids: Tensor, block_m: int, E: int, out: Buffers, expert_map: Tensor | None = None, remote: str = "drop"
 ) -> None:
     """Fill ``out.alignment``.
 
     Args:
         topk_ids: [M, topk] int32 or int64, contiguous; the work grows with the square of its size.
         block_m: rows of a tile.
+        E: experts; not needed.
         out: memory of this call; no scratch.
         expert_map: [E] int32 or None, see ``moe_lab.align``.
         remote: what becomes of pairs whose expert maps to -1.
