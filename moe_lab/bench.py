@@ -6,9 +6,10 @@ and a separate row includes allocation; every variant's result is compared with 
 algorithm that fails becomes rows with an error instead of times.
 """
 
+import gc
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import asdict, dataclass
+from functools import cache, lru_cache, partial
 from itertools import product
 from typing import Any
 
@@ -16,15 +17,17 @@ import torch
 from torch import Tensor
 
 from moe_lab import plugins
-from moe_lab.align import Alignment, Buffers, buffers
+from moe_lab.align import Alignment, workspace
+from moe_lab.bench_options import MODES
 from moe_lab.errors import UserError
 from moe_lab.kernels.nothing import launch_nothing
-from moe_lab.routing import synthetic
+from moe_lab.routing import parse_spec, synthetic
 from moe_lab.timing import interleave, no_stderr, operations, prepare, quantiles_us
 
 # What the same method measures for kernels that do nothing: launches, and whether each may begin early.
 FLOORS = {"(empty)": (1, False), "(2 empty)": (2, False), "(2 empty, early)": (2, True)}
-MODES = ("graph", "eager", "eager+allocation")
+# What tells one row of a result from every other.
+KEY = ("tokens", "E", "topk", "block_m", "routing", "seed", "algorithm", "mode")
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ def align_rows(
     repetitions: int = 50,
     modes: Sequence[str] = MODES,
     device: torch.device | str = "cuda",
+    kernels: bool = True,
+    most_topk: int = 0,
 ) -> list[dict[str, Any]]:
     """Time align algorithms on one input.
 
@@ -64,28 +69,30 @@ def align_rows(
         repetitions: timed calls of each variant.
         modes: of ``MODES``; ``graph`` replays a CUDA graph of one call.
         device: the GPU.
+        kernels: whether a profiler also reads the kernels of a call: some 0.1 s a case.
+        most_topk: the largest topk that the same M and E are asked for, so that their ids are drawn once.
 
     Returns:
         One row per algorithm and mode: the case's fields, algorithm, mode, repetitions, median_us, p20_us, p80_us,
-        launches (GPU operations a call), rows_useful, rows_padded, padding_waste_pct, minimum_bytes, deterministic,
-        kernels_warm_us (each operation of a call and its time in an eager call with warm caches), error.
+        launches (GPU operations a call; None without ``kernels``), rows_useful, rows_padded, padding_waste_pct,
+        minimum_bytes, deterministic, kernels_warm_us (each operation of a call and its time in an eager call with warm
+        caches), error.
         The algorithms of ``FLOORS`` are what the same method measures for kernels that do nothing.
         An algorithm that fails, or whose result differs from the reference, has an error of one line and no times.
     """
     device = torch.device(device)
-    ids = synthetic(case.routing, case.tokens, case.E, case.topk, seed=case.seed, device=device).topk_ids
-    taken = [a for a in algorithms if ids.numel() <= plugins.info("align", a).get("most_pairs", ids.numel())]
+    ids = _ids(case, max(most_topk, case.topk), device)
+    taken = [a for a in algorithms if ids.numel() <= _info(a).get("most_pairs", ids.numel())]
     expected = canonical(plugins.load("align", "torch_ref").align(ids, case.block_m, case.E), ids, case.block_m)
-    common = case.__dict__ | {
+    common = asdict(case) | {
         "rows_useful": ids.numel(),
         "rows_padded": expected[0],
         "padding_waste_pct": round(100 * (expected[0] / max(1, ids.numel()) - 1), 3),
         "minimum_bytes": 4 * (ids.numel() + expected[0] + expected[0] // case.block_m + 1),
     }
     rows: list[dict[str, Any]] = []
-    steps: dict[tuple[str, str], Callable[[], object]] = {}
-    for (name, floor), mode in product(FLOORS.items(), modes):
-        steps[name, mode] = prepare(partial(launch_nothing, ids, *floor), mode)
+    steps = {(name, mode): _floor(name, mode, device) for name, mode in product(FLOORS, modes)}
+    _settle()
     for name in taken:
         try:
             with no_stderr():
@@ -93,14 +100,43 @@ def align_rows(
         except Exception as error:  # whatever it is, the others are still measured
             rows += [common | _row(name, mode, repetitions, error=one_line(error)) for mode in modes]
     good = [name for name in taken if (name, modes[0]) in steps]
-    traced = operations({name: _calls(name, ids, case)[0] for name in good}, ids)
+    traced = operations({name: _calls(name, ids, case)[0] for name in good}, ids) if kernels else {}
     for (name, mode), times in interleave(steps, repetitions, device).items():
-        kernels = traced.get(name)
-        row = _row(name, mode, repetitions, times) | {"kernels_warm_us": kernels if mode == "graph" else None}
-        rows.append(
-            common | row | {"launches": FLOORS[name][0] if name in FLOORS else len(kernels) if kernels else None}
-        )
+        found = traced.get(name)
+        launches = FLOORS[name][0] if name in FLOORS else len(found) if found else None
+        row = _row(name, mode, repetitions, times) | {"launches": launches}
+        rows.append(common | row | {"kernels_warm_us": found if mode == modes[0] else None})
     return rows
+
+
+def _ids(case: AlignCase, most_topk: int, device: torch.device) -> Tensor:
+    """Return topk_ids [M, topk]; a token's experts are drawn in order, so fewer are the first of more."""
+    if parse_spec(case.routing).kind not in ("uniform", "zipf", "hot"):
+        most_topk = case.topk
+    return _drawn(case.routing, case.tokens, case.E, most_topk, case.seed)[:, : case.topk].contiguous().to(device)
+
+
+@lru_cache(maxsize=1)
+def _drawn(routing: str, tokens: int, E: int, topk: int, seed: int) -> Tensor:
+    return synthetic(routing, tokens, E, topk, seed=seed).topk_ids
+
+
+@cache
+def _settle() -> None:
+    """Keep the garbage collector, which every graph capture calls, from walking what was imported, once."""
+    gc.collect()
+    gc.freeze()
+
+
+@cache
+def _info(name: str) -> dict[str, Any]:
+    return plugins.info("align", name)
+
+
+@cache
+def _floor(name: str, mode: str, device: torch.device) -> Callable[[], object]:
+    """Return what a repetition of one of ``FLOORS`` runs; the same for every case."""
+    return prepare(partial(launch_nothing, torch.zeros(1, dtype=torch.int32, device=device), *FLOORS[name]), mode)
 
 
 def _row(
@@ -113,7 +149,7 @@ def _row(
         "repetitions": repetitions,
         "launches": None,
         **(quantiles_us(times) if times else dict.fromkeys(("median_us", "p20_us", "p80_us"))),
-        "deterministic": None if name in FLOORS else plugins.info("align", name).get("deterministic"),
+        "deterministic": None if name in FLOORS else _info(name).get("deterministic"),
         "kernels_warm_us": None,
         "error": error,
     }
@@ -139,8 +175,7 @@ def one_line(error: Exception) -> str:
 def _calls(name: str, ids: Tensor, case: AlignCase) -> tuple[Callable[[], Alignment], Callable[[], Alignment]]:
     """Return the call with memory allocated before, and the call that allocates."""
     plugin = plugins.load("align", name)
-    size = plugin.scratch(ids.numel(), case.E) if hasattr(plugin, "scratch") else 0
-    out: Buffers = buffers(ids, case.block_m, case.E, size)
+    out = workspace(plugin, ids, case.block_m, case.E)
 
     def call() -> Alignment:
         return plugin.align(ids, case.block_m, case.E, out=out)  # type: ignore[no-any-return]
@@ -168,9 +203,8 @@ def _check(name: str, case: AlignCase, result: Alignment, ids: Tensor, expected:
 
 
 def align_cases(options: dict[str, Any]) -> Iterator[AlignCase]:
-    """Yield the cases of a benchmark: every combination of tokens, (E, topk), block_m and routing."""
-    for E, topk in options["experts_topk"]:
-        for tokens in options["tokens"]:
-            for block_m in options["block_m"]:
-                for routing in options["routing"]:
-                    yield AlignCase(tokens, E, topk, block_m, routing, options["seed"])
+    """Yield the cases of a benchmark: every combination of E, routing, tokens, block_m and topk (of at most E)."""
+    keys = ("experts", "routing", "tokens", "block_m", "topk")
+    for E, routing, tokens, block_m, topk in product(*(options[key] for key in keys)):
+        if topk <= E:
+            yield AlignCase(tokens, E, topk, block_m, routing, options["seed"])

@@ -1,19 +1,22 @@
-"""``python -m moe_lab.workload bench-align``: run the align benchmark on a GPU and write its rows as JSON."""
+"""``python -m moe_lab.workload bench-align``: run the align benchmark on a GPU and write its rows.
+
+The file is JSON lines: what was asked for and on what, then a line a row, each case appended when it is measured, then
+``{"complete": true}``. So a process that dies loses nothing that it had measured.
+"""
 
 import argparse
 import json
 import sys
+from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from moe_lab import plugins
+from moe_lab import bench_options, plugins
 from moe_lab.errors import UserError
-from moe_lab.routing import SPECS, parse_spec
-
-TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536)
+from moe_lab.routing import parse_spec
 
 
 def add(commands: Any) -> None:
@@ -22,32 +25,15 @@ def add(commands: Any) -> None:
         "bench-align", help="time align algorithms", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     bench.set_defaults(run=run)
-    bench.add_argument("--tokens", type=int, nargs="+", default=list(TOKENS), metavar="M", help="tokens")
-    bench.add_argument("--experts", type=int, nargs="+", default=[128, 256], metavar="E", help="experts")
-    bench.add_argument("--topk", type=int, nargs="+", default=[8], help="experts per token")
-    bench.add_argument("--block-m", type=int, nargs="+", default=[64], help="rows of a tile")
-    bench.add_argument("--routing", nargs="+", default=["uniform"], help=SPECS)
-    bench.add_argument(
-        "--algorithms",
-        nargs="+",
-        default=["all"],
-        metavar="NAME",
-        help=f"all, or of: {', '.join(plugins.names('align'))}",
-    )
-    bench.add_argument("--modes", nargs="+", default=["graph", "eager", "eager+allocation"], help="what is timed")
-    bench.add_argument("--repetitions", type=int, default=50, help="timed calls of each variant")
-    bench.add_argument("--seed", type=int, default=0, help="of the routing")
-    bench.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON to write")
-    bench.add_argument("--table", action="store_true", help="also print the medians of the first mode on stderr")
+    bench_options.add_align(bench)
+    bench.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON lines to write")
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Run the benchmark; returns a summary for stdout.
 
-    The file is written anew after every case, under a temporary name first, so an interrupted run keeps what it has.
-
     Raises:
-        UserError: no GPU, an unknown algorithm, routing or mode, or an output folder that does not exist.
+        UserError: no GPU, an unknown algorithm or routing, sizes that cannot be, or an output folder that is missing.
     """
     from tqdm import tqdm
 
@@ -55,74 +41,92 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
     settings = _settings(options)
     cases = list(align_cases(settings))
-    result = _header(settings)
-    with tqdm(cases, unit="case", file=sys.stderr, mininterval=1.0) as bar:
+    rows: list[dict[str, Any]] = []
+    with options.out.open("w") as file, tqdm(cases, unit="case", file=sys.stderr, mininterval=1.0) as bar:
+        _append(file, [_header(settings, bench_options.align_argv(options))])
         for case in bar:
             bar.set_postfix_str(f"M={case.tokens} E={case.E} topk={case.topk}")
-            result["rows"] += align_rows(
-                case, settings["algorithms"], repetitions=settings["repetitions"], modes=settings["modes"]
+            measured = align_rows(
+                case,
+                settings["algorithms"],
+                repetitions=settings["repetitions"],
+                modes=settings["modes"],
+                kernels=settings["kernels"] == ["all"] or case.tokens in settings["kernels"],
+                most_topk=max(k for k in settings["topk"] if k <= case.E),
             )
-            _write(result, options.out)
+            _append(file, measured)
+            rows += measured
+        _append(file, [{"complete": True}])
     if options.table:
-        print(table(result["rows"], settings["modes"][0]), file=sys.stderr)  # noqa: T201
-    failed = sum(row["error"] is not None for row in result["rows"])
-    return {
-        "bench": "align",
-        "cases": len(cases),
-        "rows": len(result["rows"]),
-        "failed": failed,
-        "out": options.out.name,
-    }
+        print(table(rows, settings["modes"][0]), file=sys.stderr)  # noqa: T201
+    failed = sum(row["error"] is not None for row in rows)
+    return {"bench": "align", "cases": len(cases), "rows": len(rows), "failed": failed, "out": options.out.name}
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
-    from moe_lab.bench import MODES
-
     if not torch.cuda.is_available():
         raise UserError("No GPU is visible to torch; the align benchmark needs one.")
     if not options.out.resolve().parent.is_dir():
         raise UserError(f"The folder of --out '{options.out}' does not exist; make it first.")
-    names = plugins.names("align") if options.algorithms == ["all"] else options.algorithms
+    names = options.algorithms
+    if names == ["all"]:
+        names = [name for name in plugins.names("align") if plugins.unavailable("align", name) is None]
     for name in names:
         plugins.load("align", name)
     for spec in options.routing:
         parse_spec(spec)
-    if set(options.modes) - set(MODES):
-        raise UserError(f"--modes takes {', '.join(MODES)}; not {', '.join(options.modes)}.")
-    pairs = [(E, topk) for E in options.experts for topk in options.topk if topk <= E]
-    if not pairs or options.repetitions < 1 or min(options.tokens) < 0:
+    if min(options.topk) > max(options.experts) or options.repetitions < 1 or min(options.tokens) < 0:
         raise UserError("Use topk <= experts, at least one repetition, and no negative tokens.")
     return {
         "tokens": options.tokens,
-        "experts_topk": pairs,
+        "experts": options.experts,
+        "topk": options.topk,
         "block_m": options.block_m,
         "routing": options.routing,
         "algorithms": names,
         "modes": options.modes,
+        "kernels": _traced(options.kernels),
         "repetitions": options.repetitions,
         "seed": options.seed,
     }
 
 
-def _header(settings: dict[str, Any]) -> dict[str, Any]:
-    from moe_lab.record import gpu, versions
+def _traced(given: list[str]) -> list[Any]:
+    """Return the tokens at which kernels are read: ``["all"]``, or numbers, none for ``none``."""
+    if given in (["all"], ["none"]):
+        return given if given == ["all"] else []
+    if not all(text.isdigit() for text in given):
+        raise UserError(f"--kernels takes all, none or numbers of tokens; not {' '.join(given)}.")
+    return [int(text) for text in given]
 
-    date = datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+def _header(settings: dict[str, Any], arguments: list[str]) -> dict[str, Any]:
+    from moe_lab.bench import KEY
+    from moe_lab.record import gpu, versions
+    from moe_lab.timing import copy_bandwidth
+
+    device = torch.device("cuda", torch.cuda.current_device())
     return {
-        "schema": 1,
+        "schema": 2,
         "bench": "align",
-        "date": date,
-        "gpu": gpu("cuda"),
-        "versions": versions(),
+        "key": KEY,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "gpu": (gpu("cuda") or {}) | {"copy_bytes_per_s": round(copy_bandwidth(device))},
+        "versions": versions() | {"driver": _driver()},
+        "command": ["python", "-m", "moe_lab.workload", "bench-align", *arguments],
         "settings": settings,
-        "rows": [],
     }
 
 
-def _write(result: dict[str, Any], path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(json.dumps(result, indent=None, separators=(",", ":")))
-    temporary.replace(path)
+def _driver() -> str | None:
+    """Return the version of the NVIDIA kernel module, or None."""
+    path = Path("/sys/module/nvidia/version")
+    return path.read_text().strip() if path.exists() else None
+
+
+def _append(file: Any, rows: Iterable[dict[str, Any]]) -> None:
+    file.writelines(json.dumps(row, separators=(",", ":")) + "\n" for row in rows)
+    file.flush()
 
 
 def table(rows: list[dict[str, Any]], mode: str) -> str:

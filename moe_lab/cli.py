@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from moe_lab import __version__, commands
+from moe_lab import __version__, amd_commands, bench_options, commands, counter_commands
 from moe_lab.errors import UserError
+from moe_lab.metrics import SETS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0, 1 when a notebook failed, 2 for a mistake the message explains."""
+    """Run one command and return its exit code: 0, 1 if a notebook or benchmark failed, 2 for an explained mistake."""
     arguments = _parser().parse_args(argv)
     try:
         return int(arguments.run(arguments) or 0)
@@ -34,8 +35,10 @@ def _parser() -> argparse.ArgumentParser:
     subcommands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_report(subcommands)
     _add_breakdown(subcommands)
+    _add_counters(subcommands)
     _add_capture(subcommands)
     _add_import(subcommands)
+    _add_bench(subcommands)
     runs = subcommands.add_parser("runs", help="list the runs in profiles/")
     runs.add_argument("--profiles", type=Path, metavar="DIR", help="profiles folder")
     runs.set_defaults(run=commands.list_runs)
@@ -113,17 +116,98 @@ def _add_capture(subcommands: Any) -> None:
     _add_destination(torch)
     torch.add_argument("workload", nargs=argparse.REMAINDER, metavar="-- python ...", help="the command to profile")
     torch.set_defaults(run=commands.capture_torch)
+    _add_amd(tools)
+    _add_ncu(tools)
+
+
+def _add_ncu(tools: Any) -> None:
+    ncu = tools.add_parser(
+        "ncu", help="Nsight Compute", usage="moe-lab capture ncu --name NAME [options] -- COMMAND ..."
+    )
+    ncu.add_argument("--name", required=True, help="name of the run: RUN or GPU/RUN")
+    ncu.add_argument("--set", choices=SETS, default="full", help="how much to measure (default: full)")
+    ncu.add_argument(
+        "--metrics", default="", metavar="LIST", help="instead: columns or ncu names of moe_lab/metrics.csv"
+    )
+    ncu.add_argument(
+        "--ranges", action="append", default=[], metavar="FILTER", help='only kernels in such a range: "moe_lab@w13/"'
+    )
+    ncu.add_argument("--kernel", default="", metavar="REGEX", help="only kernels of such a name")
+    ncu.add_argument(
+        "--launch-count", type=int, metavar="N", help="only N launches of each kernel, grid and block size"
+    )
+    ncu.add_argument("--cache-control", choices=("all", "none"), default="all", help="flush caches before each pass")
+    ncu.add_argument(
+        "--window",
+        choices=("all", "profiler-api"),
+        help="profile all, or cudaProfilerStart to Stop (default: profiler-api for moe_lab.workload, else all)",
+    )
+    ncu.add_argument("--expect", type=int, metavar="N", help="kernels that will be profiled, to show the time left")
+    ncu.add_argument("--ncu-option", action="append", default=[], metavar="OPTION", help="a further option for ncu")
+    ncu.add_argument("--keep-report", type=Path, metavar="FILE", help="also copy the .ncu-rep (holds paths) to FILE")
+    _add_destination(ncu)
+    ncu.add_argument("workload", nargs=argparse.REMAINDER, metavar="-- COMMAND ...", help="the command to profile")
+    ncu.set_defaults(run=counter_commands.capture_ncu)
+
+
+def _add_counters(subcommands: Any) -> None:
+    counters = subcommands.add_parser(
+        "counters", help="what the hardware counters of a run or report say of each kernel"
+    )
+    counters.add_argument("source", metavar="RUN_OR_REPORT", help="run name, run folder, or report file")
+    counters.add_argument("--metrics", metavar="LIST", help="columns of moe_lab/metrics.csv (default: the main ones)")
+    counters.add_argument("--format", choices=("table", "csv", "json"), default="table")
+    counters.set_defaults(run=counter_commands.print_counters)
+
+
+def _add_amd(tools: Any) -> None:
+    counters = _amd_tool(
+        tools, "rocprof-compute", "AMD: counters of every kernel", amd_commands.capture_rocprof_compute
+    )
+    counters.add_argument("-k", "--kernel", action="append", default=[], metavar="NAME", help="count only this kernel")
+    counters.add_argument("-b", "--block", action="append", default=[], metavar="ID", help="count only this table")
+    counters.add_argument("--roof-only", action="store_true", help="measure the roofs and what the roofline needs")
+    trace = _amd_tool(tools, "rocprofv3", "AMD: kernels, HIP calls, roctx ranges", amd_commands.capture_rocprofv3)
+    trace.add_argument("--output-format", choices=("csv", "rocpd"), default="csv", help="what rocprofv3 writes")
+
+
+def _amd_tool(tools: Any, name: str, about: str, run: Any) -> Any:
+    tool = tools.add_parser(name, help=about, usage=f"moe-lab capture {name} --name NAME [options] -- COMMAND ...")
+    tool.add_argument("--name", required=True, help="name of the run: RUN or GPU/RUN")
+    tool.add_argument("--tool-option", action="append", default=[], metavar="OPTION", help=f"a further one for {name}")
+    _add_destination(tool)
+    tool.add_argument("workload", nargs=argparse.REMAINDER, metavar="-- COMMAND ...", help="the command to profile")
+    tool.set_defaults(run=run)
+    return tool
 
 
 def _add_import(subcommands: Any) -> None:
-    importer = subcommands.add_parser("import", help="make a redacted run from an existing report")
-    importer.add_argument("report", type=Path, metavar="REPORT", help="report of nsys, torch.profiler or rocprofv3")
+    importer = subcommands.add_parser("import", help="make a redacted run from an existing report or benchmark result")
+    importer.add_argument(
+        "report",
+        type=Path,
+        nargs="+",
+        metavar="REPORT",
+        help="report of a profiler, or results of a benchmark (several: parts of one)",
+    )
     importer.add_argument("--name", help="name of the run: RUN or GPU/RUN (default: the report's file name)")
     importer.add_argument("--root", metavar="REGEX", help="with --keep: the ranges of which instances are kept")
     importer.add_argument("--keep", type=int, metavar="N", help="keep only the first N instances of each root range")
     importer.add_argument("--max-mb", type=float, metavar="MB", help="refuse a run whose report would be larger")
     _add_destination(importer)
     importer.set_defaults(run=commands.import_report)
+
+
+def _add_bench(subcommands: Any) -> None:
+    bench = subcommands.add_parser("bench", help="measure on this machine's GPU and keep the rows as a run")
+    what = bench.add_subparsers(dest="what", required=True, metavar="WHAT")
+    align = what.add_parser(
+        "align", help="align algorithms over sizes", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    bench_options.add_align(align)
+    align.add_argument("--name", required=True, help="name of the run: RUN or GPU/RUN")
+    _add_destination(align)
+    align.set_defaults(run=commands.bench_align)
 
 
 def _add_destination(parser: argparse.ArgumentParser) -> None:

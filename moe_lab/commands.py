@@ -74,10 +74,10 @@ def _tree(table: "pd.DataFrame") -> str:
     shown["name"] = ["  " * int(d or 0) + n for d, n in zip(table["depth"].fillna(0), table["name"], strict=True)]
     shown["kernels"] = [f"{k:g}" for k in table["kernels"]]
     shown["pct_of_root"] = [f"{p:.2f}" for p in table["pct_of_root"]]
-    return _aligned(shown)
+    return aligned(shown)
 
 
-def _aligned(table: "pd.DataFrame") -> str:
+def aligned(table: "pd.DataFrame") -> str:
     """Return the table as text: text columns left-aligned, numbers right-aligned with four decimals, NA as '-'."""
     rows = [list(table.columns), *([_cell(v) for v in row] for row in table.itertuples(index=False))]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
@@ -108,7 +108,7 @@ def capture_nsys(arguments: argparse.Namespace) -> None:
     from moe_lab.capture import nsys
     from moe_lab.capture._facts import default_window
 
-    workload = _command(arguments)
+    workload = command(arguments)
     window = arguments.window or default_window(workload)
     options = nsys.Options(window, tuple(arguments.nsys_option))
     run = nsys.capture(
@@ -123,31 +123,59 @@ def capture_torch(arguments: argparse.Namespace) -> None:
 
     options = torch_profiler.Options(arguments.window) if arguments.window else None
     run = torch_profiler.capture(
-        _command(arguments), arguments.name, options=options, root=arguments.profiles, overwrite=arguments.overwrite
+        command(arguments), arguments.name, options=options, root=arguments.profiles, overwrite=arguments.overwrite
     )
     print(run.path)
 
 
-def _command(arguments: argparse.Namespace) -> list[str]:
+def command(arguments: argparse.Namespace) -> list[str]:
+    """Return the command to profile, without the ``--`` before it."""
     return list(arguments.workload[1:] if arguments.workload[:1] == ["--"] else arguments.workload)
 
 
 def import_report(arguments: argparse.Namespace) -> None:
-    """Make a run from a report and print its folder."""
-    from moe_lab import runs
+    """Make a run from a report, or from results of a benchmark, and print its folder."""
+    from moe_lab import bench_runs, rows, runs
 
     if arguments.root and not arguments.keep:
         raise UserError("--root chooses the ranges for --keep; give --keep N too.")
+    first, *more = arguments.report
+    name = arguments.name or re.sub(r"[^A-Za-z0-9_.+-]+", "_", first.name.split(".")[0]).lstrip(".+-")
+    place = {"root": arguments.profiles, "overwrite": arguments.overwrite}
+    if all(map(rows.is_result, arguments.report)):
+        if arguments.keep or arguments.max_mb:
+            raise UserError("--keep and --max-mb are for reports; a benchmark's result is kept as it is.")
+        print(bench_runs.import_bench(arguments.report, name, **place).path)
+        return
+    if more:
+        raise UserError("Several files can only be results of one benchmark; import reports one by one.")
     run = runs.import_report(
-        arguments.report,
-        arguments.name or re.sub(r"[^A-Za-z0-9_.+-]+", "_", arguments.report.name.split(".")[0]).lstrip(".+-"),
-        root=arguments.profiles,
-        overwrite=arguments.overwrite,
+        first,
+        name,
+        **place,
         keep_root=arguments.root,
         keep_instances=arguments.keep,
         max_bytes=int(arguments.max_mb * 1e6) if arguments.max_mb else None,
     )
     print(run.path)
+
+
+def bench_align(arguments: argparse.Namespace) -> int:
+    """Measure align algorithms and print the run's folder; 1 if the measuring process did not come to its end."""
+    from moe_lab import bench_options, bench_runs
+
+    argv = bench_options.align_argv(arguments)
+    run, code = bench_runs.measure(
+        "align", argv, arguments.name, root=arguments.profiles, overwrite=arguments.overwrite
+    )
+    kept = run.manifest["rows"]
+    if kept["failed"]:
+        print(f"moe-lab: {kept['failed']} of {kept['count']} rows have an error instead of times.", file=sys.stderr)
+    if code:
+        said = f"The benchmark {bench_runs.stopped(code)}; the {kept['count']} rows that it had measured are kept."
+        print(f"moe-lab: {said}", file=sys.stderr)
+    print(run.path)
+    return 1 if code else 0
 
 
 def list_runs(arguments: argparse.Namespace) -> None:
@@ -156,24 +184,30 @@ def list_runs(arguments: argparse.Namespace) -> None:
 
     from moe_lab import runs
 
-    rows = []
-    for run in runs.list_runs(arguments.profiles):
-        workload = run.manifest.get("workload") or {}
-        said = {k: workload.get(k) for k in ("model", "phase", "M", "backend")}
-        what = " ".join(f"M={v}" if k == "M" else str(v) for k, v in said.items() if v is not None)
-        rows.append(
-            {
-                "run": run.manifest["name"],
-                "gpu": (run.manifest.get("gpu") or {}).get("name"),
-                "date": run.manifest.get("date"),
-                "what": what,
-            }
-        )
+    rows = [
+        {
+            "run": run.manifest["name"],
+            "gpu": (run.manifest.get("gpu") or {}).get("name"),
+            "date": run.manifest.get("date"),
+            "what": _what(run.manifest),
+        }
+        for run in runs.list_runs(arguments.profiles)
+    ]
     if not rows:
         raise UserError(
             "There are no runs; make one with `moe-lab capture nsys --name X -- COMMAND` or `moe-lab import`."
         )
-    print(_aligned(pd.DataFrame(rows)))
+    print(aligned(pd.DataFrame(rows)))
+
+
+def _what(manifest: dict[str, Any]) -> str:
+    """Return what a run is of: the layer of a capture, or how many rows of which benchmark."""
+    if "rows" in manifest:
+        count = manifest["rows"]["count"]
+        return f"bench {manifest['bench']}, {count} {'row' if count == 1 else 'rows'}"
+    workload = manifest.get("workload") or {}
+    said = {k: workload.get(k) for k in ("workload", "model", "phase", "M", "backend")}
+    return " ".join(f"M={v}" if k == "M" else str(v) for k, v in said.items() if v is not None)
 
 
 def doctor(arguments: argparse.Namespace) -> None:

@@ -67,15 +67,19 @@ def _over(facts: Mapping[str, Any], given: Mapping[str, Any] | None) -> dict[str
     return {**facts, **{k: v for k, v in (given or {}).items() if v is not None}}
 
 
-def full_name(name: str, launches: Launches) -> str:
+def full_name(name: str, gpu: str | None) -> str:
     """Return ``<gpu>/<run>``.
+
+    Args:
+        name: that, or ``<run>`` alone.
+        gpu: the GPU's own name, for the first part.
 
     Raises:
         UserError: characters that do not belong into a folder name, or too many parts.
     """
     parts = name.strip("/").split("/")
     if len(parts) == 1:
-        parts.insert(0, gpu_slug((launches.meta["gpu"] or {}).get("name")))
+        parts.insert(0, gpu_slug(gpu))
     if len(parts) != 2 or not all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", p) for p in parts):
         raise UserError(f"'{name}' cannot be the name of a run; use RUN or GPU/RUN of letters, digits and _ . + -.")
     return "/".join(parts)

@@ -72,3 +72,103 @@ def stage_shares() -> pd.DataFrame:
             for stage, t in parts.items()
         ]
     return pd.DataFrame(rows).assign(published=True)
+
+
+PEERS_CAVEAT = "measured on another H200, with torch 2.11 and Triton 3.6; absolute times move from machine to machine"
+
+# Microseconds of one align call, block_m 64, replayed from a CUDA graph with a cold L2 cache, on another H200: the
+# CUDA kernels of SGLang's and vLLM's two-kernel generations, torch.sort of the ids alone, and sgl-kernel 0.4.5.
+_ALIGN_PEERS_US: dict[tuple[int, int], dict[int, tuple[float, float, float]]] = {
+    (64, 6): {
+        1: (11, 12, 11),
+        256: (13, 10, 25),
+        1024: (16, 13, 49),
+        4096: (29, 27, 47),
+        16384: (79, 82, 49),
+        65536: (276, 302, 58),
+    },
+    (128, 8): {
+        1: (14, 8, 13),
+        256: (15, 10, 25),
+        1024: (18, 14, 51),
+        4096: (33, 30, 47),
+        16384: (90, 94, 50),
+        65536: (317, 352, 64),
+    },
+    (256, 8): {
+        1: (17, 8, 13),
+        256: (19, 11, 25),
+        1024: (23, 16, 51),
+        4096: (34, 29, 47),
+        16384: (85, 87, 51),
+        65536: (288, 320, 64),
+    },
+}
+_SGL_KERNEL_US = {
+    (128, 8): {1: 7.6, 1024: 12.9, 16384: 83.0, 65536: 303.0},
+    (256, 8): {1: 8.2, 1024: 12.6, 16384: 92.0, 65536: 269.0},
+}
+ALIGN_PEERS = {
+    "sglang_us": "SGLang",
+    "vllm_us": "vLLM",
+    "sgl_kernel_us": "sgl-kernel",
+    "sort_us": "torch.sort",
+}
+
+
+def align_peers() -> pd.DataFrame:
+    """Return what other projects' align kernels took on another H200: never ours.
+
+    Returns:
+        Columns ``tokens``, ``E``, ``topk`` and those of ``ALIGN_PEERS`` (us; NA where not measured).
+    """
+    rows = [
+        {
+            "tokens": tokens,
+            "E": E,
+            "topk": topk,
+            "sglang_us": sglang,
+            "vllm_us": vllm,
+            "sgl_kernel_us": _SGL_KERNEL_US.get((E, topk), {}).get(tokens),
+            "sort_us": sort,
+        }
+        for (E, topk), sizes in _ALIGN_PEERS_US.items()
+        for tokens, (sglang, vllm, sort) in sizes.items()
+    ]
+    return pd.DataFrame(rows).convert_dtypes()
+
+
+ALIGN_AMD = Source(
+    label="AMD MI GPUs, published",
+    setup="16384 tokens, top 8 of 256 experts, rocprof-compute; article 'Efficient MoE Align & Sort design in SGLang "
+    "Fused MoE', 2025",
+    caveat="another vendor's GPU and counters, so compare how the designs differ, not the figures",
+    model="",
+)
+ALIGN_AMD_MULTI_BLOCK = (
+    "multi-block kernel: 5 kB of LDS, 6.8 % bank conflicts, 18.61 % stalled on data; L1 traffic per operation from "
+    "8 kB read and 27 B write to 109 B read, 468 B write and 202 B atomic"
+)
+ALIGN_SPEEDUPS = "3x on A100 and H200, 10x on MI100, 7x on MI300X and MI300A"
+
+
+def align_amd() -> pd.DataFrame:
+    """Return the published counters of the align kernels on AMD, one row a kernel.
+
+    Returns:
+        Columns ``kernel``, ``vgprs``, ``sgprs``, ``active_cus``, ``l1_hit_pct``, ``coalescing_pct``,
+        ``l1_utilisation_pct``, ``cycles_k``; NA where nothing was published.
+    """
+    kernels = ("earlier moe_align_block_size (one block)", "earlier count_and_sort_expert_tokens", "multi-block")
+    return pd.DataFrame(
+        {
+            "kernel": kernels,
+            "vgprs": [20, 8, 52],
+            "sgprs": [48, 32, 48],
+            "active_cus": [3, 39, 66],
+            "l1_hit_pct": [0, 27, 61],
+            "coalescing_pct": [25, None, 36],
+            "l1_utilisation_pct": [7, None, 18],
+            "cycles_k": [330, 80, 200],
+        }
+    ).convert_dtypes()

@@ -1,4 +1,4 @@
-"""Run folders: ``profiles/<gpu>/<run>/`` holds ``run.json`` and a small, redacted report."""
+"""Run folders: ``profiles/<gpu>/<run>/`` holds ``run.json`` and a small, redacted report, or a benchmark's rows."""
 
 import json
 import os
@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moe_lab import plugins
+import pandas as pd
+
+from moe_lab import plugins, rows
 from moe_lab.errors import UserError
 from moe_lab.launches import Launches
 from moe_lab.manifest import build, full_name
@@ -39,12 +41,29 @@ class Run:
         named = self.manifest.get("report")
         return self.path / str(named) if named else self.path
 
+    @property
+    def is_bench(self) -> bool:
+        """Whether it holds the rows of a benchmark instead of a report."""
+        return "rows" in self.manifest
+
+    def rows(self) -> pd.DataFrame:
+        """Read the rows of a benchmark; NA where a quantity is not known.
+
+        Raises:
+            UserError: it is a capture, or the rows cannot be read.
+        """
+        if not self.is_bench:
+            raise UserError(f"'{self.manifest['name']}' is a capture, not a benchmark: it has launches, but no rows.")
+        return rows.read(self.report, self.manifest["rows"])
+
     def launches(self) -> Launches:
         """Read the report.
 
         Raises:
-            UserError: the report is missing or cannot be read.
+            UserError: it is a benchmark, or the report is missing or cannot be read.
         """
+        if self.is_bench:
+            raise UserError(f"'{self.manifest['name']}' is a benchmark: it has rows, but no launches; give a capture.")
         options = {"allow_graph_level": True} if self.manifest.get("graph_level") else {}
         return parse_report(self.report, **options)
 
@@ -112,7 +131,7 @@ def import_report(
 
     Args:
         report: an .sqlite export of Nsight Systems (or a .nsys-rep where nsys is installed), a trace of
-            torch.profiler (.json, .json.gz), or a folder of rocprofv3's CSV files.
+            torch.profiler (.json, .json.gz), a folder of rocprofv3's CSV files, or one of rocprof-compute.
         name: ``<gpu>/<run>``, or ``<run>``: the GPU's name then comes from the report.
         root: profiles folder; by default ``profiles_root()``.
         manifest: what else is known (see ``run.json``): tool, command, date, gpu, versions, workload.
@@ -127,11 +146,11 @@ def import_report(
     """
     with _as_sqlite(Path(report)) as source:
         launches = parse_report(source, **({"allow_graph_level": True} if allow_graph_level else {}))
-        name = full_name(name, launches)
+        name = full_name(name, (launches.meta["gpu"] or {}).get("name"))
         target = (root or profiles_root()) / name
         if target.exists() and not overwrite:
             raise UserError(f"There already is a run '{name}'; choose another name or pass --overwrite.")
-        with _building(target) as folder:
+        with building(target) as folder:
             kind = format_of(source)
             report_name = plugins.info("parse", kind)["report"]
             dropped, hosts = _shrink(kind, source, launches, folder / report_name, keep_root, keep_instances)
@@ -156,7 +175,7 @@ def _as_sqlite(report: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _building(target: Path) -> Iterator[Path]:
+def building(target: Path) -> Iterator[Path]:
     """Give a temporary folder beside ``target``; it takes that place if all goes well, else nothing is left of it."""
     fresh = [p for p in (target.parent, target.parent.parent) if not p.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -23,6 +24,27 @@ class CacheFlush:
         self._memory.zero_()
 
 
+@cache
+def cache_flush(device: torch.device) -> CacheFlush:
+    """Return the one flush of a device: its memory is several times the cache."""
+    return CacheFlush(device)
+
+
+def copy_bandwidth(device: torch.device, size: int = 1 << 30) -> float:
+    """Return the bytes per second, read plus written, of the fastest of ten copies of ``size`` bytes on the device."""
+    source = torch.empty(size, dtype=torch.int8, device=device).zero_()
+    target = torch.empty_like(source)
+    milliseconds: list[float] = []
+    for _ in range(10):
+        first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        first.record()
+        target.copy_(source)
+        last.record()
+        torch.cuda.synchronize()
+        milliseconds.append(first.elapsed_time(last))
+    return 2 * size / min(milliseconds) * 1e3
+
+
 def prepare(call: Callable[[], object], mode: str) -> Callable[[], object]:
     """Warm ``call`` up and return what a repetition runs."""
     stream = torch.cuda.Stream()
@@ -36,11 +58,11 @@ def prepare(call: Callable[[], object], mode: str) -> Callable[[], object]:
         return call
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        kept = call()
+        result = call()
 
     def replay() -> object:
         graph.replay()
-        return kept
+        return result, call  # the graph does not keep the memory that it uses; the call does
 
     replay()
     torch.cuda.synchronize()
@@ -51,7 +73,7 @@ def interleave(
     steps: dict[Any, Callable[[], object]], repetitions: int, device: torch.device
 ) -> dict[Any, list[float]]:
     """Run every step once a round, with a cold L2 cache, and return the microseconds of each."""
-    flush = CacheFlush(device)
+    flush = cache_flush(device)
     times: dict[Any, list[float]] = {key: [] for key in steps}
     for _ in range(repetitions):
         events = {}

@@ -9,19 +9,17 @@ nobody listens. Triton is imported late: --device cpu has to choose its interpre
 import argparse
 import json
 import os
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from importlib.util import find_spec
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from moe_lab import bench_command, plugins, ranges
+from moe_lab import align_command, bench_command, experts_command, plugins, ranges
 from moe_lab.errors import UserError
 from moe_lab.problem import MODELS
+from moe_lab.window import profiler_window, range_api, say
 
 if TYPE_CHECKING:
     from moe_lab.layer import DecoderLayer
@@ -30,12 +28,12 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     options = parser().parse_args(arguments)
-    if getattr(options, "device", "cpu") == "cpu" and options.command == "layer":
+    if getattr(options, "device", "cpu") == "cpu" and options.command in ("layer", "align", "experts"):
         os.environ.setdefault("TRITON_INTERPRET", "1")
     try:
         print(json.dumps(options.run(options)), flush=True)  # noqa: T201
     except UserError as error:
-        _say(str(error))
+        say(str(error))
         return 2
     return 0
 
@@ -47,6 +45,8 @@ def parser() -> argparse.ArgumentParser:
     cost = commands.add_parser("ranges", help="print the cost of a range when nobody listens, in nanoseconds")
     cost.set_defaults(run=lambda options: range_cost())
     bench_command.add(commands)
+    align_command.add(commands)
+    experts_command.add(commands)
     layer = commands.add_parser(
         "layer", help="run one decoder layer", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -90,7 +90,7 @@ def run_layer(options: argparse.Namespace) -> dict[str, Any]:
         mark = ranges.marker(range_api())
         silent = ranges.marker("none")
         _warm_up(lambda: layer.forward(hidden, residual, silent), options)
-        with _profiler_window(options.device):
+        with profiler_window(options.device):
             step = _step(layer, hidden, residual, mark, options.graph)
             times = _measure(step, mark, root(layer, options), options)
         result = describe(layer, vars(options), times)
@@ -146,18 +146,6 @@ def _build(options: argparse.Namespace) -> "DecoderLayer":
     )
 
 
-def range_api() -> str:
-    """Return $MOE_LAB_RANGES, else that of this machine: ``nvtx``, ``roctx`` on ROCm, or ``none`` (said on stderr)."""
-    if os.environ.get("MOE_LAB_RANGES"):
-        return os.environ["MOE_LAB_RANGES"]
-    if torch.version.hip is not None:
-        return "roctx"
-    if find_spec("nvtx"):
-        return "nvtx"
-    _say("the nvtx package is missing, so a profile has no ranges: pip install nvtx")
-    return "none"
-
-
 def root(layer: "DecoderLayer", options: argparse.Namespace) -> str:
     """Return the name of the range around each measured iteration."""
     return ranges.root_name(model=options.model, phase=options.phase, M=layer.shape.M, backend=options.backend)
@@ -176,19 +164,6 @@ def _warm_up(forward: Callable[[], object], options: argparse.Namespace) -> None
             forward()
     torch.cuda.current_stream().wait_stream(stream)
     torch.cuda.synchronize()
-
-
-@contextmanager
-def _profiler_window(device: str) -> Iterator[None]:
-    """Open what ``nsys --capture-range=cudaProfilerApi`` and ``ncu --profile-from-start off`` wait for; CUDA only."""
-    if device == "cpu" or torch.version.hip is not None:
-        yield
-        return
-    torch.cuda.profiler.start()
-    try:
-        yield
-    finally:
-        torch.cuda.profiler.stop()
 
 
 def _step(layer: "DecoderLayer", hidden: Any, residual: Any, mark: ranges.Mark, graph: bool) -> Callable[[], object]:
@@ -224,10 +199,6 @@ def _measure(step: Callable[[], object], mark: ranges.Mark, name: str, options: 
         torch.cuda.synchronize()
         times.append(first.elapsed_time(last))
     return [round(t, 6) for t in times]
-
-
-def _say(sentence: str) -> None:
-    print(f"moe_lab.workload: {sentence}", file=sys.stderr)  # noqa: T201
 
 
 def range_cost(repeats: int = 100_000) -> dict[str, Any]:

@@ -51,6 +51,7 @@ def test_doctor_prints_every_check_with_a_remedy_for_what_is_missing(capsys: pyt
         "nvtx",
         "nsys",
         "ncu",
+        "ncu-report",
         "rocprof-compute",
         "rocprofv3",
         "hardware counters",

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import bench_builder
 import pytest
 
-from moe_lab import report
+from moe_lab import bench_runs, report
 
 pytestmark = pytest.mark.browser
 
@@ -30,12 +31,16 @@ PHONE, LAPTOP = (390, 844), (1366, 900)
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> report.Report:
-    """Every notebook as committed, and the first one with a single phase: its figures are as low as they get."""
+    """Every notebook as committed, the first with a single phase (figures as low as they get), align with a sweep."""
     out = tmp_path_factory.mktemp("reports")
     (out / "grid.yaml").write_text("- {}\n- {prefill_run: ''}\n")
     single = report.build(["01"], out=out, parameters={}, grid=out / "grid.yaml", show_code=False)
     done = report.build(None, out=out, parameters={}, grid=None, show_code=False)
-    done.pages.append(single.pages[1])
+    rows = bench_builder.rows([2**i for i in range(17)], (8, 16, 32, 64, 128, 256, 512))
+    run = bench_runs.import_bench([bench_builder.write(out / "a.json", rows)], "h200/x", root=out)
+    given = {"bench_run": str(run.path)}
+    sweep = report.build(["04"], out=out / "sweep", parameters=given, grid=None, show_code=False)
+    done.pages.extend([single.pages[1], sweep.pages[0]])
     assert [page.failed for page in done.pages] == [None] * len(done.pages)
     return done
 
@@ -73,12 +78,13 @@ def visit(browser: Any, path: Path, size: tuple[int, int]) -> None:
 
 DRAWN = """
 return document.readyState === 'complete' && [...document.querySelectorAll('.plot-area')]
-  .every(area => area.querySelector('.point path, .scatterlayer path, canvas'));
+  .every(area => area.querySelector('.point path, .scatterlayer path, .heatmap-label, canvas'));
 """
 POINTS = """
+const marks = '.point path, .scatterlayer path.point, .heatmap-label';
 const visible = p => { const box = p.getBoundingClientRect(); return box.width > 0 && box.height > 0; };
 return [...document.querySelectorAll('.plot-area')]
-  .map(area => [...area.querySelectorAll('.point path')].filter(visible).length);
+  .map(area => [...area.querySelectorAll(marks)].filter(visible).length);
 """
 OVERFLOW = "return [document.documentElement.scrollWidth, window.innerWidth];"
 CLIPPED = """
@@ -114,7 +120,7 @@ def test_html_pages_draw_every_figure_offline(built: report.Report, browser: Any
         visit(browser, page.html, size)
         points = browser.execute_script(POINTS)
         assert len(points) == page.figures
-        assert min(points) >= 3, f"bars drawn in each figure of {page.html.name}: {points}"
+        assert all(n >= 3 for n in points), f"drawn in each figure of {page.html.name}: {points}"
         assert requests(browser) == []
         assert [entry["message"] for entry in browser.get_log("browser")] == []
 
@@ -134,7 +140,7 @@ def test_html_fits_the_screen_and_every_label_its_place(
 def test_html_index_leads_to_every_page(built: report.Report, browser: Any) -> None:
     visit(browser, built.index, LAPTOP)
     links = [a.get_attribute("href") for a in browser.find_elements("css selector", "a.card")]
-    assert links == [page.html.as_uri() for page in built.pages[:-1]]
+    assert links == [page.html.as_uri() for page in built.pages[:-2]]
     boxes = browser.execute_script(
         "return [...document.querySelectorAll('.thumb rect')].map(r => r.getBoundingClientRect().width);"
     )

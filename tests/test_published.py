@@ -1,3 +1,4 @@
+import pandas as pd
 import pytest
 
 from moe_lab import published
@@ -22,3 +23,14 @@ def test_published_stages_add_up_to_the_layer(phase: str, layer_ms: float) -> No
     assert stages["time_ms"].sum() == pytest.approx(layer_ms)
     assert stages["pct_of_layer"].sum() == pytest.approx(100)
     assert (stages["time_ms"] > 0).all()
+
+
+def test_published_align_figures_are_per_size_and_name_their_source() -> None:
+    peers = published.align_peers().set_index(["E", "topk", "tokens"])
+    assert peers.loc[(256, 8, 16384), "vllm_us"] == 87
+    assert peers.loc[(128, 8, 65536), "sglang_us"] == 317
+    assert pd.isna(peers.loc[(64, 6, 16384), "sgl_kernel_us"]), "not measured at that shape"
+    amd = published.align_amd().set_index("kernel")
+    assert amd.loc["multi-block", "active_cus"] == 66
+    assert pd.isna(amd.loc["earlier count_and_sort_expert_tokens", "coalescing_pct"]), "not published"
+    assert "SGLang" in published.ALIGN_AMD.setup

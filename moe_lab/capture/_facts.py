@@ -64,6 +64,11 @@ def driver_version() -> str | None:
     return _query("driver_version")
 
 
+def gpu_name() -> str | None:
+    """Return the name of the first NVIDIA GPU, or None without one."""
+    return _query("name")
+
+
 def _query(field: str) -> str | None:
     smi = find_tool("nvidia-smi")
     text = output([str(smi), f"--query-gpu={field}", "--format=csv,noheader,nounits"]) if smi else None

@@ -1,0 +1,226 @@
+"""The align benchmark: which algorithm is quickest where, how far from doing nothing and from moving the data.
+
+Times are compared only inside one case, whose variants the benchmark interleaved. An algorithm is ahead of another when
+its 80th percentile lies below the other's 20th, behind when it is the other way round, else the two are even.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from moe_lab import published, runs
+from moe_lab.errors import UserError
+from moe_lab.launches import Launches
+
+CASE = ["E", "topk", "tokens", "block_m", "routing", "seed"]
+EMPTY = "(empty)"
+SHOWN = (1, 16, 64, 256, 1024, 4096, 16384, 65536)  # tokens of the table beside other projects
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A run of the align benchmark, or the reason why there is none.
+
+    Attributes:
+        run: the run; None if there is none.
+        rows: its rows; empty without a run.
+        missing: one sentence, empty with a run.
+    """
+
+    run: runs.Run | None
+    rows: pd.DataFrame
+    missing: str = ""
+
+    @property
+    def timed(self) -> pd.DataFrame:
+        """Rows with times of one algorithm each, without those of empty kernels."""
+        return self.rows[self.rows["median_us"].notna() & ~is_floor(self.rows)]
+
+    @property
+    def failed(self) -> pd.DataFrame:
+        """Rows with an error instead of times."""
+        return self.rows[self.rows["error"].notna()]
+
+
+def is_floor(rows: pd.DataFrame) -> "pd.Series[bool]":
+    """Return which rows are what the same method measures for kernels that do nothing."""
+    return rows["algorithm"].str.startswith("(").astype(bool)
+
+
+_COLUMNS = [*CASE, "algorithm", "mode", "launches", "median_us", "p20_us", "p80_us", "rows_useful", "rows_padded"]
+_COLUMNS += ["padding_waste_pct", "minimum_bytes", "deterministic", "kernels_warm_us", "error"]
+
+
+def load(name: str) -> Bench:
+    """Return the benchmark of a run; without a run, the sentence that says so.
+
+    Args:
+        name: run name or folder; empty = none.
+
+    Raises:
+        UserError: the run is a capture, or of another benchmark.
+    """
+    nothing = pd.DataFrame({column: pd.Series(dtype="object") for column in _COLUMNS})
+    known = {str(run.manifest["name"]): run for run in runs.list_runs()}
+    if not name or (name not in known and not (runs.profiles_root() / name).exists()):
+        make = f"on a GPU, with: moe-lab bench align --name {name.split('/')[-1] or 'X'}."
+        there = ", ".join(n for n, run in known.items() if run.is_bench)
+        which = f"There is no run '{name}' of the align benchmark" if name else "No benchmark was asked for"
+        return Bench(None, nothing, f"{which}; make one {make}" + (f" There are: {there}." if there else ""))
+    run = known.get(name) or runs.load(name)
+    rows = run.rows()
+    if run.manifest["bench"] != "align":
+        raise UserError(
+            f"'{name}' is of the benchmark '{run.manifest['bench']}', not of align; give another bench_run."
+        )
+    return Bench(run, rows.reindex(columns=[*rows.columns, *(c for c in _COLUMNS if c not in rows)]))
+
+
+def first(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with the routing, block_m and seed that come first in the run: one case a size."""
+    for column in ("routing", "block_m", "seed"):
+        rows = rows[rows[column] == rows[column].iloc[0]] if len(rows) else rows
+    return rows
+
+
+def at(bench: Bench, E: int, topk: int, mode: str | None = "graph") -> pd.DataFrame:
+    """Return the timed rows of one E and topk over tokens, one case a size, floors included.
+
+    Args:
+        bench: the benchmark.
+        E: experts.
+        topk: experts per token.
+        mode: what was timed; None = all modes.
+    """
+    rows = bench.rows[bench.rows["median_us"].notna()]
+    rows = rows[(rows["E"] == E) & (rows["topk"] == topk)]
+    return first(rows if mode is None else rows[rows["mode"] == mode]).sort_values("tokens", kind="stable")
+
+
+def duels(bench: Bench, algorithm: str, mode: str = "graph") -> pd.DataFrame:
+    """Set an algorithm beside every other one in every case.
+
+    Returns:
+        One row a case and rival: the case (``CASE``), rival, ours_us, theirs_us, empty_us (the floor of the case),
+        speedup (theirs / ours), speedup_net (with the floor subtracted from both; NA where nothing is left),
+        lost_us (ours - theirs), verdict (ahead, even, behind). Cases in the order of the run, rivals by their time.
+    """
+    rows = bench.timed[bench.timed["mode"] == mode]
+    times = [*CASE, "median_us", "p20_us", "p80_us"]
+    ours = rows.loc[rows["algorithm"] == algorithm, times]
+    theirs = rows.loc[rows["algorithm"] != algorithm, [*times, "algorithm"]].rename(columns={"algorithm": "rival"})
+    floor = bench.rows[(bench.rows["algorithm"] == EMPTY) & (bench.rows["mode"] == mode)]
+    floor = floor[[*CASE, "median_us"]].rename(columns={"median_us": "empty_us"})
+    both = theirs.merge(ours, on=CASE, suffixes=("_theirs", "_ours")).merge(floor, on=CASE, how="left")
+    both = both.rename(columns={"median_us_ours": "ours_us", "median_us_theirs": "theirs_us"})
+    ahead, behind = both["p80_us_ours"] < both["p20_us_theirs"], both["p80_us_theirs"] < both["p20_us_ours"]
+    both["verdict"] = np.select([ahead.astype(bool), behind.astype(bool)], ["ahead", "behind"], "even")
+    both["speedup"] = both["theirs_us"] / both["ours_us"]
+    both["speedup_net"] = net(both["theirs_us"], both["ours_us"], both["empty_us"])
+    both["lost_us"] = both["ours_us"] - both["theirs_us"]
+    named = [*CASE, "rival", "ours_us", "theirs_us", "empty_us", "speedup", "speedup_net", "lost_us", "verdict"]
+    both["order"] = both.groupby(CASE, sort=False).ngroup()
+    return both.sort_values(["order", "theirs_us"], ignore_index=True)[named]
+
+
+def net(theirs: Any, ours: Any, empty: Any) -> Any:
+    """Return the ratio of what is left of two times without the floor; NA where either is not above it."""
+    above = (theirs > empty) & (ours > empty)
+    return ((theirs - empty) / (ours - empty)).where(above.fillna(False))
+
+
+def speedups(duel: pd.DataFrame, rival: str, topk: int) -> pd.DataFrame:
+    """Return columns tokens, E, speedup, ours_us, theirs_us against one rival: one case a size."""
+    rows = first(duel[(duel["rival"] == rival) & (duel["topk"] == topk)])
+    return rows[["tokens", "E", "speedup", "ours_us", "theirs_us"]].reset_index(drop=True)
+
+
+def best_others(duel: pd.DataFrame) -> pd.DataFrame:
+    """Return of each case the row of the quickest rival."""
+    return duel.drop_duplicates(CASE).reset_index(drop=True)
+
+
+def worst(duel: pd.DataFrame) -> pd.DataFrame:
+    """Return for each (tokens, E) the case, of all topk and so on, with the least speed-up over the quickest rival."""
+    return best_others(duel).sort_values("speedup").drop_duplicates(["tokens", "E"]).reset_index(drop=True)
+
+
+def behind(duel: pd.DataFrame) -> pd.DataFrame:
+    """Return every case in which the quickest rival is ahead, the largest loss first; lost_pct is of its time."""
+    rows = best_others(duel)
+    rows = rows[rows["verdict"] == "behind"].sort_values("speedup", ignore_index=True)
+    return rows.assign(lost_pct=100 * rows["lost_us"] / rows["theirs_us"])
+
+
+def rivals(duel: pd.DataFrame) -> pd.DataFrame:
+    """Return one row a rival over all cases that both take.
+
+    Returns:
+        Columns rival, cells, ahead, even, behind, mean_speedup (geometric), least_speedup, most_speedup.
+    """
+    rows = []
+    for name, part in duel.groupby("rival", sort=True):
+        speedup = part["speedup"].astype(float)
+        counts = {verdict: int((part["verdict"] == verdict).sum()) for verdict in ("ahead", "even", "behind")}
+        spread = {"least_speedup": speedup.min(), "most_speedup": speedup.max()}
+        rows.append(
+            {"rival": name, "cells": len(part)} | counts | {"mean_speedup": np.exp(np.log(speedup).mean())} | spread
+        )
+    return pd.DataFrame(rows)
+
+
+def bandwidth(bench: Bench, launches: Launches | None = None) -> tuple[float, str] | None:
+    """Return bytes per second of the GPU's memory and where the figure is from: a copy in the run, or the rated one."""
+    gpu = (bench.run.manifest.get("gpu") or {}) if bench.run else {}
+    if gpu.get("copy_bytes_per_s"):
+        return float(gpu["copy_bytes_per_s"]), "copy measured in the run"
+    rated = ((launches.meta.get("gpu") or {}) if launches else {}).get("memory_bandwidth_bytes_per_s")
+    return (float(rated), "rated by the driver") if rated else None
+
+
+def limit(rows: pd.DataFrame, speed: tuple[float, str] | None) -> pd.DataFrame:
+    """Return columns tokens, us: how long the GPU's memory takes to move the minimum bytes; empty without a speed."""
+    sizes = rows.drop_duplicates("tokens")[["tokens", "minimum_bytes"]]
+    if speed is None:
+        return pd.DataFrame({"tokens": [], "us": []})
+    return pd.DataFrame({"tokens": sizes["tokens"], "us": sizes["minimum_bytes"] / speed[0] * 1e6})
+
+
+def beside_peers(duel: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """Return an algorithm and the baseline at the sizes that were published or measured elsewhere, with those figures.
+
+    Returns:
+        Columns tokens, E, topk, baseline_us, ours_us, empty_us, speedup, speedup_net, and one column a peer of
+        ``published.align_peers()``, NA where it was not measured.
+    """
+    peers = published.align_peers()
+    known = peers[["E", "topk"]].drop_duplicates()
+    rows = duel[(duel["rival"] == baseline) & duel["tokens"].isin(SHOWN)].merge(known, on=["E", "topk"])
+    rows = first(rows).rename(columns={"theirs_us": "baseline_us"})
+    named = ["tokens", "E", "topk", "baseline_us", "ours_us", "empty_us", "speedup", "speedup_net"]
+    rows = rows[named].merge(peers, on=["tokens", "E", "topk"], how="left")
+    return rows.sort_values(["E", "tokens"], ignore_index=True)
+
+
+def modes(bench: Bench, E: int, topk: int, algorithms: list[str]) -> pd.DataFrame:
+    """Return one row a size, one column ``<algorithm>|<mode>`` (median us) for each given algorithm and mode."""
+    rows = at(bench, E, topk, None)
+    rows = rows[rows["algorithm"].isin(algorithms)]
+    if rows.empty:
+        return pd.DataFrame({"tokens": []})
+    wide = rows.assign(column=rows["algorithm"] + "|" + rows["mode"])
+    return wide.pivot_table("median_us", "tokens", "column", aggfunc="first").reset_index()
+
+
+def padding(bench: Bench, E: int, topk: int) -> pd.DataFrame:
+    """Return columns tokens, routing, block_m, padding_waste_pct of one E and topk, one row a case."""
+    rows = bench.rows[(bench.rows["E"] == E) & (bench.rows["topk"] == topk)]
+    named = ["tokens", "routing", "block_m", "padding_waste_pct"]
+    return rows.drop_duplicates([*named[:3], "seed"])[named].sort_values("tokens", kind="stable", ignore_index=True)
+
+
+def maps(rows: pd.DataFrame) -> list[pd.DataFrame]:
+    """Return the table as the only one of a list, or no table if it has no rows: what a notebook draws in a loop."""
+    return [rows] if len(rows) else []

@@ -1,0 +1,221 @@
+"""What the kernels of an align call do: count the pairs, cumsum the counts, place the pairs (or sort them).
+
+Which kernel does what is data of each align plugin, ``INFO["steps"]``: part of a kernel's name -> step, joined by ``+``
+where one kernel does several. A joined step loses the parts for which the same call has a kernel of their own. An
+algorithm that states nothing, because it calls others, is looked up in what all plugins state.
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import pandas as pd
+
+from moe_lab import plugins, ranges, runs
+from moe_lab.analysis.align import Bench, at, is_floor
+from moe_lab.analysis.counters import counters_table
+from moe_lab.analysis.phases import rows_of
+from moe_lab.launches import Launches
+
+ORDER = ("count", "count+cumsum", "count+cumsum+place", "sort", "cumsum", "cumsum+place", "place", "other")
+CAPTURE = "moe-lab capture nsys --name align_steps -- python -m moe_lab.workload align"
+COUNT = "moe-lab capture ncu --name align_counters --ranges moe_lab@align/ -- python -m moe_lab.workload align"
+COLUMNS = ["algorithm", "tokens", "step", "us", "kernels", "pct"]
+
+
+@dataclass(frozen=True)
+class Capture:
+    """A capture that a notebook can do without.
+
+    Attributes:
+        run: the run; None if there is none.
+        launches: what it holds; None if there is none.
+        missing: one sentence, empty if there is one.
+    """
+
+    run: runs.Run | None
+    launches: Launches | None
+    missing: str = ""
+
+
+def load(name: str, what: str, make: str) -> Capture:
+    """Return a capture by name, or the sentence that says that it is missing.
+
+    Args:
+        name: run name, run folder or report file; empty = none.
+        what: what it would have shown.
+        make: the command that makes one.
+
+    Raises:
+        UserError: it is there, but cannot be read.
+    """
+    known = {str(run.manifest["name"]) for run in runs.list_runs()}
+    if not name:
+        return Capture(None, None, f"No capture was asked for, so there is no {what}; `{make}` makes one.")
+    if name not in known and not (runs.profiles_root() / name).exists():
+        return Capture(None, None, f"There is no run '{name}', so there is no {what}; `{make}` makes one.")
+    run = runs.load(name)
+    return Capture(run, run.launches())
+
+
+def split(bench: Bench, capture: Capture, E: int, topk: int) -> tuple[pd.DataFrame, str]:
+    """Return the split of a call into steps, from a capture if there is one, else from the benchmark, and which it is.
+
+    Args:
+        bench: the benchmark.
+        capture: of ``moe_lab.workload align``.
+        E: experts.
+        topk: experts per token.
+
+    Returns:
+        The table of ``from_capture``, at four sizes at most, and a sentence that says where it is from.
+    """
+    if capture.launches is not None and capture.run is not None:
+        table = from_capture(capture.launches, E, topk)
+        if len(table):
+            warm = (capture.run.manifest.get("workload") or {}).get("warm")
+            state = "" if warm is None else f", L2 cache {'warm' if warm else 'cold'}"
+            said = f"From the capture {capture.run.manifest['name']}: medians over eager calls{state}."
+            return _some_sizes(table), said
+    table = _some_sizes(from_bench(bench, E, topk))
+    why = capture.missing or f"The capture has no calls with {E} experts and topk {topk}."
+    if table.empty:
+        return table, f"{why} The benchmark did not read the kernels of such calls either."
+    return table, f"{why} These are from the benchmark's own trace: one eager call a size, caches warm."
+
+
+def _some_sizes(table: pd.DataFrame, most: int = 4) -> pd.DataFrame:
+    sizes = sorted(set(table["tokens"]))
+    step = (len(sizes) - 1) / (most - 1)
+    kept = sizes if len(sizes) <= most else [sizes[round(i * step)] for i in range(most)]
+    return table[table["tokens"].isin(kept)].reset_index(drop=True)
+
+
+def counters(capture: Capture) -> pd.DataFrame:
+    """Return the hardware counters of a capture of ``moe_lab.workload align``, one row a kernel of each call.
+
+    Returns:
+        Columns algorithm, tokens, E, topk, step, name, grid_blocks, block_threads, registers_per_thread, smem_bytes
+        (static + dynamic), duration_us, cycles_elapsed, active_sms, l1_hit_pct, l2_hit_pct, sectors_per_load_request,
+        sectors_per_store_request, smem_bank_conflicts, dram_read_bytes, dram_write_bytes, stalls (the largest reasons
+        to wait), as ``analysis.counters.counters_table`` gives them; ``attrs["notes"]`` as there. Empty without a
+        capture, or if it is of something else.
+    """
+    if capture.launches is None:
+        return pd.DataFrame(columns=[*_CALL, *_COUNTERS])
+    table = counters_table(capture.launches)
+    fields = [ranges.parse_root(str(path).split("/")[0]) or {} for path in table["path"]]
+    table["algorithm"] = [f.get("align") for f in fields]
+    for column, field in (("tokens", "M"), ("E", "E"), ("topk", "topk")):
+        table[column] = pd.array([int(f[field]) if f.get(field, "").isdigit() else pd.NA for f in fields], "Int64")
+    table = table[[f.get("phase") == "align" for f in fields]].copy()
+    table["step"] = ""
+    for (_, algorithm), call in table.groupby(["path", "algorithm"], sort=False):
+        table.loc[call.index, "step"] = steps_of(str(algorithm), call["name"].tolist())
+    table["smem_bytes"] = table["smem_static_bytes"] + table["smem_dynamic_bytes"]
+    table["stalls"] = [_stalls(row) for row in table.to_dict("records")]
+    return table[[*_CALL, *_COUNTERS]].reset_index(drop=True)
+
+
+_CALL = ("algorithm", "tokens", "E", "topk", "step", "name")
+_COUNTERS = (
+    *("grid_blocks", "block_threads", "registers_per_thread", "smem_bytes", "duration_us", "cycles_elapsed"),
+    *("active_sms", "l1_hit_pct", "l2_hit_pct", "sectors_per_load_request", "sectors_per_store_request"),
+    *("smem_bank_conflicts", "dram_read_bytes", "dram_write_bytes", "stalls"),
+)
+
+
+def _stalls(row: Mapping[Hashable, Any]) -> str | None:
+    """Return the largest reasons to wait as text: ``long scoreboard 61 %, barrier 12 %``."""
+    pairs = [(row.get(f"stall_{n}"), row.get(f"stall_{n}_pct")) for n in (1, 2, 3)]
+    known = [
+        f"{str(name).replace('_', ' ')} {share:.0f} %" for name, share in pairs if not (pd.isna(name) or pd.isna(share))
+    ]
+    return ", ".join(known) or None
+
+
+@cache
+def _stated(algorithm: str) -> Mapping[str, str]:
+    steps: dict[str, str] = {}
+    if algorithm in plugins.names("align"):
+        steps = plugins.info("align", algorithm).get("steps") or {}
+    if not steps:
+        for name in plugins.names("align"):
+            steps = {**(plugins.info("align", name).get("steps") or {}), **steps}
+    return dict(sorted(steps.items(), key=lambda item: -len(item[0])))
+
+
+def steps_of(algorithm: str, kernels: Sequence[str]) -> list[str]:
+    """Return the step of each kernel of one call; ``other`` where no plugin knows the kernel.
+
+    Args:
+        algorithm: align plugin.
+        kernels: names as a profiler gives them.
+    """
+    stated = _stated(algorithm)
+    found = [next((step for part, step in stated.items() if part in kernel), "other") for kernel in kernels]
+    alone = {step for step in found if "+" not in step}
+    return [
+        "+".join([p for p in step.split("+") if p not in alone] or [step]) if "+" in step else step for step in found
+    ]
+
+
+def from_bench(bench: Bench, E: int, topk: int) -> pd.DataFrame:
+    """Return the split from the kernels that the benchmark read itself: one eager call a size, warm caches.
+
+    Returns:
+        As ``from_capture``.
+    """
+    rows = at(bench, E, topk, None)
+    rows = rows[rows["kernels_warm_us"].notna() & ~is_floor(rows)]
+    parts = [
+        {"algorithm": row.algorithm, "tokens": row.tokens, "call": 0, "kernel": name, "us": us}
+        for row in rows_of(rows)
+        for name, us in row.kernels_warm_us
+    ]
+    return _split(pd.DataFrame(parts, columns=["algorithm", "tokens", "call", "kernel", "us"]))
+
+
+def from_capture(launches: Launches, E: int, topk: int) -> pd.DataFrame:
+    """Return the split of the calls that ``moe_lab.workload align`` made under a profiler.
+
+    Args:
+        launches: the capture.
+        E: experts.
+        topk: experts per token.
+
+    Returns:
+        One row an algorithm, size and step: algorithm, tokens, step, us (median over the calls of the time in that
+        step's kernels), kernels (of a call), pct (of the call's kernel time). Empty if no call has these sizes.
+    """
+    parts = launches.table[launches.table["range_id"].notna()]
+    path = launches.ranges["path"].loc[parts["range_id"].astype(int)].str.split("/").str[0]
+    fields = [ranges.parse_root(name) or {} for name in path]
+    table = pd.DataFrame(
+        {
+            "algorithm": [f.get("align") for f in fields],
+            "tokens": [int(f.get("M", -1)) for f in fields],
+            "call": parts["range_id"].to_numpy(),
+            "kernel": parts["name"].to_numpy(),
+            "us": parts["duration_ns"].to_numpy(dtype=float) / 1e3,
+        }
+    )
+    wanted = {"phase": "align", "E": str(E), "topk": str(topk)}
+    return _split(table[[wanted.items() <= f.items() for f in fields]])
+
+
+def _split(parts: pd.DataFrame) -> pd.DataFrame:
+    """Sum the kernels of each call by step, then take the median over calls."""
+    if parts.empty:
+        return pd.DataFrame(columns=COLUMNS)
+    calls = []
+    for (algorithm, _, _), call in parts.groupby(["algorithm", "tokens", "call"], sort=False):
+        calls.append(call.assign(step=steps_of(str(algorithm), call["kernel"].tolist())))
+    by = ["algorithm", "tokens", "step"]
+    sums = pd.concat(calls).groupby([*by, "call"])["us"].agg(["sum", "count"]).reset_index()
+    table = sums.groupby(by).agg(us=("sum", "median"), kernels=("count", "median")).reset_index()
+    table["pct"] = 100 * table["us"] / table.groupby(["algorithm", "tokens"])["us"].transform("sum")
+    place = {step: i for i, step in enumerate(ORDER)}
+    table["order"] = [place.get(step, len(place)) for step in table["step"]]
+    return table.sort_values(["tokens", "algorithm", "order"], ignore_index=True)[COLUMNS]
