@@ -1,6 +1,7 @@
 """How calls are timed on a GPU: graph replay or eager, interleaved, with a cold L2 cache."""
 
 import os
+import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -72,16 +73,21 @@ def prepare(call: Callable[[], object], mode: str) -> Callable[[], object]:
 def interleave(
     steps: dict[Any, Callable[[], object]], repetitions: int, device: torch.device
 ) -> dict[Any, list[float]]:
-    """Run every step once a round, with a cold L2 cache, and return the microseconds of each."""
+    """Run every step once a round, in a new order each round, with a cold L2 cache; return the microseconds of each.
+
+    The order changes because a step leaves its own instructions in the multiprocessors' caches to a like one after it.
+    """
     flush = cache_flush(device)
+    shuffle = random.Random(0).shuffle
     times: dict[Any, list[float]] = {key: [] for key in steps}
     for _ in range(repetitions):
         events = {}
-        for key, step in steps.items():
+        shuffle(order := list(steps))
+        for key in order:
             first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             flush()
             first.record()
-            step()
+            steps[key]()
             last.record()
             events[key] = first, last
         torch.cuda.synchronize()

@@ -235,13 +235,13 @@ def notebook_page(profiles: Path, out: Path) -> report.Page:
 def test_notebook_without_runs_says_so(profiles: Path, tmp_path: Path) -> None:
     page = notebook_page(profiles, tmp_path / "out")
     assert page.failed is None
-    assert page.headline.startswith("There is no run 'h200/align_uniform' of the align benchmark")
+    assert page.headline.startswith("There is no run 'h200/align_sweep' of the align benchmark")
     assert page.figures == 0
 
 
 def test_notebook_shows_a_sweep(profiles: Path, tmp_path: Path) -> None:
     path = bench_builder.write(profiles / "a.json", bench_builder.rows(routings=("uniform", "zipf:1.0")))
-    bench_runs.import_bench([path], "h200/align_uniform", root=profiles)
+    bench_runs.import_bench([path], "h200/align_sweep", root=profiles)
     page = notebook_page(profiles, tmp_path / "out")
     assert page.failed is None
     assert page.figures == 5
@@ -249,7 +249,7 @@ def test_notebook_shows_a_sweep(profiles: Path, tmp_path: Path) -> None:
     text = page.html.read_text()
     for said in ("There is no run 'h200/align_counters'", "AMD MI GPUs, published", "one eager call a size"):
         assert said in text
-    assert [entry["run"] for entry in page.provenance] == ["h200/align_uniform"]
+    assert [entry["run"] for entry in page.provenance] == ["h200/align_sweep"]
 
 
 def test_tables_say_what_is_missing() -> None:

@@ -2,17 +2,18 @@
 
 from torch import Tensor
 
-from moe_lab.align import Alignment, Buffers, Remote, buffers, multi_block, one_launch, run
+from moe_lab.align import Alignment, Buffers, Remote, buffers, multi_block, one_launch, run, small
 from moe_lab.kernels import cooperative_align
 from moe_lab.kernels._nvrtc import usable
 
 INFO = {
-    "about": "picks one_launch, cooperative (NVIDIA) or multi_block by GPU and number of pairs; stable",
+    "about": "picks small, one_launch, cooperative (NVIDIA) or multi_block by GPU, pairs and experts; stable",
     "needs": ["torch", "triton"],
     "deterministic": True,
     "zeroed": True,
     "steps": {
         "cooperative_align": "count+cumsum+place",
+        "pairwise_kernel": "count+cumsum+place",
         "per_expert_kernel": "count+cumsum+place",
         "count_kernel": "count",
         "scan_kernel": "cumsum",
@@ -22,7 +23,8 @@ INFO = {
 }
 
 # Graph replay on an H200, cold L2, docs/kernels.md: one_launch and cooperative meet between 2048 and 4096 pairs, and
-# one_launch and multi_block at 8192.
+# one_launch and multi_block at 8192; small is ahead of one_launch with 512 experts up to 32 pairs, nowhere else.
+MOST_PAIRS_SMALL, LEAST_EXPERTS_SMALL = 32, 512
 MOST_PAIRS_ONE_LAUNCH = 2048
 MOST_PAIRS_ONE_LAUNCH_PORTABLE = 8192
 
@@ -45,6 +47,8 @@ def align(
 ) -> Alignment:
     """Group pairs by expert, in ascending pair order inside an expert; see ``moe_lab.align.torch_ref``."""
     numel = topk_ids.numel()
+    if numel <= MOST_PAIRS_SMALL and E >= LEAST_EXPERTS_SMALL:
+        return small.align(topk_ids, block_m, E, expert_map=expert_map, remote=remote, out=out)
     cuda = usable(topk_ids.device)
     if numel <= (MOST_PAIRS_ONE_LAUNCH if cuda else MOST_PAIRS_ONE_LAUNCH_PORTABLE):
         return one_launch.align(topk_ids, block_m, E, expert_map=expert_map, remote=remote, out=out)
