@@ -19,6 +19,7 @@ INFO = {
     "quant": [],
     "activations": ["silu", "swigluoai"],
     "align": "auto",
+    "tile": True,
     "cuda_graph": True,
     "source": "moe_lab",
 }
@@ -36,6 +37,7 @@ def experts(
     problem: MoEProblem,
     mark: Mark,
     align: str = "auto",
+    tile: Tile | None = None,
 ) -> Tensor:
     """Return the layer's output [M, K] in the dtype of x. No host synchronisation.
 
@@ -48,6 +50,7 @@ def experts(
         problem: sizes, dtype and activation.
         mark: opens a range around each stage.
         align: align plugin.
+        tile: configuration of both GEMMs, with as many stages as fit; None = ``tiles``.
 
     Raises:
         UserError: a dtype that the kernels do not have, or an align plugin that is not there.
@@ -55,7 +58,7 @@ def experts(
     if x.dtype not in DTYPES:
         raise UserError(f"fused_moe has no {problem.dtype} kernels; choose fp32, fp16 or bf16.")
     align_pairs, pairs = plugins.load("align", align).align, problem.rows_useful
-    gemm13, gemm2 = tiles(problem, x.device)
+    gemm13, gemm2 = tiles(problem, x.device, tile)
     with mark("align"):
         alignment = align_pairs(topk_ids, gemm13.block_m, problem.E)
     with mark("w13"):
@@ -74,10 +77,10 @@ def block_m(problem: MoEProblem) -> int:
     return 16 if mean_rows <= 8 else 32 if mean_rows <= 24 else 64 if mean_rows <= 96 else 128
 
 
-def tiles(problem: MoEProblem, device: torch.device) -> tuple[Tile, Tile]:
-    """Return the default configurations of the w13 and of the w2 GEMM; both have the same block_m."""
+def tiles(problem: MoEProblem, device: torch.device, tile: Tile | None = None) -> tuple[Tile, Tile]:
+    """Return the configurations of the w13 and of the w2 GEMM, by default our own; both have the same block_m."""
     itemsize = DTYPE_BYTES[problem.dtype]
-    tile = _default_tile(block_m(problem), problem.dtype)
+    tile = tile or _default_tile(block_m(problem), problem.dtype)
     return fit(tile, itemsize, device), fit(tile, itemsize, device)
 
 

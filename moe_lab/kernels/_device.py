@@ -33,6 +33,12 @@ def shared_memory_bytes(device: int) -> int:
 
 
 @functools.cache
+def multiprocessors(device: torch.device) -> int:
+    """Return the multiprocessors (compute units) of a GPU; 2 for the CPU, where programs run in turn."""
+    return int(torch.cuda.get_device_properties(device).multi_processor_count) if device.type == "cuda" else 2
+
+
+@functools.cache
 def can_launch_early(device: torch.device) -> bool:
     """Return whether a kernel may start before the one that it depends on has ended (programmatic dependent launch)."""
     if device.type != "cuda" or is_hip() or os.environ.get("TRITON_INTERPRET") == "1":

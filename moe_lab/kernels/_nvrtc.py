@@ -30,12 +30,6 @@ def _usable(device: int | None) -> bool:
     return True
 
 
-@functools.cache
-def multiprocessors(device: torch.device) -> int:
-    """Return the multiprocessors of a GPU."""
-    return int(torch.cuda.get_device_properties(device).multi_processor_count)
-
-
 def launch(
     source: Path,
     name: str,

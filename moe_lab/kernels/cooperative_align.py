@@ -13,7 +13,8 @@ from torch import Tensor
 
 from moe_lab.align import Buffers
 from moe_lab.errors import UserError
-from moe_lab.kernels._nvrtc import launch, multiprocessors
+from moe_lab.kernels._device import multiprocessors
+from moe_lab.kernels._nvrtc import launch
 from moe_lab.kernels._pairs import map_arguments
 
 SOURCE = Path(__file__).with_suffix(".cu")

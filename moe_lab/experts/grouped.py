@@ -1,0 +1,100 @@
+"""Our own pipeline for Hopper: persistent GEMMs, weights by TMA, the activation at the end of w13, sorted rows between.
+
+Elsewhere the same kernels load by pointers.
+"""
+
+import torch
+from torch import Tensor
+
+from moe_lab import plugins
+from moe_lab.errors import UserError
+from moe_lab.kernels._device import multiprocessors
+from moe_lab.kernels.combine import combine
+from moe_lab.kernels.grouped_gemm import Tile, fit
+from moe_lab.kernels.persistent_gemm import persistent_gemm
+from moe_lab.problem import DTYPE_BYTES, MoEProblem
+from moe_lab.ranges import Mark
+
+INFO = {
+    "about": "Triton: align, persistent w13 GEMM with the activation at its end, persistent w2 GEMM on sorted rows, combine",
+    "needs": ["torch", "triton"],
+    "hardware": "NVIDIA SM90+ (TMA), else by pointers; the CPU under TRITON_INTERPRET=1 (fp32, fp16)",
+    "dtypes": ["fp32", "fp16", "bf16"],
+    "quant": [],
+    "activations": ["silu", "swigluoai"],
+    "align": "auto",
+    "tile": True,
+    "cuda_graph": True,
+    "source": "moe_lab",
+}
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def prepare(w13: Tensor, w2: Tensor) -> tuple[Tensor, Tensor]:
+    """Return w13 [E, 2N, K] with gate and up rows alternating, and w2 as it is; both contiguous."""
+    E, rows, K = w13.shape
+    return w13.view(E, 2, rows // 2, K).transpose(1, 2).reshape(E, rows, K).contiguous(), w2.contiguous()
+
+
+def experts(
+    x: Tensor,
+    w13: Tensor,
+    w2: Tensor,
+    topk_weights: Tensor,
+    topk_ids: Tensor,
+    *,
+    problem: MoEProblem,
+    mark: Mark,
+    align: str = "auto",
+    tile: Tile | None = None,
+) -> Tensor:
+    """Return the layer's output [M, K] in the dtype of x. No host synchronisation.
+
+    Args:
+        x: [M, K] fp32, fp16 or bf16, contiguous.
+        w13: [E, 2N, K], from ``prepare``.
+        w2: [E, K, N], contiguous.
+        topk_weights: [M, topk] fp32, contiguous.
+        topk_ids: [M, topk] int32 or int64, contiguous.
+        problem: sizes, dtype and activation.
+        mark: opens a range around each stage.
+        align: align plugin.
+        tile: configuration of both GEMMs, with as many stages as fit; None = by the mean rows of an expert.
+
+    Raises:
+        UserError: a dtype that the kernels do not have, or an align plugin that is not there.
+    """
+    if x.dtype not in DTYPES:
+        raise UserError(f"grouped has no {problem.dtype} kernels; choose fp32, fp16 or bf16.")
+    align_pairs, pairs = plugins.load("align", align).align, problem.rows_useful
+    tile = fit(tile or default_tile(problem), DTYPE_BYTES[problem.dtype], x.device)
+    programs = multiprocessors(x.device) * (1 if tile.block_m >= 64 else 2)
+    with mark("align"):
+        alignment = align_pairs(topk_ids, tile.block_m, problem.E)
+    with mark("w13+act"):
+        hidden = persistent_gemm(
+            *(x, w13, alignment, pairs),
+            tile=tile,
+            programs=programs,
+            pairs_per_row=problem.topk,
+            activation=problem.activation,
+        )
+    with mark("w2"):
+        rows = persistent_gemm(hidden, w2, alignment, pairs, tile=tile, programs=programs, topk_weights=topk_weights)
+    with mark("combine"):
+        return combine(rows, problem.topk)
+
+
+def default_tile(problem: MoEProblem) -> Tile:
+    """Return a configuration by the mean rows of an expert; not yet measured."""
+    if problem.dtype == "fp32":
+        return Tile(32, 64, 32, 1, 4, 2)
+    mean_rows = problem.rows_useful / problem.E
+    if mean_rows <= 8:
+        return Tile(16, 128, 128, 1, 4, 3)
+    if mean_rows <= 24:
+        return Tile(32, 128, 128, 1, 4, 3)
+    if mean_rows <= 96:
+        return Tile(64, 256, 64, 8, 8, 4)
+    return Tile(128, 256, 64, 8, 8, 3)
