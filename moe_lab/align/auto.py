@@ -52,7 +52,7 @@ def align(
     cuda = usable(topk_ids.device)
     if numel <= (MOST_PAIRS_ONE_LAUNCH if cuda else MOST_PAIRS_ONE_LAUNCH_PORTABLE):
         return one_launch.align(topk_ids, block_m, E, expert_map=expert_map, remote=remote, out=out)
-    if not cuda or numel > cooperative_align.most_pairs(topk_ids.device):
+    if not cuda or cooperative_align.plan_on(topk_ids.device, numel, E) is None:
         return multi_block.align(topk_ids, block_m, E, expert_map=expert_map, remote=remote, out=out)
     size = cooperative_align.scratch_size(numel, E)
     out = out or buffers(topk_ids, block_m, E, size, zeroed=True)

@@ -16,7 +16,7 @@ from moe_lab.problem import DTYPE_BYTES, MoEProblem
 from moe_lab.ranges import Mark
 
 INFO = {
-    "about": "Triton: align, persistent w13 GEMM with the activation at its end, persistent w2 GEMM on sorted rows, combine",
+    "about": "Triton: align, persistent w13 GEMM with the activation, persistent w2 GEMM on sorted rows, combine",
     "needs": ["torch", "triton"],
     "hardware": "NVIDIA SM90+ (TMA), else by pointers; the CPU under TRITON_INTERPRET=1 (fp32, fp16)",
     "dtypes": ["fp32", "fp16", "bf16"],

@@ -55,16 +55,27 @@ def launch(
     Raises:
         UserError: a GPU that these kernels do not run on, or with less shared memory.
     """
-    from cuda.core import LaunchConfig, Stream
     from cuda.core import launch as launch_kernel
 
     device = next(a for a in arguments if isinstance(a, Tensor)).device
     kernel = compiled(source, name, device, macros, shared)
-    config = LaunchConfig(grid=grid, block=block, shmem_size=shared, is_cooperative=cooperative)
-    stream = Stream.from_handle(torch.cuda.current_stream(device).cuda_stream)
-    launch_kernel(
-        stream, config, kernel, *(a.data_ptr() if isinstance(a, Tensor) else ctypes.c_int(a) for a in arguments)
-    )
+    values = (a.data_ptr() if isinstance(a, Tensor) else ctypes.c_int(a) for a in arguments)
+    config = _config(grid, block, shared, cooperative)
+    launch_kernel(_stream(torch.cuda.current_stream(device).cuda_stream), config, kernel, *values)
+
+
+@functools.cache
+def _config(grid: int, block: int, shared: int, cooperative: bool) -> Any:
+    from cuda.core import LaunchConfig
+
+    return LaunchConfig(grid=grid, block=block, shmem_size=shared, is_cooperative=cooperative)
+
+
+@functools.cache
+def _stream(handle: int) -> Any:
+    from cuda.core import Stream
+
+    return Stream.from_handle(handle)
 
 
 @functools.cache

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from moe_lab.align import Buffers
 from moe_lab.errors import UserError
-from moe_lab.kernels._device import multiprocessors
+from moe_lab.kernels._device import multiprocessors, shared_memory_bytes
 from moe_lab.kernels._nvrtc import launch
 from moe_lab.kernels._pairs import map_arguments
 
@@ -42,25 +42,26 @@ class Plan(NamedTuple):
     blocks: int
 
 
-def plan(numel: int, E: int, most_blocks: int = MOST_BLOCKS) -> Plan | None:
+def plan(numel: int, E: int, most_blocks: int = MOST_BLOCKS, most_shared: int = 1 << 20) -> Plan | None:
     """Return how to spread the pairs, or None where there are too many.
 
     Args:
         numel: pairs.
         E: experts: a block has at least as many threads.
         most_blocks: that can run at the same time.
+        most_shared: bytes of shared memory a block.
     """
     for threads, items, blocks in SHAPES:
-        needed = max(1, triton.cdiv(numel, threads * items))
-        if needed <= min(blocks, most_blocks) and threads >= bins(E):
-            return Plan(threads, items, needed)
+        chosen = Plan(threads, items, max(1, triton.cdiv(numel, threads * items)))
+        fits = threads >= bins(E) and shared_bytes(chosen, E) <= most_shared
+        if fits and chosen.blocks <= min(blocks, most_blocks):
+            return chosen
     return None
 
 
-def most_pairs(device: torch.device) -> int:
-    """Return the pairs that one launch takes on a GPU."""
-    threads, items, blocks = SHAPES[-1]
-    return threads * items * min(blocks, multiprocessors(device))
+def plan_on(device: torch.device, numel: int, E: int) -> Plan | None:
+    """Return ``plan`` for a GPU."""
+    return plan(numel, E, multiprocessors(device), shared_memory_bytes(device.index))
 
 
 def scratch_size(numel: int, E: int) -> int:
@@ -111,9 +112,9 @@ def align_cooperative(
         ValueError: scratch of another size.
     """
     numel = topk_ids.numel()
-    chosen = plan(numel, E, min(MOST_BLOCKS, multiprocessors(topk_ids.device)))
+    chosen = plan_on(topk_ids.device, numel, E)
     if chosen is None:
-        raise UserError(f"'cooperative' takes up to {most_pairs(topk_ids.device)} pairs here; use 'auto'.")
+        raise UserError(f"'cooperative' does not hold {numel} pairs on this GPU's multiprocessors; use 'auto'.")
     if out.scratch.numel() != scratch_size(numel, E):
         raise ValueError("out is for other sizes; make its memory with cooperative.scratch, zeroed, for these.")
     pointer, drop, relabel = map_arguments(expert_map, remote, topk_ids)
