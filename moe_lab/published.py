@@ -172,3 +172,59 @@ def align_amd() -> pd.DataFrame:
             "cycles_k": [330, 80, 200],
         }
     ).convert_dtypes()
+
+
+L40_COUNTERS = Source(
+    label="L40, published",
+    setup="1x NVIDIA L40, Nsight Compute, w13 of Qwen3-30B-A3B in 16 bit, uniform routing",
+    caveat="another GPU with other peaks, so compare which unit is busy, not times",
+    model="qwen3-30b-a3b",
+)
+
+
+def w13_counters() -> pd.DataFrame:
+    """Return the published counters of the w13 GEMM on an L40, one row a kernel and M.
+
+    Returns:
+        Columns ``backend``, ``M``, ``stage``, ``duration_us``, ``grid_blocks``, ``block_threads``,
+        ``sm_throughput_pct``, ``mem_throughput_pct``, ``published`` (always True).
+    """
+    columns = ["backend", "M", "duration_us", "grid_blocks", "block_threads", "sm_throughput_pct", "mem_throughput_pct"]
+    rows = [
+        ("fused_moe", 16, 735.0, 6144, 128, 19.63, 94.82),
+        ("matmul_ogs", 16, 706.0, 1536, 128, 20.98, 94.57),
+        ("fused_moe", 8192, 5610.0, 27624, 128, 91.84, 44.75),
+        ("matmul_ogs", 8192, 3308.0, 3834, 256, 93.18, 17.48),
+    ]
+    return pd.DataFrame(rows, columns=columns).assign(stage="w13", published=True)
+
+
+SWEEP = Source(
+    label="L40, published",
+    setup="1x NVIDIA L40, SGLang 0.5.7, Qwen3-30B-A3B, 16-bit weights and activations",
+    caveat="another GPU and other versions, so compare where the two change places, not times",
+    model="qwen3-30b-a3b",
+)
+# M -> milliseconds of triton-kernels' matmul_ogs and of SGLang's fused_moe.
+_SWEEP_MS = {
+    16: (1.694, 1.150),
+    32: (1.694, 1.554),
+    64: (1.778, 1.767),
+    128: (1.820, 1.830),
+    256: (1.867, 2.673),
+    512: (1.929, 2.787),
+    1024: (2.069, 2.884),
+    2048: (2.300, 3.111),
+    4096: (3.230, 3.984),
+    8192: (5.734, 9.158),
+}
+
+
+def sweep_table() -> pd.DataFrame:
+    """Return the published times of two experts backends over M on an L40: never ours.
+
+    Returns:
+        Columns ``M``, ``triton_kernels_ms``, ``sglang_ms``, ``speedup`` (SGLang over triton-kernels).
+    """
+    rows = [{"M": M, "triton_kernels_ms": ogs, "sglang_ms": sglang} for M, (ogs, sglang) in _SWEEP_MS.items()]
+    return pd.DataFrame(rows).assign(speedup=lambda t: t["sglang_ms"] / t["triton_kernels_ms"])

@@ -18,17 +18,20 @@ import torch
 
 from moe_lab import align_command, bench_command, experts_command, plugins, ranges
 from moe_lab.errors import UserError
+from moe_lab.experts_bench import command as bench_experts
 from moe_lab.problem import MODELS
 from moe_lab.window import profiler_window, range_api, say
 
 if TYPE_CHECKING:
     from moe_lab.layer import DecoderLayer
 
+CPU_COMMANDS = ("layer", "align", "experts", "bench-experts")  # with --device cpu: by Triton's interpreter
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     options = parser().parse_args(arguments)
-    if getattr(options, "device", "cpu") == "cpu" and options.command in ("layer", "align", "experts"):
+    if getattr(options, "device", "cpu") == "cpu" and options.command in CPU_COMMANDS:
         os.environ.setdefault("TRITON_INTERPRET", "1")
     try:
         print(json.dumps(options.run(options)), flush=True)  # noqa: T201
@@ -47,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     bench_command.add(commands)
     align_command.add(commands)
     experts_command.add(commands)
+    bench_experts.add(commands)
     layer = commands.add_parser(
         "layer", help="run one decoder layer", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )

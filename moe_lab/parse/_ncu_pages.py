@@ -26,7 +26,7 @@ _HEADER = re.compile(r'^\ufeff?"?ID"?,"?(?:Process ID|Kernel Name)')
 _LINE = re.compile(r'"?\d*"?,')  # begins with a number, or with nothing: the line of units
 _NEAR_THE_TOP = 20_000  # lines: the profiled program may print before ncu does
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
-# domain:name:PL_Type:PL_Value:CLR_Type:Color:Msg_Type:Msg, of which the name, and Msg which repeats it, may hold colons.
+# domain:name:PL_Type:PL_Value:CLR_Type:Color:Msg_Type:Msg; the name, and Msg which repeats it, may hold colons.
 _ENTRY = re.compile(r"([^:]*):(.*?):[^:]*:[^:]*:(?:none|ARGB|RGB|UNKNOWN)[^:]*:[^:]*:(?:none|[A-Z][A-Z_]+):(none|\2)")
 DEFAULT_DOMAIN = "<default domain>"
 

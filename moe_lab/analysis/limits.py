@@ -1,0 +1,176 @@
+"""What limits an expert GEMM: rules over its counters, each with the numbers that made it fire.
+
+Percentages are of the peak of the unit, over the kernel's time. Rules are tried in order; the first that fires names
+the limiter, and what was not counted makes no rule fire. Tail, padding and launch gaps come on top of a limiter.
+"""
+
+import math
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from moe_lab.analysis import traffic
+from moe_lab.analysis.breakdown import UNATTRIBUTED, breakdown
+from moe_lab.launches import Launches
+from moe_lab.ranges import parse_root
+
+DRAM_NEAR_PCT = 65.0  # a kernel that reads as fast as it can reaches 80 to 92 %
+MEMORY_NEAR_PCT = 70.0
+COMPUTE_NEAR_PCT = 70.0
+FULL_PCT = 60.0  # nothing is busy below this
+TAIL_PCT = 15.0
+PADDING_PCT = 20.0
+GAPS_PCT = 10.0
+EMPTY_PCT = 30.0
+LIMITERS = ("too few blocks", "DRAM", "on-chip memory", "tensor pipe", "latency", "nothing alone")
+Row = Mapping[Hashable, Any]
+
+
+def limiter(row: Row, dram_peak: float | None = None) -> str | None:
+    """Return what limits a kernel, one of ``LIMITERS``; None where too little was counted to say.
+
+    Args:
+        row: of ``analysis.gemms.gemms``.
+        dram_peak: bytes a second of the DRAM, for reports that have bytes but no share of the peak.
+    """
+    sm, memory, dram = _known(row, "sm_throughput_pct"), _known(row, "mem_throughput_pct"), dram_pct(row, dram_peak)
+    if sm is None or memory is None:
+        return None
+    if _few_blocks(row) and max(sm, memory) < FULL_PCT:
+        return "too few blocks"
+    if dram is not None and dram >= DRAM_NEAR_PCT and dram >= sm:
+        return "DRAM"
+    if memory >= MEMORY_NEAR_PCT and dram is not None:
+        return "on-chip memory"
+    if max(sm, _known(row, "tensor_pipe_pct") or 0) >= COMPUTE_NEAR_PCT:
+        return "tensor pipe"
+    return "latency" if max(sm, memory) < FULL_PCT else "nothing alone"
+
+
+def _known(row: Row, column: str) -> float | None:
+    return None if traffic.absent(row.get(column)) else float(row[column])
+
+
+def dram_pct(row: Row, dram_peak: float | None = None) -> float | None:
+    """Return the DRAM's share of its peak: as counted, else from its bytes and ``dram_peak``."""
+    counted = _known(row, "dram_throughput_pct")
+    size = traffic.total(row, "dram_read_bytes", "dram_write_bytes")
+    if counted is None and size is not None and dram_peak and not traffic.absent(row.get("duration_us")):
+        return 100 * size / float(row["duration_us"]) * 1e6 / dram_peak
+    return counted
+
+
+def _few_blocks(row: Row) -> bool:
+    """Return whether fewer blocks have work than there are SMs."""
+    working = _known(row, "tiles_computed")
+    working = _known(row, "grid_blocks") if working is None else working
+    count = _known(row, "sm_count")
+    return working is not None and count is not None and working < count
+
+
+def on_chip(row: Row) -> str:
+    """Return which memory on the chip is the busier: ``L1`` or ``L2``; both, where neither was counted."""
+    l1, l2 = _known(row, "l1_throughput_pct"), _known(row, "l2_throughput_pct")
+    if l1 is None or l2 is None:
+        return "L1 or L2"
+    return "L1" if l1 > l2 else "L2"
+
+
+def tail_pct(row: Row) -> float | None:
+    """Return the share of the SMs' time that the last wave leaves idle, if every block takes the same time."""
+    waves = _known(row, "working_waves")
+    return None if waves is None or waves <= 1 else 100 * (1 - waves / math.ceil(waves))
+
+
+def padding_pct(row: Row) -> float | None:
+    """Return the rows of padding, of the useful rows."""
+    padded, useful = _known(row, "rows_padded"), _known(row, "rows_useful")
+    return None if padded is None or not useful else 100 * (padded / useful - 1)
+
+
+def empty_pct(row: Row) -> float | None:
+    """Return the blocks that were launched for the upper bound and find no tile, of all blocks."""
+    empty, grid = _known(row, "blocks_empty"), _known(row, "grid_blocks")
+    return None if empty is None or not grid else 100 * empty / grid
+
+
+def limits(table: pd.DataFrame, dram_peak: float | None = None) -> pd.DataFrame:
+    """Return what limits every GEMM, and what costs on top of it.
+
+    Args:
+        table: ``analysis.gemms.gemms``.
+        dram_peak: bytes a second of the DRAM.
+
+    Returns:
+        Columns series, backend, M, stage, part, tile, persistent, limiter, on_chip (L1, L2; NA unless that limits),
+        sm_pct, memory_pct, dram_pct, tensor_pct, tail_pct, padding_pct and empty_pct (NA where the rule does not fire:
+        tail below ``TAIL_PCT`` or while DRAM limits; padding below ``PADDING_PCT`` or while neither compute nor on-chip
+        memory limits; empty blocks below ``EMPTY_PCT``), stalls (the largest reasons to wait).
+    """
+    rows = []
+    for row in table.to_dict("records"):
+        found = limiter(row, dram_peak)
+        own: dict[str, Any] = {k: row.get(k) for k in ("series", "backend", "M", "stage", "tile", "persistent", "part")}
+        own |= {"limiter": found, "on_chip": on_chip(row) if found == "on-chip memory" else None}
+        own |= {"sm_pct": row.get("sm_throughput_pct"), "memory_pct": row.get("mem_throughput_pct")}
+        own |= {"dram_pct": dram_pct(row, dram_peak), "tensor_pct": row.get("tensor_pipe_pct"), "stalls": stalls(row)}
+        rows.append(own | _extras(row, found))
+    return pd.DataFrame(rows, columns=list(COLUMNS)).convert_dtypes()
+
+
+COLUMNS = (
+    *("series", "backend", "M", "stage", "part", "tile", "persistent", "limiter", "on_chip", "sm_pct", "memory_pct"),
+    *("dram_pct", "tensor_pct", "tail_pct", "padding_pct", "empty_pct", "stalls"),
+)
+
+
+def _extras(row: Row, found: str | None) -> dict[str, float | None]:
+    tail, padding, empty = tail_pct(row), padding_pct(row), empty_pct(row)
+    busy = found in ("on-chip memory", "tensor pipe", "latency", "nothing alone")
+    return {
+        "tail_pct": tail if tail is not None and tail >= TAIL_PCT and busy else None,
+        "padding_pct": padding if padding is not None and padding >= PADDING_PCT and busy else None,
+        "empty_pct": empty if empty is not None and empty >= EMPTY_PCT else None,
+    }
+
+
+def stalls(row: Row, most: int = 3) -> list[tuple[str, float]]:
+    """Return the largest reasons for which warps waited, with their share of the warps' time in percent."""
+    prefix, suffix = "stall_", "_ratio"
+    names = [str(c) for c in row if str(c).startswith(prefix) and str(c).endswith(suffix)]
+    known = {n[len(prefix) : -len(suffix)]: float(row[n]) for n in names if not traffic.absent(row[n])}
+    whole = sum(known.values())
+    waits = sorted((r for r in known if r != "selected" and known[r] > 0), key=lambda r: -known[r])
+    return [(r.replace("_", " "), 100 * known[r] / whole) for r in waits[:most]]
+
+
+def gaps(launches: Launches) -> pd.DataFrame:
+    """Return the roots of a timeline in which the GPU idles between kernels: at least ``GAPS_PCT`` of their span.
+
+    Returns:
+        Columns series, M, span_us, gap_us, gap_pct, kernels.
+    """
+    table = breakdown(launches)
+    roots = table[(table["depth"] == 0) & (table["path"] != UNATTRIBUTED) & (table["span_ms"] > 0)]
+    rows = []
+    for row in roots.to_dict("records"):
+        fields, share = parse_root(str(row["name"])) or {}, 100 * row["gap_ms"] / row["span_ms"]
+        if share >= GAPS_PCT:
+            named = " ".join(filter(None, (fields.get("backend", row["name"]), fields.get("tiles"))))
+            own: dict[str, Any] = {"series": named, "M": fields.get("M")}
+            own |= {"span_us": 1e3 * row["span_ms"], "gap_us": 1e3 * row["gap_ms"], "gap_pct": share}
+            rows.append(own | {"kernels": row["kernels"]})
+    return pd.DataFrame(rows, columns=["series", "M", "span_us", "gap_us", "gap_pct", "kernels"])
+
+
+def stall_shares(table: pd.DataFrame, stage: str, most: int = 5) -> pd.DataFrame:
+    """Return what the warps of one stage wait for: columns row (series and M), reason, pct; the rest as ``other``."""
+    rows: list[dict[str, Any]] = []
+    for row in table[table["part"] == stage].sort_values(["series", "M"]).to_dict("records"):
+        known = stalls(row, most)
+        label = f"{row['series']}, M {row['M']:,}"
+        rows += [{"row": label, "reason": reason, "pct": share} for reason, share in known]
+        if known:
+            rows.append({"row": label, "reason": "other", "pct": 100 - sum(share for _, share in known)})
+    return pd.DataFrame(rows, columns=["row", "reason", "pct"])

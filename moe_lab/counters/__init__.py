@@ -1,0 +1,1 @@
+"""What a notebook shows of hardware counters: sentences, figures and tables."""

@@ -1,0 +1,190 @@
+"""Sentences about kernel counters: the conclusions that a reader must get unasked, and none without its numbers."""
+
+import re
+
+import pandas as pd
+import pytest
+from gemm_rows import GPU, reference, row, table
+
+from moe_lab import published
+from moe_lab.analysis import gemms, join, limits, roofline, tiles, traffic
+from moe_lab.analysis.gemms import Captures
+from moe_lab.counters import findings, plots, tables
+
+L2 = GPU["l2_cache_bytes"]
+
+
+def said(rows, **more):
+    captures = Captures({}, rows, GPU, **more)
+    roofs = roofline.roofs(rows, GPU, [])
+    found = findings.all_of(
+        captures,
+        limits.limits(rows, roofline.peak(roofs, "dram")),
+        traffic.traffic(rows, L2),
+        traffic.other_tiles(rows, L2),
+        roofline.ceilings(rows, roofs, L2),
+        tiles.switches(rows),
+    )
+    return [s.replace("\u00a0", " ") for s in found if s]
+
+
+def starting(sentences, about):
+    return next((s for s in sentences if s.startswith(about)), "")
+
+
+def test_headline_names_the_limiter_at_both_ends_unprompted():
+    """At M = 8192 untuned tiles are limited on the chip at a third of the compute roof, a persistent kernel is not."""
+    rows = reference()
+    headline = said(rows[rows["backend"] != "vllm_triton"])[0]
+    large, small = headline.split(". And ")
+    assert "w13 at M = 8,192 fused_moe untuned (64x64x32; memory 96 %, DRAM 14 %) is limited by on-chip memory" in large
+    assert "at 33 % of the compute roof; triton_kernels (persistent; compute 79 %, memory 52 %)" in large
+    assert large.endswith("is limited by compute, not by memory")
+    assert small.startswith(
+        "at M = 16 fused_moe untuned (16x32x64; DRAM 84 %) and triton_kernels (persistent; DRAM 87 %)"
+    )
+    assert "are both bound by DRAM, near the roof" in small
+
+
+def test_headline_leaves_out_the_single_tiles_of_a_sweep():
+    rows = table(row("untuned 8192"), row("tuned 8192", series="fused_moe 128x256x64"))
+    assert "fused_moe 128x256x64" not in said(rows)[0]
+    assert "fused_moe 128x256x64" in starting(said(rows), "Limiter at M = 8,192")
+
+
+def test_on_chip_traffic_names_a_better_tile_predicted_or_checked():
+    alone = starting(said(table(row("untuned 8192"))), "On-chip traffic")
+    assert "takes 13.5 GB through L2 (by the model), 13.0 times the fewest bytes" in alone
+    assert "128x256x64 tiles would take 5.44 GB, 60 % less, as predicted by the model" in alone
+    launched = row("tuned 8192", backend="fused_moe", series="fused_moe 128x256x64", l2_sm_bytes=5.5e9)
+    checked = starting(said(table(row("untuned 8192", l2_sm_bytes=13.4e9), launched)), "On-chip traffic")
+    assert "takes 13.4 GB through L2 (counted)" in checked
+    assert "60 % less by the model; launched in these runs they took 701 µs and 5.50 GB" in checked
+    assert starting(said(table(row("untuned 16"))), "On-chip traffic") == ""
+
+
+def test_findings_of_dram_tail_padding_and_stalls_need_their_numbers():
+    plain = said(reference())
+    for about in ("DRAM traffic", "Tail wave", "Padding", "Empty blocks", "Warps wait", "Launch gaps", "Caution"):
+        assert starting(plain, about) == "", about
+    rich = said(
+        table(
+            row("untuned 16", dram_write_bytes=2e6, blocks_empty=2160),
+            row("tuned 8192", working_waves=1.05, rows_padded=90_000),
+            row("untuned 8192", stall_barrier_ratio=3.0, stall_selected_ratio=1.0),
+        ),
+        missing=["There is no run 'x'."],
+        gaps=pd.DataFrame([{"series": "fused_moe", "M": "16", "span_us": 400.0, "gap_us": 80.0, "gap_pct": 20.0}]),
+    )
+    assert "the kernels move 1.00 times the fewest bytes" in starting(rich, "DRAM traffic")
+    assert "leaves 48 % of the SMs' time idle" in starting(rich, "Tail wave")
+    assert "computes 37 % more rows than are useful" in starting(rich, "Padding")
+    assert "launches 35 % of its blocks for nothing" in starting(rich, "Empty blocks")
+    assert "fused_moe untuned (64x64x32) for barrier (75 % of their time)" in starting(rich, "Warps wait most, in w13")
+    assert "at M = 16 20 % of 400 µs in fused_moe" in starting(rich, "Launch gaps")
+    assert starting(rich, "Caution") == "Caution: There is no run 'x'."
+
+
+def test_time_against_the_roofs_gives_both_ends():
+    sentence = starting(said(reference()), "Time against the roofs")
+    assert (
+        "closest, w13 of vllm_triton at M = 16 takes 121 µs where the DRAM roof alone asks for 108 (90 %)" in sentence
+    )
+    assert "farthest, w2 of fused_moe untuned at M = 8,192 takes 778 µs" in sentence
+
+
+def test_findings_without_counters_say_what_to_measure():
+    columns = ("sm_throughput_pct", "mem_throughput_pct")
+    assert said(table(row("tuned 16", **dict.fromkeys(columns))))[0].endswith("measure them with --set full.")
+    nothing = Captures({}, pd.DataFrame(), {}, missing=["There is no run 'x'."])
+    empty = pd.DataFrame()
+    assert findings.all_of(nothing, empty, empty, empty, empty, empty) == ["There is no run 'x'."]
+
+
+def test_published_counters_are_set_apart_and_only_beside_the_same_m():
+    assert "another GPU" in starting(said(reference()), "Published counters")
+    assert starting(said(table(row("untuned 16", M=17))), "Published counters") == ""
+    theirs = published.w13_counters()
+    assert theirs["published"].all()
+    assert theirs.loc[(theirs["backend"] == "fused_moe") & (theirs["M"] == 8192), "grid_blocks"].item() == 27624
+    assert tables.published_counters().html().count("theirs") >= 8 * len(theirs)
+
+
+@pytest.mark.parametrize("rows", [reference(), reference().head(0)], ids=["rows", "none"])
+def test_tables_show_every_row_or_say_that_there_is_none(rows):
+    roofs = roofline.roofs(rows, GPU, [])
+    shown = {
+        "kernels": tables.kernels(rows, limits.limits(rows, 4.8e12)),
+        "ceilings": tables.ceilings(roofline.ceilings(rows, roofs, L2)),
+        "traffic": tables.traffic(traffic.traffic(rows, L2)),
+    }
+    for name, one in shown.items():
+        text = one._repr_mimebundle_()["text/html"]
+        if len(rows):
+            assert len(re.findall(r'<tr class="depth', text)) == len(rows), name
+        else:
+            assert "no run with the kernels of w13 or w2 was read" in text, name
+
+
+def test_figures_hold_every_point_that_is_known():
+    rows = reference().assign(sm_throughput_pct=lambda t: t["sm_throughput_pct"].where(t["M"] == 16))
+    rows = rows[rows["stage"] == "w13"]
+    figure = plots.over_m(rows, "w13")
+    panels = {a.text for a in figure.layout.annotations}
+    assert panels == {"compute (% of peak)", "memory (% of peak)", "L2 hits (%)"}, "DRAM was not counted"
+    assert [len(t.x) for t in figure.data] == [1, 1, 1, 2, 2, 2, 2, 2, 2]
+    roofs = roofline.roofs(rows, GPU, [])
+    drawn = plots.roofline(roofline.points(rows, L2), roofs, "w13")
+    slope = next(t for t in drawn.data if t.name == "DRAM roof")
+    assert slope.y[0] / slope.x[0] == pytest.approx(4.814, abs=0.001)
+    assert {t.name for t in drawn.data} >= {"tensor roof", "fused_moe untuned, L2", "triton_kernels, DRAM"}
+    bars = plots.waterfall(traffic.traffic(rows, L2), "w13", 8192)
+    first = bars.data[0]
+    assert first.measure[:3] == ("absolute", "relative", "relative")
+    assert sum(first.x[:3]) == pytest.approx(first.x[3])
+    assert len(bars.data) == 3
+
+
+@pytest.fixture(scope="module")
+def committed():
+    """The captures that the notebook reads: our kernel with its own and with untuned tiles, and a timeline."""
+    names = ["h200/experts_counters_auto", "h200/experts_counters_untuned"]
+    return join.load(gemms.load(names), "h200/experts_timeline")
+
+
+def test_committed_captures_meet_the_reference_of_the_same_tiles(committed):
+    """Same tiles, another kernel and routing: equal grids, DRAM reads an expert within 5 %, memory within 5 points."""
+    own = committed.table[committed.table["series"] == "fused_moe untuned"].set_index(["M", "stage"])
+    for M, stage in ((16, "w13"), (16, "w2"), (8192, "w13"), (8192, "w2")):
+        theirs, found = row(f"untuned {M}", stage), own.loc[(M, stage)]
+        assert found["grid_blocks"] == theirs["grid_blocks"]
+        each, wanted = (r["dram_read_bytes"] / r["experts_hit"] for r in (found, theirs))
+        assert each == pytest.approx(wanted, rel=0.05)
+        assert abs(found["mem_throughput_pct"] - theirs["mem_throughput_pct"]) < 5
+        assert found["duration_us"] == pytest.approx(theirs["duration_us"], rel=0.08)
+
+
+def test_committed_captures_say_unprompted_what_limits_them(committed):
+    headline = said(committed.table)[0]
+    large, small = headline.split(". And ")
+    assert "w13 at M = 8,192 fused_moe untuned (64x64x32; memory 96 %, DRAM 17 %) is limited by on-chip memory" in large
+    assert (
+        "(L2) at 33 % of the compute roof; fused_moe (128x256x64; compute 72 %, memory 59 %) is limited by compute"
+        in large
+    )
+    assert "are both bound by DRAM, near the roof" in small
+
+
+def test_committed_timeline_agrees_with_the_times_under_ncu(committed):
+    assert committed.table["timeline_us"].notna().all()
+    assert committed.table["apart_pct"].abs().max() < 5
+    assert committed.notes == []
+
+
+def test_traffic_model_meets_the_committed_counters(committed):
+    moved = traffic.traffic(committed.table, committed.gpu["l2_cache_bytes"])
+    assert moved["dram_error_pct"].abs().max() < 10
+    assert moved["model_error_pct"].between(0, 20).all()
+    small = moved[moved["tile"] == "64x64x32"]
+    assert len(small) == 4
+    assert small["model_error_pct"].max() < 4
