@@ -112,13 +112,13 @@ def _header(settings: dict[str, Any], arguments: list[str]) -> dict[str, Any]:
         "key": KEY,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "gpu": (gpu("cuda") or {}) | {"copy_bytes_per_s": round(copy_bandwidth(device))},
-        "versions": versions() | {"driver": _driver()},
+        "versions": versions() | {"driver": driver()},
         "command": ["python", "-m", "moe_lab.workload", "bench-align", *arguments],
         "settings": settings,
     }
 
 
-def _driver() -> str | None:
+def driver() -> str | None:
     """Return the version of the NVIDIA kernel module, or None."""
     path = Path("/sys/module/nvidia/version")
     return path.read_text().strip() if path.exists() else None

@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from moe_lab import plugins
+from moe_lab.errors import UserError
 
 MODES = ("graph", "eager", "eager+allocation")
 TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536)
@@ -57,3 +58,89 @@ def align_argv(options: argparse.Namespace) -> list[str]:
         if value != parser.get_default(name):
             argv += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, list) else [value])]
     return [*argv, "--table"] if options.table else argv
+
+
+EXPERTS_MODES = ("graph", "eager")
+PARTS = ("full", "w13", "w2")
+EXPERTS_M = "1,2,4,...,16384"
+# What tells one row of the experts benchmark from every other.
+EXPERTS_KEY = ("model", "M", "dtype", "routing", "seed", "backend", "part", "mode")
+
+
+def add_experts(parser: argparse.ArgumentParser) -> None:
+    """Add what the experts benchmark can vary; lists are separated by commas."""
+    parser.add_argument("--model", default="qwen3-30b-a3b", metavar="LIST", help="presets, or sizes as KxNxExTOPK")
+    parser.add_argument("--m", default=EXPERTS_M, metavar="LIST", help="tokens; 1,2,4,...,64 goes on as it began")
+    parser.add_argument(
+        "--backends",
+        default="all",
+        metavar="LIST",
+        help=f"all that are available and can be captured, or of: {', '.join(plugins.names('experts'))}; NAME@VERSION "
+        "takes one release of a peer",
+    )
+    parser.add_argument(
+        "--routing", default="uniform", metavar="LIST", help="uniform, zipf:S, balanced, hot or replay:FILE"
+    )
+    parser.add_argument("--parts", default="full,w13,w2", metavar="LIST", help=f"of: {', '.join(PARTS)}")
+    parser.add_argument("--modes", default="graph,eager", metavar="LIST", help=f"of: {', '.join(EXPERTS_MODES)}")
+    parser.add_argument("--dtype", default="bf16", help="fp32, fp16 or bf16")
+    parser.add_argument("--repetitions", type=int, default=50, metavar="N", help="timed calls of each variant")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, tokens and routing")
+    parser.add_argument(
+        "--kernels", default="all", choices=("all", "none"), help="whether a profiler reads the kernels"
+    )
+    parser.add_argument(
+        "--patience", type=int, default=300, metavar="S", help="seconds after which a backend that hangs is stopped"
+    )
+    parser.add_argument(
+        "--device", default="cuda", choices=("cuda", "cpu"), help="cpu runs Triton's interpreter: for tests only"
+    )
+
+
+_EXPERTS = ("model", "m", "backends", "routing", "parts", "modes", "dtype", "repetitions", "seed", "kernels")
+
+
+def experts_argv(options: argparse.Namespace) -> list[str]:
+    """Return the options of ``add_experts`` as arguments, those at their default left out."""
+    parser = argparse.ArgumentParser()
+    add_experts(parser)
+    given = ((name, getattr(options, name)) for name in (*_EXPERTS, "patience", "device"))
+    return [part for name, value in given if value != parser.get_default(name) for part in (f"--{name}", str(value))]
+
+
+def listed(text: str, known: tuple[str, ...] = ()) -> list[str]:
+    """Return the parts of a comma-separated list, each once.
+
+    Raises:
+        UserError: it is empty, or has one that is not known.
+    """
+    parts = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    wrong = [part for part in parts if known and part not in known]
+    if wrong or not parts:
+        raise UserError(f"'{text}' must be a list of: {', '.join(known)}." if known else "A list is empty; name one.")
+    return parts
+
+
+def numbers(text: str) -> list[int]:
+    """Return the numbers of a comma-separated list; ``...`` goes on with the ratio of the two before it.
+
+    Raises:
+        UserError: it is no such list.
+    """
+    out: list[int] = []
+    parts = text.replace("…", "...").split(",")
+    try:
+        for i, part in enumerate(parts):
+            if part.strip() != "...":
+                out.append(int(part))
+                continue
+            last, ratio = int(parts[i + 1]), out[-1] // out[-2]
+            if ratio < 2:
+                raise ValueError
+            while out[-1] * ratio < last:
+                out.append(out[-1] * ratio)
+    except (ValueError, IndexError, ZeroDivisionError):
+        raise UserError(f"'{text}' is no list of tokens; write for example 1,16,256 or 1,2,4,...,16384.") from None
+    if min(out) < 0:
+        raise UserError("Tokens cannot be negative.")
+    return list(dict.fromkeys(out))

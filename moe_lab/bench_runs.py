@@ -148,6 +148,7 @@ def _manifest(
         "gpu": redact.tree(header.get("gpu"), hosts),
         "versions": redact.tree(versions, hosts),
         "workload": None,
+        **({"measured": redact.tree(header["measured"], hosts)} if header.get("measured") else {}),
         "settings": settings[0] if len(settings) == 1 else settings,
         "report": rows.FILE,
         "redacted": [_SHORTENED],

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from moe_lab import __version__, amd_commands, bench_options, commands, counter_commands
+from moe_lab import __version__, amd_commands, backend_commands, bench_options, commands, counter_commands
 from moe_lab.errors import UserError
 from moe_lab.metrics import SETS
 
@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_capture(subcommands)
     _add_import(subcommands)
     _add_bench(subcommands)
+    _add_backends(subcommands)
     runs = subcommands.add_parser("runs", help="list the runs in profiles/")
     runs.add_argument("--profiles", type=Path, metavar="DIR", help="profiles folder")
     runs.set_defaults(run=commands.list_runs)
@@ -208,6 +209,25 @@ def _add_bench(subcommands: Any) -> None:
     align.add_argument("--name", required=True, help="name of the run: RUN or GPU/RUN")
     _add_destination(align)
     align.set_defaults(run=commands.bench_align)
+    experts = what.add_parser(
+        "experts", help="experts backends over tokens", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    bench_options.add_experts(experts)
+    experts.add_argument("--name", required=True, help="name of the run: RUN or GPU/RUN")
+    _add_destination(experts)
+    experts.set_defaults(run=backend_commands.bench_experts)
+
+
+def _add_backends(subcommands: Any) -> None:
+    backends = subcommands.add_parser("backends", help="every experts backend: what it takes, and if it can run here")
+    backends.add_argument("--format", choices=("table", "json"), default="table")
+    backends.set_defaults(run=backend_commands.backends)
+    peers = subcommands.add_parser("peers", help="kernels of other projects, read from released wheels")
+    peers.add_argument("--format", choices=("table", "json"), default="table")
+    actions = peers.add_subparsers(dest="action", metavar="[add REQUIREMENT]")
+    add = actions.add_parser("add", help="download a wheel and unpack the files that run its kernels")
+    add.add_argument("requirement", metavar="REQUIREMENT", help="such as vllm==0.15.0, or the path of a wheel")
+    peers.set_defaults(run=backend_commands.peers_command)
 
 
 def _add_destination(parser: argparse.ArgumentParser) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from moe_lab import peers
 from moe_lab.errors import UserError
 
 PACKAGE = Path(__file__).parent
@@ -21,7 +22,8 @@ def names(folder: str) -> list[str]:
 def info(folder: str, name: str) -> dict[str, Any]:
     """Return the plugin's module-level literal ``INFO``, read from its source without importing it.
 
-    Every plugin has ``INFO = {"about": "...", ...}``. ``needs`` lists modules it imports; other keys are the folder's.
+    Every plugin has ``INFO = {"about": "...", ...}``. ``needs`` lists modules it imports, ``peer:NAME`` a project
+    of ``moe_lab.peers``; ``install`` says how to get them; other keys are the folder's.
 
     Raises:
         UserError: there is no such plugin.
@@ -39,8 +41,19 @@ def info(folder: str, name: str) -> dict[str, Any]:
 
 def unavailable(folder: str, name: str) -> str | None:
     """Return None when every module that the plugin needs can be found, else ``unavailable: needs X``."""
-    missing = [m for m in info(folder, name).get("needs", []) if find_spec(m) is None]
-    return f"unavailable: needs {', '.join(missing)}" if missing else None
+    known = info(folder, name)
+    missing = [m.removeprefix("peer:") for m in known.get("needs", []) if not _found(m)]
+    how = f" ({known['install']})" if "install" in known else ""
+    return f"unavailable: needs {', '.join(missing)}{how}" if missing else None
+
+
+def _found(module: str) -> bool:
+    if module.startswith("peer:"):
+        return peers.find(module.removeprefix("peer:")) is not None
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # a package above it
+        return False
 
 
 def load(folder: str, name: str) -> ModuleType:

@@ -17,6 +17,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[GPU] = gpu
     if not gpu:
         os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
+        os.environ["MOE_LAB_PEERS"] = os.devnull  # other projects' kernels are for the GPU: the interpreter is slow
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -27,7 +27,10 @@ def marked(monkeypatch):
 
 
 def test_align_command_opens_a_root_and_the_stage_around_each_call(marked, capsys, device, monkeypatch):
-    assert workload.main([*BASE, "--algorithms", "auto", "two_kernel_triton", "--iterations", "2", "--device", device]) == 0
+    assert (
+        workload.main([*BASE, "--algorithms", "auto", "two_kernel_triton", "--iterations", "2", "--device", device])
+        == 0
+    )
     result = json.loads(capsys.readouterr().out)
     assert marked == [
         (depth, name) for _ in range(2) for root in result["roots"] for depth, name in ((0, root), (1, "align"))

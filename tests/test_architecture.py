@@ -12,16 +12,16 @@ PACKAGE = Path(__file__).parents[1] / "moe_lab"
 # Top-down, as the README draws it: a module may import only from its own level or from an earlier one.
 LEVELS = [
     {"__init__", "errors"},
-    {"plugins", "problem", "ranges", "launches", "published", "bench_options", "window"},
+    {"plugins", "problem", "ranges", "launches", "published", "bench_options", "window", "peers"},
     {"quant", "routing", "weights", "kernels", "align", "experts"},
     {"layer", "bench", "timing"},
     {"record", "bench_command"},
-    {"align_command", "experts_command"},
+    {"align_command", "experts_command", "experts_bench"},
     {"workload"},
 ]
 HOST_LEVELS = [
     {"__init__", "errors"},
-    {"plugins", "problem", "ranges", "launches", "published", "mime", "bench_options"},
+    {"plugins", "problem", "ranges", "launches", "published", "mime", "bench_options", "peers"},
     {"rows", "metrics"},
     {"assemble", "attribute", "columns", "manifest", "redact", "replay", "tree", "parse"},
     {"runs"},
@@ -38,10 +38,12 @@ HOST_LEVELS = [
         "findings_amd",
         "plots_amd",
         "tables_amd",
+        "counters",
+        "sweep",
     },
     {"report"},
     {"commands"},
-    {"counter_commands", "amd_commands"},
+    {"counter_commands", "amd_commands", "backend_commands"},
     {"cli"},
     {"__main__"},
 ]

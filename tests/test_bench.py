@@ -35,7 +35,9 @@ CASE = bench.AlignCase(tokens=9, E=16, topk=2, block_m=16)
 
 
 def test_align_rows_time_every_algorithm_and_floor_in_every_mode(fake):
-    found = bench.align_rows(CASE, ["torch_ref", "two_kernel_triton"], repetitions=3, modes=("graph", "eager"), device="cpu")
+    found = bench.align_rows(
+        CASE, ["torch_ref", "two_kernel_triton"], repetitions=3, modes=("graph", "eager"), device="cpu"
+    )
     assert [(r["algorithm"], r["mode"]) for r in found] == fake
     assert len({tuple(r[k] for k in bench.KEY) for r in found}) == len(found) == 5 * 2
     row = next(r for r in found if r["algorithm"] == "two_kernel_triton" and r["mode"] == "graph")

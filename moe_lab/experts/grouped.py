@@ -86,6 +86,11 @@ def experts(
         return combine(rows, problem.topk)
 
 
+def block_m(problem: MoEProblem) -> int:
+    """Return the rows of a tile, to which each expert's rows are padded."""
+    return default_tile(problem).block_m
+
+
 def default_tile(problem: MoEProblem) -> Tile:
     """Return a configuration by the mean rows of an expert; not yet measured."""
     if problem.dtype == "fp32":

@@ -1,0 +1,211 @@
+"""The experts benchmark over M: which backend is quickest where, how far from the bound, and what routing skew costs.
+
+Times are compared only inside one case (model, M, routing, seed), whose backends the benchmark interleaved. A backend
+is ahead of another when its 80th percentile lies below the other's 20th, behind when it is the other way round, else
+the two are even. The bound is the roofline of the same run: the larger of minimum bytes over the faster of a copy and a
+read, and useful FLOPs over a large product.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from moe_lab import runs
+from moe_lab.analysis.phases import rows_of
+from moe_lab.errors import UserError
+
+_COLUMNS = ["model", "M", "K", "N", "E", "topk", "dtype", "routing", "seed", "backend", "version", "part", "stage"]
+_COLUMNS += ["mode", "median_us", "p20_us", "p80_us", "correct", "error_max_rel", "bound_max_rel", "experts_hit"]
+_COLUMNS += ["rows_useful", "rows_padded", "padding_waste_pct", "rows_most", "workspace_bytes", "minimum_bytes"]
+_COLUMNS += ["useful_gflop", "minimum_gb_per_s", "useful_tflops_per_s", "executed_tflops_per_s", "roofline_us"]
+_COLUMNS += ["bound_by", "pct_of_roofline", "pct_of_copy", "pct_of_read", "pct_of_matmul", "sm_mhz", "temperature_c"]
+_COLUMNS += ["power_w", "throttled", "kernels_us", "error"]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A run of the experts benchmark, or the reason why there is none.
+
+    Attributes:
+        run: the run; None if there is none.
+        rows: its rows; empty without a run.
+        missing: one sentence, empty with a run.
+    """
+
+    run: runs.Run | None
+    rows: pd.DataFrame
+    missing: str = ""
+
+    @property
+    def timed(self) -> pd.DataFrame:
+        """Rows with times."""
+        return self.rows[self.rows["median_us"].notna()]
+
+    @property
+    def failed(self) -> pd.DataFrame:
+        """Rows of a whole layer with an error instead of times."""
+        return self.rows[self.rows["error"].notna() & (self.rows["part"] == "full")]
+
+    @property
+    def measured(self) -> dict[str, Any]:
+        """What the run measured of the GPU: roofs and l2."""
+        return (self.run.manifest.get("measured") or {}) if self.run else {}
+
+
+def load(name: str) -> Sweep:
+    """Return the benchmark of a run; without a run, the sentence that says so.
+
+    Args:
+        name: run name or folder; empty = none.
+
+    Raises:
+        UserError: the run is a capture, or of another benchmark.
+    """
+    nothing = pd.DataFrame({column: pd.Series(dtype="object") for column in _COLUMNS})
+    known = {str(run.manifest["name"]): run for run in runs.list_runs()}
+    if not name or (name not in known and not (runs.profiles_root() / name).exists()):
+        make = f"on a GPU, with: moe-lab bench experts --name {name.split('/')[-1] or 'X'}."
+        there = ", ".join(n for n, run in known.items() if run.manifest.get("bench") == "experts")
+        which = f"There is no run '{name}' of the experts benchmark" if name else "No benchmark was asked for"
+        return Sweep(None, nothing, f"{which}; make one {make}" + (f" There are: {there}." if there else ""))
+    run = known.get(name) or runs.load(name)
+    rows = run.rows()
+    if run.manifest["bench"] != "experts":
+        raise UserError(f"'{name}' is of the benchmark '{run.manifest['bench']}', not of experts; give another run.")
+    return Sweep(run, rows.reindex(columns=[*rows.columns, *(c for c in _COLUMNS if c not in rows)]))
+
+
+def at(sweep: Sweep, model: str, routing: str = "", part: str = "full", mode: str = "graph") -> pd.DataFrame:
+    """Return the timed rows of one model and routing over M, of the first seed and dtype.
+
+    Args:
+        sweep: the benchmark.
+        model: a preset or sizes; empty = the first of the run.
+        routing: a spec; empty = the first of the run.
+        part: full, w13 or w2.
+        mode: graph or eager.
+    """
+    rows = sweep.timed
+    for column, wanted in (("model", model), ("routing", routing), ("seed", None), ("dtype", None)):
+        if len(rows):
+            rows = rows[rows[column] == (wanted or rows[column].iloc[0])]
+    return rows[(rows["part"] == part) & (rows["mode"] == mode)].sort_values("M", kind="stable")
+
+
+def times(rows: pd.DataFrame, ours: str, baseline: str) -> pd.DataFrame:
+    """Return one row an M: the milliseconds of every backend, the bound, and how many times as fast ours is.
+
+    Returns:
+        Columns M, ``ms|<backend>`` each, roofline_ms, speedup (baseline / ours), best (the quickest other than ours),
+        speedup_best (best / ours); NA where a backend has no time.
+    """
+    if rows.empty:
+        return pd.DataFrame({"M": []})
+    wide = rows.pivot_table("median_us", "M", "backend", aggfunc="first") / 1e3
+    names = [name for name in dict.fromkeys(rows["backend"]) if name in wide]
+    out = wide[names].rename(columns={name: f"ms|{name}" for name in names})
+    out["roofline_ms"] = rows.groupby("M")["roofline_us"].min() / 1e3
+    others = wide[[name for name in names if name != ours]].astype(float)
+    mine = wide[ours].astype(float) if ours in wide else pd.Series(np.nan, index=wide.index)
+    out["speedup"] = wide[baseline].astype(float) / mine if baseline in wide else np.nan
+    filled = others.dropna(how="all")
+    out["best"] = filled.idxmin(axis=1) if len(filled) else None
+    out["speedup_best"] = others.min(axis=1) / mine
+    return out.reset_index()
+
+
+def winners(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return one row an M: the quickest backend, the next, by how much, and whether the two can be told apart.
+
+    Returns:
+        Columns M, winner, ms, next, next_ms, lead_pct (of the next's time), verdict (ahead or even), pct_of_roofline,
+        bound_by; next and lead are NA with a single backend.
+    """
+    out = []
+    for M, part in rows.groupby("M"):
+        first, *rest = list(rows_of(part.sort_values("median_us").head(2)))
+        known = {"M": M, "winner": first.backend, "ms": first.median_us / 1e3, "bound_by": first.bound_by}
+        known |= {"pct_of_roofline": first.pct_of_roofline, "next": None, "next_ms": None, "lead_pct": None}
+        for second in rest:
+            known |= {"next": second.backend, "next_ms": second.median_us / 1e3}
+            known |= {"lead_pct": 100 * (1 - first.median_us / second.median_us)}
+            known["verdict"] = "ahead" if first.p80_us < second.p20_us else "even"
+        out.append(known)
+    return pd.DataFrame(out).convert_dtypes()
+
+
+def crossings(rows: pd.DataFrame, one: str, other: str) -> pd.DataFrame:
+    """Return where two backends change places.
+
+    Returns:
+        One row a change: low and high (the Ms around it), M (between them, where straight lines through the logarithms
+        of the times meet), before (the quicker one at low), after.
+    """
+    wide = rows.pivot_table("median_us", "M", "backend", aggfunc="first") if len(rows) else pd.DataFrame()
+    if not {one, other} <= set(wide.columns):
+        return pd.DataFrame({key: [] for key in ("low", "high", "M", "before", "after")})
+    gap = (wide[one] / wide[other]).dropna().astype(float).map(math.log)
+    out = []
+    for (low, left), (high, right) in zip(list(gap.items())[:-1], list(gap.items())[1:], strict=True):
+        if left * right < 0 and float(str(low)) > 0:
+            share = left / (left - right)
+            where = math.exp(math.log(float(str(low))) * (1 - share) + math.log(float(str(high))) * share)
+            ahead = (one, other) if left < 0 else (other, one)
+            out.append({"low": low, "high": high, "M": where, "before": ahead[0], "after": ahead[1]})
+    return pd.DataFrame(out, columns=["low", "high", "M", "before", "after"])
+
+
+def stages(rows: pd.DataFrame, backends: Sequence[str]) -> pd.DataFrame:
+    """Return what each stage's kernels took in a traced call: one row a backend, M and stage.
+
+    Args:
+        rows: as ``at`` returns them.
+        backends: which.
+
+    Returns:
+        Columns backend, M, stage, us, pct (of the call's kernels), kernels; no rows where nothing was traced.
+    """
+    out = []
+    rows = rows[rows["backend"].isin(list(backends))]
+    for row in rows_of(rows[[isinstance(k, list) for k in rows["kernels_us"]]] if len(rows) else rows):
+        total = sum(us for _, us in row.kernels_us)
+        for stage in dict.fromkeys(name.partition("|")[0] for name, _ in row.kernels_us):
+            own = [us for name, us in row.kernels_us if name.partition("|")[0] == stage]
+            part = {"us": sum(own), "pct": 100 * sum(own) / total if total else None, "kernels": len(own)}
+            out.append({"backend": row.backend, "M": row.M, "stage": stage, **part})
+    return pd.DataFrame(out, columns=["backend", "M", "stage", "us", "pct", "kernels"])
+
+
+def skew(sweep: Sweep, model: str, backends: Sequence[str], base: str = "uniform") -> pd.DataFrame:
+    """Set the time under each routing beside that under ``base``.
+
+    Returns:
+        Columns M, backend, routing, us, base_us, ratio, bound_ratio (of the rooflines: what the changed minimum bytes
+        alone would do), ratio_net (ratio / bound_ratio), experts_hit, rows_most; no rows without two routings.
+    """
+    parts = [at(sweep, model, routing) for routing in dict.fromkeys(sweep.timed["routing"])]
+    rows = pd.concat(parts) if parts else sweep.timed
+    rows = rows[rows["backend"].isin(list(backends))]
+    named = ["M", "backend", "routing", "median_us", "roofline_us", "experts_hit", "rows_most"]
+    low = rows.loc[rows["routing"] == base, ["M", "backend", "median_us", "roofline_us"]]
+    low = low.rename(columns={"median_us": "base_us", "roofline_us": "base_roofline_us"})
+    both = rows.loc[rows["routing"] != base, named].merge(low, on=["M", "backend"]).rename(columns={"median_us": "us"})
+    both["ratio"] = both["us"] / both["base_us"]
+    both["bound_ratio"] = both["roofline_us"] / both["base_roofline_us"]
+    both["ratio_net"] = both["ratio"] / both["bound_ratio"]
+    return both.drop(columns=["roofline_us", "base_roofline_us"])
+
+
+def geometric_mean(values: "pd.Series[Any]") -> float:
+    """Return the geometric mean of positive numbers; NaN of none."""
+    known = values.dropna().astype(float)
+    return float(np.exp(np.log(known).mean())) if len(known) else math.nan
+
+
+def some(rows: pd.DataFrame) -> list[pd.DataFrame]:
+    """Return the table as the only one of a list, or no table if it has no rows: what a notebook draws in a loop."""
+    return [rows] if len(rows) else []

@@ -1,0 +1,89 @@
+"""What the command line does about experts backends: list them, list and fetch peers, benchmark."""
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from moe_lab import plugins
+from moe_lab.commands import aligned
+
+
+def bench_experts(arguments: argparse.Namespace) -> int:
+    """Measure experts backends and print the run's folder; 1 if the measuring process did not come to its end."""
+    from moe_lab import bench_options, bench_runs
+
+    argv = bench_options.experts_argv(arguments)
+    run, code = bench_runs.measure(
+        "experts", argv, arguments.name, root=arguments.profiles, overwrite=arguments.overwrite
+    )
+    kept = run.manifest["rows"]
+    if kept["failed"]:
+        print(f"moe-lab: {kept['failed']} of {kept['count']} rows have an error instead of times.", file=sys.stderr)
+    if code:
+        said = f"The benchmark {bench_runs.stopped(code)}; the {kept['count']} rows that it had measured are kept."
+        print(f"moe-lab: {said}", file=sys.stderr)
+    print(run.path)
+    return 1 if code else 0
+
+
+def backends(arguments: argparse.Namespace) -> None:
+    """Print every experts backend: what it is, what it takes, and whether it can run here."""
+    rows = [_backend(name) for name in plugins.names("experts")]
+    if arguments.format == "json":
+        print(json.dumps(rows, indent=1))
+        return
+    for row in rows:
+        print(f"{row['name']}: {row['about']}")
+        lists = {key: ", ".join(row[key]) or "none" for key in ("dtypes", "quant", "activations")}
+        print(f"  dtypes {lists['dtypes']}; quant {lists['quant']}; activations {lists['activations']}")
+        print(f"  hardware: {row['hardware']}")
+        print(f"  source: {row['source']}")
+        print(f"  {'available' + row['release'] if row['available'] else row['reason']}\n")
+
+
+def _backend(name: str) -> dict[str, Any]:
+    """Return what a backend states, and why it cannot run here; imports nothing of it."""
+    from moe_lab import peers
+
+    info, reason = plugins.info("experts", name), plugins.unavailable("experts", name)
+    stated = {key: info.get(key, []) for key in ("about", "source", "dtypes", "quant", "activations", "hardware")}
+    peer = peers.find(info["peer"]) if "peer" in info else None
+    release = f": {peer.project} {peer.version}, {peer.origin}" if peer else ""
+    known = {"cuda_graph": info.get("cuda_graph", False), "available": reason is None, "reason": reason}
+    return {"name": name, **stated, **known, "release": release}
+
+
+def peers_command(arguments: argparse.Namespace) -> None:
+    """List the releases of other projects that are here, or unpack one more."""
+    import pandas as pd
+
+    from moe_lab import peers
+
+    if arguments.action == "add":
+        from moe_lab.peers.fetch import add
+
+        for peer in add(arguments.requirement):
+            print(f"{peer.project} {peer.version}: {len(peer.facts['files'])} files, licence {peer.facts['licence']}")
+        return
+    found = [p for p in map(peers.installed, peers.PROJECTS) if p] + peers.cached()
+    rows = [
+        {
+            "peer": peer.project,
+            "version": peer.version,
+            "from": peer.facts.get("wheel", "installed package"),
+            "sha256": str(peer.facts.get("sha256", ""))[:12] or None,
+            "licence": peer.facts.get("licence"),
+            "files": str(len(peer.facts["files"])) if peer.facts else None,
+        }
+        for peer in found
+    ]
+    if arguments.format == "json":
+        print(
+            json.dumps([{**row, "sha256": p.facts.get("sha256")} for row, p in zip(rows, found, strict=True)], indent=1)
+        )
+    elif rows:
+        print(aligned(pd.DataFrame(rows)))
+    missing = [key for key in peers.PROJECTS if key not in {p.project for p in found}]
+    for key in missing if arguments.format == "table" else ():
+        print(f"{key} is not here: moe-lab peers add {peers.PROJECTS[key].example}  ({peers.PROJECTS[key].about})")

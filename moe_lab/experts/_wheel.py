@@ -1,0 +1,160 @@
+"""The standard pipeline around another project's Triton grouped GEMM, with that project's tuned tiles.
+
+Their GEMM kernel, its launcher and its tiles are what is compared. Align, activation and sum are ours: theirs are
+compiled extensions that a wheel's Python files do not contain, and ours are quicker, so the stand-in flatters the peer.
+"""
+
+import inspect
+import json
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from moe_lab import peers, plugins
+from moe_lab.errors import UserError
+from moe_lab.kernels.activation import gated_activation
+from moe_lab.kernels.combine import combine
+from moe_lab.peers.standins import load_file
+from moe_lab.problem import MoEProblem
+from moe_lab.ranges import Mark
+
+TYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
+
+
+class WheelPipeline:
+    """An experts backend made of one release of a project.
+
+    Attributes:
+        peer: the release.
+    """
+
+    def __init__(self, project: str, version: str | None, answers: dict[str, Any]):
+        """Find the release; nothing is imported yet.
+
+        Args:
+            project: key of ``peers.PROJECTS``.
+            version: of the release; None = the installed package, else the newest in the cache.
+            answers: name -> true value of what the kernel file imports from its project and really uses.
+
+        Raises:
+            UserError: it is neither installed nor in the cache.
+        """
+        self.peer = peers.get(project, version)
+        self._answers = answers
+        self._configs: dict[MoEProblem, dict[str, int]] = {}
+
+    @cached_property
+    def _kernel(self) -> ModuleType:
+        return load_file(self.peer.file("kernel"), self.peer.project, self._answers)
+
+    @cached_property
+    def _defaults(self) -> ModuleType:
+        part = "defaults" if "defaults" in peers.PROJECTS[self.peer.project].parts else "kernel"
+        return self._kernel if part == "kernel" else load_file(self.peer.file(part), self.peer.project, self._answers)
+
+    def config(self, problem: MoEProblem) -> dict[str, int]:
+        """Return the tile that the project takes: of the tuned file's nearest M, else its default for the sizes."""
+        if problem not in self._configs:
+            self._configs[problem] = self._look_up(problem)
+        return dict(self._configs[problem])
+
+    def _look_up(self, problem: MoEProblem) -> dict[str, int]:
+        files = {path: path.parent.name for path in self.peer.files("tiles") if path.name == self._file(problem)}
+        if not files:
+            given = {"M": problem.M, "E": problem.E, "N": problem.N, "K": problem.K, "topk": problem.topk}
+            config = _call(self._defaults.get_default_config, {**given, "dtype": None, "is_marlin": False})
+            return {key: value for key, value in config.items() if key != "SPLIT_K"}
+        path = max(files, key=lambda p: (files[p] == f"triton_{triton.__version__.replace('.', '_')}", _version(p)))
+        tuned = {int(key): value for key, value in json.loads(path.read_text()).items() if key.isdigit()}
+        return dict(tuned[min(tuned, key=lambda m: abs(m - problem.M))])
+
+    def _file(self, problem: MoEProblem) -> str:
+        name = torch.cuda.get_device_name().replace(" ", "_") if torch.cuda.is_available() else "CPU"
+        name = "NVIDIA_H200" if "H200" in name.split("_") else name
+        dtype = ",dtype=float32" if problem.dtype == "fp32" else ""
+        return f"E={problem.E},N={problem.N},device_name={name}{dtype}.json"
+
+    def block_m(self, problem: MoEProblem) -> int:
+        """Return the rows of a tile."""
+        return int(self.config(problem)["BLOCK_SIZE_M"])
+
+    def experts(
+        self,
+        x: Tensor,
+        w13: Tensor,
+        w2: Tensor,
+        topk_weights: Tensor,
+        topk_ids: Tensor,
+        *,
+        problem: MoEProblem,
+        mark: Mark,
+    ) -> Tensor:
+        """Return the layer's output [M, K] in the dtype of x. No host synchronisation.
+
+        Args:
+            x: [M, K] fp32, fp16 or bf16, contiguous.
+            w13: [E, 2N, K], gate rows then up rows, contiguous.
+            w2: [E, K, N], contiguous.
+            topk_weights: [M, topk] fp32, contiguous.
+            topk_ids: [M, topk] int32, contiguous.
+            problem: sizes, dtype and activation.
+            mark: opens a range around each stage.
+        """
+        if problem.M == 0:
+            return torch.empty_like(x)
+        config = self.config(problem)
+        with mark("align"):
+            tiles = self._align(topk_ids, config["BLOCK_SIZE_M"], problem.E)
+        given = {"topk_weights": topk_weights, "topk_ids": topk_ids, "config": config, **tiles}
+        with mark("w13"):
+            gate_up = x.new_empty((problem.M, problem.topk, 2 * problem.N))
+            self._gemm(x, w13, gate_up, False, problem.topk, given)
+        with mark("act"):
+            hidden = gated_activation(gate_up.view(problem.rows_useful, 2 * problem.N), problem.activation)
+        with mark("w2"):
+            rows = x.new_empty((problem.M, problem.topk, problem.K))
+            self._gemm(hidden, w2, rows, True, 1, given)
+        with mark("combine"):
+            return combine(rows.view(problem.rows_useful, problem.K), problem.topk)
+
+    def _align(self, topk_ids: Tensor, block_m: int, E: int) -> dict[str, Tensor | None]:
+        """Return the arguments that say which rows a tile has; few pairs get a tile each where the kernel can."""
+        if 4 * topk_ids.numel() <= E and self._takes("naive_block_assignment"):
+            total = torch.full((1,), topk_ids.numel() * block_m, dtype=torch.int32, device=topk_ids.device)
+            return {"sorted_token_ids": None, "expert_ids": topk_ids.view(-1), "num_tokens_post_padded": total}
+        return plugins.load("align", "auto").align(topk_ids, block_m, E)._asdict()  # type: ignore[no-any-return]
+
+    def _takes(self, argument: str) -> bool:
+        return argument in self._kernel.fused_moe_kernel.arg_names
+
+    def _gemm(self, x: Tensor, w: Tensor, y: Tensor, weighted: bool, topk: int, given: dict[str, Any]) -> None:
+        """Launch y = x @ w^T for the rows of each tile; weighted: times the router weight."""
+        launch = getattr(self._kernel, "invoke_fused_moe_triton_kernel", None) or self._kernel.invoke_fused_moe_kernel
+        fixed = dict.fromkeys(("A_scale", "B_scale", "B_zp", "bias", "B_bias", "block_shape"))
+        off = ("use_fp8_w8a8", "use_int8_w8a8", "use_int8_w8a16", "use_int4_w4a16", "per_channel_quant")
+        values = {"A": x, "B": w, "C": y, "mul_routed_weight": weighted, "top_k": topk, "compute_type": TYPES[x.dtype]}
+        _call(launch, {**fixed, **dict.fromkeys((*off, "filter_expert"), False), **values, **given})
+
+
+def _version(path: Path) -> tuple[int, ...]:
+    """Return the Triton version of a folder of tuned files, () where files are not kept by version."""
+    return tuple(int(part) for part in path.parent.name.removeprefix("triton_").split("_") if part.isdigit())
+
+
+def _call(function: Any, known: dict[str, Any]) -> Any:
+    """Call a function of another project with those of the known arguments that it has.
+
+    Raises:
+        UserError: it needs one that is not known.
+    """
+    parameters = inspect.signature(function).parameters
+    unknown = [n for n, p in parameters.items() if n not in known and p.default is inspect.Parameter.empty]
+    if unknown:
+        raise UserError(f"{function.__name__} needs {', '.join(unknown)}, which this adapter does not know.")
+    return function(**{name: known[name] for name in parameters if name in known})

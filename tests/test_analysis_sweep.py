@@ -1,0 +1,217 @@
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import sweep_builder
+from sweep_builder import row
+
+from moe_lab import bench_runs, published, report
+from moe_lab.analysis import sweep
+from moe_lab.errors import UserError
+from moe_lab.sweep import findings, plots, tables
+
+
+@pytest.fixture
+def profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "profiles"
+    folder.mkdir()
+    monkeypatch.setenv("MOE_LAB_PROFILES", str(folder))
+    return folder
+
+
+def bench(profiles: Path, rows: list[dict[str, Any]], *, complete: bool = True, **header: Any) -> sweep.Sweep:
+    path = sweep_builder.write(profiles / "a.json", rows, complete=complete, **header)
+    bench_runs.import_bench([path], "h200/x", root=profiles, overwrite=True)
+    return sweep.load("h200/x")
+
+
+# At 1 ours takes half of a's time; at 16 it is slower by 10 %; at 256 the medians differ within the spread.
+TIMES = {1: {"ours": 50.0, "a": 100.0, "b": 75.0}, 16: {"ours": 110.0, "a": 100.0, "b": 120.0}}
+TIMES |= {256: {"ours": 200.0, "a": 201.0, "b": 300.0}}
+
+
+def lines(**fields: Any) -> list[dict[str, Any]]:
+    return [row(name, M, us, **fields) for M, given in TIMES.items() for name, us in given.items()]
+
+
+def test_times_set_ours_beside_the_baseline_and_the_best_other(profiles: Path) -> None:
+    table = sweep.times(sweep.at(bench(profiles, lines()), ""), "ours", "a").set_index("M")
+    assert table["speedup"].tolist() == pytest.approx([2.0, 100 / 110, 201 / 200])
+    assert table["best"].tolist() == ["b", "a", "a"]
+    assert table["speedup_best"].tolist() == pytest.approx([1.5, 100 / 110, 201 / 200])
+    assert table.loc[16, "ms|b"] == pytest.approx(0.12)
+    assert table["roofline_ms"].is_monotonic_increasing
+
+
+def test_times_without_one_of_the_two_leave_the_ratio_open(profiles: Path) -> None:
+    rows = sweep.at(bench(profiles, lines()), "")
+    assert sweep.times(rows, "auto", "a")["speedup"].isna().all()
+    assert sweep.times(rows, "ours", "z")["speedup"].isna().all()
+    assert sweep.times(rows, "ours", "z")["speedup_best"].notna().all()
+
+
+def test_one_sweep_is_one_model_routing_part_and_mode(profiles: Path) -> None:
+    other = lines(routing="hot") + lines(mode="eager") + lines(part="w13", stage="w13")
+    both = bench(profiles, lines() + other + [row("ours", 1, 7.0, model="deepseek-v3")])
+    assert len(sweep.at(both, "")) == len(lines())
+    assert sweep.at(both, "deepseek-v3")["median_us"].tolist() == [7.0]
+    assert set(sweep.at(both, "", "hot")["routing"]) == {"hot"}
+    assert sweep.at(both, "", "zipf:9").empty
+
+
+def test_winners_say_whether_the_next_can_be_told_apart(profiles: Path) -> None:
+    table = sweep.winners(sweep.at(bench(profiles, lines()), "")).set_index("M")
+    assert table["winner"].tolist() == ["ours", "a", "ours"]
+    assert table["verdict"].tolist() == ["ahead", "ahead", "even"]
+    assert table.loc[1, "lead_pct"] == pytest.approx(100 * (1 - 50 / 75))
+    alone = sweep.winners(sweep.at(bench(profiles, [row("ours", 1, 5.0)]), ""))
+    assert alone["next"].isna().all()
+
+
+def test_crossing_lies_where_the_logarithms_meet(profiles: Path) -> None:
+    rows = [row("a", 4, 100.0), row("b", 4, 200.0), row("a", 64, 400.0), row("b", 64, 200.0), row("a", 256, 9.0)]
+    found = sweep.crossings(sweep.at(bench(profiles, rows), ""), "a", "b")
+    assert found[["low", "high", "before", "after"]].to_numpy().tolist() == [[4, 64, "a", "b"]]
+    assert found["M"].tolist() == pytest.approx([16.0]), "halfway between 4 and 64 on a logarithmic axis"
+    assert sweep.crossings(sweep.at(bench(profiles, rows), ""), "a", "none").empty
+
+
+def test_stages_add_up_the_kernels_of_a_call(profiles: Path) -> None:
+    kernels = [["align|count", 1.0], ["align|place", 3.0], ["w13+act|gemm", 12.0], ["other|fill", 4.0]]
+    rows = sweep.at(bench(profiles, [row("a", 1, 30.0, kernels_us=kernels), row("b", 1, 9.0)]), "")
+    table = sweep.stages(rows, ["a", "b"]).set_index("stage")
+    assert table["us"].to_dict() == {"align": 4.0, "w13+act": 12.0, "other": 4.0}
+    assert table["pct"].tolist() == pytest.approx([20, 60, 20])
+    assert table["kernels"].tolist() == [2, 1, 1]
+    assert sweep.stages(rows, ["b"]).empty, "it was not traced"
+
+
+def test_skew_takes_off_what_the_bound_itself_changes(profiles: Path) -> None:
+    rows = [row("a", 64, 100.0), row("a", 64, 90.0, routing="hot", experts_hit=64)]
+    table = sweep.skew(bench(profiles, rows), "", ["a"])
+    bound = row("a", 64, 1.0, experts_hit=64)["roofline_us"] / row("a", 64, 1.0)["roofline_us"]
+    assert table["ratio"].tolist() == pytest.approx([0.9])
+    assert table["bound_ratio"].tolist() == pytest.approx([bound], rel=1e-3)
+    assert table["ratio_net"].tolist() == pytest.approx([0.9 / bound], rel=1e-3)
+    assert sweep.skew(bench(profiles, lines()), "", ["a"]).empty
+
+
+def test_published_sweep_is_marked_and_has_the_crossing_of_the_article() -> None:
+    table = published.sweep_table().set_index("M")
+    assert table.loc[16, "speedup"] == pytest.approx(1.150 / 1.694)
+    assert table.loc[8192, "speedup"] == pytest.approx(9.158 / 5.734)
+    assert (table["speedup"] > 1).idxmax() == 128
+    assert "L40" in published.SWEEP.label
+
+
+def test_load_without_a_run_is_a_sentence_and_another_benchmark_an_error(profiles: Path) -> None:
+    import bench_builder
+
+    nothing = sweep.load("h200/none")
+    assert "There is no run 'h200/none'" in nothing.missing
+    assert "moe-lab bench experts --name none" in nothing.missing
+    assert findings.all_of(nothing, sweep.at(nothing, ""), pd.DataFrame(), "auto", "a") == [nothing.missing]
+    path = bench_builder.write(profiles / "a.json", [bench_builder.row("auto", "graph", 1.0)])
+    bench_runs.import_bench([path], "h200/align", root=profiles)
+    with pytest.raises(UserError, match="is of the benchmark 'align', not of experts"):
+        sweep.load("h200/align")
+
+
+def said(own: sweep.Sweep, ours: str = "ours", baseline: str = "a") -> list[str]:
+    rows = sweep.at(own, "")
+    return findings.all_of(own, rows, sweep.skew(own, "", [ours, baseline]), ours, baseline)
+
+
+def test_findings_say_who_is_ahead_where_and_by_how_much(profiles: Path) -> None:
+    sentences = [text.replace("\u00a0", " ") for text in said(bench(profiles, lines()))]
+    assert sentences[0].startswith("On H200, qwen3-30b-a3b, uniform routing: ours is the quickest at 2 of 3 sizes")
+    assert "from 0.909 at M = 16 (a) to 1.50 at M = 1 (b)" in sentences[0]
+    assert "At M = 1: ours is ahead of a by 50 % (50.0 µs against 100 µs)." in sentences
+    assert "At M = 16: a is ahead of ours by 9.1 % (100 µs against 110 µs)." in sentences
+    assert "At M = 256: ours and a cannot be told apart (200 µs against 201 µs)." in sentences
+    assert "Quickest: ours at M = 1; a at M = 16; ours at M = 256." in sentences
+    assert any("a overtakes ours between M = 1 and 16" in text for text in sentences)
+
+
+def test_findings_give_the_stage_as_reason_else_the_padding(profiles: Path) -> None:
+    split = {"ours": [["w13|g", 10.0], ["act|s", 2.0], ["w2|g", 9.0]], "a": [["w13+act|g", 40.0], ["w2|g", 10.0]]}
+    traced = [row(name, 1, us, kernels_us=split[name]) for name, us in (("ours", 50.0), ("a", 100.0))]
+    text = " ".join(said(bench(profiles, traced))).replace("\u00a0", " ")
+    assert "gains most in w13 with the activation (kernels of 12.0 µs there instead of 40.0 µs)" in text
+    padded = [row("ours", 1, 50.0, padding_waste_pct=100.0), row("a", 1, 99.0, padding_waste_pct=700.0)]
+    text = " ".join(said(bench(profiles, padded))).replace("\u00a0", " ")
+    assert "because it pads its rows by 100 % instead of 700 %" in text
+    whole = [
+        row("ours", 1, 50.0, kernels_us=split["ours"]),
+        row("a", 1, 99.0, kernels_us=[["align+w13+act+w2|k", 90.0]]),
+    ]
+    assert "because" not in " ".join(said(bench(profiles, whole))), "one kernel for all: no stage can be blamed"
+
+
+def test_findings_warn_of_a_warm_cache_throttling_failures_and_an_early_end(profiles: Path) -> None:
+    warm = {"roofs": sweep_builder.ROOFS, "l2": sweep_builder.COLD | {"ratio": 1.02, "cold": False}}
+    rows = [*lines(throttled="power cap"), row("bad", 1, None, error="it is wrong")]
+    text = "\n".join(said(bench(profiles, rows, complete=False, measured=warm)))
+    assert "Caution: the L2 cache was not cold (a read after the flush took 1.02 times a warm one)" in text
+    assert "(power cap) at M = 1, 16, 256" in text
+    assert "Failed: bad in 1 row, for example at M = 1: it is wrong." in text
+    assert "stopped before its end" in text
+
+
+def test_findings_without_ours_say_what_there_is(profiles: Path) -> None:
+    first = said(bench(profiles, lines()), "auto", "z")[0]
+    assert first.endswith("ours is the quickest at 2 of 3 sizes, of: ours, a, b.")
+
+
+def test_plots_draw_what_the_tables_hold(profiles: Path) -> None:
+    own = bench(profiles, sweep_builder.rows(routings=("uniform", "zipf:1.2")))
+    rows = sweep.at(own, "")
+    figure = plots.times(rows, "auto")
+    drawn = {trace.name: trace for trace in figure.data}
+    assert set(drawn) == {*sweep_builder.BACKENDS, "roofline bound"}
+    assert list(drawn["auto"].y) == rows[rows["backend"] == "auto"]["median_us"].tolist()
+    assert (figure.layout.xaxis.type, figure.layout.yaxis.type) == ("log", "log")
+    assert max(plots.shares(rows, "auto").data[-1].y) == rows[rows["backend"] == "auto"]["pct_of_roofline"].max()
+    bars = plots.stages(sweep.stages(rows, ["auto", "triton_kernels"]), ["auto", "triton_kernels"]).data
+    assert {bar.name for bar in bars} == {"align", "w13", "w2", "w13+act", "w2+combine"}
+    skewed = plots.skew(sweep.skew(own, "", ["auto"]), "auto").data
+    assert [trace.name for trace in skewed] == ["auto, zipf:1.2"]
+
+
+def test_colours_stay_the_same_and_releases_of_a_peer_share_theirs() -> None:
+    two = plots.colors(["auto", "vllm_triton@0.14", "vllm_triton@0.15"], "auto")
+    assert two["vllm_triton@0.14"] == two["vllm_triton@0.15"] == plots.colors(["vllm_triton"], "x")["vllm_triton"]
+    assert len({*plots.COLORS.values(), plots.colors(["auto"], "auto")["auto"]}) == len(plots.COLORS) + 1
+
+
+def test_tables_mark_what_is_published_and_give_a_sentence_for_nothing(profiles: Path) -> None:
+    own = bench(profiles, sweep_builder.rows())
+    times = sweep.times(sweep.at(own, ""), "auto", "vllm_triton")
+    beside = tables.beside_published(times, "auto", "vllm_triton")
+    assert beside.html().count("theirs") >= 30
+    assert [c.key for c in beside.columns][1:4] == ["ms|auto", "ms|vllm_triton", "speedup"]
+    assert "the L2 cache was cold" in tables.roofs(own).html()
+    nothing = sweep.load("")
+    for shown in (
+        tables.summary(sweep.times(nothing.rows, "a", "b"), "a", "b"),
+        tables.winners(sweep.winners(nothing.rows)),
+        tables.details(nothing.rows),
+        tables.roofs(nothing),
+    ):
+        assert isinstance(shown, tables.Note)
+
+
+def test_notebook_runs_with_a_sweep_and_without(profiles: Path, tmp_path: Path) -> None:
+    notebook = str(Path(__file__).parents[1] / "notebooks" / "02_m_sweep.ipynb")
+    bench(profiles, sweep_builder.rows([1, 256], routings=("uniform", "hot")))
+    for name, figures, text in (
+        ("h200/x", 4, "auto is the quickest at 2 of 2 sizes"),
+        ("", 0, "No benchmark was asked"),
+    ):
+        built = report.build([notebook], out=tmp_path / f"out{figures}", parameters={"sweep_run": name})
+        (page,) = built.pages
+        assert page.failed is None
+        html = Path(page.html).read_text()
+        assert text in html
+        assert page.figures == figures
