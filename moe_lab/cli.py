@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from moe_lab import __version__, amd_commands, backend_commands, bench_options, commands, counter_commands
+from moe_lab import __version__, bench_options, commands
+from moe_lab.commands import amd as amd_commands
+from moe_lab.commands import backends as backend_commands
+from moe_lab.commands import counters as counter_commands
 from moe_lab.errors import UserError
 from moe_lab.metrics import SETS
 

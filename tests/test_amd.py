@@ -8,7 +8,8 @@ import pytest
 from rocprof_reference import FOLDERS, REFERENCE
 from workload_builder import launch, old_launch, sysinfo, write_csv
 
-from moe_lab import findings_amd, plots_amd, published, runs, tables_amd
+from moe_lab import published, runs
+from moe_lab.amd import findings, plots, tables
 from moe_lab.analysis import _amd_metrics as data
 from moe_lab.analysis import amd, amd_memory, amd_runs
 from moe_lab.errors import UserError
@@ -90,7 +91,7 @@ def test_missing_counter_makes_a_metric_unknown_and_never_zero(tmp_path):
     traffic = amd_memory.traffic(found).set_index("level")
     assert traffic.loc["L2", "bytes"] is pd.NA, "a part that is not known makes the total unknown"
     assert traffic.loc["vL1D", "bytes"] == 12800
-    assert "write not known" in str(plots_amd.memory({"r": amd_memory.traffic(found)}).data[0].y)
+    assert "write not known" in str(plots.memory({"r": amd_memory.traffic(found)}).data[0].y)
 
 
 def test_counter_missing_in_one_launch_leaves_that_launch_out(tmp_path):
@@ -225,7 +226,7 @@ def test_roofline_is_executed_work_over_the_bytes_of_each_level(tmp_path):
     assert points.loc["HBM", "gflop_per_s"] == pytest.approx(flop / 1000)
     roofs = amd_memory.roofs(found).set_index("name")["value"]
     assert (roofs["HBM"], roofs["VALU FP32"], roofs["MFMA BF16"]) == (4000, 90000, 500000)
-    figure = plots_amd.roofline({"r": points.reset_index()}, {"r": amd_memory.roofs(found)})
+    figure = plots.roofline({"r": points.reset_index()}, {"r": amd_memory.roofs(found)})
     assert [t.x[0] for t in figure.data if t.mode == "markers" and t.name.startswith("HBM")] == [
         points.loc["HBM", "flop_per_byte"]
     ]
@@ -237,7 +238,7 @@ def test_copy_without_arithmetic_has_no_point_on_the_roofline(tmp_path):
     )
     assert amd_memory.roofline(found)["flop_per_byte"].isna().all()
     assert amd_memory.roofs(found).empty
-    note = plots_amd.roofline({"r": amd_memory.roofline(found)}, {"r": amd_memory.roofs(found)})
+    note = plots.roofline({"r": amd_memory.roofline(found)}, {"r": amd_memory.roofs(found)})
     assert note.sentence.startswith("No roofline")
 
 
@@ -261,11 +262,11 @@ def test_kernels_that_share_a_short_name_are_told_apart(tmp_path):
 def test_notebook_without_runs_says_that_its_figures_are_published(tmp_path, monkeypatch):
     monkeypatch.setenv("MOE_LAB_PROFILES", str(tmp_path))
     assert amd_runs.load_counted("") == []
-    [sentence, *_] = [s for s in findings_amd.all_of([]) if s]
+    [sentence, *_] = [s for s in findings.all_of([]) if s]
     assert sentence.startswith("Only published figures are shown")
     assert "330" in sentence
-    assert tables_amd.kernels({}).sentence.startswith("No run of rocprof-compute is shown")
-    assert "published by others" in tables_amd.provenance([]).html()
+    assert tables.kernels({}).sentence.startswith("No run of rocprof-compute is shown")
+    assert "published by others" in tables.provenance([]).html()
 
 
 def test_notebook_takes_the_counted_runs_of_profiles_and_says_so(tmp_path, monkeypatch):
@@ -274,17 +275,17 @@ def test_notebook_takes_the_counted_runs_of_profiles_and_says_so(tmp_path, monke
     runs.import_report(tmp_path / "w", "counted", manifest={"tool": {"name": "rocprof-compute", "version": "3.4.0"}})
     [one] = amd_runs.load_counted("")
     assert (one.name, one.given, one.gpu) == ("mi300x/counted", False, "MI300X")
-    assert "measured; run in profiles/" in tables_amd.provenance([one]).html()
+    assert "measured; run in profiles/" in tables.provenance([one]).html()
     both = amd_runs.load_counted(f"{tmp_path / 'w'},{tmp_path / 'w'}")
     assert [b.name for b in both] == ["w (1)", "w (2)"]
-    assert "measured; folder given" in tables_amd.provenance(both).html()
+    assert "measured; folder given" in tables.provenance(both).html()
     with pytest.raises(UserError, match="matches 'nothing'"):
         amd_runs.load_counted("", "nothing")
 
 
 def test_sentences_carry_the_numbers_of_the_tables(tmp_path):
     folder(tmp_path / "w")
-    said = findings_amd.all_of(amd_runs.load_counted(str(tmp_path / "w")))
+    said = findings.all_of(amd_runs.load_counted(str(tmp_path / "w")))
     assert said[0].startswith(
         "On MI300X (w), align takes 5.00\u00a0k cycles, keeps 18 of 304 CUs active, hits vL1D in 72"
     )
@@ -295,10 +296,10 @@ def test_sentences_carry_the_numbers_of_the_tables(tmp_path):
 def test_figures_draw_the_numbers_of_the_tables(tmp_path):
     found = folder(tmp_path)
     stalls = amd.stalls(found)
-    [bar] = plots_amd.stalls({"w": stalls}).data
+    [bar] = plots.stalls({"w": stalls}).data
     assert list(bar.x) == [pytest.approx(30.0)]
     table = published.align_amd()
-    assert list(plots_amd.align_published(table).data[0].x) == table["cycles_k"].tolist()
+    assert list(plots.align_published(table).data[0].x) == table["cycles_k"].tolist()
 
 
 def test_notebook_shows_the_numbers_of_a_folder_given_by_path(tmp_path):
@@ -325,7 +326,7 @@ def test_glossary_of_the_docs_is_the_one_of_the_notebook():
         for line in DOCS.read_text().splitlines()
         if line[:1] == "|"
     ]
-    assert {tuple(row) for row in tables_amd.GLOSSARY} <= {tuple(c.replace("`", "") for c in line) for line in lines}
+    assert {tuple(row) for row in tables.GLOSSARY} <= {tuple(c.replace("`", "") for c in line) for line in lines}
 
 
 def test_expressions_do_arithmetic_only(tmp_path):

@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 from bench_builder import row
 
-from moe_lab import bench_runs, findings_align, plots_align, published, report, runs, tables_align
+from moe_lab import bench_runs, published, report, runs
+from moe_lab.align_sort import findings, plots, tables
 from moe_lab.analysis import align, align_steps
 from moe_lab.errors import UserError
 from moe_lab.launches import COLUMNS, RANGE_COLUMNS, Launches, tidy
@@ -172,7 +173,7 @@ def test_counters_say_which_call_and_step_a_kernel_is_of() -> None:
 
 def say(own: align.Bench, ours: str = "ours", baseline: str = "a") -> list[str]:
     split = align_steps.from_bench(own, 256, 8)
-    found = findings_align.all_of(own, align.duels(own, ours), split, ours, baseline, 256, 8)
+    found = findings.all_of(own, align.duels(own, ours), split, ours, baseline, 256, 8)
     return [text.replace("\u00a0", " ") for text in found if text]
 
 
@@ -211,7 +212,7 @@ def test_speedup_map_is_even_handed_around_one() -> None:
     rows = pd.DataFrame(
         {"tokens": [1, 1], "E": [8, 16], "speedup": [0.5, 4.0], "ours_us": [2.0, 1.0], "theirs_us": [1.0, 4.0]}
     )
-    trace = plots_align.speedup_map(rows, "x").data[0]
+    trace = plots.speedup_map(rows, "x").data[0]
     assert [list(line) for line in trace.z] == [[-1.0, 2.0]]
     assert (trace.zmin, trace.zmax) == (-2.0, 2.0)
     assert [list(line) for line in trace.text] == [["0.50", "4.0"]]
@@ -220,7 +221,7 @@ def test_speedup_map_is_even_handed_around_one() -> None:
 def test_curves_draw_the_floor_and_the_limit(profiles: Path) -> None:
     own = bench(profiles, three(CASE) + three(CASE, tokens=4096))
     rows = align.at(own, 256, 8)
-    figure = plots_align.curves(rows, align.limit(rows, align.bandwidth(own)), "ours", "a copy")
+    figure = plots.curves(rows, align.limit(rows, align.bandwidth(own)), "ours", "a copy")
     names = [trace.name for trace in figure.data]
     assert names[-3:] == ["ours", "empty kernel, same method", "moving the data (a copy)"]
     assert not [name for name in names if name.startswith("(")]
@@ -253,5 +254,5 @@ def test_notebook_shows_a_sweep(profiles: Path, tmp_path: Path) -> None:
 
 
 def test_tables_say_what_is_missing() -> None:
-    note = tables_align.behind(align.behind(align.duels(align.load(""), "auto")), "auto")
+    note = tables.behind(align.behind(align.duels(align.load(""), "auto")), "auto")
     assert "no case in which another algorithm is ahead" in note._repr_mimebundle_()["text/plain"]

@@ -3,8 +3,8 @@
 import pandas as pd
 
 from moe_lab import published
+from moe_lab.notes import Note, or_note, provenance
 from moe_lab.tables import Column, Table
-from moe_lab.tables_align import Note, or_note, provenance
 
 __all__ = ["ceilings", "geometry", "kernels", "other_tiles", "provenance", "published_counters", "roofs", "traffic"]
 

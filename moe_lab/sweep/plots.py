@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from moe_lab import plots
-from moe_lab.plots_align import OURS
+from moe_lab.align_sort.plots import OURS
 
 _DASHES = ("solid", "dash", "dot", "dashdot")
 # Ours has its own colour; the rest are told apart with every common colour blindness where they meet most.

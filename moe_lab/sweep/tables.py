@@ -6,8 +6,8 @@ import pandas as pd
 
 from moe_lab import published
 from moe_lab.analysis.sweep import Sweep
+from moe_lab.notes import Note, Tall, or_note
 from moe_lab.tables import Column, Table
-from moe_lab.tables_align import Note, Tall, or_note
 
 
 def summary(frame: pd.DataFrame, ours: str, baseline: str) -> Table | Note:

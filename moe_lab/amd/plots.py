@@ -9,8 +9,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from moe_lab import plots
-from moe_lab.tables_align import Note
-from moe_lab.tables_amd import NONE
+from moe_lab.amd.tables import NONE
+from moe_lab.notes import Note
 
 KERNELS = 3  # kernels drawn; the tables have all
 WAYS = {"read": "#3b6fb6", "write": "#f28e2b", "atomic": "#6f2f80", "not told apart": plots.STAGES["rest of mlp"]}

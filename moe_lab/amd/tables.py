@@ -7,8 +7,8 @@ import pandas as pd
 from moe_lab import mime, published
 from moe_lab.analysis import amd
 from moe_lab.analysis.amd_runs import Counted
+from moe_lab.notes import Note, Tall
 from moe_lab.tables import Column, Table
-from moe_lab.tables_align import Note, Tall
 
 NOTHING = Note(
     "No run of rocprof-compute is shown: set `folders` to a workload folder, or keep one with `moe-lab import FOLDER`."
