@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from moe_lab import published, runs
-from moe_lab.errors import UserError
+from moe_lab.analysis.bench_rows import bench_rows
 from moe_lab.launches import Launches
 
 CASE = ["E", "topk", "tokens", "block_m", "routing", "seed"]
@@ -62,20 +62,7 @@ def load(name: str) -> Bench:
     Raises:
         UserError: the run is a capture, or of another benchmark.
     """
-    nothing = pd.DataFrame({column: pd.Series(dtype="object") for column in _COLUMNS})
-    known = {str(run.manifest["name"]): run for run in runs.list_runs()}
-    if not name or (name not in known and not (runs.profiles_root() / name).exists()):
-        make = f"on a GPU, with: moe-lab bench align --name {name.split('/')[-1] or 'X'}."
-        there = ", ".join(n for n, run in known.items() if run.is_bench)
-        which = f"There is no run '{name}' of the align benchmark" if name else "No benchmark was asked for"
-        return Bench(None, nothing, f"{which}; make one {make}" + (f" There are: {there}." if there else ""))
-    run = known.get(name) or runs.load(name)
-    rows = run.rows()
-    if run.manifest["bench"] != "align":
-        raise UserError(
-            f"'{name}' is of the benchmark '{run.manifest['bench']}', not of align; give another bench_run."
-        )
-    return Bench(run, rows.reindex(columns=[*rows.columns, *(c for c in _COLUMNS if c not in rows)]))
+    return Bench(*bench_rows("align", name, _COLUMNS))
 
 
 def first(rows: pd.DataFrame) -> pd.DataFrame:

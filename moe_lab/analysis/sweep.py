@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from moe_lab import runs
+from moe_lab.analysis.bench_rows import bench_rows
 from moe_lab.analysis.phases import rows_of
-from moe_lab.errors import UserError
 
 _COLUMNS = ["model", "M", "K", "N", "E", "topk", "dtype", "routing", "seed", "backend", "version", "part", "stage"]
 _COLUMNS += ["mode", "median_us", "p20_us", "p80_us", "correct", "error_max_rel", "bound_max_rel", "experts_hit"]
@@ -65,18 +65,7 @@ def load(name: str) -> Sweep:
     Raises:
         UserError: the run is a capture, or of another benchmark.
     """
-    nothing = pd.DataFrame({column: pd.Series(dtype="object") for column in _COLUMNS})
-    known = {str(run.manifest["name"]): run for run in runs.list_runs()}
-    if not name or (name not in known and not (runs.profiles_root() / name).exists()):
-        make = f"on a GPU, with: moe-lab bench experts --name {name.split('/')[-1] or 'X'}."
-        there = ", ".join(n for n, run in known.items() if run.manifest.get("bench") == "experts")
-        which = f"There is no run '{name}' of the experts benchmark" if name else "No benchmark was asked for"
-        return Sweep(None, nothing, f"{which}; make one {make}" + (f" There are: {there}." if there else ""))
-    run = known.get(name) or runs.load(name)
-    rows = run.rows()
-    if run.manifest["bench"] != "experts":
-        raise UserError(f"'{name}' is of the benchmark '{run.manifest['bench']}', not of experts; give another run.")
-    return Sweep(run, rows.reindex(columns=[*rows.columns, *(c for c in _COLUMNS if c not in rows)]))
+    return Sweep(*bench_rows("experts", name, _COLUMNS))
 
 
 def at(sweep: Sweep, model: str, routing: str = "", part: str = "full", mode: str = "graph") -> pd.DataFrame:

@@ -162,12 +162,16 @@ def import_report(arguments: argparse.Namespace) -> None:
 
 def bench_align(arguments: argparse.Namespace) -> int:
     """Measure align algorithms and print the run's folder; 1 if the measuring process did not come to its end."""
-    from moe_lab import bench_options, bench_runs
+    from moe_lab.bench_options import align_argv
 
-    argv = bench_options.align_argv(arguments)
-    run, code = bench_runs.measure(
-        "align", argv, arguments.name, root=arguments.profiles, overwrite=arguments.overwrite
-    )
+    return bench("align", align_argv(arguments), arguments)
+
+
+def bench(name: str, argv: list[str], arguments: argparse.Namespace) -> int:
+    """Run a benchmark and print the run's folder; 1 if the measuring process did not come to its end."""
+    from moe_lab import bench_runs
+
+    run, code = bench_runs.measure(name, argv, arguments.name, root=arguments.profiles, overwrite=arguments.overwrite)
     kept = run.manifest["rows"]
     if kept["failed"]:
         print(f"moe-lab: {kept['failed']} of {kept['count']} rows have an error instead of times.", file=sys.stderr)

@@ -2,29 +2,17 @@
 
 import argparse
 import json
-import sys
 from typing import Any
 
 from moe_lab import plugins
-from moe_lab.commands import aligned
+from moe_lab.commands import aligned, bench
 
 
 def bench_experts(arguments: argparse.Namespace) -> int:
     """Measure experts backends and print the run's folder; 1 if the measuring process did not come to its end."""
-    from moe_lab import bench_options, bench_runs
+    from moe_lab.bench_options import experts_argv
 
-    argv = bench_options.experts_argv(arguments)
-    run, code = bench_runs.measure(
-        "experts", argv, arguments.name, root=arguments.profiles, overwrite=arguments.overwrite
-    )
-    kept = run.manifest["rows"]
-    if kept["failed"]:
-        print(f"moe-lab: {kept['failed']} of {kept['count']} rows have an error instead of times.", file=sys.stderr)
-    if code:
-        said = f"The benchmark {bench_runs.stopped(code)}; the {kept['count']} rows that it had measured are kept."
-        print(f"moe-lab: {said}", file=sys.stderr)
-    print(run.path)
-    return 1 if code else 0
+    return bench("experts", experts_argv(arguments), arguments)
 
 
 def backends(arguments: argparse.Namespace) -> None:

@@ -1,0 +1,33 @@
+"""The rows of a benchmark run, or the sentence that stands for them."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from moe_lab import runs
+from moe_lab.errors import UserError
+
+
+def bench_rows(bench: str, name: str, columns: Sequence[str]) -> tuple[runs.Run | None, pd.DataFrame, str]:
+    """Return (run, rows, missing): without a run no rows, and one sentence that says so; else an empty one.
+
+    Args:
+        bench: the benchmark: ``align`` or ``experts``.
+        name: run name or folder; empty = none.
+        columns: that the rows have at least; NA where the run lacks them.
+
+    Raises:
+        UserError: the run is a capture, or of another benchmark.
+    """
+    known = {str(run.manifest["name"]): run for run in runs.list_runs()}
+    if not name or (name not in known and not (runs.profiles_root() / name).exists()):
+        make = f"on a GPU, with: moe-lab bench {bench} --name {name.split('/')[-1] or 'X'}."
+        there = ", ".join(n for n, run in known.items() if run.manifest.get("bench") == bench)
+        which = f"There is no run '{name}' of the {bench} benchmark" if name else "No benchmark was asked for"
+        nothing = pd.DataFrame({column: pd.Series(dtype="object") for column in columns})
+        return None, nothing, f"{which}; make one {make}" + (f" There are: {there}." if there else "")
+    run = known.get(name) or runs.load(name)
+    rows = run.rows()
+    if run.manifest["bench"] != bench:
+        raise UserError(f"'{name}' is of the benchmark '{run.manifest['bench']}', not of {bench}; give another run.")
+    return run, rows.reindex(columns=[*rows.columns, *(c for c in columns if c not in rows)]), ""
