@@ -49,6 +49,11 @@ def examine() -> list[Check]:
             "torch", "the layer cannot run, so only foreign commands can be captured", "pip install 'moe-lab[gpu]'"
         ),
         _package("triton", "the fused_moe backend cannot run", "pip install 'moe-lab[gpu]'"),
+        _package(
+            "cuda-core",
+            "align & sort on NVIDIA takes its Triton kernels: up to 4 times as slow",
+            "pip install 'moe-lab[gpu]'",
+        ),
         _package("nvtx", "captures have no ranges, so no stage can be told from another", "pip install 'moe-lab[gpu]'"),
         _nsys(),
         _tool("ncu", "no kernel counters on NVIDIA", ncu.HOW_TO_GET, ncu.INSTALL_PATTERNS),

@@ -48,6 +48,7 @@ def test_doctor_prints_every_check_with_a_remedy_for_what_is_missing(capsys: pyt
         "driver",
         "torch",
         "triton",
+        "cuda-core",
         "nvtx",
         "nsys",
         "ncu",
