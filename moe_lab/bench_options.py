@@ -144,3 +144,55 @@ def numbers(text: str) -> list[int]:
     if min(out) < 0:
         raise UserError("Tokens cannot be negative.")
     return list(dict.fromkeys(out))
+
+
+TUNABLE = ("fused_moe", "grouped")
+_TUNE = ("model", "m", "between", "backend", "budget", "dtype", "routing", "seed", "candidates", "jobs", "patience")
+
+
+def add_tune(parser: argparse.ArgumentParser) -> None:
+    """Add what a tuning can vary."""
+    parser.add_argument("--model", default="qwen3-30b-a3b", help="preset, or sizes as KxNxExTOPK")
+    parser.add_argument("--m", default=EXPERTS_M, metavar="LIST", help="tokens; 1,2,4,...,64 goes on as it began")
+    parser.add_argument(
+        "--between", type=int, default=4, metavar="N", help="Ms between them at which to judge the keys"
+    )
+    parser.add_argument("--backend", default="fused_moe", choices=TUNABLE, help="whose tiles")
+    parser.add_argument("--budget", default="5m", metavar="TIME", help="when to stop: 90s, 5m or 1h; a rerun goes on")
+    parser.add_argument("--dtype", default="bf16", help="fp32, fp16 or bf16")
+    parser.add_argument("--routing", default="uniform", metavar="SPEC", help="uniform, zipf:S, balanced, hot")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, tokens and routing")
+    parser.add_argument("--candidates", type=int, default=40, metavar="N", help="tiles per GEMM and block_m to compile")
+    parser.add_argument(
+        "--jobs", type=int, default=0, metavar="N", help="compiling processes; 0 = one a core, at most 16"
+    )
+    parser.add_argument(
+        "--patience", type=int, default=120, metavar="S", help="seconds after which a tile counts as hung"
+    )
+    parser.add_argument(
+        "--device", default="cuda", choices=("cuda", "cpu"), help="cpu runs Triton's interpreter: for tests only"
+    )
+
+
+def tune_argv(options: argparse.Namespace) -> list[str]:
+    """Return the options of ``add_tune`` as arguments, those at their default left out."""
+    parser = argparse.ArgumentParser()
+    add_tune(parser)
+    given = ((name, getattr(options, name)) for name in (*_TUNE, "device"))
+    return [part for name, value in given if value != parser.get_default(name) for part in (f"--{name}", str(value))]
+
+
+def seconds(text: str) -> float:
+    """Return the seconds of ``90s``, ``5m``, ``1.5h`` or a number.
+
+    Raises:
+        UserError: it is no time above zero.
+    """
+    scale = {"s": 1, "m": 60, "h": 3600}.get(text[-1:], 1)
+    try:
+        value = float(text.rstrip("smh")) * scale
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e6:
+        raise UserError(f"'{text}' is no time; write 90s, 5m or 1h.")
+    return value

@@ -46,7 +46,7 @@ def measure(
     _refuse_taken(full_name(name, gpu_name()), root, overwrite)
     with tempfile.TemporaryDirectory(prefix="moe_lab_") as folder:
         out = Path(folder, "rows.json")
-        code = _wait([sys.executable, "-m", "moe_lab.workload", f"bench-{bench}", *arguments, "--out", str(out)])
+        code = wait([sys.executable, "-m", "moe_lab.workload", f"bench-{bench}", *arguments, "--out", str(out)])
         if not _measured(out):
             raise UserError(f"The benchmark {stopped(code)} before it measured anything; see its output above.")
         given = {
@@ -68,7 +68,7 @@ def _measured(out: Path) -> bool:
         return False
 
 
-def _wait(argv: Sequence[str]) -> int:
+def wait(argv: Sequence[str]) -> int:
     """Return the exit code of a command whose stdout nobody needs; a stop from the keyboard stops it too."""
     process = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
     try:

@@ -10,6 +10,7 @@ from moe_lab import __version__, bench_options, commands
 from moe_lab.commands import amd as amd_commands
 from moe_lab.commands import backends as backend_commands
 from moe_lab.commands import counters as counter_commands
+from moe_lab.commands import tuning
 from moe_lab.errors import UserError
 from moe_lab.metrics import SETS
 
@@ -43,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_import(subcommands)
     _add_bench(subcommands)
     _add_backends(subcommands)
+    tuning.add(subcommands)
     runs = subcommands.add_parser("runs", help="list the runs in profiles/")
     runs.add_argument("--profiles", type=Path, metavar="DIR", help="profiles folder")
     runs.set_defaults(run=commands.list_runs)

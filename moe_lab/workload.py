@@ -20,12 +20,13 @@ from moe_lab import align_command, bench_command, experts_command, plugins, rang
 from moe_lab.errors import UserError
 from moe_lab.experts_bench import command as bench_experts
 from moe_lab.problem import MODELS
+from moe_lab.tuning import command as tune
 from moe_lab.window import profiler_window, range_api, say
 
 if TYPE_CHECKING:
     from moe_lab.layer import DecoderLayer
 
-CPU_COMMANDS = ("layer", "align", "experts", "bench-experts")  # with --device cpu: by Triton's interpreter
+CPU_COMMANDS = ("layer", "align", "experts", "bench-experts", "tune")  # with --device cpu: by Triton's interpreter
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     align_command.add(commands)
     experts_command.add(commands)
     bench_experts.add(commands)
+    tune.add(commands)
     layer = commands.add_parser(
         "layer", help="run one decoder layer", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )

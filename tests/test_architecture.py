@@ -28,7 +28,7 @@ HOST_LEVELS = [
     {"capture", "analysis"},
     {"findings", "plots", "tables", "doctor", "bench_runs"},
     {"notes"},
-    {"align_sort", "amd", "counters", "sweep"},
+    {"align_sort", "amd", "counters", "sweep", "tuned"},
     {"report"},
     {"commands"},
     {"cli"},

@@ -12,7 +12,7 @@ def bench_rows(bench: str, name: str, columns: Sequence[str]) -> tuple[runs.Run 
     """Return (run, rows, missing): without a run no rows, and one sentence that says so; else an empty one.
 
     Args:
-        bench: the benchmark: ``align`` or ``experts``.
+        bench: the benchmark: ``align``, ``experts`` or ``tune``.
         name: run name or folder; empty = none.
         columns: that the rows have at least; NA where the run lacks them.
 
@@ -21,7 +21,8 @@ def bench_rows(bench: str, name: str, columns: Sequence[str]) -> tuple[runs.Run 
     """
     known = {str(run.manifest["name"]): run for run in runs.list_runs()}
     if not name or (name not in known and not (runs.profiles_root() / name).exists()):
-        make = f"on a GPU, with: moe-lab bench {bench} --name {name.split('/')[-1] or 'X'}."
+        command = bench if bench == "tune" else f"bench {bench}"
+        make = f"on a GPU, with: moe-lab {command} --name {name.split('/')[-1] or 'X'}."
         there = ", ".join(n for n, run in known.items() if run.manifest.get("bench") == bench)
         which = f"There is no run '{name}' of the {bench} benchmark" if name else "No benchmark was asked for"
         nothing = pd.DataFrame({column: pd.Series(dtype="object") for column in columns})

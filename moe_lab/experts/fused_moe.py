@@ -5,10 +5,11 @@ from torch import Tensor
 
 from moe_lab import plugins
 from moe_lab.errors import UserError
+from moe_lab.experts._tuned import Tiles, choose, tuned
 from moe_lab.kernels.activation import gated_activation
 from moe_lab.kernels.combine import combine
-from moe_lab.kernels.grouped_gemm import Tile, fit, grouped_gemm
-from moe_lab.problem import DTYPE_BYTES, MoEProblem
+from moe_lab.kernels.grouped_gemm import Tile, grouped_gemm
+from moe_lab.problem import MoEProblem
 from moe_lab.ranges import Mark
 
 INFO = {
@@ -37,7 +38,7 @@ def experts(
     problem: MoEProblem,
     mark: Mark,
     align: str = "auto",
-    tile: Tile | None = None,
+    tile: Tiles | None = None,
 ) -> Tensor:
     """Return the layer's output [M, K] in the dtype of x. No host synchronisation.
 
@@ -50,7 +51,7 @@ def experts(
         problem: sizes, dtype and activation.
         mark: opens a range around each stage.
         align: align plugin.
-        tile: configuration of both GEMMs, with as many stages as fit; None = ``tiles``.
+        tile: configuration of both GEMMs, or of w13 and of w2, with as many stages as fit; None = ``tiles``.
 
     Raises:
         UserError: a dtype that the kernels do not have, or an align plugin that is not there.
@@ -72,16 +73,19 @@ def experts(
 
 
 def block_m(problem: MoEProblem) -> int:
-    """Return the rows of a tile, to which each expert's rows are padded: about what an expert gets on average."""
+    """Return the rows of a tile, to which each expert's rows are padded: tuned, or about an expert's mean."""
+    found = tuned("fused_moe", problem)
+    return found[0].block_m if found else _default_rows(problem)
+
+
+def tiles(problem: MoEProblem, device: torch.device, tile: Tiles | None = None) -> tuple[Tile, Tile]:
+    """Return the configurations of the w13 and of the w2 GEMM: given, tuned, or our own; both have one block_m."""
+    return choose("fused_moe", problem, device, tile, _default_tile(_default_rows(problem), problem.dtype))
+
+
+def _default_rows(problem: MoEProblem) -> int:
     mean_rows = problem.rows_useful / problem.E
     return 16 if mean_rows <= 8 else 32 if mean_rows <= 24 else 64 if mean_rows <= 96 else 128
-
-
-def tiles(problem: MoEProblem, device: torch.device, tile: Tile | None = None) -> tuple[Tile, Tile]:
-    """Return the configurations of the w13 and of the w2 GEMM, by default our own; both have the same block_m."""
-    itemsize = DTYPE_BYTES[problem.dtype]
-    tile = tile or _default_tile(block_m(problem), problem.dtype)
-    return fit(tile, itemsize, device), fit(tile, itemsize, device)
 
 
 def _default_tile(rows: int, dtype: str) -> Tile:

@@ -8,11 +8,12 @@ from torch import Tensor
 
 from moe_lab import plugins
 from moe_lab.errors import UserError
+from moe_lab.experts._tuned import Tiles, choose, tuned
 from moe_lab.kernels._device import multiprocessors
 from moe_lab.kernels.combine import combine
-from moe_lab.kernels.grouped_gemm import Tile, fit
+from moe_lab.kernels.grouped_gemm import Tile
 from moe_lab.kernels.persistent_gemm import persistent_gemm
-from moe_lab.problem import DTYPE_BYTES, MoEProblem
+from moe_lab.problem import MoEProblem
 from moe_lab.ranges import Mark
 
 INFO = {
@@ -47,7 +48,7 @@ def experts(
     problem: MoEProblem,
     mark: Mark,
     align: str = "auto",
-    tile: Tile | None = None,
+    tile: Tiles | None = None,
 ) -> Tensor:
     """Return the layer's output [M, K] in the dtype of x. No host synchronisation.
 
@@ -60,7 +61,7 @@ def experts(
         problem: sizes, dtype and activation.
         mark: opens a range around each stage.
         align: align plugin.
-        tile: configuration of both GEMMs, with as many stages as fit; None = by the mean rows of an expert.
+        tile: configuration of both GEMMs, or of w13 and of w2, with as many stages as fit; None = ``tiles``.
 
     Raises:
         UserError: a dtype that the kernels do not have, or an align plugin that is not there.
@@ -68,27 +69,32 @@ def experts(
     if x.dtype not in DTYPES:
         raise UserError(f"grouped has no {problem.dtype} kernels; choose fp32, fp16 or bf16.")
     align_pairs, pairs = plugins.load("align", align).align, problem.rows_useful
-    tile = fit(tile or default_tile(problem), DTYPE_BYTES[problem.dtype], x.device)
-    programs = multiprocessors(x.device) * (1 if tile.block_m >= 64 else 2)
+    gemm13, gemm2 = tiles(problem, x.device, tile)
+    programs = multiprocessors(x.device) * (1 if gemm13.block_m >= 64 else 2)
     with mark("align"):
-        alignment = align_pairs(topk_ids, tile.block_m, problem.E)
+        alignment = align_pairs(topk_ids, gemm13.block_m, problem.E)
     with mark("w13+act"):
         hidden = persistent_gemm(
             *(x, w13, alignment, pairs),
-            tile=tile,
+            tile=gemm13,
             programs=programs,
             pairs_per_row=problem.topk,
             activation=problem.activation,
         )
     with mark("w2"):
-        rows = persistent_gemm(hidden, w2, alignment, pairs, tile=tile, programs=programs, topk_weights=topk_weights)
+        rows = persistent_gemm(hidden, w2, alignment, pairs, tile=gemm2, programs=programs, topk_weights=topk_weights)
     with mark("combine"):
         return combine(rows, problem.topk)
 
 
 def block_m(problem: MoEProblem) -> int:
     """Return the rows of a tile, to which each expert's rows are padded."""
-    return default_tile(problem).block_m
+    return (tuned("grouped", problem) or (default_tile(problem),))[0].block_m
+
+
+def tiles(problem: MoEProblem, device: torch.device, tile: Tiles | None = None) -> tuple[Tile, Tile]:
+    """Return the configurations of the w13 and of the w2 GEMM: given, tuned, or our own; both have one block_m."""
+    return choose("grouped", problem, device, tile, default_tile(problem))
 
 
 def default_tile(problem: MoEProblem) -> Tile:

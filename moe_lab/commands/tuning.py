@@ -1,0 +1,130 @@
+"""What the command line does about tiles: find them, list them, exchange them with vLLM and SGLang."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from moe_lab import bench_options, configs
+from moe_lab.configs import Tuned, choose, engines
+from moe_lab.errors import UserError
+
+
+def add(subcommands: Any) -> None:
+    """Add ``tune`` and ``configs`` to the command line."""
+    formatter = argparse.ArgumentDefaultsHelpFormatter
+    tuning = subcommands.add_parser(
+        "tune", help="find tiles of a backend's GEMMs in a given time", formatter_class=formatter
+    )
+    bench_options.add_tune(tuning)
+    tuning.add_argument("--name", required=True, help="name of the run: RUN or GPU/RUN; of an unfinished one: goes on")
+    tuning.add_argument("--profiles", type=Path, metavar="DIR", help="profiles folder")
+    tuning.add_argument("--overwrite", action="store_true", help="begin anew, and replace a run of that name")
+    tuning.set_defaults(run=tune)
+    files = subcommands.add_parser("configs", help="tuned tiles: list them, exchange them with vLLM and SGLang")
+    files.set_defaults(run=listing, format="table")
+    files.add_argument("--format", choices=("table", "json"), default="table")
+    actions = files.add_subparsers(dest="action", metavar="[export | import]")
+    export = actions.add_parser("export", help="write the files that an engine loads")
+    export.add_argument("source", metavar="FILE_OR_RUN", help="file of tiles, or run of moe-lab tune")
+    export.add_argument("--for", dest="engine", choices=engines.ENGINES, required=True, help="who will load them")
+    export.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder")
+    export.set_defaults(run=export_tiles)
+    importer = actions.add_parser("import", help="keep an engine's file, or a run's tiles, where a lookup finds them")
+    importer.add_argument("source", metavar="FILE_OR_RUN", help="file of vLLM or SGLang, file of tiles, or run")
+    importer.add_argument("--model", help="preset whose K and topk an engine's file is for (it does not say)")
+    importer.add_argument(
+        "--dtype", default="bf16", choices=("bf16", "fp16"), help="where an engine's file leaves it out"
+    )
+    importer.add_argument(
+        "--out", type=Path, metavar="DIR", help="default: the first of $MOE_LAB_CONFIGS, else the package"
+    )
+    importer.set_defaults(run=import_tiles)
+
+
+def tune(arguments: argparse.Namespace) -> int:
+    """Find tiles, keep what was measured as a run with its file of tiles, and print both; 1 if it is not finished."""
+    from moe_lab.tuned import run
+
+    bench_options.seconds(arguments.budget)
+    argv = bench_options.tune_argv(arguments)
+    place = {"root": arguments.profiles, "overwrite": arguments.overwrite}
+    kept, code = run.measure(argv, arguments.name, budget=arguments.budget, **place)
+    rows = kept.manifest["rows"]
+    if not rows["complete"]:
+        print("moe-lab: not finished; the same command goes on from here.", file=sys.stderr)
+    print(kept.path)
+    found = sorted(kept.path.glob("E=*.json"))
+    print(found[0] if found else "no M has a result yet")
+    return 1 if code or not rows["complete"] else 0
+
+
+def listing(arguments: argparse.Namespace) -> None:
+    """Print every file of tiles that a lookup finds."""
+    import pandas as pd
+
+    from moe_lab.commands import aligned
+
+    rows = [_row(configs.read(path)) for path in configs.files()]
+    if arguments.format == "json":
+        print(json.dumps(rows, indent=1))
+    elif rows:
+        print(aligned(pd.DataFrame(rows)))
+    else:
+        print(
+            "There are no tuned tiles, so backends take their own: moe-lab tune finds some, configs import keeps them."
+        )
+
+
+def _row(tuned: Tuned) -> dict[str, Any]:
+    sizes = {key: str(getattr(tuned, key)) for key in ("E", "N", "K", "topk")}
+    own = {"backend": tuned.backend, "gpu": tuned.gpu, **sizes, "dtype": tuned.dtype}
+    known = {"M": " ".join(str(point.M) for point in tuned.points), "triton": (tuned.versions or {}).get("triton")}
+    return {**own, **known, "origin": tuned.origin or None}
+
+
+def export_tiles(arguments: argparse.Namespace) -> None:
+    """Write an engine's files and print their paths."""
+    for path in engines.export(_source(arguments.source), arguments.engine, arguments.out):
+        print(path)
+
+
+def import_tiles(arguments: argparse.Namespace) -> None:
+    """Keep tiles where a lookup finds them, and print the path."""
+    from moe_lab.manifest import gpu_slug
+
+    path = Path(arguments.source)
+    if path.is_file() and engines.is_theirs(path):
+        from moe_lab.problem import model
+
+        if not arguments.model:
+            raise UserError("An engine's file does not say K and topk; give --model, such as qwen3-30b-a3b.")
+        preset = model(arguments.model)
+        tuned = engines.load(path, K=preset.K, topk=preset.topk, dtype=arguments.dtype)
+    else:
+        tuned = _source(arguments.source)
+    folder = arguments.out or configs.folders()[0]
+    print(configs.write(tuned, folder / gpu_slug(tuned.gpu)))
+
+
+def _source(source: str) -> Tuned:
+    """Return the tiles of a file, or of a run.
+
+    Raises:
+        UserError: there is neither, or the run has none.
+    """
+    from moe_lab import runs
+
+    path = Path(source)
+    if path.is_file() and path.name != runs.MANIFEST:
+        if engines.is_theirs(path):
+            raise UserError(f"'{path.name}' is an engine's file already; `moe-lab configs import` reads it.")
+        return configs.read(path)
+    run = runs.load(source)
+    if run.manifest.get("bench") != "tune":
+        raise UserError(f"'{run.manifest['name']}' is no run of moe-lab tune; give one, or a file of tiles.")
+    found = choose.tuned(choose.records(run.rows()), run.manifest)
+    if found is None:
+        raise UserError(f"'{run.manifest['name']}' has no M with a result; run the same tuning again to go on.")
+    return found

@@ -1,0 +1,230 @@
+"""Tuned tiles as data: ``moe_lab/configs/<gpu>/<file>.json``, and which of them a call takes.
+
+A file holds the tiles of one backend for one (E, N, K, dtype, GPU), for some M. A call takes those of the M that is
+nearest by ratio. Folders in $MOE_LAB_CONFIGS are searched before the package's own. Imports no torch.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from moe_lab.errors import UserError
+from moe_lab.problem import MoEProblem
+
+FORMAT = "moe_lab tiles 1"
+FIELDS = ("block_m", "block_n", "block_k", "group_m", "num_warps", "num_stages")
+PACKAGE = Path(__file__).parent
+
+# The six numbers of a tile, in the order of FIELDS.
+Sizes = tuple[int, int, int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Point:
+    """The tiles of one M.
+
+    Attributes:
+        M: tokens.
+        w13: tile of the w13 GEMM.
+        w2: tile of the w2 GEMM; the same block_m.
+        us: measured microseconds of a whole layer call; None = not measured here.
+        one: the best tile for both GEMMs at once, for engines that take only one; None = not known.
+        one_us: measured with it.
+    """
+
+    M: int
+    w13: Sizes
+    w2: Sizes
+    us: float | None = None
+    one: Sizes | None = None
+    one_us: float | None = None
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A file of tuned tiles.
+
+    Attributes:
+        backend: experts backend whose kernels take them.
+        gpu: the GPU's own name.
+        E: experts.
+        N: expert intermediate size.
+        K: hidden size.
+        topk: experts per token that it was tuned with.
+        dtype: of weights and tokens.
+        points: one per M, by M.
+        origin: the run, or the file of another project.
+        date: of the measurement; None = not known.
+        versions: of what shaped the result.
+    """
+
+    backend: str
+    gpu: str
+    E: int
+    N: int
+    K: int
+    topk: int
+    dtype: str
+    points: tuple[Point, ...]
+    origin: str = ""
+    date: str | None = None
+    versions: Mapping[str, Any] | None = None
+
+    @property
+    def file_name(self) -> str:
+        """What the file is called."""
+        return file_name(self.backend, self.E, self.N, self.K, self.dtype)
+
+    def nearest(self, M: int, topk: int) -> Point:
+        """Return the point whose rows, M * topk, are nearest by ratio; of two equally near, that of more rows."""
+        rows = max(1, M * topk)
+
+        def distance(point: Point) -> tuple[float, int]:
+            own = max(1, point.M * self.topk)
+            return max(own / rows, rows / own), -own
+
+        return min(self.points, key=distance)
+
+
+def file_name(backend: str, E: int, N: int, K: int, dtype: str) -> str:
+    """Return what a file of tiles is called."""
+    return f"E={E},N={N},K={K},dtype={dtype},backend={backend}.json"
+
+
+def parse(text: str) -> Sizes:
+    """Return the tile that six numbers joined by x mean: ``16x64x128x1x4x4``.
+
+    Raises:
+        UserError: they do not.
+    """
+    parts = text.split("x")
+    if len(parts) != len(FIELDS) or not all(part.isdigit() and int(part) for part in parts):
+        raise UserError(f"'{text}' is no tile; write {'x'.join(FIELDS)}, such as 16x64x128x1x4x4.")
+    m, n, k, group, warps, stages = map(int, parts)
+    return m, n, k, group, warps, stages
+
+
+def text(tile: Sequence[int]) -> str:
+    """Return a tile as ``parse`` reads it."""
+    return "x".join(map(str, tile))
+
+
+def folders() -> tuple[Path, ...]:
+    """Return where files are looked for, in that order."""
+    return _folders(os.environ.get("MOE_LAB_CONFIGS", ""))
+
+
+@cache
+def _folders(named: str) -> tuple[Path, ...]:
+    return (*(Path(part) for part in named.split(os.pathsep) if part), PACKAGE)
+
+
+def files() -> list[Path]:
+    """Return every file of tiles that a lookup may find."""
+    return [path for folder in folders() for path in sorted(folder.glob("*/E=*,backend=*.json"))]
+
+
+def find(backend: str, problem: MoEProblem, gpu: str | None) -> Tuned | None:
+    """Return the tuned tiles of a backend for sizes, dtype and GPU, if there are any.
+
+    Args:
+        backend: of the experts.
+        problem: E, N, K, dtype and quant count.
+        gpu: the GPU's own name; None = no GPU.
+
+    Raises:
+        UserError: a file of that name cannot be read.
+    """
+    if gpu is None or problem.quant is not None:
+        return None
+    return _find(folders(), backend, problem.E, problem.N, problem.K, problem.dtype, gpu)
+
+
+@cache
+def _find(places: tuple[Path, ...], backend: str, E: int, N: int, K: int, dtype: str, gpu: str) -> Tuned | None:
+    name = file_name(backend, E, N, K, dtype)
+    found = (read(path) for place in places for path in sorted(place.glob(f"*/{name}")))
+    return next((tuned for tuned in found if tuned.gpu == gpu), None)
+
+
+def tiles(backend: str, problem: MoEProblem, gpu: str | None) -> tuple[Sizes, Sizes] | None:
+    """Return the tuned tiles of w13 and w2 for a call, or None; see ``find``."""
+    tuned = find(backend, problem, gpu)
+    if tuned is None:
+        return None
+    point = tuned.nearest(problem.M, problem.topk)
+    return point.w13, point.w2
+
+
+def read(path: Path) -> Tuned:
+    """Read a file of tiles.
+
+    Raises:
+        UserError: it is no such file.
+    """
+    try:
+        known = json.loads(path.read_text())
+        if known["format"] != FORMAT:
+            raise ValueError(f"its format is '{known['format']}', not '{FORMAT}'")
+        problem = known["problem"]
+        points = sorted((_point(int(M), given) for M, given in known["M"].items()), key=lambda p: p.M)
+        if not points:
+            raise ValueError("it has no M")
+        return Tuned(
+            known["backend"],
+            known["gpu"],
+            **{key: problem[key] for key in ("E", "N", "K", "topk", "dtype")},
+            points=tuple(points),
+            origin=known.get("origin", ""),
+            date=known.get("date"),
+            versions=known.get("versions"),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"'{path.name}' cannot be read as tuned tiles ({error}); make it with moe-lab tune.") from None
+
+
+def _point(M: int, given: Mapping[str, Any]) -> Point:
+    one = given.get("one")
+    w13, w2 = _sizes(given["w13"]), _sizes(given["w2"])
+    if w13[0] != w2[0]:
+        raise ValueError(f"w13 and w2 of M = {M} differ in block_m")
+    return Point(M, w13, w2, given.get("us"), _sizes(one) if one else None, given.get("one_us"))
+
+
+def _sizes(given: Mapping[str, int]) -> Sizes:
+    return parse(text([int(given[field]) for field in FIELDS]))
+
+
+def write(tuned: Tuned, folder: Path) -> Path:
+    """Write a file of tiles into a folder, under a temporary name first; return its path."""
+    points = {
+        str(point.M): {
+            "w13": dict(zip(FIELDS, point.w13, strict=True)),
+            "w2": dict(zip(FIELDS, point.w2, strict=True)),
+            "us": point.us,
+            "one": dict(zip(FIELDS, point.one, strict=True)) if point.one else None,
+            "one_us": point.one_us,
+        }
+        for point in tuned.points
+    }
+    known = {
+        "format": FORMAT,
+        "backend": tuned.backend,
+        "gpu": tuned.gpu,
+        "problem": {key: getattr(tuned, key) for key in ("E", "N", "K", "topk", "dtype")},
+        "origin": tuned.origin,
+        "date": tuned.date,
+        "versions": dict(tuned.versions or {}),
+        "M": points,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / tuned.file_name
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(known, indent=1) + "\n")
+    partial.replace(path)
+    _find.cache_clear()
+    return path

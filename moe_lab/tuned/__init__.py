@@ -1,0 +1,1 @@
+"""Tunings as runs, and their figures, tables and sentences."""
