@@ -335,3 +335,17 @@ def test_expressions_do_arithmetic_only(tmp_path):
     with pytest.raises(ValueError, match="is no part of a metric's expression"):
         counted.evaluate("[1][0]")
     assert np.isnan(data.aggregate(np.array([np.nan]), np.array([1.0]), "total"))
+
+
+def test_counters_table_gives_amd_launches_the_columns_that_both_vendors_have(tmp_path):
+    """LIGHT and HEAVY, two launches of one kernel: their counters are taken together; none of them is of DRAM."""
+    from moe_lab.analysis.counters import counters_table
+
+    launches = folder(tmp_path)
+    [row] = counters_table(launches).to_dict("records")
+    assert (row["name"], row["launches"]) == ("align", 2)
+    assert row["l1_hit_pct"] == pytest.approx(value(launches, "vl1d_hit_pct"))
+    assert row["duration_us"] == pytest.approx(5.0)  # the median of 1 and 9
+    assert row["registers_per_thread"] > 0
+    assert pd.isna(row["dram_read_bytes"])
+    assert counters_table(launches).attrs["notes"][0].startswith("Counters of an AMD GPU")

@@ -67,6 +67,21 @@ def _rows(launches: Launches, arch: Architecture, name: str, part: pd.DataFrame,
         yield row | {"value": value, "peak": peak, "pct_of_peak": 100 * value / peak}
 
 
+def values(launches: Launches, part: pd.DataFrame) -> dict[str, float]:
+    """Return every metric of some launches taken together (sums are divided), NaN where a counter is missing.
+
+    Args:
+        launches: a report of rocprof-compute.
+        part: rows of its table.
+    """
+    return {row["metric"]: row["value"] for row in _rows(launches, definitions(launches), "", part, "total")}
+
+
+def has_counters(launches: Launches) -> bool:
+    """Return whether a report holds counters of an AMD GPU."""
+    return bool(launches.meta.get("counters")) and "gpu_arch" in (launches.meta.get("machine") or {})
+
+
 def _kernels(launches: Launches, limit: int) -> Iterator[tuple[str, pd.DataFrame]]:
     """Give (name, launches) of each kernel, those that take most time or cycles first; names are told apart in full."""
     table = launches.table[launches.table["kind"] == "kernel"]

@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from moe_lab.analysis import amd
 from moe_lab.analysis.breakdown import UNATTRIBUTED
 from moe_lab.errors import UserError
 from moe_lab.launches import Launches
@@ -21,7 +22,21 @@ SHOWN = (
     *("sm_clock_hz", "dram_clock_hz"),
 )
 DERIVED = ("duration_us", "active_sms")
+# What AMD's metrics (analysis/amd_metrics/) are called here; what has no counterpart stays NA.
+AMD = {
+    "active_sms": "active_cus",
+    "l1_hit_pct": "vl1d_hit_pct",
+    "l2_hit_pct": "l2_hit_pct",
+    "l2_bytes": "l2_bytes",
+    "cycles_elapsed": "kernel_cycles",
+    "tensor_pipe_pct": "mfma_pct",
+    "ipc": "instructions_per_cycle",
+}
 TOP_STALLS = 3
+AMD_NOTE = (
+    "Counters of an AMD GPU: an SM is a CU, L1 is vL1D, the tensor pipe is MFMA (docs/amd.md); notebook 05 has all its "
+    "metrics and what its kernels wait for."
+)
 SHORT_US = 20  # below this, hit rates of different passes over a kernel do not fit together
 
 
@@ -38,26 +53,38 @@ def counters_table(launches: Launches, metrics: Sequence[str] | None = None) -> 
         then the metrics, by default followed by the three largest reasons for which warps waited (stall_1, stall_1_pct,
         ...; of the time that warps were on an SM). ``active_sms`` is the number of SMs that worked, each weighed by its
         busy time against that of the busiest. NA where a counter was not measured. ``attrs["notes"]``: sentences
-        on what to read with care.
+        on what to read with care. Counters of AMD GPUs give the columns of ``AMD``, times and registers.
 
     Raises:
         UserError: the report has no counters, or not one of those asked for.
     """
     wanted = list(metrics) if metrics is not None else list(SHOWN)
     table = launches.table
-    _check(table, wanted, metrics is not None)
+    of_amd = amd.has_counters(launches)
+    if not of_amd:
+        _check(table, wanted, metrics is not None)
     rows = []
     for key, frame in grouped(launches):
         row: dict[str, Any] = dict(zip(KEYS, key, strict=True))
         row |= {"stage": _stage(str(row["path"])), "launches": len(frame)}
         row |= {column: same(frame[column]) for column in PER_LAUNCH}
-        row |= {column: _median(frame, column) for column in wanted}
-        rows.append(row | (_stalls(frame) if metrics is None else {}))
+        if of_amd:
+            row |= _of_amd(launches, frame)
+        else:
+            row |= {column: _median(frame, column) for column in wanted}
+            row |= _stalls(frame) if metrics is None else {}
+        rows.append(row)
     stalls = [f"stall_{n}{part}" for n in range(1, TOP_STALLS + 1) for part in ("", "_pct")] if metrics is None else []
     columns = ["path", "stage", "name", "launches", *KEYS[2:], *PER_LAUNCH, *wanted, *stalls]
     out = pd.DataFrame(rows, columns=columns).convert_dtypes()
-    out.attrs["notes"] = _notes(out)
+    out.attrs["notes"] = [AMD_NOTE] if of_amd else _notes(out)
     return out
+
+
+def _of_amd(launches: Launches, frame: pd.DataFrame) -> dict[str, Any]:
+    """Return the columns that AMD's metrics give: of the launches taken together; NA where a counter is missing."""
+    found = {name: None if pd.isna(value) else value for name, value in amd.values(launches, frame).items()}
+    return {"duration_us": _median(frame, "duration_us")} | {ours: found.get(theirs) for ours, theirs in AMD.items()}
 
 
 def _check(table: pd.DataFrame, wanted: list[str], asked: bool) -> None:
