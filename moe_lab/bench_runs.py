@@ -3,7 +3,6 @@
 import json
 import platform
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,7 @@ from typing import Any
 
 from moe_lab import __version__, redact, rows, runs
 from moe_lab.capture._facts import driver_version, gpu_name
+from moe_lab.children import died
 from moe_lab.errors import UserError
 from moe_lab.manifest import full_name
 
@@ -82,8 +82,7 @@ def stopped(code: int) -> str:
     """Return what an exit code means, as a verb: ``was killed by SIGSEGV``."""
     if code == 130:
         return "was stopped from the keyboard"
-    names = {int(s): s.name for s in signal.Signals}
-    return f"was killed by {names.get(-code, f'signal {-code}')}" if code < 0 else f"stopped with exit code {code}"
+    return died(code)
 
 
 def _refuse_taken(name: str, root: Path | None, overwrite: bool) -> Path:

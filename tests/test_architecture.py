@@ -12,7 +12,18 @@ PACKAGE = Path(__file__).parents[1] / "moe_lab"
 # Top-down, as the README draws it: a module may import only from its own level or from an earlier one.
 LEVELS = [
     {"__init__", "errors"},
-    {"plugins", "problem", "ranges", "launches", "published", "bench_options", "window", "peers", "configs"},
+    {
+        "plugins",
+        "problem",
+        "ranges",
+        "launches",
+        "published",
+        "bench_options",
+        "window",
+        "peers",
+        "configs",
+        "children",
+    },
     {"quant", "routing", "weights", "kernels", "align", "experts"},
     {"layer", "bench", "timing"},
     {"record", "bench_command"},
@@ -21,7 +32,7 @@ LEVELS = [
 ]
 HOST_LEVELS = [
     {"__init__", "errors"},
-    {"plugins", "problem", "ranges", "launches", "published", "mime", "bench_options", "peers", "configs"},
+    {"plugins", "problem", "ranges", "launches", "published", "mime", "bench_options", "peers", "configs", "children"},
     {"rows", "metrics"},
     {"assemble", "attribute", "columns", "manifest", "redact", "replay", "tree", "parse"},
     {"runs"},

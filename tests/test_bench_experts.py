@@ -11,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from moe_lab import bench_options, bench_runs, cli, plugins, rows, runs, workload  # noqa: E402
+from moe_lab import bench_options, bench_runs, children, cli, plugins, rows, runs, workload  # noqa: E402
 from moe_lab.bench_options import listed, numbers  # noqa: E402
 from moe_lab.errors import UserError  # noqa: E402
 from moe_lab.experts_bench import cases, clock, examine, nvml, rates, roofs, stages, supervise  # noqa: E402
@@ -352,7 +352,7 @@ file.write(json.dumps({{"complete": True}}) + "\\n")
 def test_a_crash_never_loses_the_others(monkeypatch, tmp_path: Path, capsys, end: str, said: str) -> None:
     script = tmp_path / "worker.py"
     script.write_text(WORKER.format(end=end))
-    popen = supervise.subprocess.Popen
+    popen = children.subprocess.Popen
     started = []
 
     def start(argv, **options):
@@ -361,7 +361,7 @@ def test_a_crash_never_loses_the_others(monkeypatch, tmp_path: Path, capsys, end
         started.append(argv)
         return popen([sys.executable, str(script), *argv[3:]], **options)
 
-    monkeypatch.setattr(supervise.subprocess, "Popen", start)
+    monkeypatch.setattr(children.subprocess, "Popen", start)
     lines = supervise.supervise(["--m", "1,2,3"], tmp_path / "out.json", 0.5)
     assert len(started) == 3, "once for all, then after each of two deaths"
     found = [(line["M"], line["backend"], line["error"]) for line in lines]
@@ -375,8 +375,8 @@ def test_a_crash_never_loses_the_others(monkeypatch, tmp_path: Path, capsys, end
 
 
 def test_a_process_that_never_begins_is_not_started_again(monkeypatch, tmp_path: Path) -> None:
-    popen = supervise.subprocess.Popen
-    monkeypatch.setattr(supervise.subprocess, "Popen", lambda argv, **k: popen([sys.executable, "-c", "exit(3)"], **k))
+    popen = children.subprocess.Popen
+    monkeypatch.setattr(children.subprocess, "Popen", lambda argv, **k: popen([sys.executable, "-c", "exit(3)"], **k))
     with pytest.raises(UserError, match="stopped with exit code 3 before its first case"):
         supervise.supervise([], tmp_path / "out.json", 9)
 

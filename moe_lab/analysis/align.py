@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from moe_lab import published, runs
-from moe_lab.analysis.bench_rows import bench_rows
+from moe_lab import published
+from moe_lab.analysis.bench_rows import BenchRun, bench_rows
 from moe_lab.launches import Launches
 
 CASE = ["E", "topk", "tokens", "block_m", "routing", "seed"]
@@ -20,18 +20,8 @@ SHOWN = (1, 16, 64, 256, 1024, 4096, 16384, 65536)  # tokens of the table beside
 
 
 @dataclass(frozen=True)
-class Bench:
-    """A run of the align benchmark, or the reason why there is none.
-
-    Attributes:
-        run: the run; None if there is none.
-        rows: its rows; empty without a run.
-        missing: one sentence, empty with a run.
-    """
-
-    run: runs.Run | None
-    rows: pd.DataFrame
-    missing: str = ""
+class Bench(BenchRun):
+    """A run of the align benchmark."""
 
     @property
     def timed(self) -> pd.DataFrame:

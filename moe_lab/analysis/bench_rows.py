@@ -1,11 +1,27 @@
 """The rows of a benchmark run, or the sentence that stands for them."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pandas as pd
 
 from moe_lab import runs
 from moe_lab.errors import UserError
+
+
+@dataclass(frozen=True)
+class BenchRun:
+    """A run of a benchmark, or the reason why there is none.
+
+    Attributes:
+        run: the run; None if there is none.
+        rows: its rows; empty without a run.
+        missing: one sentence, empty with a run.
+    """
+
+    run: runs.Run | None
+    rows: pd.DataFrame
+    missing: str = ""
 
 
 def bench_rows(bench: str, name: str, columns: Sequence[str]) -> tuple[runs.Run | None, pd.DataFrame, str]:

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from moe_lab import runs
-from moe_lab.analysis.bench_rows import bench_rows
+from moe_lab.analysis.bench_rows import BenchRun, bench_rows
 from moe_lab.analysis.phases import rows_of
 
 _COLUMNS = ["model", "M", "K", "N", "E", "topk", "dtype", "routing", "seed", "backend", "version", "part", "stage"]
@@ -27,18 +26,8 @@ _COLUMNS += ["power_w", "throttled", "kernels_us", "error"]
 
 
 @dataclass(frozen=True)
-class Sweep:
-    """A run of the experts benchmark, or the reason why there is none.
-
-    Attributes:
-        run: the run; None if there is none.
-        rows: its rows; empty without a run.
-        missing: one sentence, empty with a run.
-    """
-
-    run: runs.Run | None
-    rows: pd.DataFrame
-    missing: str = ""
+class Sweep(BenchRun):
+    """A run of the experts benchmark."""
 
     @property
     def timed(self) -> pd.DataFrame:

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from moe_lab import runs
-from moe_lab.analysis.bench_rows import bench_rows
+from moe_lab.analysis.bench_rows import BenchRun, bench_rows
 from moe_lab.configs import FIELDS, choose
 
 _COLUMNS = ["M", "K", "N", "E", "topk", "dtype", "model", "backend", "routing", "phase", "part", "round", "w13", "w2"]
@@ -14,18 +13,8 @@ _COLUMNS += ["bound_max_rel", "error", "seconds"]
 
 
 @dataclass(frozen=True)
-class Tuning:
-    """A run of a tuning, or the reason why there is none.
-
-    Attributes:
-        run: the run; None if there is none.
-        rows: its rows; empty without a run.
-        missing: one sentence, empty with a run.
-    """
-
-    run: runs.Run | None
-    rows: pd.DataFrame
-    missing: str = ""
+class Tuning(BenchRun):
+    """A run of a tuning."""
 
 
 def load(name: str) -> Tuning:

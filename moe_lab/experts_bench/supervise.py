@@ -11,9 +11,7 @@ for, which names the one. The supervisor itself never touches the GPU.
 """
 
 import json
-import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,10 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from moe_lab.children import watch
 from moe_lab.errors import UserError
 
 RESTARTS = 40
-POLL_S = 0.2
 ALL = "*"
 
 
@@ -135,7 +133,7 @@ def supervise(arguments: Sequence[str], out: Path, patience_s: float) -> list[di
         for _ in range(RESTARTS):
             state.write(state_path)
             note_path(state_path).unlink(missing_ok=True)
-            died = _run([*argv, "--out", str(out), "--state", str(state_path)], note_path(state_path), patience_s)
+            died = watch([*argv, "--out", str(out), "--state", str(state_path)], note_path(state_path), patience_s)
             if died is None:
                 return _rows(out)
             if not note_path(state_path).exists():
@@ -148,36 +146,3 @@ def supervise(arguments: Sequence[str], out: Path, patience_s: float) -> list[di
     finally:
         for path in (state_path, note_path(state_path)):
             path.unlink(missing_ok=True)
-
-
-def _run(argv: Sequence[str], note: Path, patience_s: float) -> str | None:
-    """Run the measuring process; return how it died, None if it came to its end.
-
-    Raises:
-        UserError: it explained a mistake (and has printed it).
-    """
-    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
-    began = time.monotonic()
-    last: tuple[str, float] = ("", began)
-    try:
-        while (code := process.poll()) is None:
-            time.sleep(POLL_S)
-            text = note.read_text() if note.exists() else ""
-            last = last if text == last[0] else (text, time.monotonic())
-            if time.monotonic() - last[1] > patience_s:
-                process.kill()
-                process.wait()
-                return f"hung for {patience_s:g} s"
-    except KeyboardInterrupt:
-        process.wait()
-        raise
-    if code == 2:
-        raise UserError("The measuring process refused; see its sentence above.")
-    return None if code == 0 else _died(code)
-
-
-def _died(code: int) -> str:
-    import signal
-
-    names = {int(s): s.name for s in signal.Signals}
-    return f"was killed by {names.get(-code, f'signal {-code}')}" if code < 0 else f"stopped with exit code {code}"

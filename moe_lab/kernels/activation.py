@@ -14,6 +14,16 @@ ALPHA, LIMIT = 1.702, 7.0
 
 
 @triton.jit
+def gated(gate, up, SWIGLUOAI: tl.constexpr, ALPHA: tl.constexpr, LIMIT: tl.constexpr):
+    """Return act(gate) * up of fp32 gate and up."""
+    if SWIGLUOAI:
+        gate = tl.minimum(gate, LIMIT)
+        up = tl.minimum(tl.maximum(up, -LIMIT), LIMIT)
+        return (up + 1.0) * gate * tl.sigmoid(gate * ALPHA)
+    return gate * tl.sigmoid(gate) * up
+
+
+@triton.jit
 def gated_activation_kernel(
     gate_up,  # [rows, 2N]
     y,  # [rows, N], out
@@ -32,12 +42,7 @@ def gated_activation_kernel(
     at = gate_up + row * 2 * N + column
     gate = tl.load(at, mask=mask, other=0.0).to(tl.float32)
     up = tl.load(at + N, mask=mask, other=0.0).to(tl.float32)
-    if SWIGLUOAI:
-        gate = tl.minimum(gate, LIMIT)
-        up = tl.minimum(tl.maximum(up, -LIMIT), LIMIT)
-        result = (up + 1.0) * gate * tl.sigmoid(gate * ALPHA)
-    else:
-        result = gate * tl.sigmoid(gate) * up
+    result = gated(gate, up, SWIGLUOAI, ALPHA, LIMIT)
     tl.store(y + row * N + column, result.to(y.dtype.element_ty), mask=mask)
 
 

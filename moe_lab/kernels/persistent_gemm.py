@@ -12,18 +12,8 @@ from torch import Tensor
 
 from moe_lab.align import Alignment
 from moe_lab.kernels._device import check_device, is_hip
-from moe_lab.kernels.activation import ALPHA, LIMIT
+from moe_lab.kernels.activation import ALPHA, LIMIT, gated
 from moe_lab.kernels.grouped_gemm import Tile
-
-
-@triton.jit
-def gated(gate, up, SWIGLUOAI: tl.constexpr, ALPHA: tl.constexpr, LIMIT: tl.constexpr):
-    """Return the activation of fp32 gate and up; see ``activation.gated_activation_kernel``."""
-    if SWIGLUOAI:
-        gate = tl.minimum(gate, LIMIT)
-        up = tl.minimum(tl.maximum(up, -LIMIT), LIMIT)
-        return (up + 1.0) * gate * tl.sigmoid(gate * ALPHA)
-    return gate * tl.sigmoid(gate) * up
 
 
 @triton.jit

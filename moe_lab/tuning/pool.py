@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from threading import Lock, Thread, Timer
 from typing import Any
 
+from moe_lab.children import died
+
 Task = dict[str, Any]
 Done = Callable[[Task, str | None, float], None]
 
@@ -111,11 +113,3 @@ def _close(process: "subprocess.Popen[str]") -> None:
         process.kill()
         process.wait()
     process.stdout.close()
-
-
-def died(code: int) -> str:
-    """Return what an exit code means, as a verb."""
-    import signal
-
-    names = {int(s): s.name for s in signal.Signals}
-    return f"was killed by {names.get(-code, f'signal {-code}')}" if code < 0 else f"stopped with exit code {code}"

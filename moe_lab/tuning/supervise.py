@@ -1,17 +1,15 @@
 """Starts the measuring process again when it dies: the tile that it was at is left out, the others go on."""
 
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from moe_lab.children import watch
 from moe_lab.errors import UserError
-from moe_lab.tuning.pool import died
 from moe_lab.tuning.session import State
 
-POLL_S = 0.2
 RESTARTS = 40
 
 
@@ -41,7 +39,7 @@ def supervise(
         for _ in range(RESTARTS):
             state.write(path)
             note.unlink(missing_ok=True)
-            how = run([*argv, "--state", str(path)], note, patience_s)
+            how = watch([*argv, "--state", str(path)], note, patience_s, until_noted=True)
             if how is None:
                 return
             if not note.exists():
@@ -59,33 +57,3 @@ def supervise(
     finally:
         for file in (path, note):
             file.unlink(missing_ok=True)
-
-
-def run(argv: Sequence[str], note: Path, patience_s: float) -> str | None:
-    """Run a process; return how it died, None if it came to its end.
-
-    Args:
-        argv: its command.
-        note: file whose change shows that it goes on.
-        patience_s: how long the note may stay the same, once there is one.
-
-    Raises:
-        UserError: it explained a mistake (and has printed it).
-    """
-    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
-    last = ("", time.monotonic())
-    try:
-        while (code := process.poll()) is None:
-            time.sleep(POLL_S)
-            said = note.read_text() if note.exists() else ""
-            last = last if said == last[0] else (said, time.monotonic())
-            if said and time.monotonic() - last[1] > patience_s:
-                process.kill()
-                process.wait()
-                return f"hung for {patience_s:g} s"
-    except KeyboardInterrupt:
-        process.wait()
-        raise
-    if code == 2:
-        raise UserError("The measuring process refused; see its sentence above.")
-    return None if code == 0 else died(code)
