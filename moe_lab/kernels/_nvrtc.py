@@ -37,6 +37,7 @@ def launch(
     block: int,
     *arguments: Tensor | int,
     macros: tuple[tuple[str, int | str], ...] = (),
+    prelude: str = "",
     shared: int = 0,
     cooperative: bool = False,
 ) -> None:
@@ -49,6 +50,7 @@ def launch(
         block: threads a block.
         arguments: tensors (passed as pointers; the first says which GPU) and 32-bit integers.
         macros: what to define when compiling; every new combination compiles once.
+        prelude: source before the file's.
         shared: bytes of dynamic shared memory a block.
         cooperative: all blocks run at the same time, or the launch fails.
 
@@ -58,7 +60,7 @@ def launch(
     from cuda.core import launch as launch_kernel
 
     device = next(a for a in arguments if isinstance(a, Tensor)).device
-    kernel = compiled(source, name, device, macros, shared)
+    kernel = compiled(source, name, device, macros, shared, prelude)
     values = (a.data_ptr() if isinstance(a, Tensor) else ctypes.c_int(a) for a in arguments)
     config = _config(grid, block, shared, cooperative)
     launch_kernel(_stream(torch.cuda.current_stream(device).cuda_stream), config, kernel, *values)
@@ -80,7 +82,12 @@ def _stream(handle: int) -> Any:
 
 @functools.cache
 def compiled(
-    source: Path, name: str, device: torch.device, macros: tuple[tuple[str, int | str], ...], shared: int
+    source: Path,
+    name: str,
+    device: torch.device,
+    macros: tuple[tuple[str, int | str], ...],
+    shared: int,
+    prelude: str = "",
 ) -> Any:
     """Return a kernel, ready for launches with ``shared`` bytes of dynamic shared memory; see ``launch``."""
     from cuda.bindings import driver
@@ -93,8 +100,8 @@ def compiled(
     Device(device.index).set_current()
     major, minor = torch.cuda.get_device_capability(device)
     defined = [(key, str(value)) for key, value in macros]
-    options = ProgramOptions(std="c++17", arch=f"sm_{major}{minor}", define_macro=defined)
-    kernel = Program(source.read_text(), "c++", options).compile("cubin").get_kernel(name)
+    options = ProgramOptions(std="c++17", arch="sm_90a" if major == 9 else f"sm_{major}{minor}", define_macro=defined)
+    kernel = Program(prelude + source.read_text(), "c++", options).compile("cubin").get_kernel(name)
     attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
     handle = driver.CUkernel(int(kernel.handle))
     (error,) = driver.cuKernelSetAttribute(attribute, shared, handle, driver.CUdevice(device.index))

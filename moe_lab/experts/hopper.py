@@ -1,0 +1,137 @@
+"""Our own pipeline for Hopper in CUDA C++: both GEMMs and the activation in one persistent launch, then combine."""
+
+import torch
+from torch import Tensor
+
+from moe_lab import plugins
+from moe_lab.errors import UserError
+from moe_lab.kernels import hopper_moe
+from moe_lab.kernels._nvrtc import usable
+from moe_lab.kernels.combine import combine
+from moe_lab.kernels.hopper_moe import MOST_PAIRS, Shape
+from moe_lab.problem import MoEProblem
+from moe_lab.ranges import Mark
+
+INFO = {
+    "about": "CUDA C++: w13, activation and w2 in one persistent launch, tokens padded to 8 or 16; combine",
+    "needs": ["torch", "triton", "cuda.core"],
+    "install": "pip install cuda-core",
+    "hardware": "NVIDIA SM90",
+    "dtypes": ["fp16", "bf16"],
+    "cpu_dtypes": [],
+    "quant": [],
+    "activations": ["silu", "swigluoai"],
+    "multiple_of": 64,
+    "cuda_graph": True,
+    "source": "moe_lab",
+}
+
+
+def prepare(w13: Tensor, w2: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both weights in the order in which the kernel reads them; see ``hopper_moe.prepare``."""
+    return hopper_moe.prepare(w13, w2)
+
+
+def experts(
+    x: Tensor,
+    w13: Tensor,
+    w2: Tensor,
+    topk_weights: Tensor,
+    topk_ids: Tensor,
+    *,
+    problem: MoEProblem,
+    mark: Mark,
+    align: str = "auto",
+    shape: Shape | None = None,
+    split: bool | None = None,
+    own_sort: bool | None = None,
+) -> Tensor:
+    """Return the layer's output [M, K] in the dtype of x. No host synchronisation.
+
+    Args:
+        x: [M, K] fp16 or bf16, contiguous.
+        w13: of ``prepare``.
+        w2: of ``prepare``.
+        topk_weights: [M, topk] fp32, contiguous.
+        topk_ids: [M, topk] int32 or int64, contiguous.
+        problem: sizes, dtype and activation.
+        mark: opens a range around each stage.
+        align: align plugin, for more pairs than the kernel sorts itself.
+        shape: kernel configuration; None = by the mean rows of an expert.
+        split: w13 and w2 as two launches; None = by the mean rows of an expert.
+        own_sort: the kernel sorts the pairs itself; None = by their number.
+
+    Raises:
+        UserError: a dtype or GPU that the kernel does not take, or an align plugin that is not there.
+    """
+    if x.dtype not in (torch.float16, torch.bfloat16):
+        raise UserError(f"hopper has no {problem.dtype} kernels; choose fp16 or bf16, or the backend grouped.")
+    if not usable(x.device) or torch.cuda.get_device_capability(x.device)[0] != 9:
+        raise UserError("hopper needs an NVIDIA GPU of compute capability 9.0; use fused_moe or grouped here.")
+    pairs = problem.rows_useful
+    if not pairs:
+        return torch.empty_like(x)
+    shape = shape or default_shape(problem)
+    split = pairs > 96 * problem.E if split is None else split
+    own_sort = pairs <= MOST_PAIRS[-1] if own_sort is None else own_sort
+    alignment = None
+    if not own_sort:
+        with mark("align"):
+            alignment = plugins.load("align", align).align(topk_ids, hopper_moe.GROUP, problem.E)
+    hidden = x.new_empty((pairs, problem.N))
+    rows = x.new_empty((pairs, problem.K))
+    arguments = (x, w13, w2, topk_weights, topk_ids, alignment, hidden, rows, _flags(problem.E, x.device))
+    options = {"shape": shape, "activation": problem.activation}
+    if split:
+        with mark("w13+act"):
+            hopper_moe.hopper_moe(*arguments, **options, phases=(0, 0))
+        with mark("w2"):
+            hopper_moe.hopper_moe(*arguments, **options, phases=(1, 1))
+    else:
+        with mark("align+w13+act+w2" if own_sort else "w13+act+w2"):
+            hopper_moe.hopper_moe(*arguments, **options)
+    with mark("combine"):
+        return combine(rows, problem.topk)
+
+
+def block_m(problem: MoEProblem) -> int:
+    """Return the rows to which an expert's rows are padded."""
+    return default_shape(problem).step
+
+
+def default_shape(problem: MoEProblem) -> Shape:
+    """Return a configuration by the mean rows of an expert."""
+    mean_rows = problem.rows_useful / problem.E
+    if mean_rows <= 16:
+        return Shape(1, 32, 8, 10)
+    if mean_rows <= 40:
+        return Shape(1, 64, 8, 8)
+    if mean_rows <= 80:
+        return Shape(2, 96, 8, 4)
+    return Shape(2, 176, 16, 4)
+
+
+_ARENA: dict[torch.device, Tensor] = {}
+_STREAMS: dict[tuple[torch.device, int, int], Tensor] = {}
+ARENA_ENTRIES = 1 << 20
+
+
+def _flags(E: int, device: torch.device) -> Tensor:
+    """Return [E + 1] int32 zeros that no launch uses at the same time.
+
+    One piece for each stream, since launches of a stream follow one another, and one for each captured call, since a
+    graph may run beside anything. Zeroed before the capture, so that replays need no memset.
+    """
+    stream = torch.cuda.current_stream(device).cuda_stream
+    capturing = torch.cuda.is_current_stream_capturing()
+    if not capturing and (device, stream, E) in _STREAMS:
+        return _STREAMS[device, stream, E]
+    left = _ARENA.get(device)
+    if left is None or left.numel() <= E:
+        left = torch.zeros(max(E + 1, 1024 if capturing else ARENA_ENTRIES), dtype=torch.int32, device=device)
+        if capturing:
+            return left[: E + 1]
+    taken, _ARENA[device] = left[: E + 1], left[E + 1 :]
+    if not capturing:
+        _STREAMS[device, stream, E] = taken
+    return taken

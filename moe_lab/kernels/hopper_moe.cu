@@ -1,0 +1,458 @@
+// Both GEMMs of an experts layer in one launch of persistent, warp-specialised blocks (Hopper: wgmma, bulk copies).
+//
+// The product is taken the other way round, y^T = w x^T: weights are the 64 rows of a wgmma and tokens its columns, which
+// go in steps of eight. So an expert's tokens are padded to STEP, not to 64 or 128, and all M take the same path.
+//
+// A tile is MBLK * 128 weight rows by up to MAX_N tokens of one expert. All w13 tiles come before all w2 tiles; a block
+// takes tile after tile, block by block in turn. Weights do not depend on anything that is computed here, so the warp that
+// fetches them runs ahead by as many stages as fit, across tiles and from w13 into w2; only the warps that gather rows of
+// the hidden activations wait until the tiles of that expert are done. Weights are stored as they are used: 128 rows by
+// 64 columns after one another, swizzled (see hopper_moe.py), so a copy is one contiguous piece.
+//
+// Threads: two warpgroups multiply, two fetch (one warp the weights, seven the rows).
+//
+// Compile-time: MBLK (1 or 2), MAX_N, STEP, STAGES, TOPK, E, MOST_PAIRS (0: sorted pairs are given; else sorts up to that
+// many pairs itself), HALF (fp16, else bf16), SWIGLUOAI, ALPHA, LIMIT, ID (type of topk_ids).
+// wgmma<N>() and FOR_EACH_N(X) precede this text.
+
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+constexpr int CONSUMERS = 256, THREADS = 512, GATHERERS = 224;
+constexpr int UNIT = 16384;               // bytes of 128 weight rows by 64 columns
+constexpr int W_BYTES = MBLK * UNIT;
+constexpr int STAGE_BYTES = W_BYTES + MAX_N * 128;
+constexpr int ROWS_EACH = (MAX_N + GATHERERS / 8 - 1) / (GATHERERS / 8); // rows that a gathering thread takes, at most
+constexpr u32 MOST_POLLS = 1u << 24;      // seconds: the launch is broken
+constexpr u32 ALL = 0xffffffffu;
+
+#if MOST_PAIRS
+typedef unsigned short Pair;
+#else
+typedef int Pair;
+#endif
+
+struct Shared {
+    u64 full[STAGES];
+    u64 empty[STAGES];
+    int2 rows[2][2][MAX_N];               // (pair, its router weight) of a tile's tokens, by warpgroup, in turn
+    int row_begin[E + 1];                 // where an expert's pairs begin
+    int tile_end[E];                      // token tiles of experts up to this one
+    int total;                            // token tiles
+#if MOST_PAIRS
+    Pair sorted[MOST_PAIRS];
+    int overflow;                         // an expert has several token tiles
+#endif
+};
+
+struct Tile {
+    int phase;                            // 0: w13, 1: w2
+    int expert;
+    int unit;                             // of MBLK * 128 weight rows
+    int row;                              // first sorted pair
+    int valid;                            // pairs
+    int n;                                // columns of the wgmma
+    int tiles;                            // token tiles of the expert
+};
+
+__device__ inline u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
+
+__device__ inline void barrier_init(u64* b, u32 count) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(b)), "r"(count));
+}
+
+__device__ inline void arrive(u64* b) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(b)) : "memory");
+}
+
+__device__ inline void wait(u64* b, u32 parity) {
+    u32 done, polls = 0;
+    do {
+        asm volatile(
+            "{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+            : "=r"(done) : "r"(shared_address(b)), "r"(parity) : "memory");
+        if (++polls > MOST_POLLS) __trap();
+    } while (!done);
+}
+
+__device__ inline void bulk_copy(u32 to, const char* from, u32 bytes, u64* barrier) {
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+        ::"r"(to), "l"(from), "r"(bytes), "r"(shared_address(barrier)) : "memory");
+}
+
+__device__ inline u64 descriptor(u32 address) {
+    // K-major, 128-byte swizzle: groups of 8 rows lie 1024 bytes apart.
+    return (u64)((address & 0x3ffff) >> 4) | (1ull << 16) | (64ull << 32) | (1ull << 62);
+}
+
+__device__ inline u32 pack(float low, float high) {
+    u32 out;
+#if HALF
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(high), "f"(low));
+#else
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(high), "f"(low));
+#endif
+    return out;
+}
+
+__device__ inline float gated(float gate, float up) {
+#if SWIGLUOAI
+    gate = fminf(gate, LIMIT);
+    up = fminf(fmaxf(up, -LIMIT), LIMIT);
+    return __fdividef((up + 1.0f) * gate, 1.0f + __expf(-gate * ALPHA));
+#else
+    return __fdividef(gate * up, 1.0f + __expf(-gate));
+#endif
+}
+
+__device__ inline Tile decode(const Shared& s, int index, int units13, int units2) {
+    Tile t;
+    const int tiles13 = s.total * units13;
+    t.phase = index >= tiles13;
+    const int units = t.phase ? units2 : units13, within = t.phase ? index - tiles13 : index;
+    const int token_tile = within / units;
+    t.unit = within - token_tile * units;
+    int low = 0, high = E - 1;            // the first expert whose tile_end is above token_tile
+    while (low < high) {
+        const int middle = (low + high) / 2;
+        if (s.tile_end[middle] > token_tile) high = middle; else low = middle + 1;
+    }
+    t.expert = low;
+    const int before = low ? s.tile_end[low - 1] : 0, rows = s.row_begin[low + 1] - s.row_begin[low];
+    t.tiles = s.tile_end[low] - before;
+    const int each = ((rows + t.tiles - 1) / t.tiles + STEP - 1) / STEP * STEP, begin = (token_tile - before) * each;
+    t.row = s.row_begin[low] + begin;
+    t.valid = min(each, rows - begin);
+    t.n = (t.valid + STEP - 1) / STEP * STEP;
+    return t;
+}
+
+// What an expert's row_begin and tile_end follow from: its counts (in tile_end) if the pairs are sorted here.
+__device__ inline void scan_experts(Shared& s, bool counted) {
+    constexpr int EACH = (E + 31) / 32;
+    const int lane = threadIdx.x & 31, first = lane * EACH, last = min(first + EACH, E);
+    int rows = 0, tiles = 0, most = 0;
+    for (int e = first; e < last; e++) {
+        const int count = counted ? s.tile_end[e] : s.row_begin[e + 1] - s.row_begin[e];
+        rows += count;
+        most = max(most, count);
+        tiles += (count + MAX_N - 1) / MAX_N;
+    }
+    int rows_up = rows, tiles_up = tiles;
+    #pragma unroll
+    for (int distance = 1; distance < 32; distance *= 2) {
+        const int r = __shfl_up_sync(ALL, rows_up, distance), t = __shfl_up_sync(ALL, tiles_up, distance);
+        if (lane >= distance) { rows_up += r; tiles_up += t; }
+    }
+    int row = rows_up - rows, tile = tiles_up - tiles;
+    for (int e = first; e < last; e++) {
+        const int count = counted ? s.tile_end[e] : s.row_begin[e + 1] - s.row_begin[e];
+        tile += (count + MAX_N - 1) / MAX_N;
+        if (counted) { s.row_begin[e] = row; row += count; }
+        s.tile_end[e] = tile;
+    }
+#if MOST_PAIRS
+    const bool several = __any_sync(ALL, most > MAX_N);
+    if (lane == 0) s.overflow = several;
+#endif
+    if (lane == 31) {
+        s.total = tiles_up;
+        if (counted) s.row_begin[E] = rows_up;
+    }
+}
+
+struct Arguments {
+    const char* x;                        // [M, k13]
+    const char* w13;                      // units of [E, 2 * N, k13]
+    const char* w2;                       // units of [E, K, k2]
+    char* hidden;                         // [numel, k2]
+    char* y;                              // [numel, K]
+    const float* topk_weights;            // [numel]
+    const Pair* sorted;                   // pairs by expert
+    u32* done;                            // [E + 1], zero: w13 tiles done, of each expert; blocks that wait no more
+    int numel, units13, units2, steps13, steps2, columns;
+    bool fused;                           // both phases in this launch
+};
+
+template <int N>
+__device__ inline void multiply(Shared& s, u32 stages, const Tile& t, const Arguments& a, int& stage, u32& parity, int turn) {
+    const int group = threadIdx.x >> 7, thread = threadIdx.x & 127, lane = threadIdx.x & 31, warp = thread >> 5;
+    const int steps = t.phase ? a.steps2 : a.steps13;
+    float acc[MBLK][N / 2];
+    #pragma unroll
+    for (int b = 0; b < MBLK; b++)
+        #pragma unroll
+        for (int i = 0; i < N / 2; i++) acc[b][i] = 0.0f; // left undefined, ptxas keeps those of every N alive throughout
+    int previous = -1;
+    for (int k = 0; k < steps; k++) {
+        wait(&s.full[stage], parity);
+        const u32 base = stages + stage * STAGE_BYTES;
+        const u64 w = descriptor(base + group * MBLK * 8192), x = descriptor(base + W_BYTES);
+        #pragma unroll
+        for (int b = 0; b < MBLK; b++)
+            #pragma unroll
+            for (int i = 0; i < N / 2; i++) asm volatile("" : "+f"(acc[b][i])::"memory");
+        asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+        #pragma unroll
+        for (int part = 0; part < 4; part++)
+            #pragma unroll
+            for (int b = 0; b < MBLK; b++)
+                wgmma<N>(acc[b], w + b * 512 + part * 2, x + part * 2);
+        asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+        #pragma unroll
+        for (int b = 0; b < MBLK; b++)
+            #pragma unroll
+            for (int i = 0; i < N / 2; i++) asm volatile("" : "+f"(acc[b][i])::"memory");
+        if (previous >= 0) {
+            asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
+            if (lane == 0) arrive(&s.empty[previous]);
+        }
+        previous = stage;
+        if (++stage == STAGES) { stage = 0; parity ^= 1; }
+    }
+    asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+    #pragma unroll
+    for (int b = 0; b < MBLK; b++)
+        #pragma unroll
+        for (int i = 0; i < N / 2; i++) asm volatile("" : "+f"(acc[b][i])::"memory");
+    if (lane == 0) arrive(&s.empty[previous]);
+
+    // A thread holds rows lane / 4 and lane / 4 + 8 of its warp's 16 in each block, and columns 8 j + 2 (lane % 4) + c.
+    // hopper_moe.py orders weight rows so that those are neighbouring features (w2), or gates above ups (w13).
+    asm volatile("bar.sync %0, 128;" ::"r"(1 + group) : "memory");
+    const int unit = MBLK == 2 ? 2 * t.unit + group : t.unit;
+    const int block = MBLK == 2 ? 0 : group;
+    const int2* rows = s.rows[group][turn] + 2 * (lane & 3);
+    if (t.phase == 0) {
+        const int feature = unit * 64 + warp * 16 + (lane >> 2) * 2 + block;
+        const bool inside = unit < a.units13;
+        #pragma unroll
+        for (int j = 0; j < N / 8; j++) {
+            const int4 two = *(const int4*)(rows + 8 * j);
+            #pragma unroll
+            for (int c = 0; c < 2; c++) {
+                const int pair = c ? two.z : two.x;
+                char* to = a.hidden + ((u64)(u32)pair * (a.steps2 * 64) + feature) * 2;
+                const float first = gated(acc[0][4 * j + c], acc[0][4 * j + 2 + c]);
+                if (MBLK == 2) {
+                    const float second = gated(acc[MBLK - 1][4 * j + c], acc[MBLK - 1][4 * j + 2 + c]);
+                    if (pair >= 0 && inside) *(u32*)to = pack(first, second);
+                } else if (pair >= 0 && inside) {
+                    *(unsigned short*)to = (unsigned short)pack(first, first);
+                }
+            }
+        }
+        if (!a.fused) return;
+        asm volatile("bar.sync %0, 128;" ::"r"(1 + group) : "memory");
+        if (thread == 0) asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(a.done + t.expert) : "memory");
+    } else {
+        const int feature = unit * 128 + warp * 32 + (lane >> 2) * 4 + block * 2;
+        const bool inside = feature < a.columns;
+        #pragma unroll
+        for (int j = 0; j < N / 8; j++) {
+            const int4 two = *(const int4*)(rows + 8 * j);
+            #pragma unroll
+            for (int c = 0; c < 2; c++) {
+                const int pair = c ? two.z : two.x;
+                const float scale = __int_as_float(c ? two.w : two.y);
+                char* to = a.y + ((u64)(u32)pair * a.columns + feature) * 2;
+                const u32 first = pack(acc[0][4 * j + c] * scale, acc[0][4 * j + 2 + c] * scale);
+                if (MBLK == 2) {
+                    const u32 second = pack(acc[MBLK - 1][4 * j + c] * scale, acc[MBLK - 1][4 * j + 2 + c] * scale);
+                    if (pair >= 0 && inside) *(uint2*)to = make_uint2(first, second);
+                } else if (pair >= 0 && inside) {
+                    *(u32*)to = first;
+                }
+            }
+        }
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_moe(
+    const char* x, const char* w13, const char* w2, char* hidden, char* y, const float* topk_weights,
+    const ID* topk_ids, const int* sorted_token_ids, const int* expert_ids, const int* num_tokens_post_padded, u32* done,
+    int numel, int rows13, int columns, int k13, int k2, int first_phase, int last_phase) {
+    extern __shared__ char raw[];
+    const u32 stages = (shared_address(raw) + 1023) / 1024 * 1024;
+    Shared& s = *(Shared*)(raw + (stages - shared_address(raw)) + STAGES * STAGE_BYTES);
+    const int thread = threadIdx.x, lane = thread & 31;
+
+    if (thread == 0) {
+        for (int i = 0; i < STAGES; i++) {
+            barrier_init(&s.full[i], 1 + GATHERERS);
+            barrier_init(&s.empty[i], CONSUMERS / 32);
+        }
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    }
+#if MOST_PAIRS
+    constexpr int EACH = (MOST_PAIRS + THREADS - 1) / THREADS;
+    for (int e = thread; e < E; e += THREADS) s.tile_end[e] = 0;
+    int expert[EACH], rank[EACH];
+    #pragma unroll
+    for (int i = 0; i < EACH; i++) {
+        const int pair = i * THREADS + thread;
+        expert[i] = pair < numel ? (int)topk_ids[pair] : -1;
+    }
+    __syncthreads();
+    #pragma unroll
+    for (int i = 0; i < EACH; i++) {
+        if ((u32)expert[i] >= (u32)E) expert[i] = -1;
+        rank[i] = expert[i] >= 0 ? atomicAdd(&s.tile_end[expert[i]], 1) : 0;
+    }
+    __syncthreads();
+    if (thread < 32) scan_experts(s, true);
+    __syncthreads();
+    if (s.overflow) {
+        // Blocks must agree on which pairs are whose tile: ranks in the order of the pairs. The stages lend the memory.
+        int (*before)[E] = (int (*)[E])(raw + (stages - shared_address(raw)));
+        const int warp = thread >> 5;
+        for (int e = thread; e < THREADS / 32 * E; e += THREADS) before[0][e] = 0;
+        __syncthreads();
+        #pragma unroll
+        for (int i = 0; i < EACH; i++) {
+            const int pair = (warp * EACH + i) * 32 + lane;
+            expert[i] = pair < numel ? (int)topk_ids[pair] : -1;
+            if ((u32)expert[i] >= (u32)E) expert[i] = -1;
+            const u32 same = __match_any_sync(ALL, expert[i]);
+            const int earlier = __popc(same & ((1u << lane) - 1));
+            if (expert[i] >= 0) rank[i] = before[warp][expert[i]] + earlier;
+            __syncwarp();
+            if (expert[i] >= 0 && earlier == 0) before[warp][expert[i]] += __popc(same);
+            __syncwarp();
+        }
+        __syncthreads();
+        for (int e = thread; e < E; e += THREADS) {
+            int sum = 0;
+            for (int w = 0; w < THREADS / 32; w++) {
+                const int count = before[w][e];
+                before[w][e] = sum;
+                sum += count;
+            }
+        }
+        __syncthreads();
+        #pragma unroll
+        for (int i = 0; i < EACH; i++)
+            if (expert[i] >= 0)
+                s.sorted[s.row_begin[expert[i]] + before[warp][expert[i]] + rank[i]] = (warp * EACH + i) * 32 + lane;
+    } else {
+        #pragma unroll
+        for (int i = 0; i < EACH; i++)
+            if (expert[i] >= 0) s.sorted[s.row_begin[expert[i]] + rank[i]] = i * THREADS + thread;
+    }
+    const Pair* sorted = s.sorted;
+#else
+    // Groups of 8 rows, in the order of their experts.
+    const int groups = *num_tokens_post_padded / 8;
+    for (int g = thread; g <= groups; g += THREADS) {
+        const int before = g ? expert_ids[g - 1] : -1, here = g < groups ? expert_ids[g] : E;
+        for (int e = before + 1; e <= here; e++) s.row_begin[e] = g * 8;
+    }
+    __syncthreads();
+    if (thread < 32) scan_experts(s, false);
+    const Pair* sorted = sorted_token_ids;
+#endif
+    __syncthreads();
+
+    const Arguments a = {x, w13, w2, hidden, y, topk_weights, sorted, done,
+                         numel, rows13 / 128, (columns + 127) / 128, k13 / 64, k2 / 64, columns, first_phase < last_phase};
+    const int units13 = (a.units13 + MBLK - 1) / MBLK, units2 = (a.units2 + MBLK - 1) / MBLK;
+    const int begin = first_phase ? s.total * units13 : 0;
+    const int end = s.total * (last_phase ? units13 + units2 : units13);
+    int stage = 0;
+    u32 parity = 0;
+
+    if (thread < CONSUMERS) {
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 208;");
+        int turn = 0;
+        for (int index = begin + blockIdx.x; index < end; index += gridDim.x, turn ^= 1) {
+            const Tile t = decode(s, index, units13, units2);
+            for (int i = thread & 127; i < t.n; i += 128) {
+                int pair = i < t.valid ? a.sorted[t.row + i] : -1;
+                if (pair >= numel) pair = -1;
+                const float scale = t.phase && pair >= 0 ? a.topk_weights[pair] : 0.0f;
+                s.rows[thread >> 7][turn][i] = make_int2(pair, __float_as_int(scale));
+            }
+            switch (t.n) {
+#define CASE(N) case N: multiply<N>(s, stages, t, a, stage, parity, turn); break;
+                FOR_EACH_N(CASE)
+            }
+        }
+    } else {
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 48;");
+        const int warp = (thread - CONSUMERS) >> 5;
+        if (warp == 0) {
+            if (lane == 0) {
+                for (int index = begin + blockIdx.x; index < end; index += gridDim.x) {
+                    const Tile t = decode(s, index, units13, units2);
+                    const int units = t.phase ? a.units2 : a.units13, steps = t.phase ? a.steps2 : a.steps13;
+                    const char* from = (t.phase ? w2 : w13) + ((u64)t.expert * units + t.unit * MBLK) * steps * UNIT;
+                    // Past the last unit: any weights, never stored.
+                    const u64 next = MBLK == 2 && t.unit * 2 + 1 < units ? (u64)steps * UNIT : 0;
+                    for (int k = 0; k < steps; k++, from += UNIT) {
+                        wait(&s.empty[stage], parity ^ 1);
+                        asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;"
+                                     ::"r"(shared_address(&s.full[stage])), "r"(W_BYTES) : "memory");
+                        const u32 to = stages + stage * STAGE_BYTES;
+                        bulk_copy(to, from, UNIT, &s.full[stage]);
+                        if (MBLK == 2) bulk_copy(to + UNIT, from + next, UNIT, &s.full[stage]);
+                        if (++stage == STAGES) { stage = 0; parity ^= 1; }
+                    }
+                }
+            }
+        } else {
+            const int g = thread - CONSUMERS - 32, chunk = g & 7, first = g >> 3;
+            for (int index = begin + blockIdx.x; index < end; index += gridDim.x) {
+                const Tile t = decode(s, index, units13, units2);
+                const int steps = t.phase ? a.steps2 : a.steps13;
+                const int count = max(0, (t.n - first + GATHERERS / 8 - 1) / (GATHERERS / 8));
+                const char* from[ROWS_EACH];
+                #pragma unroll
+                for (int i = 0; i < ROWS_EACH; i++) {
+                    // Rows of padding read the first row: what they give is not stored.
+                    const int row = first + i * (GATHERERS / 8);
+                    int pair = a.sorted[t.row + (row < t.valid ? row : 0)];
+                    if (pair >= numel) pair = a.sorted[t.row];
+                    from[i] = (t.phase ? hidden : x) + (u64)(u32)(t.phase ? pair : pair / TOPK) * (steps * 128) + chunk * 16;
+                }
+                if (t.phase && a.fused) {
+                    if (lane == 0) {
+                        const u32 expected = 2u * t.tiles * units13;
+                        u32 seen, polls = 0;
+                        while (true) {
+                            asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(done + t.expert) : "memory");
+                            if (seen >= expected) break;
+                            __nanosleep(40);
+                            if (++polls > MOST_POLLS) __trap();
+                        }
+                    }
+                    __syncwarp();
+                }
+                for (int k = 0; k < steps; k++) {
+                    wait(&s.empty[stage], parity ^ 1);
+                    // GATHERERS / 8 = 28 rows further on the swizzle has the other value of two.
+                    const u32 to = stages + stage * STAGE_BYTES + W_BYTES + first * 128;
+                    const u32 even = to + ((chunk ^ (first & 7)) << 4), odd = to + ((chunk ^ (first & 7) ^ 4) << 4);
+                    #pragma unroll
+                    for (int i = 0; i < ROWS_EACH; i++) {
+                        if (i < count)
+                            asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"
+                                         ::"r"((i & 1 ? odd : even) + i * (GATHERERS / 8) * 128), "l"(from[i]) : "memory");
+                        from[i] += 128;
+                    }
+                    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];"
+                                 ::"r"(shared_address(&s.full[stage])) : "memory");
+                    if (++stage == STAGES) { stage = 0; parity ^= 1; }
+                }
+            }
+            // No block waits any more once all have come here: the last one leaves zeros for the next launch.
+            asm volatile("bar.sync 3, 224;" ::: "memory");
+            if (g < 32 && a.fused) {
+                u32 ticket = 0;
+                if (lane == 0) ticket = atomicAdd(done + E, 1);
+                if (__shfl_sync(ALL, ticket, 0) == gridDim.x - 1)
+                    for (int e = lane; e <= E; e += 32) done[e] = 0;
+            }
+        }
+    }
+}
