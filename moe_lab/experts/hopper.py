@@ -1,9 +1,12 @@
 """Our own pipeline for Hopper in CUDA C++: both GEMMs and the activation in one persistent launch, then combine."""
 
+from functools import partial
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from moe_lab import plugins
+from moe_lab.align import auto, buffers
 from moe_lab.errors import UserError
 from moe_lab.kernels import hopper_moe
 from moe_lab.kernels._nvrtc import usable
@@ -41,9 +44,8 @@ def experts(
     *,
     problem: MoEProblem,
     mark: Mark,
-    align: str = "auto",
     shape: Shape | None = None,
-    split: bool | None = None,
+    split: bool = False,
     own_sort: bool | None = None,
 ) -> Tensor:
     """Return the layer's output [M, K] in the dtype of x. No host synchronisation.
@@ -56,13 +58,12 @@ def experts(
         topk_ids: [M, topk] int32 or int64, contiguous.
         problem: sizes, dtype and activation.
         mark: opens a range around each stage.
-        align: align plugin, for more pairs than the kernel sorts itself.
-        shape: kernel configuration; None = by the mean rows of an expert.
-        split: w13 and w2 as two launches; None = by the mean rows of an expert.
+        shape: kernel configuration; None = ``default_shape``.
+        split: w13 and w2 as two launches, so that each can be profiled by itself.
         own_sort: the kernel sorts the pairs itself; None = by their number.
 
     Raises:
-        UserError: a dtype or GPU that the kernel does not take, or an align plugin that is not there.
+        UserError: a dtype or GPU that the kernel does not take.
     """
     if x.dtype not in (torch.float16, torch.bfloat16):
         raise UserError(f"hopper has no {problem.dtype} kernels; choose fp16 or bf16, or the backend grouped.")
@@ -72,26 +73,27 @@ def experts(
     if not pairs:
         return torch.empty_like(x)
     shape = shape or default_shape(problem)
-    split = pairs > 96 * problem.E if split is None else split
     own_sort = pairs <= MOST_PAIRS[-1] if own_sort is None else own_sort
     alignment = None
     if not own_sort:
         with mark("align"):
-            alignment = plugins.load("align", align).align(topk_ids, hopper_moe.GROUP, problem.E)
-    hidden = x.new_empty((pairs, problem.N))
-    rows = x.new_empty((pairs, problem.K))
-    arguments = (x, w13, w2, topk_weights, topk_ids, alignment, hidden, rows, _flags(problem.E, x.device))
-    options = {"shape": shape, "activation": problem.activation}
+            memory = buffers(topk_ids, hopper_moe.GROUP, problem.E)
+            memory = memory._replace(scratch=zeros(auto.scratch(pairs, problem.E), x.device, (pairs, problem.E)))
+            alignment = auto.align(topk_ids, hopper_moe.GROUP, problem.E, out=memory)
+    hidden, rows = x.new_empty((pairs, problem.N)), x.new_empty((pairs, problem.K))
+    flags = zeros(problem.E + 1, x.device, ())
+    arguments = (x, w13, w2, topk_ids, alignment, hidden, rows, flags)
+    run = partial(hopper_moe.hopper_moe, *arguments, shape=shape, activation=problem.activation)
     if split:
         with mark("w13+act"):
-            hopper_moe.hopper_moe(*arguments, **options, phases=(0, 0))
+            run(phases=(0, 0))
         with mark("w2"):
-            hopper_moe.hopper_moe(*arguments, **options, phases=(1, 1))
+            run(phases=(1, 1))
     else:
         with mark("align+w13+act+w2" if own_sort else "w13+act+w2"):
-            hopper_moe.hopper_moe(*arguments, **options)
+            run()
     with mark("combine"):
-        return combine(rows, problem.topk)
+        return combine(rows, problem.topk, topk_weights)
 
 
 def block_m(problem: MoEProblem) -> int:
@@ -112,26 +114,27 @@ def default_shape(problem: MoEProblem) -> Shape:
 
 
 _ARENA: dict[torch.device, Tensor] = {}
-_STREAMS: dict[tuple[torch.device, int, int], Tensor] = {}
-ARENA_ENTRIES = 1 << 20
+_STREAMS: dict[tuple[Any, ...], Tensor] = {}
+ARENA_ENTRIES = 1 << 21
+ALIGNED = 64
 
 
-def _flags(E: int, device: torch.device) -> Tensor:
-    """Return [E + 1] int32 zeros that no launch uses at the same time.
+def zeros(size: int, device: torch.device, use: tuple[int, ...]) -> Tensor:
+    """Return [size] int32 zeros for a kernel that leaves them fit for its next call of the same use and size.
 
     One piece for each stream, since launches of a stream follow one another, and one for each captured call, since a
     graph may run beside anything. Zeroed before the capture, so that replays need no memset.
     """
-    stream = torch.cuda.current_stream(device).cuda_stream
+    key = device, torch.cuda.current_stream(device).cuda_stream, use, size
     capturing = torch.cuda.is_current_stream_capturing()
-    if not capturing and (device, stream, E) in _STREAMS:
-        return _STREAMS[device, stream, E]
-    left = _ARENA.get(device)
-    if left is None or left.numel() <= E:
-        left = torch.zeros(max(E + 1, 1024 if capturing else ARENA_ENTRIES), dtype=torch.int32, device=device)
+    if not capturing and key in _STREAMS:
+        return _STREAMS[key]
+    left, wanted, size = _ARENA.get(device), size, -(-size // ALIGNED) * ALIGNED
+    if left is None or left.numel() < size:
         if capturing:
-            return left[: E + 1]
-    taken, _ARENA[device] = left[: E + 1], left[E + 1 :]
+            return torch.zeros(wanted, dtype=torch.int32, device=device)
+        left = torch.zeros(max(size, ARENA_ENTRIES), dtype=torch.int32, device=device)
+    taken, _ARENA[device] = left[:wanted], left[size:]
     if not capturing:
-        _STREAMS[device, stream, E] = taken
+        _STREAMS[key] = taken
     return taken

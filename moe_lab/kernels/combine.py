@@ -1,4 +1,4 @@
-"""Combine: the sum over the topk rows of each token, in fp32."""
+"""Combine: the sum over the topk rows of each token, weighted or not, in fp32."""
 
 import torch
 import triton
@@ -12,7 +12,9 @@ from moe_lab.kernels._device import check_device
 def combine_kernel(
     rows,  # [M * TOPK, K]
     y,  # [M, K], out
+    topk_weights,  # [M * TOPK] fp32; any pointer when not SCALE
     K,
+    SCALE: tl.constexpr,
     TOPK: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
@@ -22,16 +24,18 @@ def combine_kernel(
     mask = column < K
     acc = tl.zeros((BLOCK_K,), dtype=tl.float32)
     for slot in tl.static_range(TOPK):
-        acc += tl.load(rows + (token * TOPK + slot) * K + column, mask=mask, other=0.0).to(tl.float32)
+        row = tl.load(rows + (token * TOPK + slot) * K + column, mask=mask, other=0.0).to(tl.float32)
+        acc += row * tl.load(topk_weights + token * TOPK + slot) if SCALE else row
     tl.store(y + token * K + column, acc.to(y.dtype.element_ty), mask=mask)
 
 
-def combine(rows: Tensor, topk: int) -> Tensor:
+def combine(rows: Tensor, topk: int, topk_weights: Tensor | None = None) -> Tensor:
     """Return y [M, K] = rows [M * topk, K] summed over each token's topk rows, in the dtype of the input.
 
     Args:
-        rows: [M * topk, K] fp32, fp16 or bf16, contiguous, pair order; already multiplied by the router weights.
+        rows: [M * topk, K] fp32, fp16 or bf16, contiguous, pair order.
         topk: rows of a token.
+        topk_weights: [M, topk] fp32, contiguous: a factor of each row; None where rows are already multiplied by it.
     """
     check_device(rows)
     M, K = rows.shape[0] // topk, rows.shape[1]
@@ -41,7 +45,14 @@ def combine(rows: Tensor, topk: int) -> Tensor:
     # Few tokens: small blocks, so that the grid still covers the GPU.
     block_k = 256 if M < 256 else min(2048, triton.next_power_of_2(K))
     combine_kernel[(M, triton.cdiv(K, block_k))](
-        rows, y, K, TOPK=topk, BLOCK_K=block_k, num_warps=max(1, block_k // 256)
+        rows,
+        y,
+        rows if topk_weights is None else topk_weights,
+        K,
+        SCALE=topk_weights is not None,
+        TOPK=topk,
+        BLOCK_K=block_k,
+        num_warps=max(1, block_k // 256),
     )
     return y
 

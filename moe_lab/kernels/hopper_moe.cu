@@ -23,6 +23,7 @@ constexpr int UNIT = 16384;               // bytes of 128 weight rows by 64 colu
 constexpr int W_BYTES = MBLK * UNIT;
 constexpr int STAGE_BYTES = W_BYTES + MAX_N * 128;
 constexpr int ROWS_EACH = (MAX_N + GATHERERS / 8 - 1) / (GATHERERS / 8); // rows that a gathering thread takes, at most
+constexpr int RING = STAGES + 1;          // tiles that are fetched or multiplied at the same time, at most
 constexpr u32 MOST_POLLS = 1u << 24;      // seconds: the launch is broken
 constexpr u32 ALL = 0xffffffffu;
 
@@ -35,12 +36,14 @@ typedef int Pair;
 struct Shared {
     u64 full[STAGES];
     u64 empty[STAGES];
-    int2 rows[2][2][MAX_N];               // (pair, its router weight) of a tile's tokens, by warpgroup, in turn
+    u32 ended[2];                         // warps of a group that wrote all of a w13 tile, over all tiles so far
     int row_begin[E + 1];                 // where an expert's pairs begin
     int tile_end[E];                      // token tiles of experts up to this one
     int total;                            // token tiles
-#if MOST_PAIRS
-    Pair sorted[MOST_PAIRS];
+#if !MOST_PAIRS
+    alignas(8) Pair pairs[RING][MAX_N];   // of the last tiles' tokens
+#else
+    Pair sorted[MOST_PAIRS];              // pairs by expert
     int overflow;                         // an expert has several token tiles
 #endif
 };
@@ -75,10 +78,17 @@ __device__ inline void wait(u64* b, u32 parity) {
     } while (!done);
 }
 
-__device__ inline void bulk_copy(u32 to, const char* from, u32 bytes, u64* barrier) {
-    asm volatile(
-        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
-        ::"r"(to), "l"(from), "r"(bytes), "r"(shared_address(barrier)) : "memory");
+// `once`: what is copied is not read again, so the L2 cache may forget it first. (An explicit evict_normal is slower than
+// no policy.)
+__device__ inline void bulk_copy(u32 to, const char* from, u64* barrier, bool once, u64 policy) {
+    if (once)
+        asm volatile(
+            "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;"
+            ::"r"(to), "l"(from), "n"(UNIT), "r"(shared_address(barrier)), "l"(policy) : "memory");
+    else
+        asm volatile(
+            "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+            ::"r"(to), "l"(from), "n"(UNIT), "r"(shared_address(barrier)) : "memory");
 }
 
 __device__ inline u64 descriptor(u32 address) {
@@ -103,6 +113,14 @@ __device__ inline float gated(float gate, float up) {
     return __fdividef((up + 1.0f) * gate, 1.0f + __expf(-gate * ALPHA));
 #else
     return __fdividef(gate * up, 1.0f + __expf(-gate));
+#endif
+}
+
+__device__ inline uint2 two_pairs(const Pair* p) {
+#if MOST_PAIRS
+    return make_uint2(p[0], p[1]);
+#else
+    return *(const uint2*)p;
 #endif
 }
 
@@ -168,7 +186,6 @@ struct Arguments {
     const char* w2;                       // units of [E, K, k2]
     char* hidden;                         // [numel, k2]
     char* y;                              // [numel, K]
-    const float* topk_weights;            // [numel]
     const Pair* sorted;                   // pairs by expert
     u32* done;                            // [E + 1], zero: w13 tiles done, of each expert; blocks that wait no more
     int numel, units13, units2, steps13, steps2, columns;
@@ -176,7 +193,8 @@ struct Arguments {
 };
 
 template <int N>
-__device__ inline void multiply(Shared& s, u32 stages, const Tile& t, const Arguments& a, int& stage, u32& parity, int turn) {
+__device__ inline void multiply(
+    Shared& s, u32 stages, const Tile& t, const Arguments& a, const Pair* pairs, int& stage, u32& parity) {
     const int group = threadIdx.x >> 7, thread = threadIdx.x & 127, lane = threadIdx.x & 31, warp = thread >> 5;
     const int steps = t.phase ? a.steps2 : a.steps13;
     float acc[MBLK][N / 2];
@@ -220,49 +238,53 @@ __device__ inline void multiply(Shared& s, u32 stages, const Tile& t, const Argu
 
     // A thread holds rows lane / 4 and lane / 4 + 8 of its warp's 16 in each block, and columns 8 j + 2 (lane % 4) + c.
     // hopper_moe.py orders weight rows so that those are neighbouring features (w2), or gates above ups (w13).
-    asm volatile("bar.sync %0, 128;" ::"r"(1 + group) : "memory");
     const int unit = MBLK == 2 ? 2 * t.unit + group : t.unit;
     const int block = MBLK == 2 ? 0 : group;
-    const int2* rows = s.rows[group][turn] + 2 * (lane & 3);
+    const int column = 2 * (lane & 3), columns = t.valid - column;
     if (t.phase == 0) {
-        const int feature = unit * 64 + warp * 16 + (lane >> 2) * 2 + block;
-        const bool inside = unit < a.units13;
+        const u32 row_bytes = a.steps2 * 128;
+        char* to = a.hidden + (unit * 64 + warp * 16 + (lane >> 2) * 2 + block) * 2;
+        const int inside = unit < a.units13 ? columns : 0;
+        asm volatile("" : "+l"(to)); // else ptxas adds the base to every address anew
         #pragma unroll
         for (int j = 0; j < N / 8; j++) {
-            const int4 two = *(const int4*)(rows + 8 * j);
+            const uint2 two = two_pairs(pairs + column + 8 * j);
             #pragma unroll
             for (int c = 0; c < 2; c++) {
-                const int pair = c ? two.z : two.x;
-                char* to = a.hidden + ((u64)(u32)pair * (a.steps2 * 64) + feature) * 2;
+                const u32 pair = c ? two.y : two.x;
+                const bool stored = 8 * j + c < inside && pair < (u32)a.numel;
                 const float first = gated(acc[0][4 * j + c], acc[0][4 * j + 2 + c]);
                 if (MBLK == 2) {
                     const float second = gated(acc[MBLK - 1][4 * j + c], acc[MBLK - 1][4 * j + 2 + c]);
-                    if (pair >= 0 && inside) *(u32*)to = pack(first, second);
-                } else if (pair >= 0 && inside) {
-                    *(unsigned short*)to = (unsigned short)pack(first, first);
+                    if (stored) *(u32*)(to + (u64)pair * row_bytes) = pack(first, second);
+                } else if (stored) {
+                    *(unsigned short*)(to + (u64)pair * row_bytes) = (unsigned short)pack(first, first);
                 }
             }
         }
         if (!a.fused) return;
-        asm volatile("bar.sync %0, 128;" ::"r"(1 + group) : "memory");
-        if (thread == 0) asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(a.done + t.expert) : "memory");
+        __syncwarp();
+        if (lane == 0)
+            asm volatile("red.release.cta.shared::cta.add.u32 [%0], 1;" ::"r"(shared_address(s.ended + group)) : "memory");
     } else {
+        const u32 row_bytes = a.columns * 2;
         const int feature = unit * 128 + warp * 32 + (lane >> 2) * 4 + block * 2;
-        const bool inside = feature < a.columns;
+        char* to = a.y + feature * 2;
+        const int inside = feature < a.columns ? columns : 0;
+        asm volatile("" : "+l"(to));
         #pragma unroll
         for (int j = 0; j < N / 8; j++) {
-            const int4 two = *(const int4*)(rows + 8 * j);
+            const uint2 two = two_pairs(pairs + column + 8 * j);
             #pragma unroll
             for (int c = 0; c < 2; c++) {
-                const int pair = c ? two.z : two.x;
-                const float scale = __int_as_float(c ? two.w : two.y);
-                char* to = a.y + ((u64)(u32)pair * a.columns + feature) * 2;
-                const u32 first = pack(acc[0][4 * j + c] * scale, acc[0][4 * j + 2 + c] * scale);
+                const u32 pair = c ? two.y : two.x;
+                const bool stored = 8 * j + c < inside && pair < (u32)a.numel;
+                const u32 first = pack(acc[0][4 * j + c], acc[0][4 * j + 2 + c]);
                 if (MBLK == 2) {
-                    const u32 second = pack(acc[MBLK - 1][4 * j + c] * scale, acc[MBLK - 1][4 * j + 2 + c] * scale);
-                    if (pair >= 0 && inside) *(uint2*)to = make_uint2(first, second);
-                } else if (pair >= 0 && inside) {
-                    *(u32*)to = first;
+                    const u32 second = pack(acc[MBLK - 1][4 * j + c], acc[MBLK - 1][4 * j + 2 + c]);
+                    if (stored) *(uint2*)(to + (u64)pair * row_bytes) = make_uint2(first, second);
+                } else if (stored) {
+                    *(u32*)(to + (u64)pair * row_bytes) = first;
                 }
             }
         }
@@ -270,7 +292,7 @@ __device__ inline void multiply(Shared& s, u32 stages, const Tile& t, const Argu
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_moe(
-    const char* x, const char* w13, const char* w2, char* hidden, char* y, const float* topk_weights,
+    const char* x, const char* w13, const char* w2, char* hidden, char* y,
     const ID* topk_ids, const int* sorted_token_ids, const int* expert_ids, const int* num_tokens_post_padded, u32* done,
     int numel, int rows13, int columns, int k13, int k2, int first_phase, int last_phase) {
     extern __shared__ char raw[];
@@ -284,6 +306,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_moe(
             barrier_init(&s.empty[i], CONSUMERS / 32);
         }
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+        s.ended[0] = s.ended[1] = 0;
     }
 #if MOST_PAIRS
     constexpr int EACH = (MOST_PAIRS + THREADS - 1) / THREADS;
@@ -354,7 +377,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_moe(
 #endif
     __syncthreads();
 
-    const Arguments a = {x, w13, w2, hidden, y, topk_weights, sorted, done,
+    const Arguments a = {x, w13, w2, hidden, y, sorted, done,
                          numel, rows13 / 128, (columns + 127) / 128, k13 / 64, k2 / 64, columns, first_phase < last_phase};
     const int units13 = (a.units13 + MBLK - 1) / MBLK, units2 = (a.units2 + MBLK - 1) / MBLK;
     const int begin = first_phase ? s.total * units13 : 0;
@@ -364,17 +387,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_moe(
 
     if (thread < CONSUMERS) {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 208;");
-        int turn = 0;
-        for (int index = begin + blockIdx.x; index < end; index += gridDim.x, turn ^= 1) {
+        int slot = 0;
+        for (int index = begin + blockIdx.x; index < end; index += gridDim.x) {
             const Tile t = decode(s, index, units13, units2);
-            for (int i = thread & 127; i < t.n; i += 128) {
-                int pair = i < t.valid ? a.sorted[t.row + i] : -1;
-                if (pair >= numel) pair = -1;
-                const float scale = t.phase && pair >= 0 ? a.topk_weights[pair] : 0.0f;
-                s.rows[thread >> 7][turn][i] = make_int2(pair, __float_as_int(scale));
-            }
+#if MOST_PAIRS
+            const Pair* pairs = s.sorted + t.row;
+#else
+            const Pair* pairs = s.pairs[slot];
+#endif
+            slot = slot == RING - 1 ? 0 : slot + 1;
             switch (t.n) {
-#define CASE(N) case N: multiply<N>(s, stages, t, a, stage, parity, turn); break;
+#define CASE(N) case N: multiply<N>(s, stages, t, a, pairs, stage, parity); break;
                 FOR_EACH_N(CASE)
             }
         }
@@ -383,25 +406,49 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_moe(
         const int warp = (thread - CONSUMERS) >> 5;
         if (warp == 0) {
             if (lane == 0) {
+                u64 policy;
+                asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+                // Tiles of w13 that the block ended are told from here: the fence before it waits until all that was
+                // written is in the L2 cache, and would hold up the multiplying warps.
+                int told = a.fused ? begin + blockIdx.x : end;
+                u32 ended = 0;
+                const auto tell = [&](bool wait_for_it) {
+                    while (told < s.total * units13) {
+                        u32 first, second;
+                        do {
+                            asm volatile("ld.acquire.cta.shared::cta.v2.u32 {%0, %1}, [%2];"
+                                         : "=r"(first), "=r"(second) : "r"(shared_address(s.ended)) : "memory");
+                        } while (wait_for_it && (first < ended + 4 || second < ended + 4));
+                        if (first < ended + 4 || second < ended + 4) return;
+                        ended += 4;
+                        const Tile t = decode(s, told, units13, units2);
+                        asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(done + t.expert) : "memory");
+                        told += gridDim.x;
+                    }
+                };
                 for (int index = begin + blockIdx.x; index < end; index += gridDim.x) {
                     const Tile t = decode(s, index, units13, units2);
                     const int units = t.phase ? a.units2 : a.units13, steps = t.phase ? a.steps2 : a.steps13;
                     const char* from = (t.phase ? w2 : w13) + ((u64)t.expert * units + t.unit * MBLK) * steps * UNIT;
                     // Past the last unit: any weights, never stored.
                     const u64 next = MBLK == 2 && t.unit * 2 + 1 < units ? (u64)steps * UNIT : 0;
+                    const bool once = HINT == 2 || (HINT == 1 && t.tiles == 1);
                     for (int k = 0; k < steps; k++, from += UNIT) {
                         wait(&s.empty[stage], parity ^ 1);
                         asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;"
                                      ::"r"(shared_address(&s.full[stage])), "r"(W_BYTES) : "memory");
                         const u32 to = stages + stage * STAGE_BYTES;
-                        bulk_copy(to, from, UNIT, &s.full[stage]);
-                        if (MBLK == 2) bulk_copy(to + UNIT, from + next, UNIT, &s.full[stage]);
+                        bulk_copy(to, from, &s.full[stage], once, policy);
+                        if (MBLK == 2) bulk_copy(to + UNIT, from + next, &s.full[stage], once, policy);
                         if (++stage == STAGES) { stage = 0; parity ^= 1; }
+                        tell(false);
                     }
                 }
+                tell(true);
             }
         } else {
             const int g = thread - CONSUMERS - 32, chunk = g & 7, first = g >> 3;
+            int slot = 0;
             for (int index = begin + blockIdx.x; index < end; index += gridDim.x) {
                 const Tile t = decode(s, index, units13, units2);
                 const int steps = t.phase ? a.steps2 : a.steps13;
@@ -417,7 +464,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_moe(
                 }
                 if (t.phase && a.fused) {
                     if (lane == 0) {
-                        const u32 expected = 2u * t.tiles * units13;
+                        const u32 expected = t.tiles * units13;
                         u32 seen, polls = 0;
                         while (true) {
                             asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(done + t.expert) : "memory");
@@ -430,6 +477,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_moe(
                 }
                 for (int k = 0; k < steps; k++) {
                     wait(&s.empty[stage], parity ^ 1);
+#if !MOST_PAIRS
+                    for (int i = g; k == 0 && i < t.valid; i += GATHERERS)
+                        asm volatile("cp.async.ca.shared.global [%0], [%1], 4;"
+                                     ::"r"(shared_address(&s.pairs[slot][i])), "l"(a.sorted + t.row + i) : "memory");
+#endif
                     // GATHERERS / 8 = 28 rows further on the swizzle has the other value of two.
                     const u32 to = stages + stage * STAGE_BYTES + W_BYTES + first * 128;
                     const u32 even = to + ((chunk ^ (first & 7)) << 4), odd = to + ((chunk ^ (first & 7) ^ 4) << 4);
@@ -444,6 +496,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_moe(
                                  ::"r"(shared_address(&s.full[stage])) : "memory");
                     if (++stage == STAGES) { stage = 0; parity ^= 1; }
                 }
+                slot = slot == RING - 1 ? 0 : slot + 1;
             }
             // No block waits any more once all have come here: the last one leaves zeros for the next launch.
             asm volatile("bar.sync 3, 224;" ::: "memory");

@@ -1,7 +1,7 @@
 """Both GEMMs of the experts on Hopper in one persistent launch of CUDA C++, see ``hopper_moe.cu``.
 
-What CUDA gives over Triton here: token tiles of any multiple of eight, rows gathered by some warps while others multiply,
-and weights that are fetched ahead of the activations they meet.
+What CUDA gives over Triton here: token tiles of any multiple of eight, rows gathered by some warps while others
+multiply, and weights that are fetched ahead of the activations they meet.
 """
 
 import functools
@@ -19,6 +19,7 @@ from moe_lab.kernels.activation import ALPHA, LIMIT
 SOURCE = Path(__file__).with_suffix(".cu")
 THREADS = 512
 UNIT_ROWS, UNIT_K = 128, 64
+HINT = 1
 GROUP = 8  # rows to which align pads an expert's
 MOST_PAIRS = (512, 2048, 8192)  # pairs that a block sorts by itself, instead of being given them sorted
 
@@ -42,15 +43,16 @@ class Shape(NamedTuple):
 def shared_bytes(shape: Shape, E: int, most_pairs: int) -> int:
     """Return the shared memory of a block: stages from the next multiple of 1024 bytes on, then ``Shared``."""
     stage = shape.units * UNIT_ROWS * UNIT_K * 2 + shape.max_n * UNIT_K * 2
-    return 1024 + shape.stages * (stage + 16) + 32 * shape.max_n + 4 * (2 * E + 3) + 2 * most_pairs
+    pairs = 2 * most_pairs or 4 * (shape.stages + 1) * shape.max_n
+    return 1024 + shape.stages * (stage + 16) + 4 * (2 * E + 6) + pairs
 
 
 def prepare(w13: Tensor, w2: Tensor) -> tuple[Tensor, Tensor]:
     """Return both weights as the kernel reads them: [E, units, k / 64, 128, 64], 16-bit, contiguous.
 
-    A unit holds 128 rows; rows past the last are zero. A thread of a warpgroup holds rows r and r + 8 of each 16, so r is
-    a gate row and r + 8 its up row in w13; in w2 they, and those 64 rows further on, are neighbouring features. The
-    eight 16-byte chunks of row r lie in the order of the 128-byte swizzle, chunk c at c ^ (r % 8).
+    A unit holds 128 rows; rows past the last are zero. A thread of a warpgroup holds rows r and r + 8 of each 16, so r
+    is a gate row and r + 8 its up row in w13; in w2 they, and those 64 rows further on, are neighbouring features.
+    The eight 16-byte chunks of row r lie in the order of the 128-byte swizzle, chunk c at c ^ (r % 8).
 
     Args:
         w13: [E, 2N, K], gate rows then up rows; K and N multiples of 64.
@@ -104,7 +106,6 @@ def hopper_moe(
     x: Tensor,
     w13: Tensor,
     w2: Tensor,
-    topk_weights: Tensor,
     topk_ids: Tensor,
     alignment: Alignment | None,
     hidden: Tensor,
@@ -115,13 +116,12 @@ def hopper_moe(
     activation: str,
     phases: tuple[int, int] = (0, 1),
 ) -> None:
-    """Fill ``hidden`` (phase 0: w13 and the activation) and ``y`` (phase 1: w2, times the router weights).
+    """Fill ``hidden`` (phase 0: w13 and the activation) and ``y`` (phase 1: w2).
 
     Args:
         x: [M, K] fp16 or bf16, contiguous.
         w13: of ``prepare``.
         w2: of ``prepare``.
-        topk_weights: [M, topk] fp32, contiguous.
         topk_ids: [M, topk] int32 or int64, contiguous.
         alignment: with groups of ``GROUP`` rows; None where a block sorts the pairs itself, up to ``MOST_PAIRS``.
         hidden: [M * topk, N], out, pair order.
@@ -140,7 +140,7 @@ def hopper_moe(
         "hopper_moe",
         multiprocessors(x.device),
         THREADS,
-        *(x, w13, w2, hidden, y, topk_weights, topk_ids, *(alignment or (topk_ids,) * 3), done),
+        *(x, w13, w2, hidden, y, topk_ids, *(alignment or (topk_ids,) * 3), done),
         *(numel, 2 * N, K, K, N, *phases),
         macros=(
             ("MBLK", shape.units),
@@ -151,6 +151,7 @@ def hopper_moe(
             ("E", E),
             ("MOST_PAIRS", own),
             ("HALF", int(half)),
+            ("HINT", HINT),
             ("SWIGLUOAI", int(activation == "swigluoai")),
             ("ALPHA", f"{ALPHA}f"),
             ("LIMIT", f"{LIMIT}f"),
