@@ -1,7 +1,7 @@
 // Both GEMMs of an experts layer in one launch of persistent, warp-specialised blocks (Hopper: wgmma, bulk copies).
 //
 // The product is taken the other way round, y^T = w x^T: weights are the 64 rows of a wgmma and tokens its columns, which
-// go in steps of eight. So an expert's tokens are padded to STEP, not to 64 or 128, and all M take the same path.
+// go in steps of eight. So an expert's tokens are padded to 8 or 16, not to 64 or 128, and all M take the same path.
 //
 // A tile is MBLK * 128 weight rows by up to MAX_N tokens of one expert. All w13 tiles come before all w2 tiles; a block
 // takes tile after tile, block by block in turn. Weights do not depend on anything that is computed here, so the warp that
@@ -68,14 +68,26 @@ __device__ inline void arrive(u64* b) {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(b)) : "memory");
 }
 
+__device__ inline bool is_past(u64* b, u32 parity) {
+    u32 done;
+    asm volatile(
+        "{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+        : "=r"(done) : "r"(shared_address(b)), "r"(parity) : "memory");
+    return done;
+}
+
+// Does not suspend the thread, as is_past does for up to microseconds.
+__device__ inline bool is_past_now(u64* b, u32 parity) {
+    u32 done;
+    asm volatile(
+        "{ .reg .pred p; mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+        : "=r"(done) : "r"(shared_address(b)), "r"(parity) : "memory");
+    return done;
+}
+
 __device__ inline void wait(u64* b, u32 parity) {
-    u32 done, polls = 0;
-    do {
-        asm volatile(
-            "{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
-            : "=r"(done) : "r"(shared_address(b)), "r"(parity) : "memory");
+    for (u32 polls = 0; !is_past(b, parity);)
         if (++polls > MOST_POLLS) __trap();
-    } while (!done);
 }
 
 // `once`: what is copied is not read again, so the L2 cache may forget it first. (An explicit evict_normal is slower than
@@ -116,6 +128,11 @@ __device__ inline float gated(float gate, float up) {
 #endif
 }
 
+// Sizes of which there is a wgmma<N>().
+__device__ inline int padded(int tokens) {
+    return (tokens + STEP - 1) / STEP * STEP;
+}
+
 __device__ inline uint2 two_pairs(const Pair* p) {
 #if MOST_PAIRS
     return make_uint2(p[0], p[1]);
@@ -139,10 +156,10 @@ __device__ inline Tile decode(const Shared& s, int index, int units13, int units
     t.expert = low;
     const int before = low ? s.tile_end[low - 1] : 0, rows = s.row_begin[low + 1] - s.row_begin[low];
     t.tiles = s.tile_end[low] - before;
-    const int each = ((rows + t.tiles - 1) / t.tiles + STEP - 1) / STEP * STEP, begin = (token_tile - before) * each;
+    const int each = padded((rows + t.tiles - 1) / t.tiles), begin = (token_tile - before) * each;
     t.row = s.row_begin[low] + begin;
     t.valid = min(each, rows - begin);
-    t.n = (t.valid + STEP - 1) / STEP * STEP;
+    t.n = padded(t.valid);
     return t;
 }
 
@@ -292,7 +309,7 @@ __device__ inline void multiply(
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_moe(
-    const char* x, const char* w13, const char* w2, char* hidden, char* y,
+    const char* x, const char* w13, const char* w2, char* hidden, char* y, const float* topk_weights,
     const ID* topk_ids, const int* sorted_token_ids, const int* expert_ids, const int* num_tokens_post_padded, u32* done,
     int numel, int rows13, int columns, int k13, int k2, int first_phase, int last_phase) {
     extern __shared__ char raw[];
@@ -300,6 +317,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_moe(
     Shared& s = *(Shared*)(raw + (stages - shared_address(raw)) + STAGES * STAGE_BYTES);
     const int thread = threadIdx.x, lane = thread & 31;
 
+    // The launch that sums up the rows will want them.
+    for (int i = (blockIdx.x * THREADS + thread) * 32; i < numel; i += gridDim.x * THREADS * 32)
+        asm volatile("prefetch.global.L2 [%0];" ::"l"(topk_weights + i));
     if (thread == 0) {
         for (int i = 0; i < STAGES; i++) {
             barrier_init(&s.full[i], 1 + GATHERERS);
@@ -432,8 +452,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_moe(
                     const char* from = (t.phase ? w2 : w13) + ((u64)t.expert * units + t.unit * MBLK) * steps * UNIT;
                     // Past the last unit: any weights, never stored.
                     const u64 next = MBLK == 2 && t.unit * 2 + 1 < units ? (u64)steps * UNIT : 0;
-                    const bool once = HINT == 2 || (HINT == 1 && t.tiles == 1);
+                    const bool once = t.tiles == 1;
                     for (int k = 0; k < steps; k++, from += UNIT) {
+                        // What the stage waits for may itself wait for a tile that is still to be told.
+                        while (told < s.total * units13 && !is_past_now(&s.empty[stage], parity ^ 1)) tell(false);
                         wait(&s.empty[stage], parity ^ 1);
                         asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;"
                                      ::"r"(shared_address(&s.full[stage])), "r"(W_BYTES) : "memory");

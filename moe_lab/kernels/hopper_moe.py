@@ -19,7 +19,6 @@ from moe_lab.kernels.activation import ALPHA, LIMIT
 SOURCE = Path(__file__).with_suffix(".cu")
 THREADS = 512
 UNIT_ROWS, UNIT_K = 128, 64
-HINT = 1
 GROUP = 8  # rows to which align pads an expert's
 MOST_PAIRS = (512, 2048, 8192)  # pairs that a block sorts by itself, instead of being given them sorted
 
@@ -106,6 +105,7 @@ def hopper_moe(
     x: Tensor,
     w13: Tensor,
     w2: Tensor,
+    topk_weights: Tensor,
     topk_ids: Tensor,
     alignment: Alignment | None,
     hidden: Tensor,
@@ -122,6 +122,7 @@ def hopper_moe(
         x: [M, K] fp16 or bf16, contiguous.
         w13: of ``prepare``.
         w2: of ``prepare``.
+        topk_weights: [M, topk] fp32: only fetched into the L2 cache, for the sum after this.
         topk_ids: [M, topk] int32 or int64, contiguous.
         alignment: with groups of ``GROUP`` rows; None where a block sorts the pairs itself, up to ``MOST_PAIRS``.
         hidden: [M * topk, N], out, pair order.
@@ -140,7 +141,7 @@ def hopper_moe(
         "hopper_moe",
         multiprocessors(x.device),
         THREADS,
-        *(x, w13, w2, hidden, y, topk_ids, *(alignment or (topk_ids,) * 3), done),
+        *(x, w13, w2, hidden, y, topk_weights, topk_ids, *(alignment or (topk_ids,) * 3), done),
         *(numel, 2 * N, K, K, N, *phases),
         macros=(
             ("MBLK", shape.units),
@@ -151,7 +152,6 @@ def hopper_moe(
             ("E", E),
             ("MOST_PAIRS", own),
             ("HALF", int(half)),
-            ("HINT", HINT),
             ("SWIGLUOAI", int(activation == "swigluoai")),
             ("ALPHA", f"{ALPHA}f"),
             ("LIMIT", f"{LIMIT}f"),
