@@ -1,0 +1,138 @@
+"""Which experts backend took how long, as data: ``moe_lab/configs/<gpu>/measured,<file>.json``. Imports no torch.
+
+A file holds, for one (E, N, K, dtype, GPU), the medians of our backends at some M. A call takes the backend that was
+quickest at the M that is nearest by ratio. Folders in $MOE_LAB_CONFIGS are searched before the package's own.
+"""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from moe_lab import configs
+from moe_lab.errors import UserError
+from moe_lab.problem import MoEProblem
+
+FORMAT = "moe_lab measured 1"
+SIZES = ("E", "N", "K", "topk", "dtype")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A file of times.
+
+    Attributes:
+        gpu: the GPU's own name.
+        E: experts.
+        N: expert intermediate size.
+        K: hidden size.
+        topk: experts per token.
+        dtype: of weights and tokens.
+        us: M -> backend -> median microseconds of a layer call in a CUDA graph, cold L2, uniform routing.
+        origin: the run.
+        date: of the measurement.
+        versions: of what shaped the result.
+    """
+
+    gpu: str
+    E: int
+    N: int
+    K: int
+    topk: int
+    dtype: str
+    us: Mapping[int, Mapping[str, float]]
+    origin: str = ""
+    date: str | None = None
+    versions: Mapping[str, Any] | None = None
+
+    @property
+    def file_name(self) -> str:
+        """What the file is called."""
+        return _file_name(self.E, self.N, self.K, self.dtype)
+
+    def quickest(self, M: int, topk: int, backends: Collection[str]) -> str | None:
+        """Return the backend, of those given, that was quickest at the nearest M; None where none was measured."""
+        rows = max(1, M * topk)
+        known = {m: {b: us for b, us in times.items() if b in backends} for m, times in self.us.items()}
+        known = {m: times for m, times in known.items() if times}
+        if not known:
+            return None
+        nearest = min(known, key=lambda m: (max(m * self.topk / rows, rows / (m * self.topk)), -m))
+        return min(known[nearest], key=known[nearest].__getitem__)
+
+
+def _file_name(E: int, N: int, K: int, dtype: str) -> str:
+    return f"measured,E={E},N={N},K={K},dtype={dtype}.json"
+
+
+def find(problem: MoEProblem, gpu: str | None) -> Measured | None:
+    """Return the times for sizes, dtype and GPU, if there are any; see ``configs.find``."""
+    if gpu is None or problem.quant is not None:
+        return None
+    return _find(configs.folders(), problem.E, problem.N, problem.K, problem.dtype, gpu)
+
+
+@cache
+def _find(places: tuple[Path, ...], E: int, N: int, K: int, dtype: str, gpu: str) -> Measured | None:
+    name = _file_name(E, N, K, dtype)
+    found = (read(path) for place in places for path in sorted(place.glob(f"*/{name}")))
+    return next((measured for measured in found if measured.gpu == gpu), None)
+
+
+def read(path: Path) -> Measured:
+    """Read a file of times.
+
+    Raises:
+        UserError: it is no such file.
+    """
+    try:
+        known = json.loads(path.read_text())
+        if known["format"] != FORMAT:
+            raise ValueError(f"its format is '{known['format']}', not '{FORMAT}'")
+        us = {int(M): {str(b): float(t) for b, t in times.items()} for M, times in known["us"].items()}
+        more = {key: known.get(key) for key in ("date", "versions")}
+        sizes = {key: known["problem"][key] for key in SIZES}
+        return Measured(known["gpu"], **sizes, us=us, origin=known.get("origin", ""), **more)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"'{path.name}' cannot be read as times of backends ({error}); make it with moe-lab configs import RUN."
+        ) from None
+
+
+def write(measured: Measured, folder: Path) -> Path:
+    """Write a file of times into a folder, under a temporary name first; return its path."""
+    known = asdict(measured)
+    sizes = {key: known.pop(key) for key in SIZES}
+    us = {str(M): times for M, times in sorted(known.pop("us").items())}
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / measured.file_name
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps({"format": FORMAT, **known, "problem": sizes, "us": us}, indent=1) + "\n")
+    partial.replace(path)
+    _find.cache_clear()
+    return path
+
+
+def of_run(rows: Any, manifest: Mapping[str, Any], backends: Collection[str]) -> list[Measured]:
+    """Return the times in a run of ``moe-lab bench experts``, one for each model and dtype.
+
+    Args:
+        rows: its rows, a DataFrame.
+        manifest: its ``run.json``: name, gpu, date, versions.
+        backends: those to keep.
+    """
+    kept = rows[rows["backend"].isin(backends) & (rows["part"] == "full") & (rows["mode"] == "graph")]
+    kept = kept[(kept["routing"] == "uniform") & kept["median_us"].notna() & (kept["correct"] == True)]  # noqa: E712
+    out = []
+    for sizes, own in kept.groupby(list(SIZES)):
+        us: dict[int, dict[str, float]] = {}
+        for row in own.itertuples():
+            us.setdefault(int(row.M), {})[str(row.backend)] = float(row.median_us)
+        named = dict(zip(SIZES, sizes, strict=True))
+        named |= {key: int(named[key]) for key in SIZES if key != "dtype"}
+        gpu = str((manifest.get("gpu") or {}).get("name") or "unknown")
+        more = {"origin": str(manifest["name"]), "date": manifest.get("date"), "versions": manifest.get("versions")}
+        out.append(Measured(gpu, **named, us=us, **more))
+    return out
