@@ -10,7 +10,11 @@ from pathlib import Path
 
 from moe_lab.capture import ncu, nsys, rocprof_compute, rocprofv3
 from moe_lab.capture._facts import driver_version
-from moe_lab.capture._tools import Tool, find_tool, output, probe
+from moe_lab.capture._ncu_chips import knows_gpu
+from moe_lab.capture._ncu_log import NEWER
+from moe_lab.capture._tools import Tool, find_tool, output
+
+PARAMS = Path("/proc/driver/nvidia/params")  # of the loaded NVIDIA driver
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ def examine() -> list[Check]:
         ),
         _package("nvtx", "captures have no ranges, so no stage can be told from another", "pip install 'moe-lab[gpu]'"),
         _nsys(),
-        _tool("ncu", "no kernel counters on NVIDIA", ncu.HOW_TO_GET, ncu.INSTALL_PATTERNS),
+        _ncu(),
         _package("ncu-report", "a .ncu-rep can only be read where ncu is installed", "pip install 'moe-lab[ncu]'"),
         _amd(
             "rocprof-compute",
@@ -97,11 +101,6 @@ def _package(name: str, costs: str, remedy: str) -> Check:
         return Check(name, None, costs, remedy)
 
 
-def _tool(name: str, costs: str, remedy: str, patterns: tuple[str, ...]) -> Check:
-    path = find_tool(name, patterns)
-    return _check(name, (probe(path).version or "version unknown") if path else None, costs, remedy)
-
-
 def _amd(name: str, tool: Tool | str, costs: str, remedy: str) -> Check:
     return _check(name, None if isinstance(tool, str) else tool.version or "version unknown", costs, remedy)
 
@@ -121,6 +120,18 @@ def _nsys() -> Check:
     return Check("nsys", tool.version or "version unknown")
 
 
+def _ncu() -> Check:
+    """Say which ncu there is, and whether it knows the GPU."""
+    tool = ncu.available()
+    costs = "no kernel counters on NVIDIA"
+    if isinstance(tool, str):
+        return Check("ncu", None, costs, ncu.HOW_TO_GET)
+    version, known = tool.version or "version unknown", knows_gpu(tool)
+    if known is False:
+        return Check("ncu", None, f"{costs} (version {version} is too old for this GPU)", NEWER)
+    return Check("ncu", f"{version}, knows this GPU" if known else version)
+
+
 def _has_libdw() -> bool:
     """Return whether the loader finds libdw, without which the bundled nsys writes no report."""
     try:
@@ -133,12 +144,11 @@ def _has_libdw() -> bool:
 def _counters() -> Check:
     """Say whether the driver lets this user read hardware counters (AMD asks for no more than /dev/kfd)."""
     name = "hardware counters"
-    params = Path("/proc/driver/nvidia/params")
-    if not params.exists():
+    if not PARAMS.exists():
         usable = os.access("/dev/kfd", os.R_OK | os.W_OK)
         costs, remedy = "ncu and rocprof-compute cannot count", "needs a GPU and its driver"
         return Check(name, "permitted (/dev/kfd is open to you)") if usable else Check(name, None, costs, remedy)
-    restricted = re.search(r"RmProfilingAdminOnly:\s*1", params.read_text())
+    restricted = re.search(r"RmProfilingAdminOnly:\s*1", PARAMS.read_text())
     if not restricted:
         return Check(name, "permitted for every user")
     if _has_sys_admin():

@@ -45,6 +45,9 @@ def add(commands: Any) -> None:
         "--backend", nargs="+", default=["fused_moe"], help=f"of: {', '.join(plugins.names('experts'))}"
     )
     experts.add_argument("--tiles", nargs="+", default=[AUTO], metavar="TILES", help=TILES)
+    experts.add_argument(
+        "--split", action="store_true", help="w13 and w2 as launches of their own, where one does both"
+    )
     experts.add_argument("--dtype", default="bf16", help=f"of: {', '.join(DTYPES)}")
     experts.add_argument("--routing", default="uniform", help=SPECS)
     experts.add_argument("--iterations", type=int, default=1, help="calls of each backend, M and tiles")
@@ -113,7 +116,7 @@ def _check(options: argparse.Namespace) -> None:
         raise UserError(f"The experts run in one of {', '.join(DTYPES)}; got '{options.dtype}'.")
     parse_spec(options.routing)
     for backend, chosen in product(options.backend, options.tiles):
-        if chosen != AUTO and not plugins.info("experts", backend).get("tile"):
+        if AUTO not in (chosen, *options.tiles) and not plugins.info("experts", backend).get("tile"):
             raise UserError(f"The experts backend '{backend}' has no choice of tiles; leave --tiles out.")
 
 
@@ -125,7 +128,8 @@ def _calls(options: argparse.Namespace) -> list[Call]:
     for backend in options.backend:
         plugin = plugins.load("experts", backend)
         w13, w2 = getattr(plugin, "prepare", lambda *both: both)(*weights)
-        for M, chosen in product(options.m, options.tiles):
+        info = plugins.info("experts", backend)
+        for M, chosen in product(options.m, options.tiles if info.get("tile") else [AUTO]):
             problem = MoEProblem.preset(options.model, M, options.dtype)
             calls.append(_call(plugin, backend, problem, chosen, (w13, w2), options, device))
     return calls
@@ -155,7 +159,9 @@ def _call(
     generator = torch.Generator(device).manual_seed(options.seed + 1)
     x = torch.empty((problem.M, problem.K), dtype=DTYPES[options.dtype], device=device).normal_(generator=generator)
     tile = None if chosen == AUTO else parse_tile(chosen, problem)
-    more = {} if tile is None else {"tile": tile}
+    more: dict[str, Any] = {} if tile is None else {"tile": tile}
+    if options.split and plugins.info("experts", backend).get("split"):
+        more["split"] = True
     named = {} if tile is None else {"tiles": chosen}
     root = ranges.root_name(model=options.model, phase="experts", M=problem.M, backend=backend, **named)
 

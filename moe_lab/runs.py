@@ -98,7 +98,7 @@ def load(name_or_path: str | Path, *, root: Path | None = None) -> Run:
         return same[0]
     some = ", ".join(str(r.manifest["name"]) for r in same or runs) or "none"
     raise UserError(
-        f"There is no run or report '{_shown(name_or_path)}'; give a report file or one of the runs: {some}."
+        f"There is no run or report '{shown(name_or_path)}'; give a report file or one of the runs: {some}."
     )
 
 
@@ -244,5 +244,6 @@ def _read(folder: Path) -> Run:
     return Run(folder, manifest)
 
 
-def _shown(name: str | Path) -> str:
+def shown(name: str | Path) -> str:
+    """Return what a sentence may call a run, report or folder: of an absolute path only its last part."""
     return Path(name).name if Path(name).is_absolute() else str(name)

@@ -349,3 +349,8 @@ def test_counters_table_gives_amd_launches_the_columns_that_both_vendors_have(tm
     assert row["registers_per_thread"] > 0
     assert pd.isna(row["dram_read_bytes"])
     assert counters_table(launches).attrs["notes"][0].startswith("Counters of an AMD GPU")
+    # LIGHT reads 80 and writes 10 + 10, HEAVY reads 0 and writes 90 + 90: of 128 and of 64 bytes, the mean of both
+    chosen = counters_table(launches, ["l2_sm_bytes"])["l2_sm_bytes"]
+    assert chosen.tolist() == [(80 * 128 + 20 * 64 + 180 * 64) / 2]
+    with pytest.raises(UserError, match="knows no counter hits"):
+        counters_table(launches, ["hits"])

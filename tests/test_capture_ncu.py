@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from ncu_builder import ROOT, raw, stack
 
-from moe_lab import cli
-from moe_lab.capture import _ncu_log, ncu
+from moe_lab import cli, doctor
+from moe_lab.capture import _ncu_chips, _ncu_log, ncu
 from moe_lab.errors import UserError
 from moe_lab.metrics import of_set
 
@@ -114,6 +114,8 @@ import json, os, pathlib, sys
 argv = sys.argv[1:]
 if argv == ["--version"]:
     print("NVIDIA (R) Nsight Compute Command Line Profiler\\nCopyright (c) 2018-2025 NVIDIA\\nVersion 2025.3.1.0 (b 1)")
+elif argv == ["--list-chips"]:
+    print(pathlib.Path(os.environ["CHIPS_FILE"]).read_text())
 elif argv == ["--query-metrics"]:
     print("Device NVIDIA H200 (GH100)\\n---- ----")
     print("gpu__time_duration  Counter  ns  time\\nsm__throughput  Throughput  %")
@@ -171,7 +173,7 @@ def test_filter_that_matches_nothing_lists_the_ranges_that_exist(
     monkeypatch.setenv("MATCHES", "0")
     (stand_in / "log").write_text("==WARNING== No kernels were profiled.\n")
     with pytest.raises(
-        UserError, match=r"No kernel matched moe_lab@w3/\. Ranges that exist: .*moe_lab@w13/.*fused_moe"
+        UserError, match=r"No kernel matched moe_lab@w3/; ranges that exist: .*moe_lab@w13/; kernels: fused_moe\."
     ):
         ncu.capture([sys.executable, "-c", ""], "x", options=ncu.Options(ranges=("moe_lab@w3/",)), root=stand_in / "p")
     assert not (stand_in / "p").exists()
@@ -187,6 +189,110 @@ def test_command_line_captures_and_shows_counters(stand_in: Path, capsys: pytest
     said = capsys.readouterr().out
     assert "sm_throughput_pct" in said
     assert "fused_moe" in said
+
+
+@pytest.mark.parametrize(
+    ("log", "sentence"),
+    [
+        (
+            "==ERROR== ERR_NVGPUCTRPERM - The user does not have permission to access NVIDIA GPU Performance Counters",
+            r"The driver does not let this user read .* \(ERR_NVGPUCTRPERM\).*NVreg_RestrictProfilingToAdminUsers=0",
+        ),
+        (
+            "==ERROR== Profiling is not supported on device 0. To find out supported GPUs refer --list-chips option.",
+            r"Nsight Compute 2025\.3\.1 does not know this GPU; install a newer one",
+        ),
+        (
+            "==WARNING== No kernels were profiled.",
+            r"No kernel matched moe_lab@w3/; ranges that exist: .*moe_lab@w13/; kernels: fused_moe",
+        ),
+    ],
+    ids=["no-permission", "too-old", "nothing-matched"],
+)
+def test_capture_that_cannot_count_is_one_sentence_and_exit_code_2(
+    log: str, sentence: str, stand_in: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MATCHES", "0")
+    (stand_in / "log").write_text(f"{log}\n")
+    filters = ["--ranges", "moe_lab@w3/", "--profiles", str(stand_in / "p")]
+    assert cli.main(["capture", "ncu", "--name", "x", *filters, "--", sys.executable, "-c", ""]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    [line] = [part for part in re.split(r"[\r\n]", said.err) if part.startswith("moe-lab: ")]
+    assert re.search(sentence, line)
+    assert not (stand_in / "p").exists()
+
+
+@pytest.mark.parametrize(
+    ("metrics", "sentence"),
+    [
+        ("dram_read_bytes", "made without dram_read_bytes; measure again with `moe-lab capture ncu --set roofline`"),
+        ("l2_hit_pct,ipc", "made without l2_hit_pct, ipc; measure again with `moe-lab capture ncu --set full`"),
+    ],
+)
+def test_counters_that_were_not_measured_name_the_set_with_exit_code_2(
+    metrics: str, sentence: str, stand_in: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["counters", str(stand_in / "page"), "--metrics", metrics]) == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err.count("\n")) == ("", 1)
+    assert sentence in said.err
+
+
+CHIPS = "Supported chips: \n  tu102, tu104, ga100, ga102, ad102{more}"
+
+
+@pytest.mark.parametrize(
+    ("capability", "listed", "found", "remedy"),
+    [
+        ("9.0", CHIPS.format(more=", gh100"), "2025.3.1, knows this GPU", ""),
+        ("8.6", CHIPS.format(more=""), "2025.3.1, knows this GPU", ""),
+        ("9.0", CHIPS.format(more=""), None, "install a newer one"),
+        ("99.0", CHIPS.format(more=""), "2025.3.1", ""),
+        (None, CHIPS.format(more=""), "2025.3.1", ""),
+        ("9.0", "", "2025.3.1", ""),
+    ],
+    ids=["listed", "family", "too-old", "unknown-gpu", "no-driver", "no-list"],
+)
+def test_doctor_holds_ncu_against_the_gpu(
+    capability: str | None,
+    listed: str,
+    found: str | None,
+    remedy: str,
+    stand_in: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (stand_in / "chips").write_text(listed)
+    monkeypatch.setenv("CHIPS_FILE", str(stand_in / "chips"))
+    monkeypatch.setattr(_ncu_chips, "compute_capability", lambda: capability)
+    check = next(c for c in doctor.examine() if c.name == "ncu")
+    assert check.found == found
+    assert remedy in check.remedy
+    assert bool(check.costs) == (found is None)
+    if found is None:
+        assert "version 2025.3.1 is too old for this GPU" in check.costs
+
+
+@pytest.mark.parametrize(
+    ("params", "administrator", "found"),
+    [
+        ("RmProfilingAdminOnly: 0\n", False, "permitted for every user"),
+        ("RmProfilingAdminOnly: 1\n", True, "permitted (restricted to administrators, and this process is one)"),
+        ("RmProfilingAdminOnly: 1\n", False, None),
+    ],
+    ids=["everyone", "administrator", "refused"],
+)
+def test_doctor_says_whether_counters_may_be_read(
+    params: str, administrator: bool, found: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "params").write_text(params)
+    monkeypatch.setattr(doctor, "PARAMS", tmp_path / "params")
+    monkeypatch.setattr(doctor, "_has_sys_admin", lambda: administrator)
+    check = next(c for c in doctor.examine() if c.name == "hardware counters")
+    assert check.found == found
+    if found is None:
+        assert "ERR_NVGPUCTRPERM" in check.costs
+        assert "NVreg_RestrictProfilingToAdminUsers=0" in check.remedy
 
 
 def test_missing_ncu_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

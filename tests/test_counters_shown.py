@@ -7,24 +7,16 @@ import pytest
 from gemm_rows import GPU, reference, row, table
 
 from moe_lab import published
-from moe_lab.analysis import gemms, join, limits, roofline, tiles, traffic
-from moe_lab.analysis.gemms import Captures
+from moe_lab.analysis import captures, gpus, join, limits, roofline, traffic
+from moe_lab.analysis.captures import Captures
 from moe_lab.counters import findings, plots, tables
 
 L2 = GPU["l2_cache_bytes"]
 
 
 def said(rows, **more):
-    captures = Captures({}, rows, GPU, **more)
-    roofs = roofline.roofs(rows, GPU, [])
-    found = findings.all_of(
-        captures,
-        limits.limits(rows, roofline.peak(roofs, "dram")),
-        traffic.traffic(rows, L2),
-        traffic.other_tiles(rows, L2),
-        roofline.ceilings(rows, roofs, L2),
-        tiles.switches(rows),
-    )
+    given = Captures({}, rows.assign(gpu="H200"), {"H200": GPU}, **more)
+    found = findings.all_of(given, gpus.each(given, []))
     return [s.replace("\u00a0", " ") for s in found if s]
 
 
@@ -97,8 +89,7 @@ def test_findings_without_counters_say_what_to_measure():
     columns = ("sm_throughput_pct", "mem_throughput_pct")
     assert said(table(row("tuned 16", **dict.fromkeys(columns))))[0].endswith("measure them with --set full.")
     nothing = Captures({}, pd.DataFrame(), {}, missing=["There is no run 'x'."])
-    empty = pd.DataFrame()
-    assert findings.all_of(nothing, empty, empty, empty, empty, empty) == ["There is no run 'x'."]
+    assert findings.all_of(nothing, []) == ["There is no run 'x'."]
 
 
 def test_published_counters_are_set_apart_and_only_beside_the_same_m():
@@ -149,7 +140,7 @@ def test_figures_hold_every_point_that_is_known():
 def committed():
     """The captures that the notebook reads: our kernel with its own and with untuned tiles, and a timeline."""
     names = ["h200/experts_counters_auto", "h200/experts_counters_untuned"]
-    return join.load(gemms.load(names), "h200/experts_timeline")
+    return join.load(captures.load(names), "h200/experts_timeline")
 
 
 def test_committed_captures_meet_the_reference_of_the_same_tiles(committed):
@@ -182,7 +173,7 @@ def test_committed_timeline_agrees_with_the_times_under_ncu(committed):
 
 
 def test_traffic_model_meets_the_committed_counters(committed):
-    moved = traffic.traffic(committed.table, committed.gpu["l2_cache_bytes"])
+    moved = traffic.traffic(committed.table, committed.gpus["H200"]["l2_cache_bytes"])
     assert moved["dram_error_pct"].abs().max() < 10
     assert moved["model_error_pct"].between(0, 20).all()
     small = moved[moved["tile"] == "64x64x32"]

@@ -166,7 +166,14 @@ def test_backend_replays_in_a_cuda_graph_with_other_tokens_and_routing(name, dev
         pytest.skip("not installed here")
     backend = plugins.load("experts", name)
     prepare = getattr(backend, "prepare", lambda *weights: weights)
-    static = [t.clone() for t in (tensors[0], *prepare(*tensors[1:3]), *tensors[3:])]
+
+    def arguments(own):
+        return [own[0], *prepare(*own[1:3]), *own[3:]]
+
+    def leaves(own):  # `auto` prepares weights by backend
+        return torch.utils._pytree.tree_leaves(arguments(own))
+
+    static = torch.utils._pytree.tree_map(lambda t: t if t is None else t.clone(), arguments(tensors))
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         backend.experts(*static, problem=problem, mark=SILENT)
@@ -180,10 +187,55 @@ def test_backend_replays_in_a_cuda_graph_with_other_tokens_and_routing(name, dev
     with torch.cuda.graph(graph):
         y = backend.experts(*static, problem=problem, mark=SILENT)
     for inputs in (others, tensors):
-        for target, source in zip(static, (inputs[0], *prepare(*inputs[1:3]), *inputs[3:]), strict=True):
-            target.copy_(source)
+        for target, source in zip(torch.utils._pytree.tree_leaves(static), leaves(inputs), strict=True):
+            if target is not None:
+                target.copy_(source)
         graph.replay()
         assert_close(y, problem, inputs)
+
+
+# M, K, N, E, topk, routing, activation, options of hopper.experts and why.
+HOPPER = [
+    (1, 64, 64, 4, 2, "uniform", "silu", {}, "one step of K, half a unit of w2"),
+    (8, 2048, 768, 128, 8, "uniform", "silu", {}, "at most eight rows an expert; fewer tiles than blocks"),
+    (33, 256, 192, 8, 2, "uniform", "swigluoai", {}, "units of w13 that are odd in number"),
+    (300, 192, 128, 8, 4, "hot", "silu", {"shape": (2, 32, 8, 5)}, "sorted by each block, experts of several tiles"),
+    (2000, 192, 128, 8, 4, "hot", "silu", {"shape": (2, 32, 8, 5)}, "the same with the most pairs that a block sorts"),
+    (700, 320, 320, 4, 2, "zipf:1.0", "silu", {"own_sort": False}, "pairs that align sorted"),
+    (700, 320, 320, 4, 2, "zipf:1.0", "silu", {"own_sort": False, "split": True}, "two launches"),
+    (3000, 256, 128, 16, 4, "uniform", "silu", {}, "more pairs than a block sorts"),
+    (16, 64, 64, 384, 8, "uniform", "silu", {}, "most experts empty; more of them than threads of a warp by twelve"),
+]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+@pytest.mark.parametrize("case", HOPPER, ids=[case[-1] for case in HOPPER])
+def test_hopper_matches_the_oracle_launch_after_launch(case, dtype, device, poison):
+    from moe_lab.experts import hopper
+
+    *sizes, activation, options, _ = case
+    if torch.cuda.get_device_capability()[0] != 9:
+        pytest.skip("needs compute capability 9.0")
+    problem, tensors = make((*sizes, ""), dtype, device, activation)
+    options = {key: hopper.Shape(*value) if key == "shape" else value for key, value in options.items()}
+    weights = hopper.prepare(*tensors[1:3])
+    for _ in range(3):  # each launch must leave the flags as the next one needs them
+        y = hopper.experts(tensors[0], *weights, *tensors[3:], problem=problem, mark=SILENT, **options)
+        assert_close(y, problem, tensors)
+
+
+@pytest.mark.parametrize("name", ["hopper", "auto"])
+def test_weights_are_prepared_by_a_permutation(name, device):
+    """Every weight is somewhere in what the kernel reads, once: 64 is one step of K, 192 a unit and a half of w2."""
+    _, tensors = make((1, 192, 64, 2, 1, "uniform", ""), "fp16", device)
+    prepared = plugins.load("experts", name).prepare(*tensors[1:3])
+    for before, after in zip(
+        tensors[1:3], prepared if name == "hopper" else next(iter(prepared[0].values())), strict=True
+    ):
+        kept = after.flatten().sort().values
+        zeros = torch.zeros(after.numel() - before.numel(), dtype=before.dtype, device=device)
+        assert torch.equal(kept, torch.cat([before.flatten(), zeros]).sort().values)
 
 
 @pytest.mark.gpu

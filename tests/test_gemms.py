@@ -6,11 +6,9 @@ import pandas as pd
 import pytest
 from ncu_builder import raw, stack
 
-from moe_lab import runs
-from moe_lab.analysis import gemms, join
+from moe_lab.analysis import captures, gemms, join
 from moe_lab.analysis.limits import limits
 from moe_lab.analysis.traffic import traffic
-from moe_lab.errors import UserError
 from moe_lab.parse import parse_report
 
 TIME, SMS = "gpu__time_duration.sum", "launch__sm_count"
@@ -26,13 +24,13 @@ def profiles(tmp_path, monkeypatch):
 def test_run_gives_a_row_a_backend_m_and_gemm_with_problem_tiles_and_counters(profiles):
     run = counters_run.make(profiles)
     assert sum(p.stat().st_size for p in run.path.iterdir()) < 100_000
-    found = gemms.load(["h200/experts_counters_fused_moe"])
+    found = captures.load(["h200/experts_counters_fused_moe"])
     table = found.table
     assert table[["series", "M", "stage"]].to_numpy().tolist() == [
         [gemm_rows.row(p)["series"], gemm_rows.row(p)["M"], s] for p in gemm_rows.POINTS for s in ("w13", "w2")
     ]
-    assert found.gpu["l2_cache_bytes"] == gemm_rows.GPU["l2_cache_bytes"]
-    assert found.gpu["memory_bandwidth_bytes_per_s"] == gemm_rows.GPU["memory_bandwidth_bytes_per_s"]
+    assert found.gpus["H200"]["l2_cache_bytes"] == gemm_rows.GPU["l2_cache_bytes"]
+    assert found.gpus["H200"]["memory_bandwidth_bytes_per_s"] == gemm_rows.GPU["memory_bandwidth_bytes_per_s"]
     w13 = table[(table["series"] == "fused_moe untuned") & (table["M"] == 8192)].iloc[0]
     assert (w13["gemm_n"], w13["gemm_k"], w13["experts_hit"], w13["element_bytes"]) == (1536, 2048, 128, 2)
     assert (w13["duration_us"], w13["sm_throughput_pct"], w13["dram_read_bytes"]) == (1503, 33, 1.045e9)
@@ -50,31 +48,22 @@ def test_run_gives_a_row_a_backend_m_and_gemm_with_problem_tiles_and_counters(pr
 def test_load_keeps_the_backends_and_m_that_are_asked_for(profiles):
     counters_run.make(profiles)
     name = "h200/experts_counters_fused_moe"
-    table = gemms.load([name], ["fused_moe", "vllm_triton"], [16]).table
+    table = captures.load([name], ["fused_moe", "vllm_triton"], [16]).table
     assert set(table["backend"]) == {"fused_moe", "vllm_triton"}
     assert set(table["M"]) == {16}
-    none = gemms.load([name], ["nope"])
+    none = captures.load([name], ["nope"])
     assert none.table.empty
     assert none.notes == [f"{name}: no range w13 or w2 of such a backend and M lies in them."]
 
 
 def test_run_that_is_not_there_becomes_a_sentence(profiles):
-    found = gemms.load(["h200/experts_counters_peers"])
+    found = captures.load(["h200/experts_counters_peers"])
     assert found.table.empty
     assert found.missing[0].startswith(
         "There is no run 'h200/experts_counters_peers', so it has no counters here; `moe"
     )
     assert limits(found.table).empty
     assert gemms.some(found.table) == gemms.of_stage(found.table, "w13") == []
-
-
-def test_runs_of_two_gpus_are_refused(profiles):
-    counters_run.make(profiles)
-    run = runs.load("h200/experts_counters_fused_moe")
-    text = run.report.read_text().replace("NVIDIA H200", "NVIDIA L40")
-    (profiles / "l40.csv").write_text(text)
-    with pytest.raises(UserError, match="is of NVIDIA L40, not of NVIDIA H200"):
-        gemms.load(["h200/experts_counters_fused_moe", str(profiles / "l40.csv")])
 
 
 def page(tmp_path, kernels, name="page.csv"):
@@ -167,8 +156,8 @@ def test_join_says_which_kernels_the_timeline_lacks(tmp_path):
 
 def test_join_without_its_run_says_so_and_keeps_ncus_times(profiles):
     counters_run.make(profiles)
-    captures = gemms.load(["h200/experts_counters_fused_moe"])
-    assert join.load(captures, "") is captures
-    found = join.load(captures, "h200/nowhere")
-    assert found.missing == ["There is no run 'h200/nowhere', so times are those of Nsight Compute."]
-    assert "timeline_us" not in found.table
+    found = captures.load(["h200/experts_counters_fused_moe"])
+    assert join.load(found, "") is found
+    missing = join.load(found, "h200/nowhere")
+    assert missing.missing == ["There is no run 'h200/nowhere', so times are those of Nsight Compute."]
+    assert "timeline_us" not in missing.table

@@ -8,7 +8,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from moe_lab import report
 from moe_lab.errors import UserError
-from moe_lab.report import thumbnail
+from moe_lab.report import places, thumbnail
 from moe_lab.report.grid import read as read_grid
 
 PARAMETERS = 'M = 16  # tokens\nbackend = "fused_moe"  # experts backend\nscale = 1.0  # of the axis'
@@ -181,6 +181,49 @@ def test_build_refuses_a_notebook_that_is_none(tmp_path: Path) -> None:
         build(broken, tmp_path / "out")
     with pytest.raises(UserError, match="'99_none' is no notebook; choose one of: "):
         report.build(["99_none"], out=tmp_path / "out", parameters={}, grid=None, show_code=False)
+
+
+def test_build_names_of_a_given_folder_only_the_last_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GIVEN folders outside and inside the project as parameters, and a notebook that prints and displays them
+    THEN neither footer, code, outputs, label, file name nor the index holds a path of this machine.
+    """
+    away, inside = tmp_path / "some data" / "MI300X_A1", tmp_path / "project" / "profiles" / "mi300x" / "moe"
+    inside.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "project")
+    cells = (
+        HEADLINE,
+        "print(backend)",
+        "from IPython.display import HTML\nHTML(f'<p>{backend}</p>')",
+        "from moe_lab.errors import UserError\nraise UserError(f'{backend} cannot be read.')",
+    )
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(json.dumps([{"backend": f"{away},{inside}"}, {"backend": f"python {away}/run.py --out={inside}"}]))
+    done = build(notebook(tmp_path, *cells), tmp_path / "out", grid=grid)
+    first, second = (re.sub(r"<script>.*?</script>", "", p.html.read_text(), flags=re.S) for p in done.pages)
+    assert "backend = MI300X_A1,profiles/mi300x/moe</code>" in first
+    assert "MI300X_A1,profiles/mi300x/moe cannot be read." in first
+    assert done.pages[0].failed == "MI300X_A1,profiles/mi300x/moe cannot be read."
+    assert done.pages[0].html.name == "01_tiny--backend-MI300X_A1_profiles_mi300x_moe.html"
+    assert "--out=profiles/mi300x/moe" in second
+    for text in (first, second, done.index.read_text(), *(p.html.name for p in done.pages)):
+        assert str(tmp_path) not in text
+        assert tmp_path.name not in text
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("/data/rocprof/MI200/", "MI200"),
+        (["/a/b", "h200/run", 3, None], ["b", "h200/run", 3, None]),
+        ("~/runs/moe", "moe"),
+        (r"(^|[./])layers\.0$", r"(^|[./])layers\.0$"),
+        ("python -m moe_lab.workload --out=/data/x a/b", "python -m moe_lab.workload --out=x a/b"),
+        (16, 16),
+        ("", ""),
+    ],
+)
+def test_places_of_a_parameter_are_cut_and_all_else_stays(given: object, shown: object) -> None:
+    assert places.value(given) == shown
 
 
 def test_build_ignores_a_python3_kernel_that_the_user_has_elsewhere(

@@ -69,6 +69,11 @@ def gpu_name() -> str | None:
     return _query("name")
 
 
+def compute_capability() -> str | None:
+    """Return the compute capability of the first NVIDIA GPU, such as ``9.0``, or None where the driver does not say."""
+    return _query("compute_cap")
+
+
 def _query(field: str) -> str | None:
     smi = find_tool("nvidia-smi")
     text = output([str(smi), f"--query-gpu={field}", "--format=csv,noheader,nounits"]) if smi else None

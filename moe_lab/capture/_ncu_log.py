@@ -15,6 +15,7 @@ NO_PERMISSION = (
     "nvidia NVreg_RestrictProfilingToAdminUsers=0' in /etc/modprobe.d, then reload the nvidia module or restart), or "
     "start the process with CAP_SYS_ADMIN (a container with --cap-add SYS_ADMIN)."
 )
+NEWER = "install a newer one (package nsight-compute of NVIDIA's CUDA repository) or put it on PATH first"
 _POLL_S = 0.3
 
 
@@ -82,10 +83,7 @@ def explain(text: str, code: int, version: str | None) -> str | None:
     if "ERR_NVGPUCTRPERM" in text:
         return NO_PERMISSION
     if re.search(r"not supported on (?:this )?device|[Uu]nsupported GPU|UnsupportedGpu", text):
-        return (
-            f"Nsight Compute {version or ''} does not know this GPU; install a newer one (package nsight-compute of "
-            "NVIDIA's CUDA repository) or put it on PATH first."
-        ).replace("  ", " ")
+        return (f"Nsight Compute {version or ''} does not know this GPU; {NEWER}.").replace("  ", " ")
     if "resource" in text and "unavailable" in text.lower():
         return "Another process is reading this GPU's counters (ncu, DCGM or nsys); stop it and measure again."
     errors = [line.partition("==ERROR==")[2].strip() for line in text.splitlines() if "==ERROR==" in line]

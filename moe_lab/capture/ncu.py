@@ -30,6 +30,7 @@ INSTALL_PATTERNS = (
 )
 HOW_TO_GET = "install Nsight Compute (package nsight-compute of NVIDIA's CUDA repository) or put ncu on PATH"
 _ALWAYS = ("launch__", "device__", "sm__maximum_warps")  # facts of the launch, which ncu does not list as counters
+_MOST = 20  # ranges and kernels named in a message
 _PROBE_LAUNCHES = 1000  # kernels looked at to list the ranges that exist
 
 
@@ -235,7 +236,5 @@ def _nothing(ncu: Tool, out: Path, workload: Sequence[str], options: Options) ->
         f"{d}@{n}/" if d else f"{n}/" for d, n in seen.ranges[["domain", "name"]].drop_duplicates().fillna("").values
     ]
     kernels = seen.table["name"].drop_duplicates().tolist()
-    return (
-        f"No kernel matched {filters}. Ranges that exist: {', '.join(ranges[:20]) or 'none'}. "
-        f"Kernels: {', '.join(kernels[:20])}."
-    )
+    there = f"ranges that exist: {', '.join(ranges[:_MOST]) or 'none'}; kernels: {', '.join(kernels[:_MOST])}"
+    return f"No kernel matched {filters}; {there}."

@@ -92,9 +92,9 @@ def read(path: Path) -> Measured:
         if known["format"] != FORMAT:
             raise ValueError(f"its format is '{known['format']}', not '{FORMAT}'")
         us = {int(M): {str(b): float(t) for b, t in times.items()} for M, times in known["us"].items()}
-        more = {key: known.get(key) for key in ("date", "versions")}
         sizes = {key: known["problem"][key] for key in SIZES}
-        return Measured(known["gpu"], **sizes, us=us, origin=known.get("origin", ""), **more)
+        named = known.get("origin", ""), known.get("date"), known.get("versions")
+        return Measured(known["gpu"], **sizes, us=us, origin=named[0], date=named[1], versions=named[2])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"'{path.name}' cannot be read as times of backends ({error}); make it with moe-lab configs import RUN."
@@ -130,9 +130,9 @@ def of_run(rows: Any, manifest: Mapping[str, Any], backends: Collection[str]) ->
         us: dict[int, dict[str, float]] = {}
         for row in own.itertuples():
             us.setdefault(int(row.M), {})[str(row.backend)] = float(row.median_us)
-        named = dict(zip(SIZES, sizes, strict=True))
+        named: dict[str, Any] = dict(zip(SIZES, sizes, strict=True))
         named |= {key: int(named[key]) for key in SIZES if key != "dtype"}
         gpu = str((manifest.get("gpu") or {}).get("name") or "unknown")
-        more = {"origin": str(manifest["name"]), "date": manifest.get("date"), "versions": manifest.get("versions")}
-        out.append(Measured(gpu, **named, us=us, **more))
+        named |= {"origin": str(manifest["name"]), "date": manifest.get("date"), "versions": manifest.get("versions")}
+        out.append(Measured(gpu, us=us, **named))
     return out

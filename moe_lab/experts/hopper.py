@@ -25,6 +25,7 @@ INFO = {
     "quant": [],
     "activations": ["silu", "swigluoai"],
     "multiple_of": 64,
+    "split": True,
     "cuda_graph": True,
     "source": "moe_lab",
 }

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from moe_lab.report import places
 from moe_lab.report.model import Executed, Job
 from moe_lab.report.notebooks import read
 
@@ -46,9 +47,8 @@ def execute(job: Job, progress: str) -> Executed:
     notebook.cells = [c for c in notebook.cells if "papermill-error-cell-tag" not in c.metadata.get("tags", [])]
     if failed:
         notebook.cells = _until_error(notebook.cells)
-    for cell in notebook.cells:
-        _hide_places(cell.get("outputs", []))
-    return Executed(notebook, failed and _without_places(failed))
+    places.hide(notebook, job.parameters)
+    return Executed(notebook, failed and places.message(failed, job.parameters))
 
 
 def _until_error(cells: list[Any]) -> list[Any]:
@@ -87,21 +87,3 @@ def _environment(folder: Path) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-def _hide_places(outputs: list[Any]) -> None:
-    """Shorten the folders of this machine in tracebacks and printed text: no page says where it was made."""
-    for output in outputs:
-        if output.output_type == "error":
-            output.traceback = [_without_places(line) for line in output.traceback]
-            output.evalue = _without_places(output.evalue)
-        elif output.output_type == "stream":
-            output.text = _without_places(output.text)
-
-
-def _without_places(text: str) -> str:
-    places = {str(Path.cwd()): ".", sys.prefix: "<python>", str(Path(__file__).parents[2]): ".", str(Path.home()): "~"}
-    for place in sorted(places, key=len, reverse=True):
-        if len(place) > 1:
-            text = text.replace(place, places[place])
-    return text

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from moe_lab.errors import UserError
+from moe_lab.report import places
 from moe_lab.report.model import Job, Parameter
 
 _SCALARS = (str, int, float, bool, type(None))
@@ -165,6 +166,7 @@ _KINDS = {str: "a text", int: "a whole number", float: "a number", bool: "true o
 
 
 def _shown(value: Any) -> str:
+    value = places.value(value)
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from moe_lab import __version__, mime
-from moe_lab.report import thumbnail
+from moe_lab.report import places, thumbnail
 from moe_lab.report.model import Executed, Job, Page
 
 _PLOTLY_PLACE = '<script id="plotly-js"></script>'
@@ -43,7 +43,11 @@ def write(done: Executed, job: Job, out: Path, *, show_code: bool, start: float)
         "failed": done.failed,
         "show_code": show_code,
     }
-    facts |= {"parameters": job.parameters, "seconds": time.monotonic() - start, "plotly": bool(figures)}
+    facts |= {
+        "parameters": {name: places.value(given) for name, given in job.parameters.items()},
+        "seconds": time.monotonic() - start,
+        "plotly": bool(figures),
+    }
     text = _convert(done.notebook, facts)
     problem = _problem(text, drawn)
     if problem:

@@ -195,7 +195,12 @@ def state(bench: Sweep, rows: pd.DataFrame) -> list[str]:
     """Say whether the cache was cold, and when the GPU ran slower than asked for."""
     out = []
     cold = bench.measured.get("l2") or {}
-    if cold and not cold["cold"]:
+    if cold and cold["ratio"] < 1:
+        out.append(
+            f"Not known: whether the L2 cache was cold. A read after the flush took {cold['ratio']} times a warm one, "
+            "which no cache explains: the check failed."
+        )
+    elif cold and not cold["cold"]:
         out.append(
             f"Caution: the L2 cache was not cold (a read after the flush took {cold['ratio']} times a warm one)."
         )
