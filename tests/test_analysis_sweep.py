@@ -139,9 +139,16 @@ def test_findings_give_the_stage_as_reason_else_the_padding(profiles: Path) -> N
     traced = [row(name, 1, us, kernels_us=split[name]) for name, us in (("ours", 50.0), ("a", 100.0))]
     text = " ".join(said(bench(profiles, traced))).replace("\u00a0", " ")
     assert "gains most in w13 with the activation (kernels of 12.0 µs there instead of 40.0 µs)" in text
-    padded = [row("ours", 1, 50.0, padding_waste_pct=100.0), row("a", 1, 99.0, padding_waste_pct=700.0)]
+    wastes = (("ours", 50.0, 100.0), ("a", 99.0, 700.0))
+    padded = [row(name, 1, us, padding_waste_pct=pct, bound_by="compute") for name, us, pct in wastes]
     text = " ".join(said(bench(profiles, padded))).replace("\u00a0", " ")
     assert "because it pads its rows by 100 % instead of 700 %" in text
+    padded = [row(name, 1, us, padding_waste_pct=pct, bound_by="memory") for name, us, pct in wastes]
+    assert "because" not in " ".join(said(bench(profiles, padded))), "padded rows cost no bytes"
+    few = [row("ours", 1, 50.0, kernels_us=[["w13+act+w2|k", 40.0], ["combine|c", 2.0]], bound_by="memory")]
+    many = [row("a", 1, 99.0, kernels_us=[[f"{stage}|k", 20.0] for stage in ("align", "w13", "w2")], bound_by="memory")]
+    text = " ".join(said(bench(profiles, few + many))).replace("\u00a0", " ")
+    assert "because it takes 2 kernels instead of 3" in text
     whole = [
         row("ours", 1, 50.0, kernels_us=split["ours"]),
         row("a", 1, 99.0, kernels_us=[["align+w13+act+w2|k", 90.0]]),
@@ -157,6 +164,9 @@ def test_findings_warn_of_a_warm_cache_throttling_failures_and_an_early_end(prof
     assert "(power cap) at M = 1, 16, 256" in text
     assert "Failed: bad in 1 row, for example at M = 1: it is wrong." in text
     assert "stopped before its end" in text
+    failed = {"roofs": sweep_builder.ROOFS, "l2": sweep_builder.COLD | {"ratio": 0.4, "cold": False}}
+    text = "\n".join(said(bench(profiles, rows, measured=failed)))
+    assert "which no cache explains: the check failed" in text
 
 
 def test_findings_without_ours_say_what_there_is(profiles: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from moe_lab import cli, configs
-from moe_lab.configs import Point, Tuned, choose, engines
+from moe_lab.configs import Point, Tuned, choose, engines, measured
 from moe_lab.errors import UserError
 from moe_lab.problem import MoEProblem
 
@@ -241,3 +241,41 @@ def test_configs_lists_imports_and_exports(folder: Path, tmp_path: Path, capsys:
     assert (tmp_path / "back" / theirs.name).read_text() == theirs.read_text()
     assert cli.main(["configs", "export", str(theirs), "--for", "vllm", "--out", str(tmp_path)]) == 2
     assert "engine's file already" in capsys.readouterr().err
+
+
+def times(**changes: Any) -> measured.Measured:
+    us = {16: {"hopper": 180.0, "fused_moe": 200.0}, 1024: {"hopper": 310.0, "fused_moe": 300.0}}
+    given = {"gpu": H200, "E": 128, "N": 768, "K": 2048, "topk": 8, "dtype": "bf16", "us": us, "origin": "h200/x"}
+    return measured.Measured(**(given | changes))
+
+
+def test_the_quickest_backend_is_that_of_the_nearest_m_among_those_that_can(folder: Path) -> None:
+    measured.write(times(), folder / "h200")
+    found = measured.find(problem(1), H200)
+    assert found == times()
+    both = ("hopper", "fused_moe")
+    assert [found.quickest(M, 8, both) for M in (1, 127, 128, 10**6)] == ["hopper", "hopper", "fused_moe", "fused_moe"]
+    assert found.quickest(16, 8, ("fused_moe",)) == "fused_moe", "a GPU without the quickest"
+    assert found.quickest(16, 8, ("grouped",)) is None
+    assert found.quickest(2, 1024, both) == "fused_moe", "rows count, not tokens"
+    assert measured.find(problem(1, dtype="fp16"), H200) is measured.find(problem(1), "NVIDIA H100") is None
+
+
+def test_times_come_from_a_run_of_bench_experts_and_ship_for_the_h200(folder: Path, capsys: Any) -> None:
+    assert cli.main(["configs", "import", "h200/experts_qwen3_sweep"]) == 0
+    path = Path(capsys.readouterr().out.strip())
+    assert path.parent == folder / "h200"
+    assert path.read_text() == (configs.PACKAGE / "h200" / path.name).read_text(), "import the sweep again, it changed"
+    found = measured.read(path)
+    assert sorted(found.us) == [2**n for n in range(15)]
+    assert set(found.us[1]) == {"hopper", "grouped", "fused_moe"}, "auto stands for what it launched"
+
+
+def test_a_file_of_times_that_is_none_says_how_to_make_one(folder: Path, capsys: Any) -> None:
+    path = folder / "h200" / times().file_name
+    path.parent.mkdir(parents=True)
+    path.write_text('{"format": "else"}')
+    with pytest.raises(UserError, match="moe-lab configs import RUN"):
+        measured.read(path)
+    assert cli.main(["configs", "import", "h200/align_sweep"]) == 2
+    assert "is no run of moe-lab tune" in capsys.readouterr().err

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from moe_lab import bench_options, configs
-from moe_lab.configs import Tuned, choose, engines
+from moe_lab.configs import Tuned, choose, engines, measured
 from moe_lab.errors import UserError
 
 
@@ -31,7 +31,9 @@ def add(subcommands: Any) -> None:
     export.add_argument("--for", dest="engine", choices=engines.ENGINES, required=True, help="who will load them")
     export.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder")
     export.set_defaults(run=export_tiles)
-    importer = actions.add_parser("import", help="keep an engine's file, or a run's tiles, where a lookup finds them")
+    importer = actions.add_parser(
+        "import", help="keep an engine's file, or a run's tiles or times, where a lookup finds them"
+    )
     importer.add_argument("source", metavar="FILE_OR_RUN", help="file of vLLM or SGLang, file of tiles, or run")
     importer.add_argument("--model", help="preset whose K and topk an engine's file is for (it does not say)")
     importer.add_argument(
@@ -91,10 +93,20 @@ def export_tiles(arguments: argparse.Namespace) -> None:
 
 
 def import_tiles(arguments: argparse.Namespace) -> None:
-    """Keep tiles where a lookup finds them, and print the path."""
+    """Keep tiles, or times of backends, where a lookup finds them, and print the paths."""
+    from moe_lab import runs
     from moe_lab.manifest import gpu_slug
 
-    path = Path(arguments.source)
+    path, folder = Path(arguments.source), arguments.out or configs.folders()[0]
+    if not path.is_file():
+        run = runs.load(arguments.source)
+        if run.manifest.get("bench") == "experts":
+            found = measured.of_run(run.rows(), run.manifest)
+            if not found:
+                raise UserError(f"'{run.manifest['name']}' has no times of our backends with uniform routing.")
+            for times in found:
+                print(measured.write(times, folder / gpu_slug(times.gpu)))
+            return
     if path.is_file() and engines.is_theirs(path):
         from moe_lab.problem import model
 
@@ -104,7 +116,6 @@ def import_tiles(arguments: argparse.Namespace) -> None:
         tuned = engines.load(path, K=preset.K, topk=preset.topk, dtype=arguments.dtype)
     else:
         tuned = _source(arguments.source)
-    folder = arguments.out or configs.folders()[0]
     print(configs.write(tuned, folder / gpu_slug(tuned.gpu)))
 
 

@@ -16,6 +16,8 @@ from moe_lab.errors import UserError
 from moe_lab.problem import MoEProblem
 
 FORMAT = "moe_lab measured 1"
+# Backend -> the kernel that only it launches.
+KERNELS = {"hopper": "hopper_moe", "grouped": "persistent_gemm_kernel", "fused_moe": "grouped_gemm_kernel"}
 SIZES = ("E", "N", "K", "topk", "dtype")
 
 
@@ -115,24 +117,34 @@ def write(measured: Measured, folder: Path) -> Path:
     return path
 
 
-def of_run(rows: Any, manifest: Mapping[str, Any], backends: Collection[str]) -> list[Measured]:
+def of_run(rows: Any, manifest: Mapping[str, Any]) -> list[Measured]:
     """Return the times in a run of ``moe-lab bench experts``, one for each model and dtype.
+
+    Rows of ``auto`` count for the backend whose kernel they launched, where the run says.
 
     Args:
         rows: its rows, a DataFrame.
         manifest: its ``run.json``: name, gpu, date, versions.
-        backends: those to keep.
     """
-    kept = rows[rows["backend"].isin(backends) & (rows["part"] == "full") & (rows["mode"] == "graph")]
-    kept = kept[(kept["routing"] == "uniform") & kept["median_us"].notna() & (kept["correct"] == True)]  # noqa: E712
+    kept = rows[(rows["part"] == "full") & (rows["mode"] == "graph") & (rows["routing"] == "uniform")]
+    kept = kept[kept["median_us"].notna()]
     out = []
     for sizes, own in kept.groupby(list(SIZES)):
         us: dict[int, dict[str, float]] = {}
         for row in own.itertuples():
-            us.setdefault(int(row.M), {})[str(row.backend)] = float(row.median_us)
+            backend = _ours(str(row.backend), str(row.kernels_us))
+            if backend:
+                us.setdefault(int(row.M), {})[backend] = float(row.median_us)
+        if not us:
+            continue
         named: dict[str, Any] = dict(zip(SIZES, sizes, strict=True))
         named |= {key: int(named[key]) for key in SIZES if key != "dtype"}
-        gpu = str((manifest.get("gpu") or {}).get("name") or "unknown")
         named |= {"origin": str(manifest["name"]), "date": manifest.get("date"), "versions": manifest.get("versions")}
-        out.append(Measured(gpu, us=us, **named))
+        out.append(Measured(str((manifest.get("gpu") or {}).get("name") or "unknown"), us=us, **named))
     return out
+
+
+def _ours(backend: str, kernels: str) -> str | None:
+    if backend == "auto":
+        return next((ours for ours, kernel in KERNELS.items() if f"|{kernel}" in kernels), None)
+    return backend if backend in KERNELS else None

@@ -83,7 +83,8 @@ def _duel(rows: pd.DataFrame, ours: str, baseline: str, M: int) -> str:
 
 
 def _because(rows: pd.DataFrame, quick: str, slow: str, M: int) -> str:
-    """Say in which stages the quicker one gains: by their kernels, else by the padding it computes."""
+    """Say what the quicker one gains by: a stage, by their kernels; else launches or, at the compute bound, padding."""
+    own = rows[rows["M"] == M].set_index("backend")
     split = sweep.stages(rows[rows["M"] == M], [quick, slow])
     spent = {name: _grouped(split[split["backend"] == name]) for name in (quick, slow)}
     if all(spent.values()):
@@ -93,7 +94,11 @@ def _because(rows: pd.DataFrame, quick: str, slow: str, M: int) -> str:
             pair = f"{time(spent[quick].get(key, 0.0) / 1e3)} there instead of {time(spent[slow].get(key, 0.0) / 1e3)}"
             names = {"w13": "w13 with the activation", "w2": "w2 with the sum", "the rest": "what is around the GEMMs"}
             return f"it gains most in {names[key]} (kernels of {pair})"
-    wastes = rows[rows["M"] == M].set_index("backend")["padding_waste_pct"]
+    if (own["bound_by"] == "memory").all():
+        kernels = split.groupby("backend")["kernels"].sum()
+        few, many = (int(kernels.get(name, 0)) for name in (quick, slow))
+        return f"it takes {few} {'kernel' if few == 1 else 'kernels'} instead of {many}" if 0 < few < many else ""
+    wastes = own["padding_waste_pct"]
     if wastes.reindex([quick, slow]).notna().all() and wastes[slow] > 1.05 * wastes[quick]:
         return f"it pads its rows by {percent(wastes[quick])} instead of {percent(wastes[slow])}"
     return ""

@@ -10,13 +10,14 @@ from moe_lab.notes import Note, Tall, or_note
 from moe_lab.tables import Column, Table
 
 
-def summary(frame: pd.DataFrame, ours: str, baseline: str) -> Table | Note:
+def summary(frame: pd.DataFrame, ours: str, baseline: str, caption: str = "") -> Table | Note:
     """Return the article's table: M, milliseconds a backend, the bound, and how many times as fast ours is.
 
     Args:
         frame: as ``analysis.sweep.times`` returns it.
         ours: the backend.
         baseline: the backend that it is set against first.
+        caption: a sentence above it.
     """
     names = [str(key).partition("|")[2] for key in frame.columns if str(key).startswith("ms|")]
     first = [name for name in dict.fromkeys((ours, baseline)) if name in names]
@@ -30,7 +31,7 @@ def summary(frame: pd.DataFrame, ours: str, baseline: str) -> Table | Note:
         Column("best", "best other", group=faster),
         *(Column(f"ms|{name}", name, "ms", 3, "other backends") for name in names if name not in first),
     ]
-    return or_note(frame, Table(frame, columns), "Nothing to show: no times of this model and routing.")
+    return or_note(frame, Table(frame, columns, caption), "Nothing to show: no times of this model and routing.")
 
 
 def winners(frame: pd.DataFrame) -> Table | Note:
