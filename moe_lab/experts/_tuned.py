@@ -1,15 +1,28 @@
 """Which tiles a call takes: those it is given, else tuned ones that ship with the package, else the backend's own."""
 
+from collections.abc import Callable
 from functools import cache
 
 import torch
 
-from moe_lab import configs
+from moe_lab import configs, plugins
+from moe_lab.align import Alignment
 from moe_lab.errors import UserError
 from moe_lab.kernels.grouped_gemm import Tile, fit
 from moe_lab.problem import DTYPE_BYTES, MoEProblem
 
 Tiles = Tile | tuple[Tile, Tile]
+
+
+@cache
+def align_of(name: str) -> Callable[..., Alignment]:
+    """Return an align algorithm; looked up once, since a look-up reads its source.
+
+    Raises:
+        UserError: there is none of that name, or what it needs is missing.
+    """
+    found: Callable[..., Alignment] = plugins.load("align", name).align
+    return found
 
 
 @cache

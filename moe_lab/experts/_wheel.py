@@ -16,8 +16,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from moe_lab import peers, plugins
+from moe_lab import peers
 from moe_lab.errors import UserError
+from moe_lab.experts._tuned import align_of
 from moe_lab.kernels.activation import gated_activation
 from moe_lab.kernels.combine import combine
 from moe_lab.peers.standins import load_file
@@ -128,7 +129,7 @@ class WheelPipeline:
         if 4 * topk_ids.numel() <= E and self._takes("naive_block_assignment"):
             total = torch.full((1,), topk_ids.numel() * block_m, dtype=torch.int32, device=topk_ids.device)
             return {"sorted_token_ids": None, "expert_ids": topk_ids.view(-1), "num_tokens_post_padded": total}
-        return plugins.load("align", "auto").align(topk_ids, block_m, E)._asdict()  # type: ignore[no-any-return]
+        return align_of("auto")(topk_ids, block_m, E)._asdict()
 
     def _takes(self, argument: str) -> bool:
         return argument in self._kernel.fused_moe_kernel.arg_names

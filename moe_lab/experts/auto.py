@@ -1,5 +1,6 @@
 """The quickest of our own backends for sizes, tokens and GPU, by measurements that ship with the package."""
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -26,6 +27,11 @@ INFO = {
 # Where nothing was measured: the first that can.
 BACKENDS = ("hopper", "fused_moe", "grouped")
 Prepared = dict[str, tuple[Tensor, Tensor]]
+
+
+@cache
+def _backend(name: str) -> Any:
+    return plugins.load("experts", name)
 
 
 def possible(E: int, N: int, K: int, dtype: torch.dtype, device: torch.device) -> tuple[str, ...]:
@@ -60,7 +66,7 @@ def prepare(w13: Tensor, w2: Tensor) -> tuple[Prepared, None]:
     wanted = {known.quickest(M, known.topk, can) or can[0] for M in known.us} if known else {can[0]}
     prepared: Prepared = {}
     for name in sorted(wanted):
-        backend: Any = plugins.load("experts", name)
+        backend = _backend(name)
         prepared[name] = backend.prepare(w13, w2) if hasattr(backend, "prepare") else (w13, w2)
     return prepared, None
 
@@ -87,8 +93,7 @@ def experts(
         mark: opens a range around each stage.
     """
     name = choose(problem, x.device, x.dtype)
-    backend: Any = plugins.load("experts", name)
-    result: Tensor = backend.experts(x, *w13[name], topk_weights, topk_ids, problem=problem, mark=mark)
+    result: Tensor = _backend(name).experts(x, *w13[name], topk_weights, topk_ids, problem=problem, mark=mark)
     return result
 
 
@@ -96,5 +101,4 @@ def block_m(problem: MoEProblem) -> int:
     """Return the rows to which an expert's rows are padded by the backend that a call on the current GPU takes."""
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[problem.dtype]
-    backend: Any = plugins.load("experts", choose(problem, device, dtype))
-    return int(backend.block_m(problem))
+    return int(_backend(choose(problem, device, dtype)).block_m(problem))

@@ -4,7 +4,7 @@ import deep_gemm as library
 import torch
 from torch import Tensor
 
-from moe_lab import plugins
+from moe_lab.experts._tuned import align_of
 from moe_lab.kernels.activation import gated_activation
 from moe_lab.problem import MoEProblem
 from moe_lab.ranges import Mark
@@ -46,7 +46,7 @@ def experts(
         return torch.empty_like(x)
     rows_a_tile, pairs = block_m(problem), problem.rows_useful
     with mark("align"):
-        alignment = plugins.load("align", "auto").align(topk_ids, rows_a_tile, problem.E)
+        alignment = align_of("auto")(topk_ids, rows_a_tile, problem.E)
         tiles = alignment.expert_ids.numel()
         row = torch.arange(tiles * rows_a_tile, device=x.device)
         ids = torch.nn.functional.pad(

@@ -3,9 +3,8 @@
 import torch
 from torch import Tensor
 
-from moe_lab import plugins
 from moe_lab.errors import UserError
-from moe_lab.experts._tuned import Tiles, choose, tuned
+from moe_lab.experts._tuned import Tiles, align_of, choose, tuned
 from moe_lab.kernels.activation import gated_activation
 from moe_lab.kernels.combine import combine
 from moe_lab.kernels.grouped_gemm import Tile, grouped_gemm
@@ -58,7 +57,7 @@ def experts(
     """
     if x.dtype not in DTYPES:
         raise UserError(f"fused_moe has no {problem.dtype} kernels; choose fp32, fp16 or bf16.")
-    align_pairs, pairs = plugins.load("align", align).align, problem.rows_useful
+    align_pairs, pairs = align_of(align), problem.rows_useful
     gemm13, gemm2 = tiles(problem, x.device, tile)
     with mark("align"):
         alignment = align_pairs(topk_ids, gemm13.block_m, problem.E)

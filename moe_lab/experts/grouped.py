@@ -6,9 +6,8 @@ Elsewhere the same kernels load by pointers.
 import torch
 from torch import Tensor
 
-from moe_lab import plugins
 from moe_lab.errors import UserError
-from moe_lab.experts._tuned import Tiles, choose, tuned
+from moe_lab.experts._tuned import Tiles, align_of, choose, tuned
 from moe_lab.kernels._device import multiprocessors
 from moe_lab.kernels.combine import combine
 from moe_lab.kernels.grouped_gemm import Tile
@@ -68,7 +67,7 @@ def experts(
     """
     if x.dtype not in DTYPES:
         raise UserError(f"grouped has no {problem.dtype} kernels; choose fp32, fp16 or bf16.")
-    align_pairs, pairs = plugins.load("align", align).align, problem.rows_useful
+    align_pairs, pairs = align_of(align), problem.rows_useful
     gemm13, gemm2 = tiles(problem, x.device, tile)
     programs = multiprocessors(x.device) * (1 if gemm13.block_m >= 64 else 2)
     with mark("align"):

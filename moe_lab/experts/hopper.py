@@ -9,9 +9,10 @@ from torch import Tensor
 from moe_lab.align import auto, buffers
 from moe_lab.errors import UserError
 from moe_lab.kernels import hopper_moe
+from moe_lab.kernels._device import shared_memory_bytes
 from moe_lab.kernels._nvrtc import usable
 from moe_lab.kernels.combine import combine
-from moe_lab.kernels.hopper_moe import MOST_PAIRS, Shape
+from moe_lab.kernels.hopper_moe import Shape
 from moe_lab.problem import MoEProblem
 from moe_lab.ranges import Mark
 
@@ -30,6 +31,8 @@ INFO = {
     "source": "moe_lab",
 }
 
+SHARED_BYTES = 232448  # that a block of compute capability 9.0 may have
+
 
 def prepare(w13: Tensor, w2: Tensor) -> tuple[Tensor, Tensor]:
     """Return both weights in the order in which the kernel reads them; see ``hopper_moe.prepare``."""
@@ -47,7 +50,7 @@ def experts(
     mark: Mark,
     shape: Shape | None = None,
     split: bool = False,
-    own_sort: bool | None = None,
+    own_sort: bool = True,
 ) -> Tensor:
     """Return the layer's output [M, K] in the dtype of x. No host synchronisation.
 
@@ -61,7 +64,7 @@ def experts(
         mark: opens a range around each stage.
         shape: kernel configuration; None = ``default_shape``.
         split: w13 and w2 as two launches, so that each can be profiled by itself.
-        own_sort: the kernel sorts the pairs itself; None = by their number.
+        own_sort: False: align sorts the pairs also where the kernel could itself.
 
     Raises:
         UserError: a dtype or GPU that the kernel does not take.
@@ -74,7 +77,8 @@ def experts(
     if not pairs:
         return torch.empty_like(x)
     shape = shape or default_shape(problem)
-    own_sort = pairs <= MOST_PAIRS[-1] if own_sort is None else own_sort
+    possible = hopper_moe.sorts_itself(pairs, problem.E, shape, shared_memory_bytes(x.device.index)) > 0
+    own_sort = possible and own_sort
     alignment = None
     if not own_sort:
         with mark("align"):
@@ -103,21 +107,22 @@ def block_m(problem: MoEProblem) -> int:
 
 
 def default_shape(problem: MoEProblem) -> Shape:
-    """Return a configuration by the tokens, and the mean rows of an expert: measured on an H200, docs/kernels.md."""
-    if problem.M <= 8:
-        return Shape(1, 8, 8, 9)
+    """Return a configuration by the tokens and the mean rows of an expert: measured on an H200, docs/kernels.md."""
     mean_rows = problem.rows_useful / problem.E
-    if mean_rows <= 16:
-        return Shape(2, 32, 8, 5)
-    if mean_rows <= 40:
-        return Shape(2, 64, 8, 4)
-    if mean_rows <= 96:
-        return Shape(2, 128, 16, 4)
-    if mean_rows <= 144:
-        return Shape(2, 160, 16, 4)
-    if mean_rows <= 288:
-        return Shape(2, 144, 16, 4)
-    return Shape(2, 176, 16, 4)
+    if problem.M <= 8:
+        shape = Shape(1, 8, 8, 9)
+    elif mean_rows <= 16:
+        shape = Shape(2, 32, 8, 5)
+    elif mean_rows <= 40:
+        shape = Shape(2, 64, 8, 4)
+    elif mean_rows <= 96:
+        shape = Shape(2, 128, 16, 4)
+    else:
+        # Two equal tiles an expert at 256 rows, three at 512; one at 128.
+        shape = Shape(2, 160 if mean_rows <= 144 else 144 if mean_rows <= 288 else 176, 16, 4)
+    while hopper_moe.shared_bytes(shape, problem.E, 0) > SHARED_BYTES:  # tables of many experts
+        shape = shape._replace(max_n=shape.max_n - shape.step)
+    return shape
 
 
 _ARENA: dict[torch.device, Tensor] = {}

@@ -1,19 +1,19 @@
 // Both GEMMs of an experts layer in one launch of persistent, warp-specialised blocks (Hopper: wgmma, bulk copies).
 //
-// The product is taken the other way round, y^T = w x^T: weights are the 64 rows of a wgmma and tokens its columns, which
-// go in steps of eight. So an expert's tokens are padded to 8 or 16, not to 64 or 128, and all M take the same path.
+// The product is taken the other way round, y^T = w x^T: weights are the 64 rows of a wgmma and tokens its columns,
+// which go in steps of eight. So an expert's tokens are padded to 8 or 16, not to 64 or 128, and all M take one path.
 //
 // A tile is MBLK * 128 weight rows by up to MAX_N tokens of one expert. All w13 tiles come before all w2 tiles; a block
-// takes tile after tile, block by block in turn. Weights do not depend on anything that is computed here, so the warp that
-// fetches them runs ahead by as many stages as fit, across tiles and from w13 into w2; only the warps that gather rows of
-// the hidden activations wait until the tiles of that expert are done. Weights are stored as they are used: 128 rows by
-// 64 columns after one another, swizzled (see hopper_moe.py), so a copy is one contiguous piece.
+// takes tile after tile, block by block in turn. Weights depend on nothing that is computed here, so the warp that
+// fetches them runs ahead by as many stages as fit, across tiles and from w13 into w2; only the warps that gather rows
+// of the hidden activations wait until the tiles of that expert are done. All blocks run at the same time. Weights are
+// stored as they are used: 128 rows by 64 columns after one another, swizzled (see hopper_moe.py), so a copy is one piece.
 //
 // Threads: two warpgroups multiply, two fetch (one warp the weights, seven the rows).
 //
-// Compile-time: MBLK (1 or 2), MAX_N, STEP, STAGES, TOPK, E, MOST_PAIRS (0: sorted pairs are given; else sorts up to that
-// many pairs itself), HALF (fp16, else bf16), SWIGLUOAI, ALPHA, LIMIT, ID (type of topk_ids).
-// wgmma<N>() and FOR_EACH_N(X) precede this text.
+// Compile-time: MBLK (1 or 2), MAX_N, STEP, STAGES, TOPK, E, MOST_PAIRS (0: sorted pairs are given; else as many as it
+// sorts itself at most), HALF (fp16, else bf16), SWIGLUOAI, ALPHA, LIMIT, ID (type of topk_ids). wgmma<N>() and
+// FOR_EACH_N(X) precede this text.
 
 typedef unsigned int u32;
 typedef unsigned long long u64;
@@ -43,7 +43,7 @@ struct Shared {
 #if !MOST_PAIRS
     alignas(8) Pair pairs[RING][MAX_N];   // of the last tiles' tokens
 #else
-    Pair sorted[MOST_PAIRS];              // pairs by expert
+    Pair sorted[MOST_PAIRS + MAX_N];      // pairs by expert; a tile looks past its last
     int overflow;                         // an expert has several token tiles
 #endif
 };
@@ -90,8 +90,8 @@ __device__ inline void wait(u64* b, u32 parity) {
         if (++polls > MOST_POLLS) __trap();
 }
 
-// `once`: what is copied is not read again, so the L2 cache may forget it first. (An explicit evict_normal is slower than
-// no policy.)
+// `once`: what is copied is not read again, so the L2 cache may forget it first. An explicit evict_normal is slower
+// than no policy.
 __device__ inline void bulk_copy(u32 to, const char* from, u64* barrier, bool once, u64 policy) {
     if (once)
         asm volatile(
@@ -218,7 +218,7 @@ __device__ inline void multiply(
     #pragma unroll
     for (int b = 0; b < MBLK; b++)
         #pragma unroll
-        for (int i = 0; i < N / 2; i++) acc[b][i] = 0.0f; // left undefined, ptxas keeps those of every N alive throughout
+        for (int i = 0; i < N / 2; i++) acc[b][i] = 0.0f; // undefined, those of every N would stay alive
     int previous = -1;
     for (int k = 0; k < steps; k++) {
         wait(&s.full[stage], parity);
@@ -282,7 +282,8 @@ __device__ inline void multiply(
         if (!a.fused) return;
         __syncwarp();
         if (lane == 0)
-            asm volatile("red.release.cta.shared::cta.add.u32 [%0], 1;" ::"r"(shared_address(s.ended + group)) : "memory");
+            asm volatile("red.release.cta.shared::cta.add.u32 [%0], 1;"
+                         ::"r"(shared_address(s.ended + group)) : "memory");
     } else {
         const u32 row_bytes = a.columns * 2;
         const int feature = unit * 128 + warp * 32 + (lane >> 2) * 4 + block * 2;
@@ -310,7 +311,8 @@ __device__ inline void multiply(
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_moe(
     const char* x, const char* w13, const char* w2, char* hidden, char* y, const float* topk_weights,
-    const ID* topk_ids, const int* sorted_token_ids, const int* expert_ids, const int* num_tokens_post_padded, u32* done,
+    const ID* topk_ids, const int* sorted_token_ids, const int* expert_ids, const int* num_tokens_post_padded,
+    u32* done,
     int numel, int rows13, int columns, int k13, int k2, int first_phase, int last_phase) {
     extern __shared__ char raw[];
     const u32 stages = (shared_address(raw) + 1023) / 1024 * 1024;
@@ -398,7 +400,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_moe(
     __syncthreads();
 
     const Arguments a = {x, w13, w2, hidden, y, sorted, done,
-                         numel, rows13 / 128, (columns + 127) / 128, k13 / 64, k2 / 64, columns, first_phase < last_phase};
+                         numel, rows13 / 128, (columns + 127) / 128, k13 / 64, k2 / 64, columns,
+                         first_phase < last_phase};
     const int units13 = (a.units13 + MBLK - 1) / MBLK, units2 = (a.units2 + MBLK - 1) / MBLK;
     const int begin = first_phase ? s.total * units13 : 0;
     const int end = s.total * (last_phase ? units13 + units2 : units13);
@@ -482,14 +485,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_moe(
                     const int row = first + i * (GATHERERS / 8);
                     int pair = a.sorted[t.row + (row < t.valid ? row : 0)];
                     if (pair >= numel) pair = a.sorted[t.row];
-                    from[i] = (t.phase ? hidden : x) + (u64)(u32)(t.phase ? pair : pair / TOPK) * (steps * 128) + chunk * 16;
+                    from[i] = (t.phase ? hidden : x) + (u64)(u32)(t.phase ? pair : pair / TOPK) * (steps * 128)
+                        + chunk * 16;
                 }
                 if (t.phase && a.fused) {
                     if (lane == 0) {
                         const u32 expected = t.tiles * units13;
                         u32 seen, polls = 0;
                         while (true) {
-                            asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(done + t.expert) : "memory");
+                            asm volatile("ld.acquire.gpu.global.u32 %0, [%1];"
+                                         : "=r"(seen) : "l"(done + t.expert) : "memory");
                             if (seen >= expected) break;
                             __nanosleep(40);
                             if (++polls > MOST_POLLS) __trap();
@@ -511,7 +516,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_moe(
                     for (int i = 0; i < ROWS_EACH; i++) {
                         if (i < count)
                             asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"
-                                         ::"r"((i & 1 ? odd : even) + i * (GATHERERS / 8) * 128), "l"(from[i]) : "memory");
+                                         ::"r"((i & 1 ? odd : even) + i * (GATHERERS / 8) * 128), "l"(from[i])
+                                         : "memory");
                         from[i] += 128;
                     }
                     asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from moe_lab.align import Alignment
-from moe_lab.kernels._device import multiprocessors
+from moe_lab.kernels._device import multiprocessors, shared_memory_bytes
 from moe_lab.kernels._nvrtc import launch
 from moe_lab.kernels.activation import ALPHA, LIMIT
 
@@ -42,8 +42,20 @@ class Shape(NamedTuple):
 def shared_bytes(shape: Shape, E: int, most_pairs: int) -> int:
     """Return the shared memory of a block: stages from the next multiple of 1024 bytes on, then ``Shared``."""
     stage = shape.units * UNIT_ROWS * UNIT_K * 2 + shape.max_n * UNIT_K * 2
-    pairs = 2 * most_pairs or 4 * (shape.stages + 1) * shape.max_n
+    pairs = 2 * (most_pairs + shape.max_n) if most_pairs else 4 * (shape.stages + 1) * shape.max_n
     return 1024 + shape.stages * (stage + 16) + 4 * (2 * E + 6) + pairs
+
+
+def sorts_itself(numel: int, E: int, shape: Shape, most_shared: int) -> int:
+    """Return for how many pairs the kernel is compiled that sorts so many by itself; 0 where it does not.
+
+    Args:
+        numel: pairs.
+        E: experts.
+        shape: kernel configuration.
+        most_shared: bytes of shared memory that a block may have.
+    """
+    return next((m for m in MOST_PAIRS if numel <= m and shared_bytes(shape, E, m) <= most_shared), 0)
 
 
 def prepare(w13: Tensor, w2: Tensor) -> tuple[Tensor, Tensor]:
@@ -124,7 +136,7 @@ def hopper_moe(
         w2: of ``prepare``.
         topk_weights: [M, topk] fp32: only fetched into the L2 cache, for the sum after this.
         topk_ids: [M, topk] int32 or int64, contiguous.
-        alignment: with groups of ``GROUP`` rows; None where a block sorts the pairs itself, up to ``MOST_PAIRS``.
+        alignment: with groups of ``GROUP`` rows; None where a block sorts them itself, see ``sorts_itself``.
         hidden: [M * topk, N], out, pair order.
         y: [M * topk, K], out, pair order.
         done: [E + 1] int32, zero before and after the launch; of one launch at a time.
@@ -134,7 +146,7 @@ def hopper_moe(
     """
     (M, K), E, topk = x.shape, w13.shape[0], topk_ids.shape[1]
     numel, N = M * topk, hidden.shape[1]
-    own = 0 if alignment is not None else next(most for most in MOST_PAIRS if numel <= most)
+    own = 0 if alignment is not None else sorts_itself(numel, E, shape, shared_memory_bytes(x.device.index))
     half = x.dtype == torch.float16
     launch(
         SOURCE,
