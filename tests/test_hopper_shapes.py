@@ -19,7 +19,8 @@ def test_default_shapes_fit_a_block_with_and_without_its_own_sort(E):
         assert shared_bytes(shape, E, 0) <= H200_SHARED_BYTES
         inside = sorts_itself(problem.rows_useful, E, shape, H200_SHARED_BYTES)
         if inside:
-            assert problem.rows_useful <= inside and shared_bytes(shape, E, inside) <= H200_SHARED_BYTES
+            assert problem.rows_useful <= inside
+            assert shared_bytes(shape, E, inside) <= H200_SHARED_BYTES
         else:
             assert problem.rows_useful > MOST_PAIRS[0]
 
@@ -35,9 +36,11 @@ def test_tiles_are_padded_to_what_the_kernel_has_products_for():
         for M in (1, 16, 256, 1024, 4096, 16384):
             problem = MoEProblem.preset(name, M)
             shape = hopper.default_shape(problem)
-            assert shape.max_n % shape.step == 0 and hopper.block_m(problem) == shape.step
+            assert shape.max_n % shape.step == 0
+            assert hopper.block_m(problem) == shape.step
             text = wgmma(shape, half=False)
-            assert f"X({shape.step})" in text and f"X({shape.max_n})" in text
+            assert f"X({shape.step})" in text
+            assert f"X({shape.max_n})" in text
             assert text.count("wgmma.mma_async") == shape.max_n // shape.step
 
 

@@ -111,7 +111,8 @@ return [...document.querySelectorAll('.plot-area')].flatMap(area => {
 def requests(browser: Any) -> list[str]:
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     sent = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
-    return [url for url in sent if not url.startswith(("file:", "data:", "blob:"))]
+    local = "file:", "data:", "blob:", "chrome:", "chrome-untrusted:"  # the last two: the browser's own first tab
+    return [url for url in sent if not url.startswith(local)]
 
 
 @pytest.mark.parametrize("size", [LAPTOP, PHONE], ids=["laptop", "phone"])
