@@ -221,10 +221,15 @@ def write(tuned: Tuned, folder: Path) -> Path:
         "versions": dict(tuned.versions or {}),
         "M": points,
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / tuned.file_name
+    path = save(known, folder / tuned.file_name)
+    _find.cache_clear()
+    return path
+
+
+def save(known: Mapping[str, Any], path: Path) -> Path:
+    """Write a file of data, under a temporary name first; return its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(known, indent=1) + "\n")
     partial.replace(path)
-    _find.cache_clear()
     return path

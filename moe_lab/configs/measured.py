@@ -108,11 +108,7 @@ def write(measured: Measured, folder: Path) -> Path:
     known = asdict(measured)
     sizes = {key: known.pop(key) for key in SIZES}
     us = {str(M): times for M, times in sorted(known.pop("us").items())}
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / measured.file_name
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({"format": FORMAT, **known, "problem": sizes, "us": us}, indent=1) + "\n")
-    partial.replace(path)
+    path = configs.save({"format": FORMAT, **known, "problem": sizes, "us": us}, folder / measured.file_name)
     _find.cache_clear()
     return path
 
