@@ -137,7 +137,7 @@ def test_share_of_dram_is_of_the_gpus_own_roof():
 
 
 def test_timeline_gives_times_to_its_own_gpu_only(tmp_path):
-    ours, timeline = "h200/experts_counters_untuned", "h200/experts_timeline"
+    ours, timeline = "h200/experts_counters_untuned", "h200/experts_timeline_backends"
     text = (runs.load(ours).report).read_text()
     l40 = tmp_path / "l40.csv"
     l40.write_text(text.replace("NVIDIA H200", "NVIDIA L40"))

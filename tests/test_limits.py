@@ -34,6 +34,7 @@ def test_limiter_of_every_reference_point(point, w13, w2):
         ({"mem_throughput_pct": 74.0}, "on-chip memory"),
         ({"mem_throughput_pct": 69.0}, "nothing alone"),
         ({"mem_throughput_pct": 59.0}, "latency"),
+        ({"mem_throughput_pct": 59.0, "l2_throughput_pct": 70.0}, "nothing alone"),
         ({"mem_throughput_pct": 59.0, "tensor_pipe_pct": 75.0}, "tensor pipe"),
         ({"mem_throughput_pct": 59.0, "grid_blocks": 100}, "too few blocks"),
         ({"mem_throughput_pct": 59.0, "tiles_computed": 131}, "too few blocks"),

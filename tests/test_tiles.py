@@ -52,6 +52,8 @@ def test_blocks_without_tiles_are_empty_and_persistent_kernels_have_none():
     assert (found.tiles, found.empty, found.persistent) == (83 * 48, 6144 - 83 * 48, False)
     found = blocks(Tile(16, 256), 132, 83 * 16, 1536)
     assert (found.tiles, found.empty, found.persistent) == (83 * 6, 0, True)
+    few = blocks(Tile(16, 256), 132, 8 * 16, 1536, sized_by_gpu=True)
+    assert (few.tiles, few.empty, few.persistent) == (48, 0, True), "not launched for the most padding"
     assert blocks(Tile(None, 32), 6144, 83 * 16, 1536) is None
     assert blocks(Tile(16, 32), 6144, None, 1536) is None
 

@@ -1,5 +1,6 @@
 """What the counters of a report say of each kernel, one row a kernel and place."""
 
+import math
 from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
@@ -22,15 +23,16 @@ SHOWN = (
     *("sm_clock_hz", "dram_clock_hz"),
 )
 DERIVED = ("duration_us", "active_sms")
-# What AMD's metrics (analysis/amd_metrics/) are called here; what has no counterpart stays NA.
+# Our column -> the AMD metrics (analysis/amd_metrics/) whose sum it is; what has no counterpart stays NA.
 AMD = {
-    "active_sms": "active_cus",
-    "l1_hit_pct": "vl1d_hit_pct",
-    "l2_hit_pct": "l2_hit_pct",
-    "l2_bytes": "l2_bytes",
-    "cycles_elapsed": "kernel_cycles",
-    "tensor_pipe_pct": "mfma_pct",
-    "ipc": "instructions_per_cycle",
+    "active_sms": ("active_cus",),
+    "l1_hit_pct": ("vl1d_hit_pct",),
+    "l2_hit_pct": ("l2_hit_pct",),
+    "l2_bytes": ("l2_bytes",),
+    "l2_sm_bytes": ("l1_l2_read_bytes", "l1_l2_write_bytes", "l1_l2_atomic_bytes"),
+    "cycles_elapsed": ("kernel_cycles",),
+    "tensor_pipe_pct": ("mfma_pct",),
+    "ipc": ("instructions_per_cycle",),
 }
 TOP_STALLS = 3
 AMD_NOTE = (
@@ -60,16 +62,17 @@ def counters_table(launches: Launches, metrics: Sequence[str] | None = None) -> 
     """
     wanted = list(metrics) if metrics is not None else list(SHOWN)
     table = launches.table
-    of_amd = amd.has_counters(launches)
-    if not of_amd:
-        _check(table, wanted, metrics is not None)
+    counted_by_amd = amd.has_counters(launches)
+    _check_known(wanted)
+    if not counted_by_amd:
+        _check_measured(table, wanted, metrics is not None)
     rows = []
     for key, frame in grouped(launches):
         row: dict[str, Any] = dict(zip(KEYS, key, strict=True))
         row |= {"stage": _stage(str(row["path"])), "launches": len(frame)}
         row |= {column: same(frame[column]) for column in PER_LAUNCH}
-        if of_amd:
-            row |= _of_amd(launches, frame)
+        if counted_by_amd:
+            row |= of_amd(launches, frame)
         else:
             row |= {column: _median(frame, column) for column in wanted}
             row |= _stalls(frame) if metrics is None else {}
@@ -77,23 +80,35 @@ def counters_table(launches: Launches, metrics: Sequence[str] | None = None) -> 
     stalls = [f"stall_{n}{part}" for n in range(1, TOP_STALLS + 1) for part in ("", "_pct")] if metrics is None else []
     columns = ["path", "stage", "name", "launches", *KEYS[2:], *PER_LAUNCH, *wanted, *stalls]
     out = pd.DataFrame(rows, columns=columns).convert_dtypes()
-    out.attrs["notes"] = [AMD_NOTE] if of_amd else _notes(out)
+    out.attrs["notes"] = [AMD_NOTE] if counted_by_amd else _notes(out)
     return out
 
 
-def _of_amd(launches: Launches, frame: pd.DataFrame) -> dict[str, Any]:
-    """Return the columns that AMD's metrics give: of the launches taken together; NA where a counter is missing."""
-    found = {name: None if pd.isna(value) else value for name, value in amd.values(launches, frame).items()}
-    return {"duration_us": _median(frame, "duration_us")} | {ours: found.get(theirs) for ours, theirs in AMD.items()}
+def of_amd(launches: Launches, frame: pd.DataFrame) -> dict[str, Any]:
+    """Return duration_us and the columns of ``AMD``: of the launches taken together; None where a counter is missing.
+
+    Args:
+        launches: a report of rocprof-compute.
+        frame: rows of its table.
+    """
+    found = amd.values(launches, frame)
+    sums = {ours: sum(found.get(name, math.nan) for name in theirs) for ours, theirs in AMD.items()}
+    known = {ours: None if math.isnan(value) else value for ours, value in sums.items()}
+    return {"duration_us": _median(frame, "duration_us")} | known
 
 
-def _check(table: pd.DataFrame, wanted: list[str], asked: bool) -> None:
+def _check_known(wanted: list[str]) -> None:
     known = [c for c in wanted if c in BY_COLUMN or c in DERIVED]
     if len(known) < len(wanted):
         unknown = ", ".join(c for c in wanted if c not in known)
         raise UserError(f"moe-lab knows no counter {unknown}; see moe_lab/metrics.csv for those that it knows.")
+
+
+def _check_measured(table: pd.DataFrame, wanted: list[str], asked: bool) -> None:
     if not any(m.column in table and table[m.column].notna().any() for m in COUNTERS):
-        raise UserError("The report has no counters of Nsight Compute; measure them with `moe-lab capture ncu`.")
+        raise UserError(
+            "The report has no counters of Nsight Compute; measure them with `moe-lab capture ncu --set full`."
+        )
     sources = {"duration_us": "duration_ns", "active_sms": "sm_cycles_active_max"}
     missing = [c for c in wanted if (own := sources.get(c, c)) not in table or table[own].isna().all()]
     if asked and missing:

@@ -1,50 +1,19 @@
 """The expert GEMMs of captures of ``moe_lab.workload experts``: one row a backend, M and stage, with its problem."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from moe_lab import ranges, runs
-from moe_lab.analysis import counters, tiles
+from moe_lab import ranges
+from moe_lab.analysis import amd, counters, tiles
 from moe_lab.analysis.geometry import LIMITS, fit, last_wave_fill_pct
-from moe_lab.errors import UserError
 from moe_lab.launches import Launches
 from moe_lab.metrics import COUNTERS
 from moe_lab.problem import DTYPE_BYTES
-from moe_lab.runs import Run
 
-MAKE = (
-    "moe-lab capture ncu --name experts_counters_fused_moe --ranges moe_lab@w13/ --ranges moe_lab@w2/ -- "
-    "python -m moe_lab.workload experts"
-)
 PARTS = ("w13", "w2")
-
-
-@dataclass(frozen=True)
-class Captures:
-    """What a notebook looks at.
-
-    Attributes:
-        runs: name -> run, those that exist.
-        table: ``gemms`` of all of them, one below the other.
-        gpu: what is known of the GPU of the first run.
-        missing: a sentence for each run that does not exist.
-        notes: on what to read with care.
-        gaps: ``analysis.limits.gaps`` of the timeline; empty without one.
-    """
-
-    runs: dict[str, Run]
-    table: pd.DataFrame
-    gpu: dict[str, Any]
-    missing: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    gaps: pd.DataFrame = field(default_factory=pd.DataFrame)
-
-    def named_runs(self) -> dict[str, Run | None]:
-        """Return the runs by the last part of their names."""
-        return {name.rsplit("/", 1)[-1]: run for name, run in self.runs.items()}
 
 
 def of_stage(table: pd.DataFrame, stage: str) -> list[pd.DataFrame]:
@@ -55,43 +24,6 @@ def of_stage(table: pd.DataFrame, stage: str) -> list[pd.DataFrame]:
 def some(table: pd.DataFrame) -> list[pd.DataFrame]:
     """Return a list of the table; empty where it has no rows."""
     return [table] if len(table) else []
-
-
-def load(names: Sequence[str], backends: Sequence[str] = (), M: Sequence[int] = ()) -> Captures:
-    """Load captures of counters, or timelines; those that do not exist become sentences.
-
-    Args:
-        names: run names, run folders or report files.
-        backends: only these; empty = all.
-        M: only these numbers of tokens; empty = all.
-
-    Raises:
-        UserError: a run is there, but cannot be read, or two are of different GPUs.
-    """
-    known = {str(run.manifest["name"]) for run in runs.list_runs()}
-    found: dict[str, Run] = {}
-    missing, notes, parts, gpu = [], [], [], dict[str, Any]()
-    for name in names:
-        if name not in known and not (runs.profiles_root() / name).exists():
-            missing.append(f"There is no run '{name}', so it has no counters here; `{MAKE}` on a GPU makes one.")
-            continue
-        run = runs.load(name)
-        launches = run.launches()
-        own = {**(launches.meta.get("gpu") or {}), **{k: v for k, v in (run.manifest.get("gpu") or {}).items() if v}}
-        if gpu and own.get("name") != gpu.get("name"):
-            raise UserError(f"'{name}' is of {own.get('name')}, not of {gpu.get('name')}; look at one GPU at a time.")
-        gpu = gpu or own
-        found[name] = run
-        parts.append(gemms(launches, run.manifest.get("workload") or {}, own).assign(run=name))
-    table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=ALL_COLUMNS)
-    table = table[_wanted(table, "backend", backends) & _wanted(table, "M", M)].reset_index(drop=True)
-    if found and table.empty:
-        notes.append(f"{', '.join(found)}: no range w13 or w2 of such a backend and M lies in them.")
-    return Captures(found, table, gpu, missing, notes)
-
-
-def _wanted(table: pd.DataFrame, column: str, values: Sequence[Any]) -> "pd.Series[bool]":
-    return table[column].isin(values) if values else pd.Series(True, index=table.index)
 
 
 COLUMNS = (
@@ -117,7 +49,8 @@ ALL_COLUMNS = [*COLUMNS, *(m.column for m in COUNTERS if m.column not in COLUMNS
 def gemms(launches: Launches, workload: Mapping[str, Any], gpu: Mapping[str, Any]) -> pd.DataFrame:
     """Return one row for each root range and GEMM stage: its longest kernel, with counters, geometry and problem.
 
-    Left out are stages that fuse both GEMMs: their kernels are no single product.
+    Left out are stages that fuse both GEMMs: their kernels are no single product. Counters of rocprof-compute come
+    without ranges: each of its kernels is a row by its name, and stage, part and M are NA.
 
     Args:
         launches: counters of ncu, or a timeline (then the counters are NA).
@@ -129,40 +62,54 @@ def gemms(launches: Launches, workload: Mapping[str, Any], gpu: Mapping[str, Any
         other_us (kernels of the stage beside the longest), waves (of the launched blocks), working_waves and
         last_wave_fill_pct (of blocks with a tile; NA for persistent kernels and unknown tiles), tile (``64x64x32``),
         tile_source, out_elements (written: half of w13's columns where the activation is fused, a row a token where the
-        combine is), tiles_computed, blocks_empty, rows_padded_by (block_m -> rows), timed_by (``ncu`` or ``timeline``).
+        combine is), tiles_computed, blocks_empty, rows_padded_by (block_m -> rows), timed_by (``ncu``,
+        ``rocprof-compute`` or ``timeline``).
     """
-    table = launches.table
-    counted = [m.column for m in COUNTERS if m.column in table]
+    of_amd = amd.has_counters(launches)
+    counted = [m.column for m in COUNTERS if m.column in launches.table]
     rows = []
-    for (root, stage), kernels in _stages(launches):
-        by = sorted(kernels, key=lambda one: -_duration(one))
+    for root, stage, kernels in _by_name(launches) if of_amd and launches.ranges.empty else _stages(launches):
+        by = sorted(kernels, key=lambda one: -np.nan_to_num(_duration(one)))
         main, rest = by[0], by[1:]
         row: dict[str, Any] = {"stage": stage, "name": main["name"].iloc[0], "launches": len(main)}
         row |= {"duration_us": _duration(main), "other_us": sum(map(_duration, rest))}
         columns = ("grid_blocks", "block_threads", "registers_per_thread", "smem_static_bytes", "smem_dynamic_bytes")
         row |= {column: counters.same(main[column]) for column in columns}
         row |= {column: main[column].astype("Float64").median() for column in counted}
-        row["timed_by"] = "ncu" if main["start_ns"].isna().all() else "timeline"
-        row |= _problem(root, stage, workload)
+        row |= counters.of_amd(launches, main) if of_amd else {}
+        row["smem_bytes"] = counters.same(main["smem_bytes"]) if "smem_bytes" in main else None
+        timed = "ncu" if main["start_ns"].isna().all() else "timeline"
+        row["timed_by"] = "rocprof-compute" if of_amd else timed
+        unnamed = {"series": row["name"], "backend": "unknown backend"}
+        row |= _problem(root, stage, workload, bool(rest)) if stage else unnamed
         rows.append(row | _geometry(row, gpu))
     frame = pd.DataFrame(rows, columns=ALL_COLUMNS)
     kept = frame["rows_padded_by"]
     return frame.drop(columns="rows_padded_by").convert_dtypes().assign(rows_padded_by=kept)
 
 
-def _stages(launches: Launches) -> Iterator[tuple[tuple[str, str], list[pd.DataFrame]]]:
-    """Give ((root, stage), the launches of each kernel in it) for every stage with w13 or w2 in it."""
+Group = tuple[str, str | None, list[pd.DataFrame]]
+
+
+def _stages(launches: Launches) -> Iterator[Group]:
+    """Give (root, stage, the launches of each kernel in it) for every stage with w13 or w2 in it."""
     found: dict[tuple[str, str], list[pd.DataFrame]] = {}
     for (path, *_), frame in counters.grouped(launches):
         root, *inner = str(path).split("/")
         stage = next((s for s in reversed(inner) if len(set(ranges.stages_of(s)) & set(PARTS)) == 1), None)
         if stage and ranges.parse_root(root):
             found.setdefault((root, stage), []).append(frame)
-    yield from found.items()
+    yield from ((*place, frames) for place, frames in found.items())
+
+
+def _by_name(launches: Launches) -> Iterator[Group]:
+    """Give every kernel of a report without ranges: no root, no stage, its launches."""
+    yield from (("", None, [frame]) for _, frame in counters.grouped(launches))
 
 
 def _duration(frame: pd.DataFrame) -> float:
-    return float(frame["duration_ns"].astype("Float64").median()) / 1e3
+    """Return the median time of launches in us, NaN where none was timed."""
+    return float(frame["duration_ns"].astype("float64").median()) / 1e3
 
 
 def point(workload: Mapping[str, Any], root: str) -> Mapping[str, Any]:
@@ -173,7 +120,7 @@ def point(workload: Mapping[str, Any], root: str) -> Mapping[str, Any]:
     return next((p for p in points if p.get("root") == root), {})
 
 
-def _problem(root: str, stage: str, workload: Mapping[str, Any]) -> dict[str, Any]:
+def _problem(root: str, stage: str, workload: Mapping[str, Any], several: bool) -> dict[str, Any]:
     fields, own = ranges.parse_root(root) or {}, point(workload, root)
     sizes = own.get("problem") or {}
     chosen = fields.get("tiles", "")
@@ -188,14 +135,17 @@ def _problem(root: str, stage: str, workload: Mapping[str, Any]) -> dict[str, An
     out["element_bytes"] = DTYPE_BYTES.get(str(out["dtype"]))
     if sizes.get("K") and sizes.get("N"):
         wide, deep = (2 * sizes["N"], sizes["K"]) if part == "w13" else (sizes["K"], sizes["N"])
-        out |= {"gemm_n": wide, "gemm_k": deep, "out_elements": _written(ranges.stages_of(stage), sizes, wide)}
+        out |= {"gemm_n": wide, "gemm_k": deep, "out_elements": _written(ranges.stages_of(stage), sizes, wide, several)}
     stated = (own.get("tiles") or {}).get(part)
     return out | {"stated": stated}
 
 
-def _written(stages: Sequence[str], sizes: Mapping[str, Any], wide: int) -> int:
-    """Return the elements that a GEMM writes, less than [pairs, gemm_n] where the next stage is fused into it."""
-    rows = sizes["M"] if "combine" in stages else sizes["M"] * sizes["topk"]
+def _written(stages: Sequence[str], sizes: Mapping[str, Any], wide: int, several: bool) -> int:
+    """Return the elements that a GEMM writes, less than [pairs, gemm_n] where the next stage is fused into it.
+
+    A combine in a stage of several kernels is a kernel of its own: the GEMM writes every pair.
+    """
+    rows = sizes["M"] if "combine" in stages and not several else sizes["M"] * sizes["topk"]
     return int(rows * (wide // 2 if "act" in stages and "w13" in stages else wide))
 
 
@@ -203,7 +153,7 @@ def _geometry(row: Mapping[str, Any], gpu: Mapping[str, Any]) -> dict[str, Any]:
     """Return occupancy by the CUDA rules, the tile, and how many blocks have one to compute."""
     static, dynamic, grid = row["smem_static_bytes"], row["smem_dynamic_bytes"], row["grid_blocks"]
     out: dict[str, Any] = {"sm_count": gpu.get("sm_count")}
-    out["smem_bytes"] = None if static is None or dynamic is None else int(static + dynamic)
+    out["smem_bytes"] = row["smem_bytes"] if static is None or dynamic is None else int(static + dynamic)
     limits = LIMITS.get(str(gpu.get("compute_capability")))
     known = (row["block_threads"], row["registers_per_thread"], out["smem_bytes"])
     if limits and all(k is not None for k in known):
@@ -211,18 +161,21 @@ def _geometry(row: Mapping[str, Any], gpu: Mapping[str, Any]) -> dict[str, Any]:
         out |= {"blocks_per_sm": found.blocks, "limiter": found.limiter}
     grid = None if grid is None else int(grid)
     at_once = out.get("blocks_per_sm", 0) * (gpu.get("sm_count") or 0)
+    sized = False
     if grid and at_once:  # a grid of just as many blocks as run at once is sized by the GPU
-        out |= {"waves": grid / at_once, "persistent": grid <= at_once and grid % int(gpu["sm_count"]) == 0}
+        sized = grid <= at_once and grid % int(gpu["sm_count"]) == 0
+        out |= {"waves": grid / at_once, "persistent": sized}
     if row.get("gemm_n") is None or row.get("rows_useful") is None:
         return out
-    tile = tiles.recover(row["stated"], row["name"], grid, row["rows_useful"], row["E"], row["gemm_n"])
+    told_by = None if sized else grid
+    tile = tiles.recover(row["stated"], row["name"], told_by, row["rows_useful"], row["E"], row["gemm_n"])
     if tile is None:
         return out
     out |= {"tile": tile.label, "tile_source": tile.source}
     out |= {key: getattr(tile, key) for key in tiles.FIELDS[:4]}
     by = row.get("rows_padded_by") or {}
     padded = by.get(str(tile.block_m), row.get("rows_padded"))
-    counted = tiles.blocks(tile, grid, padded, row["gemm_n"])
+    counted = tiles.blocks(tile, grid, padded, row["gemm_n"], sized)
     out["rows_padded"] = padded
     if counted is None:
         return out

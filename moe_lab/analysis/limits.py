@@ -23,6 +23,7 @@ TAIL_PCT = 15.0
 PADDING_PCT = 20.0
 GAPS_PCT = 10.0
 EMPTY_PCT = 30.0
+NAMED_STALLS = 10  # as many as have a colour of their own
 LIMITERS = ("too few blocks", "DRAM", "on-chip memory", "tensor pipe", "latency", "nothing alone")
 Row = Mapping[Hashable, Any]
 
@@ -45,7 +46,7 @@ def limiter(row: Row, dram_peak: float | None = None) -> str | None:
         return "on-chip memory"
     if max(sm, _known(row, "tensor_pipe_pct") or 0) >= COMPUTE_NEAR_PCT:
         return "tensor pipe"
-    return "latency" if max(sm, memory) < FULL_PCT else "nothing alone"
+    return "latency" if max(sm, memory, _known(row, "l2_throughput_pct") or 0) < FULL_PCT else "nothing alone"
 
 
 def _known(row: Row, column: str) -> float | None:
@@ -104,9 +105,10 @@ def limits(table: pd.DataFrame, dram_peak: float | None = None) -> pd.DataFrame:
 
     Returns:
         Columns series, backend, M, stage, part, tile, persistent, limiter, on_chip (L1, L2; NA unless that limits),
-        sm_pct, memory_pct, dram_pct, tensor_pct, tail_pct, padding_pct and empty_pct (NA where the rule does not fire:
-        tail below ``TAIL_PCT`` or while DRAM limits; padding below ``PADDING_PCT`` or while neither compute nor on-chip
-        memory limits; empty blocks below ``EMPTY_PCT``), stalls (the largest reasons to wait).
+        sm_pct, memory_pct, l2_pct, dram_pct, tensor_pct, tail_pct, padding_pct and empty_pct (NA where the rule does
+        not fire: tail below ``TAIL_PCT`` or while DRAM limits; padding below ``PADDING_PCT`` or while DRAM or L2
+        limits, from which padding reads nothing; empty blocks below ``EMPTY_PCT``), stalls (the largest reasons to
+        wait).
     """
     rows = []
     for row in table.to_dict("records"):
@@ -114,6 +116,7 @@ def limits(table: pd.DataFrame, dram_peak: float | None = None) -> pd.DataFrame:
         own: dict[str, Any] = {k: row.get(k) for k in ("series", "backend", "M", "stage", "tile", "persistent", "part")}
         own |= {"limiter": found, "on_chip": on_chip(row) if found == "on-chip memory" else None}
         own |= {"sm_pct": row.get("sm_throughput_pct"), "memory_pct": row.get("mem_throughput_pct")}
+        own |= {"l2_pct": row.get("l2_throughput_pct")}
         own |= {"dram_pct": dram_pct(row, dram_peak), "tensor_pct": row.get("tensor_pipe_pct"), "stalls": stalls(row)}
         rows.append(own | _extras(row, found))
     return pd.DataFrame(rows, columns=list(COLUMNS)).convert_dtypes()
@@ -121,16 +124,17 @@ def limits(table: pd.DataFrame, dram_peak: float | None = None) -> pd.DataFrame:
 
 COLUMNS = (
     *("series", "backend", "M", "stage", "part", "tile", "persistent", "limiter", "on_chip", "sm_pct", "memory_pct"),
-    *("dram_pct", "tensor_pct", "tail_pct", "padding_pct", "empty_pct", "stalls"),
+    *("l2_pct", "dram_pct", "tensor_pct", "tail_pct", "padding_pct", "empty_pct", "stalls"),
 )
 
 
 def _extras(row: Row, found: str | None) -> dict[str, float | None]:
     tail, padding, empty = tail_pct(row), padding_pct(row), empty_pct(row)
     busy = found in ("on-chip memory", "tensor pipe", "latency", "nothing alone")
+    computes = busy and not (found == "on-chip memory" and on_chip(row) == "L2")
     return {
         "tail_pct": tail if tail is not None and tail >= TAIL_PCT and busy else None,
-        "padding_pct": padding if padding is not None and padding >= PADDING_PCT and busy else None,
+        "padding_pct": padding if padding is not None and padding >= PADDING_PCT and computes else None,
         "empty_pct": empty if empty is not None and empty >= EMPTY_PCT else None,
     }
 
@@ -158,18 +162,27 @@ def gaps(launches: Launches) -> pd.DataFrame:
         fields, share = parse_root(str(row["name"])) or {}, 100 * row["gap_ms"] / row["span_ms"]
         if share >= GAPS_PCT:
             named = " ".join(filter(None, (fields.get("backend", row["name"]), fields.get("tiles"))))
-            own: dict[str, Any] = {"series": named, "M": fields.get("M")}
+            own: dict[str, Any] = {"series": named, "M": int(fields["M"]) if fields.get("M", "").isdigit() else None}
             own |= {"span_us": 1e3 * row["span_ms"], "gap_us": 1e3 * row["gap_ms"], "gap_pct": share}
             rows.append(own | {"kernels": row["kernels"]})
     return pd.DataFrame(rows, columns=["series", "M", "span_us", "gap_us", "gap_pct", "kernels"])
 
 
 def stall_shares(table: pd.DataFrame, stage: str, most: int = 5) -> pd.DataFrame:
-    """Return what the warps of one stage wait for: columns row (series and M), reason, pct; the rest as ``other``."""
+    """Return what the warps of one stage wait for: columns row (series, M, GPU), reason, pct; the rest as ``other``.
+
+    Args:
+        table: ``analysis.gemms.gemms``, with a column gpu where it has rows of several.
+        stage: w13 or w2.
+        most: reasons by name, of one row; of all rows the ``NAMED_STALLS`` largest.
+    """
     rows: list[dict[str, Any]] = []
-    for row in table[table["part"] == stage].sort_values(["series", "M"]).to_dict("records"):
-        known = stalls(row, most)
-        label = f"{row['series']}, M {row['M']:,}"
+    found = table[table["part"] == stage].sort_values(["series", "M"]).to_dict("records")
+    sums = pd.DataFrame([s for row in found for s in stalls(row, most)], columns=["reason", "pct"])
+    named = set(sums.groupby("reason")["pct"].sum().astype("float64").nlargest(NAMED_STALLS).index)
+    for row in found:
+        known = [(reason, share) for reason, share in stalls(row, most) if reason in named]
+        label = ", ".join([str(row["series"]), f"M {row['M']:,}", *([str(row["gpu"])] if "gpu" in row else [])])
         rows += [{"row": label, "reason": reason, "pct": share} for reason, share in known]
         if known:
             rows.append({"row": label, "reason": "other", "pct": 100 - sum(share for _, share in known)})

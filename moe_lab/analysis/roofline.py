@@ -1,8 +1,8 @@
 """Hierarchical roofline of the expert GEMMs: FLOPs over bytes of DRAM and of L2, and the time that each roof costs.
 
-Roofs are those measured on the same GPU (a benchmark's ``run.json`` holds them), else what follows from the counters or
-from the GPU's rated clocks; each says where it is from. A measured roof that a kernel exceeds is no roof and is passed
-over.
+Roofs are those measured on the same GPU (a benchmark's ``run.json`` or rocprof-compute's ``roofline.csv`` holds them),
+else what follows from the counters or from the GPU's rated clocks; each says where it is from. A measured roof that a
+kernel exceeds is no roof and is passed over.
 """
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping
@@ -21,6 +21,7 @@ MEASURED = {
     "dram": ("read_bytes_per_s", "copy_bytes_per_s"),
     "tensor": ("matmul_flops_per_s",),
 }
+ROCPROF_COMPUTE = {"dram": "HBM", "l2": "L2", "tensor": "MFMA BF16"}  # as ``amd_memory.roofs`` calls them
 OPERATIONS = ("tensor_bf16_ops", "tensor_fp16_ops", "tensor_fp16_fp16_ops", "tensor_fp8_ops")
 SERVED_BY_L2 = 20  # points by which L2 must be busier than DRAM for its peak to be read off a kernel
 LEVELS = ("dram", "l2")
@@ -32,14 +33,15 @@ def roofs(table: pd.DataFrame, gpu: Mapping[str, Any], measured: Iterable[runs.R
 
     Args:
         table: ``analysis.gemms.gemms``.
-        gpu: name, sm_count, compute_capability, sm_clock_khz, memory_bandwidth_bytes_per_s, those that are known.
+        gpu: name, sm_count, compute_capability, sm_clock_khz, memory_bandwidth_bytes_per_s and roofs (as
+            ``amd_memory.roofs``), those that are known.
         measured: benchmarks to look for measured roofs in; by default every run in the profiles folder.
     """
     known = list(runs.list_runs() if measured is None else measured)
     best = {"dram": _fastest(table, _dram), "tensor": _fastest(table, lambda row: flops(row)[0])}
-    own = [
-        (r.manifest["name"], _stated(r)) for r in known if (r.manifest.get("gpu") or {}).get("name") == gpu.get("name")
-    ]
+    gpu_name = gpu.get("name") or "not known"
+    same = [r for r in known if (r.manifest.get("gpu") or {}).get("name") == gpu_name]
+    own = [(r.manifest["name"], _stated(r)) for r in same]
     rows: list[dict[str, Any]] = []
     for kind, keys in MEASURED.items():
         said = [(facts[key], key, name) for key in keys for name, facts in own if (facts.get(key) or 0) > best[kind]]
@@ -48,13 +50,22 @@ def roofs(table: pd.DataFrame, gpu: Mapping[str, Any], measured: Iterable[runs.R
             what = key.removesuffix("_bytes_per_s").removesuffix("_flops_per_s")
             rows.append({"kind": kind, "value": float(value), "source": f"{what} measured on this GPU in {name}"})
         else:
-            rows += _rated(kind, gpu)
-    return pd.DataFrame([*rows, *_l2(table)], columns=["kind", "value", "source"])
+            rows += _of_roofline_csv(kind, gpu, best[kind]) or _rated(kind, gpu)
+    l2 = _of_roofline_csv("l2", gpu, 0) or _l2(table)
+    return pd.DataFrame([*rows, *l2], columns=["kind", "value", "source"])
 
 
 def _stated(run: runs.Run) -> dict[str, Any]:
     """Return what a benchmark measured of its GPU."""
     return {**(run.manifest.get("gpu") or {}), **((run.manifest.get("measured") or {}).get("roofs") or {})}
+
+
+def _of_roofline_csv(kind: str, gpu: Mapping[str, Any], least: float) -> list[dict[str, Any]]:
+    """Return the roof that rocprof-compute measured, in a list; empty where there is none above ``least``."""
+    known = gpu.get("roofs")
+    values = [] if known is None else known.loc[known["name"] == ROCPROF_COMPUTE[kind], "value"]
+    source = "measured on this GPU by rocprof-compute (roofline.csv)"
+    return [{"kind": kind, "value": 1e9 * v, "source": source} for v in values if 1e9 * v > least]
 
 
 def peak(known: pd.DataFrame, kind: str) -> float | None:
@@ -64,8 +75,8 @@ def peak(known: pd.DataFrame, kind: str) -> float | None:
 
 
 def _fastest(table: pd.DataFrame, amount: Any) -> float:
-    rates = [amount(r) / r["duration_us"] * 1e6 for r in table.to_dict("records") if amount(r) and r["duration_us"] > 0]
-    return max(rates, default=0.0)
+    timed = [r for r in table.to_dict("records") if not traffic.absent(r["duration_us"]) and r["duration_us"] > 0]
+    return max((amount(r) / r["duration_us"] * 1e6 for r in timed if amount(r)), default=0.0)
 
 
 def _dram(row: Row) -> float | None:
@@ -139,7 +150,8 @@ def _dram_bytes(row: Row, l2_bytes: float | None) -> tuple[float | None, str]:
     modelled = traffic.of(row, l2_bytes)
     if modelled:
         return modelled["dram_model_bytes"], "modelled from the tiles"
-    return traffic.minimum(row), "fewest possible"
+    fewest = traffic.minimum(row)
+    return fewest, "not known" if fewest is None else "fewest possible"
 
 
 def points(table: pd.DataFrame, l2_bytes: float | None = None) -> pd.DataFrame:

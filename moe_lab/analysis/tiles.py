@@ -94,12 +94,18 @@ class Blocks:
     persistent: bool
 
 
-def blocks(tile: Tile | None, grid_blocks: int | None, rows_padded: int | None, gemm_n: int) -> Blocks | None:
-    """Return how many of a launch's blocks have a tile to compute; None where tile or padded rows are not known."""
+def blocks(
+    tile: Tile | None, grid_blocks: int | None, rows_padded: int | None, gemm_n: int, sized_by_gpu: bool = False
+) -> Blocks | None:
+    """Return how many of a launch's blocks have a tile to compute; None where tile or padded rows are not known.
+
+    A grid sized by the GPU is persistent, however few tiles there are.
+    """
     if tile is None or not tile.block_m or not tile.block_n or not grid_blocks or rows_padded is None:
         return None
     tiles = math.ceil(rows_padded / tile.block_m) * math.ceil(gemm_n / tile.block_n)
-    return Blocks(tiles, max(0, grid_blocks - tiles), grid_blocks < tiles)
+    persistent = sized_by_gpu or grid_blocks < tiles
+    return Blocks(tiles, 0 if persistent else grid_blocks - tiles, persistent)
 
 
 def switches(table: pd.DataFrame) -> pd.DataFrame:

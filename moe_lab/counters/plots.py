@@ -15,17 +15,23 @@ COUNTERS = {
     "l2_hit_pct": "L2 hits (%)",
 }
 LEVELS = {"dram": ("DRAM", "circle"), "l2": ("L2", "diamond-open")}
-_MORE = ("#332288", "#44aa99", "#882255", "#999933")
+_MORE = ("#332288", "#cc79a7", "#999933", "#e69f00", "#44aa99", "#882255")
 _DASHES = ("solid", "dot", "dash", "dashdot", "longdash")
 
 
+SYMBOLS = ("circle", "square-open", "diamond", "triangle-up-open", "cross")
+
+
 def styles(rows: pd.DataFrame) -> dict[str, tuple[str, str]]:
-    """Return (colour, dash) of each series: the first of a backend has the backend's colour, the next others."""
-    out, seen = {}, dict[str, int]()
+    """Return (colour, dash) of each series: the backend's colour for the first that has it, others for the next."""
+    out: dict[str, tuple[str, str]] = {}
+    seen = dict[str, int]()
     for series, backend in rows[["series", "backend"]].drop_duplicates().itertuples(index=False):
         number = seen.get(backend, 0)
         seen[backend] = number + 1
-        color = _MORE[(number - 1) % len(_MORE)] if number else plots.backend_color(str(backend))
+        used = {color for color, _ in out.values()}
+        wanted = [*([] if number else [plots.backend_color(str(backend))]), *_MORE]
+        color = next((c for c in wanted if c not in used), _MORE[number % len(_MORE)])
         out[str(series)] = (color, _DASHES[number % len(_DASHES)])
     return out
 
@@ -35,9 +41,14 @@ def over_m(table: pd.DataFrame, stage: str) -> go.Figure:
 
     Args:
         table: columns series, backend, M and those of ``COUNTERS``, of one stage; a panel without values is left out.
+            A column gpu gives each GPU lines and symbols of its own.
         stage: its name.
     """
-    rows = table.sort_values("M")
+    rows, symbols = table.sort_values("M", kind="stable"), {}
+    if "gpu" in rows:
+        rows["series"] = rows["series"].astype(str) + ", " + rows["gpu"]
+        of = {gpu: SYMBOLS[i % len(SYMBOLS)] for i, gpu in enumerate(table["gpu"].unique())}
+        symbols = {series: of[gpu] for series, gpu in zip(rows["series"], rows["gpu"], strict=True)}
     shown = {c: label for c, label in COUNTERS.items() if rows[c].notna().any()}
     figure = make_subplots(rows=len(shown), shared_xaxes=True, vertical_spacing=0.05, subplot_titles=[*shown.values()])
     own = styles(rows)
@@ -52,6 +63,7 @@ def over_m(table: pd.DataFrame, stage: str) -> go.Figure:
                 showlegend=panel == 1,
                 mode="lines+markers",
                 line={"color": color, "dash": dash},
+                marker={"symbol": symbols.get(series, "circle")},
                 hovertemplate="M = %{x:,}: %{y:.1f} %<extra>" + str(series) + "</extra>",
                 row=panel,
                 col=1,
@@ -66,13 +78,16 @@ def over_m(table: pd.DataFrame, stage: str) -> go.Figure:
     return figure
 
 
-def roofline(points: pd.DataFrame, roofs: pd.DataFrame, stage: str) -> go.Figure:
+def roofline(
+    points: pd.DataFrame, roofs: pd.DataFrame, stage: str, colors: dict[str, tuple[str, str]] | None = None
+) -> go.Figure:
     """Draw the hierarchical roofline: a slope for each level of memory, the tensor roof, a point a GEMM and level.
 
     Args:
-        points: ``analysis.roofline.points`` of one stage.
-        roofs: ``analysis.roofline.roofs``.
+        points: ``analysis.roofline.points`` of one stage and GPU; a column gpu names it on the axis.
+        roofs: ``analysis.roofline.roofs`` of that GPU.
         stage: its name.
+        colors: ``styles`` that several figures share; None = of these points.
     """
     rows = points
     figure = go.Figure()
@@ -87,7 +102,7 @@ def roofline(points: pd.DataFrame, roofs: pd.DataFrame, stage: str) -> go.Figure
     if "tensor" in peak:
         start = max(low, peak["tensor"] / max((peak[k] for k in LEVELS if k in peak), default=peak["tensor"]))
         figure.add_scatter(**_roof([start, high], [peak["tensor"] / 1e12] * 2, "tensor roof", "tensor"))
-    own = styles(rows)
+    own = colors or styles(rows)
     for (series, level), part in rows.groupby(["series", "level"], sort=False):
         label, symbol = LEVELS[str(level)]
         figure.add_scatter(
@@ -101,9 +116,13 @@ def roofline(points: pd.DataFrame, roofs: pd.DataFrame, stage: str) -> go.Figure
         )
     axis: dict[str, Any] = {"type": "log", "dtick": 1}
     figure.update_layout(template="moe_lab", height=430 + 14 * len(figure.data))
-    figure.update_xaxes(title={"text": f"FLOP per byte of the level, {stage}"}, **axis)
+    figure.update_xaxes(title={"text": f"FLOP per byte of the level, {stage}{_on(rows)}"}, **axis)
     figure.update_yaxes(title={"text": "TFLOP/s"}, **axis)
     return figure
+
+
+def _on(rows: pd.DataFrame) -> str:
+    return f", {rows['gpu'].iloc[0]}" if "gpu" in rows else ""
 
 
 def _roof(x: list[float], y: list[float], name: str, kind: str) -> dict[str, Any]:
@@ -117,7 +136,8 @@ def waterfall(moved: pd.DataFrame, stage: str, M: int) -> go.Figure:
     """Draw how the fewest bytes become those through L2, a panel a series, with what was counted below.
 
     Args:
-        moved: ``analysis.traffic.traffic`` of one stage; its M with at least one row whose fewest bytes are known.
+        moved: ``analysis.traffic.traffic`` of one stage and GPU; its M with at least one row whose fewest bytes are
+            known.
         stage: its name.
         M: tokens.
     """
@@ -148,7 +168,7 @@ def waterfall(moved: pd.DataFrame, stage: str, M: int) -> go.Figure:
     ends = [c for c in ("l2_model_bytes", "l2_counted_bytes", "dram_bytes", "minimum_bytes") if rows[c].notna().any()]
     most = max(float(rows[c].max()) for c in ends) / 1e9
     figure.update_xaxes(range=[0, 1.45 * most])
-    figure.update_xaxes(title={"text": f"GB, {stage} at M = {M:,}"}, row=len(rows), col=1)
+    figure.update_xaxes(title={"text": f"GB, {stage} at M = {M:,}{_on(rows)}"}, row=len(rows), col=1)
     figure.update_layout(template="moe_lab", height=110 + 190 * len(rows), margin={"t": 40})
     figure.update_annotations(font={"size": 13}, x=0, xanchor="left")
     return figure

@@ -3,21 +3,50 @@
 import pandas as pd
 
 from moe_lab import published
+from moe_lab.amd.tables import glossary
 from moe_lab.notes import Note, or_note, provenance
 from moe_lab.tables import Column, Table
 
-__all__ = ["ceilings", "geometry", "kernels", "other_tiles", "provenance", "published_counters", "roofs", "traffic"]
+__all__ = [
+    "ceilings",
+    "geometry",
+    "glossary",
+    "kernels",
+    "other_tiles",
+    "provenance",
+    "published_counters",
+    "roofs",
+    "traffic",
+]
 
+WORTH_PCT = 10.0  # less than this is within the error of the model
 NONE = "Nothing to show: no run with the kernels of w13 or w2 was read."
 NAMES = {"dram": "DRAM", "l2": "L2", "tensor": "tensor"}
 _WHO = [Column("series", "backend"), Column("M", "M", "tokens", 0), Column("stage", "stage")]
+
+
+def _who(frame: pd.DataFrame) -> list[Column]:
+    """Return the columns that name a GEMM; the GPU is one of them where a table holds several."""
+    return [*_gpu(frame), *_WHO]
+
+
+def _gpu(frame: pd.DataFrame) -> list[Column]:
+    return [Column("gpu", "GPU")] if "gpu" in frame else []
+
+
+def _in_order(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows by GPU, as they came, then by GEMM, M and series."""
+    by = ["part" if "part" in frame else "stage", "M", "series"]
+    if "gpu" not in frame:
+        return frame.sort_values(by)
+    return frame.assign(order=pd.factorize(frame["gpu"])[0]).sort_values(["order", *by])
 
 
 def kernels(table: pd.DataFrame, limits: pd.DataFrame) -> Table | Note:
     """Return time, launch, throughput and traffic of every GEMM, with what limits it.
 
     Args:
-        table: ``analysis.gemms.gemms``.
+        table: ``analysis.gemms.gemms``, with a column gpu where it has rows of several; so for every table here.
         limits: ``analysis.limits.limits`` of the same rows.
     """
     if table.empty:
@@ -27,23 +56,23 @@ def kernels(table: pd.DataFrame, limits: pd.DataFrame) -> Table | Note:
         shown[column.replace("_bytes", "_gb")] = shown[column].astype("Float64") / 1e9
     busy = "of the unit's peak"
     columns = [
-        *_WHO,
+        *_who(shown),
         Column("limiter", "limited by"),
         Column("duration_us", "time", "µs", 1),
-        *([Column("timeline_us", "time", "µs in the timeline", 1)] if "timeline_us" in table else []),
+        *([Column("timeline_us", "time", "µs, timeline", 1)] if "timeline_us" in table else []),
         Column("grid_blocks", "grid", "blocks", 0),
         Column("block_threads", "block", "threads", 0),
-        Column("tile", "tile"),
         Column("sm_throughput_pct", "compute", "%", 0, busy, 100.0),
         Column("mem_throughput_pct", "memory", "%", 0, busy, 100.0),
-        Column("l2_throughput_pct", "L2", "%", 0, busy, 100.0),
-        Column("dram_pct", "DRAM", "%", 0, busy, 100.0),
-        Column("tensor_pipe_pct", "tensor", "%", 0, busy, 100.0),
+        Column("dram_pct", "DRAM", "%", 0, busy),
+        Column("l2_throughput_pct", "L2", "%", 0, busy),
+        Column("tensor_pipe_pct", "tensor", "%", 0, busy),
         Column("dram_read_gb", "DRAM read", "GB", 3),
         Column("l2_sm_gb", "L2 to SMs", "GB", 3),
         Column("l2_hit_pct", "L2 hits", "%", 0),
+        *([Column("other_us", "others", "µs in the stage", 1)] if (table["other_us"] > 0).any() else []),
     ]
-    return Table(shown.sort_values(["stage", "M", "series"]), columns)
+    return Table(_in_order(shown), columns)
 
 
 def published_counters() -> Table:
@@ -71,7 +100,7 @@ def ceilings(costs: pd.DataFrame) -> Table | Note:
     alone = "time that this roof alone asks for"
     shown = costs.assign(binding=costs["binding"].map(NAMES))
     columns = [
-        *_WHO,
+        *_who(shown),
         Column("duration_us", "time", "µs", 1),
         Column("dram_us", "DRAM", "µs", 1, alone),
         Column("l2_us", "L2", "µs", 1, alone),
@@ -95,7 +124,8 @@ def roofs(known: pd.DataFrame) -> Table | Note:
     unit = known["kind"].map({"tensor": "TFLOP/s, dense bf16"}).fillna("TB/s")
     columns = [Column("kind", "roof"), Column("tera", "", "", 2), Column("unit", "unit"), Column("source", "source")]
     shown = known.assign(kind=known["kind"].map(NAMES), tera=known["value"] / 1e12, unit=unit)
-    return or_note(shown, Table(shown, columns), "No roof of this GPU is known, so the roofline has none.")
+    table = Table(shown, [*_gpu(known), *columns])
+    return or_note(shown, table, "No roof of this GPU is known, so the roofline has none.")
 
 
 def traffic(moved: pd.DataFrame) -> Table | Note:
@@ -109,7 +139,7 @@ def traffic(moved: pd.DataFrame) -> Table | Note:
     counted = "counted"
     model = "by the model, through L2"
     columns = [
-        *_WHO,
+        *_who(shown),
         Column("tile", "tile"),
         Column("minimum_bytes", "fewest", "GB", 3),
         Column("l2_a_bytes", "rows", "GB", 3, model),
@@ -132,12 +162,12 @@ def other_tiles(others: pd.DataFrame) -> Table | Note:
     Args:
         others: ``analysis.traffic.other_tiles``.
     """
-    best = others[others["l2_saved_pct"] > 0].sort_values("l2_saved_pct", ascending=False)
-    best = best.drop_duplicates(["series", "M", "stage"]).sort_values(["stage", "M", "series"])
+    best = others[others["l2_saved_pct"] >= WORTH_PCT].sort_values("l2_saved_pct", ascending=False)
+    best = _in_order(best.drop_duplicates([column.key for column in _who(best)]))
     shown = best.assign(gb=best["l2_model_bytes"] / 1e9, counted_gb=best["counted_l2_bytes"].astype("Float64") / 1e9)
     predicted, here = "predicted", "launched in these runs"
     columns = [
-        *_WHO,
+        *_who(shown),
         Column("tile", "tile"),
         Column("candidate", "instead"),
         Column("gb", "through L2", "GB", 3, predicted),
@@ -145,7 +175,8 @@ def other_tiles(others: pd.DataFrame) -> Table | Note:
         Column("counted_gb", "through L2", "GB", 3, here),
         Column("counted_us", "time", "µs", 1, here),
     ]
-    return or_note(shown, Table(shown, columns), "No tile of the list would move less, or no tile is known.")
+    none = f"No tile of the list would move {WORTH_PCT:.0f} % less, or no tile is known."
+    return or_note(shown, Table(shown, columns), none)
 
 
 def geometry(table: pd.DataFrame) -> Table | Note:
@@ -155,7 +186,7 @@ def geometry(table: pd.DataFrame) -> Table | Note:
         table: ``analysis.gemms.gemms``.
     """
     columns = [
-        *_WHO,
+        *_who(table),
         Column("name", "kernel", wrap=True),
         Column("tile", "tile"),
         Column("tile_source", "told by"),
@@ -167,6 +198,7 @@ def geometry(table: pd.DataFrame) -> Table | Note:
         Column("blocks_per_sm", "blocks", "per SM", 0),
         Column("limiter", "no more for"),
         Column("occupancy_achieved_pct", "occupancy", "% achieved", 0),
+        Column("waves", "waves", "launched", 1),
         Column("working_waves", "waves", "with rows", 1),
         Column("last_wave_fill_pct", "last wave", "% full", 0),
         Column("rows_padded", "rows", "with padding", 0),

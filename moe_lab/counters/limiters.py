@@ -1,0 +1,117 @@
+"""What limits each expert GEMM, as sentences: the headline, and one sentence an M."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+import pandas as pd
+
+from moe_lab.analysis.phases import rows_of
+from moe_lab.counters.words import each, listed, who
+from moe_lab.findings import percent
+
+WHAT_HELPS = {
+    "on-chip memory": "larger tiles, which read each row and each weight less often",
+    "DRAM": "fewer bytes (fewer experts hit, narrower weights), or more in flight where the share is low",
+    "tensor pipe": "less padding and a shorter start and end of the pipeline",
+    "latency": "more bytes in flight (stages, blocks on an SM) or fewer waits",
+    "too few blocks": "smaller tiles, or a split of the depth, that give every SM work",
+    "nothing alone": "overlapping the units that share the time",
+}
+AMD_LIMITER = "no AMD counter here is a share of the peak of compute or memory; notebook 05 shows what kernels wait for"
+_TILE = r" \d+x\d+x\d+"
+
+
+def headline(limits: pd.DataFrame, stage: str, gpu: str, amd: bool = False) -> str:
+    """Say what limits one stage at the largest and at the smallest M.
+
+    Args:
+        limits: ``limits.limits`` of one GPU.
+        stage: w13 or w2; where it has no row, every stage.
+        gpu: name of the GPU.
+        amd: whether it is AMD's.
+    """
+    known = limits[limits["limiter"].notna()]
+    swept = known["series"].str.contains(_TILE)  # a sweep's single tiles are no headline
+    known = known if swept.all() else known[~swept]
+    rows = known[known["part"] == stage] if (known["part"] == stage).any() else known
+    if rows.empty:
+        how = AMD_LIMITER if amd else "measure them with --set full"
+        return f"On {gpu}, too little was counted to say what limits the expert GEMMs; {how}."
+    sizes = sorted(set(rows["M"]), reverse=True)
+    parts = [_at(rows[rows["M"] == M]) for M in dict.fromkeys((sizes[0], sizes[-1]))]
+    return f"On {gpu}, {rows['part'].iloc[0]} {'. And '.join(parts)} (shares of each unit's peak)."
+
+
+def _at(rows: pd.DataFrame) -> str:
+    groups = [(name, list(group)) for (name, _), group in groupby(_by_limiter(rows), key=_why)]
+    said = []
+    for name, group in groups:
+        whose = listed([f"{who(r)[:-1]}; {_evidence(r)})" for r in group])
+        verb = "is" if len(group) == 1 else "are both" if len(group) == 2 else "are all"
+        said.append(f"{whose} {verb} {_limited(group, name)}")
+    return f"at M = {rows['M'].iloc[0]:,} {'; '.join(said)}"
+
+
+def _by_limiter(rows: pd.DataFrame) -> list[Any]:
+    order = ("on-chip memory", "too few blocks", "latency", "nothing alone", "DRAM", "tensor pipe")
+    return sorted(rows_of(rows), key=lambda r: (order.index(r.limiter), _why(r)[1]))
+
+
+def _why(row: Any) -> tuple[str, bool]:
+    """Return what limits a kernel, and whether L2 is as busy as compute where that does."""
+    return row.limiter, row.limiter == "tensor pipe" and not pd.isna(row.l2_pct) and row.l2_pct >= row.sm_pct
+
+
+def _limited(rows: Sequence[Any], name: str) -> str:
+    why = ", with L2 as busy" if _why(rows[0])[1] else ", not by memory"
+    where = " and ".join(dict.fromkeys(str(r.on_chip) for r in rows))
+    compute = listed([percent(r.sm_pct) for r in rows])
+    return {
+        "DRAM": "bound by DRAM, near the roof",
+        "on-chip memory": f"limited by on-chip memory traffic ({where}) at {compute} of the compute roof",
+        "tensor pipe": f"limited by compute{why}",
+        "latency": "limited by latency",
+        "too few blocks": "limited by too few blocks",
+        "nothing alone": "limited by no unit alone",
+    }[name]
+
+
+def _evidence(row: Any) -> str:
+    if row.limiter == "DRAM":
+        return f"DRAM {percent(row.dram_pct)}"
+    compute, memory = {"compute": row.sm_pct}, {"memory": row.memory_pct}
+    if row.limiter == "on-chip memory":
+        shares = memory | {"DRAM": row.dram_pct}
+    else:
+        busier = not pd.isna(row.l2_pct) and row.l2_pct > row.memory_pct
+        shares = compute | memory | ({"L2": row.l2_pct} if busier else {})
+    return ", ".join(f"{name} {percent(share)}" for name, share in shares.items() if not pd.isna(share))
+
+
+def _shares(rows: Sequence[Any]) -> str:
+    """Return the lowest and the highest share of what limits the kernels; of compute and memory where neither does."""
+    compute, memory = {"compute ": "sm_pct"}, {"memory ": "memory_pct"}
+    own = {"DRAM": {"": "dram_pct"}, "on-chip memory": memory, "tensor pipe": compute}
+    said = []
+    for unit, column in own.get(rows[0].limiter, compute | memory).items():
+        ends = sorted(float(getattr(r, column)) for r in rows if not pd.isna(getattr(r, column)))
+        said.append(unit + " to ".join(dict.fromkeys(percent(e) for e in (ends[0], ends[-1]))))
+    return ", ".join(said)
+
+
+def every_m(limits: pd.DataFrame) -> list[str]:
+    """Say what limits every kernel, one sentence an M, and what helps against it."""
+    out = []
+    for M, rows in limits[limits["limiter"].notna()].groupby("M", sort=True):
+        parts = []
+        for name, group in groupby(_by_limiter(rows), key=lambda r: r.limiter):
+            own = list(group)
+            stages: dict[str, list[str]] = {}
+            for r in own:
+                stages.setdefault(r.series, []).append(r.stage)
+            whose = listed([f"{series} ({', '.join(of)})" for series, of in stages.items()])
+            parts.append(f"{name} ({_shares(own)}) for {whose}")
+        out.append(f"Limiter at M = {M:,}: {'; '.join(parts)}.")
+    helps = [f"against {name} {text}" for name, text in WHAT_HELPS.items() if (limits["limiter"] == name).any()]
+    return [*out, each("What helps", helps)]
