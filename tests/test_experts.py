@@ -238,6 +238,13 @@ def test_weights_are_prepared_by_a_permutation(name, device):
         assert torch.equal(kept, torch.cat([before.flatten(), zeros]).sort().values)
 
 
+@pytest.mark.parametrize(("K", "N"), [(72, 64), (64, 96)])
+def test_hopper_refuses_sizes_that_its_steps_do_not_divide(K, N, device):
+    _, tensors = make((1, K, N, 2, 1, "uniform", ""), "fp16", device)
+    with pytest.raises(UserError, match=f"multiples of 64, not {K} and {N}; use grouped"):
+        plugins.load("experts", "hopper").prepare(*tensors[1:3])
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize(
     ("M", "K", "N", "E", "topk"),

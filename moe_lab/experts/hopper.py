@@ -35,7 +35,15 @@ SHARED_BYTES = 232448  # that a block of compute capability 9.0 may have
 
 
 def prepare(w13: Tensor, w2: Tensor) -> tuple[Tensor, Tensor]:
-    """Return both weights in the order in which the kernel reads them; see ``hopper_moe.prepare``."""
+    """Return both weights in the order in which the kernel reads them; see ``hopper_moe.prepare``.
+
+    Raises:
+        UserError: sizes that the kernel does not take.
+    """
+    if w13.shape[2] % 64 or w2.shape[2] % 64:
+        raise UserError(
+            f"hopper needs K and N that are multiples of 64, not {w13.shape[2]} and {w2.shape[2]}; use grouped."
+        )
     return hopper_moe.prepare(w13, w2)
 
 
