@@ -251,7 +251,7 @@ def test_monitor_without_the_library_answers_nothing(monkeypatch) -> None:
 def test_cold_is_a_measurement(monkeypatch) -> None:
     def cold(after_flush_s: float) -> dict:
         flushed = [False]
-        monkeypatch.setattr(roofs, "read", lambda *a: None)
+        monkeypatch.setattr(roofs, "read", lambda *a: flushed.__setitem__(0, False))
         monkeypatch.setattr(roofs, "partial_sums", lambda device: None)
         monkeypatch.setattr(roofs, "read_flush", lambda device: lambda: flushed.__setitem__(0, True))
         monkeypatch.setattr(roofs.torch, "zeros", lambda *a, **k: torch.empty(a[0], device="meta"))
@@ -259,8 +259,7 @@ def test_cold_is_a_measurement(monkeypatch) -> None:
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
 
         def seconds(call, repeats):
-            was, flushed[0] = flushed[0], False
-            return [after_flush_s if was else 3e-6]
+            return [after_flush_s if flushed[0] else 3e-6]
 
         monkeypatch.setattr(roofs, "_seconds", seconds)
         return roofs.verify_cold(CPU)
