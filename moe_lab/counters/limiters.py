@@ -46,6 +46,9 @@ def headline(limits: pd.DataFrame, stage: str, gpu: str, amd: bool = False) -> s
 def _at(rows: pd.DataFrame) -> str:
     groups = [(name, list(group)) for (name, _), group in groupby(_by_limiter(rows), key=_why)]
     said = []
+    if len(groups) == 1 and len(rows) > 3:
+        name, group = groups[0]
+        return f"at M = {rows['M'].iloc[0]:,} all {len(rows)} are {_limited(group, name)} ({name} {_shares(group)})"
     for name, group in groups:
         whose = listed([f"{who(r)[:-1]}; {_evidence(r)})" for r in group])
         verb = "is" if len(group) == 1 else "are both" if len(group) == 2 else "are all"
