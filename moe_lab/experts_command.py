@@ -18,6 +18,7 @@ from moe_lab import plugins, ranges
 from moe_lab.errors import UserError
 from moe_lab.problem import MODELS, MoEProblem
 from moe_lab.routing import SPECS, parse_spec, synthetic
+from moe_lab.weights import DTYPES
 from moe_lab.window import profiler_window, range_api
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ TILES = (
     f"'{AUTO}' (the backend's own), '{UNTUNED}' (what vLLM and SGLang take without a tuned file) or "
     "block_m x block_n x block_k [x group_m [x num_warps [x num_stages]]], such as 64x64x32x8"
 )
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def add(commands: Any) -> None:
@@ -115,8 +115,8 @@ def _check(options: argparse.Namespace) -> None:
     if options.dtype not in DTYPES:
         raise UserError(f"The experts run in one of {', '.join(DTYPES)}; got '{options.dtype}'.")
     parse_spec(options.routing)
-    for backend, chosen in product(options.backend, options.tiles):
-        if AUTO not in (chosen, *options.tiles) and not plugins.info("experts", backend).get("tile"):
+    for backend in options.backend if AUTO not in options.tiles else ():
+        if not plugins.info("experts", backend).get("tile"):
             raise UserError(f"The experts backend '{backend}' has no choice of tiles; leave --tiles out.")
 
 

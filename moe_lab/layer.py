@@ -23,9 +23,8 @@ from moe_lab.kernels.router import MOST_EXPERTS, fused_route
 from moe_lab.problem import MODELS, Model, MoEProblem, model
 from moe_lab.ranges import Mark
 from moe_lab.routing import Routing, route
-from moe_lab.weights import random_weights
+from moe_lab.weights import DTYPES, random_weights
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 EPS = 1e-6
 
 

@@ -1,4 +1,4 @@
-"""Random weights of one decoder layer."""
+"""Random weights of one decoder layer, and the dtypes that weights have."""
 
 import math
 from dataclasses import dataclass
@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from moe_lab.problem import Model
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # by the names of ``MoEProblem``
 
 
 @dataclass(frozen=True)

@@ -98,15 +98,13 @@ def import_tiles(arguments: argparse.Namespace) -> None:
     from moe_lab.manifest import gpu_slug
 
     path, folder = Path(arguments.source), arguments.out or configs.folders()[0]
-    if not path.is_file():
-        run = runs.load(arguments.source)
-        if run.manifest.get("bench") == "experts":
-            found = measured.of_run(run.rows(), run.manifest)
-            if not found:
-                raise UserError(f"'{run.manifest['name']}' has no times of our backends with uniform routing.")
-            for times in found:
-                print(measured.write(times, folder / gpu_slug(times.gpu)))
-            return
+    if not path.is_file() and (run := runs.load(arguments.source)).manifest.get("bench") == "experts":
+        found = measured.of_run(run.rows(), run.manifest)
+        if not found:
+            raise UserError(f"'{run.manifest['name']}' has no times of our backends with uniform routing.")
+        for times in found:
+            print(measured.write(times, folder / gpu_slug(times.gpu)))
+        return
     if path.is_file() and engines.is_theirs(path):
         from moe_lab.problem import model
 

@@ -6,7 +6,7 @@ nearest by ratio. Folders in $MOE_LAB_CONFIGS are searched before the package's 
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -81,13 +81,19 @@ class Tuned:
 
     def nearest(self, M: int, topk: int) -> Point:
         """Return the point whose rows, M * topk, are nearest by ratio; of two equally near, that of more rows."""
-        rows = max(1, M * topk)
+        by_m = {point.M: point for point in self.points}
+        return by_m[nearest(by_m, self.topk, M * topk)]
 
-        def distance(point: Point) -> tuple[float, int]:
-            own = max(1, point.M * self.topk)
-            return max(own / rows, rows / own), -own
 
-        return min(self.points, key=distance)
+def nearest(known: Iterable[int], topk: int, rows: int) -> int:
+    """Return the M, of those known, whose rows, M * topk, are nearest by ratio; of two equally near, the larger."""
+    rows = max(1, rows)
+
+    def distance(M: int) -> tuple[float, int]:
+        own = max(1, M * topk)
+        return max(own / rows, rows / own), -own
+
+    return min(known, key=distance)
 
 
 def file_name(backend: str, E: int, N: int, K: int, dtype: str) -> str:

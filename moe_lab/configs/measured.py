@@ -56,13 +56,12 @@ class Measured:
 
     def quickest(self, M: int, topk: int, backends: Collection[str]) -> str | None:
         """Return the backend, of those given, that was quickest at the nearest M; None where none was measured."""
-        rows = max(1, M * topk)
         known = {m: {b: us for b, us in times.items() if b in backends} for m, times in self.us.items()}
         known = {m: times for m, times in known.items() if times}
         if not known:
             return None
-        nearest = min(known, key=lambda m: (max(m * self.topk / rows, rows / (m * self.topk)), -m))
-        return min(known[nearest], key=known[nearest].__getitem__)
+        times = known[configs.nearest(known, self.topk, M * topk)]
+        return min(times, key=times.__getitem__)
 
 
 def _file_name(E: int, N: int, K: int, dtype: str) -> str:

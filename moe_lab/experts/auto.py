@@ -8,10 +8,11 @@ from torch import Tensor
 
 from moe_lab import plugins
 from moe_lab.configs import measured
+from moe_lab.experts import hopper
 from moe_lab.experts._tuned import gpu
-from moe_lab.kernels._nvrtc import usable
 from moe_lab.problem import MoEProblem
 from moe_lab.ranges import Mark
+from moe_lab.weights import DTYPES
 
 INFO = {
     "about": "the quickest of hopper, grouped and fused_moe for sizes, M and GPU, as measured",
@@ -34,20 +35,14 @@ def _backend(name: str) -> Any:
     return plugins.load("experts", name)
 
 
-def possible(E: int, N: int, K: int, dtype: torch.dtype, device: torch.device) -> tuple[str, ...]:
-    """Return the backends that take such weights on a device, the likely best first."""
-    hopper = (
-        dtype in (torch.float16, torch.bfloat16)
-        and N % 64 == K % 64 == 0
-        and usable(device)
-        and torch.cuda.get_device_capability(device)[0] == 9
-    )
-    return BACKENDS if hopper else BACKENDS[1:]
+def possible(problem: MoEProblem, device: torch.device) -> tuple[str, ...]:
+    """Return the backends that do a problem on a device, the likely best first."""
+    return BACKENDS if hopper.takes(problem) and hopper.runs_on(device) else BACKENDS[1:]
 
 
-def choose(problem: MoEProblem, device: torch.device, dtype: torch.dtype) -> str:
+def choose(problem: MoEProblem, device: torch.device) -> str:
     """Return the backend that a call takes."""
-    can = possible(problem.E, problem.N, problem.K, dtype, device)
+    can = possible(problem, device)
     known = measured.find(problem, gpu(device))
     return (known.quickest(problem.M, problem.topk, can) if known else None) or can[0]
 
@@ -59,10 +54,9 @@ def prepare(w13: Tensor, w2: Tensor) -> tuple[Prepared, None]:
         w13: [E, 2N, K], gate rows then up rows.
         w2: [E, K, N].
     """
-    E, N, K = w13.shape[0], w13.shape[1] // 2, w13.shape[2]
-    names = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
-    can = possible(E, N, K, w13.dtype, w13.device)
-    known = measured.find(MoEProblem(1, K, N, E, 1, names[w13.dtype]), gpu(w13.device))
+    (E, K, N), dtype = w2.shape, next(name for name, dtype in DTYPES.items() if dtype == w13.dtype)
+    problem = MoEProblem(1, K, N, E, 1, dtype)
+    can, known = possible(problem, w13.device), measured.find(problem, gpu(w13.device))
     wanted = {known.quickest(M, known.topk, can) or can[0] for M in known.us} if known else {can[0]}
     prepared: Prepared = {}
     for name in sorted(wanted):
@@ -92,7 +86,7 @@ def experts(
         problem: sizes, dtype and activation.
         mark: opens a range around each stage.
     """
-    name = choose(problem, x.device, x.dtype)
+    name = choose(problem, x.device)
     result: Tensor = _backend(name).experts(x, *w13[name], topk_weights, topk_ids, problem=problem, mark=mark)
     return result
 
@@ -100,5 +94,4 @@ def experts(
 def block_m(problem: MoEProblem) -> int:
     """Return the rows to which an expert's rows are padded by the backend that a call on the current GPU takes."""
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[problem.dtype]
-    return int(_backend(choose(problem, device, dtype)).block_m(problem))
+    return int(_backend(choose(problem, device)).block_m(problem))

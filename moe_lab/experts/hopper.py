@@ -12,7 +12,7 @@ from moe_lab.kernels import hopper_moe
 from moe_lab.kernels._device import shared_memory_bytes
 from moe_lab.kernels._nvrtc import usable
 from moe_lab.kernels.combine import combine
-from moe_lab.kernels.hopper_moe import Shape
+from moe_lab.kernels.hopper_moe import UNIT_K, Shape
 from moe_lab.problem import MoEProblem
 from moe_lab.ranges import Mark
 
@@ -34,13 +34,23 @@ INFO = {
 SHARED_BYTES = 232448  # that a block of compute capability 9.0 may have
 
 
+def runs_on(device: torch.device) -> bool:
+    """Return whether a device has the instructions of the kernel."""
+    return usable(device) and torch.cuda.get_device_capability(device)[0] == 9
+
+
+def takes(problem: MoEProblem) -> bool:
+    """Return whether the kernel does a problem's dtype and sizes."""
+    return problem.dtype in ("fp16", "bf16") and not problem.K % UNIT_K and not problem.N % UNIT_K
+
+
 def prepare(w13: Tensor, w2: Tensor) -> tuple[Tensor, Tensor]:
     """Return both weights in the order in which the kernel reads them; see ``hopper_moe.prepare``.
 
     Raises:
         UserError: sizes that the kernel does not take.
     """
-    if w13.shape[2] % 64 or w2.shape[2] % 64:
+    if w13.shape[2] % UNIT_K or w2.shape[2] % UNIT_K:
         raise UserError(
             f"hopper needs K and N that are multiples of 64, not {w13.shape[2]} and {w2.shape[2]}; use grouped."
         )
@@ -79,7 +89,7 @@ def experts(
     """
     if x.dtype not in (torch.float16, torch.bfloat16):
         raise UserError(f"hopper has no {problem.dtype} kernels; choose fp16 or bf16, or the backend grouped.")
-    if not usable(x.device) or torch.cuda.get_device_capability(x.device)[0] != 9:
+    if not runs_on(x.device):
         raise UserError("hopper needs an NVIDIA GPU of compute capability 9.0; use fused_moe or grouped here.")
     pairs = problem.rows_useful
     if not pairs:

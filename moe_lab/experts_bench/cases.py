@@ -15,13 +15,14 @@ import torch
 from moe_lab.experts_bench import stages
 from moe_lab.experts_bench.check import Inputs, Oracle
 from moe_lab.experts_bench.clock import interleave
-from moe_lab.experts_bench.examine import TORCH, Entry, Plan, Weights, examine, guard
+from moe_lab.experts_bench.examine import Entry, Plan, Weights, examine, guard
 from moe_lab.experts_bench.nvml import Monitor, summary
 from moe_lab.experts_bench.rates import rates
 from moe_lab.experts_bench.roofs import read_flush
 from moe_lab.problem import MoEProblem
 from moe_lab.routing import Routing, synthetic
 from moe_lab.timing import quantiles_us
+from moe_lab.weights import DTYPES
 
 Note = Callable[[str, str], None]
 
@@ -108,7 +109,7 @@ def _examined(
         return entries, None
     p, device = case.problem, routing.topk_ids.device
     generator = torch.Generator(device).manual_seed(case.seed + 1)
-    x = torch.empty((p.M, p.K), dtype=TORCH[p.dtype], device=device).normal_(generator=generator)
+    x = torch.empty((p.M, p.K), dtype=DTYPES[p.dtype], device=device).normal_(generator=generator)
     inputs = Inputs(x, weights.w13, weights.w2, *routing)
     note("", "oracle")
     oracle = Oracle(inputs, p.activation)

@@ -146,13 +146,13 @@ def _monitor(device: torch.device) -> Monitor | None:
 
 def _begin(file: Any, settings: dict[str, Any], options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """Measure the roofs, write the header of a new file, and return the roofs."""
-    from moe_lab.experts_bench.examine import TORCH
     from moe_lab.experts_bench.roofs import measure, verify_cold
+    from moe_lab.weights import DTYPES
 
     gpu = device.type == "cuda"
-    if settings["dtype"] not in TORCH:
-        raise UserError(f"The experts benchmark has no {settings['dtype']}; choose one of: {', '.join(TORCH)}.")
-    roofs = measure(device, TORCH[settings["dtype"]]) if gpu else {}
+    if settings["dtype"] not in DTYPES:
+        raise UserError(f"The experts benchmark has no {settings['dtype']}; choose one of: {', '.join(DTYPES)}.")
+    roofs = measure(device, DTYPES[settings["dtype"]]) if gpu else {}
     if file.tell() == 0:
         _append(file, [_header(settings, options, roofs, verify_cold(device) if gpu else {})])
     return roofs

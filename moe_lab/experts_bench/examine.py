@@ -17,9 +17,9 @@ from moe_lab.experts_bench.clock import Step, ready
 from moe_lab.problem import MoEProblem
 from moe_lab.ranges import marker
 from moe_lab.timing import no_stderr
+from moe_lab.weights import DTYPES
 
 SILENT = marker("none")
-TORCH = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Weights:
         generator = torch.Generator(device).manual_seed(seed)
 
         def normal(*shape: int) -> Tensor:
-            empty = torch.empty(shape, dtype=TORCH[problem.dtype], device=device)
+            empty = torch.empty(shape, dtype=DTYPES[problem.dtype], device=device)
             return empty.normal_(0, 1 / math.sqrt(shape[-1]), generator=generator)
 
         self.w13, self.w2 = (

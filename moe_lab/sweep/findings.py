@@ -84,8 +84,8 @@ def _duel(rows: pd.DataFrame, ours: str, baseline: str, M: int) -> str:
 
 def _because(rows: pd.DataFrame, quick: str, slow: str, M: int) -> str:
     """Say what the quicker one gains by: a stage, by their kernels; else launches or, at the compute bound, padding."""
-    own = rows[rows["M"] == M].set_index("backend")
-    split = sweep.stages(rows[rows["M"] == M], [quick, slow])
+    rows = rows[rows["M"] == M]
+    own, split = rows.set_index("backend"), sweep.stages(rows, [quick, slow])
     spent = {name: _grouped(split[split["backend"] == name]) for name in (quick, slow)}
     if all(spent.values()):
         gains = {key: spent[slow].get(key, 0.0) - spent[quick].get(key, 0.0) for key in ("w13", "w2", "the rest")}

@@ -13,12 +13,13 @@ from moe_lab.errors import UserError
 from moe_lab.experts_bench import stages
 from moe_lab.experts_bench.check import Errors, Inputs, Oracle
 from moe_lab.experts_bench.clock import ready
-from moe_lab.experts_bench.examine import SILENT, TORCH, Weights
+from moe_lab.experts_bench.examine import SILENT, Weights
 from moe_lab.kernels.grouped_gemm import Tile
 from moe_lab.problem import MoEProblem
 from moe_lab.routing import synthetic
 from moe_lab.tuning.candidates import BLOCK_M, bytes_held
 from moe_lab.tuning.search import Pair
+from moe_lab.weights import DTYPES
 
 Step = Callable[[], object]
 MOST = 24  # tiles that are timed in turn
@@ -48,7 +49,7 @@ class Case:
         self._backend: Any = plugins.load("experts", backend)
         self._prepared = weights.of(backend, self._backend)
         generator = torch.Generator(device).manual_seed(seed + 1)
-        x = torch.empty((problem.M, problem.K), dtype=TORCH[problem.dtype], device=device).normal_(generator=generator)
+        x = torch.empty((problem.M, problem.K), dtype=DTYPES[problem.dtype], device=device).normal_(generator=generator)
         drawn = synthetic(routing, problem.M, problem.E, problem.topk, seed=seed, device=device)
         self._inputs = Inputs(x, weights.w13, weights.w2, *drawn)
 

@@ -18,7 +18,7 @@ from moe_lab.bench import one_line
 from moe_lab.bench_options import numbers
 from moe_lab.configs import Sizes, parse
 from moe_lab.errors import UserError
-from moe_lab.experts_bench.examine import TORCH, Weights
+from moe_lab.experts_bench.examine import Weights
 from moe_lab.problem import MoEProblem
 from moe_lab.routing import parse_spec
 from moe_lab.tuning import candidates, search
@@ -27,6 +27,7 @@ from moe_lab.tuning.journal import KEY, Journal
 from moe_lab.tuning.session import Session, State
 from moe_lab.tuning.steps import Budget, compile_all, judge_between, tune_all
 from moe_lab.tuning.supervise import note_path, supervise
+from moe_lab.weights import DTYPES
 
 
 def add(commands: Any) -> None:
@@ -149,7 +150,7 @@ def plan(
     memory = 232448  # of Hopper, where nothing can be asked
     if device.type == "cuda":
         memory = shared_memory_bytes(torch.cuda.current_device())
-    itemsize = torch.empty(0, dtype=TORCH[options.dtype]).element_size()
+    itemsize = torch.empty(0, dtype=DTYPES[options.dtype]).element_size()
     limits = candidates.Limits(memory, itemsize, options.backend == "grouped")
     own = centres(options.backend, problems[0])
     return {p.M: candidates.plan(p, own, limits, options.candidates) for p in problems}
@@ -159,8 +160,8 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     tokens = sorted(numbers(options.m))
     parse_spec(options.routing)
     bench_options.seconds(options.budget)
-    if options.dtype not in TORCH:
-        raise UserError(f"There is no tuning in {options.dtype}; choose one of: {', '.join(TORCH)}.")
+    if options.dtype not in DTYPES:
+        raise UserError(f"There is no tuning in {options.dtype}; choose one of: {', '.join(DTYPES)}.")
     if min(tokens) < 1 or options.candidates < 1 or options.between < 0 or options.jobs < 0:
         raise UserError("Use at least one token and one candidate, and no negative numbers.")
     if not plugins.info("experts", options.backend).get("tile"):
