@@ -3,8 +3,8 @@
 // The product is taken the other way round, y^T = w x^T: weights are the 64 rows of a wgmma and tokens its columns,
 // which go in steps of eight. So an expert's tokens are padded to 8 or 16, not to 64 or 128, and all M take one path.
 //
-// A tile is MBLK * 128 weight rows by up to MAX_N tokens of one expert. All w13 tiles come before all w2 tiles; a block
-// takes tile after tile, block by block in turn. Weights depend on nothing that is computed here, so the warp that
+// A tile is MBLK * 128 weight rows by up to MAX_N tokens of one expert. All w13 tiles come before all w2 tiles; which
+// ones a block takes follows from their numbers (see Order). Weights depend on nothing that is computed here, so the warp that
 // fetches them runs ahead by as many stages as fit, across tiles and from w13 into w2; only the warps that gather rows
 // of the hidden activations wait until the tiles of that expert are done. All blocks run at the same time. Weights are
 // stored as they are used: 128 rows by 64 columns after one another, swizzled (see hopper_moe.py), so a copy is one piece.
@@ -24,6 +24,7 @@ constexpr int W_BYTES = MBLK * UNIT;
 constexpr int STAGE_BYTES = W_BYTES + MAX_N * 128;
 constexpr int ROWS_EACH = (MAX_N + GATHERERS / 8 - 1) / (GATHERERS / 8); // rows that a gathering thread takes, at most
 constexpr int RING = STAGES + 1;          // tiles that are fetched or multiplied at the same time, at most
+constexpr int RELIEF = 2;                 // tiles of w2 that make up for one of w13, about
 constexpr u32 MOST_POLLS = 1u << 24;      // seconds: the launch is broken
 constexpr u32 ALL = 0xffffffffu;
 
@@ -140,6 +141,29 @@ __device__ inline uint2 two_pairs(const Pair* p) {
     return *(const uint2*)p;
 #endif
 }
+
+// Which tiles a block takes: each after each in turn. Where w13's do not go round evenly, the blocks that have one less
+// take RELIEF of w2's first; not where a block has but one, since w2 then waits for all of w13 anyhow.
+struct Order {
+    int tiles13, tiles2;
+    int late;                             // blocks with a tile of w13 more than the others
+    int relief;
+
+    __device__ Order(int tiles13, int tiles2)
+        : tiles13(tiles13), tiles2(tiles2), late(tiles13 % gridDim.x),
+          relief(late && tiles13 > (int)gridDim.x ? RELIEF : 0) {}
+
+    // Index of the block's tile number i; behind all tiles if there is none.
+    __device__ int tile(int i) const {
+        const int block = blockIdx.x, blocks = gridDim.x, is_late = block < late;
+        const int own13 = tiles13 / blocks + is_late;
+        if (i < own13) return block + i * blocks;
+        i -= own13;
+        const int others = blocks - late, turn = block - late + (is_late ? blocks : 0);
+        if (!is_late && i < relief) return tiles13 + min(i * others + turn, tiles2);
+        return tiles13 + min(relief * others + (i - (is_late ? 0 : relief)) * blocks + turn, tiles2);
+    }
+};
 
 __device__ inline Tile decode(const Shared& s, int index, int units13, int units2) {
     Tile t;
@@ -403,16 +427,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_moe(
                          numel, rows13 / 128, (columns + 127) / 128, k13 / 64, k2 / 64, columns,
                          first_phase < last_phase};
     const int units13 = (a.units13 + MBLK - 1) / MBLK, units2 = (a.units2 + MBLK - 1) / MBLK;
-    const int begin = first_phase ? s.total * units13 : 0;
-    const int end = s.total * (last_phase ? units13 + units2 : units13);
+    const Order order(first_phase ? 0 : s.total * units13, last_phase ? s.total * units2 : 0);
+    const int skipped = first_phase ? s.total * units13 : 0, end = order.tiles13 + order.tiles2;
     int stage = 0;
     u32 parity = 0;
 
     if (thread < CONSUMERS) {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 208;");
         int slot = 0;
-        for (int index = begin + blockIdx.x; index < end; index += gridDim.x) {
-            const Tile t = decode(s, index, units13, units2);
+        for (int i = 0, index; (index = order.tile(i)) < end; i++) {
+            const Tile t = decode(s, skipped + index, units13, units2);
 #if MOST_PAIRS
             const Pair* pairs = s.sorted + t.row;
 #else
@@ -433,10 +457,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_moe(
                 asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
                 // Tiles of w13 that the block ended are told from here: the fence before it waits until all that was
                 // written is in the L2 cache, and would hold up the multiplying warps.
-                int told = a.fused ? begin + blockIdx.x : end;
+                int told = a.fused ? blockIdx.x : order.tiles13;
                 u32 ended = 0;
                 const auto tell = [&](bool wait_for_it) {
-                    while (told < s.total * units13) {
+                    while (told < order.tiles13) {
                         u32 first, second;
                         do {
                             asm volatile("ld.acquire.cta.shared::cta.v2.u32 {%0, %1}, [%2];"
@@ -449,8 +473,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_moe(
                         told += gridDim.x;
                     }
                 };
-                for (int index = begin + blockIdx.x; index < end; index += gridDim.x) {
-                    const Tile t = decode(s, index, units13, units2);
+                for (int i = 0, index; (index = order.tile(i)) < end; i++) {
+                    const Tile t = decode(s, skipped + index, units13, units2);
                     const int units = t.phase ? a.units2 : a.units13, steps = t.phase ? a.steps2 : a.steps13;
                     const char* from = (t.phase ? w2 : w13) + ((u64)t.expert * units + t.unit * MBLK) * steps * UNIT;
                     // Past the last unit: any weights, never stored.
@@ -458,7 +482,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_moe(
                     const bool once = t.tiles == 1;
                     for (int k = 0; k < steps; k++, from += UNIT) {
                         // What the stage waits for may itself wait for a tile that is still to be told.
-                        while (told < s.total * units13 && !is_past_now(&s.empty[stage], parity ^ 1)) tell(false);
+                        while (told < order.tiles13 && !is_past_now(&s.empty[stage], parity ^ 1)) tell(false);
                         wait(&s.empty[stage], parity ^ 1);
                         asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;"
                                      ::"r"(shared_address(&s.full[stage])), "r"(W_BYTES) : "memory");
@@ -474,8 +498,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_moe(
         } else {
             const int g = thread - CONSUMERS - 32, chunk = g & 7, first = g >> 3;
             int slot = 0;
-            for (int index = begin + blockIdx.x; index < end; index += gridDim.x) {
-                const Tile t = decode(s, index, units13, units2);
+            for (int i = 0, index; (index = order.tile(i)) < end; i++) {
+                const Tile t = decode(s, skipped + index, units13, units2);
                 const int steps = t.phase ? a.steps2 : a.steps13;
                 const int count = max(0, (t.n - first + GATHERERS / 8 - 1) / (GATHERERS / 8));
                 const char* from[ROWS_EACH];
