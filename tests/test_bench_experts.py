@@ -251,10 +251,8 @@ def test_monitor_without_the_library_answers_nothing(monkeypatch) -> None:
 def test_cold_is_a_measurement(monkeypatch) -> None:
     def cold(after_flush_s: float) -> dict:
         flushed = [False]
-        monkeypatch.setattr(roofs, "read", lambda *a: flushed.__setitem__(0, False))
-        monkeypatch.setattr(roofs, "partial_sums", lambda device: None)
+        monkeypatch.setattr(roofs, "follow", lambda *a: flushed.__setitem__(0, False))
         monkeypatch.setattr(roofs, "read_flush", lambda device: lambda: flushed.__setitem__(0, True))
-        monkeypatch.setattr(roofs.torch, "zeros", lambda *a, **k: torch.empty(a[0], device="meta"))
         properties = type("P", (), {"L2_cache_size": 1 << 22})
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
 
@@ -266,6 +264,19 @@ def test_cold_is_a_measurement(monkeypatch) -> None:
 
     assert {k: cold(6e-6)[k] for k in ("ratio", "cold")} == {"ratio": 2.0, "cold": True}
     assert cold(3.3e-6)["cold"] is False
+
+
+@pytest.mark.parametrize(("numel", "steps"), [(64, 8), (100, 7)], ids=["divides", "does-not-divide"])
+def test_chained_reads_visit_every_place_once(numel: int, steps: int, device: str) -> None:
+    from moe_lab.kernels.read import chained, follow
+
+    chain, end = chained(numel, steps, torch.device(device)), torch.full((1,), -1, dtype=torch.int32, device=device)
+    at = []
+    for count in range(1, steps + 1):
+        follow(chain, end, count)
+        at.append(int(end))
+    assert sorted(at) == [i * (numel // steps) for i in range(steps)]
+    assert at[-1] == 0
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
-from moe_lab.kernels.read import partial_sums, read
+from moe_lab.kernels.read import chained, follow, partial_sums, read
 from moe_lab.timing import copy_bandwidth
 
 SIZE = 8192  # of the square product
-VERIFIED = 1.3  # a cold read takes at least so many times a warm one
+CHAINED = 1024  # reads, each of a line of its own
+VERIFIED = 1.3  # cold reads take at least so many times warm ones
 
 
 class ReadFlush:
@@ -78,30 +79,33 @@ def _seconds(call: Any, repeats: int) -> list[float]:
 
 
 def verify_cold(device: torch.device) -> dict[str, Any]:
-    """Time a read of memory that fits in the cache, right after another read of it, and after a flush.
+    """Time reads that wait for one another, of lines that fit in the cache: right after the same reads, and after a flush.
+
+    Latency tells the two apart; throughput does not where memory is nearly as quick as the cache (an H200).
 
     Returns:
-        flush (how), buffer_bytes, warm_us, cold_us, ratio, and cold: whether the flush made the read so much slower
+        flush (how), buffer_bytes, warm_us, cold_us, ratio, and cold: whether the flush made the reads so much slower
         that the cache must have been cold.
     """
     size = torch.cuda.get_device_properties(device).L2_cache_size
-    memory, sums = torch.zeros(max(size // 4, 1 << 20) // 4, dtype=torch.int32, device=device), partial_sums(device)
+    chain = chained(max(size // 4, 1 << 20) // 4, CHAINED, device)
+    end = torch.empty(1, dtype=torch.int32, device=device)
     flush = read_flush(device)
 
     def once(cold: bool) -> float:
-        # Either way the flush keeps the GPU busy until the timed read is queued: else the launch is timed with it.
+        # Either way the flush keeps the GPU busy until the timed reads are queued: else the launch is timed with them.
         if cold:
-            read(memory, sums)
+            follow(chain, end, CHAINED)
         flush()
         if not cold:
-            read(memory, sums)
-        return _seconds(lambda: read(memory, sums), 1)[0] * 1e6
+            follow(chain, end, CHAINED)
+        return _seconds(lambda: follow(chain, end, CHAINED), 1)[0] * 1e6
 
     once(True)
     warm, after = (median(once(cold) for _ in range(20)) for cold in (False, True))
     return {
         "flush": f"a read of {4 * max(size, 1 << 24)} other bytes",
-        "buffer_bytes": 4 * memory.numel(),
+        "buffer_bytes": 4 * chain.numel(),
         "warm_us": round(warm, 3),
         "cold_us": round(after, 3),
         "ratio": round(after / warm, 3),

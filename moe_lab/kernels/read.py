@@ -30,6 +30,39 @@ def read(x: Tensor, sums: Tensor) -> None:
     read_kernel[(sums.numel(),)](x, sums, x.numel(), BLOCK=8192, num_warps=8)
 
 
+@triton.jit
+def follow_kernel(chain, end, steps):
+    """From chain[0] on, read what the last read says; the places are in chain [numel] int32; end [1] int32, out."""
+    at = tl.load(chain, cache_modifier=".cg")
+    for _ in range(1, steps):
+        at = tl.load(chain + at, cache_modifier=".cg")
+    tl.store(end, at)
+
+
+def follow(chain: Tensor, end: Tensor, steps: int) -> None:
+    """Read one place of memory after the other, each known only when the last was read: nothing but latency.
+
+    Args:
+        chain: [numel] int32, of ``chained``.
+        end: [1] int32, receives the last value read.
+        steps: reads.
+    """
+    check_device(chain)
+    follow_kernel[(1,)](chain, end, steps, num_warps=1)
+
+
+def chained(numel: int, steps: int, device: torch.device) -> Tensor:
+    """Return [numel] int32 whose places, evenly spread, lead from 0 through all ``steps`` of them and back to 0.
+
+    In random order, so that no read can be foreseen.
+    """
+    order = (torch.randperm(steps - 1, device=device) + 1) * (numel // steps)
+    order = torch.cat([order.new_zeros(1), order])
+    chain = torch.zeros(numel, dtype=torch.int32, device=device)
+    chain[order] = order.roll(-1).int()
+    return chain
+
+
 def partial_sums(device: torch.device) -> Tensor:
     """Return memory for the sums of ``read``: several programs a multiprocessor."""
     count = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
