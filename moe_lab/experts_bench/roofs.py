@@ -79,7 +79,7 @@ def _seconds(call: Any, repeats: int) -> list[float]:
 
 
 def verify_cold(device: torch.device) -> dict[str, Any]:
-    """Time reads that wait for one another, of lines that fit in the cache: right after the same reads, and after a flush.
+    """Time reads that wait for one another, of lines that fit in the cache: when just read, and after a flush.
 
     Latency tells the two apart; throughput does not where memory is nearly as quick as the cache (an H200).
 

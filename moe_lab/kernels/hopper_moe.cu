@@ -4,9 +4,9 @@
 // which go in steps of eight. So an expert's tokens are padded to 8 or 16, not to 64 or 128, and all M take one path.
 //
 // A tile is MBLK * 128 weight rows by up to MAX_N tokens of one expert. All w13 tiles come before all w2 tiles; which
-// ones a block takes follows from their numbers (see Order). Weights depend on nothing that is computed here, so the warp that
-// fetches them runs ahead by as many stages as fit, across tiles and from w13 into w2; only the warps that gather rows
-// of the hidden activations wait until the tiles of that expert are done. All blocks run at the same time. Weights are
+// ones a block takes follows from their numbers (see Order). Weights depend on nothing that is computed here, so the
+// warp that fetches them runs ahead by as many stages as fit, across tiles and from w13 into w2; only the warps that
+// gather rows of the hidden activations wait until the tiles of that expert are done. All blocks run at the same time. Weights are
 // stored as they are used: 128 rows by 64 columns after one another, swizzled (see hopper_moe.py), so a copy is one piece.
 //
 // Threads: two warpgroups multiply, two fetch (one warp the weights, seven the rows).
@@ -24,7 +24,7 @@ constexpr int W_BYTES = MBLK * UNIT;
 constexpr int STAGE_BYTES = W_BYTES + MAX_N * 128;
 constexpr int ROWS_EACH = (MAX_N + GATHERERS / 8 - 1) / (GATHERERS / 8); // rows that a gathering thread takes, at most
 constexpr int RING = STAGES + 1;          // tiles that are fetched or multiplied at the same time, at most
-constexpr int RELIEF = 2;                 // tiles of w2 that make up for one of w13, about
+constexpr int STORE_STEPS = 4;            // of w2 that storing a tile costs, about
 constexpr u32 MOST_POLLS = 1u << 24;      // seconds: the launch is broken
 constexpr u32 ALL = 0xffffffffu;
 
@@ -143,15 +143,15 @@ __device__ inline uint2 two_pairs(const Pair* p) {
 }
 
 // Which tiles a block takes: each after each in turn. Where w13's do not go round evenly, the blocks that have one less
-// take RELIEF of w2's first; not where a block has but one, since w2 then waits for all of w13 anyhow.
+// first take as many of w2's as that one costs; not where a block has but one, since w2 then waits for all of w13 anyhow.
 struct Order {
     int tiles13, tiles2;
     int late;                             // blocks with a tile of w13 more than the others
-    int relief;
+    int relief;                           // tiles of w2 that cost one of w13
 
-    __device__ Order(int tiles13, int tiles2)
+    __device__ Order(int tiles13, int tiles2, int steps13, int steps2)
         : tiles13(tiles13), tiles2(tiles2), late(tiles13 % gridDim.x),
-          relief(late && tiles13 > (int)gridDim.x ? RELIEF : 0) {}
+          relief(late && tiles13 > (int)gridDim.x ? steps13 / (steps2 + STORE_STEPS) : 0) {}
 
     // Index of the block's tile number i; behind all tiles if there is none.
     __device__ int tile(int i) const {
@@ -427,7 +427,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_moe(
                          numel, rows13 / 128, (columns + 127) / 128, k13 / 64, k2 / 64, columns,
                          first_phase < last_phase};
     const int units13 = (a.units13 + MBLK - 1) / MBLK, units2 = (a.units2 + MBLK - 1) / MBLK;
-    const Order order(first_phase ? 0 : s.total * units13, last_phase ? s.total * units2 : 0);
+    const Order order(first_phase ? 0 : s.total * units13, last_phase ? s.total * units2 : 0, a.steps13, a.steps2);
     const int skipped = first_phase ? s.total * units13 : 0, end = order.tiles13 + order.tiles2;
     int stage = 0;
     u32 parity = 0;
