@@ -60,6 +60,12 @@ def test_one_sweep_is_one_model_routing_part_and_mode(profiles: Path) -> None:
     assert sweep.at(both, "", "zipf:9").empty
 
 
+def test_shown_backend_is_the_first_of_a_run_without_the_one_asked_for(profiles: Path) -> None:
+    rows = sweep.at(bench(profiles, lines()), "")
+    assert sweep.shown(rows, "a") == "a"
+    assert sweep.shown(rows, "auto") == rows["backend"].iloc[0] != "auto"
+
+
 def test_winners_say_whether_the_next_can_be_told_apart(profiles: Path) -> None:
     table = sweep.winners(sweep.at(bench(profiles, lines()), "")).set_index("M")
     assert table["winner"].tolist() == ["ours", "a", "ours"]

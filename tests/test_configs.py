@@ -25,7 +25,9 @@ def tuned(**changes: Any) -> Tuned:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The only place where files are looked for: what ships would be found too."""
     monkeypatch.setenv("MOE_LAB_CONFIGS", str(tmp_path / "configs"))
+    monkeypatch.setattr(configs, "folders", lambda: (tmp_path / "configs",))
     return tmp_path / "configs"
 
 
@@ -241,6 +243,16 @@ def test_configs_lists_imports_and_exports(folder: Path, tmp_path: Path, capsys:
     assert (tmp_path / "back" / theirs.name).read_text() == theirs.read_text()
     assert cli.main(["configs", "export", str(theirs), "--for", "vllm", "--out", str(tmp_path)]) == 2
     assert "engine's file already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("model", ["qwen3-30b-a3b", "deepseek-v3", "mixtral-8x7b", "gpt-oss-120b"])
+def test_tiles_that_ship_are_those_of_their_run(folder: Path, capsys: Any, model: str) -> None:
+    assert cli.main(["configs", "import", f"h200/tune_{model}"]) == 0
+    path = Path(capsys.readouterr().out.strip())
+    assert path.read_text() == (configs.PACKAGE / "h200" / path.name).read_text(), "import the tuning again, it changed"
+    preset = MoEProblem.preset(model, 16, "bf16")
+    (own,) = (p for p in configs.read(path).points if p.M == 16)
+    assert configs.tiles("fused_moe", preset, H200) == (own.w13, own.w2)
 
 
 def times(**changes: Any) -> measured.Measured:

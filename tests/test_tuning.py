@@ -312,8 +312,8 @@ def profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def load(profiles: Path, lines: list[dict[str, Any]], **changes: Any) -> tuning.Tuning:
     path = tuning_builder.write(profiles / "a.json", lines, **changes)
-    bench_runs.import_bench([path], "h200/tuning_qwen3", root=profiles, overwrite=True)
-    return tuning.load("h200/tuning_qwen3")
+    bench_runs.import_bench([path], "h200/tune_qwen3-30b-a3b", root=profiles, overwrite=True)
+    return tuning.load("h200/tune_qwen3-30b-a3b")
 
 
 def test_chosen_tiles_stand_beside_the_backends_own_and_the_best_seen(profiles: Path) -> None:
@@ -352,9 +352,9 @@ def test_findings_are_rendered_from_the_rows(profiles: Path) -> None:
 
 
 def test_without_a_run_everything_says_so(profiles: Path) -> None:
-    none = tuning.load("h200/tuning_qwen3")
+    none = tuning.load("h200/tune_qwen3-30b-a3b")
     assert findings.all_of(none) == [none.missing]
-    assert "moe-lab tune --name tuning_qwen3" in none.missing
+    assert "moe-lab tune --name tune_qwen3-30b-a3b" in none.missing
     best = tuning.chosen(none)
     for shown in (tables.chosen(best), tables.shipped(tuning.shipped(none), best), tables.failures(none.rows)):
         assert "Nothing to show" in shown.sentence

@@ -74,6 +74,12 @@ def at(sweep: Sweep, model: str, routing: str = "", part: str = "full", mode: st
     return rows[(rows["part"] == part) & (rows["mode"] == mode)].sort_values("M", kind="stable")
 
 
+def shown(rows: pd.DataFrame, backend: str) -> str:
+    """Return the backend, or the first of the rows where they have none of it."""
+    names = list(dict.fromkeys(rows["backend"]))
+    return backend if backend in names or not names else str(names[0])
+
+
 def times(rows: pd.DataFrame, ours: str, baseline: str) -> pd.DataFrame:
     """Return one row an M: the milliseconds of every backend, the bound, and how many times as fast ours is.
 
