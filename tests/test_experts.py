@@ -151,6 +151,20 @@ def test_fused_moe_refuses_bfloat16_under_the_interpreter(device):
         fused_moe.experts(*tensors, problem=problem, mark=SILENT)
 
 
+@pytest.mark.parametrize("name", ["fused_moe", "grouped", "hopper"])
+@pytest.mark.parametrize("which", ["x", "w13", "w2", "topk_weights", "topk_ids"])
+def test_our_backends_refuse_inputs_that_are_not_contiguous(name, which, device):
+    problem, tensors = make((4, 64, 64, 4, 2, "uniform", ""), "fp16", device)
+    backend = plugins.load("experts", name)
+    prepared = backend.prepare(*tensors[1:3]) if hasattr(backend, "prepare") else tensors[1:3]
+    given = dict(
+        zip(["x", "w13", "w2", "topk_weights", "topk_ids"], [tensors[0], *prepared, *tensors[3:]], strict=True)
+    )
+    given[which] = torch.cat([given[which]] * 2, dim=-1)[..., ::2]
+    with pytest.raises(UserError, match=rf"^{which} \[.*\] is not contiguous; call .contiguous\(\) first"):
+        backend.experts(*given.values(), problem=problem, mark=SILENT)
+
+
 def test_tiles_follow_the_rows_that_an_expert_gets():
     rows = {M: fused_moe.block_m(MoEProblem.preset("qwen3-30b-a3b", M)) for M in (1, 16, 128, 512, 1024, 4096, 32768)}
     assert rows == {1: 16, 16: 16, 128: 16, 512: 64, 1024: 64, 4096: 128, 32768: 128}

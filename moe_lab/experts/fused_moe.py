@@ -5,6 +5,7 @@ from torch import Tensor
 
 from moe_lab.errors import UserError
 from moe_lab.experts._tuned import Tiles, align_of, choose, tuned
+from moe_lab.kernels._device import check_contiguous
 from moe_lab.kernels.activation import gated_activation
 from moe_lab.kernels.combine import combine
 from moe_lab.kernels.grouped_gemm import Tile, grouped_gemm
@@ -53,8 +54,9 @@ def experts(
         tile: configuration of both GEMMs, or of w13 and of w2, with as many stages as fit; None = ``tiles``.
 
     Raises:
-        UserError: a dtype that the kernels do not have, or an align plugin that is not there.
+        UserError: a dtype that the kernels do not have, an input that is not contiguous, or an unknown align plugin.
     """
+    check_contiguous(x=x, w13=w13, w2=w2, topk_weights=topk_weights, topk_ids=topk_ids)
     if x.dtype not in DTYPES:
         raise UserError(f"fused_moe has no {problem.dtype} kernels; choose fp32, fp16 or bf16.")
     align_pairs, pairs = align_of(align), problem.rows_useful

@@ -9,7 +9,7 @@ from torch import Tensor
 from moe_lab.align import auto, buffers
 from moe_lab.errors import UserError
 from moe_lab.kernels import hopper_moe
-from moe_lab.kernels._device import shared_memory_bytes
+from moe_lab.kernels._device import check_contiguous, shared_memory_bytes
 from moe_lab.kernels._nvrtc import usable
 from moe_lab.kernels.combine import combine
 from moe_lab.kernels.hopper_moe import UNIT_K, Shape
@@ -85,8 +85,9 @@ def experts(
         own_sort: False: align sorts the pairs also where the kernel could itself.
 
     Raises:
-        UserError: a dtype or GPU that the kernel does not take.
+        UserError: a dtype or GPU that the kernel does not take, or an input that is not contiguous.
     """
+    check_contiguous(x=x, w13=w13, w2=w2, topk_weights=topk_weights, topk_ids=topk_ids)
     if x.dtype not in (torch.float16, torch.bfloat16):
         raise UserError(f"hopper has no {problem.dtype} kernels; choose fp16 or bf16, or the backend grouped.")
     if not runs_on(x.device):

@@ -26,6 +26,17 @@ def check_device(x: Tensor) -> None:
         raise UserError("Triton's CPU interpreter computes bfloat16 wrongly; use fp32 or fp16 on the CPU.")
 
 
+def check_contiguous(**inputs: Tensor) -> None:
+    """Refuse inputs whose elements do not follow one another: the kernels would read others.
+
+    Raises:
+        UserError: one of them is not contiguous.
+    """
+    for name, tensor in inputs.items():
+        if not tensor.is_contiguous():
+            raise UserError(f"{name} {list(tensor.shape)} is not contiguous; call .contiguous() first.")
+
+
 @functools.cache
 def shared_memory_bytes(device: int) -> int:
     """Return the shared memory (LDS) that one thread block may use on GPU ``device``."""
