@@ -6,8 +6,9 @@
 // A tile is MBLK * 128 weight rows by up to MAX_N tokens of one expert. All w13 tiles come before all w2 tiles; which
 // ones a block takes follows from their numbers (see Order). Weights depend on nothing that is computed here, so the
 // warp that fetches them runs ahead by as many stages as fit, across tiles and from w13 into w2; only the warps that
-// gather rows of the hidden activations wait until the tiles of that expert are done. All blocks run at the same time. Weights are
-// stored as they are used: 128 rows by 64 columns after one another, swizzled (see hopper_moe.py), so a copy is one piece.
+// gather rows of the hidden activations wait until the tiles of that expert are done. All blocks run at the same time.
+// Weights are stored as they are used: 128 rows by 64 columns after one another, swizzled (see hopper_moe.py), so a copy
+// is one piece.
 //
 // Threads: two warpgroups multiply, two fetch (one warp the weights, seven the rows).
 //
