@@ -25,17 +25,21 @@ def tuned(**changes: Any) -> Tuned:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The only place where files are looked for: what ships would be found too."""
     monkeypatch.setenv("MOE_LAB_CONFIGS", str(tmp_path / "configs"))
-    monkeypatch.setattr(configs, "folders", lambda: (tmp_path / "configs",))
     return tmp_path / "configs"
+
+
+@pytest.fixture
+def nothing_ships(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are looked for in ``folder`` alone."""
+    monkeypatch.setattr(configs, "folders", lambda: (folder,))
 
 
 def problem(M: int, **changes: Any) -> MoEProblem:
     return MoEProblem(**({"M": M, "K": 2048, "N": 768, "E": 128, "topk": 8} | changes))
 
 
-def test_lookup_without_any_file_finds_nothing(folder: Path) -> None:
+def test_lookup_without_any_file_finds_nothing(nothing_ships: None) -> None:
     assert configs.tiles("fused_moe", problem(16), H200) is None
     assert configs.tiles("fused_moe", problem(16), None) is None
 
@@ -226,7 +230,7 @@ def test_chosen_is_the_quickest_right_pair_relative_to_its_reference() -> None:
     assert choose.tuned([row(4, None)], {"name": "x"}) is None
 
 
-def test_configs_lists_imports_and_exports(folder: Path, tmp_path: Path, capsys: Any) -> None:
+def test_configs_lists_imports_and_exports(folder: Path, nothing_ships: None, tmp_path: Path, capsys: Any) -> None:
     assert cli.main(["configs"]) == 0
     assert "There are no tuned tiles" in capsys.readouterr().out
     (theirs,) = engines.export(tuned(), "vllm", tmp_path)
