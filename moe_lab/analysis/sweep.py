@@ -76,8 +76,7 @@ def at(sweep: Sweep, model: str, routing: str = "", part: str = "full", mode: st
 
 def shown(rows: pd.DataFrame, backend: str) -> str:
     """Return the backend, or the first of the rows where they have none of it."""
-    names = list(dict.fromkeys(rows["backend"]))
-    return backend if backend in names or not names else str(names[0])
+    return backend if rows.empty or (rows["backend"] == backend).any() else str(rows["backend"].iloc[0])
 
 
 def times(rows: pd.DataFrame, ours: str, baseline: str) -> pd.DataFrame:
