@@ -59,7 +59,7 @@ class Table:
 
     def html(self) -> str:
         """Return the table with its style, in a box of its own that scrolls sideways."""
-        caption = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
+        caption = f"<caption><span>{html.escape(self.caption)}</span></caption>" if self.caption else ""
         body = "".join(self._row(row) for row in self.frame.to_dict("records"))
         table = f'<table class="lab">{caption}<thead>{self._head()}</thead><tbody>{body}</tbody></table>'
         return f'<style>{_css()}</style><div class="scroll" tabindex="0">{table}</div>'
