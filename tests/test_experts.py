@@ -211,13 +211,15 @@ def test_backend_replays_in_a_cuda_graph_with_other_tokens_and_routing(name, dev
 # M, K, N, E, topk, routing, activation, options of hopper.experts and why.
 HOPPER = [
     (1, 64, 64, 4, 2, "uniform", "silu", {}, "one step of K, half a unit of w2"),
-    (8, 2048, 768, 128, 8, "uniform", "silu", {}, "at most eight rows an expert; fewer tiles than blocks"),
+    (4, 2048, 768, 128, 8, "uniform", "silu", {}, "tiles of 128 weight rows; fewer of w13 than of w2"),
+    (8, 2048, 768, 128, 8, "uniform", "silu", {}, "tiles of 256 weight rows, few tokens each"),
     (33, 256, 192, 8, 2, "uniform", "swigluoai", {}, "units of w13 that are odd in number"),
     (300, 192, 128, 8, 4, "hot", "silu", {"shape": (2, 32, 8, 5)}, "sorted by each block, experts of several tiles"),
     (2000, 192, 128, 8, 4, "hot", "silu", {"shape": (2, 32, 8, 5)}, "the same with the most pairs that a block sorts"),
     (700, 320, 320, 4, 2, "zipf:1.0", "silu", {"own_sort": False}, "pairs that align sorted"),
     (700, 320, 320, 4, 2, "zipf:1.0", "silu", {"own_sort": False, "split": True}, "two launches"),
     (3000, 256, 128, 16, 4, "uniform", "silu", {}, "more pairs than a block sorts"),
+    (4000, 1024, 64, 8, 4, "uniform", "silu", {}, "rows of y that pass half of the L2 cache"),
     (16, 64, 64, 384, 8, "uniform", "silu", {}, "most experts empty; more of them than threads of a warp by twelve"),
 ]
 

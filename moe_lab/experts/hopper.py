@@ -105,7 +105,7 @@ def experts(
             memory = memory._replace(scratch=zeros(auto.scratch(pairs, problem.E), x.device, (pairs, problem.E)))
             alignment = auto.align(topk_ids, hopper_moe.GROUP, problem.E, out=memory)
     hidden, rows = x.new_empty((pairs, problem.N)), x.new_empty((pairs, problem.K))
-    flags = zeros(problem.E + 1, x.device, ())
+    flags = zeros(problem.E + 2, x.device, ())
     arguments = (x, w13, w2, topk_weights, topk_ids, alignment, hidden, rows, flags)
     run = partial(hopper_moe.hopper_moe, *arguments, shape=shape, activation=problem.activation)
     if split:
@@ -128,7 +128,7 @@ def block_m(problem: MoEProblem) -> int:
 def default_shape(problem: MoEProblem) -> Shape:
     """Return a configuration by the tokens and the mean rows of an expert: measured on an H200, docs/kernels.md."""
     mean_rows = problem.rows_useful / problem.E
-    if problem.M <= 8:
+    if problem.M <= 4:
         shape = Shape(1, 8, 8, 9)
     elif mean_rows <= 16:
         shape = Shape(2, 32, 8, 5)

@@ -50,6 +50,12 @@ def multiprocessors(device: torch.device) -> int:
 
 
 @functools.cache
+def l2_cache_bytes(device: torch.device) -> int:
+    """Return the size of a GPU's L2 cache."""
+    return int(torch.cuda.get_device_properties(device).L2_cache_size)
+
+
+@functools.cache
 def can_launch_early(device: torch.device) -> bool:
     """Return whether a kernel may start before the one that it depends on has ended (programmatic dependent launch)."""
     if device.type != "cuda" or is_hip() or os.environ.get("TRITON_INTERPRET") == "1":

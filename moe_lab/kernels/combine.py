@@ -24,7 +24,9 @@ def combine_kernel(
     mask = column < K
     acc = tl.zeros((BLOCK_K,), dtype=tl.float32)
     for slot in tl.static_range(TOPK):
-        row = tl.load(rows + (token * TOPK + slot) * K + column, mask=mask, other=0.0).to(tl.float32)
+        at = rows + (token * TOPK + slot) * K + column
+        # Nobody reads the rows again: the L2 cache may forget them first.
+        row = tl.load(at, mask=mask, other=0.0, eviction_policy="evict_first").to(tl.float32)
         acc += row * tl.load(topk_weights + token * TOPK + slot) if SCALE else row
     tl.store(y + token * K + column, acc.to(y.dtype.element_ty), mask=mask)
 

@@ -3,18 +3,19 @@
 // The product is taken the other way round, y^T = w x^T: weights are the 64 rows of a wgmma and tokens its columns,
 // which go in steps of eight. So an expert's tokens are padded to 8 or 16, not to 64 or 128, and all M take one path.
 //
-// A tile is MBLK * 128 weight rows by up to MAX_N tokens of one expert. All w13 tiles come before all w2 tiles; which
-// ones a block takes follows from their numbers (see Order). Weights depend on nothing that is computed here, so the
-// warp that fetches them runs ahead by as many stages as fit, across tiles and from w13 into w2; only the warps that
-// gather rows of the hidden activations wait until the tiles of that expert are done. All blocks run at the same time.
+// A tile is MBLK * 128 weight rows by up to MAX_N tokens of one expert. A block first does every gridDim-th w13 tile,
+// then takes w2 tiles from a counter as it gets to them, so that all end together whatever a tile costs. Weights depend
+// on nothing that is computed here, so the warp that fetches them runs ahead by as many stages as fit, across tiles and
+// from w13 into w2; only the warps that gather rows of the hidden activations wait until the tiles of that expert are
+// done. All blocks run at the same time.
 // Weights are stored as they are used: 128 rows by 64 columns after one another, swizzled (see hopper_moe.py), so a copy
 // is one piece.
 //
 // Threads: two warpgroups multiply, two fetch (one warp the weights, seven the rows).
 //
 // Compile-time: MBLK (1 or 2), MAX_N, STEP, STAGES, TOPK, E, MOST_PAIRS (0: sorted pairs are given; else as many as it
-// sorts itself at most), HALF (fp16, else bf16), SWIGLUOAI, ALPHA, LIMIT, ID (type of topk_ids). wgmma<N>() and
-// FOR_EACH_N(X) precede this text.
+// sorts itself at most), KEEP_Y (the L2 cache is told to keep rows of y), HALF (fp16, else bf16), SWIGLUOAI, ALPHA,
+// LIMIT, ID (type of topk_ids). wgmma<N>() and FOR_EACH_N(X) precede this text.
 
 typedef unsigned int u32;
 typedef unsigned long long u64;
@@ -25,7 +26,6 @@ constexpr int W_BYTES = MBLK * UNIT;
 constexpr int STAGE_BYTES = W_BYTES + MAX_N * 128;
 constexpr int ROWS_EACH = (MAX_N + GATHERERS / 8 - 1) / (GATHERERS / 8); // rows that a gathering thread takes, at most
 constexpr int RING = STAGES + 1;          // tiles that are fetched or multiplied at the same time, at most
-constexpr int STORE_STEPS = 4;            // of w2 that storing a tile costs, about
 constexpr u32 MOST_POLLS = 1u << 24;      // seconds: the launch is broken
 constexpr u32 ALL = 0xffffffffu;
 
@@ -38,6 +38,7 @@ typedef int Pair;
 struct Shared {
     u64 full[STAGES];
     u64 empty[STAGES];
+    u64 taken[RING];                      // the last w2 tiles: number among the block's tiles, then index
     u32 ended[2];                         // warps of a group that wrote all of a w13 tile, over all tiles so far
     int row_begin[E + 1];                 // where an expert's pairs begin
     int tile_end[E];                      // token tiles of experts up to this one
@@ -105,6 +106,44 @@ __device__ inline void bulk_copy(u32 to, const char* from, u64* barrier, bool on
             ::"r"(to), "l"(from), "n"(UNIT), "r"(shared_address(barrier)) : "memory");
 }
 
+__device__ inline u64 evict_first() {
+    u64 policy;
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    return policy;
+}
+
+__device__ inline u64 evict_last() {
+    u64 policy;
+    asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
+    return policy;
+}
+
+__device__ inline u64 row_of(const char* base, u32 row, u32 row_bytes) {
+    u64 at;
+    asm("mad.wide.u32 %0, %1, %2, %3;" : "=l"(at) : "r"(row), "r"(row_bytes), "l"(base));
+    return at;
+}
+
+// Said to be global, so that reads of shared memory may move across.
+__device__ inline void store(u64 to, unsigned short value) {
+    asm volatile("st.global.u16 [%0], %1;" ::"l"(to), "h"(value));
+}
+
+__device__ inline void store(u64 to, u32 value) { asm volatile("st.global.u32 [%0], %1;" ::"l"(to), "r"(value)); }
+
+__device__ inline void store_y(u64 to, u32 value, u64 policy) {
+    if (KEEP_Y) asm volatile("st.global.L2::cache_hint.b32 [%0], %1, %2;" ::"l"(to), "r"(value), "l"(policy));
+    else store(to, value);
+}
+
+__device__ inline void store_y(u64 to, uint2 value, u64 policy) {
+    if (KEEP_Y)
+        asm volatile("st.global.L2::cache_hint.v2.b32 [%0], {%1, %2}, %3;"
+                     ::"l"(to), "r"(value.x), "r"(value.y), "l"(policy));
+    else
+        asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(to), "r"(value.x), "r"(value.y));
+}
+
 __device__ inline u64 descriptor(u32 address) {
     // K-major, 128-byte swizzle: groups of 8 rows lie 1024 bytes apart.
     return (u64)((address & 0x3ffff) >> 4) | (1ull << 16) | (64ull << 32) | (1ull << 62);
@@ -120,13 +159,21 @@ __device__ inline u32 pack(float low, float high) {
     return out;
 }
 
+// Without denormal numbers: with them the instructions around exp are as many as all others of a gate.
+__device__ inline float sigmoid(float x) {
+    float power, inverse;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x * -1.4426950408889634f));
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(1.0f + power));
+    return inverse;
+}
+
 __device__ inline float gated(float gate, float up) {
 #if SWIGLUOAI
     gate = fminf(gate, LIMIT);
     up = fminf(fmaxf(up, -LIMIT), LIMIT);
-    return __fdividef((up + 1.0f) * gate, 1.0f + __expf(-gate * ALPHA));
+    return (up + 1.0f) * gate * sigmoid(gate * ALPHA);
 #else
-    return __fdividef(gate * up, 1.0f + __expf(-gate));
+    return gate * up * sigmoid(gate);
 #endif
 }
 
@@ -143,26 +190,23 @@ __device__ inline uint2 two_pairs(const Pair* p) {
 #endif
 }
 
-// Which tiles a block takes: each after each in turn. Where w13's do not go round evenly, the blocks that have one less
-// first take as many of w2's as that one costs; not where a block has but one, since w2 then waits for all of w13 anyhow.
+// Which tiles a block works at, as its warps see them: those of w13 follow from its number, those of w2 are told by the
+// fetching warp, which takes them from the counter.
 struct Order {
-    int tiles13, tiles2;
-    int late;                             // blocks with a tile of w13 more than the others
-    int relief;                           // tiles of w2 that cost one of w13
+    Shared& s;
+    int tiles13, end;                     // end: behind the last index of w2
 
-    __device__ Order(int tiles13, int tiles2, int steps13, int steps2)
-        : tiles13(tiles13), tiles2(tiles2), late(tiles13 % gridDim.x),
-          relief(late && tiles13 > (int)gridDim.x ? steps13 / (steps2 + STORE_STEPS) : 0) {}
+    __device__ int static_index(int i) const { return blockIdx.x + i * gridDim.x; }
 
-    // Index of the block's tile number i; behind all tiles if there is none.
+    // Index of the block's tile number i; not below `end` if there is none.
     __device__ int tile(int i) const {
-        const int block = blockIdx.x, blocks = gridDim.x, is_late = block < late;
-        const int own13 = tiles13 / blocks + is_late;
-        if (i < own13) return block + i * blocks;
-        i -= own13;
-        const int others = blocks - late, turn = block - late + (is_late ? blocks : 0);
-        if (!is_late && i < relief) return tiles13 + min(i * others + turn, tiles2);
-        return tiles13 + min(relief * others + (i - (is_late ? 0 : relief)) * blocks + turn, tiles2);
+        if (static_index(i) < tiles13) return static_index(i);
+        u64 taken;
+        do {
+            asm volatile("ld.volatile.shared.u64 %0, [%1];"
+                         : "=l"(taken) : "r"(shared_address(s.taken + i % RING)) : "memory");
+        } while (taken >> 32 != i);
+        return (int)taken;
     }
 };
 
@@ -229,7 +273,8 @@ struct Arguments {
     char* hidden;                         // [numel, k2]
     char* y;                              // [numel, K]
     const Pair* sorted;                   // pairs by expert
-    u32* done;                            // [E + 1], zero: w13 tiles done, of each expert; blocks that wait no more
+    u32* done;                            // [E + 2], zero: w13 tiles done, of each expert; blocks that wait no more;
+                                          // w2 tiles taken
     int numel, units13, units2, steps13, steps2, columns;
     bool fused;                           // both phases in this launch
 };
@@ -298,9 +343,9 @@ __device__ inline void multiply(
                 const float first = gated(acc[0][4 * j + c], acc[0][4 * j + 2 + c]);
                 if (MBLK == 2) {
                     const float second = gated(acc[MBLK - 1][4 * j + c], acc[MBLK - 1][4 * j + 2 + c]);
-                    if (stored) *(u32*)(to + (u64)pair * row_bytes) = pack(first, second);
+                    if (stored) store(row_of(to, pair, row_bytes), pack(first, second));
                 } else if (stored) {
-                    *(unsigned short*)(to + (u64)pair * row_bytes) = (unsigned short)pack(first, first);
+                    store(row_of(to, pair, row_bytes), (unsigned short)pack(first, first));
                 }
             }
         }
@@ -311,6 +356,7 @@ __device__ inline void multiply(
                          ::"r"(shared_address(s.ended + group)) : "memory");
     } else {
         const u32 row_bytes = a.columns * 2;
+        const u64 keep = evict_last();
         const int feature = unit * 128 + warp * 32 + (lane >> 2) * 4 + block * 2;
         char* to = a.y + feature * 2;
         const int inside = feature < a.columns ? columns : 0;
@@ -325,9 +371,9 @@ __device__ inline void multiply(
                 const u32 first = pack(acc[0][4 * j + c], acc[0][4 * j + 2 + c]);
                 if (MBLK == 2) {
                     const u32 second = pack(acc[MBLK - 1][4 * j + c], acc[MBLK - 1][4 * j + 2 + c]);
-                    if (stored) *(uint2*)(to + (u64)pair * row_bytes) = make_uint2(first, second);
+                    if (stored) store_y(row_of(to, pair, row_bytes), make_uint2(first, second), keep);
                 } else if (stored) {
-                    *(u32*)(to + (u64)pair * row_bytes) = first;
+                    store_y(row_of(to, pair, row_bytes), first, keep);
                 }
             }
         }
@@ -354,6 +400,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_moe(
         }
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
         s.ended[0] = s.ended[1] = 0;
+        for (int i = 0; i < RING; i++) s.taken[i] = ~0ull;
     }
 #if MOST_PAIRS
     constexpr int EACH = (MOST_PAIRS + THREADS - 1) / THREADS;
@@ -428,15 +475,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_moe(
                          numel, rows13 / 128, (columns + 127) / 128, k13 / 64, k2 / 64, columns,
                          first_phase < last_phase};
     const int units13 = (a.units13 + MBLK - 1) / MBLK, units2 = (a.units2 + MBLK - 1) / MBLK;
-    const Order order(first_phase ? 0 : s.total * units13, last_phase ? s.total * units2 : 0, a.steps13, a.steps2);
-    const int skipped = first_phase ? s.total * units13 : 0, end = order.tiles13 + order.tiles2;
+    const int tiles13 = first_phase ? 0 : s.total * units13, skipped = first_phase ? s.total * units13 : 0;
+    const Order order{s, tiles13, tiles13 + (last_phase ? s.total * units2 : 0)};
     int stage = 0;
     u32 parity = 0;
 
     if (thread < CONSUMERS) {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 208;");
         int slot = 0;
-        for (int i = 0, index; (index = order.tile(i)) < end; i++) {
+        for (int i = 0, index; (index = order.tile(i)) < order.end; i++) {
             const Tile t = decode(s, skipped + index, units13, units2);
 #if MOST_PAIRS
             const Pair* pairs = s.sorted + t.row;
@@ -454,14 +501,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_moe(
         const int warp = (thread - CONSUMERS) >> 5;
         if (warp == 0) {
             if (lane == 0) {
-                u64 policy;
-                asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+                const u64 policy = evict_first();
                 // Tiles of w13 that the block ended are told from here: the fence before it waits until all that was
                 // written is in the L2 cache, and would hold up the multiplying warps.
-                int told = a.fused ? blockIdx.x : order.tiles13;
+                int told = a.fused ? blockIdx.x : tiles13;
                 u32 ended = 0;
                 const auto tell = [&](bool wait_for_it) {
-                    while (told < order.tiles13) {
+                    while (told < tiles13) {
                         u32 first, second;
                         do {
                             asm volatile("ld.acquire.cta.shared::cta.v2.u32 {%0, %1}, [%2];"
@@ -474,7 +520,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_moe(
                         told += gridDim.x;
                     }
                 };
-                for (int i = 0, index; (index = order.tile(i)) < end; i++) {
+                // A w2 tile is taken when two steps of the one before are left: late enough that blocks with more of
+                // w13 get less of w2, early enough that the counter is read when the tile begins.
+                int taken = 0;
+                const auto take = [&](int i) {
+                    if (order.static_index(i) >= tiles13) taken = tiles13 + atomicAdd(done + E + 1, 1);
+                };
+                take(0);
+                for (int i = 0;; i++) {
+                    int index = order.static_index(i);
+                    if (index >= tiles13) {
+                        index = taken;
+                        asm volatile("st.volatile.shared.u64 [%0], %1;"
+                                     ::"r"(shared_address(s.taken + i % RING)), "l"((u64)i << 32 | index) : "memory");
+                    }
+                    if (index >= order.end) break;
                     const Tile t = decode(s, skipped + index, units13, units2);
                     const int units = t.phase ? a.units2 : a.units13, steps = t.phase ? a.steps2 : a.steps13;
                     const char* from = (t.phase ? w2 : w13) + ((u64)t.expert * units + t.unit * MBLK) * steps * UNIT;
@@ -482,8 +542,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_moe(
                     const u64 next = MBLK == 2 && t.unit * 2 + 1 < units ? (u64)steps * UNIT : 0;
                     const bool once = t.tiles == 1;
                     for (int k = 0; k < steps; k++, from += UNIT) {
+                        if (k == max(0, steps - 2)) take(i + 1);
                         // What the stage waits for may itself wait for a tile that is still to be told.
-                        while (told < order.tiles13 && !is_past_now(&s.empty[stage], parity ^ 1)) tell(false);
+                        while (told < tiles13 && !is_past_now(&s.empty[stage], parity ^ 1)) tell(false);
                         wait(&s.empty[stage], parity ^ 1);
                         asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;"
                                      ::"r"(shared_address(&s.full[stage])), "r"(W_BYTES) : "memory");
@@ -499,7 +560,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_moe(
         } else {
             const int g = thread - CONSUMERS - 32, chunk = g & 7, first = g >> 3;
             int slot = 0;
-            for (int i = 0, index; (index = order.tile(i)) < end; i++) {
+            for (int i = 0, index; (index = order.tile(i)) < order.end; i++) {
                 const Tile t = decode(s, skipped + index, units13, units2);
                 const int steps = t.phase ? a.steps2 : a.steps13;
                 const int count = max(0, (t.n - first + GATHERERS / 8 - 1) / (GATHERERS / 8));
@@ -553,11 +614,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_moe(
             }
             // No block waits any more once all have come here: the last one leaves zeros for the next launch.
             asm volatile("bar.sync 3, 224;" ::: "memory");
-            if (g < 32 && a.fused) {
+            if (g < 32) {
                 u32 ticket = 0;
                 if (lane == 0) ticket = atomicAdd(done + E, 1);
                 if (__shfl_sync(ALL, ticket, 0) == gridDim.x - 1)
-                    for (int e = lane; e <= E; e += 32) done[e] = 0;
+                    for (int e = lane; e <= E + 1; e += 32) done[e] = 0;
             }
         }
     }
