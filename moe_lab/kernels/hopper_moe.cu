@@ -26,6 +26,7 @@ constexpr int W_BYTES = MBLK * UNIT;
 constexpr int STAGE_BYTES = W_BYTES + MAX_N * 128;
 constexpr int ROWS_EACH = (MAX_N + GATHERERS / 8 - 1) / (GATHERERS / 8); // rows that a gathering thread takes, at most
 constexpr int RING = STAGES + 1;          // tiles that are fetched or multiplied at the same time, at most
+constexpr u32 EARLY_BYTES = 65536;        // of weights that a block asks the L2 cache for before it knows its tiles
 constexpr u32 MOST_POLLS = 1u << 24;      // seconds: the launch is broken
 constexpr u32 ALL = 0xffffffffu;
 
@@ -279,6 +280,21 @@ struct Arguments {
     bool fused;                           // both phases in this launch
 };
 
+// The first weights of a tile of w13 that some block will do: until tiles are known the memory would have nothing to do.
+__device__ inline void prefetch_early(const char* w13, const ID* topk_ids, int numel, int units13, int steps13) {
+    const int tiles = (units13 + MBLK - 1) / MBLK, nth = blockIdx.x / tiles, unit = blockIdx.x % tiles * MBLK;
+#if MOST_PAIRS
+    const u32 expert = nth < numel ? (u32)topk_ids[nth] : E;
+#else
+    const u32 expert = nth;
+#endif
+    const u32 unit_bytes = steps13 * UNIT;
+    for (int u = unit; expert < E && u < min(unit + MBLK, units13); u++)
+        asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;"
+                     ::"l"(w13 + ((u64)expert * units13 + u) * unit_bytes), "r"(min(unit_bytes, EARLY_BYTES / MBLK))
+                     : "memory");
+}
+
 template <int N>
 __device__ inline void multiply(
     Shared& s, u32 stages, const Tile& t, const Arguments& a, const Pair* pairs, int& stage, u32& parity) {
@@ -390,6 +406,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_moe(
     Shared& s = *(Shared*)(raw + (stages - shared_address(raw)) + STAGES * STAGE_BYTES);
     const int thread = threadIdx.x, lane = thread & 31;
 
+    if (thread == THREADS - 1 && first_phase == 0) prefetch_early(w13, topk_ids, numel, rows13 / 128, k13 / 64);
     // The launch that sums up the rows will want them.
     for (int i = (blockIdx.x * THREADS + thread) * 32; i < numel; i += gridDim.x * THREADS * 32)
         asm volatile("prefetch.global.L2 [%0];" ::"l"(topk_weights + i));
