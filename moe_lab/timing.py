@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from moe_lab.kernels._device import l2_cache_bytes
 from moe_lab.kernels.nothing import launch_nothing
 
 
@@ -17,8 +18,7 @@ class CacheFlush:
     """Overwrites the L2 cache of a GPU."""
 
     def __init__(self, device: torch.device) -> None:
-        size = torch.cuda.get_device_properties(device).L2_cache_size
-        self._memory = torch.empty(4 * max(size, 1 << 24), dtype=torch.int8, device=device)
+        self._memory = torch.empty(4 * max(l2_cache_bytes(device), 1 << 24), dtype=torch.int8, device=device)
 
     def __call__(self) -> None:
         """Write four times the size of the cache; does not wait."""

@@ -253,8 +253,7 @@ def test_cold_is_a_measurement(monkeypatch) -> None:
         flushed = [False]
         monkeypatch.setattr(roofs, "follow", lambda *a: flushed.__setitem__(0, False))
         monkeypatch.setattr(roofs, "read_flush", lambda device: lambda: flushed.__setitem__(0, True))
-        properties = type("P", (), {"L2_cache_size": 1 << 22})
-        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+        monkeypatch.setattr(roofs, "l2_cache_bytes", lambda device: 1 << 22)
 
         def seconds(call, repeats):
             return [after_flush_s if flushed[0] else 3e-6]

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from moe_lab.kernels._device import l2_cache_bytes
 from moe_lab.kernels.read import chained, follow, partial_sums, read
 from moe_lab.timing import copy_bandwidth
 
@@ -22,7 +23,7 @@ class ReadFlush:
     """Makes the L2 cache of a GPU cold by reading other memory."""
 
     def __init__(self, device: torch.device) -> None:
-        size = torch.cuda.get_device_properties(device).L2_cache_size
+        size = l2_cache_bytes(device)
         self._memory = torch.zeros(max(size, 1 << 24), dtype=torch.int32, device=device)  # four bytes each
         self._sums = partial_sums(device)
 
@@ -87,7 +88,7 @@ def verify_cold(device: torch.device) -> dict[str, Any]:
         flush (how), buffer_bytes, warm_us, cold_us, ratio, and cold: whether the flush made the reads so much slower
         that the cache must have been cold.
     """
-    size = torch.cuda.get_device_properties(device).L2_cache_size
+    size = l2_cache_bytes(device)
     chain = chained(max(size // 4, 1 << 20) // 4, CHAINED, device)
     end = torch.empty(1, dtype=torch.int32, device=device)
     flush = read_flush(device)

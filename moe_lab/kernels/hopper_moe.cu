@@ -295,6 +295,20 @@ __device__ inline void prefetch_early(const char* w13, const ID* topk_ids, int n
                      : "memory");
 }
 
+// Calls each(i, pair, stored) for the columns of a thread: i is where its accumulators of the column begin.
+template <int N, class Each>
+__device__ inline void for_columns(const Pair* pairs, int inside, u32 numel, Each each) {
+    #pragma unroll
+    for (int j = 0; j < N / 8; j++) {
+        const uint2 two = two_pairs(pairs + 8 * j);
+        #pragma unroll
+        for (int c = 0; c < 2; c++) {
+            const u32 pair = c ? two.y : two.x;
+            each(4 * j + c, pair, 8 * j + c < inside && pair < numel);
+        }
+    }
+}
+
 template <int N>
 __device__ inline void multiply(
     Shared& s, u32 stages, const Tile& t, const Arguments& a, const Pair* pairs, int& stage, u32& parity) {
@@ -349,22 +363,15 @@ __device__ inline void multiply(
         char* to = a.hidden + (unit * 64 + warp * 16 + (lane >> 2) * 2 + block) * 2;
         const int inside = unit < a.units13 ? columns : 0;
         asm volatile("" : "+l"(to)); // else ptxas adds the base to every address anew
-        #pragma unroll
-        for (int j = 0; j < N / 8; j++) {
-            const uint2 two = two_pairs(pairs + column + 8 * j);
-            #pragma unroll
-            for (int c = 0; c < 2; c++) {
-                const u32 pair = c ? two.y : two.x;
-                const bool stored = 8 * j + c < inside && pair < (u32)a.numel;
-                const float first = gated(acc[0][4 * j + c], acc[0][4 * j + 2 + c]);
-                if (MBLK == 2) {
-                    const float second = gated(acc[MBLK - 1][4 * j + c], acc[MBLK - 1][4 * j + 2 + c]);
-                    if (stored) store(row_of(to, pair, row_bytes), pack(first, second));
-                } else if (stored) {
-                    store(row_of(to, pair, row_bytes), (unsigned short)pack(first, first));
-                }
+        for_columns<N>(pairs + column, inside, a.numel, [&](int i, u32 pair, bool stored) {
+            const float first = gated(acc[0][i], acc[0][i + 2]);
+            if (MBLK == 2) {
+                const float second = gated(acc[MBLK - 1][i], acc[MBLK - 1][i + 2]);
+                if (stored) store(row_of(to, pair, row_bytes), pack(first, second));
+            } else if (stored) {
+                store(row_of(to, pair, row_bytes), (unsigned short)pack(first, first));
             }
-        }
+        });
         if (!a.fused) return;
         __syncwarp();
         if (lane == 0)
@@ -377,22 +384,15 @@ __device__ inline void multiply(
         char* to = a.y + feature * 2;
         const int inside = feature < a.columns ? columns : 0;
         asm volatile("" : "+l"(to));
-        #pragma unroll
-        for (int j = 0; j < N / 8; j++) {
-            const uint2 two = two_pairs(pairs + column + 8 * j);
-            #pragma unroll
-            for (int c = 0; c < 2; c++) {
-                const u32 pair = c ? two.y : two.x;
-                const bool stored = 8 * j + c < inside && pair < (u32)a.numel;
-                const u32 first = pack(acc[0][4 * j + c], acc[0][4 * j + 2 + c]);
-                if (MBLK == 2) {
-                    const u32 second = pack(acc[MBLK - 1][4 * j + c], acc[MBLK - 1][4 * j + 2 + c]);
-                    if (stored) store_y(row_of(to, pair, row_bytes), make_uint2(first, second), keep);
-                } else if (stored) {
-                    store_y(row_of(to, pair, row_bytes), first, keep);
-                }
+        for_columns<N>(pairs + column, inside, a.numel, [&](int i, u32 pair, bool stored) {
+            const u32 first = pack(acc[0][i], acc[0][i + 2]);
+            if (MBLK == 2) {
+                const u32 second = pack(acc[MBLK - 1][i], acc[MBLK - 1][i + 2]);
+                if (stored) store_y(row_of(to, pair, row_bytes), make_uint2(first, second), keep);
+            } else if (stored) {
+                store_y(row_of(to, pair, row_bytes), first, keep);
             }
-        }
+        });
     }
 }
 
