@@ -1,0 +1,91 @@
+"""What enters from outside is checked once: type, size, characters, place."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from moe_lab import entry
+from moe_lab.errors import UserError
+
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "truncated"),
+        ('{"a": 1} x', "trailing"),
+        ('{"a": NaN}', "malformed"),
+        ('{"a": 1e400}', "out of range"),
+        ('{"a": 99999999999999999999}', "64 bits"),
+        ('{"a": ' + "9" * 5000 + "}", "out of range"),
+        ('{"a": "\\ud800"}', ""),
+        ('{"a": ' + DEEP, "nested"),
+        ('{"a": ' + "[" * 70 + "]" * 70 + "}", "nested"),
+        ("[1]", "object"),
+    ],
+    ids=["empty", "garbage", "nan", "1e400", "65-bit", "5000-digits", "surrogate", "deep", "deeper-than-64", "list"],
+)
+def test_entry_refuses_json_in_one_sentence(tmp_path: Path, text: str, why: str) -> None:
+    file = tmp_path / "some.json"
+    file.write_text(text)
+    with pytest.raises(UserError) as caught:
+        entry.read_json(file, dict[str, object], what="a run", then="import it again")
+    said = str(caught.value)
+    assert said.startswith("'some.json' cannot be read as a run (")
+    assert said.endswith("; import it again.")
+    assert why in said
+    assert "\n" not in said
+
+
+def test_entry_reads_json_with_a_byte_order_mark(tmp_path: Path) -> None:
+    file = tmp_path / "some.json"
+    file.write_bytes(b"\xef\xbb\xbf" + json.dumps({"é": [1, 2.5, None]}, ensure_ascii=False).encode())
+    assert entry.read_json(file, what="a run", then="do") == {"é": [1, 2.5, None]}
+
+
+@pytest.mark.parametrize("text", ["a: 2020-99-99", "[" * 5000, "a: [1", "a: 99999999999999999999", "!!python/none"])
+def test_entry_refuses_yaml_in_one_sentence(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "grid.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError, match=r"^'grid\.yaml' cannot be read as a grid \([^\n]+\); mend it\.$"):
+        entry.read_yaml(file, what="a grid", then="mend it")
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "fifo", "device", "large"])
+def test_entry_reads_plain_files_of_bounded_size_only(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "x"
+    if kind == "folder":
+        path.mkdir()
+    if kind == "fifo":
+        os.mkfifo(path)
+    if kind == "large":
+        path.write_bytes(b"1" * 20)
+    with pytest.raises(ValueError, match=r"No such file|not a file|more than"):
+        entry.read_bytes(Path("/dev/null") if kind == "device" else path, limit=10)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../a", ".hidden", "-x", "a" * 101, "é", "a\n", None, 5])
+def test_entry_takes_plain_names_only(name: object) -> None:
+    with pytest.raises(ValueError, match="no plain name"):
+        entry.plain_name(name, "the backend")
+    assert entry.plain_name("fused_moe-1.2+cu", "the backend") == "fused_moe-1.2+cu"
+
+
+def test_entry_follows_links_before_it_says_what_is_below(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "in", tmp_path / "out"
+    inside.mkdir()
+    outside.mkdir()
+    (inside / "link").symlink_to(outside)
+    assert entry.below(inside, inside / "a" / "b") == inside / "a" / "b"
+    for path in (inside / "link" / "x", inside / ".." / "out", inside):
+        with pytest.raises(UserError, match="outside the folder"):
+            entry.below(inside, path)
+
+
+def test_entry_writes_out_what_a_terminal_would_obey() -> None:
+    assert entry.visible("a\x1b[31mb\u202e\ud800") == "a\\x1b[31mb\\u202e\\ud800"
+    assert entry.one_line("first\nsecond") == "first"
+    assert len(entry.one_line("x" * 1000)) == 200
