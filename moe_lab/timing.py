@@ -33,17 +33,27 @@ def cache_flush(device: torch.device) -> CacheFlush:
 
 def copy_bandwidth(device: torch.device, size: int = 1 << 30) -> float:
     """Return the bytes per second, read plus written, of the fastest of ten copies of ``size`` bytes on the device."""
+    return 2 * size / min(copy_seconds(device, size, 10))
+
+
+def copy_seconds(device: torch.device, size: int, repeats: int) -> list[float]:
+    """Return the seconds of copies of ``size`` bytes on the device."""
     source = torch.empty(size, dtype=torch.int8, device=device).zero_()
     target = torch.empty_like(source)
-    milliseconds: list[float] = []
-    for _ in range(10):
+    return seconds(lambda: target.copy_(source), repeats)
+
+
+def seconds(call: Callable[[], object], repeats: int) -> list[float]:
+    """Return the seconds that each of several calls keeps the GPU busy, one right after the other."""
+    pairs = []
+    for _ in range(repeats):
         first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         first.record()
-        target.copy_(source)
+        call()
         last.record()
-        torch.cuda.synchronize()
-        milliseconds.append(first.elapsed_time(last))
-    return 2 * size / min(milliseconds) * 1e3
+        pairs.append((first, last))
+    torch.cuda.synchronize()
+    return [first.elapsed_time(last) / 1e3 for first, last in pairs]
 
 
 def prepare(call: Callable[[], object], mode: str) -> Callable[[], object]:

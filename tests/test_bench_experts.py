@@ -117,9 +117,44 @@ def test_read_takes_in_every_element(device) -> None:
     from moe_lab.kernels.read import partial_sums, read
 
     x = torch.arange(3 * 8192 + 5, dtype=torch.int32, device=device)
-    sums = partial_sums(x.device)
-    read(x, sums)
-    assert int(sums.sum()) == int(x.long().sum())
+    for each, block, num_warps in roofs.PATTERNS:
+        for passes in (1, 3):
+            sums = partial_sums(x.device, each)
+            sums.fill_(-1)  # each program must write its own
+            read(x, sums, passes, block=block, num_warps=num_warps)
+            assert int(sums.sum()) == passes * int(x.long().sum())
+
+
+def test_a_roof_is_the_fastest_repetition_and_that_of_a_product_what_lasts() -> None:
+    rate = roofs.Rate.fastest(4_000_000_000, [2e-3, 1e-3, 4e-3], "reads")
+    assert (rate.value, rate.low, rate.high, rate.repetitions) == (4 * 10**12, 10**12, 4 * 10**12, 3)
+    rate = roofs.Rate.sustained(6_000_000, [1e-6, 1e-6, 2e-6, 3e-6, 4e-6], "products")
+    assert (rate.value, rate.low, rate.high, rate.repetitions) == (2 * 10**12, 15 * 10**11, 3 * 10**12, 3)
+    assert rate.spread() == {"low": rate.low, "high": rate.high, "repetitions": 3, "how": "products"}
+
+
+def test_roofs_are_measured_by_the_best_pattern_and_state_their_spread(monkeypatch) -> None:
+    took = iter(range(1000))
+
+    def seconds(call, repeats):
+        call()
+        return [1e-3 / (1 + next(took)), 2e-3]
+
+    reads = []
+    monkeypatch.setattr(roofs, "seconds", seconds)
+    monkeypatch.setattr(roofs, "copy_seconds", lambda device, size, repeats: [1e-3, 2e-3])
+    monkeypatch.setattr(roofs, "read", lambda x, sums, passes, **pattern: reads.append((4 * x.numel(), passes)))
+    monkeypatch.setattr(roofs, "l2_cache_bytes", lambda device: 1 << 12)
+    monkeypatch.setattr(roofs, "READ", 1 << 14)
+    monkeypatch.setattr(roofs, "SIZE", 16)
+    found = roofs.measure(CPU, torch.float32)
+    names = ("copy_bytes_per_s", "read_bytes_per_s", "l2_read_bytes_per_s", "matmul_flops_per_s")
+    assert set(found["spread"]) == set(names)
+    for name in names:
+        assert found["spread"][name]["low"] <= found[name] <= found["spread"][name]["high"], name
+    assert set(reads) == {(1 << 14, 1), (1 << 10, roofs.PASSES), (1 << 9, roofs.PASSES)}
+    assert found["read_bytes_per_s"] == found["spread"]["read_bytes_per_s"]["high"]
+    assert "in the L2 cache" in found["spread"]["l2_read_bytes_per_s"]["how"]
 
 
 def test_weights_are_prepared_once_for_all_cases(backend) -> None:
@@ -158,7 +193,10 @@ def test_rates_are_work_over_time_and_over_the_roofs() -> None:
     assert got["roofline_us"] == pytest.approx(size / 5e12 * 1e6, rel=1e-3), "the faster of copy and read"
     assert (got["bound_by"], got["pct_of_copy"]) == ("memory", pytest.approx(100 * size / 500e-6 / 4e12, rel=1e-3))
     assert got["pct_of_roofline"] == pytest.approx(100 * size / 5e12 / 500e-6, rel=1e-3)
-    assert rates.rates(problem, 128, None, "full", None, {})["pct_of_roofline"] is None
+    again = max(size / got["roof_bytes_per_s"], flops / got["roof_flops_per_s"]) * 1e6
+    assert again == pytest.approx(got["roofline_us"], rel=1e-3), "a row's own roofs derive its bound again"
+    without = rates.rates(problem, 128, None, "full", None, {})
+    assert [without[c] for c in ("pct_of_roofline", "roof_bytes_per_s", "roof_flops_per_s")] == [None] * 3
 
 
 def test_fused_stages_move_less() -> None:
@@ -258,7 +296,7 @@ def test_cold_is_a_measurement(monkeypatch) -> None:
         def seconds(call, repeats):
             return [after_flush_s if flushed[0] else 3e-6]
 
-        monkeypatch.setattr(roofs, "_seconds", seconds)
+        monkeypatch.setattr(roofs, "seconds", seconds)
         return roofs.verify_cold(CPU)
 
     assert {k: cold(6e-6)[k] for k in ("ratio", "cold")} == {"ratio": 2.0, "cold": True}

@@ -21,8 +21,9 @@ def rates(
 
     Returns:
         minimum_bytes, useful_gflop, minimum_gb_per_s, useful_tflops_per_s, executed_tflops_per_s, padding_waste_pct,
-        roofline_us (the larger of minimum bytes over the faster of copy and read, and useful FLOPs over the large
-        product), bound_by (memory or compute), pct_of_roofline, pct_of_copy, pct_of_read, pct_of_matmul.
+        roof_bytes_per_s (the faster of copy and read) and roof_flops_per_s (the large product), roofline_us (the larger
+        of minimum bytes and useful FLOPs over these), bound_by (memory or compute), pct_of_roofline, pct_of_copy,
+        pct_of_read, pct_of_matmul.
     """
     part: Part = "w13" if "w13" in stage and "w2" not in stage else "w2" if stage.startswith("w2") else "full"
     size, useful = minimum_bytes(problem, hit, stage), problem.useful_flops(part)
@@ -42,6 +43,8 @@ def rates(
         "useful_tflops_per_s": _scaled(flops_per_s, 1e-12),
         "executed_tflops_per_s": _scaled(executed / us * 1e6 if us and executed is not None else None, 1e-12),
         "padding_waste_pct": _scaled(waste, 1),
+        "roof_bytes_per_s": memory or None,
+        "roof_flops_per_s": compute or None,
         "roofline_us": _scaled(least, 1),
         "bound_by": None if least is None else "memory" if least == by_memory else "compute",
         "pct_of_roofline": _scaled(least / us if least is not None and us else None, 100),

@@ -4,6 +4,8 @@ The cache is made cold by reading four times its size, which leaves lines that n
 timed kernels do not pay for the flush. Whether it is cold is measured, not assumed: see ``verify_cold``.
 """
 
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from functools import cache
 from statistics import median
 from typing import Any
@@ -12,9 +14,14 @@ import torch
 
 from moe_lab.kernels._device import l2_cache_bytes
 from moe_lab.kernels.read import chained, follow, partial_sums, read
-from moe_lab.timing import copy_bandwidth
+from moe_lab.timing import copy_seconds, seconds
 
 SIZE = 8192  # of the square product
+COPIED = 1 << 30  # bytes
+READ = 1 << 32  # bytes: the start and the end of a launch, some 5 us, are 0.5 % of the time
+PASSES = 64  # of reading the cache
+# Programs a multiprocessor, words that each reads at once, warps: many small requests or few large ones.
+PATTERNS = ((4, 8192, 8), (8, 4096, 8), (2, 16384, 16), (16, 2048, 4))
 CHAINED = 1024  # reads, each of a line of its own
 VERIFIED = 1.3  # cold reads take at least so many times warm ones
 
@@ -39,44 +46,102 @@ def read_flush(device: torch.device) -> ReadFlush:
 
 
 def measure(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """Return the roofs: copy_bytes_per_s, read_bytes_per_s, matmul_flops_per_s (of ``dtype``) and matmul_size.
+    """Return the roofs of this GPU, measured now.
 
-    The product is repeated for half a second and the second half counts: what the power cap lets the card sustain.
+    A roof of memory or of the cache is the fastest repetition of the best of several patterns. The product is repeated
+    for half a second and the median of the second half counts: what the power cap lets the card sustain.
+
+    Returns:
+        copy_bytes_per_s (read plus written), read_bytes_per_s, l2_read_bytes_per_s, matmul_flops_per_s (of ``dtype``),
+        matmul_size, matmul_dtype, and spread: for each of the four rates its slowest and fastest repetition (low, high:
+        in its unit), repetitions, and how it was measured.
     """
-    return {
-        "copy_bytes_per_s": round(copy_bandwidth(device)),
-        "read_bytes_per_s": round(_read_bandwidth(device)),
-        "matmul_flops_per_s": round(_product(device, dtype)),
-        "matmul_size": SIZE,
-        "matmul_dtype": str(dtype).removeprefix("torch."),
+    kind = str(dtype).removeprefix("torch.")
+    product = _product(device, dtype)
+    found = {
+        "copy_bytes_per_s": Rate.fastest(2 * COPIED, copy_seconds(device, COPIED, 20), f"copies of {COPIED} bytes"),
+        "read_bytes_per_s": _read(device),
+        "l2_read_bytes_per_s": _read_cache(device),
+        "matmul_flops_per_s": Rate.sustained(2 * SIZE**3, product, f"{kind} products of {SIZE} x {SIZE} x {SIZE}"),
     }
+    values = {name: rate.value for name, rate in found.items()}
+    spread = {name: rate.spread() for name, rate in found.items()}
+    return {**values, "matmul_size": SIZE, "matmul_dtype": kind, "spread": spread}
 
 
-def _read_bandwidth(device: torch.device, size: int = 1 << 30) -> float:
-    memory, sums = torch.zeros(size // 4, dtype=torch.int32, device=device), partial_sums(device)
-    read(memory, sums)
-    return size / min(_seconds(lambda: read(memory, sums), 10))
+@dataclass(frozen=True)
+class Rate:
+    """A measured roof.
+
+    Attributes:
+        value: bytes or FLOPs a second that count as the roof.
+        low: of the slowest repetition.
+        high: of the fastest.
+        repetitions: how many.
+        how: what was repeated.
+    """
+
+    value: int
+    low: int
+    high: int
+    repetitions: int
+    how: str
+
+    @classmethod
+    def fastest(cls, amount: int, times: Sequence[float], how: str) -> "Rate":
+        """Return the rate of the shortest of some times in seconds, in each of which ``amount`` was moved."""
+        rates = sorted(round(amount / t) for t in times)
+        return cls(rates[-1], rates[0], rates[-1], len(rates), how)
+
+    @classmethod
+    def sustained(cls, amount: int, times: Sequence[float], how: str) -> "Rate":
+        """Return the rate of the median of the later half of some times in seconds, in order."""
+        later = times[len(times) // 2 :]
+        rates = sorted(round(amount / t) for t in later)
+        return cls(round(amount / median(later)), rates[0], rates[-1], len(rates), how)
+
+    def spread(self) -> dict[str, Any]:
+        """Return all but the value."""
+        return {key: value for key, value in asdict(self).items() if key != "value"}
 
 
-def _product(device: torch.device, dtype: torch.dtype) -> float:
+def _read(device: torch.device) -> Rate:
+    """Return the rate of reading memory that is many times the cache, by the best of ``PATTERNS``."""
+    memory = torch.randint(0, 99, (READ // 4,), dtype=torch.int32, device=device)
+    return max((_reading(memory, 1, pattern, "") for pattern in PATTERNS), key=lambda rate: rate.value)
+
+
+def _read_cache(device: torch.device) -> Rate:
+    """Return the rate of reading again and again what lies in the L2 cache, by the best of ``PATTERNS`` and two sizes.
+
+    A quarter and an eighth of the cache: it may hold a copy in each of its halves (NVIDIA's A100 and later).
+    """
+    found = []
+    for part in (4, 8):
+        memory = torch.randint(0, 99, (l2_cache_bytes(device) // part // 4,), dtype=torch.int32, device=device)
+        found += [_reading(memory, PASSES, pattern, " in the L2 cache") for pattern in PATTERNS]
+    return max(found, key=lambda rate: rate.value)
+
+
+def _reading(memory: torch.Tensor, passes: int, pattern: tuple[int, int, int], where: str) -> Rate:
+    each, block, num_warps = pattern
+    sums, size = partial_sums(memory.device, each), 4 * memory.numel()
+
+    def once() -> None:
+        read(memory, sums, passes, block=block, num_warps=num_warps)
+
+    once()
+    threads = f"{each} programs a multiprocessor, {block} words of 4 bytes at once, {num_warps} warps"
+    return Rate.fastest(passes * size, seconds(once, 20), f"reads of {size} bytes{where}, {passes} times; {threads}")
+
+
+def _product(device: torch.device, dtype: torch.dtype) -> list[float]:
+    """Return the seconds of each product of two square matrices, repeated for half a second."""
     a = torch.randn(SIZE, SIZE, device=device, dtype=torch.float32).to(dtype)
     b = torch.randn(SIZE, SIZE, device=device, dtype=torch.float32).to(dtype)
     out = torch.empty(SIZE, SIZE, device=device, dtype=dtype)
-    first = _seconds(lambda: torch.mm(a, b, out=out), 3)[-1]
-    times = _seconds(lambda: torch.mm(a, b, out=out), max(4, round(0.5 / first)))
-    return 2 * SIZE**3 / median(times[len(times) // 2 :])
-
-
-def _seconds(call: Any, repeats: int) -> list[float]:
-    pairs = []
-    for _ in range(repeats):
-        first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        first.record()
-        call()
-        last.record()
-        pairs.append((first, last))
-    torch.cuda.synchronize()
-    return [first.elapsed_time(last) / 1e3 for first, last in pairs]
+    first = seconds(lambda: torch.mm(a, b, out=out), 3)[-1]
+    return seconds(lambda: torch.mm(a, b, out=out), max(4, round(0.5 / first)))
 
 
 def verify_cold(device: torch.device) -> dict[str, Any]:
@@ -100,7 +165,7 @@ def verify_cold(device: torch.device) -> dict[str, Any]:
         flush()
         if not cold:
             follow(chain, end, CHAINED)
-        return _seconds(lambda: follow(chain, end, CHAINED), 1)[0] * 1e6
+        return seconds(lambda: follow(chain, end, CHAINED), 1)[0] * 1e6
 
     once(True)
     warm, after = (median(once(cold) for _ in range(20)) for cold in (False, True))

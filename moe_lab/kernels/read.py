@@ -5,29 +5,35 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from moe_lab.kernels._device import check_device
+from moe_lab.kernels._device import check_device, multiprocessors
 
 
 @triton.jit
-def read_kernel(x, sums, numel, BLOCK: tl.constexpr):
-    """Add up every BLOCK-th part of x [numel] int32, as many programs as there are sums [programs] int32."""
+def read_kernel(x, sums, numel, passes, BLOCK: tl.constexpr):
+    """Add up parts of x [numel] int32, ``passes`` times; as many programs as there are sums [programs] int32."""
     pid = tl.program_id(0).to(tl.int64)
+    programs = tl.num_programs(0)
     at = tl.arange(0, BLOCK)
     acc = tl.zeros((BLOCK,), dtype=tl.int32)
-    for start in range(pid * BLOCK, numel, tl.num_programs(0) * BLOCK):
-        acc += tl.load(x + start + at, mask=start + at < numel, other=0)
+    for number in range(passes):
+        # Another part each pass, so that no multiprocessor reads what it has just read; L1 is passed over.
+        for start in range((pid + number * 37) % programs * BLOCK, numel, programs * BLOCK):
+            acc += tl.load(x + start + at, mask=start + at < numel, other=0, cache_modifier=".cg")
     tl.store(sums + pid, tl.sum(acc, 0))
 
 
-def read(x: Tensor, sums: Tensor) -> None:
-    """Read all of a tensor.
+def read(x: Tensor, sums: Tensor, passes: int = 1, *, block: int = 8192, num_warps: int = 8) -> None:
+    """Read all of a tensor, one or more times.
 
     Args:
         x: [numel] int32, contiguous.
         sums: [programs] int32, receives partial sums; a program each.
+        passes: how often; from the second on what fits comes from the L2 cache.
+        block: elements that a program reads at once, a power of two.
+        num_warps: of a program.
     """
     check_device(x)
-    read_kernel[(sums.numel(),)](x, sums, x.numel(), BLOCK=8192, num_warps=8)
+    read_kernel[(sums.numel(),)](x, sums, x.numel(), passes, BLOCK=block, num_warps=num_warps)
 
 
 @triton.jit
@@ -63,7 +69,6 @@ def chained(numel: int, steps: int, device: torch.device) -> Tensor:
     return chain
 
 
-def partial_sums(device: torch.device) -> Tensor:
-    """Return memory for the sums of ``read``: several programs a multiprocessor."""
-    count = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
-    return torch.zeros(4 * count, dtype=torch.int32, device=device)
+def partial_sums(device: torch.device, each: int = 4) -> Tensor:
+    """Return memory for the sums of ``read``: ``each`` programs a multiprocessor."""
+    return torch.zeros(each * multiprocessors(device), dtype=torch.int32, device=device)
