@@ -10,7 +10,7 @@ from moe_lab.assemble import NO_CALLS, NO_RANGES, Calls, Operations, Ranges, ass
 from moe_lab.attribute import Ints
 from moe_lab.errors import UserError
 from moe_lab.launches import Launches
-from moe_lab.parse import _nsys_meta, _nsys_slim, _nsys_tables
+from moe_lab.parse import _doubts, _nsys_meta, _nsys_slim, _nsys_tables
 from moe_lab.parse._rocpd import is_database
 from moe_lab.parse._slim import Keep
 from moe_lab.parse._sqlite import MAGIC, Database, open_database
@@ -87,10 +87,8 @@ def _check_graphs(database: Database, graph_node: Ints, meta: dict[str, Any], al
             "the default of nsys); capture again with `--cuda-graph-trace=node`."
         )
     if count and (graph_level or not noded):
-        meta["warnings"].append(
-            f"The report has {count} CUDA graph launches without the kernels inside them: these are missing from every "
-            "number; capture with --cuda-graph-trace=node to have them."
-        )
+        then = "capture with --cuda-graph-trace=node to have them"
+        meta["warnings"].append(_doubts.without_kernels(count, "CUDA", then))
 
 
 def _usable(found: tuple[Ranges, int] | None, warnings: list[str]) -> Ranges:
