@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from moe_lab import options as types
 from moe_lab import plugins, ranges
 from moe_lab.errors import UserError
 from moe_lab.routing import SPECS, parse_spec, synthetic
@@ -26,13 +27,13 @@ def add(commands: Any) -> None:
     align.add_argument(
         "--algorithms", nargs="+", default=["auto"], metavar="NAME", help=f"of: {', '.join(plugins.names('align'))}"
     )
-    align.add_argument("--tokens", type=int, nargs="+", default=[16, 1024, 16384], metavar="M", help="tokens")
-    align.add_argument("--experts", type=int, nargs="+", default=[256], metavar="E", help="experts")
-    align.add_argument("--topk", type=int, nargs="+", default=[8], metavar="N", help="experts per token")
-    align.add_argument("--block-m", type=int, nargs="+", default=[64], metavar="ROWS", help="rows of a tile")
+    align.add_argument("--tokens", type=types.tokens, nargs="+", default=[16, 1024, 16384], metavar="M", help="tokens")
+    align.add_argument("--experts", type=types.experts, nargs="+", default=[256], metavar="E", help="experts")
+    align.add_argument("--topk", type=types.experts, nargs="+", default=[8], metavar="N", help="experts per token")
+    align.add_argument("--block-m", type=types.rows, nargs="+", default=[64], metavar="ROWS", help="rows of a tile")
     align.add_argument("--routing", default="uniform", help=SPECS)
-    align.add_argument("--iterations", type=int, default=5, help="calls of each algorithm and size")
-    align.add_argument("--seed", type=int, default=0, help="of the routing")
+    align.add_argument("--iterations", type=types.count, default=5, help="calls of each algorithm and size")
+    align.add_argument("--seed", type=types.seed, default=0, help="of the routing")
     align.add_argument("--warm", action="store_true", help="leave the L2 cache as the call before left it")
     align.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu runs Triton's interpreter")
 

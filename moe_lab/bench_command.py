@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from moe_lab import bench_options, plugins
+from moe_lab.entry import integer
 from moe_lab.errors import UserError
 from moe_lab.routing import parse_spec
 
@@ -95,9 +96,10 @@ def _traced(given: list[str]) -> list[Any]:
     """Return the tokens at which kernels are read: ``["all"]``, or numbers, none for ``none``."""
     if given in (["all"], ["none"]):
         return given if given == ["all"] else []
-    if not all(text.isdigit() for text in given):
-        raise UserError(f"--kernels takes all, none or numbers of tokens; not {' '.join(given)}.")
-    return [int(text) for text in given]
+    try:
+        return [integer(text, range(2**31)) for text in given]
+    except ValueError:
+        raise UserError(f"--kernels takes all, none or numbers of tokens; not {' '.join(given)}.") from None
 
 
 def _header(settings: dict[str, Any], arguments: list[str]) -> dict[str, Any]:

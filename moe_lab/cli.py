@@ -1,34 +1,26 @@
 """The command line: parse arguments and call one function of ``commands``."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from moe_lab import __version__, bench_options, commands
+from moe_lab import __version__, bench_options, commands, options, terminal
 from moe_lab.commands import amd as amd_commands
 from moe_lab.commands import backends as backend_commands
 from moe_lab.commands import counters as counter_commands
 from moe_lab.commands import tuning
-from moe_lab.errors import UserError
 from moe_lab.metrics import SETS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 1 if a notebook or benchmark failed, 2 for an explained mistake."""
-    arguments = _parser().parse_args(argv)
-    try:
+
+    def run() -> int:
+        arguments = _parser().parse_args(argv)
         return int(arguments.run(arguments) or 0)
-    except UserError as error:
-        print(f"moe-lab: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("moe-lab: stopped.", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 0
+
+    return terminal.ended(run)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -80,7 +72,10 @@ def _add_breakdown(subcommands: Any) -> None:
     breakdown = subcommands.add_parser("breakdown", help="time per range of a run or report")
     breakdown.add_argument("source", metavar="RUN_OR_REPORT", help="run name, run folder, or report file")
     breakdown.add_argument(
-        "--root", metavar="REGEX", help="ranges to take as roots (default: moe_lab's own, else every top-level range)"
+        "--root",
+        type=options.pattern,
+        metavar="REGEX",
+        help="ranges to take as roots (default: moe_lab's own, else every top-level range)",
     )
     breakdown.add_argument(
         "--roles",
@@ -138,9 +133,9 @@ def _add_ncu(tools: Any) -> None:
     ncu.add_argument(
         "--ranges", action="append", default=[], metavar="FILTER", help='only kernels in such a range: "moe_lab@w13/"'
     )
-    ncu.add_argument("--kernel", default="", metavar="REGEX", help="only kernels of such a name")
+    ncu.add_argument("--kernel", default="", type=options.pattern, metavar="REGEX", help="only kernels of such a name")
     ncu.add_argument(
-        "--launch-count", type=int, metavar="N", help="only N launches of each kernel, grid and block size"
+        "--launch-count", type=options.count, metavar="N", help="only N launches of each kernel, grid and block size"
     )
     ncu.add_argument("--cache-control", choices=("all", "none"), default="all", help="flush caches before each pass")
     ncu.add_argument(
@@ -148,7 +143,7 @@ def _add_ncu(tools: Any) -> None:
         choices=("all", "profiler-api"),
         help="profile all, or cudaProfilerStart to Stop (default: profiler-api for moe_lab.workload, else all)",
     )
-    ncu.add_argument("--expect", type=int, metavar="N", help="kernels that will be profiled, to show the time left")
+    ncu.add_argument("--expect", type=options.count, metavar="N", help="kernels to come, to show the time left")
     ncu.add_argument("--ncu-option", action="append", default=[], metavar="OPTION", help="a further option for ncu")
     ncu.add_argument("--keep-report", type=Path, metavar="FILE", help="also copy the .ncu-rep (holds paths) to FILE")
     _add_destination(ncu)
@@ -197,9 +192,11 @@ def _add_import(subcommands: Any) -> None:
         help="report of a profiler, or results of a benchmark (several: parts of one)",
     )
     importer.add_argument("--name", help="name of the run: RUN or GPU/RUN (default: the report's file name)")
-    importer.add_argument("--root", metavar="REGEX", help="with --keep: the ranges of which instances are kept")
-    importer.add_argument("--keep", type=int, metavar="N", help="keep only the first N instances of each root range")
-    importer.add_argument("--max-mb", type=float, metavar="MB", help="refuse a run whose report would be larger")
+    importer.add_argument("--root", type=options.pattern, metavar="REGEX", help="with --keep: of which ranges")
+    importer.add_argument(
+        "--keep", type=options.count, metavar="N", help="keep the first N instances of each root range"
+    )
+    importer.add_argument("--max-mb", type=options.amount, metavar="MB", help="refuse a run with a larger report")
     _add_destination(importer)
     importer.set_defaults(run=commands.import_report)
 

@@ -5,7 +5,6 @@ is read by msgspec, which is told the types that are expected and refuses NaN, t
 """
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any, TypeVar
@@ -18,8 +17,10 @@ T = TypeVar("T")
 
 FILE_BYTES = 64_000_000  # of a file that is read as a whole: run.json, results, tiles, rules, notebooks
 DEPTH = 64  # of nested lists and objects; ours have five
+YAML_VALUES = 100_000
 INT64 = range(-(2**63), 2**63)
 NAME_LENGTH = 100  # characters; file systems take 255 bytes, and suffixes follow
+_DIGITS = re.compile(r"-?[0-9]{1,19}")
 _PLAIN = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_.+-]{{0,{NAME_LENGTH - 1}}}")
 # Control characters, direction marks and line separators: a terminal, a log or a page would obey them.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
@@ -106,8 +107,10 @@ def read_yaml(path: Path, *, what: str, then: str, limit: int = 1_000_000) -> An
     import yaml
 
     try:
-        found = yaml.load(read_text(path, limit), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        check_values(found)
+        text = read_text(path, limit)
+        _check_yaml(text)
+        found = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        check_values(found, YAML_VALUES)
     except RecursionError:
         raise unreadable(path, what, f"it is nested more than {DEPTH} deep", then) from None
     except (ValueError, TypeError, yaml.YAMLError) as error:  # ValueError: a date such as 2020-99-99
@@ -115,25 +118,56 @@ def read_yaml(path: Path, *, what: str, then: str, limit: int = 1_000_000) -> An
     return found
 
 
+def _check_yaml(text: str) -> None:
+    """Raise ValueError where YAML names a key twice or is too deep: loading would keep one, or run out of stack."""
+    import yaml
+
+    open_keys: list[set[str] | None] = []  # of each open mapping the keys so far, None of a list
+    counts: list[int] = []
+    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        if isinstance(event, yaml.NodeEvent) and counts:
+            keys, counts[-1] = open_keys[-1], counts[-1] + 1
+            if keys is not None and counts[-1] % 2 and isinstance(event, yaml.ScalarEvent):
+                if event.value in keys:
+                    raise ValueError(f"it names '{one_line(event.value, 40)}' twice")
+                keys.add(event.value)
+        if isinstance(event, yaml.CollectionStartEvent):
+            open_keys.append(set() if isinstance(event, yaml.MappingStartEvent) else None)
+            counts.append(0)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            open_keys.pop()
+            counts.pop()
+        if len(counts) > DEPTH:
+            raise ValueError(f"it is nested more than {DEPTH} deep")
+
+
 def unreadable(path: Path, what: str, why: object, then: str) -> UserError:
     """Return the error for a file that is not what it should be."""
     return UserError(f"'{one_line(path.name)}' cannot be read as {what} ({one_line(str(why))}); {then}.")
 
 
-def check_values(value: Any, depth: int = 0) -> None:
-    """Raise ValueError where a nested value is too deep, or has an integer that 64 bits do not hold."""
-    if depth > DEPTH:
-        raise ValueError(f"it is nested more than {DEPTH} deep")
-    if isinstance(value, dict):
-        inside: Iterable[Any] = (*value.keys(), *value.values())
-    elif isinstance(value, list | tuple | set):
-        inside = value
-    else:
-        if type(value) is int and value not in INT64:
+def check_values(value: Any, most: int | None = None) -> None:
+    """Raise ValueError where a nested value is too deep, or has an integer that 64 bits do not hold.
+
+    Args:
+        value: of JSON or YAML.
+        most: values that it may have; parts that are repeated by reference count each time.
+    """
+    left: list[tuple[Any, int]] = [(value, 0)]
+    seen = 0
+    while left:
+        item, depth = left.pop()
+        seen += 1
+        if depth > DEPTH:
+            raise ValueError(f"it is nested more than {DEPTH} deep")
+        if most is not None and seen > most:
+            raise ValueError(f"it holds more than {most:,} values")
+        if isinstance(item, dict):
+            left += [(part, depth + 1) for pair in item.items() for part in pair]
+        elif isinstance(item, list | tuple | set):
+            left += [(part, depth + 1) for part in item]
+        elif type(item) is int and item not in INT64:
             raise ValueError("a number in it does not fit into 64 bits")
-        return
-    for item in inside:
-        check_values(item, depth + 1)
 
 
 def plain_name(value: Any, what: str) -> str:
@@ -169,9 +203,29 @@ def one_line(text: str, length: int = 200) -> str:
     return line if len(line) <= length else line[: length - 3] + "..."
 
 
-def visible(text: str) -> str:
-    r"""Return a text in which control characters, direction marks and half surrogates are written out (``\x1b``)."""
-    return _CONTROL.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
+def visible(text: str, keep: str = "") -> str:
+    r"""Return a text in which control characters, direction marks and half surrogates are written out (``\x1b``).
+
+    Args:
+        text: of others.
+        keep: control characters that stay.
+    """
+    return _CONTROL.sub(
+        lambda found: found.group() if found.group() in keep else found.group().encode("unicode_escape").decode(), text
+    )
+
+
+def integer(text: Any, within: range = INT64) -> int:
+    """Return the whole number that plain digits, with or without a minus before them, write.
+
+    Raises:
+        ValueError: they are other digits (superscripts, underscores, spaces), or the number is outside of ``within``.
+    """
+    if not isinstance(text, str) or not _DIGITS.fullmatch(text):
+        raise ValueError(f"'{one_line(str(text), 40)}' is no whole number")
+    if int(text) not in within:
+        raise ValueError(f"{text} is not within {within[0]} to {within[-1]}")
+    return int(text)
 
 
 def _unmarked(data: bytes) -> bytes:

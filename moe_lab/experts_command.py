@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from moe_lab import options as types
 from moe_lab import plugins, ranges
+from moe_lab.entry import integer
 from moe_lab.errors import UserError
 from moe_lab.problem import MODELS, MoEProblem
 from moe_lab.routing import SPECS, parse_spec, synthetic
@@ -40,7 +42,7 @@ def add(commands: Any) -> None:
     )
     experts.set_defaults(run=run)
     experts.add_argument("--model", default="qwen3-30b-a3b", help=f"preset: {', '.join(MODELS)}")
-    experts.add_argument("--m", type=int, nargs="+", default=[16, 128, 1024, 8192], metavar="M", help="tokens")
+    experts.add_argument("--m", type=types.tokens, nargs="+", default=[16, 128, 1024, 8192], metavar="M", help="tokens")
     experts.add_argument(
         "--backend", nargs="+", default=["fused_moe"], help=f"of: {', '.join(plugins.names('experts'))}"
     )
@@ -50,8 +52,8 @@ def add(commands: Any) -> None:
     )
     experts.add_argument("--dtype", default="bf16", help=f"of: {', '.join(DTYPES)}")
     experts.add_argument("--routing", default="uniform", help=SPECS)
-    experts.add_argument("--iterations", type=int, default=1, help="calls of each backend, M and tiles")
-    experts.add_argument("--seed", type=int, default=0, help="of weights, inputs and routing")
+    experts.add_argument("--iterations", type=types.count, default=1, help="calls of each backend, M and tiles")
+    experts.add_argument("--seed", type=types.seed, default=0, help="of weights, inputs and routing")
     experts.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu runs Triton's interpreter")
 
 
@@ -219,9 +221,12 @@ def parse_tile(text: str, problem: MoEProblem) -> "Tile":
     if text == UNTUNED:
         text = "16x32x64x1x4x3" if problem.M <= problem.E else "64x64x32x8x4x3"
     parts = text.split("x")
-    if not 3 <= len(parts) <= 6 or not all(p.isdigit() and int(p) for p in parts):
+    try:
+        m, n, k, *rest = (integer(part, range(1, 1025)) for part in parts)
+    except ValueError:
+        rest = [0] * 4
+    if len(rest) > 3:
         raise UserError(f"--tiles takes {TILES}; not '{text}'.")
-    m, n, k, *rest = (int(p) for p in parts)
     if any(size < 16 or size & (size - 1) for size in (m, n, k)):
         raise UserError(f"The sizes of a tile are powers of two from 16 up; '{text}' has another.")
     group, warps, stages = [*rest, *(1 if m <= 32 else 8, 4, 3)[len(rest) :]]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from moe_lab import align_command, bench_command, experts_command, plugins, ranges
+from moe_lab import options as types
 from moe_lab.errors import UserError
 from moe_lab.experts_bench import command as bench_experts
 from moe_lab.problem import MODELS
@@ -59,17 +60,17 @@ def parser() -> argparse.ArgumentParser:
     layer.set_defaults(run=run_layer)
     layer.add_argument("--model", default="qwen3-30b-a3b", help=f"preset: {', '.join(MODELS)}")
     layer.add_argument("--phase", choices=("prefill", "decode"), default="decode", help="what a forward does")
-    layer.add_argument("--batch", type=int, default=16, help="sequences")
-    layer.add_argument("--input-len", type=int, default=2048, help="prefill: tokens a sequence")
-    layer.add_argument("--context", type=int, default=2048, help="decode: tokens already in the KV cache")
+    layer.add_argument("--batch", type=types.tokens, default=16, help="sequences")
+    layer.add_argument("--input-len", type=types.tokens, default=2048, help="prefill: tokens a sequence")
+    layer.add_argument("--context", type=types.tokens, default=2048, help="decode: tokens already in the KV cache")
     layer.add_argument("--dtype", default="bf16", help="fp32, fp16 or bf16")
     layer.add_argument("--backend", default="fused_moe", help=f"experts: {', '.join(plugins.names('experts'))}")
     layer.add_argument("--align", help=f"align plugin of the backend: {', '.join(plugins.names('align'))}")
     layer.add_argument("--routing", default="router", help="router, uniform, zipf:S, balanced, hot or replay:FILE")
     layer.add_argument("--graph", action="store_true", help="capture a CUDA graph and replay it")
-    layer.add_argument("--iterations", type=int, default=5, help="measured iterations")
-    layer.add_argument("--warmup", type=int, default=3, help="iterations before them")
-    layer.add_argument("--seed", type=int, default=0, help="of weights, inputs and routing")
+    layer.add_argument("--iterations", type=types.count, default=5, help="measured iterations")
+    layer.add_argument("--warmup", type=types.count, default=3, help="iterations before them")
+    layer.add_argument("--seed", type=types.seed, default=0, help="of weights, inputs and routing")
     layer.add_argument(
         "--device", choices=("cuda", "cpu"), default="cuda", help="cpu runs Triton's interpreter: small batches only"
     )

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from moe_lab import cli
+from moe_lab import bench_options, cli, terminal
+from moe_lab.errors import UserError
 
 
 def test_mistake_is_one_sentence_and_exit_code_2(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -136,3 +137,120 @@ def test_breakdown_spread_gives_the_smallest_and_largest_instance(capsys: pytest
     assert cli.main(["breakdown", str(DECODE.parent), "--spread", "--format", "json"]) == 0
     for row in json.loads(capsys.readouterr().out)["ranges"]:
         assert row["kernel_sum_ms_min"] <= row["kernel_sum_ms"] <= row["kernel_sum_ms_max"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["import", "x", "--keep", "0"],
+        ["import", "x", "--keep", "²"],
+        ["import", "x", "--keep", "1_0"],
+        ["import", "x", "--max-mb", "0"],
+        ["import", "x", "--max-mb", "-1"],
+        ["import", "x", "--max-mb", "nan"],
+        ["import", "x", "--max-mb", "inf"],
+        ["import", "x", "--keep", "1", "--root", "("],
+        ["breakdown", "x", "--root", "a{99999999999}"],
+        ["capture", "ncu", "--name", "x", "--kernel", "["],
+        ["capture", "ncu", "--name", "x", "--launch-count", "-1"],
+        ["bench", "align", "--name", "x", "--tokens", "9" * 31],
+        ["bench", "align", "--name", "x", "--experts", "-1"],
+        ["bench", "experts", "--name", "x", "--repetitions", "0"],
+        ["tune", "--name", "x", "--jobs", "nan"],
+    ],
+    ids=lambda options: " ".join(options[-2:])[:30],
+)
+def test_options_out_of_bounds_are_refused_where_they_are_typed(
+    options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(options)
+    assert f"argument {options[-2]}: '{options[-1][:5]}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("budget", ["0", "-5m", "nan", "inf", "5mm", "1e9", "٣m", ""])
+def test_times_that_are_none_are_refused(budget: str) -> None:
+    with pytest.raises(UserError, match="write 90s, 5m or 1h"):
+        bench_options.seconds(budget)
+    assert bench_options.seconds("1.5m") == 90
+
+
+@pytest.mark.parametrize(
+    "text", ["", "-1", "²", "1_0", "9" * 31, "9" * 5000, "1,1,...,8", "8,4,...,1", "...", "2147483648"]
+)
+def test_lists_of_tokens_that_are_none_are_refused(text: str) -> None:
+    with pytest.raises(UserError, match="is no list of tokens"):
+        bench_options.numbers(text)
+    assert bench_options.numbers("0, 1,2,...,16") == [0, 1, 2, 4, 8, 16]
+
+
+@pytest.mark.parametrize("text", ["0x1x1x1", "1x1x1x2", f"{'9' * 30}x1x8x1", "1x1x99999x1"])
+def test_sizes_out_of_bounds_are_refused(text: str) -> None:
+    with pytest.raises(UserError, match="write KxNxExTOPK"):
+        bench_options.sizes(text)
+    assert bench_options.sizes("2048x768x128x8") == (2048, 768, 128, 8)
+    assert bench_options.sizes("qwen3-30b-a3b") is None
+
+
+def failing(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """GIVEN a command in which something happens that nobody foresaw."""
+
+    def run(arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr("moe_lab.commands.list_runs", run)
+    return ["runs"]
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "code"),
+    [
+        (UserError("a\x1b[31mb\nc"), "moe-lab: a\\x1b[31mb\\nc\n", 2),
+        (PermissionError(13, "Permission denied", "/some/where/x"), "moe-lab: Permission denied: 'x'; choose", 2),
+        (RecursionError("too deep"), "moe-lab: RecursionError (too deep): a defect of moe-lab; MOE_LAB_TRACEBACK=1", 2),
+        (MemoryError(), "moe-lab: MemoryError (): a defect", 2),
+        (KeyboardInterrupt(), "moe-lab: stopped.\n", 130),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_whatever_happens_is_one_sentence(
+    error: BaseException, said: str, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("MOE_LAB_TRACEBACK", raising=False)
+    assert cli.main(failing(error, monkeypatch)) == code
+    written = capsys.readouterr().err
+    assert written.startswith(said)
+    assert written.count("\n") == 1
+
+
+def test_a_traceback_is_shown_when_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MOE_LAB_TRACEBACK", "1")
+    assert cli.main(failing(OverflowError("x"), monkeypatch)) == 2
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
+
+
+def test_output_holds_nothing_that_a_terminal_would_obey(capsys: pytest.CaptureFixture[str]) -> None:
+    with terminal.guarded():
+        print("a\x1b]0;x\x07b\tc\r\x7f\u202e\ud800", "d")
+    assert capsys.readouterr().out == "a\\x1b]0;x\\x07b\tc\\r\\u007f\\u202e\\ud800 d\n"
+
+
+@pytest.mark.parametrize("setting", [{"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1:strict"}])
+def test_output_that_an_encoding_does_not_know_is_escaped(setting: dict[str, str]) -> None:
+    code = "from moe_lab import terminal\nwith terminal.guarded(): print('µ → é')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env={**os.environ, **setting}, check=True)
+    assert done.stdout in (b"\\xb5 \\u2192 \\xe9\n", "µ \\u2192 é\n".encode("latin-1"))
+
+
+def test_a_full_disk_below_the_output_is_one_sentence() -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("there is no /dev/full here")
+    with full.open("w") as out:
+        done = subprocess.run(
+            [sys.executable, "-m", "moe_lab", "doctor"], stdout=out, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 2
+    assert done.stderr == "moe-lab: No space left on device; choose another place.\n"

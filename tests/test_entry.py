@@ -10,6 +10,7 @@ from moe_lab import entry
 from moe_lab.errors import UserError
 
 DEEP = "[" * 100_000
+LAUGHS = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 10))
 
 
 @pytest.mark.parametrize(
@@ -89,3 +90,37 @@ def test_entry_writes_out_what_a_terminal_would_obey() -> None:
     assert entry.visible("a\x1b[31mb\u202e\ud800") == "a\\x1b[31mb\\u202e\\ud800"
     assert entry.one_line("first\nsecond") == "first"
     assert len(entry.one_line("x" * 1000)) == 200
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("a: 1\nb: {c: 1, c: 2}", "names 'c' twice"),
+        (
+            "\n".join(["a0: &a0 [x]", *(f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 9)}]" for i in range(9))]),
+            "100,000",
+        ),
+        ("&a [*a]", "nested"),
+        ("[" * 70 + "]" * 70, "nested"),
+    ],
+    ids=["twice", "laughs", "itself", "deep"],
+)
+def test_entry_refuses_yaml_that_says_too_much(tmp_path: Path, text: str, why: str) -> None:
+    file = tmp_path / "grid.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError, match=why):
+        entry.read_yaml(file, what="a grid", then="mend it")
+
+
+def test_entry_reads_yaml_with_equal_keys_in_different_mappings(tmp_path: Path) -> None:
+    file = tmp_path / "grid.yaml"
+    file.write_text("a: &x {k: 1, j: [k, k]}\nb: *x\nc: {k: {k: k}}\n")
+    k = {"k": 1, "j": ["k", "k"]}
+    assert entry.read_yaml(file, what="a grid", then="mend it") == {"a": k, "b": k, "c": {"k": {"k": "k"}}}
+
+
+@pytest.mark.parametrize("text", ["", "²", "1_0", " 1", "+1", "１", "9" * 20, "9" * 5000, "1.0", None, 1])
+def test_entry_takes_plain_digits_as_whole_numbers_only(text: object) -> None:
+    with pytest.raises(ValueError, match=r"no whole number|not within"):
+        entry.integer(text)
+    assert entry.integer("-12") == -12

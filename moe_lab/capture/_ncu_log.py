@@ -2,11 +2,14 @@
 
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from moe_lab import terminal
 
 _DONE = re.compile(r'==PROF== Profiling "[^"]*"[^\n]*?(?: - )?(\d+) pass(?:es)?')
 NO_PERMISSION = (
@@ -54,7 +57,7 @@ def run(argv: Sequence[str], log: Path, env: Mapping[str, str], expected: int | 
     began = time.perf_counter()
     process = subprocess.Popen(argv, env=dict(env))
     try:
-        with tqdm(total=expected, unit=" kernels", desc="ncu", leave=False) as bar:
+        with tqdm(total=expected, unit=" kernels", desc="ncu", leave=False, file=terminal.raw(sys.stderr)) as bar:
             while process.poll() is None:
                 time.sleep(_POLL_S)
                 bar.update(len(passes(_text(log))) - bar.n)

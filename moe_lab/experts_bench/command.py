@@ -131,10 +131,9 @@ def _cases(settings: dict[str, Any]) -> list[ExpertsCase]:
 
 def _problem(model: str, M: int, dtype: str) -> MoEProblem:
     """Return a preset's layer, or one of given sizes: ``2048x768x128x8`` is K x N x E x topk."""
-    sizes = model.split("x")
-    if len(sizes) == 4 and all(size.isdigit() for size in sizes):
-        K, N, E, topk = map(int, sizes)
-        return MoEProblem(M, K, N, E, topk, dtype, None, "silu", model)
+    given = bench_options.sizes(model)
+    if given:
+        return MoEProblem(M, *given, dtype, None, "silu", model)
     return MoEProblem.preset(model, M, dtype)
 
 

@@ -134,10 +134,9 @@ def _answers() -> bool:
 
 def problem(options: argparse.Namespace, M: int) -> MoEProblem:
     """Return the layer of a preset, or of given sizes: ``2048x768x128x8`` is K x N x E x topk."""
-    sizes = options.model.split("x")
-    if len(sizes) == 4 and all(size.isdigit() for size in sizes):
-        K, N, E, topk = map(int, sizes)
-        return MoEProblem(M, K, N, E, topk, options.dtype, None, "silu", options.model)
+    given = bench_options.sizes(options.model)
+    if given:
+        return MoEProblem(M, *given, options.dtype, None, "silu", options.model)
     return MoEProblem.preset(options.model, M, options.dtype)
 
 
