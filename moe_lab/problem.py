@@ -64,6 +64,8 @@ class Model:
         shared_experts: experts that every token passes through, each of intermediate size N.
         source: where the figures come from.
         activation: ``silu`` (silu(gate) * up) or ``swigluoai`` (gpt-oss: clamped (up + 1) * gate * sigmoid(1.702 gate))
+        apply_router_weight_on_input: whether the router weight multiplies the token before the experts (llama-4)
+            instead of what they return.
     """
 
     K: int
@@ -76,6 +78,7 @@ class Model:
     source: str
     shared_experts: int = 0
     activation: str = "silu"
+    apply_router_weight_on_input: bool = False
 
 
 MODELS: dict[str, Model] = {
@@ -163,6 +166,7 @@ MODELS: dict[str, Model] = {
         router=Router("sigmoid", renormalise=False),
         source="text_config in config.json of meta-llama/Llama-4-Maverick-17B-128E-Instruct",
         shared_experts=1,
+        apply_router_weight_on_input=True,
     ),
 }
 
@@ -192,9 +196,11 @@ class MoEProblem:
         quant: quantisation format, or None.
         activation: ``silu`` or ``swigluoai``.
         model: name of the preset it came from, or None.
+        apply_router_weight_on_input: the router weight multiplies the token before the experts instead of what they
+            return; only where a token has one expert.
 
     Raises:
-        UserError: a size that cannot be, or an unknown dtype.
+        UserError: a size that cannot be, an unknown dtype, or weights on the input of several experts a token.
     """
 
     M: int
@@ -206,6 +212,7 @@ class MoEProblem:
     quant: str | None = None
     activation: str = "silu"
     model: str | None = None
+    apply_router_weight_on_input: bool = False
 
     def __post_init__(self) -> None:
         sizes = f"M={self.M} K={self.K} N={self.N} E={self.E} topk={self.topk}"
@@ -215,12 +222,18 @@ class MoEProblem:
             raise UserError(f"topk={self.topk} experts per token cannot exceed E={self.E} experts; lower topk.")
         if self.dtype not in DTYPE_BYTES:
             raise UserError(f"dtype '{self.dtype}' is unknown; choose one of: {', '.join(DTYPE_BYTES)}.")
+        if self.apply_router_weight_on_input and self.topk != 1:
+            raise UserError(
+                f"apply_router_weight_on_input needs topk=1, not {self.topk}: each of a token's experts would need a "
+                "copy of it; leave it out."
+            )
 
     @classmethod
     def preset(cls, name: str, M: int, dtype: str = "bf16") -> "MoEProblem":
         """Return the MoE layer of a model preset for M tokens."""
         m = model(name)
-        return cls(M, m.K, m.N, m.E, m.topk, dtype, None, m.activation, name)
+        on_input = m.apply_router_weight_on_input
+        return cls(M, m.K, m.N, m.E, m.topk, dtype, None, m.activation, name, on_input)
 
     @property
     def rows_useful(self) -> int:

@@ -178,7 +178,7 @@ def test_oracle_bound_follows_the_dtype() -> None:
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         g = torch.Generator().manual_seed(0)
         tensors = (torch.randn(*s, generator=g).to(dtype) for s in ((9, 32), (4, 32, 32), (4, 32, 16)))
-        oracle = Oracle(Inputs(*tensors, *synthetic("uniform", 9, 4, 2)), "silu")
+        oracle = Oracle(Inputs(*tensors, *synthetic("uniform", 9, 4, 2)), MoEProblem(9, 32, 16, 4, 2))
         bounds[dtype] = oracle.bound.max_rel
     assert bounds[torch.float32] < 1e-5 < bounds[torch.float16] < 1e-2 < 4 * bounds[torch.bfloat16] < 0.4
 

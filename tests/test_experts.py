@@ -1,4 +1,5 @@
 import contextlib
+from dataclasses import replace
 
 import pytest
 
@@ -7,6 +8,7 @@ torch = pytest.importorskip("torch")
 from moe_lab import plugins, ranges, routing  # noqa: E402
 from moe_lab.errors import UserError  # noqa: E402
 from moe_lab.experts import fused_moe, torch_loop  # noqa: E402
+from moe_lab.experts_bench.check import Inputs, Oracle  # noqa: E402
 from moe_lab.problem import MoEProblem  # noqa: E402
 
 SILENT = ranges.marker("none")
@@ -50,23 +52,15 @@ def supports(name, dtype, device, problem):
     return dtype in dtypes and problem.K % multiple == problem.N % multiple == 0
 
 
-def assert_close(y, problem, tensors):
-    """Bound the error by twice that of the same pipeline in torch at the same dtype, plus one rounding; max and RMS."""
+def states_tf32(name):
+    return plugins.info("experts", name).get("fp32") == "tf32"
 
-    def reference(dtype):
-        return torch_loop.moe(*tensors, activation=problem.activation, mark=SILENT, dtype=dtype).double()
 
-    assert y.shape == tensors[0].shape
-    assert y.dtype == tensors[0].dtype
-    if y.numel() == 0:
-        return
-    oracle = reference(torch.float64)
-    error, allowed = (y.double() - oracle).abs(), (reference(y.dtype) - oracle).abs()
-    rounding = torch.finfo(y.dtype).eps * oracle.abs()
-    assert float(error.max()) <= 2 * float(allowed.max()) + float(rounding.max())
-    assert float(error.square().mean().sqrt()) <= 2 * float(
-        allowed.square().mean().sqrt() + rounding.square().mean().sqrt()
-    )
+def assert_close(y, problem, tensors, tf32=False):
+    """Every element, and the RMS of all, is as near the fp64 oracle as its arithmetic allows."""
+    oracle = Oracle(Inputs(*tensors), problem)
+    errors = oracle.errors(y, tf32)
+    assert oracle.right(errors, tf32), (errors, oracle.bound_of(tf32))
 
 
 @pytest.mark.parametrize("name", plugins.names("experts"))
@@ -79,7 +73,26 @@ def test_backend_matches_the_fp64_oracle(name, dtype, case, device, poison):
     backend = plugins.load("experts", name)
     prepared = backend.prepare(*tensors[1:3]) if hasattr(backend, "prepare") else tensors[1:3]
     y = backend.experts(tensors[0], *prepared, *tensors[3:], problem=problem, mark=SILENT)
-    assert_close(y, problem, tensors)
+    assert_close(y, problem, tensors, states_tf32(name))
+
+
+@pytest.mark.parametrize("name", plugins.names("experts"))
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_backend_multiplies_the_input_by_the_router_weight_where_the_model_does(name, dtype, device, poison):
+    """llama-4, with weights far from 1: the other order of factors is far outside the bound."""
+    case = (21, 128, 64, 4, 1, "uniform", "")
+    problem, tensors = make(case, dtype, device)
+    if not supports(name, dtype, device, problem):
+        pytest.skip(f"{name} states that it does not do this")
+    weights = torch.linspace(0.1, 0.9, 21, device=device)[:, None].contiguous()
+    tensors = (*tensors[:3], weights, tensors[4])
+    on_input = replace(problem, apply_router_weight_on_input=True)
+    backend = plugins.load("experts", name)
+    prepared = backend.prepare(*tensors[1:3]) if hasattr(backend, "prepare") else tensors[1:3]
+    y = backend.experts(tensors[0], *prepared, *tensors[3:], problem=on_input, mark=SILENT)
+    assert_close(y, on_input, tensors, states_tf32(name))
+    with pytest.raises(AssertionError):
+        assert_close(y, problem, tensors, states_tf32(name))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -107,6 +120,51 @@ def test_oracle_is_the_formula_of_the_layer():
     expected = 0.25 * 100 * (silu[-2.0] * 1.0) + 0.75 * 10 * (silu[2.0] * 6.0)
     y = torch_loop.experts(x, w13, w2, weights, ids, problem=problem, mark=SILENT)
     assert float(y) == pytest.approx(expected, rel=1e-6)
+
+
+def test_oracle_scales_the_input_where_the_preset_says_so():
+    """One token, one expert, every weight 1, router score 1/2: silu(s) * s = 0.1556, not s * silu(1) = 0.3655."""
+    x, w13, w2 = torch.ones(1, 1), torch.ones(1, 2, 1), torch.ones(1, 1, 1)
+    weights, ids = torch.tensor([[0.5]]), torch.tensor([[0]])
+    for on_input, expected in ((True, 0.1556), (False, 0.3655)):
+        problem = MoEProblem(1, 1, 1, 1, 1, "fp32", apply_router_weight_on_input=on_input)
+        y = torch_loop.experts(x, w13, w2, weights, ids, problem=problem, mark=SILENT)
+        assert float(y) == pytest.approx(expected, abs=5e-5)
+    assert MoEProblem.preset("llama-4-maverick", 1).apply_router_weight_on_input
+    assert not MoEProblem.preset("qwen3-30b-a3b", 1).apply_router_weight_on_input
+
+
+BOUNDED = [(7, 64, 48, 4, 2, "uniform", ""), (33, 512, 256, 8, 4, "uniform", ""), (64, 1024, 64, 4, 1, "uniform", "")]
+
+
+@pytest.mark.parametrize("case", BOUNDED, ids=["small", "wide", "deep"])
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("activation", ["silu", "swigluoai"])
+def test_bound_holds_for_right_results_and_not_for_nearly_right_ones(case, dtype, activation, device):
+    problem, tensors = make(case, dtype, device, activation)
+    oracle = Oracle(Inputs(*tensors), problem)
+
+    def errors(inputs):
+        y = torch_loop.moe(*inputs, problem=problem, mark=SILENT, dtype=inputs[0].dtype)
+        return oracle.errors(y.to(TORCH[dtype]))
+
+    right = errors(tensors)
+    assert oracle.right(right)
+    assert right.share < 0.7, "far from it: no draw is unlucky"
+    lost = tensors[0].clone()
+    lost[:, -4:] = 0  # four features of every token
+    assert not oracle.right(errors((lost, *tensors[1:])))
+    one = tensors[2].clone()
+    one[:, 3] *= -1  # one column of y
+    assert not oracle.right(errors((*tensors[:2], one, *tensors[3:])))
+    if dtype == "fp32":
+        cut = [(t.view(torch.int32) & ~0x1FFF).view(torch.float32) for t in tensors[:3]]  # as tf32 reads them
+        found = errors((*cut, *tensors[3:]))
+        assert not oracle.right(found)
+        assert oracle.right(
+            oracle.errors(torch_loop.moe(*cut, *tensors[3:], problem=problem, mark=SILENT, dtype=torch.float32), True),
+            True,
+        )
 
 
 @pytest.mark.parametrize(

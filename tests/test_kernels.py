@@ -38,6 +38,10 @@ def test_gated_activation_refuses_an_unknown_name():
 def test_combine_equals_torch(M, K, topk, dtype, device, poison):
     rows = torch.randn(M * topk, K, device=device).to(dtype)
     near(combine.combine(rows, topk), combine.combine_torch(rows.float(), topk).to(dtype))
+    weights = torch.linspace(0.5, 2, M * topk, device=device).view(M, topk)  # no two alike, none of them 1
+    weighted = combine.combine(rows, topk, weights)
+    near(weighted, combine.combine_torch(rows.float() * weights.view(-1, 1), topk).to(dtype))
+    assert M == 0 or not torch.allclose(weighted, combine.combine(rows, topk), rtol=0.1)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -1,4 +1,5 @@
 import contextlib
+from dataclasses import replace
 
 import pytest
 
@@ -49,12 +50,12 @@ def reference(layer, hidden, residual):
     attended = torch.einsum("bhqk,bkhd->bqhd", scores.softmax(-1), v).reshape(shape.M, -1).to(x.dtype)
     x, stream = add_rms_norm_torch(attended @ w.o.T, stream, w.post_attention_norm, 1e-6)
     chosen = layer.forced or routing.route(x @ w.gate.T, layer.model.router, layer.model.topk, w.gate_bias)
-    act = layer.model.activation
-    y = torch_loop.moe(x, w.w13, w.w2, *chosen, activation=act, mark=SILENT, dtype=torch.float64)
+    y = torch_loop.moe(x, w.w13, w.w2, *chosen, problem=layer.problem, mark=SILENT, dtype=torch.float64)
     if w.shared13 is not None:
+        shared_experts = replace(layer.problem, topk=1, apply_router_weight_on_input=False)
         one = torch.zeros(shape.M, 1, dtype=torch.long, device=x.device)
         shared = w.shared13[None], w.shared2[None], torch.ones_like(one, dtype=torch.float32), one
-        y = y + torch_loop.moe(x, *shared, activation=act, mark=SILENT, dtype=torch.float64)
+        y = y + torch_loop.moe(x, *shared, problem=shared_experts, mark=SILENT, dtype=torch.float64)
     return y, stream
 
 

@@ -4,6 +4,7 @@ import deep_gemm as library
 import torch
 from torch import Tensor
 
+from moe_lab.experts._place_weight import place_weight
 from moe_lab.experts._tuned import align_of
 from moe_lab.kernels.activation import gated_activation
 from moe_lab.problem import MoEProblem
@@ -44,6 +45,7 @@ def experts(
     """
     if problem.M == 0:
         return torch.empty_like(x)
+    x, topk_weights = place_weight(x, topk_weights, problem, mark)
     rows_a_tile, pairs = block_m(problem), problem.rows_useful
     with mark("align"):
         alignment = align_of("auto")(topk_ids, rows_a_tile, problem.E)

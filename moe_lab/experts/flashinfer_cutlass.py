@@ -4,6 +4,7 @@ import torch
 from flashinfer.fused_moe import cutlass_fused_moe
 from torch import Tensor
 
+from moe_lab.experts._place_weight import place_weight
 from moe_lab.problem import MoEProblem
 from moe_lab.ranges import Mark
 
@@ -46,6 +47,7 @@ def experts(
         problem: sizes.
         mark: opens a range around each stage.
     """
+    x, topk_weights = place_weight(x, topk_weights, problem, mark)
     y = torch.empty_like(x)
     if problem.M:
         with mark("align+w13+act+w2+combine"):

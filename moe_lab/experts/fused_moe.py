@@ -61,14 +61,17 @@ def experts(
         raise UserError(f"fused_moe has no {problem.dtype} kernels; choose fp32, fp16 or bf16.")
     align_pairs, pairs = align_of(align), problem.rows_useful
     gemm13, gemm2 = tiles(problem, x.device, tile)
+    weights13, weights2 = (topk_weights, None) if problem.apply_router_weight_on_input else (None, topk_weights)
     with mark("align"):
         alignment = align_pairs(topk_ids, gemm13.block_m, problem.E)
     with mark("w13"):
-        gate_up = grouped_gemm(x, w13, alignment, pairs, pairs_per_row=problem.topk, tile=gemm13)
+        gate_up = grouped_gemm(
+            x, w13, alignment, pairs, pairs_per_row=problem.topk, tile=gemm13, topk_weights=weights13
+        )
     with mark("act"):
         hidden = gated_activation(gate_up, problem.activation)
     with mark("w2"):
-        rows = grouped_gemm(hidden, w2, alignment, pairs, pairs_per_row=1, tile=gemm2, topk_weights=topk_weights)
+        rows = grouped_gemm(hidden, w2, alignment, pairs, pairs_per_row=1, tile=gemm2, topk_weights=weights2)
     with mark("combine"):
         return combine(rows, problem.topk)
 

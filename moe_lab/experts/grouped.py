@@ -70,6 +70,7 @@ def experts(
         raise UserError(f"grouped has no {problem.dtype} kernels; choose fp32, fp16 or bf16.")
     align_pairs, pairs = align_of(align), problem.rows_useful
     gemm13, gemm2 = tiles(problem, x.device, tile)
+    weights13, weights2 = (topk_weights, None) if problem.apply_router_weight_on_input else (None, topk_weights)
     programs = multiprocessors(x.device) * (1 if gemm13.block_m >= 64 else 2)
     with mark("align"):
         alignment = align_pairs(topk_ids, gemm13.block_m, problem.E)
@@ -80,9 +81,10 @@ def experts(
             programs=programs,
             pairs_per_row=problem.topk,
             activation=problem.activation,
+            topk_weights=weights13,
         )
     with mark("w2"):
-        rows = persistent_gemm(hidden, w2, alignment, pairs, tile=gemm2, programs=programs, topk_weights=topk_weights)
+        rows = persistent_gemm(hidden, w2, alignment, pairs, tile=gemm2, programs=programs, topk_weights=weights2)
     with mark("combine"):
         return combine(rows, problem.topk)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from moe_lab.align import auto, buffers
 from moe_lab.errors import UserError
+from moe_lab.experts._place_weight import place_weight
 from moe_lab.kernels import hopper_moe
 from moe_lab.kernels._device import check_contiguous, shared_memory_bytes
 from moe_lab.kernels._nvrtc import usable
@@ -95,6 +96,7 @@ def experts(
     pairs = problem.rows_useful
     if not pairs:
         return torch.empty_like(x)
+    x, topk_weights = place_weight(x, topk_weights, problem, mark)
     shape = shape or default_shape(problem)
     possible = hopper_moe.sorts_itself(pairs, problem.E, shape, shared_memory_bytes(x.device.index)) > 0
     own_sort = possible and own_sort

@@ -4,6 +4,7 @@ import torch
 from scattermoe.parallel_experts import parallel_linear
 from torch import Tensor
 
+from moe_lab.experts._place_weight import place_weight
 from moe_lab.kernels.activation import gated_activation
 from moe_lab.problem import MoEProblem
 from moe_lab.ranges import Mark
@@ -38,6 +39,7 @@ def experts(
     """
     if problem.M == 0:
         return torch.empty_like(x)
+    x, topk_weights = place_weight(x, topk_weights, problem, mark)
     with mark("align"):
         ids, order = topk_ids.reshape(-1).long().sort(stable=True)
         ends = torch.searchsorted(ids, torch.arange(problem.E, device=x.device), right=True)

@@ -5,6 +5,7 @@ from sonicmoe.enums import ActivationType
 from sonicmoe.functional import moe_general_routing_inputs
 from torch import Tensor
 
+from moe_lab.experts._place_weight import place_weight
 from moe_lab.problem import MoEProblem
 from moe_lab.ranges import Mark
 
@@ -50,6 +51,7 @@ def experts(
     """
     if problem.M == 0:
         return torch.empty_like(x)
+    x, topk_weights = place_weight(x, topk_weights, problem, mark)
     with mark("align+w13+act+w2+combine"):
         token = torch.arange(problem.M, device=x.device, dtype=torch.int32).repeat_interleave(problem.topk)
         pairs = (topk_weights.reshape(-1), token, topk_ids.reshape(-1).int())

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from moe_lab.errors import UserError
+from moe_lab.experts._place_weight import place_weight
 from moe_lab.kernels.activation import gated_activation_torch
 from moe_lab.problem import MoEProblem
 from moe_lab.ranges import Mark
@@ -42,6 +43,7 @@ def experts(
     check(x, problem)
     if problem.M == 0:
         return torch.empty_like(x)
+    x, topk_weights = place_weight(x, topk_weights, problem, mark)
     with mark("align"):
         ids, order = topk_ids.reshape(-1).sort(stable=True)
         ends = torch.searchsorted(

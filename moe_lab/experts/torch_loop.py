@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from moe_lab.experts._place_weight import place_weight
 from moe_lab.kernels.activation import gated_activation_torch
 from moe_lab.problem import MoEProblem
 from moe_lab.ranges import Mark
@@ -34,7 +35,7 @@ def experts(
         mark: opens a range around each stage, once an expert.
     """
     dtype = x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32
-    return moe(x, w13, w2, topk_weights, topk_ids, activation=problem.activation, mark=mark, dtype=dtype).to(x.dtype)
+    return moe(x, w13, w2, topk_weights, topk_ids, problem=problem, mark=mark, dtype=dtype).to(x.dtype)
 
 
 def moe(
@@ -44,16 +45,15 @@ def moe(
     topk_weights: Tensor,
     topk_ids: Tensor,
     *,
-    activation: str,
+    problem: MoEProblem,
     mark: Mark,
     dtype: torch.dtype,
 ) -> Tensor:
     """Compute the layer with every product, activation and sum in ``dtype``; returns [M, K] of that dtype.
 
-    ``dtype=torch.float64`` is the oracle; the dtype of x itself is the torch path that sets the tolerance of the
-    others.
+    ``dtype=torch.float64`` is the oracle. Of the problem only the activation and the place of the router weight count.
     """
-    x = x.to(dtype)
+    x, topk_weights = place_weight(x.to(dtype), topk_weights.to(dtype), problem, mark)
     y = torch.zeros_like(x)
     for expert in topk_ids.unique().tolist():
         with mark("dispatch"):
@@ -62,9 +62,9 @@ def moe(
         with mark("w13"):
             gate_up = rows @ w13[expert].to(dtype).T
         with mark("act"):
-            hidden = gated_activation_torch(gate_up, activation)
+            hidden = gated_activation_torch(gate_up, problem.activation)
         with mark("w2"):
             out = hidden @ w2[expert].to(dtype).T
         with mark("combine"):
-            y.index_add_(0, tokens, (out * topk_weights[tokens, slots, None]).to(dtype))
+            y.index_add_(0, tokens, out * topk_weights[tokens, slots, None])
     return y

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from moe_lab import peers
 from moe_lab.errors import UserError
+from moe_lab.experts._place_weight import place_weight
 from moe_lab.kernels.activation import ALPHA, LIMIT
 from moe_lab.kernels.ogs import gated_silu, pack
 from moe_lab.peers.standins import load_package
@@ -94,6 +95,7 @@ class MatmulOgs:
         """
         if problem.M == 0:
             return torch.empty_like(x)
+        x, topk_weights = place_weight(x, topk_weights, problem, mark)
         matmul_ogs = self._modules["matmul_ogs"].matmul_ogs
         with mark("align"):
             routing, gather, scatter = self._sort(topk_weights, topk_ids, problem)

@@ -17,6 +17,7 @@ INFO = {
     "peer": "vllm",
     "hardware": "NVIDIA SM80+, AMD CDNA3+; the CPU under TRITON_INTERPRET=1 (fp32, fp16)",
     "dtypes": ["fp32", "fp16", "bf16"],
+    "fp32": "tf32",
     "quant": [],
     "activations": ["silu", "swigluoai"],
     "cuda_graph": True,

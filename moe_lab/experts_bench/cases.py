@@ -112,7 +112,7 @@ def _examined(
     x = torch.empty((p.M, p.K), dtype=DTYPES[p.dtype], device=device).normal_(generator=generator)
     inputs = Inputs(x, weights.w13, weights.w2, *routing)
     note("", "oracle")
-    oracle = Oracle(inputs, p.activation)
+    oracle = Oracle(inputs, p)
     for name in plan.backends:
         if name not in left_out:
             note(name, "check")
@@ -167,7 +167,7 @@ def _tidy(device: torch.device) -> None:
 def _fixed(case: ExpertsCase, plan: Plan, counts: torch.Tensor, oracle: Oracle | None) -> dict[str, Any]:
     """Return the fields that every row of the case has, and None for those that a backend may not know."""
     p = case.problem
-    sizes = {key: value for key, value in asdict(p).items() if key != "quant"}
+    sizes = {key: value for key, value in asdict(p).items() if key not in ("quant", "apply_router_weight_on_input")}
     return sizes | {
         "routing": case.routing,
         "seed": case.seed,

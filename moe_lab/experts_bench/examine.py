@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -145,21 +146,27 @@ def examine(
         return backend.experts(inputs.x, *prepared, *inputs[3:], problem=problem, mark=mark)  # type: ignore[no-any-return]
 
     y, entry.facts["workspace_bytes"] = _peak(call, inputs.x.device)
-    _compare(name, oracle, y, entry)
+    tf32 = info.get("fp32") == "tf32"
+    _compare(name, oracle, y, entry, tf32)
     del y
     for mode in plan.modes:
         if mode == "graph" and not info.get("cuda_graph", False):
             entry.errors[mode] = f"{name} waits for the GPU and cannot be captured"
             continue
         entry.steps["full", mode] = step = ready(call, mode, inputs.x.device)
-        _compare(name, oracle, _result(step()), entry)
+        _compare(name, oracle, _result(step()), entry, tf32)
     entry.call = call
     for part in (part for part in plan.parts if part != "full"):
-        _part(entry, part, name, call, oracle, inputs.x.device)
+        _part(entry, part, name, call, partial(_compare, name, oracle, entry=entry, tf32=tf32), inputs.x.device)
 
 
 def _part(
-    entry: Entry, part: str, name: str, call: Callable[[Any], Tensor], oracle: Oracle, device: torch.device
+    entry: Entry,
+    part: str,
+    name: str,
+    call: Callable[[Any], Tensor],
+    compare: Callable[[Tensor], None],
+    device: torch.device,
 ) -> None:
     if device.type == "cpu":
         entry.errors[part] = "a stage by itself is replayed from a CUDA graph, which needs a GPU"
@@ -170,7 +177,7 @@ def _part(
         entry.errors[part] = f"{name}: {error}"
         return
     assert stage.result is not None
-    _compare(name, oracle, stage.result, entry)
+    compare(stage.result)
     entry.stages[part] = stage.name
 
     def replay() -> object:
@@ -203,20 +210,20 @@ def _refuse(name: str, info: dict[str, Any], problem: MoEProblem, device: torch.
         raise UserError(f"{name} has no activation {problem.activation}, only: {', '.join(info['activations'])}.")
 
 
-def _compare(name: str, oracle: Oracle, y: Tensor, entry: Entry) -> None:
-    """Keep the largest errors so far as facts.
+def _compare(name: str, oracle: Oracle, y: Tensor, entry: Entry, tf32: bool) -> None:
+    """Keep the largest errors so far as facts; tf32: of a backend that says that it multiplies fp32 so.
 
     Raises:
         UserError: they are outside the bound.
     """
-    found: Errors = oracle.errors(y)
+    found: Errors = oracle.errors(y, tf32)
     for key, value in (("error_max_rel", found.max_rel), ("error_rms_rel", found.rms_rel)):
         entry.facts[key] = max(value, entry.facts.get(key) or 0.0) if math.isfinite(value) else None
-    entry.facts["correct"] = oracle.right(found)
+    entry.facts["correct"] = oracle.right(found, tf32)
     if not entry.facts["correct"]:
         raise UserError(
-            f"{name} is wrong: largest error {found.max_rel:.2g} (allowed {oracle.bound.max_rel:.2g}), RMS "
-            f"{found.rms_rel:.2g} (allowed {oracle.bound.rms_rel:.2g})"
+            f"{name} is wrong: largest error {found.max_rel:.2g}, RMS {found.rms_rel:.2g} (allowed "
+            f"{oracle.bound_of(tf32).rms_rel:.2g}); an element differs {found.share:.2g} times as much as is allowed"
         )
 
 

@@ -119,8 +119,8 @@ def persistent_gemm(
         pairs_per_row: topk, to gather and return [capacity, columns] in sorted order (padding rows stay unwritten);
             0, to return [numel, columns] in pair order.
         activation: ``none``, or one of ``activation.ACTIVATIONS``: rows of w alternate gate, up; columns = gemm_n / 2.
-        topk_weights: [numel] fp32, contiguous, when not gathering: each row is multiplied by its weight before it is
-            rounded.
+        topk_weights: [numel] fp32, contiguous: each row is multiplied by its weight before the activation and before it
+            is rounded.
     """
     check_device(x)
     (E, gemm_n, gemm_k), gather = w.shape, pairs_per_row > 0

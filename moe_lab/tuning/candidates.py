@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from math import log2
 
@@ -123,7 +123,7 @@ def small(problem: MoEProblem) -> MoEProblem:
         return pairs == 1, pairs % 16 == 0
 
     tokens = next(M for M in range(1, 33) if M == 32 or kind(M * problem.topk) == kind(problem.rows_useful))
-    return MoEProblem(tokens, problem.K, problem.N, problem.topk, problem.topk, problem.dtype, None, problem.activation)
+    return replace(problem, M=tokens, E=problem.topk)
 
 
 def bytes_held(problem: MoEProblem) -> int:

@@ -56,7 +56,7 @@ class Case:
     @cached_property
     def oracle(self) -> Oracle:
         """What the layer should return."""
-        return Oracle(self._inputs, self.problem.activation)
+        return Oracle(self._inputs, self.problem)
 
     @property
     def room(self) -> int:
