@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def test_a_file_comes_back_as_it_was_written(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda k: k.pop("M"), "'M'"),
+        (lambda k: k.pop("M"), "`M`"),
         (lambda k: k.update(M={}), "it has no M"),
         (lambda k: k.update(format="x"), "its format is 'x'"),
         (lambda k: k["M"]["1"]["w2"].update(block_m=32), "differ in block_m"),
@@ -295,3 +296,179 @@ def test_a_file_of_times_that_is_none_says_how_to_make_one(folder: Path, capsys:
         measured.read(path)
     assert cli.main(["configs", "import", "h200/align_sweep"]) == 2
     assert "is no run of moe-lab tune" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda k: k.update(gpu=None), "str"),
+        (lambda k: k.update(gpu="a" * 300), "the GPU is called"),
+        (lambda k: k.update(gpu="../../x"), "the GPU is called"),
+        (lambda k: k.update(gpu=""), "the GPU is called"),
+        (lambda k: k.update(backend="../x"), "no plain name"),
+        (lambda k: k.update(versions=[1]), "object"),
+        (lambda k: k["problem"].update(E=-1), "E is -1"),
+        (lambda k: k["problem"].update(E="/x"), "int"),
+        (lambda k: k["problem"].update(topk=129), "more than E"),
+        (lambda k: k["problem"].update(dtype="../x"), "the dtype is"),
+        (lambda k: k["M"]["1"]["w13"].update(block_n=10**30), "block_n is 1000"),
+        (lambda k: k["M"]["1"]["w13"].update(block_n=48), "block_n is 48"),
+        (lambda k: k["M"]["1"]["w13"].update(num_warps=64), "num_warps is 64"),
+        (lambda k: k["M"]["1"]["w13"].update(num_stages=True), "int"),
+        (lambda k: k["M"].update({"-1": k["M"]["1"]}), "not within"),
+        (lambda k: k["M"].update({"²": k["M"]["1"]}), "no whole number"),
+        (lambda k: k["M"].update({"01": k["M"]["1"]}), "twice"),
+        (lambda k: k["M"]["1"].update(us=-1.0), "not above zero"),
+    ],
+    ids=range(18),
+)
+def test_tiles_of_wrong_types_or_sizes_are_refused(
+    folder: Path, change: Any, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = configs.write(tuned(), folder / "h200")
+    known = json.loads(path.read_text())
+    change(known)
+    wrong = folder / "wrong.json"
+    wrong.write_text(json.dumps(known))
+    assert cli.main(["configs", "import", str(wrong), "--out", str(folder / "out")]) == 2
+    sentence = capsys.readouterr().err
+    assert re.search(said, sentence)
+    assert sentence.startswith("moe-lab: 'wrong.json' cannot be read as tuned tiles (")
+    assert not (folder / "out").exists()
+
+
+def test_times_below_zero_are_refused(tmp_path: Path) -> None:
+    problem = {"E": 8, "N": 64, "K": 64, "topk": 2, "dtype": "bf16"}
+    known = {"format": "moe_lab measured 1", "gpu": H200, "problem": problem, "us": {"1": {"grouped": -5.0}}}
+    path = tmp_path / "measured.json"
+    path.write_text(json.dumps(known))
+    with pytest.raises(UserError, match="not above zero"):
+        measured.read(path)
+
+
+AMD = {"BLOCK_SIZE_M": 16, "BLOCK_SIZE_N": 64, "BLOCK_SIZE_K": 64, "GROUP_SIZE_M": 1, "num_warps": 4, "num_stages": 2}
+
+
+def imported(folder: Path, name: str, content: object, model: str = "qwen3-30b-a3b") -> tuple[int, list[Path]]:
+    """GIVEN an engine's file, imported; returns the exit code and what is kept."""
+    path = folder / name
+    path.write_text(json.dumps(content))
+    code = cli.main(["configs", "import", "--model", model, str(path), "--out", str(folder / "kept")])
+    return code, sorted((folder / "kept").rglob("*.json"))
+
+
+def test_keys_that_our_kernels_do_not_take_are_said_and_come_back_for_the_same_engine(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = {"SPLIT_K": 4, "waves_per_eu": 2, "matrix_instr_nonkdim": 16, "kpack": 2, "grf_mode": "large"}
+    content = {"triton_version": "3.5.0", "1": AMD | more, "64": AMD | {"SPLIT_K": 1, "kpack": 1}}
+    code, (kept,) = imported(tmp_path, "E=128,N=768,device_name=AMD_Instinct_MI300X.json", content)
+    said = capsys.readouterr().err
+    asked = "SPLIT_K 4, grf_mode large, kpack 2, matrix_instr_nonkdim 16, waves_per_eu 2"
+    assert code == 0
+    assert said.startswith(f"note: The file asks for {asked}: our kernels do not take it")
+    assert cli.main(["configs", "export", str(kept), "--for", "vllm", "--out", str(tmp_path / "v")]) == 0
+    assert capsys.readouterr().err == ""
+    (back,) = (tmp_path / "v").glob("*.json")
+    assert json.loads(back.read_text()) == content
+    assert cli.main(["configs", "export", str(kept), "--for", "sglang", "--out", str(tmp_path / "s")]) == 0
+    assert capsys.readouterr().err == "note: SPLIT_K stays out: the kernel of sglang has no such argument.\n"
+    up, down = sorted((tmp_path / "s" / "configs" / "triton_3_5_0").glob("*.json"))
+    for path in (up, down):
+        assert json.loads(path.read_text())["1"] == AMD | {k: v for k, v in more.items() if k != "SPLIT_K"}
+
+
+def test_a_file_that_says_nothing_more_gives_no_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = {"1": AMD | {"SPLIT_K": 1, "USE_TMA": False}}
+    code, kept = imported(tmp_path, "E=128,N=768,device_name=NVIDIA_B200.json", content)
+    assert (code, len(kept)) == (0, 1)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "sizes", "said"),
+    [
+        ("E=128,N=384", "qwen3-30b-a3b", (2048, 8), None),
+        ("E=128,N=96", "qwen3-30b-a3b", (2048, 8), None),
+        ("E=8,N=14336", "mixtral-8x7b", (4096, 2), None),
+        ("E=512,N=512", "2048x512x512x10", (2048, 10), None),
+        (
+            "E=8,N=14336",
+            "qwen3-30b-a3b",
+            None,
+            r"\(E=128, N=768/tp\); give --model mixtral-8x7b or",
+        ),
+        ("E=128,N=1536", "qwen3-30b-a3b", None, "give --model qwen3-235b-a22b or KxNxExTOPK"),
+        ("E=128,N=500", "qwen3-30b-a3b", None, "give --model KxNxExTOPK such as 2048x500x128x8"),
+        ("E=512,N=512", "2048x512x256x10", None, "not for 2048x512x256x10"),
+        ("E=0,N=512", "qwen3-30b-a3b", None, "not for"),
+    ],
+)
+def test_an_engines_file_is_kept_for_a_model_of_its_sizes_only(
+    tmp_path: Path,
+    name: str,
+    model: str,
+    sizes: tuple[int, int] | None,
+    said: str | None,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, kept = imported(tmp_path, f"{name},device_name=NVIDIA_H100_80GB_HBM3.json", {"1": AMD}, model)
+    if sizes is None:
+        assert (code, kept) == (2, [])
+        assert re.search(str(said), capsys.readouterr().err)
+    else:
+        found = configs.read(kept[0])
+        assert (code, found.K, found.topk, found.gpu) == (0, *sizes, "NVIDIA H100 80GB HBM3")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("E=384,N=128,device_name=,dtype=int4_w4a16.json", r"is for quantised weights \(int4_w4a16\)"),
+        ("E=256,N=128,device_name=X,dtype=fp8_w8a8,block_shape=[128, 128]_down.json", "is for quantised weights"),
+        ("E=16,N=128,device_name=X,per_channel_quant=True.json", "is for quantised weights"),
+        ("E=256,N=512,device_name=NVIDIA_B200_down.json", "give 'E=256,N=512,device_name=NVIDIA_B200.json', the file"),
+        ("E=256,N=512,device_name=.json", "does not name its GPU"),
+        ("moe_sum_reduce_NVIDIA-H200_t8_h2048_bfloat16.json", "holds no tiles of the experts' GEMMs"),
+        ("N=1536,K=7168,device_name=NVIDIA_H200,dtype=fp8_w8a8.json", "holds no tiles of the experts' GEMMs"),
+        ("E=²,N=1,device_name=X.json", "holds no tiles of the experts' GEMMs"),
+    ],
+)
+def test_files_of_other_kernels_are_refused_with_the_reason(
+    tmp_path: Path, name: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert imported(tmp_path, name, {"1": AMD}) == (2, [])
+    sentence = capsys.readouterr().err
+    assert re.search(said, sentence)
+    assert sentence.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"1": {"BLOCK_SIZE_M": 16, "num_warps": Infinity}}',
+        '{"1": 5}',
+        "[]",
+        "{}",
+        '{"1": [1]}',
+        '{"1": {"BLOCK_M": 1}}',
+        '{"x": {"BLOCK_SIZE_M": 16}}',
+        '{"1": {"BLOCK_SIZE_M": 16.5}}',
+        f'{{"0": {json.dumps(AMD)}}}',
+        "{" * 1000,
+    ],
+    ids=range(10),
+)
+def test_an_engines_file_of_wrong_types_is_one_sentence(
+    tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "E=128,N=768,device_name=NVIDIA_H200.json"
+    path.write_text(text)
+    assert cli.main(["configs", "import", "--model", "qwen3-30b-a3b", str(path), "--out", str(tmp_path / "out")]) == 2
+    assert re.fullmatch(r"moe-lab: 'E=128.*' cannot be read as an engine's tiles \(.*\n", capsys.readouterr().err)
+
+
+def test_an_export_stays_below_its_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="do not say theirs"):
+        engines.export(tuned(versions={"triton": "../../../x"}), "sglang", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []

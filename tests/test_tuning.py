@@ -393,3 +393,11 @@ def test_tune_keeps_a_run_with_its_tiles_and_goes_on_where_it_stopped(profiles: 
     assert Path(capsys.readouterr().out.strip()).name == "E=4,N=32,device_name=unknown,dtype=float32.json"
     assert cli.main([*argv, "--budget", "1m"]) == 2
     assert "already is a finished run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("line", ["{", "[1]", '{"M": [1]}', '{"M": NaN}', '{"w13": {"a": 1}}'])
+def test_a_journal_that_others_changed_is_one_sentence(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f'{{"bench": "tune"}}\n{line}\n')
+    with pytest.raises(UserError, match=r"^'rows\.jsonl' cannot be read as rows of a tuning \(line 2: "):
+        Journal(path)

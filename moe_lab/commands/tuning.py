@@ -35,7 +35,7 @@ def add(subcommands: Any) -> None:
         "import", help="keep an engine's file, or a run's tiles or times, where a lookup finds them"
     )
     importer.add_argument("source", metavar="FILE_OR_RUN", help="file of vLLM or SGLang, file of tiles, or run")
-    importer.add_argument("--model", help="preset whose K and topk an engine's file is for (it does not say)")
+    importer.add_argument("--model", help="preset, or sizes as KxNxExTOPK: an engine's file does not say K and topk")
     importer.add_argument(
         "--dtype", default="bf16", choices=("bf16", "fp16"), help="where an engine's file leaves it out"
     )
@@ -88,8 +88,11 @@ def _row(tuned: Tuned) -> dict[str, Any]:
 
 def export_tiles(arguments: argparse.Namespace) -> None:
     """Write an engine's files and print their paths."""
-    for path in engines.export(_source(arguments.source), arguments.engine, arguments.out):
+    tuned = _source(arguments.source)
+    for path in engines.export(tuned, arguments.engine, arguments.out):
         print(path)
+    for note in engines.left_out(tuned, arguments.engine):
+        print(f"note: {note}", file=sys.stderr)
 
 
 def import_tiles(arguments: argparse.Namespace) -> None:
@@ -106,15 +109,37 @@ def import_tiles(arguments: argparse.Namespace) -> None:
             print(measured.write(times, folder / gpu_slug(times.gpu)))
         return
     if path.is_file() and engines.is_theirs(path):
-        from moe_lab.problem import model
-
-        if not arguments.model:
-            raise UserError("An engine's file does not say K and topk; give --model, such as qwen3-30b-a3b.")
-        preset = model(arguments.model)
-        tuned = engines.load(path, K=preset.K, topk=preset.topk, dtype=arguments.dtype)
+        K, topk = _unsaid(path, arguments.model)
+        tuned = engines.load(path, K=K, topk=topk, dtype=arguments.dtype)
+        for note in engines.notes(tuned):
+            print(f"note: {note}", file=sys.stderr)
     else:
         tuned = _source(arguments.source)
     print(configs.write(tuned, folder / gpu_slug(tuned.gpu)))
+
+
+def _unsaid(path: Path, model: str | None) -> tuple[int, int]:
+    """Return K and topk, which an engine's file does not say, of a preset or of given sizes that fit its E and N.
+
+    Raises:
+        UserError: there is no such preset, or the file is of another model.
+    """
+    from moe_lab.problem import model as preset_of
+
+    named = engines.named(path)
+    E, N = int(named["E"]), int(named["N"])
+    fitting = engines.fitting(E, N)
+    advice = f"give --model {' or '.join([*fitting, f'KxNxExTOPK such as 2048x{N}x{E}x8'])}"
+    if not model:
+        raise UserError(f"An engine's file does not say K and topk; {advice}.")
+    sizes = bench_options.sizes(model)
+    if sizes and (sizes[1], sizes[2]) == (N, E):
+        return sizes[0], sizes[3]
+    preset = None if sizes else preset_of(model)
+    if preset and model in fitting:
+        return preset.K, preset.topk
+    theirs = f"E={preset.E}, N={preset.N}/tp" if preset else f"E={sizes[2]}, N={sizes[1]}" if sizes else ""
+    raise UserError(f"The file is for E={E}, N={N}, not for {model} ({theirs}); {advice}.")
 
 
 def _source(source: str) -> Tuned:

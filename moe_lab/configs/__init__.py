@@ -6,21 +6,20 @@ nearest by ratio. Folders in $MOE_LAB_CONFIGS are searched before the package's 
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from moe_lab.errors import UserError
+from moe_lab.configs import form
+from moe_lab.configs.tile import FIELDS, Sizes, checked, parse, text
+from moe_lab.entry import decode_json, read_bytes, unreadable
 from moe_lab.problem import MoEProblem
 
-FORMAT = "moe_lab tiles 1"
-FIELDS = ("block_m", "block_n", "block_k", "group_m", "num_warps", "num_stages")
-PACKAGE = Path(__file__).parent
+__all__ = ["FIELDS", "PACKAGE", "Point", "Sizes", "Tuned", "parse", "text"]
 
-# The six numbers of a tile, in the order of FIELDS.
-Sizes = tuple[int, int, int, int, int, int]
+PACKAGE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,7 @@ class Point:
         us: measured microseconds of a whole layer call; None = not measured here.
         one: the best tile for both GEMMs at once, for engines that take only one; None = not known.
         one_us: measured with it.
+        theirs: w13 or w2 -> what an engine's file says of the tile beyond its six numbers.
     """
 
     M: int
@@ -42,6 +42,7 @@ class Point:
     us: float | None = None
     one: Sizes | None = None
     one_us: float | None = None
+    theirs: Mapping[str, Mapping[str, form.Value]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,10 @@ class Tuned:
         origin: the run, or the file of another project.
         date: of the measurement; None = not known.
         versions: of what shaped the result.
+        theirs: what an engine's file says beside its tiles.
+
+    Raises:
+        ValueError: a name or size that cannot be.
     """
 
     backend: str
@@ -73,6 +78,10 @@ class Tuned:
     origin: str = ""
     date: str | None = None
     versions: Mapping[str, Any] | None = None
+    theirs: Mapping[str, form.Value] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        form.check_names(self.gpu, self.E, self.N, self.K, self.topk, self.dtype, self.backend)
 
     @property
     def file_name(self) -> str:
@@ -99,24 +108,6 @@ def nearest(known: Iterable[int], topk: int, rows: int) -> int:
 def file_name(backend: str, E: int, N: int, K: int, dtype: str) -> str:
     """Return what a file of tiles is called."""
     return f"E={E},N={N},K={K},dtype={dtype},backend={backend}.json"
-
-
-def parse(text: str) -> Sizes:
-    """Return the tile that six numbers joined by x mean: ``16x64x128x1x4x4``.
-
-    Raises:
-        UserError: they do not.
-    """
-    parts = text.split("x")
-    if len(parts) != len(FIELDS) or not all(part.isdigit() and int(part) for part in parts):
-        raise UserError(f"'{text}' is no tile; write {'x'.join(FIELDS)}, such as 16x64x128x1x4x4.")
-    m, n, k, group, warps, stages = map(int, parts)
-    return m, n, k, group, warps, stages
-
-
-def text(tile: Sequence[int]) -> str:
-    """Return a tile as ``parse`` reads it."""
-    return "x".join(map(str, tile))
 
 
 def folders() -> tuple[Path, ...]:
@@ -173,36 +164,27 @@ def read(path: Path) -> Tuned:
         UserError: it is no such file.
     """
     try:
-        known = json.loads(path.read_text())
-        if known["format"] != FORMAT:
-            raise ValueError(f"its format is '{known['format']}', not '{FORMAT}'")
-        problem = known["problem"]
-        points = sorted((_point(int(M), given) for M, given in known["M"].items()), key=lambda p: p.M)
-        if not points:
-            raise ValueError("it has no M")
-        return Tuned(
-            known["backend"],
-            known["gpu"],
-            **{key: problem[key] for key in ("E", "N", "K", "topk", "dtype")},
-            points=tuple(points),
-            origin=known.get("origin", ""),
-            date=known.get("date"),
-            versions=known.get("versions"),
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"'{path.name}' cannot be read as tuned tiles ({error}); make it with moe-lab tune.") from None
+        known: form.TilesFile = decode_json(read_bytes(path), form.TilesFile)
+        if known.format != form.TILES:
+            raise ValueError(f"its format is '{known.format}', not '{form.TILES}'")
+        points = tuple(_point(M, given) for M, given in form.by_m(known.M).items())
+        sizes = {key: getattr(known.problem, key) for key in form.Problem.__struct_fields__}
+        named = {key: getattr(known, key) for key in ("origin", "date", "versions", "theirs")}
+        return Tuned(known.backend, known.gpu, **sizes, points=points, **named)
+    except ValueError as error:
+        raise unreadable(path, "tuned tiles", error, "make it with moe-lab tune") from None
 
 
-def _point(M: int, given: Mapping[str, Any]) -> Point:
-    one = given.get("one")
-    w13, w2 = _sizes(given["w13"]), _sizes(given["w2"])
+def _point(M: int, given: form.Point) -> Point:
+    w13, w2 = _sizes(given.w13), _sizes(given.w2)
     if w13[0] != w2[0]:
         raise ValueError(f"w13 and w2 of M = {M} differ in block_m")
-    return Point(M, w13, w2, given.get("us"), _sizes(one) if one else None, given.get("one_us"))
+    form.check_times((given.us, given.one_us))
+    return Point(M, w13, w2, given.us, _sizes(given.one) if given.one else None, given.one_us, given.theirs)
 
 
-def _sizes(given: Mapping[str, int]) -> Sizes:
-    return parse(text([int(given[field]) for field in FIELDS]))
+def _sizes(given: form.Tile) -> Sizes:
+    return checked([getattr(given, name) for name in FIELDS])
 
 
 def write(tuned: Tuned, folder: Path) -> Path:
@@ -214,17 +196,19 @@ def write(tuned: Tuned, folder: Path) -> Path:
             "us": point.us,
             "one": dict(zip(FIELDS, point.one, strict=True)) if point.one else None,
             "one_us": point.one_us,
+            **({"theirs": {part: dict(keys) for part, keys in point.theirs.items()}} if point.theirs else {}),
         }
         for point in tuned.points
     }
     known = {
-        "format": FORMAT,
+        "format": form.TILES,
         "backend": tuned.backend,
         "gpu": tuned.gpu,
         "problem": {key: getattr(tuned, key) for key in ("E", "N", "K", "topk", "dtype")},
         "origin": tuned.origin,
         "date": tuned.date,
         "versions": dict(tuned.versions or {}),
+        **({"theirs": dict(tuned.theirs)} if tuned.theirs else {}),
         "M": points,
     }
     path = save(known, folder / tuned.file_name)
@@ -232,10 +216,10 @@ def write(tuned: Tuned, folder: Path) -> Path:
     return path
 
 
-def save(known: Mapping[str, Any], path: Path) -> Path:
+def save(known: Mapping[str, Any], path: Path, indent: int = 1) -> Path:
     """Write a file of data, under a temporary name first; return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(known, indent=1) + "\n")
+    partial.write_text(json.dumps(known, indent=indent) + "\n")
     partial.replace(path)
     return path

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from moe_lab.configs import Point, Tuned, parse
+from moe_lab.entry import one_line
+from moe_lab.errors import UserError
 
 Row = Mapping[str, Any]
 
@@ -48,7 +50,18 @@ def tuned(rows: Sequence[Row], manifest: Mapping[str, Any]) -> Tuned | None:
     Args:
         rows: of the run.
         manifest: its ``run.json``: name, gpu, date, versions.
+
+    Raises:
+        UserError: the rows lack a column, or hold what cannot be.
     """
+    try:
+        return _tuned(rows, manifest)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        said = f"{type(error).__name__}: {one_line(str(error), 60)}"
+        raise UserError(f"The rows of '{manifest['name']}' cannot give tiles ({said}); tune again.") from None
+
+
+def _tuned(rows: Sequence[Row], manifest: Mapping[str, Any]) -> Tuned | None:
     found = points(rows)
     if not found:
         return None

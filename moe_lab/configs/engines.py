@@ -7,23 +7,31 @@ Sources: vllm/model_executor/layers/fused_moe/fused_moe.py and configs/ of vLLM 
 sglang/srt/layers/moe/fused_moe_triton/fused_moe_triton_config.py and configs/ of SGLang 0.5.
 """
 
-import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from moe_lab.configs import Point, Sizes, Tuned, parse, text
+from moe_lab.configs import Point, Sizes, Tuned, form, save
+from moe_lab.configs.tile import checked
+from moe_lab.entry import below, decode_json, one_line, read_bytes, unreadable
 from moe_lab.errors import UserError
+from moe_lab.problem import MODELS, Model
 
+T = TypeVar("T")
+Config = tuple[Sizes, dict[str, form.Value]]  # a tile, and what else an engine says of it
 ENGINES = ("vllm", "sglang")
 BACKEND = "fused_moe"  # the backend whose kernel has the same meaning of a tile
 _KEYS = ("BLOCK_SIZE_M", "BLOCK_SIZE_N", "BLOCK_SIZE_K", "GROUP_SIZE_M", "num_warps", "num_stages")
 _ASSUMED = {"GROUP_SIZE_M": 1, "num_warps": 4, "num_stages": 3}  # Triton's own defaults
+# What SGLang's and vLLM's launchers take beyond a tile's six numbers: the value that changes nothing.
+_NEUTRAL: dict[str, form.Value] = {"SPLIT_K": 1, "USE_TMA": False, "waves_per_eu": 0, "kpack": 1}
+_ONLY = {"SPLIT_K": "vllm", "USE_TMA": "sglang"}  # the other's kernel has no such argument
 _NAME = re.compile(
-    r"E=(?P<E>\d+),N=(?P<N>\d+),device_name=(?P<device>[^,]+?)(,dtype=(?P<dtype>\w+?))?"
-    r"(,block_shape=\[(?P<shape>[\d, ]+)\])?(,per_channel_quant=True)?(?P<down>_down)?\.json"
+    r"E=(?P<E>[0-9]{1,9}),N=(?P<N>[0-9]{1,9}),device_name=(?P<device>[^,]*?)(,dtype=(?P<dtype>\w+?))?"
+    r"(,block_shape=\[(?P<shape>[\d, ]+)\])?(?P<channel>,per_channel_quant=True)?(?P<down>_down)?\.json"
 )
+_OTHERS = re.compile(r"(moe_sum_reduce_|.*\bdevice_name=).*\.json", re.DOTALL)  # tuned, but of other kernels
 
 
 def file_name(
@@ -65,28 +73,79 @@ def export(tuned: Tuned, engine: str, out: Path) -> list[Path]:
         raise UserError(f"Tiles of {tuned.backend} suit only its own kernels; tune {BACKEND} for {engine}.")
     known = tuned.E, tuned.N, tuned.gpu, tuned.dtype
     if engine == "vllm":
-        return [_write(out / file_name(engine, *known), {p.M: p.one or p.w13 for p in tuned.points})]
-    release = str((tuned.versions or {}).get("triton") or "")
-    if not release:
+        parts = {p.M: (p.one, {}) if p.one else (p.w13, p.theirs.get("w13", {})) for p in tuned.points}
+        return [_write(below(out, out / file_name(engine, *known)), parts, engine, tuned.theirs)]
+    release = str((tuned.versions or {}).get("triton") or "").partition("+")[0]
+    if not re.fullmatch(r"[0-9]+(\.[0-9]+){1,3}", release):
         raise UserError("SGLang keeps tiles by Triton release, and these do not say theirs; tune on this machine.")
-    folder = out / "configs" / f"triton_{release.partition('+')[0].replace('.', '_')}"
+    folder = out / "configs" / f"triton_{release.replace('.', '_')}"
     return [
-        _write(folder / file_name(engine, *known, down=down), {p.M: p.w2 if down else p.w13 for p in tuned.points})
-        for down in (False, True)
+        _write(
+            below(out, folder / file_name(engine, *known, down=part == "w2")),
+            {p.M: (getattr(p, part), p.theirs.get(part, {})) for p in tuned.points},
+            engine,
+            tuned.theirs,
+        )
+        for part in ("w13", "w2")
     ]
 
 
-def _write(path: Path, tiles: dict[int, Sizes]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    known = {str(M): dict(zip(_KEYS, tile, strict=True)) for M, tile in sorted(tiles.items())}
-    partial.write_text(json.dumps(known, indent=4) + "\n")
-    return partial.replace(path)
+def left_out(tuned: Tuned, engine: str) -> list[str]:
+    """Return what ``export`` leaves out because the engine's kernel has no such argument, as sentences."""
+    lost = [key for key in _more(tuned) if _ONLY.get(key, engine) != engine]
+    return [f"{key} stays out: the kernel of {engine} has no such argument." for key in lost]
+
+
+def notes(tuned: Tuned) -> list[str]:
+    """Return what our kernels do not do of what an engine's file asks for, as sentences."""
+    asked = [f"{key} {' and '.join(map(str, values))}" for key, values in _more(tuned).items()]
+    said = "our kernels do not take it, so the tiles may be slower here than there; an export keeps it"
+    return [f"The file asks for {', '.join(asked)}: {said}."] if asked else []
+
+
+def _more(tuned: Tuned) -> dict[str, list[form.Value]]:
+    """Return key -> values, by key, of what an engine's file says beyond six numbers and what changes nothing."""
+    found: dict[str, list[form.Value]] = {}
+    for keys in (keys for point in tuned.points for keys in point.theirs.values()):
+        for key, value in keys.items():
+            if key not in _NEUTRAL or value != _NEUTRAL[key]:
+                found[key] = [*dict.fromkeys([*found.get(key, []), value])]
+    return dict(sorted(found.items()))
+
+
+def _write(path: Path, tiles: Mapping[int, tuple[Sizes, Any]], engine: str, head: Mapping[str, form.Value]) -> Path:
+    known: dict[str, Any] = dict(head)
+    for M, (tile, more) in sorted(tiles.items()):
+        kept = {key: value for key, value in more.items() if _ONLY.get(key, engine) == engine}
+        known[str(M)] = dict(zip(_KEYS, tile, strict=True)) | kept
+    return save(known, path, indent=4)
 
 
 def is_theirs(path: Path) -> bool:
-    """Return whether a file's name is that of an engine's tiles."""
-    return _NAME.fullmatch(path.name) is not None
+    """Return whether a file's name is that of an engine's tuned file, of whatever kernel."""
+    return _OTHERS.fullmatch(path.name) is not None
+
+
+def named(path: Path) -> "re.Match[str]":
+    """Return the parts of the name of an engine's file: E, N, device, dtype.
+
+    Raises:
+        UserError: it is not named so, is for quantised weights or another kernel, or names no GPU.
+    """
+    found, name = _NAME.fullmatch(path.name), one_line(path.name, 120)
+    if found is None:
+        raise UserError(
+            f"'{name}' holds no tiles of the experts' GEMMs; give a file that is named E=..,N=..,device_name=...json."
+        )
+    if found["dtype"] not in (None, "float32") or found["shape"] or found["channel"]:
+        kind = found["dtype"] or "in blocks or channels"
+        raise UserError(f"'{name}' is for quantised weights ({kind}), which {BACKEND} does not take.")
+    if found["down"]:
+        whole = one_line(path.name.replace("_down.json", ".json"), 120)
+        raise UserError(f"'{name}' has the tiles of w2 alone; give '{whole}', the file without _down, beside it.")
+    if not found["device"]:
+        raise UserError(f"'{name}' does not name its GPU; write it behind device_name=, as the engine calls it.")
+    return found
 
 
 def load(path: Path, *, K: int, topk: int, dtype: str = "bf16") -> Tuned:
@@ -101,31 +160,54 @@ def load(path: Path, *, K: int, topk: int, dtype: str = "bf16") -> Tuned:
     Raises:
         UserError: the name or the content is not an engine's, or it is for quantised weights.
     """
-    named = _NAME.fullmatch(path.name)
-    if named is None or named["down"]:
-        raise UserError(f"'{path.name}' is not named like a file of vLLM or SGLang (E=..,N=..,device_name=...json).")
-    if named["dtype"] not in (None, "float32") or named["shape"]:
-        raise UserError(f"'{path.name}' is for quantised weights, which {BACKEND} does not take.")
-    w13 = tiles(path)
+    name = named(path)
+    w13, head = given(path)
     beside = path.with_name(f"{path.stem}_down.json")
-    w2 = tiles(beside) if beside.is_file() else w13
-    points = [Point(M, tile, nearest(w2, M)) for M, tile in w13.items()]
-    wrong = [point.M for point in points if point.w13[0] != point.w2[0]]
-    if wrong:
-        raise UserError(f"'{path.name}' and its _down file differ in BLOCK_SIZE_M at M = {wrong[0]}.")
+    w2 = given(beside)[0] if beside.is_file() else w13
     release = re.fullmatch(r"triton_(\d+)_(\d+)_(\d+)", path.parent.name)
-    return Tuned(
-        BACKEND,
-        named["device"].replace("_", " "),
-        int(named["E"]),
-        int(named["N"]),
-        K,
-        topk,
-        "fp32" if named["dtype"] else dtype,
-        tuple(points),
-        origin=path.name,
-        versions={"triton": ".".join(release.groups())} if release else None,
-    )
+    triton = head.get("triton_version") or (".".join(release.groups()) if release else None)
+    sizes: dict[str, Any] = {"E": int(name["E"]), "N": int(name["N"]), "K": K, "topk": topk}
+    sizes["dtype"] = "fp32" if name["dtype"] else dtype
+    try:
+        points = tuple(_point(M, first, nearest(w2, M)) for M, first in w13.items())
+        known: dict[str, Any] = {
+            "origin": path.name,
+            "versions": {"triton": str(triton)} if triton else None,
+            "theirs": head,
+        }
+        return Tuned(BACKEND, name["device"].replace("_", " "), **sizes, points=points, **known)
+    except ValueError as error:
+        raise unreadable(path, "an engine's tiles", error, "take the file as the engine ships it") from None
+
+
+def _point(M: int, w13: Config, w2: Config) -> Point:
+    if w13[0][0] != w2[0][0]:
+        raise ValueError(f"it and its _down file differ in BLOCK_SIZE_M at M = {M}")
+    more = {part: config[1] for part, config in (("w13", w13), ("w2", w2)) if config[1]}
+    return Point(M, w13[0], w2[0], theirs=more)
+
+
+def given(path: Path) -> tuple[dict[int, Config], dict[str, form.Value]]:
+    """Return M -> (tile, what else is said of it) of an engine's file, by M; and what is said beside the tiles.
+
+    Raises:
+        UserError: it cannot be read, or has none.
+    """
+    try:
+        content: dict[str, Any] = decode_json(read_bytes(path), dict[str, dict[str, form.Value] | form.Value])
+        configs = {key: value for key, value in content.items() if isinstance(value, dict)}
+        if not any("BLOCK_SIZE_M" in config for config in configs.values()):
+            raise ValueError("it holds no tiles of the experts' GEMMs")
+        found = {M: _split(config) for M, config in form.by_m(configs).items()}
+    except ValueError as error:
+        raise unreadable(path, "an engine's tiles", error, "take the file as the engine ships it") from None
+    return found, {key: value for key, value in content.items() if key not in configs}
+
+
+def _split(config: dict[str, form.Value]) -> Config:
+    """Return the tile, and the keys beyond its six."""
+    tile = [config.get(key, _ASSUMED.get(key)) for key in _KEYS]
+    return checked(tile), {key: value for key, value in config.items() if key not in _KEYS}
 
 
 def tiles(path: Path) -> dict[int, Sizes]:
@@ -134,20 +216,28 @@ def tiles(path: Path) -> dict[int, Sizes]:
     Raises:
         UserError: it cannot be read, or has none.
     """
-    try:
-        given: dict[str, Any] = json.loads(path.read_text())
-        found = {int(M): _sizes(config) for M, config in given.items() if M.isdigit()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"'{path.name}' cannot be read as an engine's tiles ({error}).") from None
-    if not found:
-        raise UserError(f"'{path.name}' has no tiles.")
-    return dict(sorted(found.items()))
+    return {M: tile for M, (tile, _) in given(path)[0].items()}
 
 
-def _sizes(config: dict[str, int]) -> Sizes:
-    return parse(text([int(config[key]) if key in config else _ASSUMED[key] for key in _KEYS]))
-
-
-def nearest(found: dict[int, Sizes], M: int) -> Sizes:
-    """Return the tile that the engines take for M: of the key at the smallest difference."""
+def nearest(found: Mapping[int, T], M: int) -> T:
+    """Return what the engines take for M: of the key at the smallest difference."""
     return found[min(found, key=lambda key: abs(key - M))]
+
+
+def theirs(path: Path, M: int) -> dict[str, Any]:
+    """Return what an engine's launcher gets for M, as its file says it.
+
+    Raises:
+        UserError: it cannot be read, or has none.
+    """
+    tile, more = nearest(given(path)[0], M)
+    return dict(zip(_KEYS, tile, strict=True)) | more
+
+
+def fitting(E: int, N: int) -> dict[str, Model]:
+    """Return the presets of E experts whose N, whole or split over up to 64 GPUs, is that of a file."""
+    return {
+        name: preset
+        for name, preset in MODELS.items()
+        if preset.E == E and preset.N % N == 0 and preset.N // N in (1, 2, 4, 8, 16, 32, 64)
+    }

@@ -4,7 +4,6 @@ A file holds, for one (E, N, K, dtype, GPU), the medians of our backends at some
 quickest at the M that is nearest by ratio. Folders in $MOE_LAB_CONFIGS are searched before the package's own.
 """
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -12,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from moe_lab import configs
+from moe_lab.configs import form
+from moe_lab.entry import decode_json, one_line, read_bytes, unreadable
 from moe_lab.errors import UserError
 from moe_lab.problem import MoEProblem
 
-FORMAT = "moe_lab measured 1"
 # Backend -> the kernel that only it launches.
 KERNELS = {"hopper": "hopper_moe", "grouped": "persistent_gemm_kernel", "fused_moe": "grouped_gemm_kernel"}
 SIZES = ("E", "N", "K", "topk", "dtype")
@@ -36,6 +36,9 @@ class Measured:
         origin: the run.
         date: of the measurement.
         versions: of what shaped the result.
+
+    Raises:
+        ValueError: a name or size that cannot be.
     """
 
     gpu: str
@@ -48,6 +51,9 @@ class Measured:
     origin: str = ""
     date: str | None = None
     versions: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        form.check_names(self.gpu, self.E, self.N, self.K, self.topk, self.dtype)
 
     @property
     def file_name(self) -> str:
@@ -89,17 +95,16 @@ def read(path: Path) -> Measured:
         UserError: it is no such file.
     """
     try:
-        known = json.loads(path.read_text())
-        if known["format"] != FORMAT:
-            raise ValueError(f"its format is '{known['format']}', not '{FORMAT}'")
-        us = {int(M): {str(b): float(t) for b, t in times.items()} for M, times in known["us"].items()}
-        sizes = {key: known["problem"][key] for key in SIZES}
-        named = known.get("origin", ""), known.get("date"), known.get("versions")
-        return Measured(known["gpu"], **sizes, us=us, origin=named[0], date=named[1], versions=named[2])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"'{path.name}' cannot be read as times of backends ({error}); make it with moe-lab configs import RUN."
-        ) from None
+        known: form.MeasuredFile = decode_json(read_bytes(path), form.MeasuredFile)
+        if known.format != form.MEASURED:
+            raise ValueError(f"its format is '{known.format}', not '{form.MEASURED}'")
+        us = form.by_m(known.us)
+        form.check_times(time for times in us.values() for time in times.values())
+        sizes = {key: getattr(known.problem, key) for key in SIZES}
+        named = {key: getattr(known, key) for key in ("origin", "date", "versions")}
+        return Measured(known.gpu, **sizes, us=us, **named)
+    except ValueError as error:
+        raise unreadable(path, "times of backends", error, "make it with moe-lab configs import RUN") from None
 
 
 def write(measured: Measured, folder: Path) -> Path:
@@ -107,7 +112,7 @@ def write(measured: Measured, folder: Path) -> Path:
     known = asdict(measured)
     sizes = {key: known.pop(key) for key in SIZES}
     us = {str(M): times for M, times in sorted(known.pop("us").items())}
-    path = configs.save({"format": FORMAT, **known, "problem": sizes, "us": us}, folder / measured.file_name)
+    path = configs.save({"format": form.MEASURED, **known, "problem": sizes, "us": us}, folder / measured.file_name)
     _find.cache_clear()
     return path
 
@@ -120,7 +125,18 @@ def of_run(rows: Any, manifest: Mapping[str, Any]) -> list[Measured]:
     Args:
         rows: its rows, a DataFrame.
         manifest: its ``run.json``: name, gpu, date, versions.
+
+    Raises:
+        UserError: the rows lack a column, or hold what cannot be.
     """
+    try:
+        return _times(rows, manifest)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        said = f"{type(error).__name__}: {one_line(str(error), 60)}"
+        raise UserError(f"The rows of '{manifest['name']}' cannot give times ({said}); measure again.") from None
+
+
+def _times(rows: Any, manifest: Mapping[str, Any]) -> list[Measured]:
     kept = rows[(rows["part"] == "full") & (rows["mode"] == "graph") & (rows["routing"] == "uniform")]
     kept = kept[kept["median_us"].notna()]
     out = []

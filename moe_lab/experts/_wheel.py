@@ -5,7 +5,6 @@ compiled extensions that a wheel's Python files do not contain, and ours are qui
 """
 
 import inspect
-import json
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from moe_lab import peers
+from moe_lab.configs import engines
 from moe_lab.errors import UserError
 from moe_lab.experts._tuned import align_of
 from moe_lab.kernels.activation import gated_activation
@@ -72,8 +72,7 @@ class WheelPipeline:
             config = _call(self._defaults.get_default_config, {**given, "dtype": None, "is_marlin": False})
             return {key: value for key, value in config.items() if key != "SPLIT_K"}
         path = max(files, key=lambda p: (files[p] == f"triton_{triton.__version__.replace('.', '_')}", _version(p)))
-        tuned = {int(key): value for key, value in json.loads(path.read_text()).items() if key.isdigit()}
-        return dict(tuned[min(tuned, key=lambda m: abs(m - problem.M))])
+        return engines.theirs(path, problem.M)
 
     def _file(self, problem: MoEProblem) -> str:
         name = torch.cuda.get_device_name().replace(" ", "_") if torch.cuda.is_available() else "CPU"

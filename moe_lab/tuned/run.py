@@ -69,5 +69,5 @@ def measure(
 
 
 def _has_rows(journal: Path) -> bool:
-    with journal.open() as file:
-        return any('"phase":' in line for line in file)
+    with journal.open("rb") as file:
+        return any(b'"phase":' in line for line in file)

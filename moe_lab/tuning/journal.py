@@ -6,6 +6,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from moe_lab.entry import decode_json, unreadable
+
 KEY = ("M", "phase", "part", "round", "w13", "w2")
 Row = dict[str, Any]
 
@@ -29,13 +31,16 @@ class Journal:
         kept = whole[: whole.rfind(b"\n") + 1]
         if kept != whole:
             path.write_bytes(kept)
-        for line in map(json.loads, kept.splitlines()):
-            if self.header is None:
-                self.header = line
-            elif "complete" in line:
-                self.complete = True
-            else:
-                self.rows[key(line)] = line
+        for number, text in enumerate(kept.splitlines(), start=1):
+            self._take(_read(text, path, number))
+
+    def _take(self, line: Row) -> None:
+        if self.header is None:
+            self.header = line
+        elif "complete" in line:
+            self.complete = True
+        else:
+            self.rows[key(line)] = line
 
     def begin(self, header: Row) -> None:
         """Write the header of a new file; an old one keeps its own."""
@@ -61,6 +66,17 @@ class Journal:
     def _append(self, lines: Iterable[Row]) -> None:
         with self._path.open("a") as file:
             file.writelines(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
+
+
+def _read(text: bytes, path: Path, number: int) -> Row:
+    try:
+        line: Row = decode_json(text, dict[str, Any])
+        if any(isinstance(value, list | dict) for value in key(line)):
+            raise ValueError(f"one of {', '.join(KEY)} is no text or number")
+    except ValueError as error:
+        why = f"line {number}: {error}"
+        raise unreadable(path, "rows of a tuning", why, "begin anew with --overwrite") from None
+    return line
 
 
 def key(row: Row) -> tuple[Any, ...]:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from moe_lab.configs import Sizes, text
+from moe_lab.entry import read_json
 from moe_lab.experts_bench.check import Errors
 from moe_lab.experts_bench.clock import interleave
 from moe_lab.experts_bench.examine import Entry, guard
@@ -43,7 +44,7 @@ class State:
     @classmethod
     def read(cls, path: Path) -> "State":
         """Return what ``write`` wrote."""
-        return cls(**json.loads(path.read_text()))
+        return read_json(path, cls, what="what a tuning learnt", then="begin anew with --overwrite")
 
     def write(self, path: Path) -> None:
         """Write it for the measuring process."""
