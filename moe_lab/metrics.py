@@ -29,7 +29,7 @@ class Metric:
         collect: the smallest of ``SETS`` that measures it, or ``launch``.
         names: ncu's names, or ``a/b`` and ``a*32``, the best first.
         section: how the title of its section on ncu's details page begins; empty = not there.
-        label: its name there.
+        label: its name there; with ``|`` between the names of several releases, the newest first.
         about: what it is; for percentages, of what.
     """
 
@@ -40,6 +40,11 @@ class Metric:
     section: str
     label: str
     about: str
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Return its names on the details page, the newest first; none if it is not there."""
+        return tuple(filter(None, self.label.split("|")))
 
     def value(self, measured: Mapping[str, float]) -> float | None:
         """Return its value from ncu's names and values in base units; None where it was not measured."""
@@ -111,6 +116,6 @@ def by_label(section: str, label: str, unit: str) -> Metric | None:
         unit: base unit of its value, which tells apart two metrics of the same name.
     """
     for metric in METRICS:
-        if metric.label == label and section.startswith(metric.section) and (unit == "%") == (metric.unit == "%"):
+        if label in metric.labels and section.startswith(metric.section) and (unit == "%") == (metric.unit == "%"):
             return metric
     return BY_NAME.get(label)

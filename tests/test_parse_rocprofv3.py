@@ -210,7 +210,7 @@ def test_first_instances_of_an_amd_run_are_whole(tmp_path):
             {"717_kernel_trace.csv": "Kernel_Name,Start_Timestamp\nk,1"},
             "lacks the columns Correlation_Id, End_Timestamp",
         ),
-        ({"717_kernel_trace.csv": f"{KERNEL_HEADER}\n1,2,3"}, "cannot be read as CSV"),
+        ({"717_kernel_trace.csv": f"{KERNEL_HEADER}\n1,2,3"}, "breaks off or is no CSV file"),
     ],
     ids=["markers-only", "empty", "columns", "ragged"],
 )

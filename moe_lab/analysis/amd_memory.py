@@ -79,7 +79,7 @@ def roofs(launches: Launches) -> pd.DataFrame:
     No rows for a folder without roofline.csv; then the roofs are not known.
     """
     rows = launches.meta.get("roofs") or []
-    first: dict[str, Any] = rows[0] if rows else {}
+    first: dict[str, Any] = {k: v for k, v in (rows[0] if rows else {}).items() if pd.notna(v)}
     levels = {theirs: ours for ours, theirs in ROOFS.items()}
     out = [{"kind": "bandwidth", "name": levels[k], "value": float(v)} for k, v in first.items() if k in levels]
     compute = {k: v for k, v in first.items() if k.endswith(("Flops", "Ops"))}

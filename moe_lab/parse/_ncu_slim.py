@@ -84,4 +84,7 @@ def _shown(named: Named, hosts: list[str]) -> str:
 def _value(value: float | None) -> str:
     if value is None:
         return ""
-    return str(int(value)) if value == int(value) else repr(value)
+    if value == int(value):
+        return str(int(value))
+    text = repr(value)
+    return f"{text}0" if len(text.partition(".")[2]) == 3 else text  # three digits after a point may be thousands

@@ -12,7 +12,7 @@ import pandas as pd
 
 from moe_lab.attribute import distinct
 from moe_lab.errors import UserError
-from moe_lab.parse import _rocprof
+from moe_lab.parse import _folder, _rocprof
 from moe_lab.parse._sqlite import MAGIC, uri
 
 _WHERE = "pid AS Process_Id, tid AS Thread_Id, stack_id AS Correlation_Id, start AS Start_Timestamp, \
@@ -50,7 +50,7 @@ def is_database(path: Path) -> bool:
 def find(path: Path) -> list[Path]:
     """Return the databases: the file itself, or those of a folder."""
     if path.is_dir():
-        return [p for p in sorted(path.rglob("*.db")) if is_database(p)]
+        return [p for p in _folder.files(path, (".db",), _rocprof.DEEP) if is_database(p)]
     return [path] if is_database(path) else []
 
 

@@ -1,6 +1,5 @@
 """The CSV files that rocprofv3 writes for a run: found, read, and put together."""
 
-import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from moe_lab import entry
 from moe_lab.attribute import Ints, distinct
 from moe_lab.errors import UserError
+from moe_lab.parse import _csv, _folder, _rocprof_checks
+from moe_lab.parse._rocprof_checks import AGAIN
 
 _API = ("Process_Id", "Thread_Id", "Correlation_Id", "Start_Timestamp", "End_Timestamp")
 KERNEL = (
@@ -22,6 +24,13 @@ COPY = ("Direction", "Stream_Id", "Source_Agent_Id", "Destination_Agent_Id", *_A
 CALL = ("Function", *_API)
 MARKER = ("Domain", *CALL)
 TEXT = {"Kernel_Name", "Direction", "Function", "Domain"}
+AGENT = {"Agent_Id", "Source_Agent_Id", "Destination_Agent_Id"}  # "Agent 4"
+WHOLE = {column for columns in (KERNEL, COPY, MARKER) for column in columns} - TEXT - AGENT
+NEEDED = ("Correlation_Id", "Start_Timestamp", "End_Timestamp")
+AGENTS = {
+    "whole": ("Node_Id", "Logical_Node_Id"),
+    "text": ("Agent_Type", "Name", "Product_Name", "Cu_Count", "Wave_Front_Size"),
+}
 # What a file holds -> the ends of its name; rocprofv3 puts %pid%_ or the name given with -o before them.
 ENDS = {
     "kernels": ("kernel_trace",),
@@ -31,8 +40,9 @@ ENDS = {
     "agents": ("agent_info",),
 }
 COLUMNS = {"kernels": KERNEL, "copies": COPY, "calls": CALL, "markers": MARKER}
+_AGENT = re.compile(r"(?:.* )?([0-9]{1,9})")
 _NAME = re.compile(rf"(?:(.*)_)?({'|'.join(e for ends in ENDS.values() for e in ends)})\.csv")
-_DEEP = 3  # folders: %hostname%/%pid% by default
+DEEP = 3  # folders: %hostname%/%pid% by default
 
 
 @dataclass(frozen=True)
@@ -56,30 +66,40 @@ class Tables:
 
 def what(path: Path) -> tuple[str, str] | None:
     """Return (what a file holds, what its name begins with), None if it is no file of rocprofv3 that is read."""
+    if not path.is_file():
+        return None
     found = _NAME.fullmatch(path.name)
     if found:
         return next(kind for kind, ends in ENDS.items() if found[2] in ends), found[1] or ""
     if path.suffix != ".csv":
         return None
-    with path.open(errors="replace") as file:
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
         header = file.readline(4096)
     return ("kernels", path.name) if {"Kernel_Name", "Grid_Size_X", "Start_Timestamp"} <= _fields(header) else None
 
 
 def find(path: Path) -> list[dict[str, Path]]:
-    """Return the files of each process: those of a folder, or those that belong with a file."""
+    """Return the files of each process: those of a folder, or those that belong with a file.
+
+    Raises:
+        UserError: the folder holds too many files to be a report.
+    """
     alone = what(path) if path.is_file() else None
+    if path.is_file() and alone is None:
+        return []
     folder = path if path.is_dir() else path.parent
     groups: dict[tuple[Path, str], dict[str, Path]] = {}
-    for file in sorted(folder.glob("*.csv") if alone else _csv_files(folder)):
+    for file in _beside(path, alone[1]) if alone else _folder.files(folder, (".csv",), DEEP):
         found = what(file)
         if found and (alone is None or found[1] == alone[1]):
             groups.setdefault((file.parent, found[1]), {}).setdefault(found[0], file)
     return [group for _, group in sorted(groups.items()) if group.keys() - {"agents"}]
 
 
-def _csv_files(folder: Path) -> list[Path]:
-    return [file for depth in range(_DEEP) for file in folder.glob("*/" * depth + "*.csv")]
+def _beside(path: Path, start: str) -> list[Path]:
+    """Return a file and those of its process in the same folder, which their names tell."""
+    names = [f"{start}_{end}.csv" if start else f"{end}.csv" for ends in ENDS.values() for end in ends]
+    return [path, *(f for name in names if (f := path.with_name(name)) != path and _folder.inside(f, path.parent))]
 
 
 def _fields(header: str) -> set[str]:
@@ -93,7 +113,7 @@ def read(groups: list[dict[str, Path]]) -> Tables:
         UserError: a file is damaged, or lacks a column without which it is of no use.
     """
     parts: dict[str, list[pd.DataFrame]] = {kind: [] for kind in COLUMNS}
-    agents = [_csv(group["agents"]) for group in groups if "agents" in group]
+    agents = [_csv.read(group["agents"], AGAIN, **AGENTS) for group in groups if "agents" in group]
     for number, group in enumerate(groups):
         frames = {kind: _table(group.get(kind), columns) for kind, columns in COLUMNS.items()}
         _identify(frames)
@@ -108,28 +128,22 @@ def read(groups: list[dict[str, Path]]) -> Tables:
     return Tables(**joined, agents=agents[0] if agents else pd.DataFrame())
 
 
-def _csv(path: Path) -> pd.DataFrame:
-    import pyarrow as pa
-    from pyarrow import csv
-
-    try:
-        whole = io.BytesIO(path.read_bytes() + b"\n")  # the tool's last line ends without one
-        table = csv.read_csv(whole, parse_options=csv.ParseOptions(newlines_in_values=True))
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path.name} cannot be read as CSV ({str(error)[:120]}); run rocprofv3 again.") from None
-    frame: pd.DataFrame = table.to_pandas()
-    return frame
-
-
 def _table(path: Path | None, columns: tuple[str, ...]) -> pd.DataFrame:
     """Return some columns of a file, whole numbers as int64; no rows without a file."""
-    found = _csv(path) if path else pd.DataFrame(columns=list(columns))
-    needed = [c for c in (columns[0], "Correlation_Id", "Start_Timestamp", "End_Timestamp") if c not in found]
-    if path and needed:
+    if path is None:
+        return coerced(pd.DataFrame(columns=list(columns)), columns)
+    found = _csv.read(path, AGAIN, whole=WHOLE, text=TEXT | AGENT, only=columns)
+    lost = [c for c in (columns[0], *NEEDED) if c not in found]
+    if lost:
         raise UserError(
-            f"{path.name} lacks the columns {', '.join(needed)}; write it with `rocprofv3 --output-format csv`."
+            f"{path.name} lacks the columns {', '.join(lost)}; write it with `rocprofv3 --output-format csv`."
         )
-    return coerced(found, columns)
+    for column in (c for c in NEEDED if found[c].isna().any()):
+        line = int(found[column].isna().to_numpy().argmax()) + 2
+        raise UserError(f"{path.name} breaks off or is damaged: line {line} has no {column}; {AGAIN}.")
+    frame = coerced(found, columns)
+    _rocprof_checks.numbers(path, frame, TEXT, operations=columns in (KERNEL, COPY))
+    return frame
 
 
 def coerced(found: pd.DataFrame, columns: tuple[str, ...]) -> pd.DataFrame:
@@ -146,7 +160,9 @@ def coerced(found: pd.DataFrame, columns: tuple[str, ...]) -> pd.DataFrame:
 def _ints(column: "pd.Series[Any]") -> Ints:
     """Return whole numbers, of ``Agent 4`` its number; -1 for anything else."""
     if not pd.api.types.is_numeric_dtype(column):
-        column = pd.to_numeric(column.astype(str).str.extract(r"(\d+)$")[0], errors="coerce")
+        column = column.astype(str)
+        numbers = {text: int(n[1]) if (n := _AGENT.fullmatch(text)) else pd.NA for text in column.unique()}
+        column = column.map(numbers)
     column = column.astype("Int64")
     return np.asarray(column.to_numpy(dtype=np.int64, na_value=-1))
 
@@ -187,11 +203,23 @@ def facts(tables: Tables, warnings: list[str]) -> dict[str, Any]:
 
 
 def _gpu(agent: dict[str, Any]) -> dict[str, Any]:
-    count = {"sm_count": agent.get("Cu_Count"), "warp_threads": agent.get("Wave_Front_Size")}
+    count = {"sm_count": _count(agent.get("Cu_Count")), "warp_threads": _count(agent.get("Wave_Front_Size"))}
     return {
-        "name": str(agent.get("Product_Name") or agent.get("Name") or "") or None,
-        "chip": agent.get("Name"),
+        "name": next((str(agent[c]) for c in ("Product_Name", "Name") if c in agent and _said(agent[c])), None),
+        "chip": str(agent["Name"]) if _said(agent.get("Name")) else None,
         "memory_bytes": None,
         "compute_capability": None,
-        **{k: None if v is None else int(v) for k, v in count.items()},
+        **count,
     }
+
+
+def _said(value: Any) -> bool:
+    return bool(pd.notna(value) and str(value))
+
+
+def _count(value: Any) -> int | None:
+    """Return a plausible number of units, None for anything else."""
+    try:
+        return entry.integer(str(value).removesuffix(".0"), range(1, 2**20))
+    except ValueError:
+        return None

@@ -9,7 +9,7 @@ import pandas as pd
 
 from moe_lab import redact
 from moe_lab.attribute import Bools, Ints, match
-from moe_lab.parse import _rocprof
+from moe_lab.parse import _rocprof, _rocprof_checks
 from moe_lab.parse._slim import Keep
 
 AGENT = ("Node_Id", "Logical_Node_Id", "Agent_Type", "Cu_Count", "Wave_Front_Size", "Name", "Product_Name")
@@ -22,7 +22,7 @@ FILES = {
 DROPPED = (
     "Left out: environment, host, user, paths, and every file and column that the analysis does not read.",
     "Process and thread ids are renumbered.",
-    "Left out: API calls that launched no GPU operation.",
+    "Left out: API calls that launch no GPU operation.",
     "Absolute paths inside range and kernel names are cut to their last component, host names replaced.",
 )
 
@@ -82,6 +82,8 @@ def _chosen(tables: _rocprof.Tables, keep: Keep | None) -> dict[str, Bools]:
     )
     found = match(process, correlation, *(tables.calls[c].to_numpy(np.int64) for c in ("process", "Correlation_Id")))
     calls = _among(len(tables.calls), found[found >= 0])
+    if keep is None:  # launches whose kernels are missing stay, so that the copy says so too
+        calls |= tables.calls["Function"].str.fullmatch(rf"{_rocprof_checks.LAUNCH}|hipGraphLaunch\w*").to_numpy(bool)
     # Where a call is missing, all markers bound the launch.
     ranges = keep.ranges if keep and (found >= 0).all() else None
     markers = _among(len(tables.markers), ranges)

@@ -1,5 +1,6 @@
 """Workload folders of rocprof-compute: files found, read, and joined to one row a launch."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,12 @@ import numpy as np
 import pandas as pd
 
 from moe_lab.errors import UserError
+from moe_lab.parse import _csv
 from moe_lab.parse import _workload_files as files
 from moe_lab.parse._workload_files import ACCUMULATED, AGAIN, CHANNEL, COUNTER, LAUNCH, LEVELS, PASS
+
+EXACT = 2**53  # up to here float64 holds every whole number
+_MANY = 2_000  # folders below one that is given, which are looked at
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,7 @@ class Workload:
         counters: float64, one column a counter, the same rows; NaN = not counted.
         machine: the row of sysinfo.csv as text; blanks are left out.
         roofs: rows of roofline.csv; no rows without one.
+        notes: sentences on what is to be read with care.
         form: ``wide`` (one column a counter), ``wide, several passes`` or ``long`` (one row a counter).
     """
 
@@ -30,6 +36,7 @@ class Workload:
     counters: pd.DataFrame
     machine: dict[str, str]
     roofs: pd.DataFrame
+    notes: list[str]
     form: str
 
 
@@ -39,7 +46,9 @@ def folder_of(path: Path) -> Path | None:
         return path.parent if PASS.fullmatch(path.name) or path.name.startswith("sysinfo.csv") else None
     if _is_workload(path):
         return path
-    below = [p for p in sorted(path.glob("*/")) if _is_workload(p)]
+    with os.scandir(path) as found:
+        items = [item for _, item in zip(range(_MANY), found, strict=False)]
+    below = [p for item in items if item.is_dir(follow_symlinks=False) and _is_workload(p := Path(item.path))]
     return below[0] if len(below) == 1 else None
 
 
@@ -65,8 +74,29 @@ def read(folder: Path) -> Workload:
     _check_together(folder, counted, machine)
     roofline = files.find(folder, "roofline")
     launches = counted[[c for c in counted if not COUNTER.fullmatch(str(c)) and not CHANNEL.fullmatch(str(c))]]
-    roofs = files.read_csv(roofline) if roofline else pd.DataFrame()
-    return Workload(_launches(launches), _counters(counted, machine), machine, roofs, form)
+    roofs = _roofs(files.read_csv(roofline)) if roofline else pd.DataFrame()
+    notes = [*_early(folder), *_unusable(counted)]
+    return Workload(_launches(launches), _counters(counted, machine), machine, roofs, notes, form)
+
+
+def _early(folder: Path) -> list[str]:
+    """Return a sentence on files whose last line has no end; the tool always writes one."""
+    csvs = files.counter_files(folder)
+    open_ = [p.name for p in csvs if _csv.ends_early(p)]
+    said = f"{', '.join(open_[:3])}: the last line has no end, so it may break off and lack launches; copy it again."
+    return [said] if open_ else []
+
+
+def _unusable(counted: pd.DataFrame) -> list[str]:
+    own = [c for c in counted.columns if _is_counter(c)]
+    cells = sum(int(files.unusable(counted[c]).sum()) for c in own)
+    said = f"{cells} of {len(own) * len(counted)} counter values are text or negative: they are not known."
+    return [said] if cells else []
+
+
+def _roofs(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with what is no positive number left blank."""
+    return frame.apply(files.number).where(lambda values: values >= 0)
 
 
 def _join(folder: Path, frames: list[pd.DataFrame]) -> pd.DataFrame:
@@ -78,7 +108,9 @@ def _join(folder: Path, frames: list[pd.DataFrame]) -> pd.DataFrame:
             raise UserError(f"{folder.name} mixes passes of different programs: their launches differ; {AGAIN}.")
     if len(keyed) == 1:
         return first.reset_index(drop=True)
-    times = {c: pd.concat([k[c] for k in keyed], axis=1).median(axis=1) for c in ("Start_Timestamp", "End_Timestamp")}
+    lasts = pd.concat([k["End_Timestamp"] - k["Start_Timestamp"] for k in keyed], axis=1).median(axis=1)
+    starts = pd.concat([k["Start_Timestamp"] for k in keyed], axis=1).median(axis=1)
+    times = {"Start_Timestamp": starts, "End_Timestamp": starts + lasts}
     seen = set(first.columns)
     parts = [first]
     for other in keyed[1:]:
@@ -131,6 +163,9 @@ def _check_together(folder: Path, counted: pd.DataFrame, machine: dict[str, str]
 
 def _launches(frame: pd.DataFrame) -> pd.DataFrame:
     out = pd.DataFrame({"Kernel_Name": frame["Kernel_Name"].astype("string").to_numpy(object)})
+    first = frame["Start_Timestamp"].min()
+    if pd.notna(first) and frame["End_Timestamp"].max() > EXACT:  # only differences of times matter
+        frame = frame.assign(**{c: frame[c] - first for c in ("Start_Timestamp", "End_Timestamp")})
     start, end = (_numbers(frame[c]) for c in ("Start_Timestamp", "End_Timestamp"))
     lost = ~(end > start)  # rounded to a few digits on the way through a spreadsheet or an old tool
     out["start_ns"], out["end_ns"] = np.where(lost, np.nan, start), np.where(lost, np.nan, end)
@@ -149,12 +184,11 @@ def _counters(frame: pd.DataFrame, machine: dict[str, str]) -> pd.DataFrame:
         if found and COUNTER.fullmatch(found[1]):
             channels.setdefault(f"{found[1]}_sum", []).append(str(column))
     for name, columns in channels.items():
-        if name not in out and len(columns) == float(machine.get("total_l2_chan", "0")):
+        if name not in out and str(len(columns)) == machine.get("total_l2_chan", "").removesuffix(".0"):
             out[name] = np.sum([_numbers(frame[c]) for c in columns], axis=0)
     return pd.DataFrame(out)
 
 
 def _numbers(column: "pd.Series[Any]") -> Any:
-    """Return float64; text, blanks and infinite values are NaN."""
-    values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-    return np.where(np.isfinite(values), values, np.nan)
+    values = files.number(column).to_numpy(np.float64)
+    return np.where(values < 0, np.nan, values)

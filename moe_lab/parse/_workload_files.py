@@ -4,10 +4,14 @@ import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from moe_lab import entry
 from moe_lab.errors import UserError
+from moe_lab.parse import _csv, _folder
 from moe_lab.parse._sqlite import uri
 
 AGAIN = "profile again with rocprof-compute, or give the folder that holds sysinfo.csv and pmc_perf.csv"
@@ -24,11 +28,15 @@ LAUNCH = {
     "wave_threads": "Wave_Size",
 }
 NEEDED = ("Kernel_Name", "Grid_Size", "Workgroup_Size", "Start_Timestamp", "End_Timestamp")
+NUMBERS = ("Dispatch_ID", *(c for c in NEEDED if c != "Kernel_Name"), *LAUNCH.values())
 LEVELS = ("SQ_LEVEL_WAVES", "SQ_INST_LEVEL_LDS", "SQ_INST_LEVEL_VMEM", "SQ_INST_LEVEL_SMEM", "SQ_IFETCH_LEVEL")
+
+INFINITE = ("inf", "-inf", "infinity")
 
 ACCUMULATED = "SQ_ACCUM_PREV_HIRES"
 COUNTER = re.compile(r"(?:SQC?|SPI|TA|TD|TCP|TCC|CPC|CPF|GRBM|GDS)_\w+")
 CHANNEL = re.compile(r"(\w+)\[(\d+)\]")
+_DEEP = 3  # folders in which databases are looked for
 PASS = re.compile(r"(?:pmc_perf(?:_\d+)?|results_\w+)\.csv(?:\.gz)?")
 _QUERY = (
     "SELECT agent_id AS GPU_ID, dispatch_id AS Dispatch_ID, grid_size AS Grid_Size, workgroup_size AS Workgroup_Size,"
@@ -39,14 +47,20 @@ _QUERY = (
 
 
 def find(folder: Path, stem: str) -> Path | None:
-    return next((p for p in (folder / f"{stem}.csv", folder / f"{stem}.csv.gz") if p.is_file()), None)
+    """Return the file of a folder that has this name, plain or gzip; a link that leads out of it is none."""
+    return next((p for p in (folder / f"{stem}.csv", folder / f"{stem}.csv.gz") if _folder.inside(p, folder)), None)
+
+
+def counter_files(folder: Path) -> list[Path]:
+    """Return the CSV files that hold the counters: the one that has all, or one a pass."""
+    one = find(folder, "pmc_perf")
+    return [one] if one else [p for p in _folder.files(folder, (".csv", ".csv.gz"), 1) if PASS.fullmatch(p.name)]
 
 
 def passes(folder: Path) -> tuple[list[pd.DataFrame], str]:
     """Return the counter files as wide frames, and what form they have."""
-    whole = find(folder, "pmc_perf")
-    files = [whole] if whole else sorted(p for p in folder.glob("*.csv*") if PASS.fullmatch(p.name))
-    frames = [(f.name, read_csv(f)) for f in files] or [(d.name, _database(d)) for d in sorted(folder.rglob("*.db"))]
+    frames = [(f.name, read_csv(f)) for f in counter_files(folder)]
+    frames = frames or [(d.name, _database(d)) for d in _folder.files(folder, (".db",), _DEEP)]
     if not frames:
         raise UserError(f"{folder.name} has a sysinfo.csv but no counters (pmc_perf.csv); {AGAIN}.")
     long = ["Counter_Name" in frame for _, frame in frames]
@@ -60,18 +74,14 @@ def passes(folder: Path) -> tuple[list[pd.DataFrame], str]:
 
 
 def read_csv(path: Path) -> pd.DataFrame:
-    import pyarrow as pa
-    from pyarrow import csv
+    """Return the table of a file; names are text, what other columns hold is found out.
 
-    options = csv.ConvertOptions(strings_can_be_null=True, null_values=["", "NaN", "nan", "NA", "N/A", "None"])
-    try:
-        table = csv.read_csv(path, parse_options=csv.ParseOptions(newlines_in_values=True), convert_options=options)
-        if not table.num_rows:
-            raise UserError(f"{path.name} has a heading and no rows; {AGAIN}.")
-        frame: pd.DataFrame = table.to_pandas()
-    except (pa.ArrowInvalid, OSError, EOFError) as error:
-        short = str(error).split("\n")[0][:120].replace(str(path), path.name)
-        raise UserError(f"{path.name} breaks off or is no CSV file ({short}); copy it again, or {AGAIN}.") from None
+    Raises:
+        UserError: it is damaged, or has no rows.
+    """
+    frame = _csv.read(path, f"copy it again, or {AGAIN}", text=("Kernel_Name", "Counter_Name"))
+    if not len(frame):
+        raise UserError(f"{path.name} has a heading and no rows; {AGAIN}.")
     return frame
 
 
@@ -88,6 +98,11 @@ def named(name: str, frame: pd.DataFrame) -> pd.DataFrame:
     """Return the frame with column names as in ``NEEDED`` and ``LAUNCH``; older files write ``wave_size``."""
     known = {c.lower(): c for c in (*NEEDED, *LAUNCH.values(), "Dispatch_ID")}
     frame = frame.rename(columns={c: known.get(str(c).lower(), str(c)) for c in frame.columns})
+    twice = sorted(set(frame.columns[frame.columns.duplicated()]))
+    if twice:
+        raise UserError(f"{name} has the column {', '.join(twice)[:80]} twice; {AGAIN}.")
+    for column in (c for c in NUMBERS if c in frame):
+        frame[column] = whole(frame[column], f"{name}, column {column}")
     lost = [c for c in NEEDED if c not in frame]
     if lost:
         raise UserError(f"{name} is of a generation that moe-lab does not know: it has no {', '.join(lost)}; {AGAIN}.")
@@ -97,6 +112,9 @@ def named(name: str, frame: pd.DataFrame) -> pd.DataFrame:
 def _wide(name: str, frame: pd.DataFrame) -> pd.DataFrame:
     """Turn one row a counter into one row a launch; a launch that ran in several passes has their median duration."""
     frame = named(name, frame)
+    lost = [c for c in ("Dispatch_ID", "Counter_Value") if c not in frame]
+    if lost:
+        raise UserError(f"{name} is of a generation that moe-lab does not know: it has no {', '.join(lost)}; {AGAIN}.")
     keys = ["Dispatch_ID", "Kernel_Name", "Grid_Size", "Workgroup_Size"]
     frame = frame.assign(duration=frame["End_Timestamp"] - frame["Start_Timestamp"])
     grouped = frame.groupby(keys, sort=False, dropna=False)
@@ -105,3 +123,43 @@ def _wide(name: str, frame: pd.DataFrame) -> pd.DataFrame:
     out["Start_Timestamp"] = grouped["Start_Timestamp"].min()
     out["End_Timestamp"] = out["Start_Timestamp"] + grouped["duration"].median()
     return out.join(values).reset_index()
+
+
+def whole(column: "pd.Series[Any]", where: str) -> "pd.Series[Any]":
+    """Return a column of launches as Float64 or Int64; a blank, and what is infinite, is NA.
+
+    Raises:
+        UserError: it has text, a negative or a huge number, or a fraction; times may have one (averages).
+    """
+    exact = pd.api.types.is_integer_dtype(column)
+    values: Any = column.astype("Int64") if exact else number(column).astype("Float64")
+    texts = unusable(column)
+    if texts.any():
+        raise UserError(f"{where} has '{_first(column, texts)}' where a number belongs; {AGAIN}.")
+    is_time = where.endswith("_Timestamp")
+    wrong = (values < 0) | (values > (2**62 if is_time else 2**40)) | ((values % 1 != 0) & (not is_time))
+    if bool(wrong.fillna(False).any()):
+        raise UserError(f"{where} has {_first(column, wrong.fillna(False).to_numpy(bool))}, which cannot be; {AGAIN}.")
+    found: pd.Series[Any] = values
+    return found
+
+
+def unusable(column: "pd.Series[Any]") -> Any:
+    """Return, bool [n], where a cell holds text or a negative number; blank and infinite cells are merely not known."""
+    values = number(column).to_numpy()
+    if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
+        return values < 0
+    blank = column.isna() | column.astype("string").str.strip().str.lower().isin([*INFINITE, ""]).fillna(True)
+    return (np.isnan(values) & ~blank.to_numpy(bool)) | (values < 0)
+
+
+def number(column: "pd.Series[Any]") -> "pd.Series[Any]":
+    """Return float64; text, truth values, dates and infinite values are NaN."""
+    if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
+        column = pd.to_numeric(column.astype("string"), errors="coerce")
+    values = column.to_numpy(dtype=np.float64, na_value=np.nan)
+    return pd.Series(np.where(np.isfinite(values), values, np.nan), column.index)
+
+
+def _first(column: "pd.Series[Any]", wrong: Any) -> str:
+    return entry.one_line(str(column[wrong].iloc[0]), 40)

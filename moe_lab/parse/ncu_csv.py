@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from moe_lab.launches import Launches
-from moe_lab.parse import _ncu, _ncu_pages, _ncu_slim
+from moe_lab.parse import _ncu, _ncu_lines, _ncu_pages, _ncu_slim
 from moe_lab.parse._slim import Keep
 
 INFO = {"about": "CSV page of Nsight Compute (ncu --csv, raw or details)", "suffixes": [".csv"], "report": "report.csv"}
@@ -11,7 +11,7 @@ INFO = {"about": "CSV page of Nsight Compute (ncu --csv, raw or details)", "suff
 
 def sniff(path: Path) -> bool:
     """Return whether this is text with a page of ncu in it."""
-    return path.is_file() and path.suffix in (".csv", ".txt", ".log", "") and _ncu_pages.is_page(path)
+    return path.is_file() and path.suffix in (".csv", ".txt", ".log", "") and _ncu_lines.is_page(path)
 
 
 def parse(path: Path) -> Launches:
@@ -21,10 +21,12 @@ def parse(path: Path) -> Launches:
     rounds to two decimals and has fewer counters than the raw page.
 
     Raises:
-        UserError: the file holds no kernels.
+        UserError: the file holds no kernels, breaks off, or has numbers that cannot be known.
     """
     found = _ncu_pages.read(Path(path))
-    return _ncu.assemble(found.rows, _ncu.facts(found.gpu, found.rows))
+    meta = _ncu.facts(found.gpu, found.rows)
+    meta["warnings"] += found.notes
+    return _ncu.assemble(found.rows, meta)
 
 
 def slim(source: Path, target: Path, keep: Keep | None = None) -> tuple[list[str], list[str]]:

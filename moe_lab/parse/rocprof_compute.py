@@ -31,14 +31,16 @@ MACHINE = (
 )
 _TEXT = {"gpu_model", "gpu_series", "gpu_arch", "compute_partition", "memory_partition", "version"}
 _RENAMED = {"num_memory_channels": "num_hbm_channels"}  # since 3.8.0
+_NUMBER = re.compile(r"[0-9]+(?:\.[0-9]*)?(?:[eE]\+?[0-9]+)?")
+_HUGE = 1e12
 DROPPED = (
     "Left out: command, host, operating system, processor, and every file and column that the analysis does not read.",
     "Counters of single L2 channels are kept as their sum.",
     "Absolute paths inside kernel names are cut to their last component, host names replaced.",
 )
 NO_TIMES = (
-    "{lost} of {all} launches have no usable time stamps (their start and end are equal): durations and everything per "
-    "second are not known."
+    "{lost} of {all} launches have no usable time stamps (their start and end are equal or swapped): durations and "
+    "everything per second are not known."
 )
 
 
@@ -69,7 +71,7 @@ def parse(path: Path) -> Launches:
     machine = _machine(found.machine)
     table = _table(found)
     lost = int(table["duration_ns"].isna().sum())
-    warnings = [NO_TIMES.format(lost=lost, all=len(table))] if lost else []
+    warnings = [*found.notes, *([NO_TIMES.format(lost=lost, all=len(table))] if lost else [])]
     meta = {
         "tool": {"name": "rocprof-compute", "version": None},
         "schema": f"{found.form}, sysinfo {machine.get('version', 'without a version')}",
@@ -126,7 +128,7 @@ def _machine(said: dict[str, str]) -> dict[str, Any]:
         text = said.get(name, "")
         if name in _TEXT:
             out |= {name: text.removesuffix(".0")} if text and text != "NA" else {}
-        elif re.fullmatch(r"[\d.]+(?:[eE]\+?\d+)?", text) and float(text):
+        elif _NUMBER.fullmatch(text) and 0 < float(text) < _HUGE:
             out[name] = float(text)
     return out
 

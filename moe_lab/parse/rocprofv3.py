@@ -10,7 +10,7 @@ from moe_lab.assemble import NO_RANGES, Calls, Operations, Ranges, assemble
 from moe_lab.attribute import Ints, distinct, groups, match
 from moe_lab.errors import UserError
 from moe_lab.launches import Launches
-from moe_lab.parse import _rocpd, _rocprof, _rocprof_slim
+from moe_lab.parse import _rocpd, _rocprof, _rocprof_checks, _rocprof_slim
 from moe_lab.parse._names import short_name
 from moe_lab.parse._slim import Keep
 from moe_lab.ranges import display_name
@@ -77,7 +77,9 @@ def parse(path: Path) -> Launches:
     if np.any(ops.graph):
         warnings.append(NO_CAPTURES.format(int(np.sum(ops.graph))))
     calls = _calls(tables, ops, found, thread, warnings)
-    return assemble(ops, calls, _ranges(tables, thread, warnings), None, _rocprof.facts(tables, warnings), "")
+    ranges = _ranges(tables, thread, warnings)
+    warnings += _rocprof_checks.missing(tables.calls, ops, HOW)
+    return assemble(ops, calls, ranges, None, _rocprof.facts(tables, warnings), "")
 
 
 def slim(source: Path, target: Path, keep: Keep | None = None) -> tuple[list[str], list[str]]:
@@ -207,7 +209,11 @@ def _ranges(tables: _rocprof.Tables, thread: _Threads, warnings: list[str]) -> R
     """Return the roctx ranges; marks are none."""
     frame = tables.markers
     start, end = _ints(frame, "Start_Timestamp"), _ints(frame, "End_Timestamp")
-    ranged = frame["Domain"].str.startswith("MARKER_CORE").to_numpy(bool) & (end > start)
+    own = frame["Domain"].str.startswith("MARKER_CORE").to_numpy(bool)
+    backward = int((own & (end < start)).sum())
+    if backward:
+        warnings.append(f"{backward} of {int(own.sum())} roctx ranges end before they begin; they are left out.")
+    ranged = own & (end > start)
     rows = np.flatnonzero(ranged & (thread.markers >= 0))
     if not ranged.any():
         warnings.append(f"The trace has no roctx ranges: every kernel is unattributed; {HOW}.")

@@ -1,0 +1,92 @@
+"""The lines of ``ncu --csv``: pages found between what the program prints, and files that break off."""
+
+import csv
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+HEADER = re.compile(r'"?ID"?([,;\t])"?(?:Process ID|Kernel Name)')
+_LINE = re.compile(r'"?[0-9]*"?,')  # begins with a number, or with nothing: the line of units
+_BEGUN = re.compile(r'"[0-9]*"?')
+_NEAR_THE_TOP = 20_000  # lines: the profiled program may print before ncu does
+LINE_LENGTH = 8_000_000  # characters; a raw page has some thousand columns
+_HALF = re.compile("[\ud800-\udfff]")  # a byte that is not UTF-8
+
+
+def is_page(path: Path) -> bool:
+    """Return whether a text file holds a page of ncu; the lines before it may be anything."""
+    with _open(path) as file:
+        for _ in range(_NEAR_THE_TOP):
+            line = file.readline(LINE_LENGTH)
+            if not line or HEADER.match(line):
+                return bool(line)
+    return False
+
+
+def tables(path: Path) -> Iterator[tuple[list[str], list[list[str]]]]:
+    """Give (header, lines) of each page; what the program and ncu (``==PROF==``) print between them is left out.
+
+    Raises:
+        ValueError: a line of a page breaks off, or is no text that can be read.
+    """
+    header: list[str] = []
+    lines: list[list[str]] = []
+    quoted = False
+    with _open(path) as file:
+        for number, text in _numbered(file):
+            found = HEADER.match(text)
+            if found:
+                if header:
+                    yield header, lines
+                header, lines, quoted = _heading(text, found[1], number), [], text.startswith('"')
+            elif header and _LINE.match(text):
+                line = _cells(text, number)
+                if _fits(header, line):
+                    lines.append(line)
+                elif text.startswith('"') or not quoted:
+                    raise ValueError(f"line {number} has {len(line)} fields where {_least(header)} belong")
+            if header and not text.endswith("\n") and _BEGUN.match(text) and not text.endswith('"'):
+                raise ValueError(f"its last line, {number}, breaks off")
+    if header:
+        yield header, lines
+
+
+def _open(path: Path) -> IO[str]:
+    with path.open("rb") as file:
+        mark = file.read(2)
+    wide = mark in (b"\xff\xfe", b"\xfe\xff")  # a PowerShell redirection
+    return path.open(encoding="utf-16" if wide else "utf-8-sig", errors="replace" if wide else "surrogateescape")
+
+
+def _numbered(file: IO[str]) -> Iterator[tuple[int, str]]:
+    number = 0
+    while text := file.readline(LINE_LENGTH):
+        number += 1
+        if len(text) == LINE_LENGTH:
+            raise ValueError(f"line {number} has more than {LINE_LENGTH} characters")
+        yield number, text
+
+
+def _heading(text: str, separator: str, number: int) -> list[str]:
+    if separator != ",":
+        raise ValueError(f"{'semicolons' if separator == ';' else 'tabs'} separate its fields; commas should")
+    return _cells(text, number)
+
+
+def _cells(text: str, number: int) -> list[str]:
+    if "\0" in text or _HALF.search(text):
+        raise ValueError(f"line {number} is not UTF-8 text")
+    try:
+        return next(csv.reader([text], strict=True), [])
+    except csv.Error as error:
+        raise ValueError(f"line {number}: {error}") from None
+
+
+def _least(header: list[str]) -> int:
+    """Return the fields that a line has at least; on the details page lines differ."""
+    return header.index("Metric Value") + 1 if "Metric Value" in header else len(header)
+
+
+def _fits(header: list[str], line: list[str]) -> bool:
+    return len(line) >= _least(header) if "Metric Value" in header else len(line) == len(header)
