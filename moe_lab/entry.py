@@ -79,6 +79,19 @@ def decode_json(data: bytes | str, kind: type[T] | Any = Any) -> T:
     return found
 
 
+def conform(value: Any, kind: type[T] | Any) -> T:
+    """Return a value that was read as the type that it must have; ``kind`` as in ``decode_json``.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    try:
+        found: T = msgspec.convert(value, kind)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise ValueError(one_line(str(error))) from None
+    return found
+
+
 def read_json(path: Path, kind: type[T] | Any = Any, *, what: str, then: str) -> T:
     """Read a JSON file.
 

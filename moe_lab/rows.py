@@ -7,16 +7,33 @@ has none. Names in a column of (name, number) pairs are replaced by their positi
 import csv
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pandas as pd
 
+from moe_lab.entry import conform, decode_json, integer, one_line, read_text, unreadable
 from moe_lab.errors import UserError
+from moe_lab.run_json import Gpu
 
 FILE = "rows.csv"
+
+
+class Header(msgspec.Struct):
+    """What the first line of a result must be."""
+
+    bench: str
+    key: list[str] | None = None
+    date: str | None = None
+    gpu: Gpu | None = None
+    versions: dict[str, str | None] | None = None
+    command: list[str] | None = None
+    settings: dict[str, Any] | list[Any] | None = None
+    measured: dict[str, Any] | None = None
+    rows: list[dict[str, Any]] | msgspec.UnsetType = msgspec.UNSET
 
 
 @dataclass(frozen=True)
@@ -51,26 +68,53 @@ def read_result(path: Path) -> Result:
         UserError: it is neither, or has no rows.
     """
     try:
-        first, *rest = path.read_text().splitlines()
-        header = json.loads(first)
+        text = read_text(path)
+        first, *rest = text.split("\n")
+        header: dict[str, Any] = decode_json(first, dict[str, Any])
+        conform(header, Header)
         if "rows" in header:
             result = Result({k: v for k, v in header.items() if k != "rows"}, header["rows"], None)
         else:
-            lines = [json.loads(line) for line in rest[:-1]] + _unless_torn(rest[-1:])
+            lines = [_line(line, number) for number, line in enumerate(rest[:-1], start=2)] + _unless_torn(rest[-1:])
             rows = [line for line in lines if "complete" not in line]
             result = Result(header, rows, len(rows) < len(lines))
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"'{path.name}' cannot be read as a benchmark's result ({error}); measure again.") from None
+        _check_rows(result)
+    except ValueError as error:
+        raise unreadable(path, "a benchmark's result", error, "measure again") from None
     if not result.rows:
         raise UserError(f"'{path.name}' has no rows: the benchmark stopped before its first case; measure again.")
     return result
 
 
-def _unless_torn(line: list[str]) -> list[Any]:
+def _line(text: str, number: int) -> dict[str, Any]:
     try:
-        return [json.loads(text) for text in line]
+        found: dict[str, Any] = decode_json(text, dict[str, Any])
+    except ValueError as error:
+        raise ValueError(f"line {number}: {error}") from None
+    if "bench" in found and "settings" in found:
+        raise ValueError(f"line {number} begins another result: give each its own file")
+    return found
+
+
+def _unless_torn(last: list[str]) -> list[Any]:
+    """Return what a last line without its end holds, nothing if it was not finished."""
+    try:
+        return [_line(line, 0) for line in last if line]
     except ValueError:
         return []
+
+
+def _check_rows(result: Result) -> None:
+    """Raise ValueError where a row has a list or object in a column that tells rows apart, or no text as its error."""
+    for number, row in enumerate(result.rows, start=1):
+        for column in result.header.get("key") or []:
+            if isinstance(row.get(column), list | dict):
+                raise ValueError(f"row {number} has no single value in '{column}'")
+        if not isinstance(row.get("error"), str | None):
+            raise ValueError(f"row {number} has an error that is no text")
+        for column, value in row.items():
+            if column.endswith("_us") and isinstance(value, str | bool):
+                raise ValueError(f"row {number} has no number in '{column}'")
 
 
 def write(rows: Sequence[Mapping[str, Any]], path: Path) -> dict[str, Any]:
@@ -133,8 +177,7 @@ def read(path: Path, known: Mapping[str, Any]) -> pd.DataFrame:
         UserError: the file is missing or does not fit.
     """
     try:
-        with path.open(newline="") as file:
-            head, *lines = list(csv.reader(file))
+        head, *lines = list(csv.reader(read_text(path).splitlines(keepends=True)))
         if len(lines) != known["count"]:
             raise ValueError(f"it has {len(lines)} rows instead of {known['count']}")
         cells = {key: [line[i] for line in lines] for i, key in enumerate(head)}
@@ -143,8 +186,9 @@ def read(path: Path, known: Mapping[str, Any]) -> pd.DataFrame:
             fixed = [known["constants"][key]] * len(lines) if key in known["constants"] else None
             of = known["names"].get(key, [])
             columns[key] = _series(fixed or [_value(cell, kind, of) for cell in cells[key]], kind)
-    except (OSError, ValueError, KeyError, IndexError) as error:
-        raise UserError(f"The rows in {path.name} cannot be read ({error}); import the benchmark again.") from None
+    except (ValueError, LookupError, TypeError, OverflowError, csv.Error) as error:
+        said = one_line(f"no '{error.args[0]}'" if isinstance(error, KeyError) else str(error))
+        raise UserError(f"The rows in {path.name} cannot be read ({said}); import the benchmark again.") from None
     return pd.DataFrame(columns)
 
 
@@ -153,10 +197,11 @@ def _value(cell: str, kind: str, names: Sequence[str]) -> Any:
         return None
     if kind == "pairs":
         found = [item.split("=") for item in cell.split() if item != "-"]
-        return [(names[int(index)], float(number)) for index, number in found]
+        return [(names[integer(index, range(len(names)))], float(number)) for index, number in found]
     if kind == "boolean":
         return cell == "true"
-    return {"Int64": int, "Float64": float, "string": str}.get(kind, json.loads)(cell)
+    readers: dict[str, Callable[[str], Any]] = {"Int64": integer, "Float64": float, "string": str}
+    return readers.get(kind, decode_json)(cell)
 
 
 def _series(values: Sequence[Any], kind: str) -> "pd.Series[Any]":

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from moe_lab import plugins, rows
+from moe_lab import plugins, rows, run_json
 from moe_lab.errors import UserError
 from moe_lab.launches import Launches
 from moe_lab.manifest import build, full_name
@@ -110,9 +110,22 @@ def _is_report(folder: Path) -> bool:
 
 
 def list_runs(root: Path | None = None) -> list[Run]:
-    """Return the runs of a profiles folder, sorted by name."""
-    found = sorted((root or profiles_root()).glob(f"*/*/{MANIFEST}"))
-    return [_read(p.parent) for p in found if not p.parent.name.startswith(".")]
+    """Return the runs of a profiles folder that can be read, sorted by name."""
+    return survey(root)[0]
+
+
+def survey(root: Path | None = None) -> tuple[list[Run], list[str]]:
+    """Return the runs of a profiles folder, sorted by name, and a sentence on each that cannot be read."""
+    found: list[Run] = []
+    broken: list[str] = []
+    for path in sorted((root or profiles_root()).glob(f"*/*/{MANIFEST}")):
+        if path.parent.name.startswith("."):
+            continue
+        try:
+            found.append(_read(path.parent))
+        except UserError as error:
+            broken.append(str(error))
+    return found, broken
 
 
 def import_report(
@@ -231,17 +244,7 @@ def _replace(building: Path, target: Path) -> None:
 
 
 def _read(folder: Path) -> Run:
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        if not isinstance(manifest, dict):
-            raise ValueError("it is not an object")
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{folder.name}/{MANIFEST} cannot be read ({error}); import or capture the run again."
-        ) from None
-    manifest.setdefault("name", "/".join(folder.resolve().parts[-2:]))
-    manifest.setdefault("report", "report.sqlite")
-    return Run(folder, manifest)
+    return Run(folder, run_json.read(folder / MANIFEST))
 
 
 def shown(name: str | Path) -> str:

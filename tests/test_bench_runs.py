@@ -1,6 +1,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import bench_builder
 import pandas as pd
@@ -238,3 +239,95 @@ def test_torch_trace_is_no_result_of_a_benchmark(tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
     path.write_text('{"schemaVersion": 1, "deviceProperties": [], "bench": 1}')
     assert not rows.is_result(path)
+
+
+HEAD = {
+    "bench": "align",
+    "key": ["M"],
+    "gpu": {"name": "NVIDIA H200"},
+    "versions": {},
+    "command": ["x"],
+    "settings": {},
+}
+ROW = '{"M": 1, "median_us": 5.0}'
+
+
+@pytest.mark.parametrize(
+    ("changes", "rows", "said"),
+    [
+        ({"gpu": "x"}, [ROW], "gpu"),
+        ({"gpu": [1]}, [ROW], "gpu"),
+        ({"gpu": {"name": 5}}, [ROW], "name"),
+        ({"gpu": {"name": "a" * 300}}, [ROW], "255"),
+        ({"gpu": {"name": "NVIDIA H200", "sm_count": -1}}, [ROW], "sm_count"),
+        ({"command": 5}, [ROW], "command"),
+        ({"command": [5]}, [ROW], "command"),
+        ({"key": "M"}, [ROW], "key"),
+        ({"key": [["M"]]}, [ROW], "key"),
+        ({"versions": {"torch": 2}}, [ROW], "versions"),
+        ({"settings": 5}, [ROW], "settings"),
+        ({"date": 5}, [ROW], "date"),
+        ({"bench": None}, [ROW], "bench"),
+        ({"rows": {"a": 1}}, [], "rows"),
+        ({"rows": [1, 2]}, [], "rows"),
+        ({}, [ROW, '{"M": [1, 2]}'], "row 2 has no single value in 'M'"),
+        ({}, [ROW, '{"M": {"a": [1]}}'], "row 2 has no single value in 'M'"),
+        ({}, ["[1]", ROW], "line 2"),
+        ({}, ["5", ROW], "line 2"),
+        ({}, [ROW, "null"], "line 3"),
+        ({}, ['{"M": NaN}', ROW], "line 2"),
+        ({}, ['{"M": 1e400}', ROW], "line 2"),
+        ({}, ['{"M": 99999999999999999999}', ROW], "64 bits"),
+        ({}, ["[" * 100_000, ROW], "line 2"),
+        ({}, [ROW, "garbage"], "line 3"),
+        ({}, [ROW, json.dumps(HEAD), ROW], "line 3 begins another result"),
+        ({}, ['{"M": 1, "error": 5}'], "error that is no text"),
+        ({}, ['{"M": 1, "median_us": "5"}'], "no number in 'median_us'"),
+        ({}, [], "has no rows"),
+        ({}, ['{"M": 1'], "truncated"),
+    ],
+    ids=range(30),
+)
+def test_a_result_of_wrong_types_is_one_sentence(
+    tmp_path: Path, changes: dict[str, Any], rows: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "result.json"
+    path.write_text("\n".join([json.dumps(HEAD | changes), *rows]) + "\n")
+    assert cli.main(["import", str(path), "--name", "h200/x", "--profiles", str(tmp_path / "p")]) == 2
+    sentence = capsys.readouterr().err
+    assert said in sentence
+    assert sentence.count("\n") == 1
+    assert not (tmp_path / "p").exists()
+
+
+def test_a_last_line_that_was_not_finished_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "result.json"
+    path.write_text("\n".join([json.dumps(HEAD), ROW, '{"M": 2, "median_us": 5.']))
+    assert cli.main(["import", str(path), "--name", "h200/x", "--profiles", str(tmp_path)]) == 0
+    run = runs.load("h200/x", root=tmp_path)
+    assert run.rows().to_dict("records") == [{"M": 1, "median_us": 5.0}]
+    assert run.manifest["rows"]["complete"] is False
+
+
+@pytest.mark.parametrize(
+    ("change", "csv", "said"),
+    [
+        ({"count": 3}, None, "instead of 3"),
+        ({"columns": {"M": "Int64", "N": "Int64"}}, None, "no 'N'"),
+        ({}, "M\n1\n9999999999999999999999\n", "whole number"),
+        ({}, "M\n1\n²\n", "whole number"),
+        ({}, "M\n1\n" + "1" * 200_000 + "\n", "field"),
+        ({}, b"M\n1\n\xff\n", "UTF-8"),
+        ({}, "", "not enough"),
+        ({"columns": {"M": "pairs"}, "names": {"M": ["a"]}}, "M\n-1=1\n0=1\n", "not within"),
+        ({"columns": {"M": "json"}}, "M\n[\n1\n", "truncated"),
+    ],
+    ids=range(9),
+)
+def test_rows_that_do_not_fit_are_one_sentence(tmp_path: Path, change: Any, csv: Any, said: str) -> None:
+    content = "M\n1\n2\n" if csv is None else csv
+    path = tmp_path / "rows.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    known = {"count": 2, "columns": {"M": "Int64"}, "constants": {}, "names": {}} | change
+    with pytest.raises(UserError, match=rf"^The rows in rows\.csv cannot be read \(.*{said}.*\); import"):
+        rows.read(path, known)

@@ -2,13 +2,14 @@
 
 import json
 import sqlite3
+from pathlib import Path
 
 import pandas as pd
 import pytest
 from nsys_builder import GENERATIONS, NsysBuilder, pid, tid
 from test_parse_nsys_sqlite import graph, real
 
-from moe_lab import runs
+from moe_lab import cli, runs
 from moe_lab.analysis.breakdown import breakdown
 from moe_lab.errors import UserError
 from moe_lab.parse import parse_report
@@ -302,3 +303,59 @@ def test_profiles_are_found_from_the_project_and_its_notebooks(inside, tmp_path,
     (tmp_path / inside).mkdir(exist_ok=True)
     monkeypatch.chdir(tmp_path / inside)
     assert runs.profiles_root().resolve() == tmp_path / "profiles"
+
+
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[",
+        DEEP,
+        '{"a": ' + DEEP,
+        "5",
+        '{"name": 5}',
+        '{"name": ""}',
+        '{"gpu": "x"}',
+        '{"gpu": {"name": 5}}',
+        '{"gpu": {"sm_count": "132"}}',
+        '{"tool": 5}',
+        '{"tool": {"name": [1]}}',
+        '{"rows": 5, "bench": "align"}',
+        '{"rows": {"count": -1, "columns": {}, "constants": {}, "names": {}}, "bench": "align"}',
+        '{"rows": {"count": 1, "columns": {}, "constants": {}, "names": {}}}',
+        '{"rows": {"count": 1, "columns": {"M": "what"}, "constants": {}, "names": {}}, "bench": "align"}',
+        '{"report": 5}',
+        '{"report": "../../secret"}',
+        '{"report": "/etc/passwd"}',
+        '{"workload": "x"}',
+        '{"workload": {"problem": {"E": "8"}}}',
+        '{"workload": {"points": [{"root": 5}]}}',
+        '{"command": 5}',
+        '{"command": [5]}',
+        '{"versions": {"torch": 2}}',
+        '{"redacted": "all"}',
+        '{"date": 20200101}',
+        '{"graph_level": NaN}',
+        "\\xff",
+    ],
+    ids=range(28),
+)
+def test_one_broken_run_does_not_hide_the_others(
+    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, text in (("bad", content), ("good", '{"name": "g/good"}')):
+        folder = tmp_path / "g" / name
+        folder.mkdir(parents=True)
+        (folder / "run.json").write_bytes(text.encode())
+    assert cli.main(["runs", "--profiles", str(tmp_path)]) == 0
+    said = capsys.readouterr()
+    assert said.out.splitlines()[1].split() == ["g/good", "-", "-"]
+    assert said.err.startswith("moe-lab: bad/run.json cannot be read (")
+    assert said.err.count("\n") == 1
+    assert cli.main(["breakdown", str(tmp_path / "g" / "bad")]) == 2
+    assert capsys.readouterr().err == said.err
+    (tmp_path / "g" / "good" / "run.json").unlink()
+    assert cli.main(["runs", "--profiles", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == said.err

@@ -188,6 +188,7 @@ def list_runs(arguments: argparse.Namespace) -> None:
 
     from moe_lab import runs
 
+    found, broken = runs.survey(arguments.profiles)
     rows = [
         {
             "run": run.manifest["name"],
@@ -195,8 +196,12 @@ def list_runs(arguments: argparse.Namespace) -> None:
             "date": run.manifest.get("date"),
             "what": _what(run.manifest),
         }
-        for run in runs.list_runs(arguments.profiles)
+        for run in found
     ]
+    for sentence in broken[0 if rows else 1 :]:
+        print(f"moe-lab: {sentence}", file=sys.stderr)
+    if broken and not rows:
+        raise UserError(broken[0])
     if not rows:
         raise UserError(
             "There are no runs; make one with `moe-lab capture nsys --name X -- COMMAND` or `moe-lab import`."
