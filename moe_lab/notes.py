@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from moe_lab import mime
+from moe_lab.analysis.roofs import of_kind, of_run
 from moe_lab.runs import Run
 from moe_lab.tables import Column, Table
 
@@ -40,6 +41,43 @@ def or_note(frame: pd.DataFrame, table: Table, sentence: str) -> Table | Note:
     return table if len(frame) else Note(sentence)
 
 
+ROOFS = {
+    "dram": ("DRAM", "TB/s"),
+    "l2": ("L2", "TB/s"),
+    "tensor": ("tensor", "TFLOP/s, dense bf16"),
+    "tensor fp8": ("tensor", "TFLOP/s, dense fp8"),
+}
+
+
+def roofs(known: pd.DataFrame) -> Table | Note:
+    """Return what a GPU can do at most: the same table on every page.
+
+    Args:
+        known: ``analysis.roofs.of_gpu`` or ``with_peaks``; a column gpu where it has rows of several.
+    """
+    shown = known.assign(
+        what=[
+            ROOFS[k][0] + ("" if m else ", theoretical peak")
+            for k, m in zip(known["kind"], known["measured"], strict=True)
+        ],
+        unit=[ROOFS[k][1] for k in known["kind"]],
+        **{column: known[column].astype("Float64") / 1e12 for column in ("value", "low", "high")},
+    )
+    spread = "over repetitions and benchmarks"
+    columns = [
+        *([Column("gpu", "GPU")] if "gpu" in known else []),
+        Column("what", "roof"),
+        Column("value", "", digits=2),
+        Column("unit", "unit"),
+        Column("low", "lowest", digits=2, group=spread),
+        Column("high", "highest", digits=2, group=spread),
+        Column("runs", "benchmarks", digits=0),
+        Column("how", "how", wrap=True),
+        Column("run", "value of"),
+    ]
+    return or_note(shown, Table(shown, columns), "No roof of this GPU was measured, so there is no bound.")
+
+
 def provenance(runs: dict[str, Run | None]) -> Table | Note:
     """Return what was measured, on what, with what: one row a fact, one column a run.
 
@@ -47,7 +85,7 @@ def provenance(runs: dict[str, Run | None]) -> Table | Note:
         runs: what each is for -> run, None if there is none.
     """
     there = {what: run for what, run in runs.items() if run is not None}
-    facts = {what: _facts(run.manifest) for what, run in there.items()}
+    facts = {what: _facts(run) for what, run in there.items()}
     names = list(dict.fromkeys(fact for own in facts.values() for fact in own))
     rows = [{"fact": fact, **{what: own.get(fact) for what, own in facts.items()}} for fact in names]
     frame = pd.DataFrame(rows, columns=["fact", *facts])
@@ -65,16 +103,22 @@ def provenance(runs: dict[str, Run | None]) -> Table | Note:
     return or_note(frame, Table(frame, columns, extra={mime.PROVENANCE: cards}), "No run was read.")
 
 
-def _facts(manifest: dict[str, Any]) -> dict[str, str | None]:
+def _roof(kind: str, value: float) -> str:
+    what, unit = ROOFS[kind]
+    return f"{what} {value / 1e12:.2f} {unit.partition(',')[0]}"
+
+
+def _facts(run: Run) -> dict[str, str | None]:
+    manifest = run.manifest
     gpu, versions, tool = (manifest.get(key) or {} for key in ("gpu", "versions", "tool"))
     rows = manifest.get("rows")
     stack: Sequence[str] = [f"{n} {versions[n]}" for n in ("cuda", "torch", "triton", "moe_lab") if versions.get(n)]
     command = manifest.get("command")
-    speed = gpu.get("copy_bytes_per_s")
+    own = {kind: found for kind in ROOFS if (found := of_kind(of_run(run), kind))}
     return {
         "Run": manifest.get("name"),
         "GPU": gpu.get("name"),
-        "Copy bandwidth": f"{speed / 1e12:.2f} TB/s, measured in the run" if speed else None,
+        "Roofs in the run": ", ".join(_roof(kind, one["value"]) for kind, one in own.items()) or None,
         "Driver": versions.get("driver"),
         "Software": ", ".join(stack) or None,
         "Tool": " ".join(str(p) for p in (tool.get("name"), tool.get("version")) if p) or None,

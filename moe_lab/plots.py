@@ -185,16 +185,16 @@ def timeline(operations: pd.DataFrame, ranges: pd.DataFrame, title: str = "") ->
         color = _GREY_RANGE if pd.isna(row.stage) else stage_color(row.stage)
         bar = _bars(pd.Series([row.start_us]), pd.Series([row.end_us - row.start_us]), scale)
         style = {"color": color, "opacity": 0.45, "line": {"width": 1, "color": color}}
-        hover = f"{row.name}: %{{x:.4g}} {unit}<extra></extra>"
+        hover = f"{row.name}: %{{customdata:.4g}} {unit}<extra></extra>"  # x is where the bar ends
         lane = [depths[int(row.depth)]]
         figure.add_bar(**bar, y=lane, name=row.name, text=[row.name], marker=style, hovertemplate=hover)
     for (stream, stage), part in operations.groupby(["stream", "stage"], sort=False):
         bar = _bars(part["start_us"], part["duration_us"], scale)
         style = {"color": stage_color(str(stage)), "line": {"width": 0}}
-        hover = f"%{{customdata}}<br>%{{x:.4g}} {unit}<extra>{stage}</extra>"
+        hover = f"%{{hovertext}}<br>%{{customdata:.4g}} {unit}<extra>{stage}</extra>"
         lane = [lanes[len(depths) + streams.index(stream)]] * len(part)
         names = part["name"].tolist()
-        figure.add_bar(**bar, y=lane, name=stage, customdata=names, marker=style, hovertemplate=hover)
+        figure.add_bar(**bar, y=lane, name=stage, hovertext=names, marker=style, hovertemplate=hover)
     end = float(ranges["end_us"].max()) * scale
     figure.update_layout(
         template="moe_lab",
@@ -214,10 +214,12 @@ _DEPTHS = {0: "layer", 1: "block", 2: "stage"}
 
 
 def _bars(start_us: "pd.Series[float]", length_us: "pd.Series[float]", scale: float) -> dict[str, Any]:
+    lengths = (length_us * scale).tolist()
     return {
         "orientation": "h",
         "base": (start_us * scale).tolist(),
-        "x": (length_us * scale).tolist(),
+        "x": lengths,
+        "customdata": lengths,
         "textposition": "inside",
         "textangle": 0,
         "insidetextanchor": "middle",

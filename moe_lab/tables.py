@@ -26,6 +26,7 @@ class Column:
         bar: full scale of a bar beside the number; None for no bar.
         wrap: whether long text breaks into lines.
         theirs: whether the numbers are others', shown weaker.
+        most: above it a number is marked: its bound is wrong.
     """
 
     key: str
@@ -36,6 +37,7 @@ class Column:
     bar: float | None = None
     wrap: bool = False
     theirs: bool = False
+    most: float | None = None
 
 
 class Table:
@@ -96,6 +98,7 @@ def _cell(column: Column, value: Any, level: int) -> str:
     text = "–" if missing else html.escape(str(value) if column.digits is None else f"{value:,.{column.digits}f}")
     kinds = ["text" if column.digits is None else "num"]
     kinds += [kind for kind in ("wrap", "theirs") if getattr(column, kind)]
+    kinds += ["wrong"] if not missing and column.most is not None and value > column.most else []
     style = f' style="padding-left:{0.6 + 1.0 * level:.1f}em"' if level else ""
     if column.bar:
         kinds.append("bar")

@@ -7,7 +7,7 @@ import sweep_builder
 from sweep_builder import row
 
 from moe_lab import bench_runs, published, report
-from moe_lab.analysis import sweep
+from moe_lab.analysis import leads, sweep
 from moe_lab.errors import UserError
 from moe_lab.sweep import findings, plots, tables
 
@@ -60,10 +60,44 @@ def test_one_sweep_is_one_model_routing_part_and_mode(profiles: Path) -> None:
     assert sweep.at(both, "", "zipf:9").empty
 
 
-def test_shown_backend_is_the_first_of_a_run_without_the_one_asked_for(profiles: Path) -> None:
-    rows = sweep.at(bench(profiles, lines()), "")
-    assert sweep.shown(rows, "a") == "a"
-    assert sweep.shown(rows, "auto") == rows["backend"].iloc[0] != "auto"
+def test_ours_are_the_backends_whose_kernels_are_and_the_rest_are_peers() -> None:
+    assert leads.own() == {"auto", "hopper", "grouped", "fused_moe", "torch_loop"}
+    peers = ["vllm_triton@0.15.0", "triton_kernels", "torch_grouped", "deep_gemm", "of_a_plugin_elsewhere"]
+    assert all(leads.is_peer(name) for name in peers)
+    assert not leads.is_peer("of_a_plugin_elsewhere", ours="of_a_plugin_elsewhere")
+
+
+def test_lead_is_against_the_best_peer_of_each_m_and_never_our_own(profiles: Path) -> None:
+    given = {1: (50.0, 40.0, 100.0, 75.0), 16: (110.0, 90.0, 100.0, 120.0), 256: (200.0, 201.0, 201.0, 300.0)}
+    names = ("auto", "fused_moe", "vllm_triton", "torch_grouped")
+    rows = [row(n, M, us) for M, times in given.items() for n, us in zip(names, times, strict=True)]
+    found = leads.leads(sweep.at(bench(profiles, rows), ""), "auto")
+    assert found["peer"].tolist() == ["torch_grouped", "vllm_triton", "vllm_triton"]
+    assert found["speedup"].tolist() == pytest.approx([75 / 50, 100 / 110, 201 / 200])
+    assert found["verdict"].tolist() == ["ahead", "behind", "even"]
+    mine = [r for r in rows if r["backend"] != "auto"]
+    without, name = leads.with_ours(sweep.at(bench(profiles, mine), ""), "auto")
+    assert name == leads.OURS
+    assert leads.leads(without, "auto")["ours_us"].tolist() == [40.0, 90.0, 201.0], "the quickest of ours"
+    theirs, first = leads.with_ours(sweep.at(bench(profiles, [row("vllm_triton", 1, 9.0)]), ""), "auto")
+    assert first == "vllm_triton"
+    assert leads.leads(theirs, "auto").empty
+
+
+def test_part_with_the_largest_excess_holds_the_same_work_in_both() -> None:
+    def split(**stages: dict[str, float]) -> pd.DataFrame:
+        rows = [{"backend": b, "stage": s, "us": us} for b, own in stages.items() for s, us in own.items()]
+        return pd.DataFrame(rows)
+
+    a = {"align+w13+act+w2": 182.0, "combine": 1.3}
+    b = {"align": 1.6, "w13": 128.0, "act": 1.5, "w2": 70.0, "combine": 1.6}
+    assert leads.largest_excess(split(a=a, b=b), "a", "b") == ("align+w13+act+w2", 182.0, pytest.approx(201.1))
+    apart = {"align": 1.0, "w13": 100.0, "act": 1.0, "w2": 90.0, "combine": 1.0}
+    assert leads.largest_excess(split(a=apart, b=b), "a", "b") == ("w13", 100.0, 128.0)
+    fused = {"align": 7.0, "w13+act": 127.0, "w2+combine": 75.0}
+    assert leads.largest_excess(split(a=a, b=fused), "a", "b") is None, "together they are one part"
+    assert leads.largest_excess(split(a=a), "a", "b") is None
+    assert leads.largest_excess(split(a=b, b=b), "a", "b") is None, "no part takes longer"
 
 
 def test_winners_say_whether_the_next_can_be_told_apart(profiles: Path) -> None:
@@ -131,35 +165,74 @@ def said(own: sweep.Sweep, ours: str = "ours", baseline: str = "a") -> list[str]
 
 def test_findings_say_who_is_ahead_where_and_by_how_much(profiles: Path) -> None:
     sentences = [text.replace("\u00a0", " ") for text in said(bench(profiles, lines()))]
-    assert sentences[0].startswith("On H200, qwen3-30b-a3b, uniform routing: ours is the quickest at 2 of 3 sizes")
-    assert "from 0.909 at M = 16 (a) to 1.50 at M = 1 (b)" in sentences[0]
-    assert "At M = 1: ours is ahead of a by 50 % (50.0 µs against 100 µs)." in sentences
-    assert "At M = 16: a is ahead of ours by 9.1 % (100 µs against 110 µs)." in sentences
-    assert "At M = 256: ours and a cannot be told apart (200 µs against 201 µs)." in sentences
+    assert sentences[0].startswith("On H200, qwen3-30b-a3b, uniform routing: ours is ahead of the best peer, ")
+    assert "at 1 of 3 sizes, even at 1, behind at 1;" in sentences[0]
+    ends = "from 0.909 at M = 16 (best peer at this M: a) to 1.50 at M = 1 (best peer at this M: b)."
+    assert sentences[0].endswith(ends)
+    assert "At M = 1: ours is ahead of the best peer at this M, b, by 33 % (50.0 µs against 75.0 µs)." in sentences
+    slow = "At M = 16: The best peer at this M, a, is ahead of ours by 9.1 % (100 µs against 110 µs)."
+    assert slow in sentences
+    even = "At M = 256: ours and the best peer at this M, a, cannot be told apart (200 µs against 201 µs)."
+    assert even in sentences
     assert "Quickest: ours at M = 1; a at M = 16; ours at M = 256." in sentences
     assert any("a overtakes ours between M = 1 and 16" in text for text in sentences)
 
 
-def test_findings_give_the_stage_as_reason_else_the_padding(profiles: Path) -> None:
-    split = {"ours": [["w13|g", 10.0], ["act|s", 2.0], ["w2|g", 9.0]], "a": [["w13+act|g", 40.0], ["w2|g", 10.0]]}
-    traced = [row(name, 1, us, kernels_us=split[name]) for name, us in (("ours", 50.0), ("a", 100.0))]
-    text = " ".join(said(bench(profiles, traced))).replace("\u00a0", " ")
-    assert "gains most in w13 with the activation (kernels of 12.0 µs there instead of 40.0 µs)" in text
-    wastes = (("ours", 50.0, 100.0), ("a", 99.0, 700.0))
-    padded = [row(name, 1, us, padding_waste_pct=pct, bound_by="compute") for name, us, pct in wastes]
-    text = " ".join(said(bench(profiles, padded))).replace("\u00a0", " ")
-    assert "because it pads its rows by 100 % instead of 700 %" in text
-    padded = [row(name, 1, us, padding_waste_pct=pct, bound_by="memory") for name, us, pct in wastes]
-    assert "because" not in " ".join(said(bench(profiles, padded))), "padded rows cost no bytes"
-    few = [row("ours", 1, 50.0, kernels_us=[["w13+act+w2|k", 40.0], ["combine|c", 2.0]], bound_by="memory")]
-    many = [row("a", 1, 99.0, kernels_us=[[f"{stage}|k", 20.0] for stage in ("align", "w13", "w2")], bound_by="memory")]
-    text = " ".join(said(bench(profiles, few + many))).replace("\u00a0", " ")
-    assert "because it takes 2 kernels instead of 3" in text
-    whole = [
-        row("ours", 1, 50.0, kernels_us=split["ours"]),
-        row("a", 1, 99.0, kernels_us=[["align+w13+act+w2|k", 90.0]]),
+@pytest.mark.parametrize(
+    ("ours", "theirs", "us", "reason"),
+    [
+        # 28 of the 50 us between the calls lie in w13 with the activation.
+        (
+            {"w13": 10.0, "act": 2.0, "w2": 9.0},
+            {"w13+act": 40.0, "w2": 30.0},
+            100.0,
+            "w13 and act take 12.0 µs instead of 40.0 µs, 56 % of that",
+        ),
+        ({"w13": 10.0, "w2": 9.0}, {"w13": 60.0, "w2": 9.0}, 100.0, "w13 take 10.0 µs instead of 60.0 µs, all of that"),
+        ({"w13": 10.0, "w2": 9.0}, {"w13": 34.0, "w2": 9.0}, 100.0, ""),  # 24 of 50: less than half
+        ({"w13": 10.0, "w2": 9.0}, {"w13": 80.0, "w2": 9.0}, 100.0, ""),  # 70 of 50: the trace does not fit the times
+        ({"w13+w2": 40.0}, {"align+w13+w2": 90.0}, 100.0, ""),  # one part: no stage can be blamed
+        (
+            {"w13+act+w2": 40.0, "combine": 2.0},
+            {"align": 20.0, "w13": 20.0, "w2": 20.0},
+            99.0,
+            "",
+        ),  # fewer kernels are no reason
+    ],
+)
+def test_findings_say_because_only_with_the_time_of_the_cause(
+    profiles: Path, ours: dict[str, float], theirs: dict[str, float], us: float, reason: str
+) -> None:
+    pairs = (("ours", 50.0, ours, 100.0), ("a", us, theirs, 700.0))
+    rows = [
+        row(n, 1, t, kernels_us=[[f"{stage}|k", v] for stage, v in own.items()], padding_waste_pct=waste)
+        for n, t, own, waste in pairs
     ]
-    assert "because" not in " ".join(said(bench(profiles, whole))), "one kernel for all: no stage can be blamed"
+    text = " ".join(said(bench(profiles, rows))).replace("\u00a0", " ")
+    assert (f"because its kernels of {reason}" in text) if reason else ("because" not in text)
+
+
+def test_bound_that_is_exceeded_is_said_to_be_wrong_and_marked(profiles: Path) -> None:
+    bound = row("ours", 16, 1.0)["roofline_us"]
+    own = bench(profiles, [row("ours", 16, bound / 1.02), row("a", 16, 2 * bound)])
+    rows = sweep.at(own, "")
+    text = "\n".join(said(own)).replace("\u00a0", " ")
+    assert "Wrong bound: at M = 16 it is exceeded, most by ours at M = 16 (102 % of it)" in text
+    assert "this run measured 4.50 TB/s, 1 benchmark of this GPU 4.50 to 4.50." in text
+    assert tables.winners(sweep.winners(rows)).html().count("wrong") == 2, "the style and the cell"
+    assert "which is wrong" in plots.shares(rows, "ours").data[-1].customdata[0]
+    right = bench(profiles, [row("ours", 16, bound / 0.999)])
+    assert "Wrong bound" not in "\n".join(said(right))
+    assert 'wrong"' not in tables.winners(sweep.winners(sweep.at(right, ""))).html()
+
+
+def test_rows_carry_the_roofs_by_which_their_percentages_are_derived(profiles: Path) -> None:
+    given = row("ours", 16, 300.0, roof_bytes_per_s=4.5e12, roof_flops_per_s=7e14)
+    found = sweep.at(bench(profiles, [given, row("a", 16, 310.0)]), "").set_index("backend").loc["ours"]
+    memory, compute = found["minimum_bytes"] / 4.5e12 * 1e6, found["useful_gflop"] * 1e9 / 7e14 * 1e6
+    assert found["pct_of_roofline"] == pytest.approx(100 * max(memory, compute) / found["median_us"], abs=1e-3)
+    old = sweep.at(bench(profiles, [row("a", 16, 310.0)]), "")
+    assert old[["roof_bytes_per_s", "roof_flops_per_s"]].isna().all(axis=None)
 
 
 def test_findings_warn_of_a_warm_cache_throttling_failures_and_an_early_end(profiles: Path) -> None:
@@ -207,7 +280,9 @@ def test_tables_mark_what_is_published_and_give_a_sentence_for_nothing(profiles:
     beside = tables.beside_published(times, "auto", "vllm_triton")
     assert beside.html().count("theirs") >= 30
     assert [c.key for c in beside.columns][1:4] == ["ms|auto", "ms|vllm_triton", "speedup"]
-    assert "the L2 cache was cold" in tables.roofs(own).html()
+    assert "the L2 cache was cold" in tables.cold(own).sentence
+    assert [c.key for c in tables.roofs(own).columns][:3] == ["what", "value", "unit"]
+    assert "4.50" in tables.roofs(own).html()
     nothing = sweep.load("")
     for shown in (
         tables.summary(sweep.times(nothing.rows, "a", "b"), "a", "b"),
@@ -222,7 +297,11 @@ def test_notebook_runs_with_a_sweep_and_without(profiles: Path, tmp_path: Path) 
     notebook = str(Path(__file__).parents[1] / "notebooks" / "02_m_sweep.ipynb")
     bench(profiles, sweep_builder.rows([1, 256], routings=("uniform", "hot")))
     for name, figures, text in (
-        ("h200/x", 4, "auto is the quickest at 2 of 2 sizes"),
+        (
+            "h200/x",
+            4,
+            "auto is ahead of the best peer, the quickest kernel of another project at each M, at 2 of 2 sizes",
+        ),
         ("", 0, "No benchmark was asked"),
     ):
         built = report.build([notebook], out=tmp_path / f"out{figures}", parameters={"sweep_run": name})

@@ -29,8 +29,9 @@ def test_headline_names_the_limiter_at_both_ends_unprompted():
     rows = reference()
     headline = said(rows[rows["backend"] != "vllm_triton"])[0]
     large, small = headline.split(". And ")
-    assert "w13 at M = 8,192 fused_moe untuned (64x64x32; memory 96 %, DRAM 14 %) is limited by on-chip memory" in large
-    assert "at 33 % of the compute roof; triton_kernels (persistent; compute 79 %, memory 52 %)" in large
+    shares = "on chip 96 %, compute 33 %, DRAM 14 %"
+    assert f"w13 at M = 8,192 fused_moe untuned (64x64x32; {shares}) is limited by on-chip memory" in large
+    assert "at 33 % of the compute roof; triton_kernels (persistent; compute 79 %, on chip 52 %, DRAM 37 %)" in large
     assert large.endswith("is limited by compute, not by memory")
     assert small.startswith(
         "at M = 16 fused_moe untuned (16x32x64; DRAM 84 %) and triton_kernels (persistent; DRAM 87 %)"
@@ -103,10 +104,10 @@ def test_published_counters_are_set_apart_and_only_beside_the_same_m():
 
 @pytest.mark.parametrize("rows", [reference(), reference().head(0)], ids=["rows", "none"])
 def test_tables_show_every_row_or_say_that_there_is_none(rows):
-    roofs = roofline.roofs(rows, GPU, [])
+    roofs = roofline.roofs(GPU, [])
     shown = {
-        "kernels": tables.kernels(rows, limits.limits(rows, 4.8e12)),
-        "ceilings": tables.ceilings(roofline.ceilings(rows, roofs, L2)),
+        "kernels": tables.kernels(rows, limits.limits(rows, roofs)),
+        "ceilings": tables.ceilings(roofline.ceilings(rows, roofs, L2), limits.limits(rows, roofs)),
         "traffic": tables.traffic(traffic.traffic(rows, L2)),
     }
     for name, one in shown.items():
@@ -122,13 +123,15 @@ def test_figures_hold_every_point_that_is_known():
     rows = rows[rows["stage"] == "w13"]
     figure = plots.over_m(rows, "w13")
     panels = {a.text for a in figure.layout.annotations}
-    assert panels == {"compute (% of peak)", "memory (% of peak)", "L2 hits (%)"}, "DRAM was not counted"
+    assert panels == {"compute (% of the theoretical peak)", "memory (% of the theoretical peak)", "L2 hits (%)"}, (
+        "DRAM was not counted"
+    )
     assert [len(t.x) for t in figure.data] == [1, 1, 1, 2, 2, 2, 2, 2, 2]
-    roofs = roofline.roofs(rows, GPU, [])
+    roofs = roofline.roofs(GPU, [])
     drawn = plots.roofline(roofline.points(rows, L2), roofs, "w13")
-    slope = next(t for t in drawn.data if t.name == "DRAM roof")
+    slope = next(t for t in drawn.data if t.name == "DRAM theoretical peak")
     assert slope.y[0] / slope.x[0] == pytest.approx(4.814, abs=0.001)
-    assert {t.name for t in drawn.data} >= {"tensor roof", "fused_moe untuned, L2", "triton_kernels, DRAM"}
+    assert {t.name for t in drawn.data} >= {"tensor theoretical peak", "fused_moe untuned, L2", "triton_kernels, DRAM"}
     bars = plots.waterfall(traffic.traffic(rows, L2), "w13", 8192)
     first = bars.data[0]
     assert first.measure[:3] == ("absolute", "relative", "relative")
@@ -156,17 +159,35 @@ def test_committed_captures_meet_the_reference_of_the_same_tiles(committed):
 
 
 def test_committed_captures_say_unprompted_what_limits_them(committed):
-    headline = said(committed.table)[0]
-    large, small = headline.split(". And ")
-    assert "w13 at M = 8,192 fused_moe untuned (64x64x32; memory 96 %, DRAM 17 %) is limited by on-chip memory" in large
-    limited, *others = large.split("; grouped")
-    assert limited.endswith("(L2) at 33 % of the compute roof")
-    assert "on-chip" not in "".join(others)
-    assert "(persistent 128x256x64; compute 66 %, memory 52 %, L2 57 %) is limited by no unit alone" in large
-    assert "hopper (persistent; compute 78 %, memory 61 %, L2 71 %) and triton_kernels" in large
-    assert "are both limited by compute, not by memory; fused_moe (128x256x64; compute 72 %" in large
-    assert large.endswith("are both limited by compute, with L2 as busy")
-    assert small.startswith("at M = 16 all 6 are bound by DRAM, near the roof (DRAM 84 % to 91 %)")
+    plain = [s.replace("\u00a0", " ") for s in findings.all_of(committed, gpus.each(committed)) if s]
+    large, small = plain[0].split(". And ")
+    assert "w13 at M = 8,192 fused_moe untuned (64x64x32; on chip 96 %, compute 43 %, DRAM 18 %) is limited by" in large
+    limited, *others = large.split("; fused_moe (128x256x64")
+    assert limited.endswith("on-chip memory traffic (L2) at 43 % of the compute roof")
+    assert others[0].endswith("are all limited by compute, not by memory")
+    assert small.startswith("at M = 16 all 6 are bound by DRAM, near the roof (DRAM 86 % to 91 %)")
+    wrong = starting(plain, "Wrong bound")
+    assert "w13+act of triton_kernels at M = 8,192 reaches 107 % of the tensor roof (the most of " in wrong
+    assert "the roof is 669.3 TFLOP/s, its spread 669.3 to 679.3" in wrong
+    assert "L2, which nothing measured" in starting(plain, "Not known on H200")
+    assert starting(plain, "L2 throughput of ncu").endswith("it counts what DRAM fills too.")
+
+
+def test_limiter_of_a_kernel_is_the_same_in_both_tables(committed):
+    [found] = gpus.each(committed)
+    first, second = (
+        re.findall(
+            r'class="text">(DRAM|on-chip memory|tensor pipe|latency|too few blocks|nothing alone)</td>', shown.html()
+        )
+        for shown in (tables.kernels(found.gemms, found.limits), tables.ceilings(found.costs, found.limits))
+    )
+    assert len(first) == len(second) == 48
+    in_order = tables.kernels(found.gemms, found.limits).frame
+    assert in_order.sort_index()["limiter"].tolist() == second
+    own = found.costs.merge(found.limits, on=["series", "M", "stage"])
+    units = own[own["limiter"].isin(["DRAM", "tensor pipe"])]
+    assert (units["binding"].map({"dram": "DRAM", "tensor": "tensor pipe"}) == units["limiter"]).all()
+    assert (own[["dram_pct", "compute_pct"]].max(axis=1) + 1e-9 >= own["pct_of_floor"]).all()
 
 
 def test_committed_captures_are_limited_as_their_counters_say(committed):
@@ -177,7 +198,7 @@ def test_committed_captures_are_limited_as_their_counters_say(committed):
         ("fused_moe untuned", M, part) for M in (1024, 8192) for part in ("w13", "w2")
     ]
     plain = said(committed.table)
-    assert "DRAM (80 % to 91 %) for fused_moe (w13, w2)" in starting(plain, "Limiter at M = 16")
+    assert "DRAM (81 % to 91 %) for fused_moe (w13, w2)" in starting(plain, "Limiter at M = 16")
     assert starting(plain, "Padding") == "", "masked rows read nothing from L2"
     assert "0.958 to 1.10 times the fewest bytes" in starting(plain, "DRAM traffic")
 

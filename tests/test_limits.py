@@ -5,10 +5,10 @@ import pytest
 from gemm_rows import GPU, POINTS, reference, row, table
 from launches_fixture import phase
 
-from moe_lab.analysis import limits
+from moe_lab.analysis import limits, roofline
 from moe_lab.analysis.limits import limiter, stall_shares
 
-PEAK = GPU["memory_bandwidth_bytes_per_s"]
+PEAKS = roofline.roofs(GPU, [])
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ PEAK = GPU["memory_bandwidth_bytes_per_s"]
     ],
 )
 def test_limiter_of_every_reference_point(point, w13, w2):
-    assert [limiter(row(point, stage), PEAK) for stage in ("w13", "w2")] == [w13, w2]
+    assert [limiter(row(point, stage), PEAKS) for stage in ("w13", "w2")] == [w13, w2]
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,9 @@ def test_limiter_of_every_reference_point(point, w13, w2):
     [
         ({"sm_throughput_pct": None}, None),
         ({"mem_throughput_pct": None}, None),
-        ({"dram_throughput_pct": 90.0}, "DRAM"),  # the busy memory is DRAM then, not the chip's
+        ({"dram_throughput_pct": 95.0}, "DRAM"),  # the busy memory is DRAM then, not the chip's
+        ({"dram_throughput_pct": 90.0}, "on-chip memory"),  # DRAM is near, another memory is busier
+        ({"dram_throughput_pct": 95.0, "l2_throughput_pct": 99.0}, "DRAM"),  # which counts what DRAM fills too
         ({"dram_throughput_pct": 64.0}, "on-chip memory"),
         ({"mem_throughput_pct": 74.0}, "on-chip memory"),
         ({"mem_throughput_pct": 69.0}, "nothing alone"),
@@ -44,7 +46,7 @@ def test_limiter_of_every_reference_point(point, w13, w2):
     ],
 )
 def test_limiter_follows_one_number_of_the_untuned_kernel_at_8192(changed, expected):
-    assert limiter(row("untuned 8192", **changed), PEAK) == expected
+    assert limiter(row("untuned 8192", **changed), PEAKS) == expected
 
 
 def test_on_chip_memory_is_named_where_both_were_counted():
@@ -54,7 +56,7 @@ def test_on_chip_memory_is_named_where_both_were_counted():
         row("untuned 8192", M=4096),
         row("tuned 8192", l1_throughput_pct=60.0, l2_throughput_pct=55.0),
     ]
-    assert limits.limits(table(*given), PEAK)["on_chip"].tolist() == ["L2", "L1", "L1 or L2", pd.NA]
+    assert limits.limits(table(*given), PEAKS)["on_chip"].tolist() == ["L2", "L1", "L1 or L2", pd.NA]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +72,7 @@ def test_on_chip_memory_is_named_where_both_were_counted():
     ],
 )
 def test_tail_wave_fires_where_it_costs(point, waves, fires):
-    found = limits.limits(table(row(point, working_waves=waves)), PEAK)["tail_pct"].iloc[0]
+    found = limits.limits(table(row(point, working_waves=waves)), PEAKS)["tail_pct"].iloc[0]
     assert pd.isna(found) if fires is None else found == pytest.approx(fires)
 
 
@@ -84,13 +86,13 @@ def test_tail_wave_fires_where_it_costs(point, waves, fires):
     ],
 )
 def test_padding_fires_where_rows_cost_time(point, padded, fires):
-    found = limits.limits(table(row(point, rows_padded=padded)), PEAK)["padding_pct"].iloc[0]
+    found = limits.limits(table(row(point, rows_padded=padded)), PEAKS)["padding_pct"].iloc[0]
     assert pd.isna(found) if fires is None else found == pytest.approx(fires)
 
 
 def test_empty_blocks_are_a_share_of_the_grid():
     rows = table(row("untuned 16", blocks_empty=2160), row("untuned 8192", blocks_empty=1488), row("tuned 16"))
-    found = limits.limits(rows, PEAK)["empty_pct"]
+    found = limits.limits(rows, PEAKS)["empty_pct"]
     assert found.iloc[0] == pytest.approx(100 * 2160 / 6144)
     assert found.iloc[1:].isna().all()
 

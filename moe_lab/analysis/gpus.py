@@ -59,11 +59,11 @@ def each(captures: Captures, measured: Iterable[Run] | None = None) -> list[Tabl
 def _tables(captures: Captures, gpu: str, several: bool, measured: Sequence[Run]) -> Tables:
     facts = captures.gpus.get(gpu, {})
     table = captures.table[captures.table["gpu"] == gpu].drop(columns="gpu").reset_index(drop=True)
-    roofs, l2_bytes = roofline.roofs(table, facts, measured), facts.get("l2_cache_bytes")
+    roofs, l2_bytes = roofline.roofs(facts, measured), facts.get("l2_cache_bytes")
     made = {
         "gemms": table,
         "roofs": roofs,
-        "limits": limits.limits(table, roofline.peak(roofs, "dram")),
+        "limits": limits.limits(table, roofs),
         "moved": traffic.traffic(table, l2_bytes),
         "others": traffic.other_tiles(table, l2_bytes),
         "costs": roofline.ceilings(table, roofs, l2_bytes),

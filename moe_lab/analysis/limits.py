@@ -1,7 +1,10 @@
-"""What limits an expert GEMM: rules over its counters, each with the numbers that made it fire.
+"""What limits an expert GEMM: one rule over its counters and the GPU's roofs, with the numbers that made it fire.
 
-Percentages are of the peak of the unit, over the kernel's time. Rules are tried in order; the first that fires names
-the limiter, and what was not counted makes no rule fire. Tail, padding and launch gaps come on top of a limiter.
+A unit's share is the larger of two: what the kernel reaches of the roof that was measured on the GPU, and what Nsight
+Compute counts of the unit's theoretical peak, both over the kernel's time. The unit with the largest share is the
+limiter if it is busy enough. The busiest memory is on the chip where "Memory Throughput" exceeds DRAM's share of it;
+"L2 Cache Throughput" is not asked, since it counts what DRAM fills too and is near 90 % for kernels that only stream.
+Tail, padding and launch gaps come on top of a limiter.
 """
 
 import math
@@ -10,14 +13,13 @@ from typing import Any
 
 import pandas as pd
 
-from moe_lab.analysis import traffic
+from moe_lab.analysis import roofline, roofs, traffic
 from moe_lab.analysis.breakdown import UNATTRIBUTED, breakdown
 from moe_lab.launches import Launches
 from moe_lab.ranges import parse_root
 
-DRAM_NEAR_PCT = 65.0  # a kernel that reads as fast as it can reaches 80 to 92 %
-MEMORY_NEAR_PCT = 70.0
-COMPUTE_NEAR_PCT = 70.0
+NEAR_PCT = {"DRAM": 65.0, "on-chip memory": 70.0, "tensor pipe": 70.0}  # of DRAM, streaming reaches 80 to 92 %
+ON_CHIP_POINTS = 2.0  # by which the busiest memory must exceed DRAM to be another one
 FULL_PCT = 60.0  # nothing is busy below this
 TAIL_PCT = 15.0
 PADDING_PCT = 20.0
@@ -26,40 +28,50 @@ EMPTY_PCT = 30.0
 NAMED_STALLS = 10  # as many as have a colour of their own
 LIMITERS = ("too few blocks", "DRAM", "on-chip memory", "tensor pipe", "latency", "nothing alone")
 Row = Mapping[Hashable, Any]
+NO_ROOFS = pd.DataFrame(columns=list(roofs.COLUMNS))
 
 
-def limiter(row: Row, dram_peak: float | None = None) -> str | None:
+def limiter(row: Row, known: pd.DataFrame = NO_ROOFS) -> str | None:
     """Return what limits a kernel, one of ``LIMITERS``; None where too little was counted to say.
 
     Args:
         row: of ``analysis.gemms.gemms``.
-        dram_peak: bytes a second of the DRAM, for reports that have bytes but no share of the peak.
+        known: ``roofline.roofs`` of its GPU.
     """
-    sm, memory, dram = _known(row, "sm_throughput_pct"), _known(row, "mem_throughput_pct"), dram_pct(row, dram_peak)
-    if sm is None or memory is None:
+    if _known(row, "sm_throughput_pct") is None or _known(row, "mem_throughput_pct") is None:
         return None
-    if _few_blocks(row) and max(sm, memory) < FULL_PCT:
+    found = {unit: share for unit, share in shares(row, known).items() if share is not None}
+    busiest = max(found, key=lambda unit: found[unit])
+    most = max(found[busiest], _known(row, "mem_throughput_pct") or 0)
+    if _few_blocks(row) and most < FULL_PCT:
         return "too few blocks"
-    if dram is not None and dram >= DRAM_NEAR_PCT and dram >= sm:
-        return "DRAM"
-    if memory >= MEMORY_NEAR_PCT and dram is not None:
-        return "on-chip memory"
-    if max(sm, _known(row, "tensor_pipe_pct") or 0) >= COMPUTE_NEAR_PCT:
-        return "tensor pipe"
-    return "latency" if max(sm, memory, _known(row, "l2_throughput_pct") or 0) < FULL_PCT else "nothing alone"
+    if found[busiest] >= NEAR_PCT[busiest]:
+        return busiest
+    return "latency" if max(most, _known(row, "l2_throughput_pct") or 0) < FULL_PCT else "nothing alone"
+
+
+def shares(row: Row, known: pd.DataFrame = NO_ROOFS) -> dict[str, float | None]:
+    """Return the share of each unit in percent: DRAM, on-chip memory, tensor pipe; None where it was not counted.
+
+    Args:
+        row: of ``analysis.gemms.gemms``.
+        known: ``roofline.roofs`` of its GPU.
+    """
+    of_roof = {kind: roofline.share_pct(row, known, kind) for kind in ("dram", "l2", "tensor")}
+    counted, memory = _known(row, "dram_throughput_pct"), _known(row, "mem_throughput_pct")
+    dram = _larger(counted, of_roof["dram"])
+    beside = dram if counted is None else counted
+    apart = memory is not None and beside is not None and memory > beside + ON_CHIP_POINTS
+    compute = _larger(_known(row, "sm_throughput_pct"), _known(row, "tensor_pipe_pct"), of_roof["tensor"])
+    return {"DRAM": dram, "on-chip memory": _larger(memory if apart else None, of_roof["l2"]), "tensor pipe": compute}
+
+
+def _larger(*values: float | None) -> float | None:
+    return max((v for v in values if v is not None), default=None)
 
 
 def _known(row: Row, column: str) -> float | None:
     return None if traffic.absent(row.get(column)) else float(row[column])
-
-
-def dram_pct(row: Row, dram_peak: float | None = None) -> float | None:
-    """Return the DRAM's share of its peak: as counted, else from its bytes and ``dram_peak``."""
-    counted = _known(row, "dram_throughput_pct")
-    size = traffic.total(row, "dram_read_bytes", "dram_write_bytes")
-    if counted is None and size is not None and dram_peak and not traffic.absent(row.get("duration_us")):
-        return 100 * size / float(row["duration_us"]) * 1e6 / dram_peak
-    return counted
 
 
 def _few_blocks(row: Row) -> bool:
@@ -96,35 +108,37 @@ def empty_pct(row: Row) -> float | None:
     return None if empty is None or not grid else 100 * empty / grid
 
 
-def limits(table: pd.DataFrame, dram_peak: float | None = None) -> pd.DataFrame:
+def limits(table: pd.DataFrame, known: pd.DataFrame = NO_ROOFS) -> pd.DataFrame:
     """Return what limits every GEMM, and what costs on top of it.
 
     Args:
         table: ``analysis.gemms.gemms``.
-        dram_peak: bytes a second of the DRAM.
+        known: ``roofline.roofs`` of its GPU.
 
     Returns:
-        Columns series, backend, M, stage, part, tile, persistent, limiter, on_chip (L1, L2; NA unless that limits),
-        sm_pct, memory_pct, l2_pct, dram_pct, tensor_pct, tail_pct, padding_pct and empty_pct (NA where the rule does
-        not fire: tail below ``TAIL_PCT`` or while DRAM limits; padding below ``PADDING_PCT`` or while DRAM or L2
-        limits, from which padding reads nothing; empty blocks below ``EMPTY_PCT``), stalls (the largest reasons to
-        wait).
+        Columns series, backend, M, stage, part, tile, persistent, limiter, limiter_pct (the share that made it so; NA
+        for a limiter that is no unit), on_chip (L1, L2; NA unless that limits), dram_pct, on_chip_pct and compute_pct
+        (``shares``), memory_pct (ncu's "Memory Throughput"), l2_pct (of the measured roof of L2), tail_pct,
+        padding_pct and empty_pct (NA where the rule does not fire: tail below ``TAIL_PCT`` or while DRAM limits;
+        padding below ``PADDING_PCT`` or while DRAM or L2 limits, from which padding reads nothing; empty blocks below
+        ``EMPTY_PCT``), stalls (the largest reasons to wait).
     """
     rows = []
     for row in table.to_dict("records"):
-        found = limiter(row, dram_peak)
+        found, share = limiter(row, known), shares(row, known)
         own: dict[str, Any] = {k: row.get(k) for k in ("series", "backend", "M", "stage", "tile", "persistent", "part")}
         own |= {"limiter": found, "on_chip": on_chip(row) if found == "on-chip memory" else None}
-        own |= {"sm_pct": row.get("sm_throughput_pct"), "memory_pct": row.get("mem_throughput_pct")}
-        own |= {"l2_pct": row.get("l2_throughput_pct")}
-        own |= {"dram_pct": dram_pct(row, dram_peak), "tensor_pct": row.get("tensor_pipe_pct"), "stalls": stalls(row)}
+        own |= {"limiter_pct": share.get(str(found)), "dram_pct": share["DRAM"], "compute_pct": share["tensor pipe"]}
+        own |= {"on_chip_pct": share["on-chip memory"], "memory_pct": row.get("mem_throughput_pct")}
+        own |= {"l2_pct": roofline.share_pct(row, known, "l2"), "stalls": stalls(row)}
         rows.append(own | _extras(row, found))
     return pd.DataFrame(rows, columns=list(COLUMNS)).convert_dtypes()
 
 
 COLUMNS = (
-    *("series", "backend", "M", "stage", "part", "tile", "persistent", "limiter", "on_chip", "sm_pct", "memory_pct"),
-    *("l2_pct", "dram_pct", "tensor_pct", "tail_pct", "padding_pct", "empty_pct", "stalls"),
+    *("series", "backend", "M", "stage", "part", "tile", "persistent", "limiter", "limiter_pct", "on_chip"),
+    *("dram_pct", "on_chip_pct", "compute_pct", "memory_pct", "l2_pct", "tail_pct", "padding_pct", "empty_pct"),
+    "stalls",
 )
 
 

@@ -14,15 +14,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from moe_lab import runs
 from moe_lab.analysis.bench_rows import BenchRun, bench_rows
+from moe_lab.analysis.leads import leads
 from moe_lab.analysis.phases import rows_of
+from moe_lab.analysis.roofs import of_gpu
 
 _COLUMNS = ["model", "M", "K", "N", "E", "topk", "dtype", "routing", "seed", "backend", "version", "part", "stage"]
 _COLUMNS += ["mode", "median_us", "p20_us", "p80_us", "correct", "error_max_rel", "bound_max_rel", "experts_hit"]
 _COLUMNS += ["rows_useful", "rows_padded", "padding_waste_pct", "rows_most", "workspace_bytes", "minimum_bytes"]
 _COLUMNS += ["useful_gflop", "minimum_gb_per_s", "useful_tflops_per_s", "executed_tflops_per_s", "roofline_us"]
 _COLUMNS += ["bound_by", "pct_of_roofline", "pct_of_copy", "pct_of_read", "pct_of_matmul", "sm_mhz", "temperature_c"]
-_COLUMNS += ["power_w", "throttled", "kernels_us", "error"]
+_COLUMNS += ["roof_bytes_per_s", "roof_flops_per_s", "power_w", "throttled", "kernels_us", "error"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,14 @@ class Sweep(BenchRun):
     def failed(self) -> pd.DataFrame:
         """Rows of a whole layer with an error instead of times."""
         return self.rows[self.rows["error"].notna() & (self.rows["part"] == "full")]
+
+    @property
+    def roofs(self) -> pd.DataFrame:
+        """The roofs of the run's GPU, as ``analysis.roofs.of_gpu`` returns them: the same on every page."""
+        if self.run is None:
+            return of_gpu(None, [])
+        others = [run for run in runs.list_runs() if run.manifest.get("name") != self.run.manifest["name"]]
+        return of_gpu((self.run.manifest.get("gpu") or {}).get("name"), [self.run, *others])
 
     @property
     def measured(self) -> dict[str, Any]:
@@ -74,17 +85,13 @@ def at(sweep: Sweep, model: str, routing: str = "", part: str = "full", mode: st
     return rows[(rows["part"] == part) & (rows["mode"] == mode)].sort_values("M", kind="stable")
 
 
-def shown(rows: pd.DataFrame, backend: str) -> str:
-    """Return the backend, or the first of the rows where they have none of it."""
-    return backend if rows.empty or (rows["backend"] == backend).any() else str(rows["backend"].iloc[0])
-
-
 def times(rows: pd.DataFrame, ours: str, baseline: str) -> pd.DataFrame:
     """Return one row an M: the milliseconds of every backend, the bound, and how many times as fast ours is.
 
     Returns:
-        Columns M, ``ms|<backend>`` each, roofline_ms, speedup (baseline / ours), best (the quickest other than ours),
-        speedup_best (best / ours); NA where a backend has no time.
+        Columns M, ``ms|<backend>`` each, roofline_ms, pct_of_roofline (ours), speedup (baseline / ours), best (the
+        quickest of other projects at this M, as ``leads`` says), speedup_best (best / ours); NA where a backend has no
+        time.
     """
     if rows.empty:
         return pd.DataFrame({"M": []})
@@ -92,12 +99,11 @@ def times(rows: pd.DataFrame, ours: str, baseline: str) -> pd.DataFrame:
     names = [name for name in dict.fromkeys(rows["backend"]) if name in wide]
     out = wide[names].rename(columns={name: f"ms|{name}" for name in names})
     out["roofline_ms"] = rows.groupby("M")["roofline_us"].min() / 1e3
-    others = wide[[name for name in names if name != ours]].astype(float)
     mine = wide[ours].astype(float) if ours in wide else pd.Series(np.nan, index=wide.index)
+    out["pct_of_roofline"] = rows[rows["backend"] == ours].drop_duplicates("M").set_index("M")["pct_of_roofline"]
     out["speedup"] = wide[baseline].astype(float) / mine if baseline in wide else np.nan
-    filled = others.dropna(how="all")
-    out["best"] = filled.idxmin(axis=1) if len(filled) else None
-    out["speedup_best"] = others.min(axis=1) / mine
+    best = leads(rows, ours).set_index("M") if ours in wide else leads(rows.head(0), ours).set_index("M")
+    out["best"], out["speedup_best"] = best["peer"], best["speedup"].astype(float)
     return out.reset_index()
 
 

@@ -49,7 +49,7 @@ def all_of(captures: Captures, parts: Sequence[Tables], stage: str = "w13") -> l
         *(headline(one.limits, stage, one.gpu, one.amd) for one in known_first),
         *(said for one in parts for said in _named(_of_gpu(captures, one, stage), one.gpu, len(parts) > 1)),
         against_published(pd.concat([one.limits for one in parts])),
-        *(not_known(one) for one in parts if one.amd or len(parts) > 1),
+        *(not_known(one) for one in parts),
         *(f"Caution: {note}" for note in (*captures.notes, *captures.missing)),
     ]
 
@@ -61,6 +61,8 @@ def _of_gpu(captures: Captures, one: Tables, stage: str) -> list[str]:
         on_chip(one.limits, one.moved, one.others),
         dram(one.limits, one.moved),
         ceilings(one.costs),
+        over(one.costs, one.roofs),
+        streaming(one.gemms, one.limits),
         *extras(one.limits, one.switched),
         waits(one.limits, stage),
         launch_gaps(gaps[gaps["gpu"] == one.gpu] if "gpu" in gaps else gaps),
@@ -129,6 +131,39 @@ def ceilings(costs: pd.DataFrame) -> str:
     return each("Time against the roofs", [f"closest, {parts[0]}", *(f"farthest, {p}" for p in parts[1:])])
 
 
+def over(costs: pd.DataFrame, roofs: pd.DataFrame) -> str:
+    """Say which kernels exceed a roof, which makes it a wrong one, and how far its measurements lie apart."""
+    wrong = costs[(costs["pct_of_floor"] > 100).fillna(False)]
+    parts = []
+    for kind, own in wrong.groupby("binding", sort=False):
+        most: Any = next(rows_of(own.nlargest(1, "pct_of_floor")))
+        roof: Any = next(rows_of(roofs[roofs["kind"] == kind]))
+        tera, unit = 1e-12, "TFLOP/s" if kind == "tensor" else "TB/s"
+        ends = [f"{value * tera:,.4g}" for value in (roof.value, roof.low, roof.high) if not pd.isna(value)]
+        spread = f", its spread {ends[1]} to {ends[2]}" if len(ends) == 3 else ""
+        parts.append(
+            f"{which(most)} reaches {percent(most.pct_of_floor)} of the {NAMES[str(kind)]} roof "
+            f"(the most of {len(own)} that exceed it; the roof is {ends[0]}{NBSP}{unit}{spread})"
+        )
+    return each("Wrong bound", parts)
+
+
+def streaming(gemms: pd.DataFrame, limits: pd.DataFrame) -> str:
+    """Say why ncu's L2 throughput is no share of what L2 can serve: it is high where little passes to the SMs."""
+    known = gemms.assign(found=limits["limiter"].to_numpy()).dropna(subset=["l2_throughput_pct", "l2_sm_bytes"])
+    known = known[(known["duration_us"] > 0).fillna(False)]
+    known["rate"] = known["l2_sm_bytes"].astype(float) / known["duration_us"].astype(float) / 1e6
+    streams, most = known[known["found"] == "DRAM"].nlargest(1, "l2_throughput_pct"), known.nlargest(1, "rate")
+    if streams.empty or float(most["rate"].iloc[0]) < 1.2 * float(streams["rate"].iloc[0]):
+        return ""
+    one, other = next(rows_of(streams)), next(rows_of(most))
+    return (
+        f"L2 throughput of ncu, which names no limiter here: {percent(one.l2_throughput_pct)} while {which(one)} gets "
+        f"{number(one.rate)}{NBSP}TB/s from L2, {percent(other.l2_throughput_pct)} while {which(other)} gets "
+        f"{number(other.rate)}; it counts what DRAM fills too."
+    )
+
+
 def extras(limits: pd.DataFrame, switched: pd.DataFrame) -> list[str]:
     """Say what a last wave, padding and empty blocks cost, and where the configuration switches."""
     out = []
@@ -169,7 +204,10 @@ def not_known(one: Tables) -> str:
     roofs = [name for kind, name in NAMES.items() if kind not in set(one.roofs["kind"])]
     parts = [
         f"{listed(lost)} of every kernel" if lost else "",
-        f"roofs of {listed(roofs)}, so none is drawn and no time is compared with them" if roofs else "",
+        f"roof{'s' if len(roofs) > 1 else ''} of {listed(roofs)}, which nothing measured, so none is drawn and no time "
+        "is compared with it"
+        if roofs
+        else "",
     ]
     return each(f"Not known on {one.gpu}", parts)
 

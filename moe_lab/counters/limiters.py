@@ -40,11 +40,11 @@ def headline(limits: pd.DataFrame, stage: str, gpu: str, amd: bool = False) -> s
         return f"On {gpu}, too little was counted to say what limits the expert GEMMs; {how}."
     sizes = sorted(set(rows["M"]), reverse=True)
     parts = [_at(rows[rows["M"] == M]) for M in dict.fromkeys((sizes[0], sizes[-1]))]
-    return f"On {gpu}, {rows['part'].iloc[0]} {'. And '.join(parts)} (shares of each unit's peak)."
+    return f"On {gpu}, {rows['part'].iloc[0]} {'. And '.join(parts)} (of each unit's roof or peak)."
 
 
 def _at(rows: pd.DataFrame) -> str:
-    groups = [(name, list(group)) for (name, _), group in groupby(_by_limiter(rows), key=_why)]
+    groups = [(name, list(group)) for name, group in groupby(_by_limiter(rows), key=lambda r: r.limiter)]
     said = []
     if len(groups) == 1 and len(rows) > 3:
         name, group = groups[0]
@@ -58,22 +58,16 @@ def _at(rows: pd.DataFrame) -> str:
 
 def _by_limiter(rows: pd.DataFrame) -> list[Any]:
     order = ("on-chip memory", "too few blocks", "latency", "nothing alone", "DRAM", "tensor pipe")
-    return sorted(rows_of(rows), key=lambda r: (order.index(r.limiter), _why(r)[1]))
-
-
-def _why(row: Any) -> tuple[str, bool]:
-    """Return what limits a kernel, and whether L2 is as busy as compute where that does."""
-    return row.limiter, row.limiter == "tensor pipe" and not pd.isna(row.l2_pct) and row.l2_pct >= row.sm_pct
+    return sorted(rows_of(rows), key=lambda r: order.index(r.limiter))
 
 
 def _limited(rows: Sequence[Any], name: str) -> str:
-    why = ", with L2 as busy" if _why(rows[0])[1] else ", not by memory"
     where = " and ".join(dict.fromkeys(str(r.on_chip) for r in rows))
-    compute = listed([percent(r.sm_pct) for r in rows])
+    compute = listed([percent(r.compute_pct) for r in rows])
     return {
         "DRAM": "bound by DRAM, near the roof",
         "on-chip memory": f"limited by on-chip memory traffic ({where}) at {compute} of the compute roof",
-        "tensor pipe": f"limited by compute{why}",
+        "tensor pipe": "limited by compute, not by memory",
         "latency": "limited by latency",
         "too few blocks": "limited by too few blocks",
         "nothing alone": "limited by no unit alone",
@@ -81,23 +75,18 @@ def _limited(rows: Sequence[Any], name: str) -> str:
 
 
 def _evidence(row: Any) -> str:
-    if row.limiter == "DRAM":
-        return f"DRAM {percent(row.dram_pct)}"
-    compute, memory = {"compute": row.sm_pct}, {"memory": row.memory_pct}
-    if row.limiter == "on-chip memory":
-        shares = memory | {"DRAM": row.dram_pct}
-    else:
-        busier = not pd.isna(row.l2_pct) and row.l2_pct > row.memory_pct
-        shares = compute | memory | ({"L2": row.l2_pct} if busier else {})
-    return ", ".join(f"{name} {percent(share)}" for name, share in shares.items() if not pd.isna(share))
+    """Return the share of what limits a kernel and of what does not; of DRAM alone where that does."""
+    shares = {"compute": row.compute_pct, "on chip": row.on_chip_pct, "DRAM": row.dram_pct}
+    first = {"DRAM": "DRAM", "on-chip memory": "on chip", "tensor pipe": "compute"}.get(row.limiter)
+    names = [first] if first == "DRAM" else [*([first] if first else []), *(n for n in shares if n != first)]
+    return ", ".join(f"{name} {percent(shares[name])}" for name in names if not pd.isna(shares[name]))
 
 
 def _shares(rows: Sequence[Any]) -> str:
     """Return the lowest and the highest share of what limits the kernels; of compute and memory where neither does."""
-    compute, memory = {"compute ": "sm_pct"}, {"memory ": "memory_pct"}
-    own = {"DRAM": {"": "dram_pct"}, "on-chip memory": memory, "tensor pipe": compute}
+    none = {"compute ": "compute_pct", "memory ": "memory_pct"}
     said = []
-    for unit, column in own.get(rows[0].limiter, compute | memory).items():
+    for unit, column in (none if pd.isna(rows[0].limiter_pct) else {"": "limiter_pct"}).items():
         ends = sorted(float(getattr(r, column)) for r in rows if not pd.isna(getattr(r, column)))
         said.append(unit + " to ".join(dict.fromkeys(percent(e) for e in (ends[0], ends[-1]))))
     return ", ".join(said)

@@ -9,9 +9,9 @@ from plotly.subplots import make_subplots
 from moe_lab import plots
 
 COUNTERS = {
-    "sm_throughput_pct": "compute (% of peak)",
-    "mem_throughput_pct": "memory (% of peak)",
-    "dram_throughput_pct": "DRAM (% of peak)",
+    "sm_throughput_pct": "compute (% of the theoretical peak)",
+    "mem_throughput_pct": "memory (% of the theoretical peak)",
+    "dram_throughput_pct": "DRAM (% of the theoretical peak)",
     "l2_hit_pct": "L2 hits (%)",
 }
 LEVELS = {"dram": ("DRAM", "circle"), "l2": ("L2", "diamond-open")}
@@ -92,16 +92,17 @@ def roofline(
     rows = points
     figure = go.Figure()
     peak = {str(kind): float(value) for kind, value in zip(roofs["kind"], roofs["value"], strict=True)}
+    said = {k: "roof" if m else "theoretical peak" for k, m in zip(roofs["kind"], roofs["measured"], strict=True)}
     low, high = float(rows["flop_per_byte"].min()) / 3, float(rows["flop_per_byte"].max()) * 3
     for kind, (label, _) in LEVELS.items():
         if kind in peak:
             edge = min(high, peak["tensor"] / peak[kind]) if "tensor" in peak else high
             figure.add_scatter(
-                **_roof([low, edge], [peak[kind] * x / 1e12 for x in (low, edge)], f"{label} roof", kind)
+                **_roof([low, edge], [peak[kind] * x / 1e12 for x in (low, edge)], f"{label} {said[kind]}", kind)
             )
     if "tensor" in peak:
         start = max(low, peak["tensor"] / max((peak[k] for k in LEVELS if k in peak), default=peak["tensor"]))
-        figure.add_scatter(**_roof([start, high], [peak["tensor"] / 1e12] * 2, "tensor roof", "tensor"))
+        figure.add_scatter(**_roof([start, high], [peak["tensor"] / 1e12] * 2, f"tensor {said['tensor']}", "tensor"))
     own = colors or styles(rows)
     for (series, level), part in rows.groupby(["series", "level"], sort=False):
         label, symbol = LEVELS[str(level)]
@@ -160,7 +161,8 @@ def waterfall(moved: pd.DataFrame, stage: str, M: int) -> go.Figure:
             connector={"line": {"color": plots.STAGES["rest of layer"], "width": 1}},
             increasing={"marker": {"color": plots.STAGES["w13"]}},
             totals={"marker": {"color": plots.STAGES["self_attn"]}},
-            hovertemplate="%{y}: %{x:.4g} GB<extra></extra>",
+            customdata=values,
+            hovertemplate="%{y}: %{customdata:.4g} GB<extra></extra>",  # x is where the bar ends
             row=panel,
             col=1,
         )

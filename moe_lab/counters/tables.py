@@ -4,7 +4,7 @@ import pandas as pd
 
 from moe_lab import published
 from moe_lab.amd.tables import glossary
-from moe_lab.notes import Note, or_note, provenance
+from moe_lab.notes import Note, or_note, provenance, roofs
 from moe_lab.tables import Column, Table
 
 __all__ = [
@@ -51,24 +51,28 @@ def kernels(table: pd.DataFrame, limits: pd.DataFrame) -> Table | Note:
     """
     if table.empty:
         return Note(NONE)
-    shown = table.assign(limiter=limits["limiter"].to_numpy(), dram_pct=limits["dram_pct"].to_numpy())
+    own = ["limiter", "limiter_pct", "dram_pct", "on_chip_pct", "compute_pct", "l2_pct"]
+    shown = table.drop(columns="limiter", errors="ignore").assign(**{c: limits[c].to_numpy() for c in own})
     for column in ("dram_read_bytes", "l2_sm_bytes"):
         shown[column.replace("_bytes", "_gb")] = shown[column].astype("Float64") / 1e9
-    busy = "of the unit's peak"
+    busy, counted = "share by which that is decided", "of the theoretical peak, by ncu"
     columns = [
         *_who(shown),
         Column("limiter", "limited by"),
+        Column("dram_pct", "DRAM", "%", 0, busy, most=100.0),
+        Column("on_chip_pct", "on chip", "%", 0, busy, most=100.0),
+        Column("compute_pct", "compute", "%", 0, busy, most=100.0),
         Column("duration_us", "time", "µs", 1),
         *([Column("timeline_us", "time", "µs, timeline", 1)] if "timeline_us" in table else []),
         Column("grid_blocks", "grid", "blocks", 0),
         Column("block_threads", "block", "threads", 0),
-        Column("sm_throughput_pct", "compute", "%", 0, busy, 100.0),
-        Column("mem_throughput_pct", "memory", "%", 0, busy, 100.0),
-        Column("dram_pct", "DRAM", "%", 0, busy),
-        Column("l2_throughput_pct", "L2", "%", 0, busy),
-        Column("tensor_pipe_pct", "tensor", "%", 0, busy),
+        Column("sm_throughput_pct", "compute", "%", 0, counted, 100.0),
+        Column("mem_throughput_pct", "memory", "%", 0, counted, 100.0),
+        Column("dram_throughput_pct", "DRAM", "%", 0, counted),
+        Column("tensor_pipe_pct", "tensor", "%", 0, counted),
         Column("dram_read_gb", "DRAM read", "GB", 3),
         Column("l2_sm_gb", "L2 to SMs", "GB", 3),
+        Column("l2_pct", "L2 to SMs", "% of its roof", 0, most=100.0),
         Column("l2_hit_pct", "L2 hits", "%", 0),
         *([Column("other_us", "others", "µs in the stage", 1)] if (table["other_us"] > 0).any() else []),
     ]
@@ -91,41 +95,30 @@ def published_counters() -> Table:
     return Table(published.w13_counters(), columns, f"{source.label}, not measured here: {source.setup}")
 
 
-def ceilings(costs: pd.DataFrame) -> Table | Note:
-    """Return the time that each roof alone would cost, and what is lost beyond the highest.
+def ceilings(costs: pd.DataFrame, limits: pd.DataFrame) -> Table | Note:
+    """Return the time that each roof alone would cost, what is lost beyond the highest, and what limits the kernel.
 
     Args:
         costs: ``analysis.roofline.ceilings``.
+        limits: ``analysis.limits.limits``: of the same kernels, and more where one has no time.
     """
     alone = "time that this roof alone asks for"
-    shown = costs.assign(binding=costs["binding"].map(NAMES))
+    keys = [column.key for column in _who(costs)]
+    shown = costs.merge(limits[[*keys, "limiter"]].drop_duplicates(keys), on=keys, how="left")
     columns = [
         *_who(shown),
+        Column("limiter", "limited by"),
         Column("duration_us", "time", "µs", 1),
         Column("dram_us", "DRAM", "µs", 1, alone),
         Column("l2_us", "L2", "µs", 1, alone),
         Column("tensor_us", "tensor", "µs", 1, alone),
-        Column("binding", "highest"),
-        Column("lost_us", "lost", "µs beyond it", 1),
-        Column("pct_of_floor", "reached", "% of it", 0, bar=100.0),
+        Column("lost_us", "lost", "µs beyond the highest", 1),
+        Column("pct_of_floor", "reached", "% of the highest", 0, bar=100.0, most=100.0),
         Column("dram_bytes_from", "DRAM bytes"),
         Column("l2_bytes_from", "L2 bytes"),
         Column("flop_from", "FLOPs"),
     ]
     return or_note(shown, Table(shown, columns), NONE)
-
-
-def roofs(known: pd.DataFrame) -> Table | Note:
-    """Return the roofs and where each is from.
-
-    Args:
-        known: ``analysis.roofline.roofs``.
-    """
-    unit = known["kind"].map({"tensor": "TFLOP/s, dense bf16"}).fillna("TB/s")
-    columns = [Column("kind", "roof"), Column("tera", "", "", 2), Column("unit", "unit"), Column("source", "source")]
-    shown = known.assign(kind=known["kind"].map(NAMES), tera=known["value"] / 1e12, unit=unit)
-    table = Table(shown, [*_gpu(known), *columns])
-    return or_note(shown, table, "No roof of this GPU is known, so the roofline has none.")
 
 
 def traffic(moved: pd.DataFrame) -> Table | Note:

@@ -7,12 +7,14 @@ from typing import Any
 import pandas as pd
 
 from moe_lab import published
-from moe_lab.analysis import sweep
+from moe_lab.analysis import roofs, sweep
+from moe_lab.analysis.leads import largest_excess, leads, with_ours
 from moe_lab.analysis.phases import rows_of
 from moe_lab.analysis.sweep import Sweep
-from moe_lab.findings import number, percent, time
+from moe_lab.findings import NBSP, number, percent, time
 
 PICKED = (1, 16, 256, 4096)  # Ms that get a sentence of their own, with the largest of the run
+MOST, ALL = 0.5, 1.05  # of a difference that a part must explain to be called its cause; traced times are not exact
 
 
 def all_of(bench: Sweep, rows: pd.DataFrame, skewed: pd.DataFrame, ours: str, baseline: str) -> list[str]:
@@ -31,10 +33,11 @@ def all_of(bench: Sweep, rows: pd.DataFrame, skewed: pd.DataFrame, ours: str, ba
         return [f"{bench.run.manifest['name']} has no times of this model and routing; give another.", *failures(bench)]
     return [
         headline(bench, rows, ours),
-        *duels(rows, ours, baseline),
+        *duels(rows, ours),
         _each("Quickest", places(rows)),
         _each("Changing places", changes(rows, ours, baseline)),
         _each("Against the bound", bound(rows, ours)),
+        over(bench, rows),
         _each("Routing skew", uneven(skewed, ours)),
         _each("Padding", padding(rows, ours, baseline)),
         _each("Published sweep", [elsewhere()]),
@@ -44,75 +47,56 @@ def all_of(bench: Sweep, rows: pd.DataFrame, skewed: pd.DataFrame, ours: str, ba
 
 
 def headline(bench: Sweep, rows: pd.DataFrame, ours: str) -> str:
-    """Say at how many Ms ours is the quickest, and how far ahead of the best other it is on the whole."""
+    """Say at how many Ms ours is ahead of the best peer, and how far on the whole."""
     gpu = str(((bench.run.manifest if bench.run else {}).get("gpu") or {}).get("name") or "an unknown GPU")
     where = f"On {gpu.removeprefix('NVIDIA ')}, {rows['model'].iloc[0]}, {rows['routing'].iloc[0]} routing"
-    table = sweep.times(rows, ours, ours).dropna(subset="speedup_best")
+    table = leads(rows, ours)
     if table.empty:
         first = sweep.winners(rows)["winner"].value_counts()
         names = ", ".join(dict.fromkeys(rows["backend"]))
         return f"{where}: {first.index[0]} is the quickest at {first.iloc[0]} of {first.sum()} sizes, of: {names}."
-    ahead = int((table["speedup_best"] >= 1).sum())
-    mean = sweep.geometric_mean(table["speedup_best"])
-    worst: Any = next(rows_of(table.nsmallest(1, "speedup_best")))
-    most: Any = next(rows_of(table.nlargest(1, "speedup_best")))
+    counts = {verdict: int((table["verdict"] == verdict).sum()) for verdict in ("ahead", "even", "behind")}
+    others = [f", {name} at {count}" for name, count in counts.items() if count and name != "ahead"]
+    ends: list[Any] = [next(rows_of(table.nsmallest(1, "speedup"))), next(rows_of(table.nlargest(1, "speedup")))]
+    low, high = (f"{number(end.speedup)} at M = {end.M:,} (best peer at this M: {end.peer})" for end in ends)
     return (
-        f"{where}: {ours} is the quickest at {ahead} of {len(table)} sizes, on the geometric mean {number(mean)} times "
-        f"as fast as the best other, from {number(worst.speedup_best)} at M = {worst.M:,} ({worst.best}) to "
-        f"{number(most.speedup_best)} at M = {most.M:,} ({most.best})."
+        f"{where}: {table['ours'].iloc[0]} is ahead of the best peer, the quickest kernel of another project at each "
+        f"M, at {counts['ahead']} of {len(table)} sizes{''.join(others)}; on the geometric mean "
+        f"{number(sweep.geometric_mean(table['speedup']))} times as fast, from {low} to {high}."
     )
 
 
-def duels(rows: pd.DataFrame, ours: str, baseline: str) -> list[str]:
-    """Say at some Ms which of the two is ahead, by how much, and what it gains most by."""
-    table = sweep.times(rows, ours, baseline).dropna(subset="speedup")
-    sizes = sorted({*(m for m in PICKED if m in set(table["M"])), *table["M"].tail(1)})
-    return [text for m in sizes if (text := _duel(rows, ours, baseline, int(m)))]
+def duels(rows: pd.DataFrame, ours: str) -> list[str]:
+    """Say at some Ms whether ours or the best peer is ahead, by how much, and in which part most of it lies."""
+    table = leads(rows, ours)
+    sizes = {*PICKED, *table["M"].tail(1)}
+    return [_duel(rows[rows["M"] == one.M], one) for one in rows_of(table) if one.M in sizes]
 
 
-def _duel(rows: pd.DataFrame, ours: str, baseline: str, M: int) -> str:
-    part = rows[rows["M"] == M].drop_duplicates("backend").set_index("backend").to_dict("index")
-    quick, slow = sorted((ours, baseline), key=lambda name: float(part[name]["median_us"]))
-    fast, late = part[quick], part[slow]
-    times = f"{time(fast['median_us'] / 1e3)} against {time(late['median_us'] / 1e3)}"
-    if fast["p80_us"] >= late["p20_us"]:
-        return f"At M = {M:,}: {quick} and {slow} cannot be told apart ({times})."
-    lead = percent(100 * (1 - fast["median_us"] / late["median_us"]))
-    reason = _because(rows, quick, slow, M)
-    return f"At M = {M:,}: {quick} is ahead of {slow} by {lead} ({times}){', because ' + reason if reason else ''}."
+def _duel(rows: pd.DataFrame, one: Any) -> str:
+    peer = f"the best peer at this M, {one.peer}"
+    fast, late = sorted((one.ours_us, one.peer_us))
+    times = f"{time(fast / 1e3)} against {time(late / 1e3)}"
+    if one.verdict == "even":
+        return f"At M = {one.M:,}: {one.ours} and {peer}, cannot be told apart ({times})."
+    names = (one.ours, one.peer) if one.verdict == "ahead" else (one.peer, one.ours)
+    first, second = (one.ours, f"{peer},") if one.verdict == "ahead" else (f"{peer[:1].upper()}{peer[1:]},", one.ours)
+    lead = percent(100 * (1 - fast / late))
+    return f"At M = {one.M:,}: {first} is ahead of {second} by {lead} ({times}){_because(rows, *names, late - fast)}."
 
 
-def _because(rows: pd.DataFrame, quick: str, slow: str, M: int) -> str:
-    """Say what the quicker one gains by: a stage, by their kernels; else launches or, at the compute bound, padding."""
-    rows = rows[rows["M"] == M]
-    own, split = rows.set_index("backend"), sweep.stages(rows, [quick, slow])
-    spent = {name: _grouped(split[split["backend"] == name]) for name in (quick, slow)}
-    if all(spent.values()):
-        gains = {key: spent[slow].get(key, 0.0) - spent[quick].get(key, 0.0) for key in ("w13", "w2", "the rest")}
-        key = max(gains, key=lambda name: gains[name])
-        if gains[key] > 0:
-            pair = f"{time(spent[quick].get(key, 0.0) / 1e3)} there instead of {time(spent[slow].get(key, 0.0) / 1e3)}"
-            names = {"w13": "w13 with the activation", "w2": "w2 with the sum", "the rest": "what is around the GEMMs"}
-            return f"it gains most in {names[key]} (kernels of {pair})"
-    if (own["bound_by"] == "memory").all():
-        kernels = split.groupby("backend")["kernels"].sum()
-        few, many = (int(kernels.get(name, 0)) for name in (quick, slow))
-        return f"it takes {few} {'kernel' if few == 1 else 'kernels'} instead of {many}" if 0 < few < many else ""
-    wastes = own["padding_waste_pct"]
-    if wastes.reindex([quick, slow]).notna().all() and wastes[slow] > 1.05 * wastes[quick]:
-        return f"it pads its rows by {percent(wastes[quick])} instead of {percent(wastes[slow])}"
-    return ""
+def _because(rows: pd.DataFrame, quick: str, slow: str, gap_us: float) -> str:
+    """Say in which part of the call most of the difference lies, by the kernels that the same run traced.
 
-
-def _grouped(split: pd.DataFrame) -> dict[str, float]:
-    """Return microseconds of w13 (with act), w2 (with combine) and the rest, comparable across what a backend fuses."""
-    out: dict[str, float] = {}
-    for row in rows_of(split):
-        parts = row.stage.split("+")
-        whole = {"w13", "w2"} <= set(parts)
-        key = "w13" if {"w13", "act"} & set(parts) else "w2" if {"w2", "combine"} & set(parts) else "the rest"
-        out["all" if whole else key] = out.get("all" if whole else key, 0.0) + row.us
-    return {} if "all" in out else out
+    Nothing is said unless that part explains more than half of the difference, and not more than all of it.
+    """
+    found = largest_excess(sweep.stages(rows, [quick, slow]), quick, slow)
+    if found is None or not MOST < (found[2] - found[1]) / gap_us <= ALL:
+        return ""
+    part, fast, late = found
+    share = f"{percent(100 * (late - fast) / gap_us)} of that" if late - fast < 0.995 * gap_us else "all of that"
+    names = " and ".join(filter(None, [", ".join(part.split("+")[:-1]), part.split("+")[-1]]))
+    return f", because its kernels of {names} take {time(fast / 1e3)} instead of {time(late / 1e3)}, {share}"
 
 
 def places(rows: pd.DataFrame) -> list[str]:
@@ -139,7 +123,7 @@ def changes(rows: pd.DataFrame, ours: str, baseline: str) -> list[str]:
 
 def bound(rows: pd.DataFrame, ours: str) -> list[str]:
     """Say what share of the roofline bound ours reaches, where it is highest and where lowest."""
-    name = ours if (rows["backend"] == ours).any() else str(rows["backend"].iloc[0])
+    rows, name = with_ours(rows, ours)
     own = rows[(rows["backend"] == name) & rows["pct_of_roofline"].notna()]
     if own.empty:
         return []
@@ -153,6 +137,25 @@ def bound(rows: pd.DataFrame, ours: str) -> list[str]:
         f"M = {high.M:,}",
         limit,
     ]
+
+
+def over(bench: Sweep, rows: pd.DataFrame) -> str:
+    """Say what exceeds its bound, which makes the bound a wrong one, and how far the roof's measurements lie apart."""
+    wrong = rows[(rows["pct_of_roofline"] > 100).fillna(False)]
+    if wrong.empty or bench.run is None:
+        return ""
+    most: Any = next(rows_of(wrong.nlargest(1, "pct_of_roofline")))
+    kind, tera = ("dram", "TB/s") if most.bound_by == "memory" else ("tensor", "TFLOP/s")
+    mine, known = roofs.of_kind(roofs.of_run(bench.run), kind), bench.roofs[bench.roofs["kind"] == kind]
+    said = f"; this run measured {number(mine['value'] / 1e12)}{NBSP}{tera}" if mine else ""
+    for roof in rows_of(known):
+        said += f", {roof.runs} {'benchmarks' if roof.runs > 1 else 'benchmark'} of this GPU "
+        said += f"{number(roof.low / 1e12)} to {number(roof.high / 1e12)}"
+    sizes = f"M = {', '.join(f'{m:,}' for m in sorted(set(wrong['M'])))}"
+    return (
+        f"Wrong bound: at {sizes} it is exceeded, most by {most.backend} at M = {most.M:,} "
+        f"({percent(most.pct_of_roofline)} of it), so the GPU can do more than the roof says{said}."
+    )
 
 
 def uneven(skewed: pd.DataFrame, ours: str) -> list[str]:

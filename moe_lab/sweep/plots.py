@@ -77,9 +77,13 @@ def shares(rows: pd.DataFrame, ours: str) -> go.Figure:
             name=name,
             mode="lines+markers",
             line=_line(name, list(color), color[name], ours),
-            customdata=part["bound_by"].tolist(),
-            hovertemplate="M = %{x:,}: %{y:.0f} % of the %{customdata} bound<extra>" + name + "</extra>",
+            customdata=[
+                f"{by} bound{', which is wrong' if pct > 100 else ''}"
+                for by, pct in zip(part["bound_by"], part["pct_of_roofline"], strict=True)
+            ],
+            hovertemplate="M = %{x:,}: %{y:.0f} % of the %{customdata}<extra>" + name + "</extra>",
         )
+    figure.add_hline(y=100, line={"color": plots.STAGES["other"], "width": 1.2, "dash": "dot"})
     figure.update_layout(template="moe_lab", height=400 + 12 * len(figure.data), xaxis=_m_axis(rows), showlegend=True)
     figure.update_yaxes(title={"text": "bound over time (%)"}, rangemode="tozero")
     return figure

@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from moe_lab import published
+from moe_lab import notes, published
 from moe_lab.analysis.sweep import Sweep
 from moe_lab.notes import Note, Tall, or_note
 from moe_lab.tables import Column, Table
@@ -26,9 +26,10 @@ def summary(frame: pd.DataFrame, ours: str, baseline: str, caption: str = "") ->
         Column("M", "M", "tokens", 0),
         *(Column(f"ms|{name}", name, "ms", 3) for name in first),
         Column("roofline_ms", "bound", "ms", 3),
+        Column("pct_of_roofline", f"{ours} of the bound", "%", 0, most=100.0),
         Column("speedup", f"as {baseline}", digits=2, group=faster),
-        Column("speedup_best", "as the best other", digits=2, group=faster),
-        Column("best", "best other", group=faster),
+        Column("speedup_best", "as the best peer", digits=2, group=faster),
+        Column("best", "best peer at this M", group=faster),
         *(Column(f"ms|{name}", name, "ms", 3, "other backends") for name in names if name not in first),
     ]
     return or_note(frame, Table(frame, columns, caption), "Nothing to show: no times of this model and routing.")
@@ -44,7 +45,7 @@ def winners(frame: pd.DataFrame) -> Table | Note:
         Column("M", "M", "tokens", 0),
         Column("winner", "quickest"),
         Column("ms", "time", "ms", 3),
-        Column("pct_of_roofline", "of the bound", "%", 0, bar=100.0),
+        Column("pct_of_roofline", "of the bound", "%", 0, bar=100.0, most=100.0),
         Column("bound_by", "bound by"),
         Column("next", "next"),
         Column("next_ms", "its time", "ms", 3),
@@ -101,8 +102,8 @@ def details(rows: pd.DataFrame) -> Table | Note:
         Column("useful_tflops_per_s", "useful", "TFLOP/s", 1, rates),
         Column("executed_tflops_per_s", "executed", "TFLOP/s", 1, rates),
         Column("minimum_gb_per_s", "minimum bytes", "GB/s", 0, rates),
-        Column("pct_of_copy", "of a copy", "%", 0, rates),
-        Column("pct_of_matmul", "of a product", "%", 0, rates),
+        Column("pct_of_read", "of reading", "%", 0, rates, most=100.0),
+        Column("pct_of_matmul", "of a product", "%", 0, rates, most=100.0),
         Column("experts_hit", "experts hit", digits=0),
         Column("padding_waste_pct", "padding", "% more rows", 0),
         Column("workspace_mb", "peak workspace", "MB", 1),
@@ -138,29 +139,25 @@ def skew(frame: pd.DataFrame) -> Table | Note:
 
 
 def roofs(sweep: Sweep) -> Table | Note:
-    """Return what the run measured of the GPU: its roofs, and how cold the cache was.
+    """Return what the GPU can do at most, as on every page.
 
     Args:
         sweep: the benchmark.
     """
-    found: dict[str, Any] = sweep.measured.get("roofs") or {}
-    cold: dict[str, Any] = sweep.measured.get("l2") or {}
-    facts = []
-    if found:
-        size, dtype = found.get("matmul_size"), found.get("matmul_dtype")
-        facts = [
-            ("copy", found["copy_bytes_per_s"] / 1e12, "TB/s, read plus written"),
-            ("read", found["read_bytes_per_s"] / 1e12, "TB/s"),
-            (f"product of {size} x {size}, {dtype}", found["matmul_flops_per_s"] / 1e12, "TFLOP/s, sustained"),
-        ]
-    if cold:
-        facts.append(("read after the flush over a warm read", cold["ratio"], "times: " + _cold(cold)))
-    frame = pd.DataFrame(facts, columns=["what", "value", "unit"])
-    columns = [Column("what", "measured in the run"), Column("value", "", digits=2), Column("unit", "")]
-    return or_note(frame, Table(frame, columns), "The run does not say what its GPU can do at most.")
+    return notes.roofs(sweep.roofs)
 
 
-def _cold(cold: dict[str, Any]) -> str:
-    if cold["ratio"] < 1:
-        return "no cache explains that, so the check of the flush failed"
-    return "the L2 cache was cold" if cold["cold"] else "the L2 cache was NOT cold, so small times are too good"
+def cold(sweep: Sweep) -> Note:
+    """Return how cold the L2 cache was, as the run measured it.
+
+    Args:
+        sweep: the benchmark.
+    """
+    found: dict[str, Any] = sweep.measured.get("l2") or {}
+    if not found:
+        return Note("The run does not say whether the L2 cache was cold.")
+    times = f"A read after the flush took {found['ratio']:.2f} times a warm one"
+    if found["ratio"] < 1:
+        return Note(f"{times}: no cache explains that, so the check of the flush failed.")
+    state = "the L2 cache was cold" if found["cold"] else "the L2 cache was NOT cold, so small times are too good"
+    return Note(f"{times}: {state}.")

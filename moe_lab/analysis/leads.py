@@ -1,0 +1,109 @@
+"""How far our experts are ahead of other projects': one rule for the page, the README and the index.
+
+A peer is a backend whose kernels are another project's, PyTorch's grouped product among them: its plugin names a source
+other than moe_lab. The lead at an M is against the quickest of them at that M, whichever it is.
+"""
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import pandas as pd
+
+from moe_lab import plugins
+from moe_lab.analysis.phases import rows_of
+
+OURS = "quickest of ours"
+COLUMNS = ("M", "ours", "ours_us", "peer", "peer_us", "speedup", "verdict")
+
+
+@cache
+def own() -> frozenset[str]:
+    """Return the experts backends whose kernels are ours."""
+    return frozenset(n for n in plugins.names("experts") if plugins.info("experts", n).get("source") == "moe_lab")
+
+
+def is_peer(backend: str, ours: str = "") -> bool:
+    """Return whether a backend is another project's; one that has no plugin here is, unless it is ``ours``."""
+    return backend not in (ours, OURS) and backend.partition("@")[0] not in own()
+
+
+def with_ours(rows: pd.DataFrame, backend: str) -> tuple[pd.DataFrame, str]:
+    """Return the rows and the name of ours in them.
+
+    That is ``backend`` where it was measured. Else rows named ``OURS`` are added: at each M those of the quickest of
+    our backends, which is what ``auto`` takes. Without any of ours it is the first backend.
+
+    Args:
+        rows: of one model, routing, part and mode.
+        backend: the one that is looked at.
+    """
+    if rows.empty or (rows["backend"] == backend).any():
+        return rows, backend
+    mine = rows[[str(name) in own() for name in rows["backend"]]]
+    if mine.empty:
+        return rows, str(rows["backend"].iloc[0])
+    best = mine.sort_values("median_us", kind="stable").drop_duplicates("M").assign(backend=OURS)
+    return pd.concat([best, rows]).sort_values("M", kind="stable"), OURS
+
+
+def leads(rows: pd.DataFrame, ours: str) -> pd.DataFrame:
+    """Return one row an M at which ours and a peer were measured.
+
+    Args:
+        rows: of one model, routing, part and mode: columns M, backend, median_us, p20_us, p80_us.
+        ours: a backend; where the rows have none of it, the quickest of ours (``with_ours``).
+
+    Returns:
+        Columns M, ours and peer (names; the peer is the quickest of other projects at this M), ours_us, peer_us,
+        speedup (peer / ours) and verdict: ahead where our 80th percentile lies below the peer's 20th, behind the other
+        way round, else even.
+    """
+    rows, name = with_ours(rows, ours)
+    return pd.DataFrame(_each(rows, name) if name in (ours, OURS) else [], columns=list(COLUMNS))
+
+
+def _each(rows: pd.DataFrame, ours: str) -> Iterator[dict[str, Any]]:
+    for M, part in rows.groupby("M") if len(rows) else ():
+        mine: Any = next(rows_of(part[part["backend"] == ours]), None)
+        theirs = part[[is_peer(str(name), ours) for name in part["backend"]]]
+        peer: Any = next(rows_of(theirs.sort_values("median_us", kind="stable")), None)
+        if mine is None or peer is None:
+            continue
+        verdict = "ahead" if mine.p80_us < peer.p20_us else "behind" if peer.p80_us < mine.p20_us else "even"
+        times = {"ours_us": float(mine.median_us), "peer_us": float(peer.median_us)}
+        speedup = times["peer_us"] / times["ours_us"]
+        yield {"M": M, "ours": ours, "peer": peer.backend, **times, "speedup": speedup, "verdict": verdict}
+
+
+def largest_excess(split: pd.DataFrame, quick: str, slow: str) -> tuple[str, float, float] | None:
+    """Return the part of a call in which the slow one spends most more, and microseconds of its kernels in each.
+
+    Stages that either of the two fuses are one part, so that parts hold the same work in both.
+
+    Args:
+        split: columns backend, stage, us of one M, as ``analysis.sweep.stages`` returns them.
+        quick: a backend.
+        slow: another.
+
+    Returns:
+        (part such as ``w13+act``, microseconds of quick, of slow); None where one was not traced, where the two have no
+        more than one part in common, or where the slow one spends more in none.
+    """
+    stages = {name: split[split["backend"] == name] for name in (quick, slow)}
+    if any(part.empty for part in stages.values()):
+        return None
+    parts: list[set[str]] = []
+    for label in split.loc[split["backend"].isin([quick, slow]), "stage"]:
+        meets = [p for p in parts if p & set(str(label).split("+"))]
+        parts = [*(p for p in parts if p not in meets), set(str(label).split("+")).union(*meets)]
+    if len(parts) < 2:
+        return None
+    part = max(parts, key=lambda p: _of(stages[slow], p) - _of(stages[quick], p))
+    fast, late = _of(stages[quick], part), _of(stages[slow], part)
+    order = [stage for label in stages[slow]["stage"] for stage in str(label).split("+") if stage in part]
+    return ("+".join(dict.fromkeys(order)), fast, late) if late > fast else None
+
+
+def _of(rows: pd.DataFrame, part: set[str]) -> float:
+    return float(rows.loc[[bool(part & set(str(label).split("+"))) for label in rows["stage"]], "us"].sum())

@@ -1,0 +1,135 @@
+"""What a GPU can do at most: one set of roofs a GPU, from the benchmarks that measured them, the same on every page.
+
+The newest benchmark of the GPU that measured a roof gives its value; how far all of them lie apart is the spread. What
+a kernel reaches beyond a roof makes the roof wrong, not the kernel: pages mark it. Where nothing was measured there is
+no roof but the theoretical peak, if the GPU's clocks tell it, and it is named so.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+
+from moe_lab import runs
+
+COLUMNS = ("kind", "value", "low", "high", "repetitions", "how", "run", "runs", "measured")
+# kind -> names in a benchmark's ``measured``; a benchmark with the first name comes before one that has only others.
+MEASURED: dict[str, tuple[str, ...]] = {
+    "dram": ("read_bytes_per_s", "copy_bytes_per_s"),
+    "l2": ("l2_read_bytes_per_s",),
+    "tensor": ("bf16_flops_per_s", "matmul_flops_per_s"),
+    "tensor fp8": ("fp8_flops_per_s",),
+}
+# How it was measured, and how often, before benchmarks said it themselves.
+BEFORE = {
+    "read_bytes_per_s": ("the fastest of 10 reads of 1 GiB", 10),
+    "copy_bytes_per_s": ("the fastest of 10 copies of 1 GiB, read plus written", 10),
+    "matmul_flops_per_s": ("products repeated for half a second, median of its second half", None),
+}
+# Dense FLOPs a cycle and SM on bf16 or fp16 that sum in fp32: NVIDIA's architecture whitepapers (A100 312 TFLOP/s of
+# 108 SMs at 1.41 GHz; H100 SXM 989 of 132 at 1.83; B200 2250 of 148 at 1.86). Others vary by product: not known.
+TENSOR_FLOP_PER_CYCLE = {"8.0": 2048, "9.0": 4096, "10.0": 8192, "10.3": 8192}
+
+
+def of_gpu(name: str | None, known: Iterable[runs.Run] | None = None) -> pd.DataFrame:
+    """Return the measured roofs of a GPU.
+
+    Args:
+        name: as manifests state it, such as ``NVIDIA H200``.
+        known: benchmarks to look in; by default every run in the profiles folder.
+
+    Returns:
+        One row a kind that was measured: kind (dram, l2: bytes/s; tensor, tensor fp8: FLOP/s), value (of the newest
+        benchmark), low and high (over the repetitions, where a benchmark states them, and over all benchmarks),
+        repetitions (NA where not stated), how, run (whose value it is), runs (how many measured it), measured (True).
+    """
+    every = runs.list_runs() if known is None else known
+    same = [r for r in every if name and (r.manifest.get("gpu") or {}).get("name") == name]
+    same = sorted(same, key=lambda r: str(r.manifest.get("date") or ""), reverse=True)
+    stated = [(str(r.manifest.get("name")), of_run(r)) for r in same]
+    rows = [row for kind in MEASURED if (row := _newest(kind, stated))]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def of_run(run: runs.Run) -> dict[str, dict[str, Any]]:
+    """Return what a benchmark measured of its GPU: name -> value, low, high, repetitions and how."""
+    gpu, measured = run.manifest.get("gpu"), run.manifest.get("measured")
+    found = measured.get("roofs") if isinstance(measured, Mapping) else None
+    given = {**(gpu if isinstance(gpu, Mapping) else {}), **(found if isinstance(found, Mapping) else {})}
+    if str(given.get("matmul_dtype", "bfloat16")) not in ("bfloat16", "float16"):
+        given.pop("matmul_flops_per_s", None)
+    names = [name for of in MEASURED.values() for name in of if name in given]
+    return {name: row for name in names if (row := _stated(name, given[name]))}
+
+
+def _stated(name: str, value: Any) -> dict[str, Any] | None:
+    """Return one roof as benchmarks state it today, or as they did before: a bare number; None if it is neither."""
+    how, repetitions = BEFORE.get(name, ("", None))
+    row = value if isinstance(value, Mapping) else {"value": value, "repetitions": repetitions, "how": how}
+    number = _number(row.get("value"))
+    if number is None:
+        return None
+    low, high = (_number(row.get(key)) or number for key in ("low", "high"))
+    return {"value": number, "low": low, "high": high, "repetitions": row.get("repetitions"), "how": row.get("how")}
+
+
+def _number(value: Any) -> float | None:
+    right = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+    return float(value) if right else None
+
+
+def _newest(kind: str, stated: list[tuple[str, dict[str, dict[str, Any]]]]) -> dict[str, Any] | None:
+    """Return one kind's row: of the benchmarks with its first name, else of those with another."""
+    best = [pair for pair in stated if MEASURED[kind][0] in pair[1]]
+    found = [(run, one) for run, roofs in best or stated if (one := of_kind(roofs, kind))]
+    if not found:
+        return None
+    run, first = found[0]
+    ends = {"low": min(r["low"] for _, r in found), "high": max(r["high"] for _, r in found)}
+    return {"kind": kind, **first, **ends, "run": run, "runs": len(found), "measured": True}
+
+
+def of_kind(roofs: dict[str, dict[str, Any]], kind: str) -> dict[str, Any] | None:
+    """Return the roof of a kind among those of one benchmark: of DRAM the larger of reading and copying."""
+    found = [roofs[name] for name in MEASURED[kind] if name in roofs]
+    return max(found, key=lambda r: float(r["value"])) if kind == "dram" and found else next(iter(found), None)
+
+
+def value(known: pd.DataFrame, kind: str, measured: bool = False) -> float | None:
+    """Return the value of a roof; None where it is not known.
+
+    Args:
+        known: ``of_gpu`` or ``with_peaks``.
+        kind: of them.
+        measured: only a measured one, no theoretical peak.
+    """
+    rows = known[known["kind"] == kind]
+    rows = rows[rows["measured"].astype(bool)] if measured else rows
+    return float(rows["value"].iloc[0]) if len(rows) else None
+
+
+def with_peaks(known: pd.DataFrame, gpu: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the roofs and, for a kind that nothing measured, the theoretical peak (measured: False).
+
+    Args:
+        known: ``of_gpu``.
+        gpu: sm_count, compute_capability, sm_clock_khz and memory_bandwidth_bytes_per_s, those that are known.
+    """
+    rows = [row for row in _peaks(gpu) if row["kind"] not in set(known["kind"])]
+    return pd.DataFrame([*known.to_dict("records"), *rows], columns=list(COLUMNS))
+
+
+def _peaks(gpu: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    if gpu.get("memory_bandwidth_bytes_per_s"):
+        yield _peak("dram", float(gpu["memory_bandwidth_bytes_per_s"]), "bus width x memory clock")
+    cycle = TENSOR_FLOP_PER_CYCLE.get(str(gpu.get("compute_capability")))
+    if cycle and gpu.get("sm_count") and gpu.get("sm_clock_khz"):
+        count, clock = int(gpu["sm_count"]), float(gpu["sm_clock_khz"]) * 1e3
+        how = f"{count} SMs x {cycle} dense FLOP a cycle x {clock / 1e9:.2f} GHz"
+        yield _peak("tensor", count * cycle * clock, how)
+
+
+def _peak(kind: str, amount: float, how: str) -> dict[str, Any]:
+    rest = {"low": None, "high": None, "repetitions": None, "run": None, "runs": 0, "measured": False}
+    return {"kind": kind, "value": amount, "how": how, **rest}
