@@ -14,7 +14,11 @@ from moe_lab.runs import Run
 L2 = GPU["l2_cache_bytes"]
 
 
-def bench(name="bench", date="2026-01-01", gpu="NVIDIA H200", **roofs):
+def bench(name="bench", date="2026-01-01", gpu="NVIDIA H200", **given):
+    roofs = {
+        key: value["value"] if isinstance(value, dict) and "low" in value else value for key, value in given.items()
+    }
+    roofs["spread"] = {key: value for key, value in given.items() if isinstance(value, dict)}
     manifest = {"name": f"h200/{name}", "date": date, "gpu": {"name": gpu}, "measured": {"roofs": roofs}}
     return Run(Path("x"), manifest)
 

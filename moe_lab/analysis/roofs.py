@@ -59,15 +59,16 @@ def of_run(run: runs.Run) -> dict[str, dict[str, Any]]:
     given = {**(gpu if isinstance(gpu, Mapping) else {}), **(found if isinstance(found, Mapping) else {})}
     if str(given.get("matmul_dtype", "bfloat16")) not in ("bfloat16", "float16"):
         given.pop("matmul_flops_per_s", None)
+    spread = given.get("spread") if isinstance(given.get("spread"), Mapping) else {}
     names = [name for of in MEASURED.values() for name in of if name in given]
-    return {name: row for name in names if (row := _stated(name, given[name]))}
+    return {name: row for name in names if (row := _stated(name, given[name], (spread or {}).get(name)))}
 
 
-def _stated(name: str, value: Any) -> dict[str, Any] | None:
-    """Return one roof as benchmarks state it today, or as they did before: a bare number; None if it is neither."""
+def _stated(name: str, value: Any, spread: Any) -> dict[str, Any] | None:
+    """Return one roof with the spread that a benchmark states beside it; None if the value is no positive number."""
     how, repetitions = BEFORE.get(name, ("", None))
-    row = value if isinstance(value, Mapping) else {"value": value, "repetitions": repetitions, "how": how}
-    number = _number(row.get("value"))
+    row = spread if isinstance(spread, Mapping) else {"repetitions": repetitions, "how": how}
+    number = _number(value)
     if number is None:
         return None
     low, high = (_number(row.get(key)) or number for key in ("low", "high"))
