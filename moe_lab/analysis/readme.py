@@ -38,9 +38,8 @@ def roofs() -> str:
         known = of_gpu(gpu)
         said = [_roof(one) for one in rows_of(known) if one.kind in NAMES]
         if "tensor" in set(known["kind"]):  # else only a copy was measured
-            lines.append(
-                f"What an {gpu.removeprefix('NVIDIA ')} can do, by its newest benchmark (lowest to highest of all): {', '.join(said)}.\n"
-            )
+            name, how = gpu.removeprefix("NVIDIA "), "by its newest benchmark (lowest to highest of all)"
+            lines.append(f"What an {name} can do, {how}: {', '.join(said)}.\n")
     return "\n".join(lines)
 
 
