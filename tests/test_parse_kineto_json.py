@@ -1,6 +1,9 @@
 """torch.profiler's JSON: literal samples with Kineto's quirks, and equality with what nsys says of the same program."""
 
+import gzip
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,7 +15,7 @@ from nsys_builder import NsysBuilder
 
 from moe_lab.analysis.breakdown import breakdown
 from moe_lab.errors import UserError
-from moe_lab.parse import kineto_json, parse_report
+from moe_lab.parse import _trace_file, kineto_json, parse_report
 
 # A trace as torch 2.11 writes it on an H200, shortened: one launch through the runtime, one (Triton's) by the driver.
 LITERAL = """
@@ -177,19 +180,237 @@ def test_operator_stands_in_for_a_launch_that_the_trace_lacks(tmp_path):
     assert found.ranges.loc[found.table["range_id"].iloc[0], "path"] == "mlp"
 
 
-def test_processes_of_a_merged_trace_do_not_mix_and_shared_ids_stay_unattributed(tmp_path):
-    """GIVEN two ranks in one file, pids 11 and 22; id 5 is used by both, id 6 by one THEN only 6 is safe."""
+def two_ranks(second_gpu):
+    """Two ranks in one file, pids 11 and 22; id 5 is used by both, id 6 by one; all kernels stand at the end."""
     b = KinetoBuilder(pid=11)
     for pid, own in ((11, "a"), (22, "b")):
         b.push(own, 100, 200, pid=pid)
         b.call(110, 112, 5, pid=pid)
     b.call(120, 122, 6, pid=22)
     b.kernel(300, 310, 5)
-    b.kernel(310, 330, 6, device=1)
-    found = parse_report(b.write(tmp_path / "merged.json"))
-    assert found.table["attribution"].tolist() == ["none", "api"]
-    assert found.ranges.loc[found.table["range_id"].iloc[1], "name"] == "b"
-    assert "1 GPU operations have a correlation id that several processes" in found.meta["warnings"][0]
+    b.kernel(310, 330, 6, device=second_gpu)
+    b.kernel(330, 360, 5, device=second_gpu)
+    return b
+
+
+def test_processes_of_a_merged_trace_are_told_apart_by_their_gpu(tmp_path):
+    found = parse_report(two_ranks(1).write(tmp_path / "merged.json"))
+    own = found.ranges.loc[found.table["range_id"], "name"].tolist()
+    assert list(zip(own, found.table["duration_ns"], strict=True)) == [("a", 10), ("b", 20), ("b", 30)]
+    assert "of 2 follows from GPU, time or place in the file, 0 are unattributed" in found.meta["warnings"][0]
+
+
+def test_processes_that_all_call_their_gpu_0_stay_unattributed_where_they_share_ids(tmp_path):
+    found = parse_report(two_ranks(0).write(tmp_path / "merged.json"))
+    assert found.table["attribution"].tolist() == ["none", "api", "none"]
+    assert "2 GPU operations have a correlation id that several processes" in found.meta["warnings"][0]
+    assert "of 0 follows" in found.meta["warnings"][0]
+
+
+def test_ranks_one_after_the_other_in_a_file_are_told_apart_and_stay_so_in_the_small_copy(tmp_path):
+    b = KinetoBuilder()
+    for pid, name, length in ((100, "a", 10), (200, "b", 20)):
+        b.push(name, 100, 500, pid=pid)
+        for correlation in (1, 2):
+            b.call(110 * correlation, 110 * correlation + 2, correlation, pid=pid)
+            b.kernel(1000 * correlation, 1000 * correlation + length, correlation, device=0)
+        b.push("end", 600, 700, pid=pid)
+    path = b.write(tmp_path / "merged.json")
+    kineto_json.slim(path, tmp_path / "small.json.gz")
+    for report in (path, tmp_path / "small.json.gz"):
+        found = parse_report(report)
+        own = found.ranges.loc[found.table["range_id"], "name"].tolist()
+        assert list(zip(own, found.table["duration_ns"], strict=True)) == [("a", 10), ("a", 10), ("b", 20), ("b", 20)]
+
+
+def test_ids_that_one_process_uses_again_are_unattributed_with_a_count(tmp_path):
+    """GIVEN two ranks of the same pid (containers) in one file THEN no kernel goes to the other's range."""
+    b = KinetoBuilder()
+    for at in (100, 500):
+        b.push(f"rank at {at}", at, at + 90)
+        b.call(at + 10, at + 12, 5)
+        b.kernel(at + 1000, at + 1010, 5)
+    found = parse_report(b.write(tmp_path / "t.json"))
+    assert found.table["attribution"].tolist() == ["none", "none"]
+    assert found.meta["warnings"][0].startswith(
+        "2 GPU operations have a correlation id that their process uses several"
+    )
+
+
+def test_graph_launches_without_kernels_are_counted_in_the_small_copy_too(tmp_path):
+    b = KinetoBuilder()
+    b.push("step", 100, 900)
+    b.launch(110, 1, gpu=(1000, 1010))
+    for i in range(8):
+        b.call(120 + 10 * i, 125 + 10 * i, 10 + i, name="hipGraphLaunch")
+    b.call(300, 305, 30, name="hipGraphLaunch")
+    b.kernel(2000, 2010, 30)
+    path = b.write(tmp_path / "t.json")
+    kineto_json.slim(path, tmp_path / "s.json.gz")
+    for report in (path, tmp_path / "s.json.gz"):
+        said = [w for w in parse_report(report).meta["warnings"] if "without the kernels inside them" in w]
+        assert len(said) == 1
+        assert said[0].startswith("The report has 8 HIP graph launches")
+
+
+def test_kernels_that_run_over_the_next_of_their_stream_are_noted_and_kept(tmp_path):
+    """Up to 1 us is the grain of the clocks; other streams and GPUs run at the same time."""
+    b = KinetoBuilder()
+    b.push("step", 100, 900)
+    lengths = [15_000, 20_900, 1_600_000_000, 15_000]
+    for i, length in enumerate(lengths):
+        b.launch(110 + 10 * i, i + 1, gpu=(10_000 + 20_000 * i, 10_000 + 20_000 * i + length))
+    b.launch(200, 9, gpu=(10_000, 900_000), stream=8)
+    found = parse_report(b.write(tmp_path / "t.json"))
+    assert found.table["duration_ns"].tolist() == [*lengths, 890_000]
+    [said] = found.meta["warnings"]
+    assert said.startswith("1 kernels still run when the next kernel of their stream starts, 1599.9800 ms in all")
+
+
+@pytest.mark.parametrize("key", ["stream", "device", "bytes", "registers per thread", "shared memory", "queued"])
+@pytest.mark.parametrize("value", [2**64 - 1, 10**30, "\u00b2", "9" * 5000, [1], {"a": 1}, None, float("nan"), True])
+def test_ids_and_sizes_that_are_none_are_not_known_and_times_stay(key, value, tmp_path):
+    b = KinetoBuilder()
+    b.push("step", 100, 900)
+    b.launch(110, 1, gpu=(1000, 1010))
+    b.launch(120, 2, gpu=(2000, 2010))
+    b.events[4]["args"][key] = value
+    found = parse_report(b.write(tmp_path / "t.json"))
+    table = breakdown(found)
+    assert table.loc[table["path"] == "step", ["kernels", "kernel_sum_ms"]].values.tolist() == [[2, 20e-6]]
+    if key in ("stream", "device"):
+        assert found.table[key].isna().tolist() == [True, False]
+
+
+@pytest.mark.parametrize("value", [2**64 - 1, 2**63, 10**30, "worker \ud800", "7", None])
+def test_threads_and_processes_of_odd_ids_keep_their_own_ranges(value, tmp_path):
+    b = KinetoBuilder()
+    b.push("one", 100, 900)
+    b.push("two", 150, 800, thread=value)
+    b.launch(200, 1, gpu=(1000, 1010))
+    b.launch(300, 2, gpu=(2000, 2020), thread=value)
+    found = parse_report(b.write(tmp_path / "t.json"))
+    own = found.ranges.loc[found.table["range_id"], "path"].tolist()
+    assert list(zip(own, found.table["duration_ns"], strict=True)) == [("one", 10), ("two", 20)]
+
+
+@pytest.mark.parametrize("key", ["ts", "dur"])
+@pytest.mark.parametrize("value", [1e308, 10**30, "1e400", "NaN", "\u00b2", [], {}, None, True, float("inf"), "gone"])
+@pytest.mark.parametrize("event", [0, 2, 4], ids=["range", "call", "kernel"])
+def test_times_that_are_none_are_refused_with_their_event(event, key, value, tmp_path):
+    b = KinetoBuilder()
+    b.push("step", 100, 900)
+    b.launch(110, 1, gpu=(1000, 1010))
+    if value == "gone":
+        del b.events[event][key]
+    else:
+        b.events[event][key] = value
+    with pytest.raises(UserError, match=rf"event {event + 1} \(.*has the (time|duration) .*no number of microseconds"):
+        parse_report(b.write(tmp_path / "t.json"))
+
+
+def test_durations_below_0_are_refused_and_times_below_0_are_read_and_kept_in_the_small_copy(tmp_path):
+    b = KinetoBuilder()
+    b.push("step", -5001, -2000)
+    b.launch(-4001, 1, gpu=(-1999, 1))
+    path = b.write(tmp_path / "t.json")
+    kineto_json.slim(path, tmp_path / "s.json.gz")
+    for report in (path, tmp_path / "s.json.gz"):
+        found = parse_report(report)
+        assert found.table[["start_ns", "duration_ns", "attribution"]].values.tolist() == [[-1999, 2000, "api"]]
+        assert found.ranges["start_ns"].tolist() == [-5001]
+    b.events[4]["dur"] = -1
+    b.write(path)
+    with pytest.raises(UserError, match=r"event 5 \(kernel\) has the duration '-1'"):
+        parse_report(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda t: t + "{}", "after its end, from character .* on, more follows"),
+        (lambda t: t + t, "after its end"),
+        (lambda t: t.replace("void gemm", "C:\\Python", 1), "character .* backslash begins no escape .*doubling its"),
+        (lambda t: t.replace('"dur":', '"dur": 1, "dur":', 1), "'dur' stands twice in one object, with two values"),
+        (lambda t: t.replace('"traceEvents": [', '"traceEvents": [5, ', 1), "stands no event"),
+        (lambda t: t.replace('"traceEvents": [', '"traceEvents": [], "traceEvents": [', 1), "stands twice"),
+        (lambda t: t.replace('"args": {', '"args": {"a": ' + "[" * 100_000, 1), "nested too deeply"),
+        (lambda t: t.replace('"cbid": 211', '"cbid": ' + "9" * 5000, 1), "a number of thousands of digits"),
+        (
+            lambda t: t.replace("void gemm<float>(float*)", "x", 1).replace('"x"', '["x"]', 1),
+            "name of event .* no text",
+        ),
+    ],
+)
+def test_damaged_trace_is_refused_with_its_cause(change, sentence, tmp_path):
+    path = tmp_path / "t.json"
+    path.write_text(change(same_program(KinetoBuilder()).text()))
+    with pytest.raises(UserError, match=sentence):
+        kineto_json.parse(path)
+
+
+def test_byte_order_marks_utf16_and_packed_members_one_after_the_other_are_read(tmp_path):
+    text = same_program(KinetoBuilder()).text()
+    half = len(text) // 2
+    path = tmp_path / "t.json"
+    for data in (
+        text.encode("utf-8-sig"),
+        text.encode("utf-16"),
+        gzip.compress(text[:half].encode()) + gzip.compress(text[half:].encode()),
+    ):
+        path.write_bytes(data)
+        assert len(parse_report(path).table) == 6
+
+
+def test_file_that_unpacks_without_end_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch):
+    path = tmp_path / "t.json.gz"
+    path.write_bytes(gzip.compress(b'{"schemaVersion": 1, "traceEvents": [' + b" " * 120_000_000))
+    with pytest.raises(UserError, match="unpacks to more than 200 times its size"):
+        parse_report(path)
+    monkeypatch.setattr(_trace_file, "_memory", lambda: 3_000_000)
+    with pytest.raises(UserError, match=r"a third of the memory\); trace fewer steps"):
+        parse_report(path)
+
+
+def test_memory_that_does_not_suffice_is_one_sentence(tmp_path, monkeypatch):
+    def full(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(kineto_json, "Join", full)
+    with pytest.raises(UserError, match="needs more memory than there is; trace fewer steps"):
+        parse_report(same_program(KinetoBuilder()).write(tmp_path / "t.json"))
+
+
+def test_what_is_no_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "fifo.json")
+    for path in (tmp_path, tmp_path / "fifo.json", Path(os.devnull)):
+        with pytest.raises(UserError, match=r"it is not a file\); give the path"):
+            kineto_json.parse(path)
+
+
+@pytest.mark.parametrize("name", [5, {"a": 1}, "H\ud800", "N" * 300, "", None, "a\x1b[31m"])
+def test_gpu_of_an_odd_name_has_none(name, tmp_path):
+    b = KinetoBuilder(deviceProperties=[{"id": 0, "name": name, "numSms": 132, "totalGlobalMem": 10**30}])
+    b.launch(110, 1, gpu=(1000, 1010))
+    found = parse_report(b.write(tmp_path / "t.json")).meta["gpu"]
+    assert (found["name"], found["sm_count"], found["memory_bytes"]) == (None, 132, None)
+
+
+def test_half_surrogates_in_names_are_written_out(tmp_path):
+    b = KinetoBuilder()
+    b.push("a\ud800", 100, 900)
+    b.launch(110, 1, gpu=(1000, 1010), name="k\udfff")
+    found = parse_report(b.write(tmp_path / "t.json"))
+    assert found.ranges["name"].tolist() == ["a\\ud800"]
+    assert found.table["name"].tolist() == ["k\\udfff"]
+
+
+def test_operations_without_a_duration_are_counted(tmp_path):
+    b = same_program(KinetoBuilder())
+    next(e for e in b.events if e["cat"] == "kernel")["ph"] = ["X"]
+    assert (
+        parse_report(b.write(tmp_path / "t.json")).meta["warnings"][0].startswith("1 GPU operations have no duration")
+    )
 
 
 def test_modules_are_ranges_and_steps_of_the_profiler_one_path(tmp_path):

@@ -151,11 +151,13 @@ def test_first_rule_that_fits_counts(tmp_path):
 
 def test_report_without_a_match_stays_as_it_is(tmp_path):
     launches = parse_report(engine(tmp_path / "e.sqlite", VLLM))
-    assert roles.apply(launches, [Rule("", "no such range", "fused", "w13")]) is launches
+    found = roles.apply(launches, [Rule("", "no such range", "fused", "w13")])
+    assert found.table is launches.table
+    assert found.meta["warnings"][-1].startswith("0 of 18 kernels got a stage by the rules of roles: 2 are in one")
     b = NsysBuilder()
     b.kernel(1, 2, None, name="fused_moe_kernel")
     bare = parse_report(b.write(tmp_path / "bare.sqlite"))
-    assert roles.apply(bare) is bare
+    assert roles.apply(bare).meta["warnings"][-1].startswith("0 of 1 kernels got a stage")
 
 
 @pytest.mark.parametrize(
@@ -169,6 +171,12 @@ def test_report_without_a_match_stays_as_it_is(tmp_path):
         ("- {range: a, kernel: b, role: w13, nth: 0}", "count from 1"),
         ("- {range: a, kernel: b, role: w13, of: 2}", "needs an nth"),
         ("[", "cannot be read"),
+        ("- {range: 5, kernel: b, role: w13}", "'5' is no text; put it in quotes"),
+        ("- {range: a, kernel: b, role: [w13]}", "is no text"),
+        ("- {range: a, kernel: b, role: w13, beside: 2020-01-01}", "is no text"),
+        ("- {range: 2020-99-99, kernel: b, role: w13}", "month must be in 1..12"),
+        ("[" * 100_000, "cannot be read as rules for roles"),
+        ("- {range: a, kernel: b, role: w13, nth: 1" + "0" * 400 + "}", "does not fit into 64 bits"),
     ],
 )
 def test_mistake_in_a_rule_is_one_sentence(text, sentence, tmp_path):
@@ -176,6 +184,26 @@ def test_mistake_in_a_rule_is_one_sentence(text, sentence, tmp_path):
     path.write_text(text)
     with pytest.raises(UserError, match=sentence):
         roles.load(path)
+
+
+def test_fused_gemms_of_gpt_oss_have_their_stages_in_a_replayed_graph_without_ranges_of_the_experts(tmp_path):
+    """The one with the activation in it is w13, its neighbour w2, in whatever order the trace begins."""
+    b = NsysBuilder()
+    b.push("GptOssForCausalLM_0", 100, 900)
+    for number, name in enumerate(("_matmul_ogs_NNT_bf16", "_matmul_ogs_NNT_bf16_swiglu", "_p_matmul_ogs_NNT_bf16")):
+        b.launch(110 + number * 10, number + 1, gpu=(1000 * number, 1000 * number + 10 + number), name=name)
+    b.push("other", 1000, 1900)  # no activation beside it: it may be either
+    b.launch(1010, 9, gpu=(9000, 9050), name="_matmul_ogs_NNT_bf16")
+    launches = roles.apply(parse_report(b.write(tmp_path / "e.sqlite")))
+    assert launches.ranges.loc[launches.table["range_id"], "name"].tolist() == ["w2", "w13", "w2", "other"]
+
+
+def test_command_line_says_that_no_rule_fits(tmp_path, capsys):
+    report = engine(tmp_path / "e.sqlite", VLLM)
+    own = tmp_path / "rules.yaml"
+    own.write_text("- {range: no such range, kernel: fused, role: w13}\n")
+    assert cli.main(["breakdown", str(report), "--roles", str(own)]) == 0
+    assert "note: 0 of 18 kernels got a stage by the rules of roles" in capsys.readouterr().err
 
 
 def test_command_line_shows_roles_and_says_where_they_come_from(tmp_path, capsys):

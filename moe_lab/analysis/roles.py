@@ -15,6 +15,7 @@ import pandas as pd
 
 from moe_lab.attribute import Bools, Ints, distinct
 from moe_lab.columns import array, codes, integers, strings
+from moe_lab.entry import one_line, read_yaml
 from moe_lab.errors import UserError
 from moe_lab.launches import RANGE_COLUMNS, Launches, tidy
 from moe_lab.ranges import STAGES
@@ -33,6 +34,7 @@ class Rule:
         role: the stage, or stages joined by ``+``.
         nth: which occurrence, in order of time; None = each.
         of: occurrences repeat after so many (engines that split a large batch run the same kernels again); None = not.
+        beside: regular expression; the rule holds only where a kernel of such a name runs in the same instance, too.
     """
 
     engine: str
@@ -41,13 +43,18 @@ class Rule:
     role: str
     nth: int | None = None
     of: int | None = None
+    beside: str | None = None
 
 
 # Ranges around the experts: modules called mlp, experts, block_sparse_moe, and classes of MoE modules.
 MLP = r"(^|[./ ])(mlp|experts|block_sparse_moe|feed_forward|moe|\w*FusedMoE\w*|\w*SparseMoe\w*|\w*MoE)(_\d+)?$"
 GEMM = r"^fused_moe_kernel|^batched_triton_kernel|^_?p?_?matmul_ogs|^Marlin$|m_grouped_gemm"
 # Kernel names of SGLang (sgl-kernel, Triton) and vLLM (csrc/moe, Triton), 2024 to 2026.
+# The first two need no range of the experts: a replayed graph has none, and the names tell enough.
+SWIGLU = r"matmul_ogs\w*swiglu"
 RULES = (
+    Rule("vllm", "", SWIGLU, "w13"),
+    Rule("vllm", "", r"matmul_ogs(?!\w*swiglu)", "w2", beside=SWIGLU),
     Rule("sglang, vllm", MLP, GEMM, "w13", 1, 2),
     Rule("sglang, vllm", MLP, GEMM, "w2", 2, 2),
     Rule("sglang, vllm", MLP, r"act_and_mul|silu_and_mul|gelu_and_mul|swiglu", "act"),
@@ -59,17 +66,12 @@ RULES = (
 
 
 def load(path: Path) -> tuple[Rule, ...]:
-    """Read rules from YAML (or JSON): a list of mappings with the fields of ``Rule``; engine, nth and of may be absent.
+    """Read rules from YAML (or JSON): a list of mappings with the fields of ``Rule``; range, kernel and role must be.
 
     Raises:
         UserError: the file cannot be read, or a rule in it is not valid.
     """
-    import yaml
-
-    try:
-        found = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"The rules in {path.name} cannot be read ({str(error).splitlines()[0]}).") from None
+    found = read_yaml(path, what="rules for roles", then="give a list of rules, each with range, kernel and role")
     if not isinstance(found, list) or not found:
         raise UserError(f"{path.name} must hold a list of rules, each with range, kernel and role.")
     return tuple(_rule(entry, f"Rule {number} in {path.name}") for number, entry in enumerate(found, 1))
@@ -78,20 +80,25 @@ def load(path: Path) -> tuple[Rule, ...]:
 def _rule(entry: Any, which: str) -> Rule:
     known = {f.name for f in fields(Rule)}
     if not isinstance(entry, dict) or not {"range", "kernel", "role"} <= set(entry) <= known:
-        raise UserError(f"{which} needs range, kernel and role, and may have engine, nth and of.")
+        raise UserError(f"{which} needs range, kernel and role, and may have engine, nth, of and beside.")
     rule = Rule(**{"engine": "", **entry})
-    if not all(part in STAGES for part in str(rule.role).split("+")):
-        raise UserError(f"{which} has the role '{rule.role}'; use one of {', '.join(STAGES)}, or some joined by '+'.")
+    for value in (rule.engine, rule.range, rule.kernel, rule.role, "" if rule.beside is None else rule.beside):
+        if not isinstance(value, str):
+            raise UserError(f"{which}: '{one_line(str(value), 40)}' is no text; put it in quotes.")
+    if not all(part in STAGES for part in rule.role.split("+")):
+        role = one_line(rule.role, 40)
+        raise UserError(f"{which} has the role '{role}'; use one of {', '.join(STAGES)}, or some joined by '+'.")
     for count in (rule.nth, rule.of):
         if count is not None and (type(count) is not int or count < 1):
             raise UserError(f"{which}: nth and of count from 1.")
     if rule.of is not None and (rule.nth is None or rule.nth > rule.of):
         raise UserError(f"{which}: of needs an nth that is not larger.")
-    for expression in (rule.range, rule.kernel):
+    for expression in (rule.range, rule.kernel, rule.beside or ""):
         try:
-            re.compile(str(expression))
-        except re.error as error:
-            raise UserError(f"{which}: '{expression}' is not a valid regular expression ({error}).") from None
+            re.compile(expression)
+        except (re.error, RecursionError, OverflowError) as error:
+            shown = one_line(expression, 60)
+            raise UserError(f"{which}: '{shown}' is not a valid regular expression ({error}).") from None
     return rule
 
 
@@ -110,14 +117,27 @@ def apply(launches: Launches, rules: Sequence[Rule] = RULES) -> Launches:
     role = _roles(launches, tree, rules, names)
     rows = np.flatnonzero(role >= 0)
     if not len(rows):
-        return launches
+        return _warned(launches, _no_match(tree))
     first, which = distinct(tree.range_id[rows], role[rows])
     range_id = tree.range_id.copy()
     range_id[rows] = len(launches.ranges) + which
     ranges = _with_roles(launches.ranges, tree.range_id[rows[first]], role[rows[first]], names)
     said = f"{len(rows)} kernels have their stage by name and order of kernels, not by a range."
-    meta = {**launches.meta, "warnings": [*launches.meta.get("warnings", ()), said]}
-    return replace(launches, table=launches.table.assign(range_id=integers(range_id)), ranges=ranges, meta=meta)
+    return _warned(replace(launches, table=launches.table.assign(range_id=integers(range_id)), ranges=ranges), said)
+
+
+def _warned(launches: Launches, said: str) -> Launches:
+    return replace(launches, meta={**launches.meta, "warnings": [*launches.meta.get("warnings", ()), said]})
+
+
+def _no_match(tree: Tree) -> str:
+    """Return the sentence on rules that fit no kernel."""
+    inside = tree.kernel & (tree.range_id >= 0)
+    staged = inside & (tree.stages()[np.maximum(tree.range_id, 0)] >= 0) if len(tree.parent) else inside
+    return (
+        f"0 of {int(tree.kernel.sum())} kernels got a stage by the rules of roles: {int(staged.sum())} are in one "
+        f"already, {int((tree.kernel & ~inside).sum())} lie in no range, and no rule fits the others."
+    )
 
 
 def _roles(launches: Launches, tree: Tree, rules: Sequence[Rule], names: list[str]) -> Ints:
@@ -135,6 +155,9 @@ def _roles(launches: Launches, tree: Tree, rules: Sequence[Rule], names: list[st
             owners[rule.range] = tree.inherit(_hits(rule.range, tree.names)[tree.name])
         owner = owners[rule.range][inside]
         fits = free & (owner >= 0) & _hits(rule.kernel, [str(k) for k in kernels])[kernel]
+        if rule.beside is not None:
+            near = tree.kernel & (owner >= 0) & _hits(rule.beside, [str(k) for k in kernels])[kernel]
+            fits &= np.isin(owner, owner[near])
         rows = order[fits[order]]
         if rule.nth is not None:
             counted = pd.Series(owner[rows]).groupby(owner[rows], sort=False).cumcount().to_numpy()

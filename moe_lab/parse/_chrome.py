@@ -1,32 +1,37 @@
 """Chrome-trace JSON, event by event: the events of a large trace never exist as objects all at once."""
 
-import gzip
 import json
 import re
-import zlib
 from collections.abc import Generator, Iterator
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from moe_lab.errors import UserError
+from moe_lab.parse import _trace_file
+from moe_lab.parse._trace_file import AGAIN, CUT, Damaged
 
-GZIP = b"\x1f\x8b"
-_GAP = re.compile(r"[\s,]*")
-_COLON = re.compile(r"\s*:\s*")
+# Keys that decide a number: said twice, with two values, there is no telling which one holds.
+READ = {"ph", "cat", "name", "pid", "tid", "ts", "dur", "args", "device", "stream", "correlation", "External id"}
+READ |= {"external id", "graph node id", "bytes", "grid", "block", "registers per thread", "shared memory", "id"}
+READ |= {"traceEvents", "deviceProperties", "numSms", "baseTimeNanoseconds"}
+TIMES = range(-(2**62) + 1, 2**62)  # ns; twice as much still fits into 64 bits
+_SPACE = re.compile(r"[ \t\r\n]*")
+_COLON = re.compile(r"[ \t\r\n]*:[ \t\r\n]*")
+_COMMA = re.compile(r"[ \t\r\n]*(?:,|(?=[\]}]))[ \t\r\n]*")
+_NUMBER = re.compile(r"-?[0-9]{1,40}(?:\.[0-9]{1,40})?(?:[eE][+-]?[0-9]{1,3})?")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        for key, value in pairs:
+            if key in READ and found[key] != value:
+                raise Damaged(f"'{key}' stands twice in one object, with two values")
+    return found
+
+
 # Numbers with a fraction stay text: a double cannot hold nanoseconds since 1970, which older traces count from.
-_decode = json.JSONDecoder(parse_float=str, strict=False).raw_decode
-
-
-def head(path: Path, size: int = 65536) -> str:
-    """Return the beginning of a text file, unpacked if it is gzip; empty if it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            packed = file.read(2) == GZIP
-        with gzip.open(path) if packed else path.open("rb") as file:
-            return file.read(size).decode("utf-8", errors="replace")
-    except (OSError, EOFError, zlib.error):
-        return ""
+_decode = json.JSONDecoder(parse_float=str, parse_constant=str, strict=False, object_pairs_hook=_object).raw_decode
 
 
 def events(path: Path, header: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -37,70 +42,111 @@ def events(path: Path, header: dict[str, Any]) -> Iterator[dict[str, Any]]:
         header: takes up the other keys of the object; complete once the events are.
 
     Raises:
-        UserError: not such a file, or a damaged one.
+        Damaged: not such a file, or a damaged one.
     """
+    text = _trace_file.text(path)
     try:
-        raw = path.read_bytes()
-        text = (gzip.decompress(raw) if raw[:2] == GZIP else raw).decode("utf-8", errors="replace")
-        del raw
         yield from _top(text, header)
-    except (OSError, EOFError, zlib.error, ValueError, IndexError, TypeError, RecursionError) as error:
-        raise UserError(
-            f"{path.name} is no complete JSON trace ({type(error).__name__}: {str(error)[:80]}); was the profiled "
-            "program stopped while it wrote the file? Write it again."
-        ) from None
+    except json.JSONDecodeError as error:
+        raise _mistake(text, error) from None
+    except IndexError:
+        raise Damaged(CUT, AGAIN) from None
+    except RecursionError:
+        raise Damaged("it is nested too deeply") from None
+    except ValueError:  # of Python's int(), which takes 4,300 digits
+        raise Damaged("it has a number of thousands of digits") from None
+
+
+def _mistake(text: str, error: json.JSONDecodeError) -> Damaged:
+    """Return what is wrong at a place that is not JSON."""
+    if "escape" in error.msg:
+        return Damaged(
+            f"at character {error.pos + 1} a backslash begins no escape of JSON, as in a Windows path that was written "
+            "without doubling its backslashes",
+            "double them, or write the trace with a newer PyTorch",
+        )
+    if error.msg.startswith("Unterminated") or error.pos + len("false") > len(text.rstrip()):
+        return Damaged(CUT, AGAIN)
+    return Damaged(f"at character {error.pos + 1}: {error.msg}")
 
 
 def _top(text: str, header: dict[str, Any]) -> Iterator[dict[str, Any]]:
     at = _skip(text, 0)
     if text[at] == "[":
-        yield from _array(text, at + 1)
-        return
-    if text[at] != "{":
-        raise ValueError("it begins neither with { nor with [")
-    at = _skip(text, at + 1)
+        at = yield from _array(text, at + 1)
+    elif text[at] == "{":
+        at = yield from _members(text, at + 1, header)
+    else:
+        raise json.JSONDecodeError("it begins neither with { nor with [", text, at)
+    at = _skip(text, at)
+    if at < len(text):
+        raise Damaged(f"after its end, from character {at + 1} on, more follows", "give a file with one trace")
+
+
+def _members(text: str, at: int, header: dict[str, Any]) -> Generator[dict[str, Any], None, int]:
+    """Yield the events of the object whose ``{`` lies before ``at``; return the place after its ``}``."""
+    at, listed = _skip(text, at), False
     while text[at] != "}":
         key, at = _decode(text, at)
         colon = _COLON.match(text, at)
-        if colon is None:
-            raise ValueError("a colon is missing")
+        if colon is None or not isinstance(key, str):
+            raise json.JSONDecodeError("a name and a colon were expected", text, at)
         at = colon.end()
-        if key == "traceEvents" and text[at] == "[":
-            at = yield from _array(text, at + 1)
+        if key == "traceEvents":
+            if listed or text[at] != "[":
+                raise Damaged("traceEvents is no list, or stands twice")
+            listed, at = True, (yield from _array(text, at + 1))
         else:
-            header[key], at = _decode(text, at)
-        at = _skip(text, at)
+            value, at = _decode(text, at)
+            header.update(_object([*header.items(), (key, value)]))
+        at = _comma(text, at)
+    return at + 1
 
 
 def _array(text: str, at: int) -> Generator[dict[str, Any], None, int]:
     """Yield the objects of an array whose ``[`` lies before ``at``; return the place after its ``]``."""
-    gap = _GAP.match
-    while True:
-        at = gap(text, at).end()  # type: ignore[union-attr]  # matches anything
-        if text[at] == "]":
-            return at + 1
-        event, at = _decode(text, at)
-        if isinstance(event, dict):
-            yield event
+    at = _skip(text, at)
+    while text[at] != "]":
+        event, end = _decode(text, at)
+        if not isinstance(event, dict):
+            raise Damaged(f"at character {at + 1} stands no event")
+        yield event
+        at = _comma(text, end)
+    return at + 1
+
+
+def _comma(text: str, at: int) -> int:
+    """Return the place after a comma; before an end none is needed, and one too many, as some tools write, is fine."""
+    found = _COMMA.match(text, at)
+    if found is None:
+        raise json.JSONDecodeError("a comma is missing", text, _skip(text, at))
+    return found.end()
 
 
 def _skip(text: str, at: int) -> int:
-    found = _GAP.match(text, at)
+    found = _SPACE.match(text, at)
     return found.end() if found else at
 
 
-def nanoseconds(microseconds: Any) -> int:
-    """Return a time in ns, exactly; -1 if it is not a number.
+def nanoseconds(microseconds: Any) -> int | None:
+    """Return a time in ns, exactly; None if it is not a number, or none that 62 bits hold.
 
     Args:
         microseconds: an integer, or the text of a number with a fraction.
     """
-    if isinstance(microseconds, int):
-        return microseconds * 1000
-    text = str(microseconds)
-    if text[-4:-3] == "." and text[:-4].isdigit() and text[-3:].isdigit():
-        return int(text[:-4] + text[-3:])
-    try:
-        return int((Decimal(text) * 1000).to_integral_value())
-    except (InvalidOperation, ValueError, OverflowError):
-        return -1
+    if type(microseconds) is int:
+        found = microseconds * 1000
+    elif not isinstance(microseconds, str) or not microseconds.isascii():
+        return None
+    elif microseconds[-4:-3] == "." and microseconds[:-4].isdigit() and microseconds[-3:].isdigit():
+        if len(microseconds) > 40:
+            return None
+        found = int(microseconds[:-4] + microseconds[-3:])
+    elif _NUMBER.fullmatch(microseconds):
+        number = Decimal(microseconds)
+        if number.adjusted() > 20:
+            return None
+        found = int((number * 1000).to_integral_value())
+    else:
+        return None
+    return found if found in TIMES else None

@@ -47,6 +47,6 @@ def overruns(ops: Operations) -> str | None:
         return None
     return (
         f"{len(over)} kernels still run when the next kernel of their stream starts, {over.sum() / 1e6:.4f} ms in all "
-        f"(the longest by {over.max() / 1e6:.4f} ms): kernel sums count this time twice; programmatic dependent launch "
+        f"(the longest by {over.max() / 1e6:.4f} ms): kernel sums include it; programmatic dependent launch "
         "and branches of a graph do so, anything else is a wrong duration in the report."
     )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from moe_lab.attribute import Ints
-from moe_lab.parse._chrome import nanoseconds
+from moe_lab.parse._kineto_values import amount, encodable, integer, known, span, text, three
 from moe_lab.ranges import display_name
 
 # Categories, older spellings too (torch 1.8 wrote `Kernel` and `Runtime`), in lower case.
@@ -19,8 +19,10 @@ OPERATORS = ("cpu_op", "operator")
 ANNOTATION, PYTHON = "user_annotation", "python_function"
 MODULE = "nn.Module: "  # how module calls begin among python_function events
 GEOMETRY = ("grid_x", "grid_y", "grid_z", "block_x", "block_y", "block_z")
-OPERATION = ("start", "end", "device", "stream", "correlation", "external", "graph_node", "bytes", "registers", "smem")
-CALL = ("start", "end", "pid", "tid", "correlation", "graph")
+OPERATION: tuple[str, ...] = ("start", "end", "device", "stream", "correlation", "external", "graph_node", "bytes")
+OPERATION += ("registers", "smem", "place", "row")  # place: the event's pid, mostly the device again
+CALL = ("start", "end", "pid", "tid", "correlation", "graph", "external", "row")
+SMALL_ID = 2**62
 RANGE = ("start", "end", "pid", "tid", "external", "row")
 _STEP = re.compile(r"(ProfilerStep)#\d+")
 _COPY = re.compile(r"Memcpy (\w)to(\w)")
@@ -69,6 +71,8 @@ class Tables:
         annotations: user annotations, columns ``RANGE``.
         modules: calls of nn.Module, which a trace has ``with_stack=True``; columns ``RANGE``.
         operators: PyTorch operators, columns ``RANGE``.
+        partial: GPU operations that are no complete events (``ph`` is not X), so without a duration.
+        numbers: process and thread ids that are no small integers, such as text, and the numbers they got.
     """
 
     operations: tuple[Table, Table, Table]
@@ -76,24 +80,46 @@ class Tables:
     annotations: Table
     modules: Table
     operators: Table
+    partial: int = 0
+    numbers: dict[str, int] = field(default_factory=dict)
+
+    def number(self, value: Any) -> int:
+        """Return a process or thread id as a number >= 0, a different one for every id."""
+        if type(value) is int and 0 <= value < SMALL_ID:
+            return value
+        whole = integer(value)
+        if 0 <= whole < SMALL_ID:
+            return whole
+        key = encodable(value) if isinstance(value, str) else str(value) if type(value) is int else ""
+        return self.numbers.setdefault(key, SMALL_ID + len(self.numbers))
 
 
 def read(events: Iterable[dict[str, Any]]) -> Tables:
-    """Sort complete events into tables; all others are passed over."""
+    """Sort complete events into tables; all others are passed over.
+
+    Raises:
+        Damaged: an event that is read has no name, time or duration.
+    """
     kinds = (Table(OPERATION + GEOMETRY), Table(OPERATION + GEOMETRY), Table(OPERATION + GEOMETRY))
     tables = Tables(kinds, Table(CALL), Table(RANGE), Table(RANGE), Table(RANGE))
     for row, event in enumerate(events):
         if event.get("ph") == "X":
             add(tables, event, row)
+        elif _category(event) in OPERATIONS:
+            tables.partial += 1
     return tables
 
 
 def add(tables: Tables, event: dict[str, Any], row: int) -> Table | None:
-    """Put an event into its table; return that table, None if the event is none of those that are read."""
-    category = str(event.get("cat", "")).lower()
+    """Put an event into its table; return that table, None if the event is none of those that are read.
+
+    Raises:
+        Damaged: it has no name, time or duration.
+    """
+    category = _category(event)
     target: Table
-    make: Callable[[dict[str, Any], dict[str, Any], int, int, int], tuple[int, ...]]
-    name = str(event.get("name") or "(unnamed)")
+    make: Callable[[Tables, dict[str, Any], dict[str, Any], int], tuple[int, ...]]
+    name = event.get("name")
     if category in OPERATIONS:
         target, make = tables.operations[OPERATIONS[category]], _operation
     elif category in CALLS:
@@ -102,63 +128,52 @@ def add(tables: Tables, event: dict[str, Any], row: int) -> Table | None:
         target, make = tables.annotations, _range
     elif category in OPERATORS:
         target, make = tables.operators, _range
-    elif category == PYTHON and name.startswith(MODULE):
+    elif category == PYTHON and isinstance(name, str) and name.startswith(MODULE):
         target, make = tables.modules, _range
     else:
         return None
-    start = nanoseconds(event.get("ts"))
+    where = f"event {row + 1} ({category})"
     args = event.get("args")
-    found = make(
-        event, args if isinstance(args, dict) else {}, start, start + max(nanoseconds(event.get("dur", 0)), 0), row
-    )
-    target.add(name, found)
+    found = make(tables, event, args if isinstance(args, dict) else {}, row)
+    target.add(text(name, where), (*span(event, where), *found))
     return target
 
 
-def _operation(event: dict[str, Any], args: dict[str, Any], start: int, end: int, row: int) -> tuple[int, ...]:
+def _category(event: dict[str, Any]) -> str:
+    found = event.get("cat")
+    return found.lower() if isinstance(found, str) else ""
+
+
+def _operation(tables: Tables, event: dict[str, Any], args: dict[str, Any], row: int) -> tuple[int, ...]:
     return (
-        start,
-        end,
-        _int(args.get("device", event.get("pid"))),
-        _int(args.get("stream", event.get("tid"))),
-        _id(args.get("correlation")),
+        integer(args.get("device", event.get("pid"))),
+        integer(args.get("stream", event.get("tid"))),
+        known(args.get("correlation")),
         _external(args),
-        _id(args.get("graph node id")),
-        _int(args.get("bytes")),
-        _int(args.get("registers per thread")),
-        _int(args.get("shared memory")),
-        *_three(args.get("grid")),
-        *_three(args.get("block")),
+        known(args.get("graph node id")),
+        amount(args.get("bytes")),
+        amount(args.get("registers per thread")),
+        amount(args.get("shared memory")),
+        tables.number(event.get("pid")),
+        row,
+        *three(args.get("grid")),
+        *three(args.get("block")),
     )
 
 
-def _call(event: dict[str, Any], args: dict[str, Any], start: int, end: int, row: int) -> tuple[int, ...]:
-    graph = "GraphLaunch" in str(event.get("name"))
-    return start, end, _int(event.get("pid")), _int(event.get("tid")), _id(args.get("correlation")), int(graph)
+def _call(tables: Tables, event: dict[str, Any], args: dict[str, Any], row: int) -> tuple[int, ...]:
+    name = event.get("name")
+    graph = isinstance(name, str) and "GraphLaunch" in name
+    where = tables.number(event.get("pid")), tables.number(event.get("tid"))
+    return *where, known(args.get("correlation")), int(graph), _external(args), row
 
 
-def _range(event: dict[str, Any], args: dict[str, Any], start: int, end: int, row: int) -> tuple[int, ...]:
-    return start, end, _int(event.get("pid")), _int(event.get("tid")), _external(args), row
-
-
-def _int(value: Any) -> int:
-    return value if type(value) is int else int(value) if isinstance(value, str) and value.isdigit() else -1
-
-
-def _id(value: Any) -> int:
-    """Return an id; 0 is Kineto's word for none."""
-    return _int(value) or -1
+def _range(tables: Tables, event: dict[str, Any], args: dict[str, Any], row: int) -> tuple[int, ...]:
+    return tables.number(event.get("pid")), tables.number(event.get("tid")), _external(args), row
 
 
 def _external(args: dict[str, Any]) -> int:
-    return _id(args.get("External id", args.get("external id")))
-
-
-def _three(value: Any) -> tuple[int, int, int]:
-    if isinstance(value, list) and len(value) == 3:
-        x, y, z = value
-        return _int(x), _int(y), _int(z)
-    return -1, -1, -1
+    return known(args.get("External id", args.get("external id")))
 
 
 def range_name(name: str) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 from moe_lab.assemble import KINDS, NONE, Calls, Operations, Ranges
 from moe_lab.attribute import Ints, distinct, match
 from moe_lab.parse import _kineto
+from moe_lab.parse._kineto_ranks import owners
 from moe_lab.parse._names import short_name
 
 
@@ -16,10 +17,11 @@ class Join:
     Attributes:
         operation: columns of kernels, then memcpys, then memsets: int64 [n] each.
         process: int64 [n], pid of each operation; -1 = not known.
-        ambiguous: operations whose correlation id several processes use.
+        owners: how the processes were found, and where that was not possible.
         found: int64 [n], row of the call that launched each operation; -1 = not in the trace.
         stand_in: int64 [n], row of the operator that stands in for a missing call; -1 = none.
         graph: bool [n], launched by a CUDA graph.
+        empty: int64 [k], rows of the calls that launched a graph of which the trace has no operation.
     """
 
     def __init__(self, tables: _kineto.Tables) -> None:
@@ -29,22 +31,16 @@ class Join:
         self.operation = {c: np.concatenate([p[c] for p in parts]) for c in parts[0]}
         self.call = tables.calls.arrays()
         self.operator = tables.operators.arrays()
-        self._process()
+        ranges = [t.arrays() for t in (tables.annotations, tables.modules)]
+        self.owners = owners(self.operation, self.call, [*ranges, self.operator])
+        self.process = self.owners.process
         self._by_operator()
+        self.empty = self._empty()
 
-    def _process(self) -> None:
-        """Find the process of each operation by its call: Kineto writes the device where the process would stand."""
-        correlation = self.operation["correlation"]
-        pids = np.unique(np.concatenate([self.call["pid"], self.operator["pid"]]))
-        process = np.full(len(correlation), pids[0] if len(pids) == 1 else -1, np.int64)
-        users = np.zeros(len(correlation), np.int64)
-        for pid in pids.tolist() if len(pids) > 1 else []:
-            mine = self.call["pid"] == pid
-            hit = match(np.zeros_like(correlation), correlation, np.where(mine, 0, 1), self.call["correlation"]) >= 0
-            users += hit
-            process[hit] = pid
-        process[users > 1] = -1
-        self.process, self.ambiguous = process, int((users > 1).sum())
+    @property
+    def renumber(self) -> bool:
+        """Whether correlation ids do not tell which call launched what."""
+        return bool(self.owners.shared or self.owners.repeated)
 
     def _by_operator(self) -> None:
         """Let the operator that an operation is linked to stand in for its call, where the trace lacks that.
@@ -62,6 +58,13 @@ class Join:
         extra = {c: self.operator[c][owner] for c in ("start", "end", "pid", "tid")}
         extra["correlation"] = op["correlation"][rows]
         self.call = {c: np.concatenate([call[c], extra[c]]) for c in extra}
+
+    def _empty(self) -> Ints:
+        calls = self.tables.calls.arrays()
+        full = np.zeros(len(calls["start"]), bool)
+        full[self.found[self.found >= 0]] = True
+        known = np.isin(calls["correlation"], self.operation["correlation"][self.found < 0])
+        return np.flatnonzero((calls["graph"] > 0) & ~full & ~known)
 
     def operations(self) -> Operations:
         """Return kernels, then memcpys, then memsets."""

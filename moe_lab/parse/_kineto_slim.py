@@ -16,6 +16,7 @@ import numpy as np
 from moe_lab import redact
 from moe_lab.assemble import KINDS
 from moe_lab.attribute import Bools, Ints, distinct
+from moe_lab.entry import INT64, NAME_LENGTH, visible
 from moe_lab.parse import _kineto
 from moe_lab.parse._kineto_join import Join, range_tables
 from moe_lab.parse._slim import Keep
@@ -60,7 +61,7 @@ def write(
         keep: which part of it; None = all of it.
         known_hosts: host names to take out of names.
     """
-    said = {k: header[k] for k in HEADER if isinstance(header.get(k), int)}
+    said = {k: header[k] for k in HEADER if type(header.get(k)) is int and header[k] in INT64}
     lines = _lines(tables, keep, list(known_hosts))
     with target.open("wb") as file, gzip.GzipFile("", "wb", mtime=0, fileobj=file) as packed:
         out = io.TextIOWrapper(packed, encoding="utf-8")
@@ -75,15 +76,27 @@ def write(
 
 
 def _properties(header: dict[str, Any], known_hosts: list[str]) -> list[dict[str, Any]]:
+    return [redact.tree({k: g[k] for k in PROPERTIES if k in g}, known_hosts) for g in gpus(header)]
+
+
+def gpus(header: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the properties of the GPUs: whole numbers from 0 up, and names of at most ``NAME_LENGTH`` characters."""
     found = header.get("deviceProperties")
-    gpus = [g for g in found if isinstance(g, dict)] if isinstance(found, list) else []
-    plain = (int, str)
-    return [redact.tree({k: g[k] for k in PROPERTIES if isinstance(g.get(k), plain)}, known_hosts) for g in gpus]
+    listed = [g for g in found if isinstance(g, dict)] if isinstance(found, list) else []
+    return [{k: v for k, v in g.items() if _plain(k, v)} for g in listed]
+
+
+def _plain(key: str, value: Any) -> bool:
+    if key == "name":
+        return isinstance(value, str) and 0 < len(value) <= NAME_LENGTH and visible(value) == value
+    return type(value) is int and 0 <= value < 2**63
 
 
 def _lines(tables: _kineto.Tables, keep: Keep | None, known_hosts: list[str]) -> Iterator[str]:
     """Yield the events as JSON: operations, their calls, ranges, operators that stand in for calls."""
     joined = Join(tables)
+    if joined.renumber:  # the copy has other places in the file, by which processes were told apart
+        joined.operation["correlation"] = np.where(joined.found >= 0, joined.found + 1, -1)
     kept = _kept(joined, keep)
     bounds = np.cumsum([0, *joined.counts])
     linked = np.where(joined.stand_in >= 0, joined.operation["external"], -1)
@@ -91,9 +104,10 @@ def _lines(tables: _kineto.Tables, keep: Keep | None, known_hosts: list[str]) ->
         rows = np.arange(bounds[number], bounds[number + 1])
         yield from _operations(table, joined.operation, rows, kept, linked, CATEGORIES[number], known_hosts)
     number_of = _Numbers(tables)
-    found = np.unique(joined.found[kept & (joined.found >= 0)])
+    found = np.union1d(joined.found[kept & (joined.found >= 0)], joined.empty)
     calls = tables.calls.arrays()
-    ids = np.stack([calls["correlation"], np.full(len(calls["start"]), -1, np.int64)])
+    own = np.arange(1, 1 + len(calls["start"])) if joined.renumber else calls["correlation"]
+    ids = np.stack([own, np.full(len(own), -1, np.int64)])
     yield from _on_cpu(tables.calls, calls, found, "cuda_runtime", ids, number_of, known_hosts)
     shown = range_tables(tables)
     stand_in = np.unique(joined.stand_in[kept & (joined.stand_in >= 0)])
@@ -194,4 +208,4 @@ def _event(category: str, name: str, where: str, start: int, end: int, args: lis
 
 def _us(ns: int) -> str:
     """Return ns as microseconds with three decimals, exactly."""
-    return f"{ns // 1000}.{ns % 1000:03d}"
+    return f"{'-' if ns < 0 else ''}{abs(ns) // 1000}.{abs(ns) % 1000:03d}"

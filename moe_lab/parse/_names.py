@@ -2,6 +2,7 @@
 
 import re
 
+DEPTH = 256  # of nested template arguments; compilers take about as many
 _TEMPLATE = re.compile(r"<[^<>]*>")
 
 
@@ -12,8 +13,9 @@ def short_name(full: str) -> str:
     that are not C++ declarations, such as those of Triton kernels, stay as they are.
     """
     text = full.removesuffix(" [clone .kd]").replace("(anonymous namespace)::", "").replace("->", "")
-    before = ""
-    while before != text:
+    for _ in range(DEPTH):
         before, text = text, _TEMPLATE.sub("", text)
+        if before == text:
+            break
     name = text.split("(", 1)[0].strip().rsplit("::", 1)[-1].rsplit(" ", 1)[-1]
     return name or full

@@ -5,12 +5,15 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from moe_lab.assemble import assemble
+import numpy as np
+
+from moe_lab.assemble import Operations, assemble
 from moe_lab.errors import UserError
 from moe_lab.launches import Launches
-from moe_lab.parse import _chrome, _kineto, _kineto_slim
+from moe_lab.parse import _chrome, _doubts, _kineto, _kineto_slim, _trace_file
 from moe_lab.parse._kineto_join import Join
 from moe_lab.parse._kineto_slim import GPU_FACTS
+from moe_lab.parse._kineto_values import integer
 from moe_lab.parse._slim import Keep
 
 INFO = {
@@ -25,6 +28,7 @@ _KINETO = re.compile(
     r'|"cat"\s*:\s*"(?i:cpu_op|operator|kernel|user_annotation|cuda_runtime|runtime|python_function)"'
 )
 _PROPERTIES = re.compile(r'"schemaVersion"\s*:.*"deviceProperties"\s*:', re.DOTALL)
+MOST_NS = 2**61  # sums of durations stay within 64 bits
 NO_CAPTURES = (
     "{} operations of CUDA graphs are attributed to the range around the replay only: torch.profiler does not record "
     "in which range a graph's kernels were captured; use nsys to get their stages."
@@ -33,7 +37,7 @@ NO_CAPTURES = (
 
 def sniff(path: Path) -> bool:
     """Return whether the beginning of the file looks like a trace of Kineto."""
-    text = _chrome.head(path)
+    text = _trace_file.head(path)
     return bool((_EVENTS.search(text) and _KINETO.search(text)) or _PROPERTIES.search(text))
 
 
@@ -50,6 +54,11 @@ def parse(path: Path) -> Launches:
         UserError: not such a file, truncated, or without GPU kernels.
     """
     path = Path(path)
+    with _trace_file.reading(path):
+        return _parsed(path)
+
+
+def _parsed(path: Path) -> Launches:
     header: dict[str, Any] = {}
     tables = _kineto.read(_chrome.events(path, header))
     if not len(tables.operations[0]):
@@ -57,22 +66,43 @@ def parse(path: Path) -> Launches:
             f"{path.name} contains no GPU kernels; profile with ProfilerActivity.CUDA, and make sure that the profiled "
             "process itself runs the GPU work (torch.profiler does not see other processes)."
         )
-    warnings: list[str] = []
     joined = Join(tables)
-    meta = _facts(header, joined, warnings)
+    operations = joined.operations()
+    if float(np.maximum(operations.end - operations.start, 0).astype(float).sum()) >= MOST_NS:
+        raise _trace_file.Damaged("the durations of its GPU operations add up to more than 100 years")
+    meta = _facts(header, joined, _doubtful(tables, joined, operations))
+    return assemble(operations, joined.calls(), joined.ranges(), None, meta, "")
+
+
+def _doubtful(tables: _kineto.Tables, joined: Join, operations: Operations) -> list[str]:
+    """Return the sentences on what the trace lacks or leaves open."""
+    owners, said = joined.owners, []
     if joined.graph.any():
-        warnings.append(NO_CAPTURES.format(int(joined.graph.sum())))
-    if joined.ambiguous:
-        warnings.append(
-            f"{joined.ambiguous} GPU operations have a correlation id that several processes of the trace use: they "
-            "are unattributed; give one trace a process."
+        said.append(NO_CAPTURES.format(int(joined.graph.sum())))
+    if len(joined.empty):
+        names = [list(tables.calls.names)[tables.calls.code[i]] for i in joined.empty[:1].tolist()]
+        api = "HIP" if names[0].startswith("hip") else "CUDA"
+        said.append(_doubts.without_kernels(len(joined.empty), api, "trace them with the profiler of the GPU's maker"))
+    if owners.shared:
+        said.append(
+            f"{owners.shared} GPU operations have a correlation id that several processes use: the process "
+            f"of {owners.shared - owners.unknown} follows from GPU, time or place in the file, {owners.unknown} are "
+            "unattributed; give one trace a process to be sure."
         )
+    if owners.repeated:
+        said.append(
+            f"{owners.repeated} GPU operations have a correlation id that their process uses several times: they are "
+            "unattributed; give one trace a process."
+        )
+    if tables.partial:
+        said.append(f"{tables.partial} GPU operations have no duration (no complete events): they are left out.")
     if not (len(tables.annotations) or len(tables.modules)):
-        warnings.append(
+        said.append(
             "The trace has no user annotations: PyTorch's operators are the ranges; mark stages with "
             "torch.profiler.record_function."
         )
-    return assemble(joined.operations(), joined.calls(), joined.ranges(), None, meta, "")
+    over = _doubts.overruns(operations)
+    return said + ([over] if over else [])
 
 
 def slim(source: Path, target: Path, keep: Keep | None = None) -> tuple[list[str], list[str]]:
@@ -87,23 +117,23 @@ def slim(source: Path, target: Path, keep: Keep | None = None) -> tuple[list[str
         (left_out, hosts): what was left out, as sentences, and the names of the machine that the trace knows.
     """
     header: dict[str, Any] = {}
-    tables = _kineto.read(_chrome.events(Path(source), header))
-    hosts = _kineto_slim.hosts(header)
-    _kineto_slim.write(tables, header, target, keep, hosts)
+    with _trace_file.reading(Path(source)):
+        tables = _kineto.read(_chrome.events(Path(source), header))
+        hosts = _kineto_slim.hosts(header)
+        _kineto_slim.write(tables, header, target, keep, hosts)
     return list(_kineto_slim.DROPPED), hosts
 
 
 def _facts(header: dict[str, Any], joined: Join, warnings: list[str]) -> dict[str, Any]:
     """Return the plain facts of the trace."""
-    found = header.get("deviceProperties")
-    gpus = [g for g in found if isinstance(g, dict)] if isinstance(found, list) else []
+    gpus = _kineto_slim.gpus(header)
     operation = joined.operation
     used = int(operation["device"][0])
     own = next((g for g in gpus if g.get("id") == used), gpus[0] if gpus else None)
     schema = header.get("schemaVersion")
     return {
         "tool": {"name": "torch.profiler", "version": None},
-        "schema": None if schema is None else str(schema),
+        "schema": str(schema) if integer(schema) >= 0 else None,
         "gpu": _gpu(own) if own else None,
         "gpu_count": len(gpus) or None,
         "graph_mode": "Node" if joined.graph.any() else None,
@@ -117,7 +147,7 @@ def _facts(header: dict[str, Any], joined: Join, warnings: list[str]) -> dict[st
 def _gpu(properties: dict[str, Any]) -> dict[str, Any]:
     gpu: dict[str, Any] = {ours: properties.get(theirs) for ours, theirs in GPU_FACTS.items()}
     threads, warp = properties.get("maxThreadsPerMultiprocessor"), properties.get("warpSize")
-    gpu["max_warps_per_sm"] = threads // warp if isinstance(threads, int) and isinstance(warp, int) and warp else None
+    gpu["max_warps_per_sm"] = threads // warp if threads is not None and warp else None
     major, minor = properties.get("computeMajor"), properties.get("computeMinor")
     gpu["compute_capability"] = None if major is None or minor is None else f"{major}.{minor}"
     return gpu
@@ -125,7 +155,7 @@ def _gpu(properties: dict[str, Any]) -> dict[str, Any]:
 
 def _date(base: Any, start: int) -> str | None:
     """Return the day of a time in ns since 1970, ``base`` + ``start``; None for a clock that counts from elsewhere."""
-    seconds = ((base if isinstance(base, int) else 0) + start) / 1e9
+    seconds = (max(integer(base), 0) + start) / 1e9
     if not 1e9 < seconds < 1e10:
         return None
     return datetime.fromtimestamp(seconds, timezone.utc).date().isoformat()
@@ -133,4 +163,4 @@ def _date(base: Any, start: int) -> str | None:
 
 def _cuda(version: Any) -> str | None:
     """Return ``12.8`` for 12080, CUDA's way to write versions."""
-    return f"{version // 1000}.{version % 1000 // 10}" if isinstance(version, int) and version else None
+    return f"{version // 1000}.{version % 1000 // 10}" if type(version) is int and 0 < version < 10**6 else None
