@@ -28,7 +28,7 @@ from vllm.triton_utils import triton, tl
 
 
 class fused_moe_kernel:
-    arg_names = ["a_ptr", "naive_block_assignment"]
+    arg_names = ["a_ptr", "BLOCK_SIZE_M", "BLOCK_SIZE_N", "BLOCK_SIZE_K", "GROUP_SIZE_M", "naive_block_assignment"]
 
 
 def get_default_config(M, E, N, K, topk, dtype, block_shape=None):
@@ -51,11 +51,17 @@ def invoke_fused_moe_triton_kernel(
 """
 
 
+def tile(rows: int, **more: object) -> dict[str, object]:
+    """An entry of an engine's tuned file."""
+    whole = {"BLOCK_SIZE_M": rows, "BLOCK_SIZE_N": 64, "BLOCK_SIZE_K": 32, "GROUP_SIZE_M": 1}
+    return {**whole, "num_warps": 4, "num_stages": 3, **more}
+
+
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """GIVEN a wheel of vLLM in the cache; the adapter starts afresh."""
     monkeypatch.setenv("MOE_LAB_PEERS", str(tmp_path / "peers"))
-    tiles = json.dumps({"4": {"BLOCK_SIZE_M": 32}, "40": {"BLOCK_SIZE_M": 128}})
+    tiles = json.dumps({"4": tile(32), "40": tile(128)})
     fetch.add(str(wheel(tmp_path, files={f"{MOE}/fused_moe.py": LAUNCHER, f"{MOE}/configs/{TILES}": tiles})))
     plugins.load("experts", "vllm_triton").at.cache_clear()
     yield tmp_path
@@ -98,6 +104,25 @@ def test_wheel_pipeline_refuses_a_launcher_that_wants_more(cache: Path, tmp_path
     with pytest.raises(UserError, match="needs moon_phase, which this adapter does not know"):
         backend.experts(*tensors, problem=problem, mark=ranges.marker("none"))
     assert examine.load("vllm_triton@1.2")[0].peer.version == "1.2"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("USE_TMA", True), ("SPLIT_K", 4), ("waves_per_eu", 2), ("half_warps", 1)], ids=lambda v: str(v)
+)
+def test_wheel_pipeline_refuses_a_tile_with_a_key_that_it_cannot_pass_on(cache: Path, tmp_path, key, value) -> None:
+    tiles = json.dumps({"4": tile(32, **{key: value})})
+    files = {f"{MOE}/fused_moe.py": LAUNCHER, f"{MOE}/configs/{TILES}": tiles}
+    fetch.add(str(wheel(tmp_path, version="8.8", files=files)))
+    with pytest.raises(UserError, match=f"{TILES} of vllm 8.8 has {key}, which this adapter cannot pass"):
+        examine.load("vllm_triton@8.8")[0].config(MoEProblem(4, 24, 32, 8, 2, "fp32"))
+
+
+def test_wheel_pipeline_takes_what_a_tile_says_of_the_default_as_said(cache: Path, tmp_path) -> None:
+    tiles = json.dumps({"triton_version": "3.6.0", "4": tile(32, USE_TMA=False, SPLIT_K=1)})
+    files = {f"{MOE}/fused_moe.py": LAUNCHER, f"{MOE}/configs/{TILES}": tiles}
+    fetch.add(str(wheel(tmp_path, version="8.9", files=files)))
+    config = examine.load("vllm_triton@8.9")[0].config(MoEProblem(4, 24, 32, 8, 2, "fp32"))
+    assert config == tile(32)
 
 
 def test_only_peers_have_releases() -> None:

@@ -3,9 +3,9 @@
 from functools import cache
 from types import SimpleNamespace
 
-import torch
 from torch import Tensor
 
+from moe_lab.experts._platform import capability, cuda, rocm
 from moe_lab.experts._wheel import WheelPipeline
 from moe_lab.problem import MoEProblem
 from moe_lab.ranges import Mark
@@ -13,8 +13,9 @@ from moe_lab.ranges import Mark
 INFO = {
     "about": "SGLang's fused_moe_kernel with its tuned tiles; align, activation and sum are ours",
     "needs": ["torch", "triton", "peer:sglang"],
-    "install": "pip install sglang, or moe-lab peers add sglang==0.5.8",
+    "install": "pip install sglang, or moe-lab peers add sglang==0.5.23",
     "peer": "sglang",
+    "tried": ["0.5.8", "0.5.23"],
     "hardware": "NVIDIA SM80+, AMD CDNA3+; the CPU under TRITON_INTERPRET=1 (fp32, fp16)",
     "dtypes": ["fp32", "fp16", "bf16"],
     "fp32": "tf32",
@@ -27,7 +28,7 @@ INFO = {
 
 def _launches_early() -> bool:
     """Return what SGLang asks before it lets kernels begin early: an NVIDIA GPU of compute capability 9.0 or newer."""
-    return torch.cuda.is_available() and torch.version.hip is None and torch.cuda.get_device_capability()[0] >= 9
+    return capability()[0] >= 9
 
 
 @cache
@@ -35,8 +36,10 @@ def at(version: str | None) -> WheelPipeline:
     """Return the backend of one release; None = the installed package, else the newest in the cache."""
     settings = SimpleNamespace(enable_deterministic_inference=False)
     answers = {
-        "is_cuda": lambda: torch.version.hip is None,
-        "is_hip": lambda: torch.version.hip is not None,
+        "is_cuda": cuda,
+        "is_hip": rocm,
+        "is_sm90_supported": lambda *given: capability()[0] == 9,
+        "envs": SimpleNamespace(SGLANG_USE_AITER=SimpleNamespace(get=lambda: False)),
         "is_cpu": lambda: False,
         "cpu_has_amx_support": lambda: False,
         "get_bool_env_var": lambda *given: False,

@@ -27,11 +27,14 @@ def gated(gate, up, SWIGLUOAI: tl.constexpr, ALPHA: tl.constexpr, LIMIT: tl.cons
 def gated_activation_kernel(
     gate_up,  # [rows, 2N]
     y,  # [rows, N], out
+    order,  # [rows] int32: rows of pairs from numel on are padding; any pointer when not SORTED
+    numel,
     rows,
     N,
     ALPHA: tl.constexpr,
     LIMIT: tl.constexpr,
     SWIGLUOAI: tl.constexpr,
+    SORTED: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
@@ -39,6 +42,8 @@ def gated_activation_kernel(
     row = (tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)).to(tl.int64)[:, None]
     column = (tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N))[None, :]
     mask = (row < rows) & (column < N)
+    if SORTED:
+        mask = mask & (tl.load(order + row, mask=row < rows, other=numel) < numel)
     at = gate_up + row * 2 * N + column
     gate = tl.load(at, mask=mask, other=0.0).to(tl.float32)
     up = tl.load(at + N, mask=mask, other=0.0).to(tl.float32)
@@ -46,12 +51,14 @@ def gated_activation_kernel(
     tl.store(y + row * N + column, result.to(y.dtype.element_ty), mask=mask)
 
 
-def gated_activation(gate_up: Tensor, activation: str) -> Tensor:
+def gated_activation(gate_up: Tensor, activation: str, order: Tensor | None = None, numel: int = 0) -> Tensor:
     """Return act(gate) * up [rows, N] in the dtype of the input.
 
     Args:
         gate_up: [rows, 2N] fp32, fp16 or bf16, contiguous.
         activation: one of ``ACTIVATIONS``.
+        order: [rows] int32, the pair of each row where rows are sorted and padded: padding stays unread and unwritten.
+        numel: pairs; from there on ``order`` is padding.
 
     Raises:
         UserError: an unknown activation.
@@ -66,11 +73,14 @@ def gated_activation(gate_up: Tensor, activation: str) -> Tensor:
     gated_activation_kernel[(triton.cdiv(rows, block_rows), triton.cdiv(N, block_n))](
         gate_up,
         y,
+        gate_up if order is None else order,
+        numel,
         rows,
         N,
         ALPHA=ALPHA,
         LIMIT=LIMIT,
         SWIGLUOAI=activation == "swigluoai",
+        SORTED=order is not None,
         BLOCK_ROWS=block_rows,
         BLOCK_N=block_n,
         num_warps=1 if block_rows == 1 else 4,

@@ -48,6 +48,7 @@ class Project:
         parts: name -> files.
         example: what to give to ``moe-lab peers add``.
         licence: of the project, where that is not the wheel's.
+        proof: a file or folder that tells its installed package from another of that name.
     """
 
     about: str
@@ -56,6 +57,7 @@ class Project:
     parts: dict[str, Part]
     example: str
     licence: str = ""
+    proof: str = ""
 
 
 _MOE = "vllm/model_executor/layers/fused_moe"
@@ -68,7 +70,7 @@ PROJECTS: dict[str, Project] = {
             "kernel": Part((f"{_MOE}/*.py", f"{_MOE}/**/*.py"), r"def invoke_fused_moe(_triton)?_kernel\("),
             "tiles": Part((f"{_MOE}/configs/*.json",)),
         },
-        "vllm==0.15.0",
+        "vllm==0.33.0",
     ),
     "sglang": Project(
         "fused_moe_kernel (Triton) with its tuned tiles",
@@ -81,7 +83,7 @@ PROJECTS: dict[str, Project] = {
             "defaults": Part(("sglang/srt/layers/moe/**/*.py",), r"def get_default_config\("),
             "tiles": Part(("sglang/srt/layers/moe/**/configs/*/*.json",)),
         },
-        "sglang==0.5.8",
+        "sglang==0.5.23",
     ),
     "triton_kernels": Project(
         "matmul_ogs (Triton), as vLLM's wheel carries it",
@@ -90,6 +92,16 @@ PROJECTS: dict[str, Project] = {
         {"package": Part(("vllm/third_party/triton_kernels/**/*.py",), strip="vllm/third_party/")},
         "vllm==0.15.0",
         "MIT",
+        "matmul_ogs.py",
+    ),
+    "deep_gemm": Project(
+        "DeepGEMM (CUDA, compiled by nvcc when it first runs), as vLLM's wheel carries it",
+        "https://github.com/deepseek-ai/DeepGEMM",
+        "vllm",
+        {"package": Part(("vllm/third_party/deep_gemm/**/*",), strip="vllm/third_party/")},
+        "vllm==0.33.0",
+        "MIT",
+        "include/deep_gemm",
     ),
 }
 
@@ -181,7 +193,7 @@ def installed(project: str) -> Peer | None:
         return None
     places = list(spec.submodule_search_locations or []) if spec else []
     known = PROJECTS[project]
-    if not places or not (project == known.wheel or (Path(places[0]) / "matmul_ogs.py").is_file()):
+    if not places or not (Path(places[0]) / known.proof).exists():
         return None
     try:
         version = importlib.metadata.version(project)

@@ -61,6 +61,7 @@ class StandIn:
     __ror__ = __or__
 
     def __bool__(self) -> bool:
+        self._answer(self._name)
         return False
 
 
