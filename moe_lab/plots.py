@@ -13,6 +13,8 @@ import plotly.graph_objects as go
 import plotly.io as pio
 from plotly.subplots import make_subplots
 
+from moe_lab.markup import as_text
+
 MAX_POINTS = 5000  # a trace; more makes a page slow
 
 # Colours told apart with deuteranopia and protanopia as well; tests/test_plots.py computes the distances.
@@ -84,6 +86,7 @@ def backend_color(backend: str) -> str:
     return BACKENDS.get(backend) or _SPARE[zlib.crc32(backend.encode()) % len(_SPARE)]
 
 
+@as_text
 def stage_shares(rows: pd.DataFrame) -> go.Figure:
     """Draw one stacked bar a row: which share of the layer each stage takes.
 
@@ -128,6 +131,7 @@ def stage_shares(rows: pd.DataFrame) -> go.Figure:
     return figure
 
 
+@as_text
 def stage_times(stages: dict[str, pd.DataFrame]) -> go.Figure:
     """Draw one bar a stage, a panel a phase, each panel on its own scale and in the unit that suits it.
 
@@ -166,6 +170,7 @@ def stage_times(stages: dict[str, pd.DataFrame]) -> go.Figure:
     return figure
 
 
+@as_text
 def timeline(operations: pd.DataFrame, ranges: pd.DataFrame, title: str = "") -> go.Figure:
     """Draw one layer: kernels and copies as bars under the ranges they belong to, one lane a stream.
 

@@ -33,7 +33,7 @@ LEVELS = [
 HOST_LEVELS = [
     {"__init__", "errors", "entry", "options", "terminal"},
     {"plugins", "problem", "ranges", "launches", "published", "mime", "bench_options", "peers", "configs", "children"},
-    {"rows", "run_json", "metrics"},
+    {"rows", "run_json", "metrics", "markup"},
     {"assemble", "attribute", "columns", "manifest", "redact", "replay", "tree", "parse"},
     {"runs"},
     {"capture", "analysis"},

@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -169,3 +171,43 @@ def test_html_figures_follow_the_dark_scheme(built: report.Report, browser: Any)
     dark = browser.execute_script(colour)
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
     assert dark != light
+
+
+HOSTILE = "<!--<script><b>bold</b><a href=javascript:alert(1)>link</a>&amp;%{x}"
+
+
+def test_html_shows_names_with_markup_as_text(browser: Any, tmp_path: Path) -> None:
+    committed = Path(__file__).parents[1] / "profiles" / "h200" / "qwen3-30b-a3b_decode_b16_ctx2048"
+    folder = tmp_path / "h200" / "decode"
+    shutil.copytree(committed, folder)
+    with closing(sqlite3.connect(folder / "report.sqlite")) as connection, connection:
+        where = "id IN (SELECT shortName FROM CUPTI_ACTIVITY_KIND_KERNEL UNION"
+        where += " SELECT demangledName FROM CUPTI_ACTIVITY_KIND_KERNEL)"
+        connection.execute(f"UPDATE StringIds SET value = ? || value WHERE {where}", (HOSTILE,))
+    given = {"decode_run": str(folder), "prefill_run": ""}
+    done = report.build(["01"], out=tmp_path / "out", parameters=given, grid=None, show_code=False)
+    page = done.pages[0]
+    assert page.failed is None
+    visit(browser, page.html, LAPTOP)
+    points = browser.execute_script(POINTS)
+    assert len(points) == page.figures
+    assert all(n >= 3 for n in points)
+    assert [entry["message"] for entry in browser.get_log("browser")] == []
+    cells = [cell.text for cell in browser.find_elements("css selector", "table.lab td")]
+    assert any(HOSTILE in text for text in cells)
+    assert browser.execute_script("return document.querySelectorAll('a[href^=javascript]').length") == 0
+    footer = browser.find_element("css selector", "footer")
+    assert footer.text.startswith("Parameters: ")
+    hovers = browser.execute_script(HOVERS)
+    assert any(HOSTILE in text for text in hovers), hovers
+
+
+# The hover of one bar that has a kernel's name, in each figure.
+HOVERS = """
+return [...document.querySelectorAll('.plot-area')].flatMap((area, figure) => {
+  const trace = area.data.findIndex(t => t.customdata && /bold/.test(JSON.stringify(t.customdata)));
+  if (trace < 0) return [];
+  Plotly.Fx.hover(area, [{curveNumber: trace, pointNumber: 0}]);
+  return [...area.querySelectorAll('.hoverlayer text')].map(t => t.textContent);
+});
+"""

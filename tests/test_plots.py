@@ -1,11 +1,14 @@
+import ast
+import json
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from launches_fixture import SHARES, phase
 
-from moe_lab import plots
+from moe_lab import markup, plots
 from moe_lab.analysis import phases
 
 # Machado, Oliveira and Fernandes 2009, severity 1.0, on linear RGB.
@@ -108,3 +111,54 @@ def test_every_axis_of_numbers_carries_its_unit(draw: str) -> None:
         "timeline": lambda: plots.timeline(*phases.layer_timeline(given)),
     }[draw]()
     assert figure.layout.xaxis.title.text.endswith(("(%)", "(ms)", "(µs)"))
+
+
+HOSTILE = "<b>x</b>&amp;%{x}<!--<script>"
+SHOWN = "&lt;b&gt;x&lt;/b&gt;&amp;amp;%&#123;x}&lt;!--&lt;script&gt;"
+
+
+def test_names_reach_plotly_as_text() -> None:
+    operations = pd.DataFrame(
+        {"name": [HOSTILE], "stage": [HOSTILE], "stream": [7], "start_us": [0.0], "duration_us": [2.0]}
+    )
+    ranges = pd.DataFrame({"name": [HOSTILE], "stage": [None], "depth": [0], "start_us": [0.0], "end_us": [3.0]})
+    figure = plots.timeline(operations, ranges, HOSTILE)
+    text = json.dumps(figure.to_plotly_json(), default=str)
+    assert "<b>" not in text
+    assert "<script>" not in text
+    bar = next(trace for trace in figure.data if trace.text)
+    assert bar.text[0] == bar.name == SHOWN
+    assert figure.data[-1].customdata[0] == SHOWN
+    assert figure.layout.xaxis.title.text.startswith(SHOWN)
+    assert operations["name"][0] == HOSTILE, "the table that was given stays as it is"
+
+
+def test_every_figure_takes_names_as_text() -> None:
+    found = 0
+    for path in sorted(Path(plots.__file__).parent.rglob("plots.py")):
+        tree = ast.parse(path.read_text())
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef) and node.name[0] != "_" and "Figure" in ast.unparse(node.returns):
+                assert "as_text" in [ast.unparse(d) for d in node.decorator_list], f"{path.parent.name}: {node.name}"
+                found += 1
+    assert found >= 15
+
+
+def test_text_in_every_kind_of_column_is_escaped() -> None:
+    seen = {}
+
+    @markup.as_text
+    def draw(frame: pd.DataFrame, *, names: dict[str, list[str]]) -> None:
+        seen.update(frame=frame, names=names)
+
+    frame = pd.DataFrame({"s": pd.array(["<a>", None], "string"), "n": [1, 2]}, index=["<i>", "j"])
+    frame["c"] = pd.Categorical(["<z>", "<y>"], categories=["<z>", "<y>"], ordered=True)
+    frame["o"] = [[("<k>", 1.0)], None]
+    draw(frame, names={"<a>": ["<b>"]})
+    out = seen["frame"]
+    assert out["s"].tolist() == ["&lt;a&gt;", pd.NA]
+    assert out["c"].cat.categories.tolist() == ["&lt;z&gt;", "&lt;y&gt;"]
+    assert out["o"].tolist() == [[("&lt;k&gt;", 1.0)], None]
+    assert out["n"].tolist() == [1, 2]
+    assert list(out.index) == ["&lt;i&gt;", "j"]
+    assert seen["names"] == {"&lt;a&gt;": ["&lt;b&gt;"]}

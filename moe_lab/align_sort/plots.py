@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from moe_lab import plots
+from moe_lab.markup import as_text
 
 # In the order in which a figure meets them; dark and light alternate, so that greys still tell neighbours apart.
 PALETTE = ("#0072b2", "#e69f00", "#6f2f80", "#35b39c", "#a8321f", "#56b4e9", "#9a7b4f", "#cc79a7", "#117733", "#8a8f98")
@@ -28,6 +29,7 @@ STEPS = {
 DIVERGING = [[0, "#b35806"], [0.35, "#f1a340"], [0.5, "#f7f7f7"], [0.65, "#92c5de"], [1, "#2166ac"]]
 
 
+@as_text
 def speedup_map(rows: pd.DataFrame, title: str) -> go.Figure:
     """Draw speed-ups over tokens and experts: colours diverge around 1, every cell says its number.
 
@@ -85,6 +87,7 @@ def colors(names: Sequence[str], ours: str) -> dict[str, str]:
     return {ours: OURS} | {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(others)}
 
 
+@as_text
 def curves(rows: pd.DataFrame, limit: pd.DataFrame, ours: str, limit_label: str = "") -> go.Figure:
     """Draw time over tokens, one line an algorithm, with the empty replay and the data-movement limit below.
 
@@ -134,6 +137,7 @@ def _tokens_axis(rows: pd.DataFrame) -> dict[str, object]:
     return {"title": {"text": "tokens"}, "type": "log", "tickvals": shown, "ticktext": [f"{m:,}" for m in shown]}
 
 
+@as_text
 def padding(rows: pd.DataFrame) -> go.Figure:
     """Draw padding waste over tokens, one line a routing and block_m.
 
@@ -156,6 +160,7 @@ def padding(rows: pd.DataFrame) -> go.Figure:
     return figure
 
 
+@as_text
 def steps(split: pd.DataFrame) -> go.Figure:
     """Draw what a call's kernels spend on each step: a panel a size, each on its own scale, a bar an algorithm.
 

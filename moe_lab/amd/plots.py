@@ -10,6 +10,7 @@ from plotly.subplots import make_subplots
 
 from moe_lab import plots
 from moe_lab.amd.tables import NONE
+from moe_lab.markup import as_text
 from moe_lab.notes import Note
 
 KERNELS = 3  # kernels drawn; the tables have all
@@ -25,6 +26,7 @@ COMPUTE = ("VALU FP32", "MFMA BF16")  # of the measured compute roofs, those tha
 _X = (0.01, 10_000.0)  # FLOP per byte
 
 
+@as_text
 def align_published(table: pd.DataFrame) -> go.Figure:
     """Draw the published counters of the align kernels, hatched as others' figures.
 
@@ -56,6 +58,7 @@ def align_published(table: pd.DataFrame) -> go.Figure:
     return figure
 
 
+@as_text
 def stalls(tables: Mapping[str, pd.DataFrame]) -> go.Figure | Note:
     """Draw what the vector memory path of the first kernels waits for.
 
@@ -101,6 +104,7 @@ def _waits(tables: Mapping[str, pd.DataFrame]) -> list[tuple[str, str, pd.DataFr
     return [(run, k, t[t["value"].fillna(0) > 0]) for run, k, t in series]
 
 
+@as_text
 def memory(tables: Mapping[str, pd.DataFrame]) -> go.Figure | Note:
     """Draw the memory chart: what each level moves in one launch of the first kernels.
 
@@ -143,6 +147,7 @@ def memory(tables: Mapping[str, pd.DataFrame]) -> go.Figure | Note:
     return figure
 
 
+@as_text
 def roofline(points: Mapping[str, pd.DataFrame], roofs: Mapping[str, pd.DataFrame]) -> go.Figure | Note:
     """Draw kernels under the roofs that were measured on the same GPU.
 

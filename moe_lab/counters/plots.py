@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from moe_lab import plots
+from moe_lab.markup import as_text
 
 COUNTERS = {
     "sm_throughput_pct": "compute (% of the theoretical peak)",
@@ -36,6 +37,7 @@ def styles(rows: pd.DataFrame) -> dict[str, tuple[str, str]]:
     return out
 
 
+@as_text
 def over_m(table: pd.DataFrame, stage: str) -> go.Figure:
     """Draw the main counters of one stage over M, a panel each, a line a series.
 
@@ -78,6 +80,7 @@ def over_m(table: pd.DataFrame, stage: str) -> go.Figure:
     return figure
 
 
+@as_text
 def roofline(
     points: pd.DataFrame, roofs: pd.DataFrame, stage: str, colors: dict[str, tuple[str, str]] | None = None
 ) -> go.Figure:
@@ -133,6 +136,7 @@ def _roof(x: list[float], y: list[float], name: str, kind: str) -> dict[str, Any
     return {"x": x, "y": y, "name": name, "mode": "lines", "line": line, "hovertemplate": hover}
 
 
+@as_text
 def waterfall(moved: pd.DataFrame, stage: str, M: int) -> go.Figure:
     """Draw how the fewest bytes become those through L2, a panel a series, with what was counted below.
 
@@ -199,6 +203,7 @@ def _bars(row: dict[Any, Any]) -> tuple[list[str], list[float], list[str]]:
     return list(labels), list(values), list(measures)
 
 
+@as_text
 def stalls(shares: pd.DataFrame, stage: str) -> go.Figure:
     """Draw what warps wait for: a bar a series and M, the largest reasons by name.
 

@@ -128,7 +128,8 @@ def _with_plotly(text: str) -> str:
 
 
 def _figure_html(figure: dict[str, Any]) -> str:
-    content = json.dumps({k: figure[k] for k in ("data", "layout")}, separators=(",", ":")).replace("</", "<\\/")
+    # No `<` at all: `<!--<script>` in a name would make the browser read the rest of the page as this script.
+    content = json.dumps({k: figure[k] for k in ("data", "layout")}, separators=(",", ":")).replace("<", "\\u003c")
     height = int(figure["layout"].get("height") or 420)
     name = html.escape(str((figure["layout"].get("meta") or {}).get("alt") or "plot"))
     return (

@@ -9,6 +9,7 @@ from plotly.subplots import make_subplots
 
 from moe_lab import plots
 from moe_lab.align_sort.plots import OURS
+from moe_lab.markup import as_text
 
 _DASHES = ("solid", "dash", "dot", "dashdot")
 # Ours has its own colour; the rest are told apart with every common colour blindness where they meet most.
@@ -27,6 +28,7 @@ COLORS = {
 }
 
 
+@as_text
 def times(rows: pd.DataFrame, ours: str) -> go.Figure:
     """Draw time over M, one line a backend, both axes logarithmic, and the roofline bound below.
 
@@ -60,6 +62,7 @@ def times(rows: pd.DataFrame, ours: str) -> go.Figure:
     return figure
 
 
+@as_text
 def shares(rows: pd.DataFrame, ours: str) -> go.Figure:
     """Draw per cent of the roofline bound over M, one line a backend.
 
@@ -89,6 +92,7 @@ def shares(rows: pd.DataFrame, ours: str) -> go.Figure:
     return figure
 
 
+@as_text
 def stages(split: pd.DataFrame, backends: Sequence[str]) -> go.Figure:
     """Draw the share of each stage in a call's kernel time over M, a panel a backend.
 
@@ -125,6 +129,7 @@ def stages(split: pd.DataFrame, backends: Sequence[str]) -> go.Figure:
     return figure
 
 
+@as_text
 def skew(rows: pd.DataFrame, ours: str) -> go.Figure:
     """Draw how many times as long a routing takes as the uniform one, a line a backend and routing.
 

@@ -4,12 +4,14 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from moe_lab.markup import as_text
 from moe_lab.plots import STAGES
 
 _COLORS = ("#6f2f80", "#0072b2", "#f28e2b", "#a8321f")  # by block_m
 _SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "star")
 
 
+@as_text
 def landscape(rows: pd.DataFrame) -> go.Figure:
     """Draw the time of every tile over its columns, a panel a GEMM, a colour for block_m and a symbol for block_k.
 
@@ -48,6 +50,7 @@ def landscape(rows: pd.DataFrame) -> go.Figure:
     return figure
 
 
+@as_text
 def keys(chosen: pd.DataFrame, between: pd.DataFrame) -> go.Figure:
     """Draw what the tuned tiles take against the backend's own, at the tuned Ms and between them.
 
