@@ -49,7 +49,7 @@ def _frame(frame: pd.DataFrame) -> pd.DataFrame:
             out.isetitem(position, column.cat.rename_categories(_plain).array)
         elif pd.api.types.is_object_dtype(dtype) or isinstance(dtype, pd.StringDtype):
             out.isetitem(position, pd.Series([_plain(value) for value in column], dtype=dtype).array)
-    if pd.api.types.is_object_dtype(frame.index.dtype):
+    if pd.api.types.is_object_dtype(frame.index.dtype) or isinstance(frame.index.dtype, pd.StringDtype):
         out.index = frame.index.map(_plain)
     out.attrs = _plain(frame.attrs)
     return out

@@ -1,3 +1,4 @@
+import html
 import json
 import re
 from pathlib import Path
@@ -6,7 +7,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from moe_lab import report
+from moe_lab import cli, report
 from moe_lab.errors import UserError
 from moe_lab.report import places, thumbnail
 from moe_lab.report.grid import read as read_grid
@@ -263,3 +264,118 @@ def test_thumbnail_draws_lines_on_a_logarithmic_axis() -> None:
 
 def test_thumbnail_of_a_figure_without_bars_or_lines_is_empty() -> None:
     assert thumbnail.draw({"data": [{"type": "heatmap", "z": [[1]]}], "layout": {}}) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("\n".join(f"p{i}: {list(range(100))}" for i in range(6)), "1,000,000,000,000 points"),
+        ("a: 2020-99-99", "cannot be read as YAML"),
+        ("[" * 5000, "nested"),
+        ("M: [1]\nM: [2]", "names 'M' twice"),
+        ("5: [1]", "'5' for a parameter's name"),
+        ("- {5: 1}", "'5' for a parameter's name"),
+        ("", "has 0 points"),
+        ("M: []", "has 0 points"),
+        ("- 5", "must map"),
+        ("M: [2020-01-01]", "not a date"),
+        ("M: [{a: 1}]", "not a mapping"),
+        ("scale: [.nan]", "cannot be nan"),
+        ("scale: [.inf]", "cannot be inf"),
+        ("M: [1.5]", "a whole number"),
+        ("x: [1]", "No parameter is called 'x'"),
+        ("M: !!python/object:os.system []", "cannot be read as YAML"),
+    ],
+    ids=range(16),
+)
+def test_grids_that_ask_for_too_much_or_the_wrong_thing_are_one_sentence(
+    tmp_path: Path, text: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(text)
+    path = notebook(tmp_path)
+    assert cli.main(["report", str(path), "--grid", str(grid), "--out", str(tmp_path / "out")]) == 2
+    sentence = capsys.readouterr().err
+    assert said in sentence
+    assert sentence.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+CELL = {"id": "a", "cell_type": "code", "metadata": {"tags": ["parameters"]}, "outputs": [], "execution_count": None}
+WHOLE = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (WHOLE | {"cells": [CELL | {"source": "a = f()"}]}, "'a' is no literal"),
+        (WHOLE | {"cells": [CELL | {"source": "a = ("}]}, "The parameters cell of 'nb.ipynb' cannot be read"),
+        (WHOLE | {"cells": [CELL | {"source": "a = " + "-" * 5000 + "1"}]}, "The parameters cell of 'nb.ipynb'"),
+        (WHOLE | {"cells": [CELL | {"source": "a = " + "9" * 5000}]}, "The parameters cell of 'nb.ipynb'"),
+        (WHOLE | {"cells": [CELL | {"source": "a = 1", "metadata": {"tags": None}}]}, "cannot be read as a notebook"),
+        (WHOLE | {"cells": [CELL | {"source": 5}]}, "cannot be read as a notebook"),
+        (WHOLE, "cannot be read as a notebook"),
+        (WHOLE | {"cells": 5}, "cannot be read as a notebook"),
+        (WHOLE | {"nbformat": 99, "cells": []}, "cannot be read as a notebook"),
+        (WHOLE | {"nbformat": "4", "cells": []}, "cannot be read as a notebook"),
+        ([], "cannot be read as a notebook"),
+        ("[" * 100_000, "cannot be read as a notebook"),
+        ("", "cannot be read as a notebook"),
+    ],
+    ids=range(13),
+)
+def test_broken_notebooks_are_one_sentence(
+    tmp_path: Path, content: object, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "nb.ipynb"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    assert cli.main(["report", str(path), "--out", str(tmp_path / "out")]) == 2
+    sentence = capsys.readouterr().err
+    assert said in sentence
+    assert sentence.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("9" * 30, "a whole number"),
+        ("NaN", "a whole number"),
+        ("1e400", "a whole number"),
+        ("true", "a whole number"),
+        ("[[1]]", "not a list in a list"),
+        ('{"a": 1}', "not a mapping"),
+    ],
+)
+def test_values_that_do_not_fit_a_parameter_are_one_sentence(
+    tmp_path: Path, value: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = cli.main(["report", str(notebook(tmp_path)), "-p", "M", value, "--out", str(tmp_path / "out")])
+    sentence = capsys.readouterr().err
+    assert (code, sentence.count("\n")) == (2, 1)
+    assert said in sentence
+
+
+@pytest.mark.parametrize("value", ["\udcff", "a\x1b[31m", "x" * 10_001])
+def test_texts_that_a_notebook_cannot_hold_are_one_sentence(
+    tmp_path: Path, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = cli.main(["report", str(notebook(tmp_path)), "-p", "backend", value, "--out", str(tmp_path / "out")])
+    sentence = capsys.readouterr().err
+    assert (code, sentence.count("\n")) == (2, 1)
+    assert "without control characters" in sentence
+
+
+@pytest.mark.parametrize("name", ["", "/", "/dev/null", "x" * 300, "a\0b", "../" * 200])
+def test_notebooks_that_are_none_are_one_sentence(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["report", name]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_text_parameters_reach_the_notebook_as_they_are(tmp_path: Path) -> None:
+    text = "quotes ' \" and \\ back \n line {x} %s </script>"
+    path = notebook(tmp_path, "print(ascii(backend))")
+    page = build(path, tmp_path / "out", parameters={"backend": text}).pages[0]
+    assert page.failed is None
+    shown = html.unescape(page.html.read_text())
+    assert ascii(text) in shown

@@ -239,7 +239,9 @@ def doctor(arguments: argparse.Namespace) -> None:
 
 def _value(text: str) -> Any:
     """Read a parameter's value: JSON where it is JSON (16, 0.5, true, [1, 2]), else the text itself."""
+    from moe_lab.entry import decode_json
+
     try:
-        return json.loads(text)
+        return decode_json(text)
     except ValueError:
         return text

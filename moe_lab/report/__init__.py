@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from moe_lab.entry import one_line
 from moe_lab.errors import UserError
 from moe_lab.report import grid as grids
 from moe_lab.report import index, page
@@ -58,5 +59,6 @@ def _writable(out: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise UserError(
-            f"The report folder '{out}' cannot be written ({error.strerror}); choose another with --out."
+            f"The report folder '{one_line(out.name or str(out))}' cannot be written ({error.strerror}); choose "
+            "another with --out."
         ) from error

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from moe_lab import terminal
 from moe_lab.report import places
 from moe_lab.report.model import Executed, Job
 from moe_lab.report.notebooks import read
@@ -35,9 +36,12 @@ def execute(job: Job, progress: str) -> Executed:
                     str(out),
                     parameters=job.parameters,
                     kernel_name=_KERNEL,
-                    progress_bar={"desc": progress, "leave": True},
+                    progress_bar={"desc": progress, "leave": True, "file": terminal.raw(sys.stderr)},
+                    language="python",
                 )
             except papermill.PapermillExecutionError as error:
+                if error.ename == "KeyboardInterrupt":
+                    raise KeyboardInterrupt from None
                 failed = (
                     str(error.evalue) if error.ename == "UserError" else f"{error.ename}: {_first_line(error.evalue)}"
                 )

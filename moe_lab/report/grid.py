@@ -1,12 +1,15 @@
 """Grid files: many points of one notebook's parameters."""
 
+import os
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any
 
+from moe_lab.entry import one_line, read_yaml
 from moe_lab.errors import UserError
 
-MAX_POINTS = 500
+MAX_POINTS = 500  # pages of one command; counted before the points are made
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -18,25 +21,31 @@ def read(path: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: the file is missing, no YAML, of another form, empty, or has more than ``MAX_POINTS`` points.
     """
-    import yaml
+    then = "give parameter names with lists of values, or a list of points"
+    if not os.path.exists(path):
+        raise UserError(f"The grid file '{one_line(path.name)}' does not exist; {then}.")
+    content = read_yaml(path, what="YAML", then=then)
+    if isinstance(content, dict) and content:
+        lists = {_name(k, path): v if isinstance(v, list) else [v] for k, v in content.items()}
+        _check_count(prod(len(values) for values in lists.values()), path)
+        return [dict(zip(lists, values, strict=True)) for values in product(*lists.values())]
+    if isinstance(content, list) and content and all(isinstance(point, dict) for point in content):
+        _check_count(len(content), path)
+        return [{_name(k, path): v for k, v in point.items()} for point in content]
+    if content in (None, {}, []):
+        raise UserError(f"The grid file '{one_line(path.name)}' has 0 points; give 1 to {MAX_POINTS}.")
+    raise UserError(
+        f"The grid file '{one_line(path.name)}' must map parameter names to lists of values, or list the points as "
+        "mappings."
+    )
 
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(
-            f"The grid file '{path}' does not exist; give a YAML file of parameter names and lists."
-        ) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"The grid file '{path}' cannot be read as YAML: {str(error).splitlines()[0]}.") from error
-    if isinstance(content, dict):
-        lists = {str(k): v if isinstance(v, list) else [v] for k, v in content.items()}
-        points = [dict(zip(lists, values, strict=True)) for values in product(*lists.values())] if lists else []
-    elif isinstance(content, list) and all(isinstance(p, dict) for p in content):
-        points = [{str(k): v for k, v in p.items()} for p in content]
-    else:
-        raise UserError(
-            f"The grid file '{path}' must map parameter names to lists of values, or list the points as mappings."
-        )
-    if not 0 < len(points) <= MAX_POINTS:
-        raise UserError(f"The grid file '{path}' has {len(points)} points; give 1 to {MAX_POINTS}.")
-    return points
+
+def _check_count(points: int, path: Path) -> None:
+    if not 0 < points <= MAX_POINTS:
+        raise UserError(f"The grid file '{one_line(path.name)}' has {points:,} points; give 1 to {MAX_POINTS}.")
+
+
+def _name(key: Any, path: Path) -> str:
+    if not isinstance(key, str):
+        raise UserError(f"The grid file '{one_line(path.name)}' has '{one_line(str(key), 40)}' for a parameter's name.")
+    return key

@@ -2,16 +2,21 @@
 
 import ast
 import io
+import math
+import os
 import re
 import tokenize
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from moe_lab.entry import INT64, decode_json, one_line, read_text, visible
 from moe_lab.errors import UserError
 from moe_lab.report import places
 from moe_lab.report.model import Job, Parameter
 
+_LONGEST = 10_000
 _SCALARS = (str, int, float, bool, type(None))
 
 
@@ -47,13 +52,13 @@ def find(chosen: Sequence[str] | None) -> list[Path]:
 
 def _one(name: str) -> Path:
     path = Path(name)
-    if path.suffix == ".ipynb" and path.is_file():
+    if path.suffix == ".ipynb" and os.path.isfile(path):
         return path
     every = sorted(folder().glob("*.ipynb"))
-    fits = [p for p in every if p.stem == path.stem] or [p for p in every if p.stem.startswith(name)]
+    fits = [p for p in every if p.stem == path.stem] or [p for p in every if name and p.stem.startswith(name)]
     if len(fits) != 1:
         what = "fits several notebooks" if fits else "is no notebook"
-        raise UserError(f"'{name}' {what}; choose one of: {', '.join(p.stem for p in fits or every)}.")
+        raise UserError(f"'{one_line(name, 60)}' {what}; choose one of: {', '.join(p.stem for p in fits or every)}.")
     return fits[0]
 
 
@@ -66,28 +71,46 @@ def read(path: Path) -> Any:
     import nbformat
 
     try:
-        return nbformat.read(path, as_version=4)
+        text = read_text(path)
+        decode_json(text, dict[str, Any])  # what nbformat would run out of stack or of digits at
+        with warnings.catch_warnings():  # cells of old notebooks have no names; it gives them some
+            warnings.simplefilter("ignore")
+            notebook = nbformat.reads(text, as_version=4)
+            nbformat.validate(notebook)
     except Exception as error:
-        raise UserError(f"'{path}' cannot be read as a notebook ({type(error).__name__}); export it again.") from error
+        why = one_line(str(error)) if isinstance(error, ValueError) else type(error).__name__
+        raise UserError(f"'{one_line(path.name)}' cannot be read as a notebook ({why}); export it again.") from None
+    return notebook
 
 
-def parameters_of(notebook: Any) -> dict[str, Parameter]:
+def parameters_of(notebook: Any, name: str = "the notebook") -> dict[str, Parameter]:
     """Return what the cell tagged ``parameters`` assigns: literals with their trailing comments.
 
     Args:
         notebook: nbformat node.
+        name: of its file, for the sentence.
+
+    Raises:
+        UserError: the cell is no Python, or assigns something else than literals.
     """
     for cell in notebook.cells:
         if "parameters" in cell.get("metadata", {}).get("tags", []):
-            return _assigned(cell.source)
+            try:
+                return _assigned(cell.source)
+            except (SyntaxError, ValueError, tokenize.TokenError, RecursionError, MemoryError) as error:
+                raise UserError(
+                    f"The parameters cell of '{one_line(name)}' cannot be read ({one_line(str(error))}); assign texts, "
+                    "numbers, true, false, None or lists of these."
+                ) from None
     return {}
 
 
 def _assigned(source: str) -> dict[str, Parameter]:
+    tree = ast.parse(source)
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     comments = {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
     out = {}
-    for node in ast.parse(source).body:
+    for node in tree.body:
         target = (
             node.targets[0]
             if isinstance(node, ast.Assign)
@@ -98,8 +121,15 @@ def _assigned(source: str) -> dict[str, Parameter]:
         value = getattr(node, "value", None)
         if isinstance(target, ast.Name) and value is not None:
             about = comments.get(node.end_lineno or node.lineno, "")
-            out[target.id] = Parameter(target.id, ast.literal_eval(value), about)
+            out[target.id] = Parameter(target.id, _literal(value, target.id), about)
     return out
+
+
+def _literal(node: ast.expr, name: str) -> Any:
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError):
+        raise ValueError(f"'{name}' is no literal") from None
 
 
 def jobs(found: Sequence[Path], parameters: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> list[Job]:
@@ -113,7 +143,7 @@ def jobs(found: Sequence[Path], parameters: Mapping[str, Any], points: Sequence[
     Raises:
         UserError: a name that no notebook knows, a value of the wrong kind, or several notebooks with the same name.
     """
-    known = {path: parameters_of(read(path)) for path in found}
+    known = {path: parameters_of(read(path), path.name) for path in found}
     if len({p.stem for p in found}) < len(found):
         raise UserError(
             "Two of the notebooks have the same name and would write the same page; run them one at a time."
@@ -139,16 +169,21 @@ def jobs(found: Sequence[Path], parameters: Mapping[str, Any], points: Sequence[
 
 def _unknown(name: str, known: Mapping[Path, Mapping[str, Parameter]]) -> UserError:
     lists = "; ".join(f"{path.name} knows {', '.join(names) or 'none'}" for path, names in known.items())
-    return UserError(f"No parameter is called '{name}': {lists}.")
+    return UserError(f"No parameter is called '{one_line(name, 60)}': {lists}.")
 
 
 def _fit(parameter: Parameter, value: Any) -> Any:
     """Return ``value`` as the parameter's kind: a number for a text becomes text, an int for a float a float."""
     items = value if isinstance(value, list) else [value]
-    if not all(isinstance(v, _SCALARS) for v in items):
+    wrong = next((v for v in items if not isinstance(v, _SCALARS)), None)
+    if wrong is not None:
+        names: dict[type, str] = {dict: "mapping", list: "list in a list"}
+        kind_of = f"a {names.get(type(wrong), type(wrong).__name__)}"
         raise UserError(
-            f"Parameter '{parameter.name}' takes a text, a number, true, false, null or a list of these, not a mapping."
+            f"Parameter '{parameter.name}' takes a text, a number, true, false, null or a list of these, not {kind_of}."
         )
+    for item in items:
+        _check(parameter.name, item)
     kind = type(parameter.default)
     if value is None or parameter.default is None or type(value) is kind:
         return value
@@ -158,8 +193,21 @@ def _fit(parameter: Parameter, value: Any) -> Any:
         return float(value)
     raise UserError(
         f"Parameter '{parameter.name}' is {_KINDS.get(kind, kind.__name__)} "
-        f"({parameter.about or repr(parameter.default)}); it cannot be {value!r}."
+        f"({parameter.about or repr(parameter.default)}); it cannot be {one_line(repr(value), 60)}."
     )
+
+
+def _check(name: str, value: Any) -> None:
+    """Raise where a notebook could not be given the value as it is."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"Parameter '{name}' cannot be {value}; give a finite number.")
+    if type(value) is int and value not in INT64:
+        raise UserError(f"Parameter '{name}' takes whole numbers of 64 bits; give a smaller one.")
+    if isinstance(value, str) and (len(value) > _LONGEST or visible(value, keep="\n\t") != value):
+        raise UserError(
+            f"Parameter '{name}' takes a text of at most {_LONGEST} characters without control characters, not "
+            f"'{one_line(value, 40)}'."
+        )
 
 
 _KINDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", list: "a list"}
