@@ -128,7 +128,7 @@ def test_names_reach_plotly_as_text() -> None:
     assert "<script>" not in text
     bar = next(trace for trace in figure.data if trace.text)
     assert bar.text[0] == bar.name == SHOWN
-    assert figure.data[-1].customdata[0] == SHOWN
+    assert figure.data[-1].hovertext[0] == SHOWN
     assert figure.layout.xaxis.title.text.startswith(SHOWN)
     assert operations["name"][0] == HOSTILE, "the table that was given stays as it is"
 
