@@ -39,7 +39,7 @@ REFERENCE: dict[str, tuple[float | None, float | None, float | None]] = {
     "lds_conflicts_per_access": (None, None, None),
     "lds_gb_per_s": (0.0, None, 0.0),
     "lds_bytes": (0.0, 0.0, 0.0),
-    "l2_bytes": (25850112.0, 25224149.3, 25342378.7),
+    "l2_request_bytes": (25850112.0, 25224149.3, 25342378.7),
     "valu_flop": (0.0, 0.0, 0.0),
     "vl1d_gb_per_s": (1952.14791, None, 3676.49424),
     "vl1d_bytes": (33554432.0, 67108864.0, 67108864.0),

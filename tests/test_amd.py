@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from rocprof_reference import FOLDERS, REFERENCE
+from rocprof_sample import SAMPLE, fits, made_counters
 from workload_builder import launch, old_launch, sysinfo, write_csv
 
 from moe_lab import published, runs
@@ -124,7 +125,31 @@ def test_architecture_decides_line_sizes_and_counters(tmp_path):
     new = folder(tmp_path / "b", [launch(0, "k", TCP_TOTAL_CACHE_ACCESSES_sum=10)])
     assert value(new, "vl1d_bytes") == 1280
     oldest = folder(tmp_path / "c", [old_launch(0, "k", **counters)], gpu_arch="gfx908", gpu_model="MI100", num_xcd="1")
+    assert (value(oldest, "vl1d_bytes"), value(oldest, "fabric_read_bytes")) == (640, 4 * 64 + 32)
     assert "mfma_pct" not in set(amd.metrics(oldest)["metric"]), "MI100 does not count it"
+
+
+@pytest.mark.parametrize(
+    ("arch", "line", "from_l2"),
+    [("gfx908", 64, 64), ("gfx90a", 128, 64), ("gfx942", 128, 128), ("gfx950", 128, 128)],
+)
+def test_l2_requests_are_lines_of_the_architecture_and_no_bytes_from_vl1d(arch, line, from_l2, tmp_path):
+    """MI100 has L2 lines of 64 bytes, later GPUs of 128: ten requests, and three reads of vL1D."""
+    found = folder(tmp_path, [launch(0, "k", TCC_REQ_sum=10, TCP_TCC_READ_REQ_sum=3)], gpu_arch=arch)
+    assert value(found, "l2_request_bytes") == 10 * line
+    assert value(found, "l1_l2_read_bytes") == 3 * from_l2
+    assert value(found, "l2_gb_per_s") == pytest.approx(10 * line / 2000)
+    assert "l2_bytes" not in set(amd.metrics(found)["metric"]), "one name for two amounts"
+
+
+@pytest.mark.parametrize("arch", SAMPLE)
+def test_every_metric_of_a_made_sample_has_its_known_value(arch, tmp_path):
+    """Two launches with all counters; what they give was taken when real folders agreed with the tool's definitions."""
+    rows = [launch(n, "k", 0, 1000 + 500 * n, **made_counters(n)) for n in range(2)]
+    sysinfo(tmp_path, gpu_arch=arch)
+    write_csv(tmp_path / "pmc_perf.csv", [{k: v for k, v in r.items() if fits(k, arch)} for r in rows])
+    table = amd.metrics(parse_report(tmp_path), "mean").set_index("metric")["value"]
+    assert table.dropna().to_dict() == pytest.approx(SAMPLE[arch], rel=1e-9)
 
 
 def test_gpu_without_definitions_and_report_without_counters_are_refused(tmp_path):

@@ -271,3 +271,110 @@ def test_metric_table_is_sound():
     assert BY_COLUMN["duration_ns"] not in COUNTERS
     with pytest.raises(UserError, match="'l3_hit_pct' is no metric"):
         chosen("l3_hit_pct")
+
+
+@pytest.mark.parametrize(
+    ("column", "first", "second"),
+    [
+        ("cycles_elapsed", "gpc__cycles_elapsed.max", "sm__cycles_elapsed.max"),
+        ("l2_bytes", "lts__t_bytes.sum", "lts__t_sectors.sum"),
+        (
+            "dram_throughput_pct",
+            "gpu__dram_throughput.avg.pct_of_peak_sustained_elapsed",
+            "dram__throughput.avg.pct_of_peak_sustained_elapsed",
+        ),
+        ("dram_read_bytes", "dram__bytes_read.sum", "dram__bytes_op_read.sum"),
+    ],
+)
+def test_of_two_names_in_a_report_the_first_counts(column, first, second, tmp_path):
+    """With the order swapped in metrics.csv these are the other numbers."""
+    unit = BY_COLUMN[column].unit
+    units = {second: "sector" if "sectors" in second else unit, first: unit}
+    page = raw([kernel({second: "7", first: "5"}, "w13"), kernel({second: "7"}, "w2")], units)
+    table = parse_report(write(tmp_path, page)).table
+    assert table[column].tolist() == [5, 7 * (32 if "sectors" in second else 1)]
+
+
+def test_elapsed_cycles_of_both_pages_are_one_metric(tmp_path):
+    names = {"gpc__cycles_elapsed.max": "cycle", "sm__cycles_elapsed.max": "cycle"}
+    values = dict(zip(names, ["2,976,123", "2,976,000"], strict=True))
+    one = parse_report(write(tmp_path, raw([kernel(values, "w13")], names), "raw.csv")).table
+    other = parse_report(write(tmp_path, details([{**kernel({}, "w13"), "rows": ROWS}]), "details.csv")).table
+    assert one["cycles_elapsed"].tolist() == other["cycles_elapsed"].tolist() == [2976123]
+
+
+def test_details_page_of_2020_has_other_labels_and_all_are_read(tmp_path):
+    old = "GPU Speed Of Light"
+    rows = [(old, "Memory Frequency", "cycle/nsecond", "1.25"), (old, "SOL FB", "%", "46.47")]
+    rows += [(old, "Elapsed Cycles", "cycle", "10251"), (old, "SM Frequency", "cycle/usecond", "1138.5")]
+    rows += [(old, "Memory [%]", "%", "46.5"), (old, "Duration", "nsecond", "8992"), (old, "SOL L2", "%", "13.61")]
+    rows += [(old, "SM [%]", "%", "22.48"), (old, "SOL TEX", "%", "11.33")]
+    rows += [("Instruction Statistics", "Executed Instructions", "inst", "123456")]
+    rows += [("Scheduler Statistics", "One or More Eligible", "%", "40.25")]
+    row = parse_report(write(tmp_path, details([{**kernel({}, "w13"), "rows": rows}]))).table.iloc[0]
+    assert (row["duration_ns"], row["cycles_elapsed"], row["instructions"]) == (8992, 10251, 123456)
+    assert (row["sm_clock_hz"], row["dram_clock_hz"]) == (1138.5e6, 1.25e9)
+    assert (row["sm_throughput_pct"], row["mem_throughput_pct"], row["issue_active_pct"]) == (22.48, 46.5, 40.25)
+    assert (row["dram_throughput_pct"], row["l2_throughput_pct"], row["l1_throughput_pct"]) == (46.47, 13.61, 11.33)
+
+
+def asked(*rows):
+    return [("Command line profiler metrics", *row) for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("rows", "ns", "read"),
+    [
+        ([("117.344", "ns"), ("595.520", "byte")], 117344, 595520),
+        ([("117,344", "ns"), ("595,520", "byte")], 117344, 595520),
+        ([("117.344", "us"), ("595.520", "Kbyte")], 117344, 595520),
+        ([("117,344", "us"), ("595,520", "Kbyte")], 117344, 595520),
+        ([("117.344", "ns"), ("27.595.520", "byte")], 117344, 27595520),
+        ([("117\u202f344", "ns"), ("27\u00a0595\u00a0520", "byte")], 117344, 27595520),
+        ([("117 344", "ns"), ("1 595 520", "byte")], 117344, 1595520),
+        ([("117\u2019344", "ns"), ("595'520", "byte")], 117344, 595520),
+        ([("117344", "ns"), ("595,52", "Kbyte")], 117344, 595520),
+        ([("0.344", "us"), ("12,595,520", "byte")], 344, 12595520),
+    ],
+)
+def test_separators_of_any_locale_give_the_number_that_was_printed(rows, ns, read, tmp_path):
+    page = details([{**kernel({}, "w13"), "rows": asked((TIME, *rows[0][::-1]), (READ, *rows[1][::-1]))}])
+    table = parse_report(write(tmp_path, page)).table
+    assert table[["duration_ns", "dram_read_bytes"]].iloc[0].tolist() == [ns, read]
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        ([("sm__inst_executed.avg.per_cycle_active", "inst/cycle", "1.234")], "which may be 1.234 or 1,234"),
+        ([(TIME, "ns", "117.344"), (HIT, "%", "33.25")], "only a decimal comma"),
+        ([(TIME, "ns", "1e400")], "no number that a counter can have"),
+        ([(TIME, "ns", "-5")], "no number that a counter can have"),
+        ([(TIME, "ns", "12abc")], "is no number"),
+        ([(TIME, "fortnight", "12")], "no unit of ns"),
+    ],
+)
+def test_numbers_that_cannot_be_known_are_refused(rows, sentence, tmp_path):
+    with pytest.raises(UserError, match=sentence):
+        parse_report(write(tmp_path, details([{**kernel({}, "w13"), "rows": asked(*rows)}])))
+
+
+def test_page_that_breaks_off_or_has_other_separators_is_refused(tmp_path):
+    page = raw([kernel(W13, "w13"), kernel(W2, "w2")], BASE)
+    for cut in (len(page) - 2, len(page) - 30, len(page) - 200):
+        with pytest.raises(UserError, match="cannot be read as a page of ncu"):
+            parse_report(write(tmp_path, page[:cut]))
+    with pytest.raises(UserError, match="semicolons separate its fields"):
+        parse_report(write(tmp_path, page.replace('","', '";"')))
+    with pytest.raises(UserError, match="field larger than field limit"):
+        parse_report(write(tmp_path, page.replace("fused_moe", "f" * 140_000)))
+
+
+def test_page_that_a_windows_shell_wrote_is_read(tmp_path):
+    (tmp_path / "page.csv").write_text(raw([kernel(W13, "w13")], BASE), encoding="utf-16")
+    assert parse_report(tmp_path / "page.csv").table["duration_ns"].tolist() == [1503456]
+
+
+def test_last_kernel_with_fewer_metrics_is_noted(tmp_path):
+    page = details([{**kernel({}, "w13"), "rows": ROWS}, {**kernel({}, "w2"), "rows": ROWS[:3]}])
+    assert "The last kernel has 3 of the 11 metrics" in parse_report(write(tmp_path, page)).meta["warnings"][0]

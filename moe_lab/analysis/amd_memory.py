@@ -27,7 +27,8 @@ def traffic(launches: Launches, limit: int = 0) -> pd.DataFrame:
         limit: how many kernels at most, those that take most time; 0 = all.
 
     Returns:
-        One row a kernel and level (LDS, vL1D, L2, HBM; the last with remote memory): bytes, read_bytes, write_bytes,
+        One row a kernel and level (LDS, vL1D, L2 = what passes between vL1D and L2, HBM with remote memory): bytes,
+        read_bytes, write_bytes,
         atomic_bytes (NA where a level does not tell them apart), hit_pct, gb_per_s.
     """
     table = kernels(launches, limit)

@@ -28,7 +28,7 @@ AMD = {
     "active_sms": ("active_cus",),
     "l1_hit_pct": ("vl1d_hit_pct",),
     "l2_hit_pct": ("l2_hit_pct",),
-    "l2_bytes": ("l2_bytes",),
+    "l2_bytes": ("l2_request_bytes",),
     "l2_sm_bytes": ("l1_l2_read_bytes", "l1_l2_write_bytes", "l1_l2_atomic_bytes"),
     "cycles_elapsed": ("kernel_cycles",),
     "tensor_pipe_pct": ("mfma_pct",),
