@@ -19,6 +19,10 @@ LOST = (
     "{lost} of {graph} operations of CUDA graphs were captured before tracing began: they are attributed to the range "
     "around the replay only; start tracing before the graph is captured to get their stages."
 )
+OUTSIDE = (
+    "{outside} of {graph} operations of CUDA graphs were captured in no range of the report: they are attributed to "
+    "the range around the replay only; open the ranges of the stages (and trace NVTX) while the graph is captured."
+)
 
 
 @dataclass(frozen=True)
@@ -139,10 +143,14 @@ def assemble(
     when = ops.start.copy()
     when[called] = where[1]
     capture, unknown = _captured(ops, when, nodes, forest)
+    graph = (ops.graph_node >= 0) | ops.graph
     if unknown and lost:
-        meta["warnings"].append(lost.format(lost=unknown, graph=int((ops.graph_node >= 0).sum())))
+        meta["warnings"].append(lost.format(lost=unknown, graph=int(graph.sum())))
+    outside = int((graph & (capture < 0)).sum()) - unknown
+    if outside and lost and len(ranges.start):
+        meta["warnings"].append(OUTSIDE.format(outside=outside, graph=int(graph.sum())))
     made, range_id = _replayed(ops, ranges, forest, launch, capture)
-    how = np.where(range_id < 0, 0, np.where(capture >= 0, 3, np.where((ops.graph_node >= 0) | ops.graph, 2, 1)))
+    how = np.where(range_id < 0, 0, np.where(capture >= 0, 3, np.where(graph, 2, 1)))
     if len(called) < len(call):
         lost = f"{len(call) - len(called)} of {len(call)} GPU operations"
         meta["warnings"].append(f"{lost} have no API call in the report, so no launch range.")
@@ -176,7 +184,8 @@ def _captured(ops: Operations, when: Ints, nodes: NodeEvents | None, forest: att
         known = event >= 0
         at = event[known]
         capture[graph[known]] = attribute.innermost(forest, nodes.thread[at], nodes.start[at], nodes.start[at])
-    return capture, int((event < 0).sum())
+    bare = ops.graph & (ops.graph_node < 0)
+    return capture, int((event < 0).sum()) + int(np.sum(bare))
 
 
 def _replayed(
@@ -216,7 +225,9 @@ def _table(ops: Operations, processes: Ints, done: _Attributed) -> pd.DataFrame:
         sizes = [ops.columns[axes + axis] for axis in "xyz" if axes + axis in ops.columns]
         if len(sizes) == 3:
             x, y, z = sizes
-            out[product] = integers(np.where((x < 0) | (y < 0) | (z < 0), -1, x * y * z))
+            out[product] = integers(
+                np.where((x < 0) | (y < 0) | (z < 0) | (x.astype(float) * y * z >= 2**62), -1, x * y * z)
+            )
     return tidy(pd.DataFrame(out, copy=False), COLUMNS)
 
 

@@ -53,7 +53,12 @@ def short_name(name: str) -> str:
 
 
 def stage_of(name: str) -> str | None:
-    """Return what a range or module is in a layer: its stages, ``self_attn``, ``shared_experts``, ``norm``, or None."""
+    """Return what a range or module is in a layer: its stages, ``self_attn``, ``shared_experts``, ``norm``, or None.
+
+    Operators of PyTorch (``aten::layer_norm``) are none: they say what a kernel computes, not where it belongs.
+    """
+    if "::" in name:
+        return None
     short = short_name(name)
     if stages_of(short) or short in ("self_attn", "shared_experts"):
         return short

@@ -28,6 +28,8 @@ class Tree:
         start: int64 [m], ns.
         end: int64 [m], ns.
         kernel: bool [m], whether the operation is a kernel (not a copy).
+        graph: bool [m], whether a CUDA or HIP graph launched the operation.
+        captured: bool [m], whether the range in which its graph node was captured is known.
         pair_operation: int64 [k], operations inside crossing ranges (see ``Launches.memberships``) ...
         pair_range: int64 [k], ... and these ranges.
     """
@@ -42,6 +44,8 @@ class Tree:
     start: Ints
     end: Ints
     kernel: Bools
+    graph: Bools
+    captured: Bools
     pair_operation: Ints
     pair_range: Ints
 
@@ -101,6 +105,8 @@ def build(launches: Launches, root: str | None = None) -> Tree:
     chosen = _chosen(names, root)
     whole = chosen is None
     pairs = launches.memberships
+    captured = array(table["capture_range_id"]) >= 0
+    launched = table["attribution"].isin(["graph_launch", "graph_node"]).to_numpy(dtype=bool)
     tree = Tree(
         parent,
         depth,
@@ -112,6 +118,8 @@ def build(launches: Launches, root: str | None = None) -> Tree:
         array(table["start_ns"]),
         array(table["end_ns"]),
         np.asarray((table["kind"] == "kernel").to_numpy(dtype=bool)),
+        np.asarray(launched | (array(table["graph_node"]) >= 0), bool),
+        np.asarray(captured, bool),
         pairs["operation"].to_numpy(np.int64),
         pairs["range_id"].to_numpy(np.int64),
     )

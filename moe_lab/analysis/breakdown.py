@@ -29,6 +29,9 @@ class Coverage:
         in_root_pct: share of it that lies in the roots.
         in_stage_pct: share of the roots' kernel time in a stage, in attention or in a norm (``ranges.stage_of``), that
             is, not directly in a root, ``layers.0`` or ``mlp``; None if the report marks no stages.
+        graph_kernels: kernels that graphs launched.
+        in_capture_pct: share of these kernels' time that is attributed to the range in which the graph was captured,
+            not to the range around the replay only; None if there are none.
     """
 
     kernels: int
@@ -36,6 +39,8 @@ class Coverage:
     in_range_pct: float | None
     in_root_pct: float | None
     in_stage_pct: float | None
+    graph_kernels: int
+    in_capture_pct: float | None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as plain values."""
@@ -141,12 +146,15 @@ def _coverage(tree: Tree) -> Coverage:
     stages = tree.stages()
     staged = inside & (stages[np.where(inside, tree.range_id, 0)] >= 0) if len(stages) else inside
     marked = bool((stages >= 0).any())
+    graph = tree.graph & tree.kernel
     return Coverage(
         int(tree.kernel.sum()),
         total / 1e6,
         _pct(int(duration[tree.range_id >= 0].sum()), total),
         _pct(in_root, total),
         _pct(int(duration[staged].sum()), in_root) if marked else None,
+        int(graph.sum()),
+        _pct(int(duration[graph & tree.captured].sum()), int(duration[graph].sum())),
     )
 
 

@@ -48,9 +48,11 @@ def print_breakdown(arguments: argparse.Namespace) -> None:
         print(f"note: {warning}", file=sys.stderr)
     coverage = table.attrs["coverage"]
     if arguments.format == "csv":
+        table = table.assign(**{f"coverage_{name}": value for name, value in coverage.items()})
         print(table.to_csv(index=False, float_format="%.6g"), end="")
     elif arguments.format == "json":
-        print(json.dumps({"coverage": coverage, "ranges": json.loads(table.to_json(orient="records"))}, indent=1))
+        rows = json.loads(table.to_json(orient="records"))
+        print(json.dumps({"notes": launches.meta["warnings"], "coverage": coverage, "ranges": rows}, indent=1))
     else:
         print(_tree(table))
         print("\nkernels and times: medians per instance. pct_of_root: of the kernel time of all roots.")
@@ -63,6 +65,9 @@ def _covered(coverage: dict[str, Any]) -> str:
         "of it in the roots": coverage["in_root_pct"],
         "in any range": coverage["in_range_pct"],
         "of the roots' time in a stage": coverage["in_stage_pct"],
+        f"of the time of {coverage['graph_kernels']} graph kernels in the range of their capture": coverage[
+            "in_capture_pct"
+        ],
     }
     said = [f"{value:.2f} % {what}" for what, value in shares.items() if value is not None]
     total = f"{coverage['kernels']} kernels, {coverage['kernel_time_ms']:.4f} ms"

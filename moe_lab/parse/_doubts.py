@@ -3,9 +3,24 @@
 import numpy as np
 
 from moe_lab.assemble import Operations
-from moe_lab.attribute import distinct
+from moe_lab.attribute import Bools, Ints, distinct
 
 OVERLAP_NS = 1000  # two kernels of a stream may share so much: the grain of the clocks
+TIMES = 2**61  # ns, 73 years: no time reaches it, and sums and doubled times stay within 64 bits
+
+
+def impossible(start: Ints, end: Ints) -> Bools:
+    """Return which times cannot be true: negative, beyond ``TIMES``, ended before begun, or too long to be summed.
+
+    Args:
+        start: int64 [n], ns; -1 = none.
+        end: int64 [n], ns.
+    """
+    wrong = (start < 0) | (end < start) | (end >= TIMES)
+    length = np.where(wrong, 0, end - np.where(wrong, end, start))
+    if len(length) and length.astype(np.float64).sum() >= TIMES:
+        wrong |= length >= TIMES // len(length)
+    return np.asarray(wrong, bool)
 
 
 def without_kernels(count: int, api: str, then: str) -> str:

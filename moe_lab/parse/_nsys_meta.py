@@ -1,7 +1,9 @@
 """The plain facts of an Nsight Systems export: tool, schema, GPU, graph mode; nothing about the machine or its user."""
 
+from datetime import date
 from typing import Any
 
+from moe_lab import entry
 from moe_lab.errors import UserError
 from moe_lab.parse._sqlite import Database
 
@@ -38,7 +40,7 @@ def facts(database: Database) -> dict[str, Any]:
     exported = _pairs(database, "META_DATA_EXPORT") or _pairs(database, "EXPORT_META_DATA")
     captured = _pairs(database, "META_DATA_CAPTURE")
     system = _pairs(database, "TARGET_INFO_SYSTEM_ENV")
-    gpus = _gpus(database)
+    gpus, left_out = _gpus(database)
     schema = exported.get("EXPORT_SCHEMA_VERSION")
     modes = sorted({v for k, v in captured.items() if k.endswith("CUDA_GRAPH_TRACE_OPTIONS:MODE") and v})
     return {
@@ -50,25 +52,14 @@ def facts(database: Database) -> dict[str, Any]:
         "driver": system.get("NvDriverVersion") or None,
         "date": _date(database),
         "cuda": _cuda(system.get("CudaDriverVersion")),
-        "warnings": _schema_warning(schema),
+        "warnings": _schema_warning(schema) + left_out,
     }
-
-
-def graph_launches(database: Database) -> int:
-    """Return how many calls launched a CUDA graph."""
-    table = database.table("CUPTI_ACTIVITY_KIND_RUNTIME")
-    if not table or not database.table("StringIds") or "nameId" not in database.tables[table]:
-        return 0
-    names = "SELECT id FROM StringIds WHERE value GLOB 'cudaGraphLaunch*' OR value GLOB 'cuGraphLaunch*'"
-    if not database.rows(names):
-        return 0
-    return int(database.rows(f'SELECT count(*) FROM "{table}" WHERE nameId IN ({names})')[0][0])
 
 
 def graph_level_replays(database: Database) -> int:
     """Return how many replays were recorded as a whole, without their kernels."""
     table = database.table("CUPTI_ACTIVITY_KIND_GRAPH_TRACE")
-    return int(database.rows(f'SELECT count(*) FROM "{table}"')[0][0]) if table else 0
+    return database.count(table) if table else 0
 
 
 def hosts(database: Database) -> list[str]:
@@ -87,46 +78,67 @@ def _pairs(database: Database, table: str) -> dict[str, str]:
         return {}
     wanted = "name LIKE '%VERSION' OR name LIKE '%CUDA_GRAPH_TRACE_OPTIONS:MODE'"
     return {
-        str(k): str(v) for k, v in database.rows(f"SELECT name, value FROM {table} WHERE {wanted}") if v is not None
+        str(k): entry.one_line(str(v), 100)
+        for k, v in database.rows(f"SELECT name, value FROM {table} WHERE {wanted}")
+        if v is not None
     }
 
 
-def _gpus(database: Database) -> list[dict[str, Any]]:
+def _gpus(database: Database) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the facts of every GPU, and a sentence if some cannot be true and are left out."""
     present = database.tables.get("TARGET_INFO_GPU", ())
     asked = {ours: column for ours, column in GPU_FACTS.items() if column in present}
     if not asked:
-        return []
+        return [], []
     extra = [c for c in ("computeMajor", "computeMinor") if c in present]
     gpus = []
-    for row in database.rows(f"SELECT {', '.join([*asked.values(), *extra])} FROM TARGET_INFO_GPU ORDER BY rowid"):
-        gpu: dict[str, Any] = dict.fromkeys(GPU_FACTS) | dict(zip(asked, row, strict=False))
-        major_minor = row[len(asked) :]
-        known = len(major_minor) == 2 and None not in major_minor
-        gpu["compute_capability"] = f"{major_minor[0]}.{major_minor[1]}" if known else None
+    wrong: set[str] = set()
+    columns = [*asked.values(), *extra]
+    for row in database.rows(f"SELECT {', '.join(columns)} FROM TARGET_INFO_GPU ORDER BY rowid"):
+        known = {c: _fact(c, v) for c, v in zip(columns, row, strict=True)}
+        wrong |= {c for c, v in zip(columns, row, strict=True) if v is not None and known[c] is None}
+        gpu: dict[str, Any] = dict.fromkeys(GPU_FACTS) | {ours: known[c] for ours, c in asked.items()}
+        major, minor = known.get("computeMajor"), known.get("computeMinor")
+        gpu["compute_capability"] = None if major is None or minor is None else f"{major}.{minor}"
         gpus.append(gpu)
-    return gpus
+    said = f"TARGET_INFO_GPU has values of {', '.join(sorted(wrong))} that cannot be true; they are left out."
+    return gpus, [said] if wrong else []
+
+
+def _fact(column: str, value: Any) -> str | int | None:
+    """Return a fact of a GPU, None where it is of the wrong type or size."""
+    if column in ("name", "chipName"):
+        plain = isinstance(value, str) and 0 < len(value) <= entry.NAME_LENGTH and entry.visible(value) == value
+        return value if plain else None
+    return value if isinstance(value, int) and 0 <= value < 2**53 else None
 
 
 def _date(database: Database) -> str | None:
     """Return the day of the capture, ``2026-08-01``; the table holds one row."""
     if "utcTime" not in database.tables.get("TARGET_INFO_SESSION_START_TIME", ()):
         return None
-    rows = database.rows("SELECT substr(utcTime, 1, 10) FROM TARGET_INFO_SESSION_START_TIME")
-    return str(rows[0][0]) if rows and rows[0][0] else None
+    rows = database.rows("SELECT substr(utcTime, 1, 10) FROM TARGET_INFO_SESSION_START_TIME LIMIT 1")
+    try:
+        return date.fromisoformat(str(rows[0][0])).isoformat() if rows else None
+    except ValueError:
+        return None
 
 
 def _cuda(version: str | None) -> str | None:
     """Return ``13.2`` for ``13020``, CUDA's way to write versions."""
-    if not version or not version.isdigit() or int(version) == 0:
+    try:
+        number = entry.integer(version, range(1, 10**6))
+    except ValueError:
         return None
-    return f"{int(version) // 1000}.{int(version) % 1000 // 10}"
+    return f"{number // 1000}.{number % 1000 // 10}"
 
 
 def _schema_warning(schema: str | None) -> list[str]:
-    parts = (schema or "").split(".")
-    if len(parts) < 2 or not all(p.isdigit() for p in parts[:2]):
+    try:
+        major, minor = (entry.integer(part, range(10**6)) for part in (schema or "").split(".")[:2])
+    except ValueError:
         return ["The report does not say which schema version it has; it was read by the columns that are there."]
-    if (int(parts[0]), int(parts[1])) > NEWEST_SCHEMA:
+    if (major, minor) > NEWEST_SCHEMA:
         newest = ".".join(map(str, NEWEST_SCHEMA))
         return [
             f"Schema {schema} is newer than {newest}, the newest one tested; it was read by the columns that are there."

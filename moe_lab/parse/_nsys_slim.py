@@ -11,9 +11,9 @@ from moe_lab import redact
 from moe_lab.attribute import Ints
 from moe_lab.parse import _nsys_meta
 from moe_lab.parse._nsys_meta import GPU_FACTS
-from moe_lab.parse._nsys_tables import COMMON, COPY, DOMAIN, KERNEL, PUSH_POP, SET, START_END
+from moe_lab.parse._nsys_tables import COMMON, COPY, DOMAIN, GRAPH_LAUNCH, KERNEL, PUSH_POP, SET, START_END
 from moe_lab.parse._slim import Keep
-from moe_lab.parse._sqlite import Database, damaged, uri
+from moe_lab.parse._sqlite import Database, uri
 
 EXTRA = ("contextId", "localMemoryPerThread", "sharedMemoryExecuted", "clusterX", "clusterY", "clusterZ")
 OPERATIONS = {
@@ -34,8 +34,8 @@ META = {
     "META_DATA_CAPTURE": "name LIKE '%CUDA_GRAPH_TRACE_OPTIONS:MODE'",
     "TARGET_INFO_SYSTEM_ENV": "name IN ('NvDriverVersion', 'CudaDriverVersion')",
 }
+TEXTS = ("name", "value", "chipName")
 STRINGS = ("demangledName", "shortName", "nameId", "textId")
-LAUNCH = "SELECT id FROM src.StringIds WHERE value GLOB 'cudaGraphLaunch*' OR value GLOB 'cuGraphLaunch*'"
 DROPPED = (
     "Left out: environment, host, user, paths, process and thread names.",
     "Process and thread ids are renumbered.",
@@ -52,21 +52,20 @@ def slim(database: Database, target: Path, keep: Keep | None = None) -> None:
         target: file to write; must not exist.
         keep: which part of it; None = all of it.
     """
-    try:
-        with closing(sqlite3.connect(target.resolve().as_uri(), uri=True, isolation_level=None)) as out:
-            known = _nsys_meta.hosts(database)
-            out.create_function("redact", 1, lambda value: redact.text(str(value), known), deterministic=True)
-            out.execute("PRAGMA temp_store = MEMORY")
-            out.execute("ATTACH ? AS src", (uri(database.path),))
-            out.execute("PRAGMA main.journal_mode = OFF")
-            out.execute("PRAGMA main.synchronous = OFF")
-            out.execute("BEGIN")
-            _Copy(out, database, keep).run()
-            out.execute("COMMIT")
-            out.execute("DETACH src")
-            out.execute("VACUUM")
-    except sqlite3.DatabaseError as error:
-        raise damaged(database.path, error) from None
+    known = _nsys_meta.hosts(database)
+    with closing(sqlite3.connect(target.resolve().as_uri(), uri=True, isolation_level=None)) as out:
+        # As bytes: sqlite3 refuses to hand over text that is no UTF-8.
+        plain = lambda value: redact.text(value.decode("utf-8", "replace"), known)  # noqa: E731
+        out.create_function("redact", 1, plain, deterministic=True)
+        out.execute("PRAGMA temp_store = MEMORY")
+        out.execute("ATTACH ? AS src", (uri(database.path),))
+        out.execute("PRAGMA main.journal_mode = OFF")
+        out.execute("PRAGMA main.synchronous = OFF")
+        out.execute("BEGIN")
+        _Copy(out, database, keep).run()
+        out.execute("COMMIT")
+        out.execute("DETACH src")
+        out.execute("VACUUM")
 
 
 class _Copy:
@@ -74,7 +73,7 @@ class _Copy:
 
     def __init__(self, out: sqlite3.Connection, database: Database, keep: Keep | None) -> None:
         self.out, self.database, self.keep = out, database, keep
-        self.has_strings = database.table("StringIds") is not None
+        self.strings = database.table("StringIds")
 
     def run(self) -> None:
         self._number()
@@ -103,7 +102,7 @@ class _Copy:
                     found = {
                         v
                         for (v,) in self.out.execute(f'SELECT DISTINCT "{column}" FROM src."{table}"')
-                        if v is not None
+                        if isinstance(v, int)
                     }
                     (pids if column == "globalPid" else tids).update(found)
         pids |= {tid & ~0xFFFFFF for tid in tids}
@@ -118,11 +117,10 @@ class _Copy:
         table = self.database.table("NVTX_EVENTS")
         if not table or "text" not in self.database.tables[table]:
             return
-        query = "SELECT ifnull(max(id), 0) FROM src.StringIds"
-        last = self.out.execute(query).fetchone()[0] if self.has_strings else 0
+        query = f'SELECT ifnull(max(id), 0) FROM src."{self.strings}" WHERE id < {2**62}'
+        last = self.out.execute(query).fetchone()[0] if self.strings else 0
         query = f"SELECT DISTINCT text FROM src.\"{table}\" WHERE text <> '' AND {EVENTS}"
-        rows = [(text, last + i) for i, (text,) in enumerate(self.out.execute(query), 1)]
-        self.out.executemany("INSERT INTO texts VALUES (?, ?)", rows)
+        self.out.execute(f"INSERT INTO texts SELECT text, {last} + row_number() OVER () FROM ({query})")
 
     def _operations(self, kind: str) -> None:
         name = f"CUPTI_ACTIVITY_KIND_{kind}"
@@ -150,8 +148,9 @@ class _Copy:
                 self.out.execute(f"INSERT OR IGNORE INTO used {query} WHERE correlationId IS NOT NULL")
         pid = "(SELECT new FROM temp.renumbered WHERE old = (globalTid & ~16777215))"
         where = f"EXISTS (SELECT 1 FROM temp.used u WHERE u.id = correlationId AND u.pid IN ({pid}, -1))"
-        if self.has_strings and self.keep is None:
-            where = f"({where} OR nameId IN ({LAUNCH}))"
+        if self.strings and self.keep is None:
+            launches = f'SELECT id FROM src."{self.strings}" WHERE {GRAPH_LAUNCH}'
+            where = f"({where} OR nameId IN ({launches}))"
         self._table("CUPTI_ACTIVITY_KIND_RUNTIME", RUNTIME, where)
 
     def _ranges(self) -> None:
@@ -171,8 +170,7 @@ class _Copy:
             return
         own = set(self.database.tables[table]) | ({"textId"} if name == "NVTX_EVENTS" else set())
         kept = [c for c in dict.fromkeys(columns) if c in own]
-        types = {"name": "TEXT", "value": "TEXT", "chipName": "TEXT"}
-        definition = ", ".join(f'"{c}" ' + types.get(c, "INTEGER") for c in kept)
+        definition = ", ".join(f'"{c}" ' + ("TEXT" if c in TEXTS else "INTEGER") for c in kept)
         self.out.execute(f'CREATE TABLE main."{name}" ({definition})')
         values = ", ".join(self._value(table, c) for c in kept)
         condition = f" WHERE {where}" if where else ""
@@ -191,7 +189,8 @@ class _Copy:
             )
             registered = "t.textId" if "textId" in self.database.tables[table] else "NULL"
             return f"coalesce({text}, {registered})"
-        return f't."{column}"'
+        kind = "text" if column in TEXTS else "integer"
+        return f'CASE WHEN typeof(t."{column}") = \'{kind}\' THEN t."{column}" END'
 
     def _strings(self) -> None:
         """Copy the strings that copied rows refer to, redacted."""
@@ -202,8 +201,8 @@ class _Copy:
                     query = f'SELECT DISTINCT "{column}" FROM main."{table}" WHERE "{column}" IS NOT NULL'
                     self.out.execute(f"INSERT OR IGNORE INTO needed {query}")
         self.out.execute("CREATE TABLE main.StringIds (id INTEGER NOT NULL PRIMARY KEY, value TEXT NOT NULL)")
-        if self.has_strings:
-            chosen = "SELECT id, redact(value) FROM src.StringIds WHERE id IN (SELECT id FROM temp.needed)"
-            self.out.execute(f"INSERT INTO main.StringIds {chosen}")
-        own = "SELECT id, redact(value) FROM temp.texts WHERE id IN (SELECT id FROM temp.needed)"
+        if self.strings:
+            chosen = f'SELECT id, redact(CAST(value AS BLOB)) FROM src."{self.strings}"'
+            self.out.execute(f"INSERT INTO main.StringIds {chosen} WHERE id IN (SELECT id FROM temp.needed)")
+        own = "SELECT id, redact(CAST(value AS BLOB)) FROM temp.texts WHERE id IN (SELECT id FROM temp.needed)"
         self.out.execute(f"INSERT INTO main.StringIds {own}")

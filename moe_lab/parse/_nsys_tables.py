@@ -6,7 +6,8 @@ import numpy as np
 
 from moe_lab.assemble import KINDS, NONE, Calls, Operations, Ranges
 from moe_lab.attribute import Bools, Ints
-from moe_lab.parse._sqlite import Database
+from moe_lab.parse import _doubts
+from moe_lab.parse._sqlite import TEXT_LENGTH, Database
 from moe_lab.ranges import display_name
 from moe_lab.replay import NodeEvents
 
@@ -34,6 +35,8 @@ GEOMETRY = {
 KERNEL = GEOMETRY | {"short": "shortName", "full": "demangledName"}
 COPY = {"bytes": "bytes", "direction": "copyKind"}
 SET = {"bytes": "bytes"}
+SIZE = dict.fromkeys(GEOMETRY, 2**31) | {"bytes": 2**50}  # what no size reaches
+GRAPH_LAUNCH = "value GLOB 'cudaGraphLaunch*' OR value GLOB 'cuGraphLaunch*'"
 # CUpti_ActivityMemcpyKind
 DIRECTIONS = (
     *("unknown", "host to device", "device to host", "host to array", "array to host", "array to array"),
@@ -79,21 +82,46 @@ def _part(database: Database, kind: str) -> dict[str, Ints]:
     columns = database.columns(table, required, [c for c in names.values() if c not in required])
     read = database.read(table, columns)
     ours = {theirs: name for name, theirs in names.items()}
-    return {ours.get(c, c): _ints(read.column(c)) for c in columns}
+    part = {ours.get(c, c): _ints(read.column(c)) for c in columns}
+    wrong = int(_doubts.impossible(part["start"], part["end"]).sum())
+    if wrong:
+        raise database.wrong(f"{wrong} rows of {table} have times that cannot be true (none, negative, swapped)")
+    for name in part.keys() & SIZE.keys():
+        known = read.column(names[name])
+        if len(known) and (part[name].max() >= SIZE[name] or (part[name] < 0).sum() > known.null_count):
+            raise database.wrong(f"column {names[name]} of {table} holds values that cannot be true")
+    return part
 
 
-def calls(database: Database) -> Calls | None:
+def calls(database: Database, warnings: list[str]) -> Calls | None:
     """Return the API calls, None if the report has none."""
     table = database.table("CUPTI_ACTIVITY_KIND_RUNTIME")
     if not table:
         return None
     columns = database.columns(table, ("start", "end", "globalTid", "correlationId"))
-    read = database.read(table, columns, '"correlationId" IS NOT NULL AND "globalTid" IS NOT NULL')
+    read = database.read(table, columns, where='"correlationId" IS NOT NULL AND "globalTid" IS NOT NULL')
     start, end, thread, correlation = (_ints(read.column(c)) for c in columns)
-    return Calls(start, end, thread & PID, thread, correlation)
+    bad = _doubts.impossible(start, end)
+    if bad.any():
+        warnings.append(f"{int(bad.sum())} API calls have times that cannot be true; they are left out.")
+    return Calls(*(column[~bad] for column in (start, end, thread & PID, thread, correlation)))
 
 
-def ranges(database: Database) -> tuple[Ranges, int] | None:
+def graph_launches(database: Database) -> tuple[Ints, Ints]:
+    """Return (process, correlation) of the calls that launched a CUDA graph."""
+    table, strings = database.table("CUPTI_ACTIVITY_KIND_RUNTIME"), database.table("StringIds")
+    if not table or not strings or "nameId" not in database.tables[table]:
+        return NONE, NONE
+    database.columns(strings, ("id", "value"))
+    ids = [i for (i,) in database.rows(f'SELECT id FROM "{strings}" WHERE {GRAPH_LAUNCH}') if isinstance(i, int)]
+    if not ids:
+        return NONE, NONE
+    found = database.read(table, ("globalTid", "correlationId"), where=f'"nameId" IN ({", ".join(map(str, ids))})')
+    thread, correlation = (_ints(c) for c in found.columns)
+    return thread & PID, correlation
+
+
+def ranges(database: Database, warnings: list[str]) -> tuple[Ranges, int] | None:
     """Return push/pop and start/end ranges, None if the report has no NVTX.
 
     Returns:
@@ -103,21 +131,26 @@ def ranges(database: Database) -> tuple[Ranges, int] | None:
     table = database.table("NVTX_EVENTS")
     if not table:
         return None
-    optional = ("text", "textId", "domainId", "endGlobalTid")
+    optional = ("textId", "domainId", "endGlobalTid")
     columns = database.columns(table, ("start", "end", "eventType", "globalTid"), optional)
-    events = f'"eventType" IN {(*PUSH_POP, *START_END, DOMAIN)} AND "globalTid" IS NOT NULL'
-    read = database.read(table, [*columns, "rowid"], events)
-    data = {c: _ints(read.column(c)) for c in (*columns, "rowid") if c != "text"}
+    kinds = f"\"eventType\" IN {(*PUSH_POP, *START_END, DOMAIN)} OR typeof(\"eventType\") NOT IN ('integer', 'null')"
+    text = [c for c in ("text",) if c in database.tables[table]]
+    read = database.read(table, [*columns, "rowid AS rowid"], text, f'({kinds}) AND "globalTid" IS NOT NULL')
+    data = {c: _ints(read.column(c)) for c in (*columns, "rowid")}
     missing = np.full(read.num_rows, -1, np.int64)
-    name, names = _names(database, read.column("text") if "text" in columns else None, data.get("textId", missing))
+    name, names = _names(database, read.column("text") if text else None, data.get("textId", missing))
     thread, free, made = data["globalTid"], np.isin(data["eventType"], START_END), data["eventType"] == DOMAIN
     domain, domains = _domains(thread & PID, data.get("domainId", np.zeros_like(missing)), made, name, names)
     ended = data.get("endGlobalTid", missing)
     elsewhere = free & (ended != -1) & (ended != thread)
     name, names = _display(name, names)
+    open_ = np.asarray(read.column("end").is_null().to_numpy(zero_copy_only=False), bool)
+    wrong = ~made & _doubts.impossible(data["start"], np.where(open_, data["start"], data["end"]))
+    if wrong.any():
+        warnings.append(f"{int(wrong.sum())} ranges have times that cannot be true; they are left out.")
     rest = (thread & PID, thread, free, name, domain, data["rowid"], names, domains)
     found = Ranges(data["start"], data["end"], *rest)
-    return found.take(np.flatnonzero(~made & ~elsewhere)), int(elsewhere.sum())
+    return found.take(np.flatnonzero(~made & ~elsewhere & ~wrong)), int(elsewhere.sum())
 
 
 def nodes(database: Database) -> NodeEvents | None:
@@ -138,13 +171,16 @@ def texts(database: Database, ids: Ints) -> tuple[Ints, list[str]]:
     """Return (code, values) for ids of StringIds: ``values[code]`` is the string; unknown ids have code -1."""
     wanted, code = np.unique(ids, return_inverse=True)
     strings: dict[int, str] = {}
-    if database.table("StringIds"):
+    table = database.table("StringIds")
+    if table:
+        database.columns(table, ("id", "value"))
         asked = wanted[wanted >= 0].tolist()
         for at in range(0, len(asked), 500):
             some = asked[at : at + 500]
-            strings.update(
-                database.rows(f"SELECT id, value FROM StringIds WHERE id IN ({','.join('?' * len(some))})", some)
-            )
+            among = f'FROM "{table}" WHERE id IN ({",".join("?" * len(some))})'
+            longest = database.rows(f"SELECT max(length(value)) {among}", some)[0][0] or 0
+            _check_length(database, int(longest))
+            strings.update(database.rows(f"SELECT id, CAST(value AS TEXT) {among}", some))
     number: dict[str, int] = {}
     codes = [number.setdefault(strings[i], len(number)) if strings.get(i) else -1 for i in wanted.tolist()]
     return np.array(codes, np.int64)[code.ravel()], list(number)
@@ -167,16 +203,22 @@ def _ints(column: Any) -> Ints:
 def _names(database: Database, text: Any, text_id: Ints) -> tuple[Ints, list[str]]:
     """Return (code, values) of coalesce(text, StringIds[textId]); nameless ones are ``(unnamed)``."""
     code, values = texts(database, text_id)
-    if text is not None and text.null_count < len(text):
+    if text is not None and len(text):
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        filled = text.cast(pa.large_string()).combine_chunks()
-        encoded = pc.if_else(pc.equal(filled, ""), None, filled).dictionary_encode()
-        own, extra = _ints(encoded.indices), [str(v) for v in encoded.dictionary.to_pylist()]
+        filled = text.cast(pa.large_binary()).combine_chunks()
+        _check_length(database, int(pc.max(pc.binary_length(filled)).as_py() or 0))
+        encoded = pc.if_else(pc.equal(filled, b""), None, filled).dictionary_encode()
+        own, extra = _ints(encoded.indices), [v.decode("utf-8", "replace") for v in encoded.dictionary.to_pylist()]
         code = np.where(own >= 0, own + len(values), code)
         values = [*values, *extra]
     return np.where(code >= 0, code, len(values)), [*values, "(unnamed)"]
+
+
+def _check_length(database: Database, length: int) -> None:
+    if length > TEXT_LENGTH:
+        raise database.wrong(f"a name in it has {length:,} characters, more than {TEXT_LENGTH:,}")
 
 
 def _display(code: Ints, names: list[str]) -> tuple[Ints, list[str]]:

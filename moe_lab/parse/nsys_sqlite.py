@@ -1,19 +1,20 @@
 """Nsight Systems: an SQLite export, of any schema from 2022.4 on, to launches."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from moe_lab.assemble import NO_CALLS, NO_RANGES, Calls, Operations, Ranges, assemble
-from moe_lab.attribute import Ints
+from moe_lab.attribute import Ints, match
 from moe_lab.errors import UserError
 from moe_lab.launches import Launches
 from moe_lab.parse import _doubts, _nsys_meta, _nsys_slim, _nsys_tables
 from moe_lab.parse._rocpd import is_database
 from moe_lab.parse._slim import Keep
-from moe_lab.parse._sqlite import MAGIC, Database, open_database
+from moe_lab.parse._sqlite import MAGIC, Database, open_database, reading
 
 INFO = {
     "about": "SQLite export of Nsight Systems (nsys export --type=sqlite)",
@@ -21,6 +22,10 @@ INFO = {
     "report": "report.sqlite",
     "options": ["allow_graph_level"],
 }
+READ = (
+    *("CUPTI_ACTIVITY_KIND_KERNEL", "CUPTI_ACTIVITY_KIND_MEMCPY", "CUPTI_ACTIVITY_KIND_MEMSET", "StringIds"),
+    *("CUPTI_ACTIVITY_KIND_RUNTIME", "NVTX_EVENTS", "CUDA_GRAPH_NODE_EVENTS", "CUDA_GRAPH_EVENTS"),
+)
 
 
 def sniff(path: Path) -> bool:
@@ -40,14 +45,19 @@ def parse(path: Path, *, allow_graph_level: bool = False) -> Launches:
     Raises:
         UserError: not such a file, truncated, columns missing, no kernels, or graph-level trace.
     """
-    database = open_database(Path(path))
+    with reading(Path(path)):
+        return _parse(open_database(Path(path)), allow_graph_level)
+
+
+def _parse(database: Database, allow_graph_level: bool) -> Launches:
     meta = _nsys_meta.facts(database)
     with ThreadPoolExecutor(2) as pool:  # SQLite and Arrow work without the interpreter lock
-        reading = pool.submit(_nsys_tables.calls, database)
+        checking = pool.submit(database.check, *map(database.table, READ))
+        reading_calls = pool.submit(_nsys_tables.calls, database, meta["warnings"])
         ops = _nsys_tables.operations(database)
-        found = _nsys_tables.ranges(database)
-        calls = reading.result()
-    _check_graphs(database, ops.graph_node, meta, allow_graph_level)
+        found = _nsys_tables.ranges(database, meta["warnings"])
+        calls = reading_calls.result()
+        checking.result()
     if not (ops.kind == 0).any():
         raise UserError(
             f"{database.path.name} contains no GPU kernels; capture with `--trace=cuda,nvtx` and make sure that the "
@@ -55,6 +65,9 @@ def parse(path: Path, *, allow_graph_level: bool = False) -> Launches:
         )
     if (ops.process == -1).all():
         ops = _only_process(database, ops, calls)
+    launches = _nsys_tables.graph_launches(database)
+    _check_graphs(database, ops, launches, meta, allow_graph_level)
+    ops = replace(ops, graph=match(ops.process, ops.correlation, *launches) >= 0)
     nodes = _nsys_tables.nodes(database) if (ops.graph_node >= 0).any() else None
     return assemble(ops, calls or NO_CALLS, _usable(found, meta["warnings"]), nodes, meta)
 
@@ -70,25 +83,28 @@ def slim(source: Path, target: Path, keep: Keep | None = None) -> tuple[list[str
     Returns:
         (left_out, hosts): what was left out, as sentences, and the names of the machines that the report knows.
     """
-    database = open_database(Path(source))
-    _nsys_slim.slim(database, target, keep)
-    return list(_nsys_slim.DROPPED), _nsys_meta.hosts(database)
+    with reading(Path(source)):
+        database = open_database(Path(source))
+        _nsys_slim.slim(database, target, keep)
+        return list(_nsys_slim.DROPPED), _nsys_meta.hosts(database)
 
 
-def _check_graphs(database: Database, graph_node: Ints, meta: dict[str, Any], allow: bool) -> None:
-    """Refuse a report that lacks the kernels of its graph replays."""
+def _check_graphs(
+    database: Database, ops: Operations, launches: tuple[Ints, Ints], meta: dict[str, Any], allow: bool
+) -> None:
+    """Refuse a report that lacks the kernels of its graph replays, and warn of launches that have none."""
     replays = _nsys_meta.graph_level_replays(database)
-    count = max(_nsys_meta.graph_launches(database), replays)
-    noded = bool((graph_node >= 0).any())
-    graph_level = replays > 0 or ("Graph" in (meta["graph_mode"] or "") and not noded)
+    count = max(len(launches[0]), replays)
+    graph_level = replays > 0 or ("Graph" in (meta["graph_mode"] or "") and not (ops.graph_node >= 0).any())
     if count and graph_level and not allow:
         raise UserError(
             f"{database.path.name} has {count} CUDA graph launches but not the kernels inside them (graph-level trace, "
             "the default of nsys); capture again with `--cuda-graph-trace=node`."
         )
-    if count and (graph_level or not noded):
+    bare = count if graph_level else int((match(*launches, ops.process, ops.correlation) < 0).sum())
+    if bare:
         then = "capture with --cuda-graph-trace=node to have them"
-        meta["warnings"].append(_doubts.without_kernels(count, "CUDA", then))
+        meta["warnings"].append(_doubts.without_kernels(bare, "CUDA", then))
 
 
 def _usable(found: tuple[Ranges, int] | None, warnings: list[str]) -> Ranges:

@@ -65,10 +65,10 @@ def parse(path: Path) -> Launches:
         UserError: no kernel trace, no kernels, or a damaged file.
     """
     path = Path(path)
-    tables = _read(path)
+    warnings: list[str] = []
+    tables = _read(path, warnings)
     if not len(tables.kernels):
         raise UserError(f"{path.name} has no kernel trace with kernels in it; {HOW}.")
-    warnings: list[str] = []
     ops = _operations(tables)
     thread = _Threads(tables)
     found = match(*(ops.process, ops.correlation), *(_ints(tables.calls, c) for c in ("process", "Correlation_Id")))
@@ -94,13 +94,13 @@ def slim(source: Path, target: Path, keep: Keep | None = None) -> tuple[list[str
         (left_out, hosts): what was left out, as sentences, and names of the machine.
     """
     hosts = _rocprof_slim.hosts(_rocprof.find(Path(source)), Path(source)) + _rocpd.hosts(_rocpd.find(Path(source)))
-    _rocprof_slim.write(_read(Path(source)), target, keep, hosts)
+    _rocprof_slim.write(_read(Path(source), []), target, keep, hosts)
     return list(_rocprof_slim.DROPPED), hosts
 
 
-def _read(path: Path) -> _rocprof.Tables:
+def _read(path: Path, warnings: list[str]) -> _rocprof.Tables:
     groups_of_files = _rocprof.find(path)
-    return _rocprof.read(groups_of_files) if groups_of_files else _rocpd.read(_rocpd.find(path))
+    return _rocprof.read(groups_of_files) if groups_of_files else _rocpd.read(_rocpd.find(path), warnings)
 
 
 class _Threads:
