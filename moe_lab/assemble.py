@@ -10,19 +10,11 @@ from moe_lab import attribute, replay
 from moe_lab.attribute import Bools, Ints
 from moe_lab.columns import integers, paths, strings
 from moe_lab.launches import COLUMNS, RANGE_COLUMNS, Launches, tidy
-from moe_lab.replay import NodeEvents
+from moe_lab.replay import LOST, OUTSIDE, NodeEvents
 
 KINDS = ["kernel", "memcpy", "memset"]
 ATTRIBUTIONS = ["none", "api", "graph_launch", "graph_node"]
 NONE = np.zeros(0, np.int64)
-LOST = (
-    "{lost} of {graph} operations of CUDA graphs were captured before tracing began: they are attributed to the range "
-    "around the replay only; start tracing before the graph is captured to get their stages."
-)
-OUTSIDE = (
-    "{outside} of {graph} operations of CUDA graphs were captured in no range of the report: they are attributed to "
-    "the range around the replay only; open the ranges of the stages (and trace NVTX) while the graph is captured."
-)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,14 @@ import numpy as np
 from moe_lab.attribute import Bools, Ints, distinct
 
 CLONES = 64  # a node cloned more often than this would be a damaged report that goes round in circles
+LOST = (
+    "{lost} of {graph} operations of CUDA graphs were captured before tracing began: they are attributed to the range "
+    "around the replay only; start tracing before the graph is captured to get their stages."
+)
+OUTSIDE = (
+    "{outside} of {graph} operations of CUDA graphs were captured in no range of the report: they are attributed to "
+    "the range around the replay only; open the ranges of the stages (and trace NVTX) while the graph is captured."
+)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,16 @@
 """Nsight Systems exports: what is attributed to what, and what is refused."""
 
+import os
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from nsys_builder import GENERATIONS, NsysBuilder
 
+from moe_lab.analysis.breakdown import coverage
 from moe_lab.errors import UserError
 from moe_lab.parse import parse_report
 
@@ -454,3 +458,63 @@ def test_parse_refuses_real_graph_level_export():
     assert (
         len(parse_report(real("nsight-2025.5.2.sqlite"), allow_graph_level=True).table.query("kind == 'kernel'")) == 3
     )
+
+
+def test_parse_reads_in_bounded_memory(tmp_path):
+    """Batches are bounded: with a limit on its addresses a process used to end in a segmentation fault."""
+    b = NsysBuilder()
+    b.launch(10, 1, gpu=(20, 30))
+    b.write(tmp_path / "run.sqlite")
+    said = subprocess.run(
+        ["bash", "-c", 'ulimit -v 4000000; exec "$0" -m moe_lab breakdown "$1"', sys.executable, "run.sqlite"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+    assert said.returncode == 0, said.stderr
+    assert "coverage: 1 kernels" in said.stdout
+
+
+def test_parse_refuses_what_is_no_plain_table_and_journals(tmp_path):
+    b = NsysBuilder()
+    b.launch(10, 1, gpu=(20, 30))
+    path = b.write(tmp_path / "run.sqlite")
+    (tmp_path / "run.sqlite-wal").write_bytes(b"rest")
+    with pytest.raises(UserError, match="not written to its end"):
+        parse_report(path)
+    (tmp_path / "run.sqlite-wal").unlink()
+    path.write_bytes(path.read_bytes() + b"more")
+    with pytest.raises(UserError, match="4 bytes follow its end"):
+        parse_report(path)
+    path = b.write(path)
+    with sqlite3.connect(path) as db:
+        db.execute("ALTER TABLE StringIds RENAME TO kept")
+        db.execute("CREATE VIEW StringIds AS SELECT * FROM kept")
+    db.close()
+    with pytest.raises(UserError, match="StringIds is a view"):
+        parse_report(path)
+
+
+@pytest.mark.parametrize("times", [(30, 20), (-5, 20), (20, 2**63 - 1), (None, 20)])
+def test_parse_refuses_kernels_whose_times_cannot_be_true(times, tmp_path):
+    b = NsysBuilder()
+    b.launch(10, 1, gpu=times)
+    with pytest.raises(UserError, match="1 rows of CUPTI_ACTIVITY_KIND_KERNEL have times that cannot be true"):
+        parsed(b, tmp_path)
+
+
+def test_parse_says_which_graph_kernels_were_captured_in_no_range(tmp_path):
+    b = NsysBuilder()
+    b.node(5, 1)
+    b.node(5, 2)
+    b.push("w13", 10, 40)
+    b.node(15, 3)
+    b.push("replay", 300, 400)
+    b.replay(310, 5)
+    for node in (1, 2, 3):
+        b.kernel(320 + 10 * node, 325 + 10 * node, 5, node=node)
+    got = parsed(b, tmp_path)
+    assert "2 of 3 operations of CUDA graphs were captured in no range" in got.meta["warnings"][0]
+    covered = coverage(got)
+    assert (covered.graph_kernels, covered.in_capture_pct) == (3, pytest.approx(100 / 3))

@@ -130,3 +130,23 @@ def test_database_of_an_unknown_schema_is_refused_with_a_way_out(tmp_path):
     connection.close()
     with pytest.raises(UserError, match=r"r\.db is damaged or of a rocpd schema .*`rocpd convert"):
         parse_report(path)
+
+
+@pytest.mark.parametrize(("column", "value"), [("start", "12abc"), ("end", -1), ("grid_x", 2**40), ("stack_id", 1.5)])
+def test_values_that_cannot_be_true_are_refused(column, value, tmp_path):
+    path = database(tmp_path / "r.db")
+    with sqlite3.connect(path) as connection:
+        connection.execute(f'UPDATE stored_kernels SET "{column}" = ? WHERE rowid = 2', (value,))
+    connection.close()
+    with pytest.raises(UserError, match=r"r\.db: .*export the report again"):
+        parse_report(path)
+
+
+def test_dispatches_that_the_view_drops_are_counted(tmp_path):
+    path = database(tmp_path / "r.db")
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE rocpd_kernel_dispatch (id)")
+        connection.executemany("INSERT INTO rocpd_kernel_dispatch VALUES (?)", [(1,), (2,), (3,)])
+    connection.close()
+    said = [w for w in parse_report(path).meta["warnings"] if "rocpd_kernel_dispatch" in w]
+    assert said[0].startswith("1 rows of rocpd_kernel_dispatch")

@@ -96,3 +96,8 @@ def test_marker_refuses_an_api_it_does_not_know():
 )
 def test_stage_of_reads_module_paths_and_fused_stages(name: str, stage: str | None) -> None:
     assert ranges.stage_of(name) == stage
+
+
+def test_operators_of_pytorch_are_no_stages():
+    assert ranges.stage_of("aten::layer_norm") is None
+    assert ranges.stage_of("model.norm") == "norm"

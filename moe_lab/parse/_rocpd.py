@@ -175,14 +175,18 @@ def _view(database: Database, view: str, warnings: list[str]) -> pd.DataFrame:
             f"{lost} rows of {table} name no thread, region or name of {database.path.name}, so its view {view} leaves "
             "them out: they are missing from every number."
         )
-    frame = database.read(source, sorted(integers), sorted(texts)).to_pandas(types_mapper=_dtype)
+    frame: pd.DataFrame = database.read(source, sorted(integers), sorted(texts)).to_pandas(types_mapper=_dtype)
     if "Start_Timestamp" not in frame:
         return frame
     start, end = (frame[c].to_numpy(np.int64, na_value=-1) for c in ("Start_Timestamp", "End_Timestamp"))
     wrong = int(_doubts.impossible(start, end).sum())
     if wrong:
         raise database.wrong(f"{wrong} rows of {view} have times that cannot be true (none, negative, swapped)")
-    return frame.sort_values(["guid", "Start_Timestamp"], kind="stable", ignore_index=True)
+    for column in [c for c in frame if "_Size" in str(c) or str(c).endswith("_Count")]:
+        if not frame[column].dropna().between(0, 2**32 - 1).all():
+            raise database.wrong(f"{column} of {view} holds values that cannot be true")
+    ordered: pd.DataFrame = frame.sort_values(["guid", "Start_Timestamp"], kind="stable", ignore_index=True)
+    return ordered
 
 
 def _joins(database: Database) -> bool:

@@ -153,7 +153,7 @@ def reading(path: Path) -> Iterator[None]:
             f"{path.name} needs more memory than this process may use; allow it more (`ulimit -v`), or capture a "
             "shorter time."
         ) from None
-    except (adbc_driver_manager.Error, sqlite3.Error, OSError, pa.ArrowException, OverflowError) as error:
+    except (adbc_driver_manager.Error, sqlite3.Error, OSError, pa.ArrowException, OverflowError, UnicodeError) as error:
         found = _MISMATCH.search(str(error))
         if found:
             raise _MismatchError(int(found[1])) from None
