@@ -95,7 +95,7 @@ def put(trace, way, value):
 
 
 @seed(14)
-@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.tuples(st.sampled_from(PLACES), st.sampled_from(EXTREMES)), min_size=1, max_size=2))
 def test_any_value_anywhere_is_read_or_refused_in_one_sentence(folder, changes):
     trace = sample()
@@ -120,7 +120,7 @@ def test_any_value_anywhere_is_read_or_refused_in_one_sentence(folder, changes):
 
 
 @seed(15)
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.integers(0, 10**6), st.binary(min_size=0, max_size=6), st.integers(0, 6))
 def test_any_bytes_anywhere_are_read_or_refused_in_one_sentence(folder, at, new, gone):
     data = json.dumps(sample()).encode()

@@ -14,7 +14,7 @@ from moe_lab.parse._trace_file import AGAIN, CUT, Damaged
 READ = {"ph", "cat", "name", "pid", "tid", "ts", "dur", "args", "device", "stream", "correlation", "External id"}
 READ |= {"external id", "graph node id", "bytes", "grid", "block", "registers per thread", "shared memory", "id"}
 READ |= {"traceEvents", "deviceProperties", "numSms", "baseTimeNanoseconds"}
-TIMES = range(-(2**62) + 1, 2**62)  # ns; twice as much still fits into 64 bits
+TIMES = 2**62  # ns, before and after 0; twice as much still fits into 64 bits
 _SPACE = re.compile(r"[ \t\r\n]*")
 _COLON = re.compile(r"[ \t\r\n]*:[ \t\r\n]*")
 _COMMA = re.compile(r"[ \t\r\n]*(?:,|(?=[\]}]))[ \t\r\n]*")
@@ -149,4 +149,4 @@ def nanoseconds(microseconds: Any) -> int | None:
         found = int((number * 1000).to_integral_value())
     else:
         return None
-    return found if found in TIMES else None
+    return found if -TIMES < found < TIMES else None

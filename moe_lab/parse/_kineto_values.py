@@ -7,8 +7,8 @@ from moe_lab.entry import INT64, one_line
 from moe_lab.parse._chrome import TIMES, nanoseconds
 from moe_lab.parse._trace_file import Damaged
 
-AMOUNTS = range(2**48)  # bytes, registers: sums of many still fit into 64 bits
-AXES = range(2**31)  # grid and block
+AMOUNTS = 2**48  # bytes, registers: sums of many still fit into 64 bits
+AXES = 2**31  # grid and block
 BLOCKS = 2**62
 _WHOLE = re.compile(r"-?[0-9]{1,20}(?:\.0{1,20})?")
 
@@ -18,6 +18,8 @@ def integer(value: Any) -> int:
 
     2**64 - 1 is how C++ prints -1 without a sign, none; the others of the upper half are negative likewise.
     """
+    if type(value) is int and 0 <= value < BLOCKS:  # nearly all
+        return value
     if isinstance(value, str) and _WHOLE.fullmatch(value):
         value = int(value.split(".", 1)[0])
     if type(value) is not int:
@@ -35,14 +37,14 @@ def known(value: Any) -> int:
 def amount(value: Any) -> int:
     """Return a size or count; -1 if it is none that a GPU has."""
     found = integer(value)
-    return found if found in AMOUNTS else -1
+    return found if 0 <= found < AMOUNTS else -1
 
 
 def three(value: Any) -> tuple[int, int, int]:
     """Return x, y, z of a grid or block; -1 each if it is none."""
     if isinstance(value, list) and len(value) == 3:
-        x, y, z = (integer(v) for v in value)
-        if x in AXES and y in AXES and z in AXES and x * y * z < BLOCKS:
+        x, y, z = integer(value[0]), integer(value[1]), integer(value[2])
+        if 0 <= x < AXES and 0 <= y < AXES and 0 <= z < AXES and x * y * z < BLOCKS:
             return x, y, z
     return -1, -1, -1
 
@@ -76,7 +78,7 @@ def span(event: dict[str, Any], where: str) -> tuple[int, int]:
         raise Damaged(f"{where} has the time {_shown(event, 'ts')}, which is no number of microseconds")
     if length is None or length < 0:
         raise Damaged(f"{where} has the duration {_shown(event, 'dur')}, which is no number of microseconds from 0 up")
-    if start + length not in TIMES:
+    if start + length >= TIMES:
         raise Damaged(f"{where} ends later than 64 bits can count")
     return start, start + length
 
