@@ -175,6 +175,29 @@ def test_backends_of_a_cached_wheel_are_available_with_its_version(cache: Path, 
     assert "available: vllm 1.2, wheel" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("gpu", "said"),
+    [
+        (None, "no GPU is seen: on the CPU it takes fused_moe with its default tiles."),
+        (
+            "NVIDIA X9",
+            "no times for NVIDIA X9: it takes hopper where that fits (compute capability 9.0, fp16 or bf16, K",
+        ),
+        ("NVIDIA X9", "else fused_moe, whose tiles are its own defaults."),
+        ("NVIDIA H200", "the quickest as measured at E=128 N=2880 K=2880 bf16, E=128 N=768 K=2048 bf16"),
+    ],
+    ids=["no-gpu", "unknown", "unknown-tiles", "measured"],
+)
+def test_backends_says_what_auto_does_on_this_gpu(gpu, said: str, monkeypatch, capsys) -> None:
+    from moe_lab.capture import _facts
+
+    monkeypatch.setattr(_facts, "gpu_name", lambda: gpu)
+    assert cli.main(["backends"]) == 0
+    out = capsys.readouterr().out
+    assert said in out
+    assert "tried with: 0.15.0, 0.33.0" in out
+
+
 def test_listing_backends_imports_none(tmp_path: Path) -> None:
     import subprocess
 

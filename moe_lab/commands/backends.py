@@ -17,7 +17,13 @@ def bench_experts(arguments: argparse.Namespace) -> int:
 
 def backends(arguments: argparse.Namespace) -> None:
     """Print every experts backend: what it is, what it takes, and whether it can run here."""
+    from moe_lab.capture._facts import gpu_name
+    from moe_lab.configs import measured
+
+    gpu = gpu_name()
     rows = [_backend(name) for name in plugins.names("experts")]
+    for row in rows:
+        row |= {"gpu": gpu, "choice": measured.choice(gpu) if row["name"] == "auto" else None}
     if arguments.format == "json":
         print(json.dumps(rows, indent=1))
         return
@@ -27,6 +33,10 @@ def backends(arguments: argparse.Namespace) -> None:
         print(f"  dtypes {lists['dtypes']}; quant {lists['quant']}; activations {lists['activations']}")
         print(f"  hardware: {row['hardware']}")
         print(f"  source: {row['source']}")
+        if row["tried"]:
+            print(f"  tried with: {', '.join(row['tried'])}")
+        if row["choice"]:
+            print(f"  on {row['gpu'] or 'this machine'}: {row['choice']}")
         print(f"  {'available' + row['release'] if row['available'] else row['reason']}\n")
 
 
@@ -38,6 +48,7 @@ def _backend(name: str) -> dict[str, Any]:
     stated = {key: info.get(key, []) for key in ("about", "source", "dtypes", "quant", "activations", "hardware")}
     peer = peers.find(info["peer"]) if "peer" in info else None
     release = f": {peer.project} {peer.version}, {peer.origin}" if peer else ""
+    stated["tried"] = info.get("tried", [])
     known = {"cuda_graph": info.get("cuda_graph", False), "available": reason is None, "reason": reason}
     return {"name": name, **stated, **known, "release": release}
 

@@ -88,6 +88,20 @@ def _find(places: tuple[Path, ...], E: int, N: int, K: int, dtype: str, gpu: str
     return next((measured for measured in found if measured.gpu == gpu), None)
 
 
+def choice(gpu: str | None) -> str:
+    """Return one sentence: what ``auto`` does on a GPU, None for none, as far as its name tells."""
+    if gpu is None:
+        return "no GPU is seen: on the CPU it takes fused_moe with its default tiles."
+    places = configs.folders()
+    times = [m for place in places for path in sorted(place.glob("*/measured,*.json")) if (m := read(path)).gpu == gpu]
+    tiles = [t for path in configs.files() if (t := configs.read(path)).gpu == gpu and t.backend == "fused_moe"]
+    sizes = ", ".join(dict.fromkeys(f"E={m.E} N={m.N} K={m.K} {m.dtype}" for m in times))
+    tiled = ", ".join(dict.fromkeys(f"E={t.E} N={t.N} K={t.K} {t.dtype}" for t in tiles))
+    else_ = "hopper where that fits (compute capability 9.0, fp16 or bf16, K and N multiples of 64), else fused_moe"
+    known = f"the quickest as measured at {sizes}; elsewhere" if times else f"no times for {gpu}: it takes"
+    return f"{known} {else_}, whose tiles are {f'tuned at {tiled}, else ' if tiles else ''}its own defaults."
+
+
 def read(path: Path) -> Measured:
     """Read a file of times.
 

@@ -25,6 +25,7 @@ INFO = {
     "cpu_dtypes": [],
     "quant": [],
     "activations": ["silu", "swigluoai"],
+    "multiple_of": 8,
     "cuda_graph": True,
     "source": "https://github.com/deepseek-ai/DeepGEMM",
 }

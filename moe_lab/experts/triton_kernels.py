@@ -26,6 +26,7 @@ INFO = {
     "needs": ["torch", "triton", "peer:triton_kernels"],
     "install": "moe-lab peers add vllm==0.15.0 (its wheel carries triton_kernels; PyPI's package is another project)",
     "peer": "triton_kernels",
+    "tried": ["vllm-0.15.0"],
     "hardware": "NVIDIA SM80+ (best on SM90+), AMD CDNA3+",
     "dtypes": ["fp16", "bf16"],
     "cpu_dtypes": [],
