@@ -1,5 +1,17 @@
-"""`python -m moe_lab` is the `moe-lab` command."""
+"""``python -m moe_lab``."""
 
-from moe_lab.cli import main
+import sys
 
-raise SystemExit(main())
+
+def main() -> int:
+    """Run the command line; a stop while it is still being loaded is a sentence as well."""
+    try:
+        from moe_lab import cli
+    except KeyboardInterrupt:
+        sys.stderr.write("moe-lab: stopped.\n")
+        return 130
+    return cli.main()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -5,7 +5,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +41,14 @@ def execute(job: Job, progress: str) -> Executed:
                 )
             except papermill.PapermillExecutionError as error:
                 if error.ename == "KeyboardInterrupt":
+                    _end_kernel(folder)
                     raise KeyboardInterrupt from None
                 failed = (
                     str(error.evalue) if error.ename == "UserError" else f"{error.ename}: {_first_line(error.evalue)}"
                 )
+            except KeyboardInterrupt:
+                _end_kernel(folder)  # before its folder goes: it would go on, and complain
+                raise
             except Exception as error:
                 failed = f"The notebook could not be executed ({type(error).__name__}: {_first_line(str(error))})."
         notebook = read(out) if out.exists() else read(job.notebook)
@@ -53,6 +57,17 @@ def execute(job: Job, progress: str) -> Executed:
         notebook.cells = _until_error(notebook.cells)
     places.hide(notebook, job.parameters)
     return Executed(notebook, failed and places.message(failed, job.parameters))
+
+
+def _end_kernel(folder: str) -> None:
+    """Kill the kernel that was started with a connection file in the folder."""
+    import psutil  # of ipykernel
+
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if any(folder in part for part in child.cmdline()):
+                child.kill()
+                child.wait(5)
 
 
 def _until_error(cells: list[Any]) -> list[Any]:
