@@ -1,6 +1,11 @@
 import html
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -379,3 +384,22 @@ def test_text_parameters_reach_the_notebook_as_they_are(tmp_path: Path) -> None:
     assert page.failed is None
     shown = html.unescape(page.html.read_text())
     assert ascii(text) in shown
+
+
+def test_a_stop_from_the_keyboard_leaves_no_page_and_no_kernel(tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    begun = f"import os, pathlib\npathlib.Path({str(started)!r}).write_text(str(os.getpid()))"
+    cells = begun, "import time\ntime.sleep(60)"
+    argv = [sys.executable, "-m", "moe_lab", "report", str(notebook(tmp_path, *cells)), "--out", str(tmp_path / "out")]
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 30
+    while not (started.exists() and started.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (130, "")
+    assert err.endswith("moe-lab: stopped.\n")
+    assert "Traceback" not in err
+    assert list((tmp_path / "out").iterdir()) == []
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(started.read_text()), 0)

@@ -87,7 +87,7 @@ def _environment(folder: Path) -> Iterator[None]:
     """Point Jupyter at this interpreter whatever kernels the user has, and plotly at its JSON form."""
     spec = folder / "jupyter" / "kernels" / _KERNEL
     spec.mkdir(parents=True)
-    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=ERROR"]
+    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=CRITICAL"]
     (spec / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"}))
     ours = {
         "JUPYTER_PATH": os.pathsep.join(filter(None, [str(folder / "jupyter"), os.environ.get("JUPYTER_PATH")])),
