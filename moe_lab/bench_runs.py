@@ -2,20 +2,18 @@
 
 import json
 import platform
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from moe_lab import __version__, redact, rows, runs
+from moe_lab import __version__, children, places, redact, rows, runs, scratch
 from moe_lab.capture._facts import driver_version, gpu_name
 from moe_lab.children import died
 from moe_lab.errors import UserError
-from moe_lab.manifest import full_name
+from moe_lab.places import full_name
 
 _SHORTENED = (
     "In errors, settings and the command, paths are cut to their last component and secrets left out; "
@@ -43,22 +41,19 @@ def measure(
     """
     if find_spec("torch") is None:
         raise UserError("A benchmark needs torch and a GPU here: pip install 'moe-lab[gpu]'.")
-    _refuse_taken(full_name(name, gpu_name()), root, overwrite)
-    with tempfile.TemporaryDirectory(prefix="moe_lab_") as folder:
-        out = Path(folder, "rows.json")
+    place, full = root or places.profiles_root(), full_name(name, gpu_name())
+    with places.claim(place, full, overwrite=overwrite) as held, scratch.private() as private:
+        out = private.folder / "rows.json"
+        private.worth_keeping = True
         code = wait([sys.executable, "-m", "moe_lab.workload", f"bench-{bench}", *arguments, "--out", str(out)])
-        if not _measured(out):
+        private.worth_keeping = _measured(out)
+        if not private.worth_keeping:
             raise UserError(f"The benchmark {stopped(code)} before it measured anything; see its output above.")
         given = {
             "command": ["moe-lab", "bench", bench, *arguments, "--name", name.split("/")[-1]],
             "versions": {"driver": driver_version()},
         }
-        try:
-            return import_bench([out], name, root=root, manifest=given, overwrite=overwrite), code
-        except UserError as error:
-            kept = Path(f"{name.replace('/', '_')}.json")
-            shutil.copy(out, kept)
-            raise UserError(f"{error} What was measured is in {kept}; `moe-lab import` keeps it as a run.") from None
+        return import_bench([out], name, root=place, manifest=given, overwrite=overwrite, held=held), code
 
 
 def _measured(out: Path) -> bool:
@@ -70,11 +65,11 @@ def _measured(out: Path) -> bool:
 
 def wait(argv: Sequence[str]) -> int:
     """Return the exit code of a command whose stdout nobody needs; a stop from the keyboard stops it too."""
-    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
     try:
-        return process.wait()
+        return children.wait(subprocess.Popen(argv, stdout=subprocess.DEVNULL))
+    except children.Terminated:
+        raise
     except KeyboardInterrupt:
-        process.wait()
         return 130
 
 
@@ -85,13 +80,6 @@ def stopped(code: int) -> str:
     return died(code)
 
 
-def _refuse_taken(name: str, root: Path | None, overwrite: bool) -> Path:
-    target = (root or runs.profiles_root()) / name
-    if target.exists() and not overwrite:
-        raise UserError(f"There already is a run '{name}'; choose another name or pass --overwrite.")
-    return target
-
-
 def import_bench(
     files: Sequence[Path],
     name: str,
@@ -99,6 +87,7 @@ def import_bench(
     root: Path | None = None,
     manifest: Mapping[str, Any] | None = None,
     overwrite: bool = False,
+    held: places.Claim | None = None,
 ) -> runs.Run:
     """Make a run from results of a benchmark's process. The folder is complete or absent.
 
@@ -108,6 +97,7 @@ def import_bench(
         root: profiles folder; by default ``runs.profiles_root()``.
         manifest: what else is known: command, versions.
         overwrite: replace a run of that name.
+        held: what the benchmark claimed before it ran.
 
     Raises:
         UserError: a file cannot be read, the parts do not belong together, or the name is bad or taken.
@@ -116,16 +106,16 @@ def import_bench(
     _refuse_strangers(files, results)
     header, hosts = results[0].header, [h for h in (platform.node(),) if len(h) > 2]
     name = full_name(name, (header.get("gpu") or {}).get("name"))
-    target = _refuse_taken(name, root, overwrite)
     measured = redact.tree([row for result in results for row in result.rows], hosts)
     known = _manifest(name, results, manifest or {}, hosts)
-    with runs.building(target) as folder:
+    with places.claim(root or places.profiles_root(), name, overwrite=overwrite, held=held) as claim:
+        folder = claim.fresh()
         known["rows"] = rows.write(measured, folder / rows.FILE) | {
             "failed": sum(row.get("error") is not None for row in measured),
             "complete": None if any(r.complete is None for r in results) else all(r.complete for r in results),
         }
         (folder / runs.MANIFEST).write_text(json.dumps(known, indent=2, ensure_ascii=False) + "\n")
-    return runs.load(target)
+        return runs.load(claim.finish())
 
 
 def _manifest(

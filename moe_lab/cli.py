@@ -1,11 +1,12 @@
 """The command line: parse arguments and call one function of ``commands``."""
 
 import argparse
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from moe_lab import __version__, bench_options, commands, options, terminal
+from moe_lab import __version__, bench_options, commands, options, places, scratch, terminal
 from moe_lab.commands import amd as amd_commands
 from moe_lab.commands import backends as backend_commands
 from moe_lab.commands import counters as counter_commands
@@ -18,6 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def run() -> int:
         arguments = _parser().parse_args(argv)
+        scratch.sweep(Path(tempfile.gettempdir()))
+        places.sweep(getattr(arguments, "profiles", None) or places.profiles_root())
         return int(arguments.run(arguments) or 0)
 
     return terminal.ended(run)

@@ -1,28 +1,10 @@
 """``run.json``: what a run is, where it comes from, and what was left out of it."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from moe_lab import __version__, redact
-from moe_lab.errors import UserError
 from moe_lab.launches import Launches
-
-_NOISE = {
-    "nvidia",
-    "geforce",
-    "amd",
-    "instinct",
-    "tesla",
-    "quadro",
-    "graphics",
-    "radeon",
-    "pcie",
-    "sxm",
-    "sxm4",
-    "sxm5",
-    "nvl",
-}
 
 
 def build(
@@ -65,28 +47,3 @@ def build(
 
 def _over(facts: Mapping[str, Any], given: Mapping[str, Any] | None) -> dict[str, Any]:
     return {**facts, **{k: v for k, v in (given or {}).items() if v is not None}}
-
-
-def full_name(name: str, gpu: str | None) -> str:
-    """Return ``<gpu>/<run>``.
-
-    Args:
-        name: that, or ``<run>`` alone.
-        gpu: the GPU's own name, for the first part.
-
-    Raises:
-        UserError: characters that do not belong into a folder name, or too many parts.
-    """
-    parts = name.strip("/").split("/")
-    if len(parts) == 1:
-        parts.insert(0, gpu_slug(gpu))
-    if len(parts) != 2 or not all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", p) for p in parts):
-        raise UserError(f"'{name}' cannot be the name of a run; use RUN or GPU/RUN of letters, digits and _ . + -.")
-    return "/".join(parts)
-
-
-def gpu_slug(gpu: str | None) -> str:
-    """Return a folder name for a GPU: ``h200`` for ``NVIDIA H200``, ``rtx-3060`` for ``NVIDIA GeForce RTX 3060``."""
-    words = re.findall(r"[a-z0-9]+", (gpu or "").lower())
-    kept = [w for w in words if w not in _NOISE and not re.fullmatch(r"\d+gb|hbm\w*", w)]
-    return "-".join(kept) or "unknown"

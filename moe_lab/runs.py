@@ -1,9 +1,6 @@
 """Run folders: ``profiles/<gpu>/<run>/`` holds ``run.json`` and a small, redacted report, or a benchmark's rows."""
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,14 +9,17 @@ from typing import Any
 
 import pandas as pd
 
-from moe_lab import plugins, rows, run_json
+from moe_lab import places, plugins, rows, run_json, scratch
+from moe_lab.entry import below
 from moe_lab.errors import UserError
 from moe_lab.launches import Launches
-from moe_lab.manifest import build, full_name
+from moe_lab.manifest import build
 from moe_lab.parse import format_of, parse_report
 from moe_lab.parse._slim import first_instances
+from moe_lab.places import MANIFEST as MANIFEST
+from moe_lab.places import full_name
+from moe_lab.places import profiles_root as profiles_root
 
-MANIFEST = "run.json"
 COMMIT_BYTES = 2_000_000  # a run that is committed to a repository should not be larger
 
 
@@ -37,9 +37,9 @@ class Run:
 
     @property
     def report(self) -> Path:
-        """The report: a file, or a folder for formats of several files."""
+        """The report: a file, or a folder for formats of several files; no link out of the run is followed."""
         named = self.manifest.get("report")
-        return self.path / str(named) if named else self.path
+        return below(self.path, self.path / str(named)) if named else self.path
 
     @property
     def is_bench(self) -> bool:
@@ -66,15 +66,6 @@ class Run:
             raise UserError(f"'{self.manifest['name']}' is a benchmark: it has rows, but no launches; give a capture.")
         options = {"allow_graph_level": True} if self.manifest.get("graph_level") else {}
         return parse_report(self.report, **options)
-
-
-def profiles_root() -> Path:
-    """Return $MOE_LAB_PROFILES, else the first that exists of ./profiles, ../profiles and that of the checkout."""
-    named = os.environ.get("MOE_LAB_PROFILES")
-    if named:
-        return Path(named)
-    candidates = (Path("profiles"), Path("..") / "profiles", Path(__file__).parents[1] / "profiles")
-    return next((p for p in candidates if p.is_dir()), candidates[0])
 
 
 def load(name_or_path: str | Path, *, root: Path | None = None) -> Run:
@@ -139,6 +130,7 @@ def import_report(
     keep_instances: int | None = None,
     max_bytes: int | None = None,
     allow_graph_level: bool = False,
+    held: places.Claim | None = None,
 ) -> Run:
     """Make a run folder from a report: what the analysis reads, redacted. The folder is complete or absent.
 
@@ -153,6 +145,7 @@ def import_report(
         keep_instances: keep only the first so many instances of each root, with what they need.
         max_bytes: refuse a larger report file; ``COMMIT_BYTES`` for runs that are committed.
         allow_graph_level: take a report without the kernels of its graph replays.
+        held: what a capture claimed before it ran.
 
     Raises:
         UserError: the report cannot be read, the name is bad or taken, or the result is too large.
@@ -160,10 +153,8 @@ def import_report(
     with _as_sqlite(Path(report)) as source:
         launches = parse_report(source, **({"allow_graph_level": True} if allow_graph_level else {}))
         name = full_name(name, (launches.meta["gpu"] or {}).get("name"))
-        target = (root or profiles_root()) / name
-        if target.exists() and not overwrite:
-            raise UserError(f"There already is a run '{name}'; choose another name or pass --overwrite.")
-        with building(target) as folder:
+        with places.claim(root or profiles_root(), name, overwrite=overwrite, held=held) as claim:
+            folder = claim.fresh()
             kind = format_of(source)
             report_name = plugins.info("parse", kind)["report"]
             dropped, hosts = _shrink(kind, source, launches, folder / report_name, keep_root, keep_instances)
@@ -172,7 +163,7 @@ def import_report(
             known["source_report"] = {"schema": launches.meta["schema"], "size_bytes": _size(source)}
             known["graph_level"] = allow_graph_level
             (folder / MANIFEST).write_text(json.dumps(known, indent=2, ensure_ascii=False) + "\n")
-    return _read(target)
+            return _read(claim.finish())
 
 
 @contextmanager
@@ -181,28 +172,10 @@ def _as_sqlite(report: Path) -> Iterator[Path]:
     if report.suffix != ".nsys-rep" or not report.is_file():
         yield report
         return
-    with tempfile.TemporaryDirectory(prefix="moe_lab_") as scratch:
-        exported = Path(scratch, f"{report.stem}.sqlite")
+    with scratch.private() as place:
+        exported = place.folder / f"{report.stem}.sqlite"
         plugins.load("capture", "nsys").export_sqlite(report, exported)
         yield exported
-
-
-@contextmanager
-def building(target: Path) -> Iterator[Path]:
-    """Give a temporary folder beside ``target``; it takes that place if all goes well, else nothing is left of it."""
-    fresh = [p for p in (target.parent, target.parent.parent) if not p.exists()]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        yield folder
-        folder.chmod(0o755)
-        _replace(folder, target)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        for parent in fresh:
-            if not any(parent.iterdir()):
-                parent.rmdir()
-        raise
 
 
 def _shrink(
@@ -230,17 +203,6 @@ def _size(report: Path) -> int:
     """Return the bytes of a file, or of all files of a folder."""
     files = [p for p in report.rglob("*") if p.is_file()] if report.is_dir() else [report]
     return sum(p.stat().st_size for p in files)
-
-
-def _replace(building: Path, target: Path) -> None:
-    """Move the finished folder to its place; a folder that is there goes only once the new one can take its place."""
-    if not target.exists():
-        building.rename(target)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent)) / "old"
-    target.rename(aside)
-    building.rename(target)
-    shutil.rmtree(aside.parent)
 
 
 def _read(folder: Path) -> Run:

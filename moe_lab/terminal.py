@@ -1,11 +1,14 @@
 """What a command prints and how it ends: nothing that a terminal would obey, one sentence, an exit code."""
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from moe_lab.children import Terminated
 from moe_lab.entry import visible
 from moe_lab.errors import UserError
 
@@ -55,20 +58,40 @@ def ended(run: Callable[[], int]) -> int:
 
     What no command foresees becomes a sentence as well; $MOE_LAB_TRACEBACK adds where it happened.
     """
-    with guarded():
+    with guarded(), _signals():
         try:
             code = run()
             sys.stdout.flush()
         except UserError as error:
             return _said(str(error), 2)
-        except KeyboardInterrupt:
-            return _said("stopped.", 130)
+        except Terminated as error:
+            return _said(str(error) or "stopped.", 143)
+        except KeyboardInterrupt as error:
+            return _said(str(error) or "stopped.", 130)
         except BrokenPipeError:
             _silence()
             return 0
         except Exception as error:
             return _unforeseen(error)
     return code
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the command as the keyboard does: what it was making is removed first."""
+
+    def end(number: int, frame: Any) -> None:
+        raise Terminated
+
+    main = threading.current_thread() is threading.main_thread()
+    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if main and signal.getsignal(n) is signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _said(sentence: str, code: int) -> int:

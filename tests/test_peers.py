@@ -119,7 +119,7 @@ def test_add_again_replaces_the_release(cache: Path, tmp_path: Path) -> None:
     [
         ({"name": "numpy", "files": {}}, "lacks kernels that moe_lab can read"),
         ({"files": {f"{MOE}/layer.py": "class Layer: ..."}}, "lacks its package of deep_gemm"),
-        ({"files": {"../evil.py": KERNEL}}, "lacks"),
+        ({"files": {**FILES, "../evil.py": KERNEL}}, r"holds '../evil.py', which would lie outside"),
     ],
     ids=["another-package", "moved-files", "escaping-path"],
 )
@@ -221,3 +221,64 @@ def test_two_releases_of_a_package_live_side_by_side(cache: Path, tmp_path: Path
 
 def test_tests_never_see_a_cache_of_this_machine() -> None:
     assert os.environ["MOE_LAB_PEERS"] == os.devnull or "--gpu" in sys.argv
+
+
+@pytest.mark.parametrize("version", ["/../../../precious", "../../precious", "1/2", "not a version", "", "1.0\n /../x"])
+def test_add_refuses_a_version_that_is_none_and_removes_nothing(version: str, cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "peer.json").write_text('{"project": "vllm", "files": {}}')
+    path = tmp_path / "vllm-1-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("vllm-1.dist-info/METADATA", f"Name: vllm\nVersion: {version}\n\n")
+        for inside, text in FILES.items():
+            archive.writestr(inside, text)
+    with pytest.raises(UserError, match=r"PEP 440"):
+        fetch.add(str(path))
+    assert (tmp_path / "precious" / "peer.json").is_file()
+    assert not cache.exists()
+
+
+def member(name: str, mode: int = 0o100644) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name)
+    info.external_attr = mode << 16
+    return info
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [member("/vllm/x.py"), member("vllm/../../x.py"), member("vllm\\x.py"), member("C:/x.py"), member("v/l", 0o120777)],
+    ids=["absolute", "dots", "backslash", "drive", "link"],
+)
+def test_add_refuses_members_that_lead_outside(bad: zipfile.ZipInfo, cache: Path, tmp_path: Path) -> None:
+    path = wheel(tmp_path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(bad, "/etc/passwd")
+    with pytest.raises(UserError, match="nothing was unpacked"):
+        fetch.add(str(path))
+    assert not cache.exists()
+
+
+def test_add_reads_no_more_than_kernels_have(cache: Path, tmp_path: Path) -> None:
+    path = tmp_path / "vllm-1.2-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("vllm-1.2.dist-info/METADATA", "Name: vllm\nVersion: 1.2\n\n")
+        archive.writestr(f"{MOE}/fused_moe.py", b"#" * 20_000_000)
+    with pytest.raises(UserError, match="unpacks to more than"):
+        fetch.add(str(path))
+
+
+def test_add_replaces_only_a_release(cache: Path, tmp_path: Path) -> None:
+    (cache / "vllm" / "1.2").mkdir(parents=True)
+    (cache / "vllm" / "1.2" / "mine").write_text("mine")
+    with pytest.raises(UserError, match="no release of moe_lab"):
+        fetch.add(str(wheel(tmp_path)))
+    assert (cache / "vllm" / "1.2" / "mine").read_text() == "mine"
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"", b"Version: 1\n"], ids=["not-utf8", "empty", "no-name"])
+def test_add_says_what_is_wrong_with_metadata(content: bytes, cache: Path, tmp_path: Path, capsys) -> None:
+    path = tmp_path / "b-1-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("b-1.dist-info/METADATA", content)
+    assert cli.main(["peers", "add", str(path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

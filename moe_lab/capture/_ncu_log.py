@@ -92,7 +92,7 @@ def explain(text: str, code: int, version: str | None) -> str | None:
     errors = [line.partition("==ERROR==")[2].strip() for line in text.splitlines() if "==ERROR==" in line]
     if code and (errors or "No kernels were profiled" not in text):
         said = f" ({errors[0].rstrip('.')})" if errors else ""
-        return f"The profiled command (or ncu) stopped with exit code {code}{said}, see above; nothing was kept."
+        return f"The profiled command (or ncu) stopped with exit code {code}{said}, see above."
     return None
 
 

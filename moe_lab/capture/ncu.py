@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,11 +12,12 @@ from moe_lab import metrics
 from moe_lab.capture import _ncu_log
 from moe_lab.capture._facts import check_command, default_window, describe, gpu_name
 from moe_lab.capture._tools import Tool, find_tool, output, probe
+from moe_lab.capture._work import prepared
 from moe_lab.errors import UserError
-from moe_lab.manifest import full_name
 from moe_lab.metrics import Metric, parts
 from moe_lab.parse import parse_report
-from moe_lab.runs import Run, import_report, profiles_root
+from moe_lab.places import full_name
+from moe_lab.runs import Run
 
 INFO = {"about": "NVIDIA Nsight Compute: hardware counters of every kernel", "needs": [], "vendor": "nvidia"}
 
@@ -155,26 +155,27 @@ def capture(
     if isinstance(ncu, str):
         raise UserError(ncu)
     options = options or Options(window=default_window(workload))
-    wanted, name = options.metrics(), full_name(name, gpu_name())
-    if not overwrite:
-        _check_free((root or profiles_root()) / name, name)
-    names = names_of(wanted, known_names(ncu))
-    with tempfile.TemporaryDirectory(prefix="moe_lab_") as folder:
-        said, out = Path(folder, "workload.json"), Path(folder, "report")
-        argv = command(str(ncu.path), workload, str(out), names, options)
-        env = {**os.environ, "MOE_LAB_WORKLOAD_JSON": str(said)}
-        code, cost = _ncu_log.run(argv, out.with_suffix(".log"), env, options.expected)
+    wanted, name = options.metrics(), full_name(name, gpu_name())  # its page does not name the GPU
+    if keep_report:
+        _check_copy(keep_report, overwrite)
+    with prepared(name, root, overwrite) as work:
+        out = work.folder / "report"
+        argv = command(str(ncu.path), workload, str(out), names_of(wanted, known_names(ncu)), options)
+        work.started()
+        code, cost = _ncu_log.run(argv, out.with_suffix(".log"), work.env, options.expected)
         page = _page(ncu, out, code, workload, options)
         if keep_report:
             shutil.copyfile(out.with_suffix(".ncu-rep"), keep_report)
-        manifest = _manifest(ncu, argv, workload, said, options, cost)
-        return import_report(page, name, root=root, manifest=manifest, overwrite=overwrite)
+            keep_report.chmod(0o600)
+        return work.keep(page, _manifest(ncu, argv, workload, work.said, options, cost))
 
 
-def _check_free(target: Path, name: str) -> None:
-    """Refuse a name that is taken before minutes of replay, not after."""
-    if target.exists():
-        raise UserError(f"There already is a run '{name}'; choose another name or pass --overwrite.")
+def _check_copy(copy: Path, overwrite: bool) -> None:
+    """Refuse a place for the copy of the report before minutes of replay, not after."""
+    if not copy.parent.is_dir() or not os.access(copy.parent, os.W_OK):
+        raise UserError(f"--keep-report: no file can be written to the folder of '{copy.name}'; choose another one.")
+    if os.path.lexists(copy) and (not overwrite or not copy.is_file() or copy.suffix != ".ncu-rep"):
+        raise UserError(f"--keep-report: there already is a '{copy.name}'; choose another file name.")
 
 
 def _manifest(

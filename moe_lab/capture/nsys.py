@@ -1,16 +1,15 @@
 """NVIDIA Nsight Systems: kernels, API calls, ranges and CUDA graphs of any command."""
 
-import os
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from moe_lab.capture._facts import check_command, default_window, describe
 from moe_lab.capture._tools import Tool, find_tool, probe
+from moe_lab.capture._work import prepared
 from moe_lab.errors import UserError
-from moe_lab.runs import Run, import_report
+from moe_lab.runs import Run
 
 INFO = {"about": "NVIDIA Nsight Systems: kernels, API calls, ranges, CUDA graphs", "needs": [], "vendor": "nvidia"}
 
@@ -112,14 +111,11 @@ def capture(
     check_command(workload, "nsys")
     nsys = _nsys()
     options = options or Options(window=default_window(workload))
-    with tempfile.TemporaryDirectory(prefix="moe_lab_") as folder:
-        said = Path(folder, "workload.json")
-        argv = command(str(nsys.path), workload, str(Path(folder, "report")), options)
-        code = subprocess.run(argv, env={**os.environ, "MOE_LAB_WORKLOAD_JSON": str(said)}).returncode
-        report = _traced(Path(folder), code, options)
+    with prepared(name, root, overwrite) as work:
+        argv = command(str(nsys.path), workload, str(work.folder / "report"), options)
+        report = _traced(work.folder, work.run(argv), options)
         flags = argv[2 : argv.index("-o")]
-        manifest = describe("nsys", nsys.version, flags, workload, said)
-        return import_report(report, name, root=root, manifest=manifest, overwrite=overwrite)
+        return work.keep(report, describe("nsys", nsys.version, flags, workload, work.said))
 
 
 def _nsys() -> Tool:
@@ -131,9 +127,7 @@ def _nsys() -> Tool:
 
 def _traced(folder: Path, code: int, options: Options) -> Path:
     if code:
-        raise UserError(
-            f"The profiled command (or nsys) stopped with exit code {code}, see its output above; nothing was kept."
-        )
+        raise UserError(f"The profiled command (or nsys) stopped with exit code {code}, see its output above.")
     if (folder / "report.sqlite").exists():
         return folder / "report.sqlite"
     if list(folder.glob("*.qdstrm")):

@@ -1,17 +1,15 @@
 """AMD's rocprof-compute (formerly omniperf): hardware counters of every kernel of any command."""
 
-import os
-import subprocess
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from moe_lab.capture._facts import check_command, describe
 from moe_lab.capture._tools import Tool, find_tool, probe
+from moe_lab.capture._work import prepared
 from moe_lab.errors import UserError
 from moe_lab.parse.rocprof_compute import sniff
-from moe_lab.runs import Run, import_report
+from moe_lab.runs import Run
 
 INFO = {"about": "AMD rocprof-compute: counters of every kernel, roofline", "needs": [], "vendor": "amd"}
 
@@ -110,21 +108,18 @@ def capture(
     if isinstance(tool, str):
         raise UserError(tool)
     options = options or Options()
-    with tempfile.TemporaryDirectory(prefix="moe_lab_") as folder:
-        said, out = Path(folder, "workload.json"), Path(folder, "workloads")
+    with prepared(name, root, overwrite) as work:
+        out = work.folder / "workloads"
         argv = command(str(tool.path), workload, str(out), options, tool.version)
-        code = subprocess.run(argv, env={**os.environ, "MOE_LAB_WORKLOAD_JSON": str(said)}).returncode
-        found = _counted(out, code)
+        found = _counted(out, work.run(argv))
         flags = argv[2 : argv.index("-p" if "-p" in argv else "--output-directory")]
-        manifest = describe("rocprof-compute", tool.version, flags, workload, said)
-        return import_report(found, name, root=root, manifest=manifest, overwrite=overwrite)
+        return work.keep(found, describe("rocprof-compute", tool.version, flags, workload, work.said))
 
 
 def _counted(out: Path, code: int) -> Path:
     if code:
         raise UserError(
-            f"The profiled command (or rocprof-compute) stopped with exit code {code}, see its output above; nothing "
-            "was kept."
+            f"The profiled command (or rocprof-compute) stopped with exit code {code}, see its output above."
         )
     folders = sorted({p.parent for p in out.rglob("sysinfo.csv*")})
     if not folders or not sniff(folders[0]):

@@ -1,17 +1,15 @@
 """AMD's rocprofv3: kernels, HIP calls, copies and roctx ranges of any command."""
 
-import os
-import subprocess
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from moe_lab.capture._facts import check_command, describe
 from moe_lab.capture._tools import Tool, find_tool, probe
+from moe_lab.capture._work import prepared
 from moe_lab.errors import UserError
 from moe_lab.parse.rocprofv3 import sniff
-from moe_lab.runs import Run, import_report
+from moe_lab.runs import Run
 
 INFO = {"about": "AMD rocprofv3: kernels, HIP calls, copies, roctx ranges", "needs": [], "vendor": "amd"}
 
@@ -69,16 +67,12 @@ def capture(
     if isinstance(tool, str):
         raise UserError(tool)
     options = options or Options()
-    with tempfile.TemporaryDirectory(prefix="moe_lab_") as folder:
-        said, out = Path(folder, "workload.json"), Path(folder, "trace")
+    with prepared(name, root, overwrite) as work:
+        out = work.folder / "trace"
         argv = command(str(tool.path), workload, str(out), options)
-        code = subprocess.run(argv, env={**os.environ, "MOE_LAB_WORKLOAD_JSON": str(said)}).returncode
+        code = work.run(argv)
         if code:
-            raise UserError(
-                f"The profiled command (or rocprofv3) stopped with exit code {code}, see its output above; nothing was "
-                "kept."
-            )
+            raise UserError(f"The profiled command (or rocprofv3) stopped with exit code {code}, see its output above.")
         if not out.is_dir() or not sniff(out):
             raise UserError("rocprofv3 wrote no kernel trace: the command started no kernel on the GPU.")
-        manifest = describe("rocprofv3", tool.version, argv[1 : argv.index("-d")], workload, said)
-        return import_report(out, name, root=root, manifest=manifest, overwrite=overwrite)
+        return work.keep(out, describe("rocprofv3", tool.version, argv[1 : argv.index("-d")], workload, work.said))

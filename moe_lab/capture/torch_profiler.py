@@ -1,10 +1,7 @@
 """torch.profiler (Kineto): kernels, API calls and ranges of any Python command, where nsys cannot be installed."""
 
 import json
-import os
 import shutil
-import subprocess
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -13,8 +10,9 @@ from pathlib import Path
 
 from moe_lab.capture._facts import check_command, default_window, describe
 from moe_lab.capture._tools import Tool
+from moe_lab.capture._work import prepared
 from moe_lab.errors import UserError
-from moe_lab.runs import Run, import_report
+from moe_lab.runs import Run
 
 INFO = {"about": "torch.profiler: kernels, API calls, ranges of a Python command", "needs": [], "vendor": "any"}
 
@@ -113,21 +111,19 @@ def capture(
     """
     check_command(workload, "torch")
     options = options or Options(window=default_window(workload))
-    with tempfile.TemporaryDirectory(prefix="moe_lab_") as folder:
-        said, trace = Path(folder, "workload.json"), Path(folder, "trace.json")
-        argv = command(workload, str(trace), options)
-        code = subprocess.run(argv, env={**os.environ, "MOE_LAB_WORKLOAD_JSON": str(said)}).returncode
-        _check(trace, code, options)
+    with prepared(name, root, overwrite) as work:
+        trace = work.folder / "trace.json"
+        _check(trace, work.run(command(workload, str(trace), options)), options)
         versions = json.loads(Path(f"{trace}.versions").read_text())
-        manifest = describe("torch.profiler", versions["torch"], [f"--window={options.window}"], workload, said)
+        manifest = describe("torch.profiler", versions["torch"], [f"--window={options.window}"], workload, work.said)
         manifest["versions"] = {**versions, **manifest["versions"]}
-        return import_report(trace, name, root=root, manifest=manifest, overwrite=overwrite)
+        return work.keep(trace, manifest)
 
 
 def _check(trace: Path, code: int, options: Options) -> None:
     if code:
         raise UserError(
-            f"The profiled command stopped with exit code {code}, see its output above; nothing was kept. "
+            f"The profiled command stopped with exit code {code}, see its output above. "
             f"(If it lacks torch: {HOW_TO_GET}.)"
         )
     if not trace.exists():

@@ -98,7 +98,7 @@ def export_tiles(arguments: argparse.Namespace) -> None:
 def import_tiles(arguments: argparse.Namespace) -> None:
     """Keep tiles, or times of backends, where a lookup finds them, and print the paths."""
     from moe_lab import runs
-    from moe_lab.manifest import gpu_slug
+    from moe_lab.places import gpu_slug
 
     path, folder = Path(arguments.source), arguments.out or configs.folders()[0]
     if not path.is_file() and (run := runs.load(arguments.source)).manifest.get("bench") == "experts":

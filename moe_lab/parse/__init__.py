@@ -1,9 +1,11 @@
 """Report formats, one file each."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 from moe_lab import plugins
+from moe_lab.entry import below
 from moe_lab.errors import UserError
 from moe_lab.launches import Launches
 
@@ -19,11 +21,21 @@ def parse_report(path: Path, **options: Any) -> Launches:
         UserError: no plugin reads the file, or the one that should finds something wrong with it.
     """
     name = format_of(Path(path))
+    if Path(path).is_dir():
+        _refuse_links_out(Path(path))
     taken = plugins.info("parse", name).get("options", ())
     launches: Launches = plugins.load("parse", name).parse(
         Path(path), **{k: v for k, v in options.items() if k in taken}
     )
     return launches
+
+
+def _refuse_links_out(folder: Path) -> None:
+    """Refuse a folder with a link that leads out of it: what is there was not handed over."""
+    for place, folders, files in os.walk(folder):
+        for path in (Path(place, name) for name in (*folders, *files)):
+            if path.is_symlink():
+                below(folder, path)
 
 
 def format_of(path: Path) -> str:

@@ -91,7 +91,7 @@ def find(path: Path) -> list[dict[str, Path]]:
     groups: dict[tuple[Path, str], dict[str, Path]] = {}
     for file in _beside(path, alone[1]) if alone else _folder.files(folder, (".csv",), DEEP):
         found = what(file)
-        if found and (alone is None or found[1] == alone[1]):
+        if found and (alone is None or (found[1] == alone[1] and (file == path or not file.is_symlink()))):
             groups.setdefault((file.parent, found[1]), {}).setdefault(found[0], file)
     return [group for _, group in sorted(groups.items()) if group.keys() - {"agents"}]
 

@@ -3,19 +3,19 @@
 import hashlib
 import json
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
-import zipfile
 from datetime import datetime, timezone
-from email.parser import Parser
+from email.message import Message
 from fnmatch import fnmatch
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
+from moe_lab import places, scratch
+from moe_lab.entry import one_line
 from moe_lab.errors import UserError
 from moe_lab.peers import MANIFEST, PROJECTS, Part, Peer, Project, cache, fits
+from moe_lab.peers.wheel import Wheel
 
 _LICENCES = re.compile(r"[^/]+\.dist-info/(licenses/)?(LICEN[CS]E|NOTICE)[^/]*")
 
@@ -32,10 +32,10 @@ def add(requirement: str) -> list[Peer]:
     Raises:
         UserError: a package that carries no kernel that we know, pip cannot download it, or it lacks the files.
     """
-    cache().mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".download.", dir=cache()) as folder:
-        wheel = Path(requirement) if requirement.endswith(".whl") else _download(requirement, Path(folder))
-        return unpack(wheel)
+    if requirement.endswith(".whl"):
+        return unpack(Path(requirement))
+    with scratch.private() as place:
+        return unpack(_download(requirement, place.folder))
 
 
 def _download(requirement: str, folder: Path) -> Path:
@@ -60,88 +60,75 @@ def _download(requirement: str, folder: Path) -> Path:
     return wheel
 
 
-def unpack(wheel: Path) -> list[Peer]:
+def unpack(path: Path) -> list[Peer]:
     """Unpack the kernels of a wheel into the cache; see ``add``."""
-    if not wheel.is_file() or not zipfile.is_zipfile(wheel):
-        raise UserError(f"'{wheel.name}' is not a wheel; give a requirement such as vllm==0.15.0, or a .whl file.")
-    with zipfile.ZipFile(wheel) as archive:
-        metadata = _metadata(archive)
-        name = str(metadata["Name"]).lower().replace("-", "_")
+    with Wheel.opened(path) as wheel:
+        name, version = wheel.name_and_version()
         facts = {
-            "wheel": wheel.name,
-            "sha256": _sha256(wheel),
-            "licence": _licence(metadata),
+            "wheel": path.name,
+            "sha256": _sha256(path),
+            "licence": _licence(wheel.metadata()),
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
         peers, missing = [], ""
         for key, project in PROJECTS.items():
-            files = _files(archive, project) if project.wheel == name else {}
+            files = _files(wheel, project) if project.wheel == name else {}
             lacking = [part for part in project.parts if project.parts[part].required and not files.get(part)]
             if project.wheel == name and not lacking:
-                version = str(metadata["Version"]) if key == name else f"{name}-{metadata['Version']}"
-                peers.append(_write(archive, key, version, project, files, facts))
+                own = version if key == name else f"{name}-{version}"
+                peers.append(_write(wheel, key, own, project, files, facts))
             elif project.wheel == name:
                 missing = f"its {' and '.join(lacking)} of {key}"
     if not peers:
         raise UserError(
-            f"'{wheel.name}' lacks {missing or 'kernels that moe_lab can read'}; use another release, for example "
-            + " or ".join(sorted({project.example for project in PROJECTS.values()}))
-            + "."
+            f"'{one_line(path.name)}' lacks {missing or 'kernels that moe_lab can read'}; use another release, for "
+            f"example {' or '.join(sorted({project.example for project in PROJECTS.values()}))}."
         )
     return peers
 
 
-def _metadata(archive: zipfile.ZipFile) -> Any:
-    path = next((n for n in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", n)), None)
-    return Parser().parsestr(archive.read(path).decode() if path else "Name: unknown\nVersion: 0\n")
-
-
-def _licence(metadata: Any) -> str | None:
+def _licence(metadata: Message) -> str | None:
     """Return the licence as an expression, as a classifier, or as the first line of its text."""
-    given = [c.split("::")[-1].strip() for c in metadata.get_all("Classifier") or [] if c.startswith("License ::")]
-    text = str(metadata["License"] or "").strip().splitlines()
-    return metadata["License-Expression"] or ", ".join(given) or (text[0].strip() if text else None)
+    classifiers = [str(c) for c in metadata.get_all("Classifier") or []]
+    given = [c.split("::")[-1].strip() for c in classifiers if c.startswith("License ::")]
+    said = str(metadata["License-Expression"] or ", ".join(given) or metadata["License"] or "").strip()
+    return one_line(said) or None
 
 
-def _files(archive: zipfile.ZipFile, project: Project) -> dict[str, list[str]]:
-    names = [n for n in archive.namelist() if not n.endswith("/") and ".." not in PurePosixPath(n).parts]
-    return {key: [n for n in names if _belongs(archive, n, part)] for key, part in project.parts.items()}
+def _files(wheel: Wheel, project: Project) -> dict[str, list[str]]:
+    return {key: [n for n in wheel.names if _belongs(wheel, n, part)] for key, part in project.parts.items()}
 
 
-def _belongs(archive: zipfile.ZipFile, name: str, part: Part) -> bool:
+def _belongs(wheel: Wheel, name: str, part: Part) -> bool:
     if not any(fnmatch(name, pattern.replace("**/", "*")) for pattern in part.patterns):
         return False
-    return not part.defines or fits(archive.read(name).decode(errors="replace"), part)
+    return not part.defines or fits(wheel.read(name).decode(errors="replace"), part)
 
 
 def _write(
-    archive: zipfile.ZipFile,
-    key: str,
-    version: str,
-    project: Project,
-    files: dict[str, list[str]],
-    facts: dict[str, Any],
+    wheel: Wheel, key: str, version: str, project: Project, files: dict[str, list[str]], facts: dict[str, Any]
 ) -> Peer:
-    """Write a release under a temporary name, then put it in its place."""
-    target = cache() / key / version
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{version}.", dir=target.parent) as scratch:
-        folder = Path(scratch, "new")
-        hashes = {}
+    """Write a release beside its place, then put it there; only a release of the same project is replaced."""
+
+    def ours(folder: Path) -> bool:
+        return places.says(folder / MANIFEST, {"project": str, "files": dict})
+
+    with places.claim(cache(), f"{key}/{version}", overwrite=True, ours=ours, what="release") as claim:
+        folder, hashes = claim.fresh(), {}
         chosen = [(name, project.parts[part].strip) for part, names in files.items() for name in names]
-        licences = [(name, "") for name in archive.namelist() if _LICENCES.fullmatch(name)]
+        licences = [(name, "") for name in wheel.names if _LICENCES.fullmatch(name)]
         for name, strip in dict.fromkeys([*chosen, *licences]):
-            path = folder / name.removeprefix(strip)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(archive.read(name))
-            hashes[path.relative_to(folder).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
+            content, inside = wheel.read(name), name.removeprefix(strip)
+            try:
+                (folder / inside).parent.mkdir(parents=True, exist_ok=True)
+                (folder / inside).write_bytes(content)
+            except OSError as error:
+                raise UserError(f"A file of '{facts['wheel']}' cannot be written ({error.strerror}).") from None
+            hashes[inside] = hashlib.sha256(content).hexdigest()
         known = {"project": key, "version": version, "source": project.source, **facts, "files": hashes}
         known["licence"] = project.licence or facts["licence"]
         (folder / MANIFEST).write_text(json.dumps(known, indent=1) + "\n")
-        if target.exists():
-            shutil.rmtree(target)
-        folder.rename(target)
-    return Peer(key, version, target, "wheel", known)
+        return Peer(key, version, claim.finish(), "wheel", known)
 
 
 def _sha256(path: Path) -> str:

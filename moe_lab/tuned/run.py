@@ -2,15 +2,14 @@
 
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
-from moe_lab import bench_runs, configs, rows, runs
+from moe_lab import bench_runs, configs, places, rows, runs
 from moe_lab.capture._facts import gpu_name
 from moe_lab.configs import choose
 from moe_lab.errors import UserError
-from moe_lab.manifest import full_name
+from moe_lab.places import full_name
 
 
 def journal_path(name: str, root: Path | None = None) -> Path:
@@ -46,20 +45,31 @@ def measure(
         raise UserError("Tuning needs torch and a GPU here: pip install 'moe-lab[gpu]'.")
     full = full_name(name, gpu_name())
     journal = journal_path(full, root)
-    if overwrite:
-        journal.unlink(missing_ok=True)
-    elif not journal.exists() and (journal.parent / full.split("/")[-1]).exists():
+    if not overwrite and not journal.exists() and (journal.parent / full.split("/")[-1]).exists():
         raise UserError(f"There already is a finished run '{full}'; choose another name or pass --overwrite.")
-    journal.parent.mkdir(parents=True, exist_ok=True)
+    with places.claim(root or places.profiles_root(), full, overwrite=True) as held:
+        if overwrite:
+            journal.unlink(missing_ok=True)
+        return _measured(arguments, name, full, journal, budget, root, held)
+
+
+def _measured(
+    arguments: Sequence[str],
+    name: str,
+    full: str,
+    journal: Path,
+    budget: str,
+    root: Path | None,
+    held: places.Claim,
+) -> tuple[runs.Run, int]:
+    """Tune, and make the run that was claimed."""
     code = bench_runs.wait([sys.executable, "-m", "moe_lab.workload", "tune", *arguments, "--out", str(journal)])
     if not rows.is_result(journal):
-        with suppress(OSError):  # it holds other runs
-            journal.parent.rmdir()
         raise UserError(f"The tuning {bench_runs.stopped(code)} before it measured anything; see its output above.")
     if not _has_rows(journal):
         raise UserError(f"Nothing was measured in {budget}; run it again with a longer --budget.")
     given = {"command": ["moe-lab", "tune", *arguments, "--name", name.split("/")[-1]]}
-    run = bench_runs.import_bench([journal], full, root=root, manifest=given, overwrite=True)
+    run = bench_runs.import_bench([journal], full, root=root, manifest=given, overwrite=True, held=held)
     tuned = choose.tuned(choose.records(run.rows()), run.manifest)
     if tuned is not None:
         configs.write(tuned, run.path)
