@@ -108,7 +108,7 @@ def counters(capture: Capture) -> pd.DataFrame:
     fields = [ranges.parse_root(str(path).split("/")[0]) or {} for path in table["path"]]
     table["algorithm"] = [f.get("align") for f in fields]
     for column, field in (("tokens", "M"), ("E", "E"), ("topk", "topk")):
-        table[column] = pd.array([int(f[field]) if f.get(field, "").isdigit() else pd.NA for f in fields], "Int64")
+        table[column] = pd.array([int(f[field]) if f.get(field, "").isdecimal() else pd.NA for f in fields], "Int64")
     table = table[[f.get("phase") == "align" for f in fields]].copy()
     table["step"] = ""
     for (_, algorithm), call in table.groupby(["path", "algorithm"], sort=False):

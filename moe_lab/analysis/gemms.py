@@ -126,7 +126,7 @@ def _problem(root: str, stage: str, workload: Mapping[str, Any], several: bool) 
     chosen = fields.get("tiles", "")
     backend = fields.get("backend") or "unknown backend"
     part = next(p for p in PARTS if p in ranges.stages_of(stage))
-    M = sizes.get("M") or (int(fields["M"]) if fields.get("M", "").isdigit() else None)
+    M = sizes.get("M") or (int(fields["M"]) if fields.get("M", "").isdecimal() else None)
     out: dict[str, Any] = {"backend": backend, "tiles": chosen or None, "M": M, "part": part}
     out["series"] = backend if chosen in ("", "auto") else f"{backend} {chosen}"
     out |= {k: sizes.get(k) for k in ("K", "N", "E", "topk", "dtype")}

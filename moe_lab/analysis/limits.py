@@ -176,7 +176,7 @@ def gaps(launches: Launches) -> pd.DataFrame:
         fields, share = parse_root(str(row["name"])) or {}, 100 * row["gap_ms"] / row["span_ms"]
         if share >= GAPS_PCT:
             named = " ".join(filter(None, (fields.get("backend", row["name"]), fields.get("tiles"))))
-            own: dict[str, Any] = {"series": named, "M": int(fields["M"]) if fields.get("M", "").isdigit() else None}
+            own: dict[str, Any] = {"series": named, "M": int(fields["M"]) if fields.get("M", "").isdecimal() else None}
             own |= {"span_us": 1e3 * row["span_ms"], "gap_us": 1e3 * row["gap_ms"], "gap_pct": share}
             rows.append(own | {"kernels": row["kernels"]})
     return pd.DataFrame(rows, columns=["series", "M", "span_us", "gap_us", "gap_pct", "kernels"])

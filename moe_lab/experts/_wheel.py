@@ -208,7 +208,7 @@ class WheelPipeline:
 
 def _version(path: Path) -> tuple[int, ...]:
     """Return the Triton version of a folder of tuned files, () where files are not kept by version."""
-    return tuple(int(part) for part in path.parent.name.removeprefix("triton_").split("_") if part.isdigit())
+    return tuple(int(part) for part in path.parent.name.removeprefix("triton_").split("_") if part.isdecimal())
 
 
 def _call(function: Any, known: dict[str, Any]) -> Any:

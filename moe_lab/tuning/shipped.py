@@ -38,4 +38,4 @@ def pairs(problem: MoEProblem, gpu: str | None) -> dict[str, Pair]:
 
 
 def _release(folder: str) -> list[int]:
-    return [int(part) for part in folder.split("_") if part.isdigit()]
+    return [int(part) for part in folder.split("_") if part.isdecimal()]
