@@ -210,3 +210,17 @@ def test_profiles_do_not_depend_on_where_moe_lab_is_installed(tmp_path: Path, mo
     assert places.profiles_root() == tmp_path / "checkout" / "profiles"
     monkeypatch.setenv("MOE_LAB_PROFILES", str(tmp_path / "named"))
     assert places.profiles_root() == tmp_path / "named"
+
+
+@pytest.mark.parametrize("name", ["4242_kernel_trace.csv", "more"])
+def test_an_import_follows_no_link_out_of_the_folder(name: str, tmp_path: Path, capfd) -> None:
+    folder, away = tmp_path / "trace", tmp_path / "away"
+    folder.mkdir()
+    away.mkdir()
+    header = "Kernel_Name,Agent_Id,Process_Id,Thread_Id,Correlation_Id,Start_Timestamp,End_Timestamp\n"
+    for path in (away / "4242_kernel_trace.csv", folder / "1_kernel_trace.csv"):
+        path.write_text(f"{header}k,1,1,1,1,10,20\n")
+    (folder / name).symlink_to(away if name == "more" else away / name)
+    assert cli.main(["import", str(folder), "--name", "x/y", "--profiles", str(tmp_path / "p")]) == 2
+    assert f"'{name}' would lie outside the folder 'trace'" in capfd.readouterr().err
+    assert not (tmp_path / "p").exists()
