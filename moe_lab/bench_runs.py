@@ -1,7 +1,6 @@
 """Benchmarks as runs: start the measuring process, keep its rows in ``profiles/<gpu>/<run>/{run.json, rows.csv}``."""
 
 import json
-import platform
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,8 +15,8 @@ from moe_lab.errors import UserError
 from moe_lab.places import full_name
 
 _SHORTENED = (
-    "In errors, settings and the command, paths are cut to their last component and secrets left out; "
-    "the name of the measuring machine is replaced where this machine knows it."
+    "In every text, paths are cut to their last component; secrets, addresses, device ids and the names of machines "
+    "and users are replaced, where a key, a known form or this machine tells them."
 )
 
 
@@ -104,10 +103,12 @@ def import_bench(
     """
     results = [rows.read_result(path) for path in files]
     _refuse_strangers(files, results)
-    header, hosts = results[0].header, [h for h in (platform.node(),) if len(h) > 2]
+    header, hosts = results[0].header, redact.names_in([[r.header, r.rows] for r in results])
     name = full_name(name, (header.get("gpu") or {}).get("name"))
-    measured = redact.tree([row for result in results for row in result.rows], hosts)
-    known = _manifest(name, results, manifest or {}, hosts)
+    with redact.counting() as hidden:
+        measured = redact.tree([row for result in results for row in result.rows], hosts)
+        known = _manifest(name, results, manifest or {}, hosts)
+    known["hidden"] = hidden.counts
     with places.claim(root or places.profiles_root(), name, overwrite=overwrite, held=held) as claim:
         folder = claim.fresh()
         known["rows"] = rows.write(measured, folder / rows.FILE) | {
@@ -133,9 +134,9 @@ def _manifest(
         "bench": str(header["bench"]),
         "tool": {"name": f"moe_lab bench {header['bench']}", "version": versions.get("moe_lab") or __version__},
         "command": [part for i, command in enumerate(said) for part in (["&&"] * (i > 0) + command)] or None,
-        "date": header.get("date"),
+        "date": redact.tree(header.get("date"), hosts),
         "gpu": redact.tree(header.get("gpu"), hosts),
-        "versions": redact.tree(versions, hosts),
+        "versions": redact.tree(versions, hosts, name="versions"),
         "workload": None,
         **({"measured": redact.tree(header["measured"], hosts)} if header.get("measured") else {}),
         "settings": settings[0] if len(settings) == 1 else settings,

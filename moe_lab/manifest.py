@@ -34,15 +34,21 @@ def build(
     return {
         "schema": 1,
         "name": name,
-        "tool": redact.tree(_over(meta["tool"], given.get("tool")), hosts),
+        "tool": _tool(_over(meta["tool"], given.get("tool")), hosts),
         "command": redact.command([str(c) for c in command], hosts) or None,
-        "date": given.get("date") or meta.get("date"),
+        "date": redact.tree(given.get("date") or meta.get("date"), hosts),
         "gpu": redact.tree(_over(facts, given.get("gpu")), hosts),
-        "versions": redact.tree(_over(versions, given.get("versions")), hosts),
+        "versions": redact.tree(_over(versions, given.get("versions")), hosts, name="versions"),
         "workload": redact.tree(workload, hosts),
         "report": report,
         "redacted": dropped,
     }
+
+
+def _tool(tool: dict[str, Any], hosts: list[str]) -> dict[str, Any]:
+    """Return the profiler's facts; its options are a command line."""
+    options = {"options": redact.command([str(o) for o in tool["options"]], hosts)} if tool.get("options") else {}
+    return {**redact.tree({k: v for k, v in tool.items() if k != "options"}, hosts), **options}
 
 
 def _over(facts: Mapping[str, Any], given: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -102,6 +102,7 @@ class Manifest(msgspec.Struct):
     workload: Workload | None = None
     measured: dict[str, Any] | None = None
     redacted: list[str] | None = None
+    hidden: dict[str, Count] | None = None
     rows: Rows | msgspec.UnsetType = msgspec.UNSET
     graph_level: bool | None = None
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from moe_lab import places, plugins, rows, run_json, scratch
+from moe_lab import places, plugins, redact, rows, run_json, scratch
 from moe_lab.entry import below
 from moe_lab.errors import UserError
 from moe_lab.launches import Launches
@@ -153,15 +153,22 @@ def import_report(
     with _as_sqlite(Path(report)) as source:
         launches = parse_report(source, **({"allow_graph_level": True} if allow_graph_level else {}))
         name = full_name(name, (launches.meta["gpu"] or {}).get("name"))
-        with places.claim(root or profiles_root(), name, overwrite=overwrite, held=held) as claim:
+        with (
+            redact.counting() as hidden,
+            places.claim(root or profiles_root(), name, overwrite=overwrite, held=held) as claim,
+        ):
             folder = claim.fresh()
             kind = format_of(source)
             report_name = plugins.info("parse", kind)["report"]
             dropped, hosts = _shrink(kind, source, launches, folder / report_name, keep_root, keep_instances)
             _check_size(folder / report_name, max_bytes)
             known = build(launches, name, manifest or {}, report_name, dropped, hosts)
-            known["source_report"] = {"schema": launches.meta["schema"], "size_bytes": _size(source)}
+            known["source_report"] = {
+                "schema": redact.tree(launches.meta["schema"], hosts),
+                "size_bytes": _size(source),
+            }
             known["graph_level"] = allow_graph_level
+            known["hidden"] = hidden.counts
             (folder / MANIFEST).write_text(json.dumps(known, indent=2, ensure_ascii=False) + "\n")
             return _read(claim.finish())
 

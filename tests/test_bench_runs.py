@@ -331,3 +331,30 @@ def test_rows_that_do_not_fit_are_one_sentence(tmp_path: Path, change: Any, csv:
     known = {"count": 2, "columns": {"M": "Int64"}, "constants": {}, "names": {}} | change
     with pytest.raises(UserError, match=rf"^The rows in rows\.csv cannot be read \(.*{said}.*\); import"):
         rows.read(path, known)
+
+
+def test_import_of_a_result_hides_secrets_hosts_and_users_and_says_how_many(tmp_path: Path, capsys) -> None:
+    header = bench_builder.header() | {
+        "command": ["python", "--token", "planted1", "-H", "Authorization: Bearer planted2"],
+        "settings": {"host": "Far-Node-9.cluster.local", "HF_TOKEN": "planted3", "env": {"API_KEY": "planted4"}},
+        "measured": {"node": "far-node-9"},
+    }
+    failed = row("auto", "graph", 5.0) | {"error": "far-node-9 HF_TOKEN=planted5 https://u:planted6@h/x /home/ada/x.py"}
+    result = tmp_path / "rows.json"
+    result.write_text("\n".join(json.dumps(line) for line in (header, failed, {"complete": True})))
+    assert cli.main(["import", str(result), "--name", "h200/x", "--profiles", str(tmp_path)]) == 0
+    kept = "".join(p.read_text() for p in (tmp_path / "h200" / "x").iterdir()).lower()
+    assert not [word for word in ("planted", "far-node", "cluster.local", "ada") if word in kept]
+    hidden = json.loads((tmp_path / "h200" / "x" / "run.json").read_text())["hidden"]
+    assert (hidden["secret"], hidden["host"] >= 1, hidden["path"]) == (6, True, 1)
+    assert capsys.readouterr().err.startswith("hidden: 6 secrets, ")
+
+
+def test_import_of_a_result_keeps_versions_and_names_that_matter(tmp_path: Path) -> None:
+    header = bench_builder.header()
+    header["versions"] = {**header["versions"], "driver": "580.159.4.2"}
+    result = tmp_path / "rows.json"
+    result.write_text("\n".join(json.dumps(line) for line in (header, row("two_kernel", "graph", 5.0))))
+    run = bench_runs.import_bench([result], "h200/x", root=tmp_path)
+    assert run.manifest["versions"]["driver"] == "580.159.4.2"
+    assert run.rows()[["algorithm", "median_us"]].values.tolist() == [["two_kernel", 5.0]]

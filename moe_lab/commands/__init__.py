@@ -12,6 +12,8 @@ from moe_lab.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from moe_lab.runs import Run
+
 
 def report(arguments: argparse.Namespace) -> int:
     """Run notebooks and print the path of the index page; 1 if one failed."""
@@ -119,7 +121,7 @@ def capture_nsys(arguments: argparse.Namespace) -> None:
     run = nsys.capture(
         workload, arguments.name, options=options, root=arguments.profiles, overwrite=arguments.overwrite
     )
-    print(run.path)
+    print_run(run)
 
 
 def capture_torch(arguments: argparse.Namespace) -> None:
@@ -130,7 +132,15 @@ def capture_torch(arguments: argparse.Namespace) -> None:
     run = torch_profiler.capture(
         command(arguments), arguments.name, options=options, root=arguments.profiles, overwrite=arguments.overwrite
     )
+    print_run(run)
+
+
+def print_run(run: "Run") -> None:
+    """Print a run's folder, and on stderr what was hidden in it."""
+    from moe_lab import redact
+
     print(run.path)
+    print(f"hidden: {redact.said(run.manifest.get('hidden') or {})}.", file=sys.stderr)
 
 
 def command(arguments: argparse.Namespace) -> list[str]:
@@ -150,7 +160,7 @@ def import_report(arguments: argparse.Namespace) -> None:
     if all(map(rows.is_result, arguments.report)):
         if arguments.keep or arguments.max_mb:
             raise UserError("--keep and --max-mb are for reports; a benchmark's result is kept as it is.")
-        print(bench_runs.import_bench(arguments.report, name, **place).path)
+        print_run(bench_runs.import_bench(arguments.report, name, **place))
         return
     if more:
         raise UserError("Several files can only be results of one benchmark; import reports one by one.")
@@ -162,7 +172,7 @@ def import_report(arguments: argparse.Namespace) -> None:
         keep_instances=arguments.keep,
         max_bytes=int(arguments.max_mb * 1e6) if arguments.max_mb else None,
     )
-    print(run.path)
+    print_run(run)
 
 
 def bench_align(arguments: argparse.Namespace) -> int:
@@ -183,7 +193,7 @@ def bench(name: str, argv: list[str], arguments: argparse.Namespace) -> int:
     if code:
         said = f"The benchmark {bench_runs.stopped(code)}; the {kept['count']} rows that it had measured are kept."
         print(f"moe-lab: {said}", file=sys.stderr)
-    print(run.path)
+    print_run(run)
     return 1 if code else 0
 
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from moe_lab.commands import command
+from moe_lab.commands import command, print_run
 
 
 def capture_rocprof_compute(arguments: argparse.Namespace) -> None:
@@ -15,7 +15,7 @@ def capture_rocprof_compute(arguments: argparse.Namespace) -> None:
     run = rocprof_compute.capture(
         command(arguments), arguments.name, options=options, root=arguments.profiles, overwrite=arguments.overwrite
     )
-    print(run.path)
+    print_run(run)
 
 
 def capture_rocprofv3(arguments: argparse.Namespace) -> None:
@@ -26,4 +26,4 @@ def capture_rocprofv3(arguments: argparse.Namespace) -> None:
     run = rocprofv3.capture(
         command(arguments), arguments.name, options=options, root=arguments.profiles, overwrite=arguments.overwrite
     )
-    print(run.path)
+    print_run(run)

@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from moe_lab.commands import aligned, command
+from moe_lab.commands import aligned, command, print_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +35,7 @@ def capture_ncu(arguments: argparse.Namespace) -> None:
         overwrite=arguments.overwrite,
         keep_report=arguments.keep_report,
     )
-    print(run.path)
+    print_run(run)
 
 
 def print_counters(arguments: argparse.Namespace) -> None:

@@ -6,7 +6,6 @@ It is written from numbers and redacted names only, so nothing else of the trace
 import gzip
 import io
 import json
-import platform
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -44,9 +43,8 @@ DROPPED = (
 
 
 def hosts(header: dict[str, Any]) -> list[str]:
-    """Return the name of the machine; a trace that does not say it was most likely written on this one."""
-    name = header.get("host_name") or platform.node()
-    return [name] if isinstance(name, str) and len(name) > 3 else []
+    """Return the names of machines and users that the header has, those of ``distributedInfo`` too."""
+    return redact.names_in(header)
 
 
 def write(

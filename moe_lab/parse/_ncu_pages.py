@@ -11,6 +11,7 @@ from moe_lab.errors import UserError
 from moe_lab.metrics import BY_NAME, Metric, by_label
 from moe_lab.parse import _ncu_lines, _ncu_units
 from moe_lab.parse._ncu import Axes, Named, Profiled
+from moe_lab.redact.names import is_telling
 
 HOW = "write it with `ncu --import REPORT.ncu-rep --csv --page raw --print-units base`"
 FACTS = {
@@ -81,10 +82,10 @@ def _read(path: Path) -> Pages:
         notes += _fewer(records) if details else []
         for fields, found, texts in records:
             rows.append(_profiled(fields, found))
-            hosts.add(fields.get("Host Name", ""))
+            hosts |= {fields.get("Host Name", ""), fields.get("User Name", "")}
             gpu |= {ours: texts[theirs] for theirs, ours in FACTS.items() if theirs in texts}
             gpu.setdefault("compute_capability", fields.get("CC"))
-    named = sorted(h for h in hosts if len(h) > 3 and not re.fullmatch(r"[\d.:]+|localhost", h))
+    named = sorted(h for h in hosts if is_telling(h) and not re.fullmatch(r"[\d.:]+|localhost", h))
     return Pages(rows, gpu, named, notes)
 
 

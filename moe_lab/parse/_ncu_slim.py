@@ -36,7 +36,7 @@ def write(
     hosts = list(known_hosts)
     kept = list(rows) if keep is None else [rows[i] for i in keep.operations["kernel"].tolist()]
     units = {name: _unit(name) for name in BY_NAME if any(name in r.measured for r in kept)}
-    texts = {theirs: gpu[ours] for theirs, ours in FACTS.items() if gpu.get(ours) is not None}
+    texts = {theirs: redact.tree(gpu[ours], hosts) for theirs, ours in FACTS.items() if gpu.get(ours) is not None}
     processes, threads = ({old: new for new, old in enumerate(sorted(ids), 1)} for ids in _ids(kept))
     partial = target.with_name(target.name + ".partial")
     with partial.open("w", newline="") as file:
@@ -76,7 +76,7 @@ def _fields(row: Profiled, number: int, process: int, thread: int, capability: A
 
 
 def _shown(named: Named, hosts: list[str]) -> str:
-    domain = named[0] or DEFAULT_DOMAIN
+    domain = redact.text(named[0] or DEFAULT_DOMAIN, hosts)
     name = redact.text(named[1], hosts).replace('"', "'")
     return f'"{domain}:{name}:none:none:none:none:none:none"'
 

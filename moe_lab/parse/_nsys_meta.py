@@ -6,6 +6,7 @@ from typing import Any
 from moe_lab import entry
 from moe_lab.errors import UserError
 from moe_lab.parse._sqlite import Database
+from moe_lab.redact.names import is_telling
 
 NEWEST_SCHEMA = (3, 25)
 # Ours -> column of TARGET_INFO_GPU.
@@ -67,9 +68,9 @@ def hosts(database: Database) -> list[str]:
     found: set[str] = set()
     for table in ("META_DATA_EXPORT", "EXPORT_META_DATA", "TARGET_INFO_SYSTEM_ENV"):
         if {"name", "value"} <= set(database.tables.get(table, ())):
-            query = f"SELECT value FROM {table} WHERE name IN ('EXPORT_HOST', 'Hostname')"
+            query = f"SELECT value FROM {table} WHERE lower(name) IN ('export_host', 'hostname')"
             found |= {str(v) for (v,) in database.rows(query) if v}
-    return sorted((h for h in found if len(h) > 3), key=len, reverse=True)
+    return sorted(filter(is_telling, found), key=len, reverse=True)
 
 
 def _pairs(database: Database, table: str) -> dict[str, str]:

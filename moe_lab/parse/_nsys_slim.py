@@ -57,6 +57,9 @@ def slim(database: Database, target: Path, keep: Keep | None = None) -> None:
         # As bytes: sqlite3 refuses to hand over text that is no UTF-8.
         plain = lambda value: redact.text(value.decode("utf-8", "replace"), known)  # noqa: E731
         out.create_function("redact", 1, plain, deterministic=True)
+        # Facts are versions and names of GPUs: four numbers with dots are no address there.
+        fact = lambda value: redact.text(value.decode("utf-8", "replace"), known, addresses=False)  # noqa: E731
+        out.create_function("redact_fact", 1, fact, deterministic=True)
         out.execute("PRAGMA temp_store = MEMORY")
         out.execute("ATTACH ? AS src", (uri(database.path),))
         out.execute("PRAGMA main.journal_mode = OFF")
@@ -189,8 +192,9 @@ class _Copy:
             )
             registered = "t.textId" if "textId" in self.database.tables[table] else "NULL"
             return f"coalesce({text}, {registered})"
-        kind = "text" if column in TEXTS else "integer"
-        return f'CASE WHEN typeof(t."{column}") = \'{kind}\' THEN t."{column}" END'
+        if column in TEXTS:
+            return f'CASE WHEN typeof(t."{column}") = \'text\' THEN redact_fact(CAST(t."{column}" AS BLOB)) END'
+        return f'CASE WHEN typeof(t."{column}") = \'integer\' THEN t."{column}" END'
 
     def _strings(self) -> None:
         """Copy the strings that copied rows refer to, redacted."""

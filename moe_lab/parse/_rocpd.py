@@ -16,6 +16,7 @@ from moe_lab.attribute import distinct
 from moe_lab.errors import UserError
 from moe_lab.parse import _doubts, _folder, _rocprof
 from moe_lab.parse._sqlite import MAGIC, Database, open_database, reading, uri
+from moe_lab.redact.names import is_telling
 
 _AXES = (("Workgroup", "workgroup"), ("Grid", "grid"))
 _WHERE = {
@@ -108,7 +109,7 @@ def hosts(paths: list[Path]) -> list[str]:
                 found |= {row[0].decode("utf-8", "replace") for row in connection.execute(query)}
         except sqlite3.Error:  # a schema without it has no name to take out
             continue
-    return sorted(name for name in found if len(name) > 3)
+    return sorted(filter(is_telling, found))
 
 
 def read(paths: list[Path], warnings: list[str]) -> _rocprof.Tables:

@@ -1,6 +1,5 @@
 """A small copy of rocprofv3's CSV files: what the analysis reads, nothing that names the machine or its user."""
 
-import platform
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from moe_lab import redact
 from moe_lab.attribute import Bools, Ints, match
 from moe_lab.parse import _rocprof, _rocprof_checks
 from moe_lab.parse._slim import Keep
+from moe_lab.redact.names import is_telling
 
 AGENT = ("Node_Id", "Logical_Node_Id", "Agent_Type", "Cu_Count", "Wave_Front_Size", "Name", "Product_Name")
 FILES = {
@@ -28,10 +28,10 @@ DROPPED = (
 
 
 def hosts(groups: list[dict[str, Path]], source: Path) -> list[str]:
-    """Return the name of this machine, and folders that rocprofv3 named after the profiled one (%hostname%/%pid%)."""
+    """Return the folders that rocprofv3 named after the profiled one (%hostname%/%pid%)."""
     files = [file for group in groups for file in group.values()]
     named = {f.parent.name for f in files if f.parent != source and f.name.partition("_")[0].isdigit()}
-    return sorted(n for n in {platform.node(), *named} if len(n) > 3)
+    return sorted(filter(is_telling, named))
 
 
 def write(tables: _rocprof.Tables, target: Path, keep: Keep | None, known_hosts: Iterable[str]) -> None:

@@ -1,6 +1,5 @@
 """rocprof-compute (formerly omniperf): a workload folder to launches, counters as further columns."""
 
-import platform
 import re
 from pathlib import Path
 from typing import Any
@@ -103,7 +102,7 @@ def slim(source: Path, target: Path, keep: Keep | None = None) -> tuple[list[str
     folder = _workload.folder_of(Path(source))
     assert folder is not None  # it was parsed before
     found = _workload.read(folder)
-    hosts = sorted(h for h in {platform.node(), found.machine.get("hostname", "")} if len(h) > 3)
+    hosts = redact.names_in(dict(found.machine))
     rows = np.arange(len(found.launches)) if keep is None else keep.operations["kernel"]
     launches, counters = found.launches.iloc[rows], found.counters.iloc[rows]
     out = pd.DataFrame({"Dispatch_ID": np.arange(len(launches))})
@@ -114,7 +113,7 @@ def slim(source: Path, target: Path, keep: Keep | None = None) -> tuple[list[str
     target.mkdir()
     whole = {c: pd.array(counters[c].to_numpy(), dtype="Float64") for c in counters}
     pd.concat([out, pd.DataFrame(whole)], axis=1).to_csv(target / "pmc_perf.csv", index=False)
-    pd.DataFrame([_machine(found.machine)]).to_csv(target / "sysinfo.csv", index=False)
+    pd.DataFrame([redact.tree(_machine(found.machine), hosts)]).to_csv(target / "sysinfo.csv", index=False)
     if len(found.roofs):
         found.roofs.to_csv(target / "roofline.csv", index=False)
     return list(DROPPED), hosts
