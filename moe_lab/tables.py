@@ -44,7 +44,7 @@ class Table:
     """A table that a notebook displays; plain text where there is no HTML.
 
     Attributes:
-        frame: the rows; a column ``depth`` indents the first column.
+        frame: the rows; a column ``depth`` indents the first column, one ``odd`` names the doubtful cells.
         columns: what to show of it, in order.
         caption: one sentence above it.
         extra: further MIME types to store with the output.
@@ -85,7 +85,7 @@ class Table:
     def _row(self, row: dict[Any, Any]) -> str:
         depth = row.get("depth")
         level = int(depth) if depth is not None and not pd.isna(depth) else 0
-        cells = [_cell(c, row[c.key], level if i == 0 else 0) for i, c in enumerate(self.columns)]
+        cells = [_cell(c, row[c.key], level * (not i), c.key in row.get("odd", ())) for i, c in enumerate(self.columns)]
         return f'<tr class="depth{level}">{"".join(cells)}</tr>'
 
 
@@ -93,11 +93,11 @@ def _class(name: str, when: bool) -> str:
     return f' class="{name}"' if when else ""
 
 
-def _cell(column: Column, value: Any, level: int) -> str:
+def _cell(column: Column, value: Any, level: int, odd: bool = False) -> str:
     missing = value is None or value is pd.NA or value != value
     text = "–" if missing else html.escape(str(value) if column.digits is None else f"{value:,.{column.digits}f}")
     kinds = ["text" if column.digits is None else "num"]
-    kinds += [kind for kind in ("wrap", "theirs") if getattr(column, kind)]
+    kinds += [kind for kind in ("wrap", "theirs") if getattr(column, kind)] + ["odd"] * odd
     kinds += ["wrong"] if not missing and column.most is not None and value > column.most else []
     style = f' style="padding-left:{0.6 + 1.0 * level:.1f}em"' if level else ""
     if column.bar:

@@ -84,7 +84,7 @@ def test_limit_is_the_bytes_over_the_bandwidth_and_says_which(profiles: Path) ->
     without = bench(profiles, three(CASE), gpu={"name": "NVIDIA H200"})
     assert align.bandwidth(without) is None
     rated = Launches(pd.DataFrame(), pd.DataFrame(), {"gpu": {"memory_bandwidth_bytes_per_s": 4.9e12}})
-    assert align.bandwidth(without, rated) == (4.9e12, "rated by the driver")
+    assert align.bandwidth(without, rated) == (4.9e12, "theoretical peak by the driver")
     assert align.limit(align.at(without, 256, 8), None).empty
 
 
@@ -192,7 +192,8 @@ def test_findings_name_winner_reason_and_every_loss(profiles: Path) -> None:
         "(1.00 µs), at 1,024 tokens x 8 of 256 experts (b)."
     )
     assert said[4] == (
-        "Why: at 1,024 tokens, a spends 10.0 µs in 2 kernels, 90 % of it on count+cumsum and ours spends 1.00 µs in 1 "
+        "Where kernel time goes: "
+        "at 1,024 tokens, a spends 10.0 µs in 2 kernels, 90 % of it on count+cumsum and ours spends 1.00 µs in 1 "
         "kernel, 100 % of it on cumsum+place."
     )
     assert "in 1.00 µs (copy measured in the run); ours takes 10.0 µs, of which an empty kernel is 4.00 µs" in said[5]
@@ -256,3 +257,29 @@ def test_notebook_shows_a_sweep(profiles: Path, tmp_path: Path) -> None:
 def test_tables_say_what_is_missing() -> None:
     note = tables.behind(align.behind(align.duels(align.load(""), "auto")), "auto")
     assert "no case in which another algorithm is ahead" in note._repr_mimebundle_()["text/plain"]
+
+
+def test_outliers_are_far_above_both_neighbours_and_marked_in_plot_table_and_finding(profiles: Path) -> None:
+    """GIVEN eager times of 5.3, 36.6 and 6.4 us, a slope, and an end WHEN only the first has both neighbours below."""
+    given = {"auto": [5.0, 5.3, 36.6, 6.4, 7.0], "two_kernel": [5.0, 11.0, 23.0, 47.0, 100.0]}
+    tokens = [64, 256, 1024, 4096, 16384]
+    lines = [
+        bench_builder.row(name, "eager", us, tokens=m)
+        for name, times in given.items()
+        for m, us in zip(tokens, times, strict=True)
+    ]
+    path = bench_builder.write(profiles / "a.json", lines)
+    bench_runs.import_bench([path], "h200/odd", root=profiles)
+    bench = align.load("h200/odd")
+    found = align.outliers(bench.timed)
+    assert found[["algorithm", "tokens", "low_us", "high_us"]].to_numpy().tolist() == [["auto", 1024, 5.3, 6.4]]
+    assert len(bench.timed) == 10, "marked, not left out"
+    sentence = findings.outliers(bench).replace("\u00a0", " ")
+    assert "1 of 10 medians are more than 2 times both neighbours in tokens (eager in 1)" in sentence
+    assert "at 1,024 tokens x 8 of 256 experts 36.6 µs between 5.30 µs and 6.40 µs" in sentence
+    shown = tables.modes(align.modes(bench, 256, 8, ["auto", "two_kernel"])).html()
+    assert shown.count('class="num odd"') == 1
+    assert "more than twice both neighbours" in shown
+    drawn = {t.name: t for t in plots.curves(bench.timed, align.limit(bench.timed, None), "auto", "", found).data}
+    assert list(drawn["auto"].marker.symbol) == ["circle", "circle", "x", "circle", "circle"]
+    assert "an outlier" in drawn["auto"].customdata[2]

@@ -1,6 +1,7 @@
 """The report of the committed runs in a real browser, with the network blocked."""
 
 import json
+import re
 import shutil
 import sqlite3
 import time
@@ -205,9 +206,57 @@ def test_html_shows_names_with_markup_as_text(browser: Any, tmp_path: Path) -> N
 # The hover of one bar that has a kernel's name, in each figure.
 HOVERS = """
 return [...document.querySelectorAll('.plot-area')].flatMap((area, figure) => {
-  const trace = area.data.findIndex(t => t.customdata && /bold/.test(JSON.stringify(t.customdata)));
+  const trace = area.data.findIndex(t => /bold/.test(JSON.stringify([t.hovertext, t.customdata])));
   if (trace < 0) return [];
   Plotly.Fx.hover(area, [{curveNumber: trace, pointNumber: 0}]);
   return [...area.querySelectorAll('.hoverlayer text')].map(t => t.textContent);
 });
 """
+
+
+HOVERED = """
+const [figure, most, done] = arguments;
+const area = document.querySelectorAll('.plot-area')[figure];
+const points = area._fullData.flatMap((trace, curve) => {
+  const bars = trace.type === 'bar' || trace.type === 'waterfall';
+  const given = bars && trace.orientation === 'h' ? trace._input.x : trace._input.y;
+  if (!(bars || trace.type === 'scatter') || !trace.hovertemplate) return [];
+  const last = [...given.keys()].filter(i => given[i] !== null).slice(bars ? -most : -1);
+  return last.map(i => [trace, curve, i, given[i]]);
+});
+(async () => {
+  const found = [], step = Math.ceil(points.length / 10);
+  for (const [trace, curve, point, value] of points.filter((_, i) => i % step === 0)) {
+    Plotly.Fx.hover(area, [{curveNumber: curve, pointNumber: point}], (trace.xaxis || 'x') + (trace.yaxis || 'y'));
+    await new Promise(resolve => setTimeout(resolve, 60));  // plotly.js takes one hover in 50 ms
+    const texts = [...area.querySelectorAll('.hoverlayer .hovertext')].map(t => t.textContent);
+    if (texts.length) found.push([trace.type, value, texts.join(' | ')]);
+  }
+  done(found);
+})();
+"""
+
+
+def says(text: str, value: float) -> bool:
+    """Return whether a text holds the value, rounded to as many digits as it shows there."""
+    for shown in re.findall(r"-?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?", text.replace("\u2212", "-")):
+        digits = len(shown.partition("e")[0].partition(".")[2])
+        whole = sum(c.isdigit() for c in shown.partition("e")[0]) if digits == 0 else 0
+        unit = 10.0 ** (len(str(int(abs(value)))) - min(4, whole)) if whole else 10.0**-digits  # %{x:.4g} rounds 12,345
+        if abs(float(shown.replace(",", "")) - value) <= 0.5001 * unit:
+            return True
+    return False
+
+
+def test_html_hover_texts_say_the_length_of_what_is_under_the_pointer(built: report.Report, browser: Any) -> None:
+    """A bar that starts at a base ends at base + length: the text must not say where it ends."""
+    seen: dict[str, int] = {}
+    for page in built.pages:
+        visit(browser, page.html, LAPTOP)
+        for figure in range(page.figures):
+            for kind, value, text in browser.execute_async_script(HOVERED, figure, 4):
+                assert says(text, value), f"{page.html.name}, figure {figure + 1}: '{text}' instead of {value}"
+                seen[kind] = seen.get(kind, 0) + 1
+    assert seen["bar"] > 30, seen
+    assert seen["waterfall"] >= 4, seen
+    assert seen["scatter"] > 30, seen

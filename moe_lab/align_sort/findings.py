@@ -35,10 +35,11 @@ def all_of(
         without_floor(duel, baseline, E, topk),
         _each("Quickest", winners(bench, ours, E, topk)),
         not_best(duel, ours),
-        _each("Why", why(split, ours, baseline)),
+        _each("Where kernel time goes", where(split, ours, baseline)),
         limit(bench, ours, E, topk),
         calling(bench, ours, E, topk),
         waste(bench, E, topk),
+        outliers(bench),
         *failures(bench),
     ]
 
@@ -128,7 +129,7 @@ def not_best(duel: pd.DataFrame, ours: str) -> str:
     return _each(f"Where {ours} is not the quickest", parts)
 
 
-def why(split: pd.DataFrame, ours: str, baseline: str) -> list[str]:
+def where(split: pd.DataFrame, ours: str, baseline: str) -> list[str]:
     """Say on which step ours and the baseline spend their kernel time at the largest size, and in how many kernels."""
     parts = []
     both = split[split["algorithm"].isin([ours, baseline])] if len(split) else split
@@ -192,6 +193,22 @@ def waste(bench: Bench, E: int, topk: int) -> str:
         parts.append(f"{routing} routing {_listed(list(dict.fromkeys(each)))}")
     about = f"with {topk} of {E} experts and block_m {rows['block_m'].iloc[0]}, padding adds to the useful rows: "
     return f"Padding: {about}{', '.join(parts)}." if parts else ""
+
+
+def outliers(bench: Bench) -> str:
+    """Say which medians are far above both neighbours in tokens, and in which ways of calling."""
+    rows = align.outliers(bench.timed)
+    if rows.empty:
+        return ""
+    rows = rows.assign(times=rows["median_us"] / rows[["low_us", "high_us"]].max(axis=1))
+    one: Any = next(rows_of(rows.nlargest(1, "times")))
+    modes = _listed([f"{mode} in {count}" for mode, count in rows["mode"].value_counts().items()])
+    return (
+        f"Outliers: {len(rows)} of {len(bench.timed):,} medians are more than {align.OUTLIER:g} times both neighbours "
+        f"in tokens ({modes}), so something disturbed them; marked, not left out. Most: {one.algorithm}, {one.mode}, "
+        f"at {_tokens(one.tokens)} x {one.topk} of {one.E} experts {_us(one.median_us)} between {_us(one.low_us)} and "
+        f"{_us(one.high_us)} (p20 to p80 {number(one.p20_us)} to {_us(one.p80_us)})."
+    )
 
 
 def failures(bench: Bench) -> list[str]:

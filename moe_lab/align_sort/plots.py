@@ -88,7 +88,9 @@ def colors(names: Sequence[str], ours: str) -> dict[str, str]:
 
 
 @as_text
-def curves(rows: pd.DataFrame, limit: pd.DataFrame, ours: str, limit_label: str = "") -> go.Figure:
+def curves(
+    rows: pd.DataFrame, limit: pd.DataFrame, ours: str, limit_label: str = "", outliers: pd.DataFrame | None = None
+) -> go.Figure:
     """Draw time over tokens, one line an algorithm, with the empty replay and the data-movement limit below.
 
     Args:
@@ -96,7 +98,9 @@ def curves(rows: pd.DataFrame, limit: pd.DataFrame, ours: str, limit_label: str 
         limit: columns tokens, us.
         ours: the algorithm to draw thick.
         limit_label: where the bandwidth of the limit is from.
+        outliers: columns algorithm, tokens of the rows to mark with a cross.
     """
+    odd = {} if outliers is None else {str(n): set(part["tokens"]) for n, part in outliers.groupby("algorithm")}
     figure = go.Figure()
     named = [n for n in dict.fromkeys(rows["algorithm"]) if not n.startswith("(")]
     color = colors(named, ours)
@@ -106,8 +110,14 @@ def curves(rows: pd.DataFrame, limit: pd.DataFrame, ours: str, limit_label: str 
         figure.add_scatter(
             **_line(part["tokens"], part["median_us"], name, color[name], 3.2 if name == ours else 1.6),
             mode="lines+markers",
-            marker={"size": 7 if name == ours else 5},
-            customdata=[f"{low:.2f} to {high:.2f}" for low, high in spread],
+            marker={
+                "size": 7 if name == ours else 5,
+                "symbol": ["x" if tokens in odd.get(name, ()) else "circle" for tokens in part["tokens"]],
+            },
+            customdata=[
+                f"{low:.2f} to {high:.2f}{'; an outlier' if tokens in odd.get(name, ()) else ''}"
+                for tokens, (low, high) in zip(part["tokens"], spread, strict=True)
+            ],
             hovertemplate="%{x:,} tokens: %{y:.2f} µs (p20 to p80 %{customdata})<extra>" + name + "</extra>",
         )
     floor = rows[rows["algorithm"] == "(empty)"]

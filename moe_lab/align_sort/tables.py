@@ -87,7 +87,12 @@ def modes(frame: pd.DataFrame) -> Table | Note:
     columns += [
         Column("|".join(key), key[1].replace("eager+allocation", "allocating"), "µs", 1, key[0]) for key in keys
     ]
-    return or_note(frame, Table(frame, columns), "Nothing to show: no rows of these algorithms and sizes.")
+    caption = "Marked (?): more than twice both neighbours in tokens, so probably disturbed." if _any_odd(frame) else ""
+    return or_note(frame, Table(frame, columns, caption), "Nothing to show: no rows of these algorithms and sizes.")
+
+
+def _any_odd(frame: pd.DataFrame) -> bool:
+    return "odd" in frame and any(map(bool, frame["odd"]))
 
 
 def amd() -> Table:

@@ -16,6 +16,7 @@ from moe_lab.launches import Launches
 
 CASE = ["E", "topk", "tokens", "block_m", "routing", "seed"]
 EMPTY = "(empty)"
+OUTLIER = 2.0  # times both neighbours
 SHOWN = (1, 16, 64, 256, 1024, 4096, 16384, 65536)  # tokens of the table beside other projects
 
 
@@ -74,6 +75,26 @@ def at(bench: Bench, E: int, topk: int, mode: str | None = "graph") -> pd.DataFr
     rows = bench.rows[bench.rows["median_us"].notna()]
     rows = rows[(rows["E"] == E) & (rows["topk"] == topk)]
     return first(rows if mode is None else rows[rows["mode"] == mode]).sort_values("tokens", kind="stable")
+
+
+def outliers(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows whose median is more than ``OUTLIER`` times that of both neighbours in tokens.
+
+    Neighbours are the next fewer and next more tokens of the same case, algorithm and mode; the first and the last row
+    of a curve have one only, so none of them is found.
+
+    Args:
+        rows: timed rows.
+
+    Returns:
+        Those rows, with low_us and high_us: the medians of the two neighbours.
+    """
+    keys = [key for key in [*CASE, "algorithm", "mode"] if key != "tokens"]
+    rows = rows[rows["median_us"].notna()].sort_values("tokens", kind="stable")
+    each = rows.groupby(keys, sort=False)["median_us"]
+    found = rows.assign(low_us=each.shift(1), high_us=each.shift(-1))
+    most = found[["low_us", "high_us"]].astype(float).max(axis=1, skipna=False)
+    return found[found["median_us"].astype(float) > OUTLIER * most]
 
 
 def duels(bench: Bench, algorithm: str, mode: str = "graph") -> pd.DataFrame:
@@ -149,12 +170,14 @@ def rivals(duel: pd.DataFrame) -> pd.DataFrame:
 
 
 def bandwidth(bench: Bench, launches: Launches | None = None) -> tuple[float, str] | None:
-    """Return bytes per second of the GPU's memory and where the figure is from: a copy in the run, or the rated one."""
-    gpu = (bench.run.manifest.get("gpu") or {}) if bench.run else {}
-    if gpu.get("copy_bytes_per_s"):
-        return float(gpu["copy_bytes_per_s"]), "copy measured in the run"
+    """Return bytes per second of the GPU's memory and where the figure is from: its roof, or the theoretical peak."""
+    known = bench.roofs
+    for _, roof in known[known["kind"] == "dram"].iterrows():
+        own = bench.run is not None and roof["run"] == bench.run.manifest["name"]
+        what, where = "copy" if "cop" in str(roof["how"]) else "read", "the run" if own else roof["run"]
+        return float(roof["value"]), f"{what} measured in {where}"
     rated = ((launches.meta.get("gpu") or {}) if launches else {}).get("memory_bandwidth_bytes_per_s")
-    return (float(rated), "rated by the driver") if rated else None
+    return (float(rated), "theoretical peak by the driver") if rated else None
 
 
 def limit(rows: pd.DataFrame, speed: tuple[float, str] | None) -> pd.DataFrame:
@@ -182,13 +205,19 @@ def beside_peers(duel: pd.DataFrame, baseline: str) -> pd.DataFrame:
 
 
 def modes(bench: Bench, E: int, topk: int, algorithms: list[str]) -> pd.DataFrame:
-    """Return one row a size, one column ``<algorithm>|<mode>`` (median us) for each given algorithm and mode."""
+    """Return one row a size, one column ``<algorithm>|<mode>`` (median us) for each given algorithm and mode.
+
+    The column ``odd`` holds the names of those that are ``outliers`` at this size.
+    """
     rows = at(bench, E, topk, None)
     rows = rows[rows["algorithm"].isin(algorithms)]
     if rows.empty:
         return pd.DataFrame({"tokens": []})
     wide = rows.assign(column=rows["algorithm"] + "|" + rows["mode"])
-    return wide.pivot_table("median_us", "tokens", "column", aggfunc="first").reset_index()
+    out = wide.pivot_table("median_us", "tokens", "column", aggfunc="first").reset_index()
+    odd = outliers(wide)
+    names: list[Any] = [set(odd.loc[odd["tokens"] == tokens, "column"]) for tokens in out["tokens"]]
+    return out.assign(odd=names)
 
 
 def padding(bench: Bench, E: int, topk: int) -> pd.DataFrame:

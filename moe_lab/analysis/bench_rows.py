@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from moe_lab import runs
+from moe_lab.analysis.roofs import of_gpu
 from moe_lab.errors import UserError
 
 
@@ -22,6 +23,14 @@ class BenchRun:
     run: runs.Run | None
     rows: pd.DataFrame
     missing: str = ""
+
+    @property
+    def roofs(self) -> pd.DataFrame:
+        """The roofs of the run's GPU, as ``analysis.roofs.of_gpu`` returns them: the same on every page."""
+        if self.run is None:
+            return of_gpu(None, [])
+        others = [run for run in runs.list_runs() if run.manifest.get("name") != self.run.manifest["name"]]
+        return of_gpu((self.run.manifest.get("gpu") or {}).get("name"), [self.run, *others])
 
 
 def bench_rows(bench: str, name: str, columns: Sequence[str]) -> tuple[runs.Run | None, pd.DataFrame, str]:

@@ -14,11 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from moe_lab import runs
 from moe_lab.analysis.bench_rows import BenchRun, bench_rows
 from moe_lab.analysis.leads import leads
 from moe_lab.analysis.phases import rows_of
-from moe_lab.analysis.roofs import of_gpu
 
 _COLUMNS = ["model", "M", "K", "N", "E", "topk", "dtype", "routing", "seed", "backend", "version", "part", "stage"]
 _COLUMNS += ["mode", "median_us", "p20_us", "p80_us", "correct", "error_max_rel", "bound_max_rel", "experts_hit"]
@@ -41,14 +39,6 @@ class Sweep(BenchRun):
     def failed(self) -> pd.DataFrame:
         """Rows of a whole layer with an error instead of times."""
         return self.rows[self.rows["error"].notna() & (self.rows["part"] == "full")]
-
-    @property
-    def roofs(self) -> pd.DataFrame:
-        """The roofs of the run's GPU, as ``analysis.roofs.of_gpu`` returns them: the same on every page."""
-        if self.run is None:
-            return of_gpu(None, [])
-        others = [run for run in runs.list_runs() if run.manifest.get("name") != self.run.manifest["name"]]
-        return of_gpu((self.run.manifest.get("gpu") or {}).get("name"), [self.run, *others])
 
     @property
     def measured(self) -> dict[str, Any]:
