@@ -1,5 +1,6 @@
 """Every command that the README shows runs, or at least is understood where it needs a GPU."""
 
+import html
 import re
 import shlex
 import shutil
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from moe_lab import cli
+from moe_lab import cli, notes, report
+from moe_lab.analysis import leads, roofs, sweep
+from moe_lab.findings import number
 
 REPO = Path(__file__).parents[1]
 README = (REPO / "README.md").read_text()
@@ -89,3 +92,35 @@ def test_readme_names_every_notebook_and_every_command() -> None:
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))
 def test_readme_links_lead_somewhere(target: str) -> None:
     assert (REPO / target).exists()
+
+
+def plain(path: Path) -> str:
+    """Return what a page says, without its scripts and styles, each run of spaces as one."""
+    text = re.sub(r"<(script|style).*?</\1>", "", path.read_text(), flags=re.S)
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", text)).split())
+
+
+def test_pages_index_and_readme_give_the_same_number_for_the_same_quantity(tmp_path: Path) -> None:
+    done = report.build(["02", "03", "04", "06"], out=tmp_path, parameters={}, grid=None, show_code=False)
+    sweep_page, counters_page, align_page, tuning_page = (plain(page.html) for page in done.pages)
+    index = plain(done.index)
+    found = leads.leads(sweep.at(sweep.load("h200/experts_qwen3_sweep"), ""), "auto")
+    low, high = (found.loc[i] for i in (found["speedup"].idxmin(), found["speedup"].idxmax()))
+    for end in (low, high):
+        said = f"{number(end['speedup'])} at M = {end['M']:,} (best peer at this M: {end['peer']})"
+        assert said in sweep_page
+        assert said in index, "the card quotes the headline"
+        line = next(row for row in README.splitlines() if row.startswith(f"| {end['M']} |") and end["peer"] in row)
+        assert f"| {end['speedup']:.2f}" in line
+    for name in ("experts_deepseek_v3", "experts_gpt-oss-120b", "experts_mixtral-8x7b"):
+        rows = sweep.at(sweep.load(f"h200/{name}"), "")
+        own = leads.leads(rows, "auto")["speedup"]
+        assert f"from {number(own.min())} at" in sweep_page
+        (line,) = [row for row in README.splitlines() if row.startswith(f"| {rows['model'].iloc[0]}, H200 |")]
+        assert {f"{value:.2f}" for value in own} == set(re.findall(r"\d\.\d\d", line))
+    for roof in roofs.of_gpu("NVIDIA H200").to_dict("records"):
+        label, unit = notes.ROOFS[roof["kind"]]
+        row = f"{label} {roof['value'] / 1e12:,.2f} {unit}"
+        assert all(row in page for page in (sweep_page, counters_page, align_page, tuning_page)), row
+        digits = 0 if unit.startswith("TFLOP") else 2
+        assert f"{roof['value'] / 1e12:.{digits}f} {unit.partition(',')[0]}" in README

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from moe_lab import runs
+from moe_lab.analysis import align as align_bench
 from moe_lab.analysis import leads, sweep
 from moe_lab.analysis.phases import rows_of
 from moe_lab.analysis.roofs import of_gpu
@@ -77,6 +78,53 @@ def _experts(gpu: str, rows: pd.DataFrame, ours: str) -> str:
         ratio = f"{one.speedup:.2f}" + ("" if one.verdict == "ahead" else f" ({one.verdict})")
         lines.append(_line([one.M, f"{one.ours_us:.1f}", percent(share[one.M]), *times, f"`{one.peer}`", ratio]))
     return "\n".join([*lines, ""])
+
+
+def bounds(run: str, ours: str = "auto") -> str:
+    """Return the bound at each M of a sweep and what sets it, a table for each GPU."""
+    out = []
+    for gpu, bench in benches(run):
+        rows = sweep.at(bench, "")
+        first = rows[rows["backend"] == ours].dropna(subset="roofline_us")
+        cells = [_line([one.M, one.experts_hit, f"{one.roofline_us:.0f}", one.bound_by]) for one in rows_of(first)]
+        head = [_line([f"{gpu}, M", "experts hit", "bound, µs", "bound by"]), "|---:|---:|---:|---|"]
+        out.append("\n".join([*head, *cells, ""]))
+    return "\n".join(out)
+
+
+def against(run: str, ours: str = "auto") -> str:
+    """Return a line a GPU of a sweep: share of the bound and lead over the best peer at each M."""
+    out = []
+    for gpu, bench in benches(run):
+        rows, name = leads.with_ours(sweep.at(bench, ""), ours)
+        share = rows[rows["backend"] == name].drop_duplicates("M").set_index("M")["pct_of_roofline"]
+        found = leads.leads(rows, name).set_index("M")
+        lines = [
+            _line([f"{rows['model'].iloc[0]}, {gpu}, M =", *found.index]),
+            "|---|" + "---:|" * len(found),
+            _line([f"{name}, % of the bound", *(percent(share[M]) for M in found.index)]),
+            _line(["times as fast as the best peer", *(f"{v:.2f}" for v in found["speedup"])]),
+            _line(["best peer at this M", *(f"`{peer}`" for peer in found["peer"])]),
+        ]
+        out.append("\n".join([*lines, ""]))
+    return "\n".join(out)
+
+
+def align(run: str, names: Sequence[str], E: int = 256, topk: int = 8) -> str:
+    """Return the microseconds of align algorithms over tokens, of one shape, replayed from a CUDA graph.
+
+    Args:
+        run: of the align benchmark.
+        names: algorithms.
+        E: experts.
+        topk: experts per token.
+    """
+    rows = align_bench.at(align_bench.load(run), E, topk)
+    wide = rows.pivot_table("median_us", "tokens", "algorithm")
+    lines = [_line(["M", *(f"`{n}`" for n in names)]), "|" + "---:|" * (len(names) + 1)]
+    for tokens, row in wide.reindex(columns=list(names)).iterrows():
+        lines.append(_line([tokens, *("" if pd.isna(v) else f"{v:.1f}" for v in row)]))
+    return "\n".join(lines)
 
 
 def percent(value: Any) -> str:
