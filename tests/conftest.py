@@ -39,6 +39,13 @@ def device(pytestconfig: pytest.Config) -> str:
 
 
 @pytest.fixture
+def interpreter(device: str) -> None:
+    """Skip where Triton compiles: the test runs kernels on the CPU, which only the interpreter does."""
+    if device != "cpu":
+        pytest.skip("runs kernels under Triton's interpreter: leave --gpu out")
+
+
+@pytest.fixture
 def poison(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fill every uninitialised tensor with NaN, or with the largest integer, so that an element nobody wrote shows."""
     import torch

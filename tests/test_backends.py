@@ -75,7 +75,7 @@ def make(M: int, K: int = 24, N: int = 16, E: int = 8, topk: int = 2) -> tuple:
 
 
 @pytest.mark.parametrize("M", [0, 1, 5, 33], ids=["none", "one-tile-a-pair", "default-tile", "larger-default-tile"])
-def test_wheel_pipeline_gives_what_the_oracle_gives(cache: Path, M: int, poison) -> None:
+def test_wheel_pipeline_gives_what_the_oracle_gives(cache: Path, interpreter, M: int, poison) -> None:
     problem, tensors = make(M)
     seen: list[str] = []
 
@@ -89,14 +89,14 @@ def test_wheel_pipeline_gives_what_the_oracle_gives(cache: Path, M: int, poison)
     assert seen == (["align", "w13", "act", "w2", "combine"] if M else [])
 
 
-def test_wheel_pipeline_takes_the_nearest_tuned_tile_else_the_projects_default(cache: Path) -> None:
+def test_wheel_pipeline_takes_the_nearest_tuned_tile_else_the_projects_default(cache: Path, interpreter) -> None:
     backend = plugins.load("experts", "vllm_triton").at(None)
     tuned = [backend.block_m(MoEProblem(M, 24, 32, 8, 2, "fp32")) for M in (1, 21, 23, 900)]
     assert tuned == [32, 32, 128, 128], "keys 4 and 40"
     assert backend.config(MoEProblem(9, 24, 16, 8, 2, "fp32")) == {"BLOCK_SIZE_M": 64}, "no file for this N"
 
 
-def test_wheel_pipeline_refuses_a_launcher_that_wants_more(cache: Path, tmp_path: Path) -> None:
+def test_wheel_pipeline_refuses_a_launcher_that_wants_more(cache: Path, interpreter, tmp_path: Path) -> None:
     more = LAUNCHER.replace("A, B, C,", "A, B, C, moon_phase,")
     fetch.add(str(wheel(tmp_path, version="9.9", files={f"{MOE}/fused_moe.py": more, f"{MOE}/configs/{TILES}": "{}"})))
     problem, tensors = make(5)
@@ -109,7 +109,9 @@ def test_wheel_pipeline_refuses_a_launcher_that_wants_more(cache: Path, tmp_path
 @pytest.mark.parametrize(
     ("key", "value"), [("USE_TMA", True), ("SPLIT_K", 4), ("waves_per_eu", 2), ("half_warps", 1)], ids=lambda v: str(v)
 )
-def test_wheel_pipeline_refuses_a_tile_with_a_key_that_it_cannot_pass_on(cache: Path, tmp_path, key, value) -> None:
+def test_wheel_pipeline_refuses_a_tile_with_a_key_that_it_cannot_pass_on(
+    cache: Path, interpreter, tmp_path, key, value
+) -> None:
     tiles = json.dumps({"4": tile(32, **{key: value})})
     files = {f"{MOE}/fused_moe.py": LAUNCHER, f"{MOE}/configs/{TILES}": tiles}
     fetch.add(str(wheel(tmp_path, version="8.8", files=files)))
@@ -117,7 +119,7 @@ def test_wheel_pipeline_refuses_a_tile_with_a_key_that_it_cannot_pass_on(cache: 
         examine.load("vllm_triton@8.8")[0].config(MoEProblem(4, 24, 32, 8, 2, "fp32"))
 
 
-def test_wheel_pipeline_takes_what_a_tile_says_of_the_default_as_said(cache: Path, tmp_path) -> None:
+def test_wheel_pipeline_takes_what_a_tile_says_of_the_default_as_said(cache: Path, interpreter, tmp_path) -> None:
     tiles = json.dumps({"triton_version": "3.6.0", "4": tile(32, USE_TMA=False, SPLIT_K=1)})
     files = {f"{MOE}/fused_moe.py": LAUNCHER, f"{MOE}/configs/{TILES}": tiles}
     fetch.add(str(wheel(tmp_path, version="8.9", files=files)))

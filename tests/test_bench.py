@@ -34,7 +34,7 @@ def fake(monkeypatch):
 CASE = bench.AlignCase(tokens=9, E=16, topk=2, block_m=16)
 
 
-def test_align_rows_time_every_algorithm_and_floor_in_every_mode(fake):
+def test_align_rows_time_every_algorithm_and_floor_in_every_mode(fake, interpreter):
     found = bench.align_rows(
         CASE, ["torch_ref", "two_kernel_triton"], repetitions=3, modes=("graph", "eager"), device="cpu"
     )

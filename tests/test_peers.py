@@ -219,8 +219,8 @@ def test_two_releases_of_a_package_live_side_by_side(cache: Path, tmp_path: Path
     assert not {str(root) for root in roots} & set(sys.path)
 
 
-def test_tests_never_see_a_cache_of_this_machine() -> None:
-    assert os.environ["MOE_LAB_PEERS"] == os.devnull or "--gpu" in sys.argv
+def test_tests_never_see_a_cache_of_this_machine(pytestconfig: pytest.Config) -> None:
+    assert os.environ["MOE_LAB_PEERS"] == os.devnull or pytestconfig.getoption("--gpu")
 
 
 @pytest.mark.parametrize("version", ["/../../../precious", "../../precious", "1/2", "not a version", "", "1.0\n /../x"])

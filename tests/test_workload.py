@@ -50,6 +50,7 @@ def test_workload_prints_one_line_of_json_that_says_what_ran(run, device):
     assert result["problem"] == {
         "M": 3, "K": 64, "N": 48, "E": 8, "topk": 2,
         "dtype": "fp32", "quant": None, "activation": "silu", "model": "tiny",
+        "apply_router_weight_on_input": False,
     }  # fmt: skip
     assert result["rows_padded"] == 16 * result["experts_hit"]  # at most 6 rows an expert: one tile of 16 each
     assert len(result["iteration_ms"]) == 2
@@ -116,7 +117,6 @@ def test_ranges_open_around_measured_iterations_only(run, monkeypatch):
         (["--align", "magic"], "No align plugin is called 'magic'"),
         (["--dtype", "fp8"], "got 'fp8'"),
         (["--batch", "0"], "Need batch >= 1"),
-        (["--warmup", "0"], "of at least 1"),
         (["--save-topk-ids", "ids.csv"], "Save topk_ids as .pt or .npy"),
         (["--graph", "--backend", "torch_loop"], "leave --graph out"),
     ],
@@ -126,6 +126,12 @@ def test_workload_refuses_in_one_sentence_with_status_2(run, arguments, sentence
     assert (status, result) == (2, None)
     assert sentence in err
     assert err.count("\n") == 1
+
+
+def test_workload_refuses_a_count_of_none_with_status_2(run, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        run("--warmup", "0")
+    assert "argument --warmup: '0' is no whole number from 1 to" in capsys.readouterr().err
 
 
 def test_out_of_memory_is_one_sentence(run, monkeypatch):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from moe_lab import peers
+from moe_lab.errors import UserError
 from moe_lab.experts._place_weight import place_weight
 from moe_lab.experts._tuned import align_of
 from moe_lab.kernels.activation import gated_activation
@@ -25,7 +26,7 @@ INFO = {
     "cpu_dtypes": [],
     "quant": [],
     "activations": ["silu", "swigluoai"],
-    "multiple_of": 8,
+    "multiple_of": 64,
     "cuda_graph": True,
     "source": "https://github.com/deepseek-ai/DeepGEMM",
 }
@@ -74,6 +75,8 @@ class DeepGemm:
             problem: sizes and activation.
             mark: opens a range around each stage.
         """
+        if (problem.K | problem.N) % 64:
+            raise UserError(f"deep_gemm takes K and N that are multiples of 64, not {problem.K} and {problem.N}.")
         if problem.M == 0:
             return torch.empty_like(x)
         x, topk_weights = place_weight(x, topk_weights, problem, mark)

@@ -96,7 +96,7 @@ class Rate:
 
     @classmethod
     def sustained(cls, amount: int, times: Sequence[float], how: str) -> "Rate":
-        """Return the rate of the median of the later half of some times in seconds, in order; low and high are of all."""
+        """Return the rate of the median of the later half of times in seconds, in order; low and high are of all."""
         later = times[len(times) // 2 :]
         rates = sorted(round(amount / t) for t in times)
         return cls(round(amount / median(later)), rates[0], rates[-1], len(times), how)
