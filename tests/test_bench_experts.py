@@ -119,11 +119,11 @@ def test_read_takes_in_every_element(device) -> None:
     from moe_lab.kernels.read import partial_sums, read
 
     x = torch.arange(3 * 8192 + 5, dtype=torch.int32, device=device)
-    for each, block, num_warps in roofs.PATTERNS:
+    for each, block, num_warps, chunked in roofs.PATTERNS:
         for passes in (1, 3):
             sums = partial_sums(x.device, each)
             sums.fill_(-1)  # each program must write its own
-            read(x, sums, passes, block=block, num_warps=num_warps)
+            read(x, sums, passes, block=block, num_warps=num_warps, chunked=chunked)
             assert int(sums.sum()) == passes * int(x.long().sum())
 
 
@@ -147,14 +147,14 @@ def test_roofs_are_measured_by_the_best_pattern_and_state_their_spread(monkeypat
     monkeypatch.setattr(roofs, "copy_seconds", lambda device, size, repeats: [1e-3, 2e-3])
     monkeypatch.setattr(roofs, "read", lambda x, sums, passes, **pattern: reads.append((4 * x.numel(), passes)))
     monkeypatch.setattr(roofs, "l2_cache_bytes", lambda device: 1 << 12)
-    monkeypatch.setattr(roofs, "READ", 1 << 14)
+    monkeypatch.setattr(roofs, "READ", (1 << 13, 1 << 14))
     monkeypatch.setattr(roofs, "SIZE", 16)
     found = roofs.measure(CPU, torch.float32)
     names = ("copy_bytes_per_s", "read_bytes_per_s", "l2_read_bytes_per_s", "matmul_flops_per_s")
     assert set(found["spread"]) == set(names)
     for name in names:
         assert found["spread"][name]["low"] <= found[name] <= found["spread"][name]["high"], name
-    assert set(reads) == {(1 << 14, 1), (1 << 10, roofs.PASSES), (1 << 9, roofs.PASSES)}
+    assert set(reads) == {(1 << 13, 1), (1 << 14, 1), (1 << 10, roofs.PASSES), (1 << 9, roofs.PASSES)}
     assert found["read_bytes_per_s"] == found["spread"]["read_bytes_per_s"]["high"]
     assert "in the L2 cache" in found["spread"]["l2_read_bytes_per_s"]["how"]
 

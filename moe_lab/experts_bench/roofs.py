@@ -4,7 +4,7 @@ The cache is made cold by reading four times its size, which leaves lines that n
 timed kernels do not pay for the flush. Whether it is cold is measured, not assumed: see ``verify_cold``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from statistics import median
@@ -18,10 +18,15 @@ from moe_lab.timing import copy_seconds, seconds
 
 SIZE = 8192  # of the square product
 COPIED = 1 << 30  # bytes
-READ = 1 << 34  # bytes: the start and the end of a launch, some 3 us, are 0.1 % of the time
+READ = (1 << 32, 1 << 33)  # bytes: the start and the end of a launch, some 3 us, are 0.2 and 0.1 % of the time
 PASSES = 64  # of reading the cache
-# Programs a multiprocessor, words that each reads at once, warps: many small requests or few large ones.
-PATTERNS = ((4, 8192, 8), (8, 4096, 8), (2, 16384, 16), (16, 2048, 4))
+# Programs a multiprocessor, words that each reads at once, warps, whether in one part: many small requests or few
+# large ones, from everywhere at once or side by side.
+PATTERNS = tuple(
+    (*shape, chunked)
+    for shape in ((4, 8192, 8), (8, 4096, 8), (2, 16384, 16), (16, 2048, 4), (8, 8192, 8))
+    for chunked in (False, True)
+)
 CHAINED = 1024  # reads, each of a line of its own
 VERIFIED = 1.3  # cold reads take at least so many times warm ones
 
@@ -107,10 +112,10 @@ class Rate:
 
 
 def _read(device: torch.device) -> Rate:
-    """Return the rate of reading memory that is many times the cache, by the best of ``PATTERNS``."""
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 4 * READ
-    memory = torch.randint(0, 99, (min(READ, free // 4) // 4,), dtype=torch.int32, device=device)
-    return max((_reading(memory, 1, pattern, "") for pattern in PATTERNS), key=lambda rate: rate.value)
+    """Return the rate of reading memory that is many times the cache, by the best of ``PATTERNS`` and two sizes."""
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 4 * max(READ)
+    memory = torch.randint(0, 99, (min(max(READ), free // 4) // 4,), dtype=torch.int32, device=device)
+    return _best((memory[: size // 4] for size in READ), 1, "")
 
 
 def _read_cache(device: torch.device) -> Rate:
@@ -118,23 +123,28 @@ def _read_cache(device: torch.device) -> Rate:
 
     A quarter and an eighth of the cache: it may hold a copy in each of its halves (NVIDIA's A100 and later).
     """
-    found = []
-    for part in (4, 8):
-        memory = torch.randint(0, 99, (l2_cache_bytes(device) // part // 4,), dtype=torch.int32, device=device)
-        found += [_reading(memory, PASSES, pattern, " in the L2 cache") for pattern in PATTERNS]
-    return max(found, key=lambda rate: rate.value)
+    memory = torch.randint(0, 99, (l2_cache_bytes(device) // 4 // 4,), dtype=torch.int32, device=device)
+    return _best((memory[: memory.numel() // part] for part in (1, 2)), PASSES, " in the L2 cache")
 
 
-def _reading(memory: torch.Tensor, passes: int, pattern: tuple[int, int, int], where: str) -> Rate:
-    each, block, num_warps = pattern
+def _best(memories: Iterable[torch.Tensor], passes: int, where: str) -> Rate:
+    rates = [_reading(memory, passes, pattern, where) for memory in memories for pattern in PATTERNS]
+    return max(rates, key=lambda rate: rate.value)
+
+
+def _reading(memory: torch.Tensor, passes: int, pattern: tuple[int, int, int, bool], where: str) -> Rate:
+    each, block, num_warps, chunked = pattern
     sums, size = partial_sums(memory.device, each), 4 * memory.numel()
 
     def once() -> None:
-        read(memory, sums, passes, block=block, num_warps=num_warps)
+        read(memory, sums, passes, block=block, num_warps=num_warps, chunked=chunked)
 
     once()
     threads = f"{each} programs a multiprocessor, {block} words of 4 bytes at once, {num_warps} warps"
-    return Rate.fastest(passes * size, seconds(once, 20), f"reads of {size} bytes{where}, {passes} times; {threads}")
+    times = f"reads of {size} bytes{where}, {passes} times" if passes > 1 else f"reads of {size} bytes{where}"
+    return Rate.fastest(
+        passes * size, seconds(once, 20), f"{times}; {threads}{', each its own part' if chunked else ''}"
+    )
 
 
 def _product(device: torch.device, dtype: torch.dtype) -> list[float]:

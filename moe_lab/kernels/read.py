@@ -9,20 +9,27 @@ from moe_lab.kernels._device import check_device, multiprocessors
 
 
 @triton.jit
-def read_kernel(x, sums, numel, passes, BLOCK: tl.constexpr):
-    """Add up parts of x [numel] int32, ``passes`` times; as many programs as there are sums [programs] int32."""
+def read_kernel(x, sums, numel, passes, first, stride, length, BLOCK: tl.constexpr):
+    """Add up parts of x [numel] int32, ``passes`` times; as many programs as there are sums [programs] int32.
+
+    A program's part begins at ``first`` times its number, goes on in steps of ``stride`` and has ``length`` elements.
+    """
     pid = tl.program_id(0).to(tl.int64)
     programs = tl.num_programs(0)
     at = tl.arange(0, BLOCK)
     acc = tl.zeros((BLOCK,), dtype=tl.int32)
     for number in range(passes):
         # Another part each pass, so that no multiprocessor reads what it has just read; L1 is passed over.
-        for start in range((pid + number * 37) % programs * BLOCK, numel, programs * BLOCK):
-            acc += tl.load(x + start + at, mask=start + at < numel, other=0, cache_modifier=".cg")
+        begin = (pid + number * 37) % programs * first
+        end = tl.minimum(begin + length, numel)
+        for start in range(begin, end, stride):
+            acc += tl.load(x + start + at, mask=start + at < end, other=0, cache_modifier=".cg")
     tl.store(sums + pid, tl.sum(acc, 0))
 
 
-def read(x: Tensor, sums: Tensor, passes: int = 1, *, block: int = 8192, num_warps: int = 8) -> None:
+def read(
+    x: Tensor, sums: Tensor, passes: int = 1, *, block: int = 8192, num_warps: int = 8, chunked: bool = False
+) -> None:
     """Read all of a tensor, one or more times.
 
     Args:
@@ -31,9 +38,14 @@ def read(x: Tensor, sums: Tensor, passes: int = 1, *, block: int = 8192, num_war
         passes: how often; from the second on what fits comes from the L2 cache.
         block: elements that a program reads at once, a power of two.
         num_warps: of a program.
+        chunked: every program reads one part of the tensor from its begin to its end; else neighbouring programs read
+            neighbouring blocks.
     """
     check_device(x)
-    read_kernel[(sums.numel(),)](x, sums, x.numel(), passes, BLOCK=block, num_warps=num_warps)
+    numel, programs = x.numel(), sums.numel()
+    part = triton.cdiv(triton.cdiv(numel, programs), block) * block
+    shape = (part, block, part) if chunked else (block, programs * block, numel)
+    read_kernel[(programs,)](x, sums, numel, passes, *shape, BLOCK=block, num_warps=num_warps)
 
 
 @triton.jit
