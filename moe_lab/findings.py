@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from moe_lab import mime, published
-from moe_lab.analysis.floors import floors
+from moe_lab.analysis.floors import MEASURED, floors
 from moe_lab.analysis.phases import Phase, gpu_name, published_rows, rows_of
 
 NBSP = "\u00a0"
@@ -171,15 +171,17 @@ def _speed(rows: pd.DataFrame) -> str:
     )
     return (
         f"in {first.phase} ({first.experts_hit} of {first.experts} experts hit) {stages} reach {compute}{NBSP}useful "
-        f"TFLOP/s and {traffic}{NBSP}TB/s of minimum traffic{_of_memory(rows)}"
+        f"TFLOP/s and {traffic}{NBSP}TB/s of minimum traffic{_of_roof(rows)}"
     )
 
 
-def _of_memory(rows: pd.DataFrame) -> str:
-    if rows["pct_of_memory"].isna().any():
+def _of_roof(rows: pd.DataFrame) -> str:
+    if rows["pct_of_roof"].isna().any():
         return ""
-    shares = _listed([percent(v) for v in rows["pct_of_memory"]])
-    return f", {shares} of the {number(rows['memory_tb_per_s'].iloc[0])}{NBSP}TB/s that its memory is rated for"
+    roof, shares = rows["roof"].iloc[0], _listed([percent(v) for v in rows["pct_of_roof"]])
+    what = "that reading was measured to reach" if roof == MEASURED else f"that are the {roof} of its memory"
+    over = "; over 100 % is a wrong bound" if (rows["pct_of_roof"] > 100).any() else ""
+    return f", {shares} of the {number(rows['roof_tb_per_s'].iloc[0])}{NBSP}TB/s {what}{over}"
 
 
 def _padding(rows: pd.DataFrame) -> list[str]:

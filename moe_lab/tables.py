@@ -231,10 +231,9 @@ def floors(frame: pd.DataFrame) -> Table:
         frame: as ``analysis.floors.floors`` returns it; empty when no run states its problem.
     """
     if frame.empty:
-        return Table(
-            pd.DataFrame({"note": ["No run here states its problem and the experts it hit."]}), [Column("note", "")]
-        )
-    least, got = "cannot do with less", "so it ran at"
+        none = "No run here states its problem and the experts it hit."
+        return Table(pd.DataFrame({"note": [none]}), [Column("note", "")])
+    least, got, roof = "cannot do with less", "so it ran at", "roof of the memory"
     columns = [
         Column("phase", "phase"),
         Column("stage", "stage"),
@@ -244,7 +243,8 @@ def floors(frame: pd.DataFrame) -> Table:
         Column("useful_gflop", "work", "GFLOP", 1, least),
         Column("useful_flop_per_byte", "intensity", "FLOP/byte", 1, least),
         Column("minimum_tb_per_s", "traffic", "TB/s", 2, got),
-        Column("pct_of_memory", "of memory", "% of rated", 0, got),
         Column("useful_tflops_per_s", "compute", "TFLOP/s", 1, got),
+        *(Column("roof_tb_per_s", "reading", "TB/s", 2, roof), Column("roof", "which is", group=roof)),
+        Column("pct_of_roof", "reached", "%", 0, roof, most=100),
     ]
     return Table(frame, columns)

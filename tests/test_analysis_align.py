@@ -224,7 +224,7 @@ def test_curves_draw_the_floor_and_the_limit(profiles: Path) -> None:
     rows = align.at(own, 256, 8)
     figure = plots.curves(rows, align.limit(rows, align.bandwidth(own)), "ours", "a copy")
     names = [trace.name for trace in figure.data]
-    assert names[-3:] == ["ours", "empty kernel, same method", "moving the data (a copy)"]
+    assert names[-3:] == ["ours", "empty kernel, same method", "moving the data"]
     assert not [name for name in names if name.startswith("(")]
     least = 10 ** figure.layout.yaxis.range[0]
     assert least < min(figure.data[-1].y[-1], min(figure.data[-2].y))

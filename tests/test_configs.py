@@ -75,7 +75,10 @@ def test_lookup_needs_the_same_sizes_and_dtype(folder: Path, other: dict[str, An
 def test_lookup_needs_the_same_gpu_and_backend(folder: Path) -> None:
     configs.write(tuned(), folder / "h200")
     assert configs.tiles("grouped", problem(16), H200) is None
-    assert configs.tiles("fused_moe", problem(16), "NVIDIA H100 80GB HBM3") is None
+    assert configs.tiles("fused_moe", problem(16), "NVIDIA X1") is None
+    assert configs.tiles("fused_moe", problem(16), "NVIDIA H100 80GB HBM3") != configs.tiles(
+        "fused_moe", problem(16), H200
+    )
 
 
 def test_a_file_comes_back_as_it_was_written(folder: Path) -> None:

@@ -173,6 +173,24 @@ def test_committed_captures_say_unprompted_what_limits_them(committed):
     assert starting(plain, "L2 throughput of ncu").endswith("it counts what DRAM fills too.")
 
 
+def test_roof_that_is_exceeded_is_wrong_only_beyond_its_fastest_repetition(committed):
+    """Of 700 TFLOP/s, at most 746: 102 % are 714 and within, 107 % are 749 and beyond; without a spread both are."""
+    [found] = gpus.each(committed)
+    costs = found.costs.head(2).assign(pct_of_floor=[102.0, 107.0], binding="tensor", series=["slow", "fast"])
+    roof = {"kind": "tensor", "value": 700e12, "low": 640e12, "high": 746e12, "measured": True}
+    wrong, fast = findings.over(costs, pd.DataFrame([roof]))
+    assert wrong.startswith("Wrong bound: ")
+    assert "of fast at M" in wrong
+    assert "the most of 1 that" in wrong
+    assert fast.startswith("Above what the card sustains, below its fastest repetition, so no wrong bound: ")
+    assert "of slow at M" in fast
+    assert "700\u00a0TFLOP/s, its spread 640 to 746" in fast
+    wrong, fast = findings.over(costs, pd.DataFrame([roof | {"low": None, "high": None}]))
+    assert "the most of 2 that" in wrong
+    assert not fast
+    assert findings.over(costs.assign(pct_of_floor=100.0), pd.DataFrame([roof])) == ["", ""]
+
+
 def test_limiter_of_a_kernel_is_the_same_in_both_tables(committed):
     [found] = gpus.each(committed)
     first, second = (

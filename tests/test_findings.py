@@ -1,9 +1,17 @@
 import dataclasses
+import json
+from pathlib import Path
 
 import pytest
 from launches_fixture import SHARES, phase
 
 from moe_lab import findings, mime
+
+
+@pytest.fixture(autouse=True)
+def benchmarks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No benchmark here measured what the GPU of the fixture can do, unless a test writes one."""
+    monkeypatch.setenv("MOE_LAB_PROFILES", str(tmp_path))
 
 
 def plain(sentences: list[str]) -> list[str]:
@@ -53,11 +61,18 @@ def test_layer_findings_say_launches_gaps_padding_and_floors() -> None:
     ) in said
 
 
-def test_layer_findings_rate_the_traffic_where_the_memory_is_known() -> None:
+def test_layer_findings_rate_the_traffic_where_the_memory_is_known(tmp_path: Path) -> None:
     # w13 moves 504 MB in 40 us and w2 252 MB in 20 us: 12.59 and 12.62 TB/s, impossible on a GPU, easy to check.
     gpu = {"name": "NVIDIA H200", "memory_bandwidth_bytes_per_s": 20e12}
     said = next(s for s in plain(findings.layer([phase(gpu=gpu)])) if s.startswith("Speed"))
-    assert said.endswith("minimum traffic, 63 % and 63 % of the 20.0 TB/s that its memory is rated for.")
+    assert said.endswith("minimum traffic, 63 % and 63 % of the 20.0 TB/s that are the theoretical peak of its memory.")
+    (tmp_path / "h200" / "bench").mkdir(parents=True)
+    manifest = {"schema": 1, "name": "h200/bench", "gpu": gpu, "measured": {"roofs": {"read_bytes_per_s": 10e12}}}
+    (tmp_path / "h200" / "bench" / "run.json").write_text(json.dumps(manifest))
+    said = next(s for s in plain(findings.layer([phase(gpu=gpu)])) if s.startswith("Speed"))
+    assert said.endswith(
+        "126 % and 126 % of the 10.0 TB/s that reading was measured to reach; over 100 % is a wrong bound."
+    )
 
 
 def test_layer_findings_state_the_coverage() -> None:

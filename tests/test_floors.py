@@ -1,7 +1,11 @@
+from pathlib import Path
+
 import pytest
 from launches_fixture import WORKLOAD, phase
 
+from moe_lab import tables
 from moe_lab.analysis.floors import floors
+from moe_lab.runs import Run
 
 
 def test_floors_need_a_problem_that_the_run_states() -> None:
@@ -20,8 +24,16 @@ def test_floors_of_a_fused_stage_are_not_guessed() -> None:
     assert list(floors([given])["stage"]) == ["w2"]
 
 
-def test_floors_rate_the_traffic_only_where_the_report_states_the_memory() -> None:
-    assert floors([phase()])["pct_of_memory"].isna().all()
+def test_floors_rate_the_traffic_by_the_measured_roof_else_by_the_theoretical_peak_and_name_it() -> None:
+    assert floors([phase()], [])["pct_of_roof"].isna().all()
     gpu = {"name": "NVIDIA H200", "memory_bandwidth_bytes_per_s": 20e12}
-    rated = floors([phase(gpu=gpu)])
-    assert list(rated["pct_of_memory"]) == pytest.approx(list(100 * rated["minimum_tb_per_s"] / 20))
+    peak = floors([phase(gpu=gpu)], [])
+    assert list(peak["roof"]) == ["theoretical peak"] * 2
+    assert list(peak["pct_of_roof"]) == pytest.approx(list(100 * peak["minimum_tb_per_s"] / 20))
+    roofs = {"read_bytes_per_s": 10e12, "copy_bytes_per_s": 9e12}
+    own = Run(Path("x"), {"name": "x", "gpu": {"name": "NVIDIA H200"}, "measured": {"roofs": roofs}})
+    found = floors([phase(gpu=gpu)], iter([own]))
+    assert list(found["roof"]) == ["measured"] * 2
+    assert list(found["roof_tb_per_s"]) == [10, 10]
+    assert list(found["pct_of_roof"]) == pytest.approx(list(10 * found["minimum_tb_per_s"]))
+    assert tables.floors(found).html().count('wrong"') == 2, "126 % of a roof is marked"

@@ -63,7 +63,7 @@ def test_readme_capture_commands_are_understood(command: str, monkeypatch: pytes
 
     def capture(workload: list[str], name: str, **options: object) -> object:
         asked.update(workload=workload, name=name)
-        return type("Run", (), {"path": tmp_path})()
+        return type("Run", (), {"path": tmp_path, "manifest": {}})()
 
     tool = shlex.split(command)[2]
     monkeypatch.setattr(f"moe_lab.capture.{tool}.capture", capture)

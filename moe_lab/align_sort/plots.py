@@ -125,8 +125,10 @@ def curves(
         line = _line(floor["tokens"], floor["median_us"], "empty kernel, same method", FLOOR, 1.6, "dash")
         figure.add_scatter(**line, mode="lines")
     if len(limit):
-        line = _line(limit["tokens"], limit["us"], f"moving the data ({limit_label})", LIMIT, 1.6, "dot")
-        figure.add_scatter(**line, mode="lines")
+        line = _line(limit["tokens"], limit["us"], "moving the data", LIMIT, 1.6, "dot")
+        hover = "%{x:,} tokens: %{y:.2f} µs%{customdata}<extra>moving the data</extra>"
+        source = [f" ({limit_label})" if limit_label else ""] * len(limit)
+        figure.add_scatter(**line, mode="lines", customdata=source, hovertemplate=hover)
     figure.update_layout(template="moe_lab", height=430 + 12 * len(figure.data), xaxis=_tokens_axis(rows))
     least = min([rows["median_us"].min() / 2, *limit["us"].nlargest(1) / 5])  # the rest of the limit is far below
     ends = [math.log10(least), math.log10(1.3 * rows["median_us"].max())]

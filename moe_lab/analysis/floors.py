@@ -1,10 +1,11 @@
 """The expert GEMMs beside the least work that they can be."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
 
+from moe_lab.analysis import roofline
 from moe_lab.analysis.phases import Phase, gpu_facts
 from moe_lab.problem import DTYPE_BYTES, MoEProblem, Part
 from moe_lab.runs import Run
@@ -23,15 +24,20 @@ def problem_of(run: Run) -> tuple[MoEProblem, int] | None:
     return MoEProblem(M, K, N, E, topk, dtype), int(hit)
 
 
-def floors(phases: Sequence[Phase]) -> pd.DataFrame:
+def floors(phases: Sequence[Phase], measured: Iterable[Run] | None = None) -> pd.DataFrame:
     """Set the time of each expert GEMM beside the least work it can be: minimum bytes and useful FLOPs.
+
+    Args:
+        phases: of ``analysis.phases.load_phases``.
+        measured: benchmarks to look for the GPU's roofs in; by default every run in the profiles folder.
 
     Returns:
         Columns phase, stage (w13, w2), time_ms, experts_hit, experts, rows_useful, rows_padded (NA if unknown),
-        minimum_gb, minimum_tb_per_s, memory_tb_per_s and pct_of_memory (of the bandwidth that the report states for the
-        GPU, NA if it does not), useful_gflop, useful_tflops_per_s, useful_flop_per_byte; no rows for runs that do not
-        state their problem or whose GEMMs are fused with another stage.
+        minimum_gb, minimum_tb_per_s, useful_gflop, useful_tflops_per_s, useful_flop_per_byte; roof_tb_per_s, roof
+        (``MEASURED`` or ``PEAK``) and pct_of_roof (over 100 = a wrong roof), NA where the memory has no known roof;
+        no rows for runs that do not state their problem or whose GEMMs are fused with another stage.
     """
+    benchmarks = None if measured is None else list(measured)
     rows = []
     for phase in phases:
         known = problem_of(phase.run)
@@ -40,10 +46,20 @@ def floors(phases: Sequence[Phase]) -> pd.DataFrame:
             if known and part in times.index:
                 padded = (phase.run.manifest.get("workload") or {}).get("rows_padded")
                 own = {"phase": phase.name, "stage": part, "time_ms": times[part], "rows_padded": padded}
-                own["memory_tb_per_s"] = (gpu_facts(phase).get("memory_bandwidth_bytes_per_s") or float("nan")) / 1e12
-                rows.append(own | _floor(*known, part, float(times[part])))
+                rows.append(own | _floor(*known, part, float(times[part])) | _roof(phase, benchmarks))
     table = pd.DataFrame(rows).convert_dtypes()
-    return table.assign(pct_of_memory=100 * table["minimum_tb_per_s"] / table["memory_tb_per_s"]) if rows else table
+    return table.assign(pct_of_roof=100 * table["minimum_tb_per_s"] / table["roof_tb_per_s"]) if rows else table
+
+
+MEASURED, PEAK = "measured", "theoretical peak"
+
+
+def _roof(phase: Phase, benchmarks: list[Run] | None) -> dict[str, Any]:
+    """Return the roof of reading of the phase's GPU, and whether it was measured."""
+    known = roofline.roofs(gpu_facts(phase), benchmarks)
+    for row in known[known["kind"] == "dram"].to_dict("records"):
+        return {"roof_tb_per_s": float(row["value"]) / 1e12, "roof": MEASURED if row["measured"] else PEAK}
+    return {"roof_tb_per_s": float("nan"), "roof": None}
 
 
 _GEMMS: tuple[Part, ...] = ("w13", "w2")

@@ -61,7 +61,7 @@ def _of_gpu(captures: Captures, one: Tables, stage: str) -> list[str]:
         on_chip(one.limits, one.moved, one.others),
         dram(one.limits, one.moved),
         ceilings(one.costs),
-        over(one.costs, one.roofs),
+        *over(one.costs, one.roofs),
         streaming(one.gemms, one.limits),
         *extras(one.limits, one.switched),
         waits(one.limits, stage),
@@ -131,21 +131,31 @@ def ceilings(costs: pd.DataFrame) -> str:
     return each("Time against the roofs", [f"closest, {parts[0]}", *(f"farthest, {p}" for p in parts[1:])])
 
 
-def over(costs: pd.DataFrame, roofs: pd.DataFrame) -> str:
-    """Say which kernels exceed a roof, which makes it a wrong one, and how far its measurements lie apart."""
-    wrong = costs[(costs["pct_of_floor"] > 100).fillna(False)]
-    parts = []
-    for kind, own in wrong.groupby("binding", sort=False):
-        most: Any = next(rows_of(own.nlargest(1, "pct_of_floor")))
+def over(costs: pd.DataFrame, roofs: pd.DataFrame) -> list[str]:
+    """Say which kernels exceed a roof: a wrong one where they exceed its fastest repetition too, and how far those lie.
+
+    A roof is what the GPU sustains; for a moment, before its power cap, it can do more.
+    """
+    wrong, fast = [], []
+    for kind, own in costs[(costs["pct_of_floor"] > 100).fillna(False)].groupby("binding", sort=False):
         roof: Any = next(rows_of(roofs[roofs["kind"] == kind]))
-        tera, unit = 1e-12, "TFLOP/s" if kind == "tensor" else "TB/s"
-        ends = [f"{value * tera:,.4g}" for value in (roof.value, roof.low, roof.high) if not pd.isna(value)]
-        spread = f", its spread {ends[1]} to {ends[2]}" if len(ends) == 3 else ""
-        parts.append(
-            f"{which(most)} reaches {percent(most.pct_of_floor)} of the {NAMES[str(kind)]} roof "
-            f"(the most of {len(own)} that exceed it; the roof is {ends[0]}{NBSP}{unit}{spread})"
-        )
-    return each("Wrong bound", parts)
+        most = 100 if pd.isna(roof.high) else 100 * float(roof.high) / float(roof.value)
+        beyond = own["pct_of_floor"] > most
+        wrong += _over(own[beyond], roof)
+        fast += _over(own[~beyond], roof)
+    about = "Above what the card sustains, below its fastest repetition, so no wrong bound"
+    return [each("Wrong bound", wrong), each(about, fast)]
+
+
+def _over(own: pd.DataFrame, roof: Any) -> list[str]:
+    tera, unit = 1e-12, "TB/s" if roof.kind in ("dram", "l2") else "TFLOP/s"
+    ends = [f"{value * tera:,.4g}" for value in (roof.value, roof.low, roof.high) if not pd.isna(value)]
+    spread = f", its spread {ends[1]} to {ends[2]}" if len(ends) == 3 else ""
+    return [
+        f"{which(most)} reaches {percent(most.pct_of_floor)} of the {NAMES[str(roof.kind)]} roof "
+        f"(the most of {len(own)} that exceed it; the roof is {ends[0]}{NBSP}{unit}{spread})"
+        for most in rows_of(own.nlargest(1, "pct_of_floor"))
+    ]
 
 
 def streaming(gemms: pd.DataFrame, limits: pd.DataFrame) -> str:
