@@ -10,7 +10,7 @@ from moe_lab import __version__, bench_options, commands, options, places, scrat
 from moe_lab.commands import amd as amd_commands
 from moe_lab.commands import backends as backend_commands
 from moe_lab.commands import counters as counter_commands
-from moe_lab.commands import tuning
+from moe_lab.commands import stored, tuning
 from moe_lab.metrics import SETS
 
 
@@ -40,9 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_bench(subcommands)
     _add_backends(subcommands)
     tuning.add(subcommands)
-    runs = subcommands.add_parser("runs", help="list the runs in profiles/")
-    runs.add_argument("--profiles", type=Path, metavar="DIR", help="profiles folder")
-    runs.set_defaults(run=commands.list_runs)
+    stored.add(subcommands)
     doctor = subcommands.add_parser("doctor", help="what this machine can capture, and what to do about the rest")
     doctor.add_argument("--format", choices=("table", "json"), default="table")
     doctor.set_defaults(run=commands.doctor)

@@ -109,14 +109,18 @@ def survey(root: Path | None = None) -> tuple[list[Run], list[str]]:
     """Return the runs of a profiles folder, sorted by name, and a sentence on each that cannot be read."""
     found: list[Run] = []
     broken: list[str] = []
-    for path in sorted((root or profiles_root()).glob(f"*/*/{MANIFEST}")):
-        if path.parent.name.startswith("."):
-            continue
+    for folder in folders(root):
         try:
-            found.append(_read(path.parent))
+            found.append(_read(folder))
         except UserError as error:
             broken.append(str(error))
     return found, broken
+
+
+def folders(root: Path | None = None) -> list[Path]:
+    """Return the folders of the runs in a profiles folder, sorted by name; those too that cannot be read."""
+    found = sorted((root or profiles_root()).glob(f"*/*/{MANIFEST}"))
+    return [path.parent for path in found if not path.parent.name.startswith(".")]
 
 
 def import_report(

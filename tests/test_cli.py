@@ -198,7 +198,7 @@ def failing(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def run(arguments: object) -> None:
         raise error
 
-    monkeypatch.setattr("moe_lab.commands.list_runs", run)
+    monkeypatch.setattr("moe_lab.commands.stored.list_runs", run)
     return ["runs"]
 
 

@@ -197,43 +197,6 @@ def bench(name: str, argv: list[str], arguments: argparse.Namespace) -> int:
     return 1 if code else 0
 
 
-def list_runs(arguments: argparse.Namespace) -> None:
-    """Print the runs in profiles/."""
-    import pandas as pd
-
-    from moe_lab import runs
-
-    found, broken = runs.survey(arguments.profiles)
-    rows = [
-        {
-            "run": run.manifest["name"],
-            "gpu": (run.manifest.get("gpu") or {}).get("name"),
-            "date": run.manifest.get("date"),
-            "what": _what(run.manifest),
-        }
-        for run in found
-    ]
-    for sentence in broken[0 if rows else 1 :]:
-        print(f"moe-lab: {sentence}", file=sys.stderr)
-    if broken and not rows:
-        raise UserError(broken[0])
-    if not rows:
-        raise UserError(
-            "There are no runs; make one with `moe-lab capture nsys --name X -- COMMAND` or `moe-lab import`."
-        )
-    print(aligned(pd.DataFrame(rows)))
-
-
-def _what(manifest: dict[str, Any]) -> str:
-    """Return what a run is of: the layer of a capture, or how many rows of which benchmark."""
-    if "rows" in manifest:
-        count = manifest["rows"]["count"]
-        return f"bench {manifest['bench']}, {count} {'row' if count == 1 else 'rows'}"
-    workload = manifest.get("workload") or {}
-    said = {k: workload.get(k) for k in ("workload", "model", "phase", "M", "backend")}
-    return " ".join(f"M={v}" if k == "M" else str(v) for k, v in said.items() if v is not None)
-
-
 def doctor(arguments: argparse.Namespace) -> None:
     """Print what this machine can capture."""
     from moe_lab.doctor import examine

@@ -15,7 +15,7 @@ from moe_lab.redact import argv as _argv
 from moe_lab.redact import names, places, secrets
 from moe_lab.redact.secrets import HIDDEN
 
-__all__ = ["HIDDEN", "Hidden", "command", "counting", "names_in", "text", "tree"]
+__all__ = ["HIDDEN", "Hidden", "command", "counting", "names_in", "note", "said", "text", "tree"]
 
 KINDS = {
     "secret": ("secret", "secrets"),
@@ -82,8 +82,8 @@ def command(argv: Sequence[str], hosts: Iterable[str] = ()) -> list[str]:
     known = tuple(hosts)
     out: list[str] = []
     for shown, secret in _argv.parts(argv):
-        if secret is not None:
-            _note("secret", secret)
+        if secret is not None and HIDDEN not in secret:
+            note("secret", secret)
         if shown is None or shown == HIDDEN:
             out += [shown] if shown else []
             continue
@@ -107,7 +107,7 @@ def tree(value: Any, hosts: Iterable[str] = (), *, name: str = "") -> Any:
 def _tree(value: Any, hosts: tuple[str, ...], name: str) -> Any:
     kind = names.kind_of_key(name)
     if kind and value not in (None, "", HIDDEN) and not isinstance(value, bool | int | float):
-        _note(kind, str(value))
+        note(kind, str(value))
         return HIDDEN
     if isinstance(value, str):
         return text(value, hosts, addresses="version" not in name.lower())
@@ -150,11 +150,12 @@ _seen = lru_cache(200_000)(_hide)
 def _noted(found: Found) -> str:
     value, things = found
     for kind, thing in things:
-        _note(kind, thing)
+        note(kind, thing)
     return value
 
 
-def _note(kind: str, thing: str) -> None:
+def note(kind: str, thing: str) -> None:
+    """Count a thing as hidden where that is collected."""
     hidden = _counted.get()
     if hidden is not None:
         hidden.found[kind].add(thing)

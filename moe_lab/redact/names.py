@@ -128,7 +128,8 @@ def hide_addresses(value: str, ipv4: bool, in_argv: bool, found: list[tuple[str,
 
     def put(kind: str, word: str) -> Any:
         def replace(match: re.Match[str]) -> str:
-            found.append((kind, match.group(0)))
+            if match.group(0) != word:
+                found.append((kind, match.group(0)))
             return word
 
         return replace

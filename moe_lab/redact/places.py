@@ -1,4 +1,7 @@
-"""Absolute paths: cut to their last component, and home folders to ``home``, whose name is a person's."""
+"""Absolute paths: cut to their last component, and home folders to ``home``, whose name is a person's.
+
+Addresses of web pages stay; the host of one that only its own network knows does not.
+"""
 
 import re
 
@@ -6,9 +9,15 @@ _PART = r"[^\s\\/'\"<>()\[\]{}|,;:=*?&]+"
 # An absolute path: not after a word, so that `tokens/s` and `a/b` stay, unless it begins as only paths do. Windows
 # paths and file:// count too.
 _KNOWN = r"/+(?:home|root|Users|mnt|tmp|opt|usr|var|scratch|lustre|nfs|srv)(?=/)"
-_PATH = re.compile(rf"(?:(?<![\w.\])}}~-])(?:~|[A-Za-z]:(?=[\\/]))?[\\/]+{_PART}|{_KNOWN})(?:[\\/]+{_PART})*[\\/]*")
+_PATH = re.compile(
+    rf"(?P<web>(?<![A-Za-z])https?://(?:\[redacted\]@)?(?P<host>[\w.-]+)[^\s\"'<>()\[\]{{}}|\\,;]*)|(?:(?<![\w.\])}}~-])(?:~|[A-Za-z]:(?=[\\/]))?[\\/]+{_PART}|{_KNOWN})(?:[\\/]+{_PART})*[\\/]*"
+)
 _SPLIT = re.compile(r"[\\/]+")
 _HOMES = ("home", "users")
+_OWN_NETWORK = re.compile(
+    r"[^.]+|.*\.(?:local|localdomain|internal|intranet|lan|corp|home|svc|cluster|test)", re.IGNORECASE
+)
+_HOME = re.compile(r"/(?:home|Users)/[^/?#]+")
 _OF_OTHER = re.compile(r"(?<![\w~])~[A-Za-z][\w.-]*(?=[\\/])")
 
 
@@ -19,6 +28,8 @@ def hide(value: str, found: list[tuple[str, str]]) -> str:
 
     def cut(match: re.Match[str]) -> str:
         whole = match.group(0)
+        if match.group("web"):
+            return _web(match, found)
         parts = [p for p in _SPLIT.split(whole) if p]
         last = parts[-1] if parts else ""
         if len(parts) > 1 and parts[-2].lower() in _HOMES and parts[0].lower() in (*_HOMES, "c:", "d:"):
@@ -28,3 +39,15 @@ def hide(value: str, found: list[tuple[str, str]]) -> str:
         return last
 
     return _PATH.sub(cut, _OF_OTHER.sub("~", value))
+
+
+def _web(match: re.Match[str], found: list[tuple[str, str]]) -> str:
+    whole, host = match.group("web", "host")
+    if host.lower() not in ("localhost", "host", "address") and _OWN_NETWORK.fullmatch(host):
+        found.append(("host", host.lower()))
+        before, _, after = whole.partition(host)
+        whole = f"{before}host{after}"
+    kept = _HOME.sub("/home", whole)
+    if kept != whole:
+        found.append(("path", whole))
+    return kept
