@@ -373,12 +373,12 @@ def test_notebook_renders_with_and_without_its_run(profiles: Path, there: bool) 
     assert ("There is no run" in page) is not there
 
 
-def test_tune_keeps_a_run_with_its_tiles_and_goes_on_where_it_stopped(profiles: Path, capsys: Any) -> None:
+def test_tune_keeps_a_run_with_its_tiles_and_goes_on_where_it_stopped(profiles: Path, capsys: Any, interpreter) -> None:
     argv = ["tune", "--device", "cpu", "--dtype", "fp32", "--model", "64x32x4x2", "--candidates", "1", "--jobs", "1"]
     argv += ["--m", "1", "--between", "0", "--name", "cpu/t"]
     assert cli.main([*argv, "--budget", "0.1s"]) == 2
     assert "Nothing was measured in 0.1s; run it again with a longer --budget." in capsys.readouterr().err
-    assert cli.main([*argv, "--budget", "3m"]) == 0
+    assert cli.main([*argv, "--budget", "20m"]) == 0  # it ends long before; a busy machine still has time to search
     folder, path = map(Path, capsys.readouterr().out.splitlines())
     run = runs.load("cpu/t")
     assert run.manifest["rows"]["complete"]
