@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from sweep_builder import row, write
 
-from moe_lab import cli, notes, report
+from moe_lab import bench_runs, cli, notes, report
 from moe_lab.analysis import leads, roofs, sweep
+from moe_lab.analysis import readme as tables
 from moe_lab.findings import number
 
 REPO = Path(__file__).parents[1]
@@ -124,3 +126,23 @@ def test_pages_index_and_readme_give_the_same_number_for_the_same_quantity(tmp_p
         assert all(row in page for page in (sweep_page, counters_page, align_page, tuning_page)), row
         digits = 0 if unit.startswith("TFLOP") else 2
         assert f"{roof['value'] / 1e12:.{digits}f} {unit.partition(',')[0]}" in README
+
+
+def test_readme_tables_name_each_runs_releases_and_every_size_at_which_ours_is_not_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ours takes 50 us, the peer 40 at M = 1, 100 at 16 and 51 within the spread at 256."""
+    monkeypatch.setenv("MOE_LAB_PROFILES", str(tmp_path))
+    rows = [row("auto", M, 50.0) for M in (1, 16, 256)]
+    rows += [row("triton_kernels", M, us) for M, us in ((1, 40.0), (16, 100.0), (256, 51.0))]
+    versions = {"auto": None, "triton_kernels": {"version": "vllm-9.8.7"}, "vllm_triton": {"version": "9.8.6"}}
+    path = write(tmp_path / "a.json", rows, settings={"releases": versions | {"torch_grouped": None}})
+    bench_runs.import_bench([path], "h100/sweep", root=tmp_path)
+    (said,) = tables.releases("sweep").splitlines()
+    assert "`triton_kernels` of vLLM 9.8.7's wheel, `vllm_triton` of vLLM 9.8.6 and `torch_grouped` of PyTorch" in said
+    assert "auto" not in said
+    said = tables.not_ahead(["sweep", "none"])
+    assert said.startswith("Ahead of the best peer at 1 of 3 sizes; not so: ")
+    assert "at M = 1: behind, 0.80 times as fast as `triton_kernels`; " in said
+    assert "at M = 256: even, 1.02 times as fast as `triton_kernels`." in said
+    assert "M = 16" not in said

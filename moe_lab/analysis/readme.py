@@ -11,7 +11,8 @@ from moe_lab.analysis import leads, sweep
 from moe_lab.analysis.phases import rows_of
 from moe_lab.analysis.roofs import of_gpu
 
-PEERS = ("vllm_triton", "sglang_triton", "triton_kernels", "torch_grouped")
+PEERS = ("vllm_triton", "sglang_triton", "triton_kernels", "deep_gemm", "torch_grouped")
+PROJECTS = {"vllm": "vLLM", "sglang": "SGLang"}
 TOKENS = (1, 16, 64, 128, 256, 1024, 4096)
 NAMES = {
     "dram": ("reading", 2, "TB/s"),
@@ -22,9 +23,20 @@ NAMES = {
 
 def benches(run: str) -> Iterator[tuple[str, sweep.Sweep]]:
     """Give (GPU, benchmark) of each folder in profiles/ that has an experts benchmark of that name."""
+    for gpu, name in named(run, "experts"):
+        yield gpu, sweep.load(name)
+
+
+def named(run: str, bench: str) -> Iterator[tuple[str, str]]:
+    """Give (GPU, name of the run) of each folder in profiles/ that has such a run.
+
+    Args:
+        run: last part of its name.
+        bench: kind of the benchmark.
+    """
     for one in sorted(runs.list_runs(), key=lambda r: str(r.manifest["name"]), reverse=True):
-        if str(one.manifest["name"]).rpartition("/")[2] == run and one.manifest.get("bench") == "experts":
-            yield _gpu(one), sweep.load(str(one.manifest["name"]))
+        if str(one.manifest["name"]).rpartition("/")[2] == run and one.manifest.get("bench") == bench:
+            yield _gpu(one), str(one.manifest["name"])
 
 
 def _gpu(run: runs.Run) -> str:
@@ -50,6 +62,58 @@ def _roof(one: Any) -> str:
     return f"{what} {value} {unit} ({low} to {high})"
 
 
+def releases(run: str) -> str:
+    """Return one line a GPU that has the run: when it was measured, and which release each peer's kernels are of."""
+    return "\n".join(f"* {gpu}, {_date(bench)}: {_listed(_peers(bench))}." for gpu, bench in benches(run))
+
+
+def _date(bench: sweep.Sweep) -> str:
+    return str(bench.run.manifest.get("date") if bench.run else "")[:10]
+
+
+def _peers(bench: sweep.Sweep) -> list[str]:
+    """Return ``vllm_triton of vLLM 0.15.0`` for each peer of a run, as its settings state the releases."""
+    manifest: dict[str, Any] = bench.run.manifest if bench.run else {}
+    settings = manifest.get("settings") or {}
+    stated: dict[str, Any] = (settings[0] if isinstance(settings, list) else settings).get("releases") or {}
+    torch = f"PyTorch {(manifest.get('versions') or {}).get('torch')}"
+    return [
+        f"`{name}` of {_release(name, known['version']) if known else torch}"
+        for name, known in stated.items()
+        if leads.is_peer(name)
+    ]
+
+
+def _release(name: str, version: str) -> str:
+    """Return ``vLLM 0.15.0``; a package inside another project's wheel has that project in its version."""
+    wheel, dash, number = version.rpartition("-")
+    if dash:
+        return f"{PROJECTS.get(wheel, wheel)} {number}'s wheel"
+    return f"{PROJECTS.get(name.partition('_')[0], name)} {version}"
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+
+
+def not_ahead(names: Sequence[str], ours: str = "auto") -> str:
+    """Return a sentence: at how many sizes ours is ahead of the best peer, and each at which it is not.
+
+    Args:
+        names: last parts of the runs' names.
+        ours: a backend; where a run lacks it, the quickest of ours.
+    """
+    count, ahead, others = 0, 0, []
+    for name in names:
+        for gpu, bench in benches(name):
+            rows = sweep.at(bench, "")
+            for one in rows_of(leads.leads(rows, ours)):
+                count, ahead = count + 1, ahead + (one.verdict == "ahead")
+                what = f"{rows['model'].iloc[0]} on the {gpu} at M = {one.M}: {one.verdict}, {one.speedup:.2f} times"
+                others += [] if one.verdict == "ahead" else [f"{what} as fast as `{one.peer}`"]
+    return f"Ahead of the best peer at {ahead} of {count} sizes; not so: {'; '.join(others) or 'none'}."
+
+
 def experts(run: str, ours: str = "auto") -> str:
     """Return the table of a sweep for each GPU: ours, its share of the bound, peers, and the lead over the best.
 
@@ -72,11 +136,11 @@ def _experts(gpu: str, rows: pd.DataFrame, ours: str) -> str:
         "best peer at this M",
         "as fast",
     ]
-    lines = [_line(head), "|" + "---:|" * len(head)]
+    lines = [line(head), "|" + "---:|" * len(head)]
     for one in rows_of(leads.leads(rows, ours)):
         times = [f"{us.loc[one.M, name]:.1f}" for name in peers]
         ratio = f"{one.speedup:.2f}" + ("" if one.verdict == "ahead" else f" ({one.verdict})")
-        lines.append(_line([one.M, f"{one.ours_us:.1f}", percent(share[one.M]), *times, f"`{one.peer}`", ratio]))
+        lines.append(line([one.M, f"{one.ours_us:.1f}", percent(share[one.M]), *times, f"`{one.peer}`", ratio]))
     return "\n".join([*lines, ""])
 
 
@@ -86,8 +150,8 @@ def bounds(run: str, ours: str = "auto") -> str:
     for gpu, bench in benches(run):
         rows = sweep.at(bench, "")
         first = rows[rows["backend"] == ours].dropna(subset="roofline_us")
-        cells = [_line([one.M, one.experts_hit, f"{one.roofline_us:.0f}", one.bound_by]) for one in rows_of(first)]
-        head = [_line([f"{gpu}, M", "experts hit", "bound, µs", "bound by"]), "|---:|---:|---:|---|"]
+        cells = [line([one.M, one.experts_hit, f"{one.roofline_us:.0f}", one.bound_by]) for one in rows_of(first)]
+        head = [line([f"{gpu}, M", "experts hit", "bound, µs", "bound by"]), "|---:|---:|---:|---|"]
         out.append("\n".join([*head, *cells, ""]))
     return "\n".join(out)
 
@@ -100,30 +164,43 @@ def against(run: str, ours: str = "auto") -> str:
         share = rows[rows["backend"] == name].drop_duplicates("M").set_index("M")["pct_of_roofline"]
         found = leads.leads(rows, name).set_index("M")
         lines = [
-            _line([f"{rows['model'].iloc[0]}, {gpu}, M =", *found.index]),
+            line([f"{rows['model'].iloc[0]}, {gpu}, M =", *found.index]),
             "|---|" + "---:|" * len(found),
-            _line([f"{name}, % of the bound", *(percent(share[M]) for M in found.index)]),
-            _line(["times as fast as the best peer", *(f"{v:.2f}" for v in found["speedup"])]),
-            _line(["best peer at this M", *(f"`{peer}`" for peer in found["peer"])]),
+            line([f"{name}, % of the bound", *(percent(share[M]) for M in found.index)]),
+            line(["times as fast as the best peer", *(f"{v:.2f}" for v in found["speedup"])]),
+            line(["best peer at this M", *(f"`{peer}`" for peer in found["peer"])]),
         ]
         out.append("\n".join([*lines, ""]))
     return "\n".join(out)
 
 
-def align(run: str, names: Sequence[str], E: int = 256, topk: int = 8) -> str:
-    """Return the microseconds of align algorithms over tokens, of one shape, replayed from a CUDA graph.
+def aligns(run: str, names: Sequence[str], E: int = 256, topk: int = 8) -> str:
+    """Return ``align`` for each GPU that has the run.
 
     Args:
-        run: of the align benchmark.
+        run: last part of the name of an align benchmark.
         names: algorithms.
         E: experts.
         topk: experts per token.
     """
+    return "\n\n".join(align(name, names, E, topk, f"{gpu}, tokens") for gpu, name in named(run, "align"))
+
+
+def align(run: str, names: Sequence[str], E: int = 256, topk: int = 8, head: str = "M") -> str:
+    """Return the microseconds of align algorithms over tokens, of one shape, replayed from a CUDA graph.
+
+    Args:
+        run: of the align benchmark.
+        names: algorithms; those in parentheses do nothing.
+        E: experts.
+        topk: experts per token.
+        head: of the first column.
+    """
     rows = align_bench.at(align_bench.load(run), E, topk)
     wide = rows.pivot_table("median_us", "tokens", "algorithm")
-    lines = [_line(["M", *(f"`{n}`" for n in names)]), "|" + "---:|" * (len(names) + 1)]
+    lines = [line([head, *(f"`{n}`" for n in names)]), "|" + "---:|" * (len(names) + 1)]
     for tokens, row in wide.reindex(columns=list(names)).iterrows():
-        lines.append(_line([tokens, *("" if pd.isna(v) else f"{v:.1f}" for v in row)]))
+        lines.append(line([tokens, *("" if pd.isna(v) else f"{v:.1f}" for v in row)]))
     return "\n".join(lines)
 
 
@@ -139,15 +216,16 @@ def models(names: Sequence[str], ours: str = "auto") -> str:
         names: last parts of the runs' names.
         ours: a backend; where a run lacks it, the quickest of ours.
     """
-    lines = [_line(["model, M =", *TOKENS]), "|---|" + "---:|" * len(TOKENS)]
+    lines = [line(["model, M =", *TOKENS]), "|---|" + "---:|" * len(TOKENS)]
     for name in names:
         for gpu, bench in benches(name):
             rows = sweep.at(bench, "")
             found = leads.leads(rows, ours).set_index("M")["speedup"]
             cells = [f"{found[M]:.2f}" if M in found.index else "" for M in TOKENS]
-            lines.append(_line([f"{rows['model'].iloc[0]}, {gpu}", *cells]))
+            lines.append(line([f"{rows['model'].iloc[0]}, {gpu}", *cells]))
     return "\n".join(lines)
 
 
-def _line(cells: Sequence[Any]) -> str:
+def line(cells: Sequence[Any]) -> str:
+    """Return one row of a Markdown table."""
     return f"| {' | '.join(map(str, cells))} |"
