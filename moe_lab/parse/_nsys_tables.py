@@ -101,10 +101,12 @@ def calls(database: Database, warnings: list[str]) -> Calls | None:
     columns = database.columns(table, ("start", "end", "globalTid", "correlationId"))
     read = database.read(table, columns, where='"correlationId" IS NOT NULL AND "globalTid" IS NOT NULL')
     start, end, thread, correlation = (_ints(read.column(c)) for c in columns)
+    found = (start, end, thread & PID, thread, correlation)
     bad = _doubts.impossible(start, end)
-    if bad.any():
-        warnings.append(f"{int(bad.sum())} API calls have times that cannot be true; they are left out.")
-    return Calls(*(column[~bad] for column in (start, end, thread & PID, thread, correlation)))
+    if not bad.any():
+        return Calls(*found)
+    warnings.append(f"{int(bad.sum())} API calls have times that cannot be true; they are left out.")
+    return Calls(*(column[~bad] for column in found))
 
 
 def graph_launches(database: Database) -> tuple[Ints, Ints]:

@@ -12,7 +12,7 @@ from moe_lab import entry
 from moe_lab.errors import UserError
 
 MAGIC = b"SQLite format 3\x00"
-BATCH = "65536"  # rows; ADBC sets memory aside for a whole batch
+BATCH = 65536  # rows; ADBC sets memory aside for a whole batch
 TEXT_LENGTH = 100_000  # characters of a name; demangled kernel names have up to some thousands
 _VERSION = re.compile(r"(.+)_V([0-9]{1,9})")
 _MISMATCH = re.compile(r"Type mismatch in column (\d+)")
@@ -105,7 +105,7 @@ class Database:
         query = f"SELECT {', '.join(asked)} FROM {_origin(source)}" + (f" WHERE {where}" if where else "")
         try:
             with reading(self.path), adbc.connect(uri(self.path)) as connection, connection.cursor() as cursor:
-                cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": BATCH})
+                cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": str(self._batch(source))})
                 cursor.execute(query)
                 table = cursor.fetch_arrow_table()
         except _MismatchError as error:
@@ -118,6 +118,10 @@ class Database:
             if table.schema.field(i).type != "int64":
                 raise self.not_integers(source, name)
         return table
+
+    def _batch(self, source: str) -> int:
+        """Return how many rows to read at once: all of a table, so that its columns need not be put together."""
+        return max(self.count(source), 1) if source in self.tables else BATCH
 
     def not_integers(self, source: str, column: str) -> UserError:
         """Return the error for a column that holds text, bytes or fractions where whole numbers belong."""

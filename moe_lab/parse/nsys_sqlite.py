@@ -67,7 +67,8 @@ def _parse(database: Database, allow_graph_level: bool) -> Launches:
         ops = _only_process(database, ops, calls)
     launches = _nsys_tables.graph_launches(database)
     _check_graphs(database, ops, launches, meta, allow_graph_level)
-    ops = replace(ops, graph=match(ops.process, ops.correlation, *launches) >= 0)
+    if len(launches[0]):
+        ops = replace(ops, graph=match(ops.process, ops.correlation, *launches) >= 0)
     nodes = _nsys_tables.nodes(database) if (ops.graph_node >= 0).any() else None
     return assemble(ops, calls or NO_CALLS, _usable(found, meta["warnings"]), nodes, meta)
 
@@ -101,7 +102,9 @@ def _check_graphs(
             f"{database.path.name} has {count} CUDA graph launches but not the kernels inside them (graph-level trace, "
             "the default of nsys); capture again with `--cuda-graph-trace=node`."
         )
-    bare = count if graph_level else int((match(*launches, ops.process, ops.correlation) < 0).sum())
+    bare = count
+    if count and not graph_level:
+        bare = int((match(*launches, ops.process, ops.correlation) < 0).sum())
     if bare:
         then = "capture with --cuda-graph-trace=node to have them"
         meta["warnings"].append(_doubts.without_kernels(bare, "CUDA", then))
