@@ -127,10 +127,59 @@ def test_empty_report_holds_no_kernel(report):
         parse_report(report())
 
 
-def test_damaged_report_is_said_to_be_one(tmp_path):
+HUGE = 10**400
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "text", None, -5, HUGE, 1.5, True, [1]])
+@pytest.mark.parametrize("name", ["launch__stream_id", "launch__grid_dim_x", "launch__process_id"])
+def test_value_of_a_launch_that_cannot_be_is_na_and_noted(report, name, value):
+    """GIVEN one wrong value in the first of two kernels THEN only its own number is NA, and a note names it."""
+    values = [{TIME: Metric(1000, "ns")}, {TIME: Metric(2000, "ns")}]
+    found = parse_report(report(action(values[0] | {name: Metric(value)}, None), action(values[1], None)))
+    column = {"launch__stream_id": "stream", "launch__grid_dim_x": "grid_x"}.get(name)
+    assert found.table["duration_ns"].tolist() == [1000, 2000]
+    assert found.table["block_x"].tolist() == [128, 128]
+    assert column is None or found.table[column].isna().tolist() == [True, False]
+    assert found.meta["warnings"] == [f"1 of 2 kernels have values that cannot be true ({name}): NA."]
+
+
+@pytest.mark.parametrize(
+    ("value", "unit"), [("text", "ns"), (-1, "ns"), (HUGE, "ns"), (1e300, "ns"), (5, "byte"), (5, None), (True, "ns")]
+)
+def test_counter_that_cannot_be_is_na_and_noted(report, value, unit):
+    found = parse_report(report(action({TIME: Metric(value, unit), READ: Metric(7, "byte")}, None)))
+    assert found.table["duration_ns"].isna().all()
+    assert found.table["dram_read_bytes"].tolist() == [7]
+    assert found.meta["warnings"] == [f"1 of 1 kernels have values that cannot be true ({TIME}): NA."]
+
+
+def test_name_and_gpu_of_a_kernel_that_are_no_text_are_not_kept(report):
+    kernel = action({TIME: Metric(5, "ns"), "device__attribute_display_name": Metric(3.5)}, [(None, (7, "w13"), ())])
+    kernel.name = lambda base: None
+    found = parse_report(report(kernel))
+    assert found.table["name"].tolist() == ["(unnamed)"]
+    assert found.ranges["path"].tolist() == ["(unnamed)", "(unnamed)/w13"]
+    assert found.meta["gpu"]["name"] is None
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyError, AttributeError, OSError])
+def test_report_that_breaks_while_it_is_read_is_one_sentence(report, error):
+    kernel = action({TIME: Metric(5, "ns")}, None)
+
+    def broken():
+        raise error("no\nmore")
+
+    kernel.nvtx_state = broken
+    with pytest.raises(UserError, match=r"r\.ncu-rep cannot be read by ncu-report") as refused:
+        parse_report(report(kernel))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("data", [b"", b"hello" * 100, b"NVR\0" + bytes(100), bytes(5000)])
+def test_damaged_report_is_said_to_be_one(tmp_path, data):
     pytest.importorskip("ncu_report", reason="needs the ncu extra")
     path = tmp_path / "r.ncu-rep"
-    path.write_bytes(b"NVR\0" + bytes(100))
+    path.write_bytes(data)
     with pytest.raises(UserError, match=r"r.ncu-rep (cannot be read by ncu-report|holds no)"):
         parse_report(path)
 

@@ -137,12 +137,17 @@ def _base(metric: Metric, name: str, text: str, unit: str, comma: bool) -> float
     if value is None:
         return None
     factor, base = _ncu_units.scale(unit)
-    whole = name in metric.names or name in metric.labels
-    if whole and metric.unit in UNITS and base.split("/block")[0] != metric.unit:
+    if not fits(metric, name, base):
         raise ValueError(f"{name} is in '{entry.one_line(unit, 40)}', which is no unit of {metric.unit}")
     if value * factor >= (TEN_DAYS_NS if metric.unit == "ns" else _ncu_units.LARGEST):
         raise ValueError(f"{name} is {entry.one_line(text, 40)} {unit}, which cannot be")
     return value * factor
+
+
+def fits(metric: Metric, name: str, base: str) -> bool:
+    """Return whether a base unit is that of the metric; parts of a metric have units of their own."""
+    whole = name in metric.names or name in metric.labels
+    return not whole or metric.unit not in UNITS or base.split("/block")[0] == metric.unit
 
 
 def _facts(cells: Mapping[str, str], comma: bool) -> dict[str, Any]:
