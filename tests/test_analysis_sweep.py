@@ -9,7 +9,7 @@ from sweep_builder import row
 from moe_lab import bench_runs, published, report
 from moe_lab.analysis import leads, sweep
 from moe_lab.errors import UserError
-from moe_lab.sweep import findings, plots, tables
+from moe_lab.sweep import cautions, findings, plots, tables
 
 
 @pytest.fixture
@@ -210,6 +210,14 @@ def test_findings_say_because_only_with_the_time_of_the_cause(
     ]
     text = " ".join(said(bench(profiles, rows))).replace("\u00a0", " ")
     assert (f"because its kernels of {reason}" in text) if reason else ("because" not in text)
+
+
+def test_other_runs_in_which_ours_is_behind_are_said(profiles: Path) -> None:
+    text = cautions.behind([bench(profiles, lines())], "ours").replace("\u00a0", " ")
+    assert text.startswith("Behind the best peer in other runs: ours with qwen3-30b-a3b on ")
+    assert text.endswith(" at M = 16 (0.909 times as fast as a).")
+    assert cautions.behind([bench(profiles, [row("ours", 1, 1.0), row("a", 1, 2.0)])], "ours") == ""
+    assert cautions.behind([], "ours") == ""
 
 
 def test_bound_that_is_exceeded_is_said_to_be_wrong_and_marked(profiles: Path) -> None:

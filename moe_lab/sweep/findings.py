@@ -7,11 +7,12 @@ from typing import Any
 import pandas as pd
 
 from moe_lab import published
-from moe_lab.analysis import roofs, sweep
+from moe_lab.analysis import sweep
 from moe_lab.analysis.leads import largest_excess, leads, with_ours
 from moe_lab.analysis.phases import rows_of
 from moe_lab.analysis.sweep import Sweep
-from moe_lab.findings import NBSP, number, percent, time
+from moe_lab.findings import number, percent, time
+from moe_lab.sweep.cautions import gpu, over
 
 PICKED = (1, 16, 256, 4096)  # Ms that get a sentence of their own, with the largest of the run
 MOST, ALL = 0.5, 1.05  # of a difference that a part must explain to be called its cause; traced times are not exact
@@ -48,8 +49,7 @@ def all_of(bench: Sweep, rows: pd.DataFrame, skewed: pd.DataFrame, ours: str, ba
 
 def headline(bench: Sweep, rows: pd.DataFrame, ours: str) -> str:
     """Say at how many Ms ours is ahead of the best peer, and how far on the whole."""
-    gpu = str(((bench.run.manifest if bench.run else {}).get("gpu") or {}).get("name") or "an unknown GPU")
-    where = f"On {gpu.removeprefix('NVIDIA ')}, {rows['model'].iloc[0]}, {rows['routing'].iloc[0]} routing"
+    where = f"On {gpu(bench)}, {rows['model'].iloc[0]}, {rows['routing'].iloc[0]} routing"
     table = leads(rows, ours)
     if table.empty:
         first = sweep.winners(rows)["winner"].value_counts()
@@ -137,37 +137,6 @@ def bound(rows: pd.DataFrame, ours: str) -> list[str]:
         f"M = {high.M:,}",
         limit,
     ]
-
-
-def over(bench: Sweep, rows: pd.DataFrame) -> str:
-    """Say what exceeds its bound, and how far the roof's measurements lie apart.
-
-    The bound is wrong where the fastest repetition of the run's roof is exceeded too; else the card was quicker for a
-    moment than it can go on.
-    """
-    above = rows[(rows["pct_of_roofline"] > 100).fillna(False)]
-    found = above.groupby("bound_by", sort=False) if bench.run is not None else ()
-    return " ".join(said for by, own in found for said in _over(bench, own, "dram" if by == "memory" else "tensor"))
-
-
-def _over(bench: Sweep, above: pd.DataFrame, kind: str) -> Iterable[str]:
-    mine = roofs.of_kind(roofs.of_run(bench.run), kind) if bench.run else None
-    tera = "TFLOP/s" if kind == "tensor" else "TB/s"
-    said = f"; this run measured {number(mine['value'] / 1e12)}{NBSP}{tera}" if mine else ""
-    for roof in rows_of(bench.roofs[bench.roofs["kind"] == kind]):
-        said += f", {roof.runs} {'benchmarks' if roof.runs > 1 else 'benchmark'} of this GPU "
-        said += f"{number(roof.low / 1e12)} to {number(roof.high / 1e12)}"
-    beyond = above["pct_of_roofline"] > (100 * mine["high"] / mine["value"] if mine else 100)
-    for rows, about, why in (
-        (above[beyond], "Wrong bound", "so the GPU can do more than the roof says"),
-        (above[~beyond], "Above what the card sustains", "but not its roof's fastest repetition: no wrong bound"),
-    ):
-        for most in rows_of(rows.nlargest(1, "pct_of_roofline")):
-            sizes = ", ".join(f"{m:,}" for m in sorted(set(rows["M"])))
-            yield (
-                f"{about}: at M = {sizes} it is exceeded, most by {most.backend} at M = {most.M:,} "
-                f"({percent(most.pct_of_roofline)} of it), {why}{said}."
-            )
 
 
 def uneven(skewed: pd.DataFrame, ours: str) -> list[str]:
