@@ -267,6 +267,22 @@ def test_kernels_that_run_over_the_next_of_their_stream_are_noted_and_kept(tmp_p
     assert said.startswith("1 kernels still run when the next kernel of their stream starts, 1599.9800 ms in all")
 
 
+@pytest.mark.parametrize(("graph", "kept_ms"), [(None, 0.08), (7, 1600.06)])
+def test_duration_over_two_whole_later_kernels_ends_where_the_next_starts(tmp_path, graph, kept_ms):
+    """Five kernels 20 us apart, of which the third says 1.6 s; a graph's branches may share a stream."""
+    b = KinetoBuilder()
+    b.push("step", 100, 900)
+    for i in range(5):
+        length = 1_600_000_000 if i == 2 else 15_000
+        b.launch(110 + 10 * i, i + 1, gpu=(10_000 + 20_000 * i, 10_000 + 20_000 * i + length))
+        if graph:
+            b.events[-1]["args"]["graph node id"] = graph + i
+    found = parse_report(b.write(tmp_path / "t.json"))
+    assert breakdown(found).attrs["coverage"]["kernel_time_ms"] == pytest.approx(kept_ms)
+    clipped = "1 kernels have a duration that covers two or more whole later kernels"
+    assert any(w.startswith(clipped) for w in found.meta["warnings"]) == (graph is None)
+
+
 @pytest.mark.parametrize("key", ["stream", "device", "bytes", "registers per thread", "shared memory", "queued"])
 @pytest.mark.parametrize("value", [2**64 - 1, 10**30, "\u00b2", "9" * 5000, [1], {"a": 1}, None, float("nan"), True])
 def test_ids_and_sizes_that_are_none_are_not_known_and_times_stay(key, value, tmp_path):
@@ -368,7 +384,7 @@ def test_file_that_unpacks_without_end_is_refused_before_it_fills_the_memory(tmp
     with pytest.raises(UserError, match="unpacks to more than 200 times its size"):
         parse_report(path)
     monkeypatch.setattr(_trace_file, "_memory", lambda: 3_000_000)
-    with pytest.raises(UserError, match=r"a third of the memory\); trace fewer steps"):
+    with pytest.raises(UserError, match=r"a third of the memory; trace fewer steps"):
         parse_report(path)
 
 
@@ -384,7 +400,7 @@ def test_memory_that_does_not_suffice_is_one_sentence(tmp_path, monkeypatch):
 def test_what_is_no_file_is_refused(tmp_path):
     os.mkfifo(tmp_path / "fifo.json")
     for path in (tmp_path, tmp_path / "fifo.json", Path(os.devnull)):
-        with pytest.raises(UserError, match=r"it is not a file\); give the path"):
+        with pytest.raises(UserError, match=r"it is not a file; give the path"):
             kineto_json.parse(path)
 
 
@@ -484,7 +500,7 @@ def test_truncated_trace_is_refused_in_one_sentence(cut, suffix, tmp_path):
     path = same_program(KinetoBuilder()).write(tmp_path / f"t{suffix}")
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * cut)])
-    with pytest.raises(UserError, match="no complete JSON trace"):
+    with pytest.raises(UserError, match="cannot be read as a JSON trace"):
         kineto_json.parse(path)
 
 

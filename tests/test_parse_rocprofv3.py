@@ -259,3 +259,31 @@ def test_only_traces_among_the_real_files_are_claimed():
         *("kernel_trace.csv", "kernel_trace_truncated.csv", "marker_api_trace.csv", "memory_copy_trace.csv"),
         *("hip_trace.csv", "hip_runtime_trace.csv"),
     }
+
+
+@pytest.mark.parametrize(("stream", "kept_ns"), [(1, 80_000), (-1, 1_600_060_000)])
+def test_duration_over_two_whole_later_kernels_ends_where_the_next_starts(tmp_path, stream, kept_ns):
+    """GIVEN no stream but a hardware queue, which several streams share, THEN the times stay and are noted."""
+    base = 2**53 + 1  # ns; a double does not hold it
+    spans = [(base + 20_000 * i, base + 20_000 * i + (1_600_000_000 if i == 2 else 15_000)) for i in range(5)]
+    rows = [kernel("gemm", 13 + i, *span, stream=stream) for i, span in enumerate(spans)]
+    found = parse_report(write(tmp_path / "r", kernels=rows))
+    assert found.table["duration_ns"].sum() == kept_ns
+    assert found.table["start_ns"].tolist() == [start for start, _ in spans]
+    clipped = [w for w in found.meta["warnings"] if w.startswith("1 kernels have a duration that covers two or more")]
+    assert len(clipped) == (stream > 0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([kernel("k", 13, 20, 10)], "1 of 1 operations end before they start"),
+        ([kernel("k", 13, 10, 2**62)], "last more than ten days"),
+        ([kernel("k", 13, -5, 10)], "has -5 in column Start_Timestamp"),
+        ([kernel("k", 13, 10, 20, grid=(2**31, 2**31, 2))], "more work-items than 62 bits count"),
+    ],
+    ids=["backward", "ten days", "negative", "grid"],
+)
+def test_trace_that_cannot_be_is_refused(tmp_path, rows, said):
+    with pytest.raises(UserError, match=said):
+        parse_report(write(tmp_path / "r", kernels=rows))

@@ -52,7 +52,7 @@ def numbers(path: Path, frame: pd.DataFrame, texts: Collection[str], operations:
 
 
 def missing(calls: pd.DataFrame, ops: Operations, how: str) -> list[str]:
-    """Return sentences on launches of the HIP trace that have no kernel in the kernel trace, and on doubtful times.
+    """Return sentences on launches of the HIP trace that have no kernel in the kernel trace.
 
     Args:
         calls: calls of the HIP API.
@@ -71,4 +71,4 @@ def missing(calls: pd.DataFrame, ops: Operations, how: str) -> list[str]:
             "in the kernel trace: these are missing from every number; a kernel filter does so, and a file that breaks "
             "off."
         )
-    return [*said, *filter(None, [_doubts.overruns(ops)])]
+    return said

@@ -39,7 +39,7 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except Damaged as error:
-        raise UserError(f"{one_line(path.name)} is no complete JSON trace ({error.why}); {error.then}.") from None
+        raise UserError(f"{one_line(path.name)} cannot be read as a JSON trace: {error.why}; {error.then}.") from None
     except MemoryError:
         raise UserError(
             f"{one_line(path.name)} needs more memory than there is; trace fewer steps (torch.profiler.schedule), or "

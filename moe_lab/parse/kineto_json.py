@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from moe_lab.assemble import Operations, assemble
+from moe_lab.assemble import assemble
 from moe_lab.errors import UserError
 from moe_lab.launches import Launches
 from moe_lab.parse import _chrome, _doubts, _kineto, _kineto_slim, _trace_file
@@ -70,11 +70,12 @@ def _parsed(path: Path) -> Launches:
     operations = joined.operations()
     if float(np.maximum(operations.end - operations.start, 0).astype(float).sum()) >= MOST_NS:
         raise _trace_file.Damaged("the durations of its GPU operations add up to more than 100 years")
-    meta = _facts(header, joined, _doubtful(tables, joined, operations))
+    operations, doubts = _doubts.mended(operations)
+    meta = _facts(header, joined, [*_doubtful(tables, joined), *doubts])
     return assemble(operations, joined.calls(), joined.ranges(), None, meta, "")
 
 
-def _doubtful(tables: _kineto.Tables, joined: Join, operations: Operations) -> list[str]:
+def _doubtful(tables: _kineto.Tables, joined: Join) -> list[str]:
     """Return the sentences on what the trace lacks or leaves open."""
     owners, said = joined.owners, []
     if joined.graph.any():
@@ -101,8 +102,7 @@ def _doubtful(tables: _kineto.Tables, joined: Join, operations: Operations) -> l
             "The trace has no user annotations: PyTorch's operators are the ranges; mark stages with "
             "torch.profiler.record_function."
         )
-    over = _doubts.overruns(operations)
-    return said + ([over] if over else [])
+    return said
 
 
 def slim(source: Path, target: Path, keep: Keep | None = None) -> tuple[list[str], list[str]]:

@@ -10,7 +10,7 @@ from moe_lab.assemble import NO_RANGES, Calls, Operations, Ranges, assemble
 from moe_lab.attribute import Ints, distinct, groups, match
 from moe_lab.errors import UserError
 from moe_lab.launches import Launches
-from moe_lab.parse import _rocpd, _rocprof, _rocprof_checks, _rocprof_slim
+from moe_lab.parse import _doubts, _rocpd, _rocprof, _rocprof_checks, _rocprof_slim
 from moe_lab.parse._names import short_name
 from moe_lab.parse._slim import Keep
 from moe_lab.ranges import display_name
@@ -79,6 +79,8 @@ def parse(path: Path) -> Launches:
     calls = _calls(tables, ops, found, thread, warnings)
     ranges = _ranges(tables, thread, warnings)
     warnings += _rocprof_checks.missing(tables.calls, ops, HOW)
+    ops, doubts = _doubts.mended(ops, streams=bool((_ints(tables.kernels, "Stream_Id") >= 0).all()))
+    warnings += doubts
     return assemble(ops, calls, ranges, None, _rocprof.facts(tables, warnings), "")
 
 
