@@ -151,6 +151,10 @@ def test_split_says_whether_it_is_from_a_capture_or_from_the_benchmark(profiles:
     table, said = align_steps.split(own, align_steps.Capture(run, captured()), 256, 8)
     assert said == "From the capture h200/steps: medians over eager calls, L2 cache cold."
     assert table["us"].tolist() == [20, 2]
+    elsewhere = runs.Run(profiles, {"name": "b200/steps", "gpu": {"name": "NVIDIA B200"}})
+    table, said = align_steps.split(own, align_steps.Capture(elsewhere, captured()), 256, 8)
+    assert said.startswith("The capture b200/steps is of NVIDIA B200, the benchmark of NVIDIA H200, so it is not used.")
+    assert table["us"].tolist() == [80, 20], "the benchmark's own"
     missing = align_steps.load("h200/none", "split", align_steps.CAPTURE)
     table, said = align_steps.split(own, missing, 256, 8)
     assert "There is no run 'h200/none'" in said

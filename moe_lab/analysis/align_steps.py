@@ -64,14 +64,15 @@ def split(bench: Bench, capture: Capture, E: int, topk: int) -> tuple[pd.DataFra
 
     Args:
         bench: the benchmark.
-        capture: of ``moe_lab.workload align``.
+        capture: of ``moe_lab.workload align``; one of another GPU than the benchmark's is not used.
         E: experts.
         topk: experts per token.
 
     Returns:
         The table of ``from_capture``, at four sizes at most, and a sentence that says where it is from.
     """
-    if capture.launches is not None and capture.run is not None:
+    apart = _apart(bench, capture)
+    if capture.launches is not None and capture.run is not None and not apart:
         table = from_capture(capture.launches, E, topk)
         if len(table):
             warm = (capture.run.manifest.get("workload") or {}).get("warm")
@@ -79,10 +80,18 @@ def split(bench: Bench, capture: Capture, E: int, topk: int) -> tuple[pd.DataFra
             said = f"From the capture {capture.run.manifest['name']}: medians over eager calls{state}."
             return _some_sizes(table), said
     table = _some_sizes(from_bench(bench, E, topk))
-    why = capture.missing or f"The capture has no calls with {E} experts and topk {topk}."
+    why = capture.missing or apart or f"The capture has no calls with {E} experts and topk {topk}."
     if table.empty:
         return table, f"{why} The benchmark did not read the kernels of such calls either."
     return table, f"{why} These are from the benchmark's own trace: one eager call a size, caches warm."
+
+
+def _apart(bench: Bench, capture: Capture) -> str:
+    """Say that the capture is of another GPU than the benchmark; empty where it is not, or one is not stated."""
+    ours, theirs = ((one.manifest.get("gpu") or {}).get("name") if one else None for one in (bench.run, capture.run))
+    if not ours or not theirs or ours == theirs or capture.run is None:
+        return ""
+    return f"The capture {capture.run.manifest['name']} is of {theirs}, the benchmark of {ours}, so it is not used."
 
 
 def _some_sizes(table: pd.DataFrame, most: int = 4) -> pd.DataFrame:
