@@ -88,9 +88,8 @@ def load(name_or_path: str | Path, *, root: Path | None = None) -> Run:
     if len(same) == 1:
         return same[0]
     some = ", ".join(str(r.manifest["name"]) for r in same or runs) or "none"
-    raise UserError(
-        f"There is no run or report '{shown(name_or_path)}'; give a report file or one of the runs: {some}."
-    )
+    missing = "report in the folder" if path.is_dir() else "run or report"
+    raise UserError(f"There is no {missing} '{shown(name_or_path)}'; give a report file or one of the runs: {some}.")
 
 
 def _is_report(folder: Path) -> bool:
@@ -222,4 +221,4 @@ def _read(folder: Path) -> Run:
 
 def shown(name: str | Path) -> str:
     """Return what a sentence may call a run, report or folder: of an absolute path only its last part."""
-    return Path(name).name if Path(name).is_absolute() else str(name)
+    return (Path(name).name or "/") if Path(name).is_absolute() else str(name)

@@ -1,9 +1,13 @@
 """Nsight Systems exports: what is attributed to what, and what is refused."""
 
+import csv
+import io
+import json
 import os
 import sqlite3
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +15,7 @@ import pytest
 from nsys_builder import GENERATIONS, NsysBuilder
 
 from moe_lab.analysis.breakdown import coverage
+from moe_lab.cli import main
 from moe_lab.errors import UserError
 from moe_lab.parse import parse_report
 
@@ -496,6 +501,94 @@ def test_parse_refuses_what_is_no_plain_table_and_journals(tmp_path):
         parse_report(path)
 
 
+@pytest.mark.parametrize(
+    ("statements", "said"),
+    [
+        (
+            [
+                "CREATE TABLE S (id INTEGER PRIMARY KEY, value TEXT) WITHOUT ROWID",
+                "INSERT INTO S SELECT * FROM StringIds",
+            ],
+            "StringIds is a table WITHOUT ROWID",
+        ),
+        (["CREATE VIRTUAL TABLE S USING fts5(id, value)"], "StringIds is a virtual"),
+    ],
+    ids=["without rowid", "virtual"],
+)
+def test_parse_refuses_kinds_of_tables_that_nsys_does_not_write(statements, said, tmp_path):
+    b = NsysBuilder()
+    b.launch(10, 1, gpu=(20, 30))
+    path = b.write(tmp_path / "run.sqlite")
+    with sqlite3.connect(path) as db:
+        for statement in statements:
+            db.execute(statement)
+        db.execute("DROP TABLE StringIds")
+        db.execute("ALTER TABLE S RENAME TO StringIds")
+    db.close()
+    with pytest.raises(UserError, match=said):
+        parse_report(path)
+
+
+def test_parse_does_not_take_superscripts_for_a_version(tmp_path):
+    """GIVEN versions 2 and "³" of the kernels THEN that of the digit is read."""
+    b = NsysBuilder()
+    b.launch(10, 1, gpu=(20, 30))
+    path, table = b.write(tmp_path / "run.sqlite"), "CUPTI_ACTIVITY_KIND_KERNEL"
+    with sqlite3.connect(path) as db:
+        db.execute(f"ALTER TABLE {table} RENAME TO {table}_V2")
+        db.execute(f'CREATE TABLE "{table}_V³" (start)')
+    db.close()
+    assert parse_report(path).table["duration_ns"].tolist() == [10]
+
+
+def test_parse_refuses_names_without_end_before_they_are_read(tmp_path):
+    """GIVEN a name of 100 MB THEN the sentence has its length."""
+    b = NsysBuilder()
+    b.launch(10, 1, gpu=(20, 30))
+    path = b.write(tmp_path / "run.sqlite")
+    with sqlite3.connect(path) as db:
+        db.execute(
+            "UPDATE StringIds SET value = printf('%.*c', 100000001, 'x') WHERE id = (SELECT max(id) FROM StringIds)"
+        )
+    db.close()
+    tracemalloc.start()
+    with pytest.raises(UserError, match="a name in it has 100,000,001 characters, more than 100,000"):
+        parse_report(path)
+    assert tracemalloc.get_traced_memory()[1] < 50_000_000
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(("name", "kept"), [(b"\xff\xfe", None), (12, "12"), ("N" * 300, None)])
+def test_parse_keeps_its_numbers_whatever_the_gpu_is_called(name, kept, tmp_path):
+    b = NsysBuilder()
+    b.launch(10, 1, gpu=(20, 30))
+    b.row("TARGET_INFO_GPU", id=0, name=name, smCount=132)
+    got = parsed(b, tmp_path)
+    assert got.table["duration_ns"].tolist() == [10]
+    assert got.meta["gpu"]["sm_count"] == 132
+    assert got.meta["gpu"]["name"] == kept
+
+
+def test_parse_reads_under_a_limit_on_its_addresses(tmp_path):
+    """GIVEN 20,000 kernels and 4 GB of virtual memory THEN all are read, by RLIMIT_AS of a child."""
+    b = NsysBuilder()
+    for i in range(20_000):
+        b.launch(10 + 10 * i, 1 + i, gpu=(20 + 10 * i, 25 + 10 * i))
+    path = b.write(tmp_path / "run.sqlite")
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (4 * 10**9, 4 * 10**9))\n"
+        "from pathlib import Path; from moe_lab.parse import parse_report\n"
+        "t = parse_report(Path(sys.argv[1])).table; print(len(t), t['duration_ns'].sum())"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code, str(path)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+    assert (said.returncode, said.stdout.split()) == (0, ["20000", "100000"]), said.stderr
+
+
 @pytest.mark.parametrize("times", [(30, 20), (-5, 20), (20, 2**63 - 1), (None, 20)])
 def test_parse_refuses_kernels_whose_times_cannot_be_true(times, tmp_path):
     b = NsysBuilder()
@@ -518,3 +611,25 @@ def test_parse_says_which_graph_kernels_were_captured_in_no_range(tmp_path):
     assert "2 of 3 operations of CUDA graphs were captured in no range" in got.meta["warnings"][0]
     covered = coverage(got)
     assert (covered.graph_kernels, covered.in_capture_pct) == (3, pytest.approx(100 / 3))
+
+
+def test_breakdown_says_in_every_form_how_much_of_a_graph_has_its_capture_time_range(tmp_path, capsys):
+    """GIVEN three graph kernels, one of them captured in a range, THEN table, csv and JSON say 33.33 %."""
+    b = NsysBuilder()
+    b.node(5, 1)
+    b.node(5, 2)
+    b.push("w13", 10, 40)
+    b.node(15, 3)
+    b.push("replay", 300, 400)
+    b.replay(310, 5)
+    for node in (1, 2, 3):
+        b.kernel(320 + 10 * node, 325 + 10 * node, 5, node=node)
+    path = b.write(tmp_path / "run.sqlite")
+    said = {}
+    for form in ("table", "csv", "json"):
+        assert main(["breakdown", str(path), "--root", "replay", "--format", form]) == 0
+        said[form] = capsys.readouterr().out
+    assert "33.33 %" in said["table"]
+    assert any("33.33" in cell for row in csv.reader(io.StringIO(said["csv"])) for cell in row)
+    found = json.loads(said["json"])["coverage"]
+    assert (found["graph_kernels"], found["in_capture_pct"]) == (3, pytest.approx(100 / 3, abs=0.01))

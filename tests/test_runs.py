@@ -359,3 +359,11 @@ def test_one_broken_run_does_not_hide_the_others(
     (tmp_path / "g" / "good" / "run.json").unlink()
     assert cli.main(["runs", "--profiles", str(tmp_path)]) == 2
     assert capsys.readouterr().err == said.err
+
+
+@pytest.mark.parametrize("place", ["/", "folder"])
+def test_folder_without_a_report_is_called_one(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match=f"There is no report in the folder '{place}'"):
+        runs.load(place, root=tmp_path / "profiles")
