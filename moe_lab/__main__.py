@@ -1,4 +1,4 @@
-"""``python -m moe_lab``."""
+"""``moe-lab`` and ``python -m moe_lab``."""
 
 import sys
 

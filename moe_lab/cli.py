@@ -1,6 +1,7 @@
 """The command line: parse arguments and call one function of ``commands``."""
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from moe_lab import __version__, bench_options, commands, options, places, scrat
 from moe_lab.commands import amd as amd_commands
 from moe_lab.commands import backends as backend_commands
 from moe_lab.commands import counters as counter_commands
-from moe_lab.commands import stored, tuning
+from moe_lab.commands import importing, stored, tuning
 from moe_lab.metrics import SETS
 
 
@@ -19,8 +20,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def run() -> int:
         arguments = _parser().parse_args(argv)
-        scratch.sweep(Path(tempfile.gettempdir()))
-        places.sweep(getattr(arguments, "profiles", None) or places.profiles_root())
+        profiles = getattr(arguments, "profiles", None) or places.profiles_root()
+        for removed in [*scratch.sweep(Path(tempfile.gettempdir())), *places.sweep(profiles)]:
+            print(f"moe-lab: {removed}", file=sys.stderr)
         return int(arguments.run(arguments) or 0)
 
     return terminal.ended(run)
@@ -199,7 +201,7 @@ def _add_import(subcommands: Any) -> None:
     )
     importer.add_argument("--max-mb", type=options.amount, metavar="MB", help="refuse a run with a larger report")
     _add_destination(importer)
-    importer.set_defaults(run=commands.import_report)
+    importer.set_defaults(run=importing.import_report)
 
 
 def _add_bench(subcommands: Any) -> None:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from moe_lab.errors import UserError
+from moe_lab.wording import plainly
 
 T = TypeVar("T")
 
@@ -75,7 +76,7 @@ def decode_json(data: bytes | str, kind: type[T] | Any = Any) -> T:
     except UnicodeError:
         raise ValueError("it is not UTF-8 text") from None
     except msgspec.DecodeError as error:
-        raise ValueError(one_line(str(error))) from None
+        raise ValueError(one_line(plainly(str(error)))) from None
     return found
 
 
@@ -88,7 +89,7 @@ def conform(value: Any, kind: type[T] | Any) -> T:
     try:
         found: T = msgspec.convert(value, kind)
     except (msgspec.ValidationError, RecursionError) as error:
-        raise ValueError(one_line(str(error))) from None
+        raise ValueError(one_line(plainly(str(error)))) from None
     return found
 
 

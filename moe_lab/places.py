@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -176,6 +177,7 @@ def claim(
 
 def _check(root: Path, target: Path, name: str, overwrite: bool, ours: Callable[[Path], bool], what: str) -> None:
     """Refuse a folder that is not below the root, taken, or not one of ours."""
+    must_be_folder(root)
     below(root, target)
     if not os.path.lexists(target):
         return
@@ -203,25 +205,45 @@ def _claimed(target: Path, name: str, what: str) -> tuple[Path, int]:
                 shutil.rmtree(made, ignore_errors=True)
                 if not isinstance(error, OSError):
                     raise
-            if not _clean(hidden):
+            if not _clean(hidden) and hidden.exists():
                 break
     raise UserError(f"Another command is making the {what} '{name}' just now; wait for it or choose another name.")
 
 
-def _clean(hidden: Path) -> bool:
-    """Remove the hidden folder of a killed command, with what it had moved aside put back; returns whether it went."""
+def _clean(hidden: Path) -> str:
+    """Remove the hidden folder of a killed command, with what it had moved aside put back; returns what went."""
     with scratch.left_behind(hidden) as gone:
-        if gone:
-            _restore(hidden, hidden.with_name(hidden.name[1:].removesuffix(_BUILDING)))
-            shutil.rmtree(hidden, ignore_errors=True)
-        return gone or not hidden.exists()
+        if not gone:
+            return ""
+        said = scratch.removed(hidden)
+        _restore(hidden, hidden.with_name(hidden.name[1:].removesuffix(_BUILDING)))
+        shutil.rmtree(hidden, ignore_errors=True)
+        return said
 
 
-def sweep(root: Path) -> None:
-    """Remove what killed commands left in a folder of runs."""
+def sweep(root: Path) -> list[str]:
+    """Remove what killed commands left in a folder of runs; returns a sentence on each."""
+    said = []
     with suppress(OSError):
         for hidden in sorted(root.glob(f"*/.*{_BUILDING}")):
-            _clean(hidden)
+            if what := _clean(hidden):
+                said.append(f"removed {what} in '{one_line(hidden.parent.name)}'.")
+    return said
+
+
+def must_be_folder(root: Path) -> None:
+    """Raise UserError where a place of runs is there, but is no folder, or its name is too long for one."""
+    try:
+        there = stat.S_ISDIR(root.stat().st_mode)
+    except (FileNotFoundError, PermissionError):
+        return
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise UserError(
+            f"'{one_line(root.name, 60)}' cannot be a folder of runs ({why}); give another with --profiles."
+        ) from None
+    if not there:
+        raise UserError(f"'{one_line(root.name, 60)}' is no folder of runs but a file; give another with --profiles.")
 
 
 def _remove_empty(folders: list[Path]) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import pandas as pd
 
+from moe_lab import row_types
 from moe_lab.entry import conform, decode_json, integer, one_line, read_text, unreadable
 from moe_lab.errors import UserError
 from moe_lab.run_json import Gpu
@@ -105,16 +106,13 @@ def _unless_torn(last: list[str]) -> list[Any]:
 
 
 def _check_rows(result: Result) -> None:
-    """Raise ValueError where a row has a list or object in a column that tells rows apart, or no text as its error."""
+    """Raise ValueError where a row has a list or object in a column that tells rows apart, or another wrong type."""
     for number, row in enumerate(result.rows, start=1):
         for column in result.header.get("key") or []:
             if isinstance(row.get(column), list | dict):
                 raise ValueError(f"row {number} has no single value in '{column}'")
-        if not isinstance(row.get("error"), str | None):
-            raise ValueError(f"row {number} has an error that is no text")
         for column, value in row.items():
-            if column.endswith("_us") and isinstance(value, str | bool):
-                raise ValueError(f"row {number} has no number in '{column}'")
+            row_types.check(column, value, number)
 
 
 def write(rows: Sequence[Mapping[str, Any]], path: Path) -> dict[str, Any]:
@@ -147,13 +145,7 @@ def _kind(column: Sequence[Any]) -> str:
     for kind, types in (("boolean", bool), ("Int64", int), ("Float64", int | float), ("string", str)):
         if all(isinstance(v, types) and (kind == "boolean" or not isinstance(v, bool)) for v in values):
             return kind if values else "string"
-    return "pairs" if all(_is_pairs(v) for v in values) else "json"
-
-
-def _is_pairs(value: Any) -> bool:
-    return isinstance(value, list | tuple) and all(
-        isinstance(item, list | tuple) and len(item) == 2 and isinstance(item[0], str) for item in value
-    )
+    return "pairs" if all(row_types.is_pairs(v) for v in values) else "json"
 
 
 def _text(value: Any, kind: str, names: dict[str, int]) -> str:
@@ -185,7 +177,10 @@ def read(path: Path, known: Mapping[str, Any]) -> pd.DataFrame:
         for key, kind in known["columns"].items():
             fixed = [known["constants"][key]] * len(lines) if key in known["constants"] else None
             of = known["names"].get(key, [])
-            columns[key] = _series(fixed or [_value(cell, kind, of) for cell in cells[key]], kind)
+            values = fixed or [_value(cell, kind, of) for cell in cells[key]]
+            for number, value in enumerate(values[:1] if fixed else values, start=1):
+                row_types.check(key, value, number)
+            columns[key] = _series(values, kind)
     except (ValueError, LookupError, TypeError, OverflowError, csv.Error) as error:
         said = one_line(f"no '{error.args[0]}'" if isinstance(error, KeyError) else str(error))
         raise UserError(f"The rows in {path.name} cannot be read ({said}); import the benchmark again.") from None

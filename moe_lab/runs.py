@@ -1,6 +1,7 @@
 """Run folders: ``profiles/<gpu>/<run>/`` holds ``run.json`` and a small, redacted report, or a benchmark's rows."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from moe_lab import places, plugins, redact, rows, run_json, scratch
-from moe_lab.entry import below
+from moe_lab.entry import below, one_line
 from moe_lab.errors import UserError
 from moe_lab.launches import Launches
 from moe_lab.manifest import build
@@ -76,20 +77,20 @@ def load(name_or_path: str | Path, *, root: Path | None = None) -> Run:
     """
     path = Path(name_or_path)
     folder = root or profiles_root()
-    if path.is_file() and path.name != MANIFEST:
+    if os.path.isfile(path) and path.name != MANIFEST:  # unlike Path's, also for names that no file can have
         return Run(path, {"name": path.name})
     for place in (path.parent if path.name == MANIFEST else path, folder / path):
-        if (place / MANIFEST).is_file():
+        if os.path.isfile(place / MANIFEST):
             return _read(place)
-    if path.is_dir() and _is_report(path):
+    if os.path.isdir(path) and _is_report(path):
         return Run(path, {"name": path.name})
     runs = list_runs(folder)
     same = [r for r in runs if str(r.manifest["name"]).split("/")[-1] == str(name_or_path)]
     if len(same) == 1:
         return same[0]
     some = ", ".join(str(r.manifest["name"]) for r in same or runs) or "none"
-    missing = "report in the folder" if path.is_dir() else "run or report"
-    raise UserError(f"There is no {missing} '{shown(name_or_path)}'; give a report file or one of the runs: {some}.")
+    missing, said = "report in the folder" if os.path.isdir(path) else "run or report", one_line(shown(path), 100)
+    raise UserError(f"There is no {missing} '{said}'; give a report file or one of the runs: {some}.")
 
 
 def _is_report(folder: Path) -> bool:
@@ -118,7 +119,9 @@ def survey(root: Path | None = None) -> tuple[list[Run], list[str]]:
 
 def folders(root: Path | None = None) -> list[Path]:
     """Return the folders of the runs in a profiles folder, sorted by name; those too that cannot be read."""
-    found = sorted((root or profiles_root()).glob(f"*/*/{MANIFEST}"))
+    place = root or profiles_root()
+    places.must_be_folder(place)
+    found = sorted(place.glob(f"*/*/{MANIFEST}"))
     return [path.parent for path in found if not path.parent.name.startswith(".")]
 
 

@@ -11,6 +11,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 
 from moe_lab.errors import UserError
@@ -63,13 +64,27 @@ def left_behind(folder: Path) -> Iterator[bool]:
             os.close(handle)
 
 
-def sweep(parent: Path, pattern: str = f"{PREFIX}*") -> None:
-    """Remove the folders that killed commands left in a folder."""
+def sweep(parent: Path, pattern: str = f"{PREFIX}*") -> list[str]:
+    """Remove the folders that killed commands left in a folder; returns a sentence on each."""
+    said = []
     with suppress(OSError):
         for folder in sorted(parent.glob(pattern)):
             with left_behind(folder) as gone:
                 if gone:
+                    said.append(f"removed {removed(folder)} from the folder for temporary files.")
                     shutil.rmtree(folder, ignore_errors=True)
+    return said
+
+
+def removed(folder: Path) -> str:
+    """Return what a killed command left, as words: how much, and since when it lies there."""
+    files = [path.lstat() for path in folder.rglob("*") if path.name != OWNER and not path.is_dir()]
+    size = sum(found.st_size for found in files) / 1e6
+    when = datetime.fromtimestamp((folder / OWNER).lstat().st_mtime)
+    return (
+        f"what a command that was killed had left ({len(files)} {'file' if len(files) == 1 else 'files'}, {size:.1f} "
+        f"MB, begun {when:%Y-%m-%d %H:%M})"
+    )
 
 
 @contextmanager

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "moe_lab"
 
 # Top-down, as the README draws it: a module may import only from its own level or from an earlier one.
 LEVELS = [
-    {"__init__", "errors", "entry", "options", "children", "terminal", "scratch", "places"},
+    {"__init__", "errors", "entry", "options", "children", "terminal", "scratch", "places", "wording"},
     {
         "plugins",
         "problem",
@@ -30,9 +30,9 @@ LEVELS = [
     {"workload"},
 ]
 HOST_LEVELS = [
-    {"__init__", "errors", "entry", "options", "children", "terminal", "scratch", "places"},
+    {"__init__", "errors", "entry", "options", "children", "terminal", "scratch", "places", "wording"},
     {"plugins", "problem", "ranges", "launches", "published", "mime", "bench_options", "peers", "configs"},
-    {"rows", "run_json", "metrics", "markup"},
+    {"rows", "row_types", "run_json", "metrics", "markup"},
     {"assemble", "attribute", "columns", "manifest", "redact", "replay", "tree", "parse"},
     {"runs"},
     {"capture", "analysis"},

@@ -281,12 +281,18 @@ ROW = '{"M": 1, "median_us": 5.0}'
         ({}, ["[" * 100_000, ROW], "line 2"),
         ({}, [ROW, "garbage"], "line 3"),
         ({}, [ROW, json.dumps(HEAD), ROW], "line 3 begins another result"),
-        ({}, ['{"M": 1, "error": 5}'], "error that is no text"),
-        ({}, ['{"M": 1, "median_us": "5"}'], "no number in 'median_us'"),
+        ({}, ['{"M": 1, "error": 5}'], "row 1 has no text in 'error'"),
+        ({}, ['{"M": 1, "median_us": "5"}'], "row 1 has no number from 0 up in 'median_us'"),
+        ({}, ['{"M": 1, "median_us": -5}'], "row 1 has no number from 0 up in 'median_us'"),
+        ({}, ['{"M": "1"}'], "row 1 has no whole number from 0 up in 'M'"),
+        ({}, [ROW, '{"M": 2, "backend": 5}'], "row 2 has no text in 'backend'"),
+        ({}, ['{"M": 1, "correct": "yes"}'], "row 1 has no true or false in 'correct'"),
+        ({}, ['{"M": 1, "pct_of_roofline": true}'], "row 1 has no number in 'pct_of_roofline'"),
+        ({}, ['{"M": 1, "kernels_us": [["a", "b"]]}'], "row 1 has no list of names and numbers in 'kernels_us'"),
         ({}, [], "has no rows"),
         ({}, ['{"M": 1'], "truncated"),
     ],
-    ids=range(30),
+    ids=range(36),
 )
 def test_a_result_of_wrong_types_is_one_sentence(
     tmp_path: Path, changes: dict[str, Any], rows: list[str], said: str, capsys: pytest.CaptureFixture[str]

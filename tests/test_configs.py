@@ -90,7 +90,7 @@ def test_a_file_comes_back_as_it_was_written(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda k: k.pop("M"), "`M`"),
+        (lambda k: k.pop("M"), "it lacks 'M'"),
         (lambda k: k.update(M={}), "it has no M"),
         (lambda k: k.update(format="x"), "its format is 'x'"),
         (lambda k: k["M"]["1"]["w2"].update(block_m=32), "differ in block_m"),
@@ -304,20 +304,20 @@ def test_a_file_of_times_that_is_none_says_how_to_make_one(folder: Path, capsys:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda k: k.update(gpu=None), "str"),
+        (lambda k: k.update(gpu=None), "'gpu' is null instead of a text"),
         (lambda k: k.update(gpu="a" * 300), "the GPU is called"),
         (lambda k: k.update(gpu="../../x"), "the GPU is called"),
         (lambda k: k.update(gpu=""), "the GPU is called"),
         (lambda k: k.update(backend="../x"), "no plain name"),
-        (lambda k: k.update(versions=[1]), "object"),
+        (lambda k: k.update(versions=[1]), "'versions' is a list instead of a mapping"),
         (lambda k: k["problem"].update(E=-1), "E is -1"),
-        (lambda k: k["problem"].update(E="/x"), "int"),
+        (lambda k: k["problem"].update(E="/x"), "'problem.E' is a text instead of a whole number"),
         (lambda k: k["problem"].update(topk=129), "more than E"),
         (lambda k: k["problem"].update(dtype="../x"), "the dtype is"),
         (lambda k: k["M"]["1"]["w13"].update(block_n=10**30), "block_n is 1000"),
         (lambda k: k["M"]["1"]["w13"].update(block_n=48), "block_n is 48"),
         (lambda k: k["M"]["1"]["w13"].update(num_warps=64), "num_warps is 64"),
-        (lambda k: k["M"]["1"]["w13"].update(num_stages=True), "int"),
+        (lambda k: k["M"]["1"]["w13"].update(num_stages=True), "instead of a whole number"),
         (lambda k: k["M"].update({"-1": k["M"]["1"]}), "not within"),
         (lambda k: k["M"].update({"²": k["M"]["1"]}), "no whole number"),
         (lambda k: k["M"].update({"01": k["M"]["1"]}), "twice"),
@@ -475,3 +475,25 @@ def test_an_export_stays_below_its_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="do not say theirs"):
         engines.export(tuned(versions={"triton": "../../../x"}), "sglang", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_two_savings_of_one_file_do_not_meet(tmp_path: Path, monkeypatch: Any) -> None:
+    path, replace = tmp_path / "a.json", configs.os.replace
+
+    def between(source: str, target: Path) -> None:
+        monkeypatch.setattr(configs.os, "replace", replace)
+        configs.save({"second": 2}, path)
+        replace(source, target)
+
+    monkeypatch.setattr(configs.os, "replace", between)
+    configs.save({"first": 1}, path)
+    assert json.loads(path.read_text()) == {"first": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_a_place_that_cannot_take_tiles_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="cannot be written to 'file'"):
+        configs.save({}, tmp_path / "file" / "a.json")
+    assert (tmp_path / "file").read_text() == "mine"

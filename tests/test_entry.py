@@ -25,7 +25,7 @@ LAUGHS = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)
         ('{"a": "\\ud800"}', ""),
         ('{"a": ' + DEEP, "nested"),
         ('{"a": ' + "[" * 70 + "]" * 70 + "}", "nested"),
-        ("[1]", "object"),
+        ("[1]", "it is a list instead of a mapping"),
     ],
     ids=["empty", "garbage", "nan", "1e400", "65-bit", "5000-digits", "surrogate", "deep", "deeper-than-64", "list"],
 )
@@ -124,3 +124,18 @@ def test_entry_takes_plain_digits_as_whole_numbers_only(text: object) -> None:
     with pytest.raises(ValueError, match=r"no whole number|not within"):
         entry.integer(text)
     assert entry.integer("-12") == -12
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "said"),
+    [
+        ('{"a": 5}', dict[str, str], "'[...]' is a whole number instead of a text"),
+        ('{"a": "x"}', dict[str, int | None], "'[...]' is a text instead of a whole number"),
+        ("[null]", list[int | str], "'[0]' is null instead of a whole number or a text"),
+        ("5", dict[str, int], "it is a whole number instead of a mapping"),
+    ],
+)
+def test_entry_says_wrong_types_in_words(text: str, kind: object, said: str) -> None:
+    with pytest.raises(ValueError, match="instead") as caught:
+        entry.decode_json(text, kind)
+    assert str(caught.value) == said

@@ -124,7 +124,7 @@ def test_a_place_that_is_no_folder_is_one_sentence_before_the_command_runs(place
     where, mark = {"file": str(tmp_path / "file"), "null": os.devnull}[place], tmp_path / "ran"
     argv = ["capture", "torch", "--name", "h200/x", "--profiles", where, "--"]
     assert cli.main([*argv, sys.executable, "-c", f"open({str(mark)!r}, 'w')"]) == 2
-    assert "Nothing can be written to" in capfd.readouterr().err
+    assert "is no folder of runs but a file" in capfd.readouterr().err
     assert not mark.exists()
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -223,4 +223,57 @@ def test_an_import_follows_no_link_out_of_the_folder(name: str, tmp_path: Path, 
     (folder / name).symlink_to(away if name == "more" else away / name)
     assert cli.main(["import", str(folder), "--name", "x/y", "--profiles", str(tmp_path / "p")]) == 2
     assert f"'{name}' would lie outside the folder 'trace'" in capfd.readouterr().err
+    assert not (tmp_path / "p").exists()
+
+
+def test_the_next_command_says_what_it_removed_of_a_killed_one(result: Path, tmp_path: Path, temporary: Path, capfd):
+    left, hidden = temporary / "moe_lab_left", tmp_path / "p" / "h200" / ".y.building"
+    for folder in (left, hidden):
+        folder.mkdir(parents=True)
+        (folder / "report.nsys-rep").write_bytes(b"x" * 1_200_000)
+        os.close(scratch.own(folder))
+        os.utime(folder / scratch.OWNER, (1_700_000_000, 1_700_000_000))
+    begun = time.strftime("%Y-%m-%d %H:%M", time.localtime(1_700_000_000))
+    assert bring(result, tmp_path / "p") == 0
+    said = capfd.readouterr().err.splitlines()
+    what = f"moe-lab: removed what a command that was killed had left (1 file, 1.2 MB, begun {begun})"
+    assert said[:2] == [f"{what} from the folder for temporary files.", f"{what} in 'h200'."]
+    assert not left.exists()
+    assert not hidden.exists()
+    assert bring(result, tmp_path / "p", "--overwrite") == 0
+    assert "removed" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "x" * 300])
+def test_a_place_that_is_no_folder_is_said_where_runs_are_read(place: str, tmp_path: Path, capfd, monkeypatch) -> None:
+    (tmp_path / "file").write_text("mine")
+    assert cli.main(["runs", "--profiles", str(tmp_path / place)]) == 2
+    assert "folder of runs" in capfd.readouterr().err
+    monkeypatch.setenv("MOE_LAB_PROFILES", str(tmp_path / place))
+    assert cli.main(["breakdown", "h200/none"]) == 2
+    assert "folder of runs" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 5000, "a\x00b"])
+def test_a_name_that_no_file_can_have_is_no_run(name: str, tmp_path: Path, capfd, monkeypatch) -> None:
+    monkeypatch.setenv("MOE_LAB_PROFILES", str(tmp_path))
+    assert cli.main(["breakdown", name]) == 2
+    said = capfd.readouterr().err
+    assert said.startswith("moe-lab: There is no run or report '")
+    assert len(said) < 300
+
+
+@pytest.mark.parametrize(
+    ("file", "takes"),
+    [
+        ("a.ipynb", "moe-lab report"),
+        ("vllm-1-py3-none-any.whl", "moe-lab peers add"),
+        ("E=8,N=14336,device_name=NVIDIA_H200.json", "moe-lab configs import"),
+        ("E=8,N=16,K=16,dtype=bf16,backend=fused_moe.json", "moe-lab configs import"),
+    ],
+)
+def test_import_says_which_command_takes_a_file(file: str, takes: str, tmp_path: Path, capfd) -> None:
+    (tmp_path / file).write_text("{}")
+    assert bring(tmp_path / file, tmp_path / "p") == 2
+    assert capfd.readouterr().err.endswith(f"no report; give it to `{takes}`.\n")
     assert not (tmp_path / "p").exists()

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,33 +145,6 @@ def print_run(run: "Run") -> None:
 def command(arguments: argparse.Namespace) -> list[str]:
     """Return the command to profile, without the ``--`` before it."""
     return list(arguments.workload[1:] if arguments.workload[:1] == ["--"] else arguments.workload)
-
-
-def import_report(arguments: argparse.Namespace) -> None:
-    """Make a run from a report, or from results of a benchmark, and print its folder."""
-    from moe_lab import bench_runs, rows, runs
-
-    if arguments.root and not arguments.keep:
-        raise UserError("--root chooses the ranges for --keep; give --keep N too.")
-    first, *more = arguments.report
-    name = arguments.name or re.sub(r"[^A-Za-z0-9_.+-]+", "_", first.name.split(".")[0]).lstrip(".+-")
-    place = {"root": arguments.profiles, "overwrite": arguments.overwrite}
-    if all(map(rows.is_result, arguments.report)):
-        if arguments.keep or arguments.max_mb:
-            raise UserError("--keep and --max-mb are for reports; a benchmark's result is kept as it is.")
-        print_run(bench_runs.import_bench(arguments.report, name, **place))
-        return
-    if more:
-        raise UserError("Several files can only be results of one benchmark; import reports one by one.")
-    run = runs.import_report(
-        first,
-        name,
-        **place,
-        keep_root=arguments.root,
-        keep_instances=arguments.keep,
-        max_bytes=int(arguments.max_mb * 1e6) if arguments.max_mb else None,
-    )
-    print_run(run)
 
 
 def bench_align(arguments: argparse.Namespace) -> int:

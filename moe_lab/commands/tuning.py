@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -101,14 +102,14 @@ def import_tiles(arguments: argparse.Namespace) -> None:
     from moe_lab.places import gpu_slug
 
     path, folder = Path(arguments.source), arguments.out or configs.folders()[0]
-    if not path.is_file() and (run := runs.load(arguments.source)).manifest.get("bench") == "experts":
+    if not os.path.isfile(path) and (run := runs.load(arguments.source)).manifest.get("bench") == "experts":
         found = measured.of_run(run.rows(), run.manifest)
         if not found:
             raise UserError(f"'{run.manifest['name']}' has no times of our backends with uniform routing.")
         for times in found:
             print(measured.write(times, folder / gpu_slug(times.gpu)))
         return
-    if path.is_file() and engines.is_theirs(path):
+    if os.path.isfile(path) and engines.is_theirs(path):
         K, topk = _unsaid(path, arguments.model)
         tuned = engines.load(path, K=K, topk=topk, dtype=arguments.dtype)
         for note in engines.notes(tuned):
@@ -151,7 +152,7 @@ def _source(source: str) -> Tuned:
     from moe_lab import runs
 
     path = Path(source)
-    if path.is_file() and path.name != runs.MANIFEST:
+    if os.path.isfile(path) and path.name != runs.MANIFEST:
         if engines.is_theirs(path):
             raise UserError(f"'{path.name}' is an engine's file already; `moe-lab configs import` reads it.")
         return configs.read(path)

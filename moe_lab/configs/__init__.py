@@ -6,6 +6,7 @@ nearest by ratio. Folders in $MOE_LAB_CONFIGS are searched before the package's 
 
 import json
 import os
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -14,7 +15,8 @@ from typing import Any
 
 from moe_lab.configs import form
 from moe_lab.configs.tile import FIELDS, Sizes, checked, parse, text
-from moe_lab.entry import decode_json, read_bytes, unreadable
+from moe_lab.entry import decode_json, one_line, read_bytes, unreadable
+from moe_lab.errors import UserError
 from moe_lab.problem import MoEProblem
 
 __all__ = ["FIELDS", "PACKAGE", "Point", "Sizes", "Tuned", "parse", "text"]
@@ -217,9 +219,26 @@ def write(tuned: Tuned, folder: Path) -> Path:
 
 
 def save(known: Mapping[str, Any], path: Path, indent: int = 1) -> Path:
-    """Write a file of data, under a temporary name first; return its path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(known, indent=indent) + "\n")
-    partial.replace(path)
+    """Write a file of data, under a temporary name of its own first; return its path.
+
+    Raises:
+        UserError: nothing can be written there.
+    """
+    text = json.dumps(known, indent=indent) + "\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, partial = tempfile.mkstemp(prefix=f".{path.stem[:100]}.", suffix=".partial", dir=path.parent)
+        try:
+            with os.fdopen(handle, "w") as file:
+                os.fchmod(handle, 0o644)
+                file.write(text)
+            os.replace(partial, path)
+        except BaseException:
+            os.unlink(partial)
+            raise
+    except OSError as error:
+        raise UserError(
+            f"'{one_line(path.name)}' cannot be written to '{one_line(path.parent.name)}' ({error.strerror}); choose "
+            "another folder with --out."
+        ) from None
     return path

@@ -91,7 +91,9 @@ def check_names(gpu: Any, E: Any, N: Any, K: Any, topk: Any, dtype: Any, backend
     """Raise ValueError unless they can name a file: they become its name and that of its folder."""
     plain_name(backend, "the backend")
     if not isinstance(gpu, str) or not _GPU.fullmatch(gpu):
-        raise ValueError(f"the GPU is called '{one_line(str(gpu), 40)}', not by 1 to 100 printable ASCII characters")
+        raise ValueError(
+            f"the GPU is called '{one_line(str(gpu), 40)}', not by 1 to 100 printable ASCII characters without slashes"
+        )
     if dtype not in DTYPES:
         raise ValueError(f"the dtype is '{one_line(str(dtype), 40)}', none of {', '.join(DTYPES)}")
     most = {"E": EXPERTS, "N": SIZE, "K": SIZE, "topk": EXPERTS}

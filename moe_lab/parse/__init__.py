@@ -49,7 +49,7 @@ def format_of(path: Path) -> str:
             f"{path.name} is a raw Nsight Systems report; run `nsys export --type=sqlite -o {path.stem}.sqlite "
             f"{path.name}` and give the .sqlite file, or let `moe-lab import` do that."
         )
-    if not path.exists():
+    if not os.path.exists(path):  # unlike Path's, also for names that no file can have
         raise UserError(f"There is no report {path.name}; give the path of a report file that exists.")
     names = plugins.names("parse")
     for name in names:

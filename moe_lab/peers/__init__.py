@@ -6,7 +6,6 @@ repository. The cache is $MOE_LAB_PEERS, else ``.peers`` of the checkout, else `
 """
 
 import importlib.metadata
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from moe_lab.entry import decode_json, read_bytes
 from moe_lab.errors import UserError
 
 MANIFEST = "peer.json"
@@ -170,11 +170,14 @@ def cache() -> Path:
 
 
 def cached(project: str | None = None) -> list[Peer]:
-    """Return the unpacked releases, of all projects or one, the newest first."""
+    """Return the unpacked releases, of all projects or one, the newest first; what cannot be read is none."""
     peers = []
     for manifest in cache().glob(f"{project or '*'}/*/{MANIFEST}"):
-        facts = json.loads(manifest.read_text())
-        if facts.get("project") in PROJECTS:
+        try:
+            facts: dict[str, Any] = decode_json(read_bytes(manifest), dict[str, Any])
+        except ValueError:
+            continue  # no release of ours; `peers add` writes it again
+        if facts.get("project") in PROJECTS and isinstance(facts.get("version"), str):
             peers.append(Peer(facts["project"], facts["version"], manifest.parent, "wheel", facts))
     return sorted(peers, key=lambda peer: (peer.project, _order(peer.version)), reverse=True)
 
