@@ -277,3 +277,13 @@ def test_import_says_which_command_takes_a_file(file: str, takes: str, tmp_path:
     assert bring(tmp_path / file, tmp_path / "p") == 2
     assert capfd.readouterr().err.endswith(f"no report; give it to `{takes}`.\n")
     assert not (tmp_path / "p").exists()
+
+
+@pytest.mark.parametrize("name", ["x" * 300, os.devnull])
+@pytest.mark.parametrize("command", ["import", "configs"])
+def test_what_is_no_file_is_no_report_and_no_tiles(command: str, name: str, tmp_path: Path, capfd) -> None:
+    more = {"import": ["import", name, "--profiles"], "configs": ["configs", "import", name, "--out"]}[command]
+    assert cli.main([*more, str(tmp_path / "p")]) == 2
+    said = capfd.readouterr().err
+    assert "There is no r" in said or "is in no format" in said
+    assert not (tmp_path / "p").exists()
