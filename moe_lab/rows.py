@@ -6,6 +6,7 @@ has none. Names in a column of (name, number) pairs are replaced by their positi
 
 import csv
 import json
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ class Result:
 
 def is_result(path: Path) -> bool:
     """Return whether a file is the result of a benchmark, by its first bytes."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         return False
     with path.open("rb") as file:
         return re.match(rb'\s*\{[^{}\[]*"bench"\s*:', file.read(400)) is not None

@@ -6,8 +6,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moe_lab.errors import UserError
-
 if TYPE_CHECKING:
     import pandas as pd
 

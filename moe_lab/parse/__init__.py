@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from moe_lab import plugins
-from moe_lab.entry import below
+from moe_lab.entry import below, one_line
 from moe_lab.errors import UserError
 from moe_lab.launches import Launches
 
@@ -50,11 +50,11 @@ def format_of(path: Path) -> str:
             f"{path.name}` and give the .sqlite file, or let `moe-lab import` do that."
         )
     if not os.path.exists(path):  # unlike Path's, also for names that no file can have
-        raise UserError(f"There is no report {path.name}; give the path of a report file that exists.")
+        raise UserError(f"There is no report {one_line(path.name, 100)}; give the path of a report file that exists.")
     names = plugins.names("parse")
     for name in names:
         folder = plugins.info("parse", name).get("folder", False)
-        if (path.is_file() or folder) and plugins.load("parse", name).sniff(path):
+        if (path.is_file() or (folder and path.is_dir())) and plugins.load("parse", name).sniff(path):
             return name
     known = "; ".join(f"{name}: {plugins.info('parse', name)['about']}" for name in names)
     raise UserError(f"{path.name} is in no format that moe-lab reads ({known}).")
