@@ -218,6 +218,8 @@ def test_other_runs_in_which_ours_is_behind_are_said(profiles: Path) -> None:
     assert text.endswith(" at M = 16 (0.909 times as fast as a).")
     assert cautions.behind([bench(profiles, [row("ours", 1, 1.0), row("a", 1, 2.0)])], "ours") == ""
     assert cautions.behind([], "ours") == ""
+    near = cautions.behind([bench(profiles, [row("ours", 1, 50.5), row("a", 1, 50.0)])], "ours")
+    assert near.endswith("(0.990 times as fast as a, within the spread of the repetitions).")
 
 
 def test_bound_that_is_exceeded_is_said_to_be_wrong_and_marked(profiles: Path) -> None:

@@ -227,6 +227,6 @@ def stalls(shares: pd.DataFrame, stage: str) -> go.Figure:
         )
     bars = list(dict.fromkeys(shares["row"]))
     figure.update_layout(template="moe_lab", barmode="stack", height=200 + 26 * len(bars) + 10 * len(order))
-    figure.update_xaxes(title={"text": f"warps' time, {stage} (%)"}, range=[0, 100])
+    figure.update_xaxes(title={"text": f"time, {stage} (%)"}, range=[0, 100])
     figure.update_yaxes(categoryorder="array", categoryarray=bars[::-1], showgrid=False, dtick=1)
     return figure

@@ -18,7 +18,7 @@ def gpu(bench: Sweep) -> str:
 
 
 def behind(others: Sequence[Sweep], ours: str) -> str:
-    """Say where ours is behind the best peer in other runs.
+    """Say where the median of ours is behind the best peer's in other runs.
 
     Args:
         others: benchmarks; of each the first model and routing.
@@ -28,9 +28,10 @@ def behind(others: Sequence[Sweep], ours: str) -> str:
     for bench in others:
         rows = sweep.at(bench, "")
         found = leads(rows, ours) if len(rows) else rows
-        for one in rows_of(found[found["verdict"] == "behind"]) if len(found) else ():
+        for one in rows_of(found[found["speedup"] < 1]) if len(found) else ():
             what = f"{one.ours} with {rows['model'].iloc[0]} on {gpu(bench)} at M = {one.M:,}"
-            parts.append(f"{what} ({number(one.speedup)} times as fast as {one.peer})")
+            spread = "" if one.verdict == "behind" else ", within the spread of the repetitions"
+            parts.append(f"{what} ({number(one.speedup)} times as fast as {one.peer}{spread})")
     return f"Behind the best peer in other runs: {'; '.join(parts)}." if parts else ""
 
 
