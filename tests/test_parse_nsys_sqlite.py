@@ -633,3 +633,18 @@ def test_breakdown_says_in_every_form_how_much_of_a_graph_has_its_capture_time_r
     assert any("33.33" in cell for row in csv.reader(io.StringIO(said["csv"])) for cell in row)
     found = json.loads(said["json"])["coverage"]
     assert (found["graph_kernels"], found["in_capture_pct"]) == (3, pytest.approx(100 / 3, abs=0.01))
+
+
+@pytest.mark.parametrize(("stream", "noted"), [(-5, True), (-1, False), (7, False)])
+def test_negative_stream_is_na_and_noted(stream, noted, tmp_path):
+    b = NsysBuilder()
+    b.launch(10, 1, gpu=(20, 30))
+    path = b.write(tmp_path / "run.sqlite")
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE CUPTI_ACTIVITY_KIND_KERNEL SET streamId = ?", (stream,))
+    db.close()
+    got = parse_report(path)
+    assert got.table["stream"].isna().tolist() == [stream < 0]
+    assert got.table["duration_ns"].tolist() == [10]
+    said = "1 GPU operations have a negative stream or device, which none has: it is NA."
+    assert (said in got.meta["warnings"]) == noted

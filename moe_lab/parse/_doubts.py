@@ -40,6 +40,13 @@ def without_kernels(count: int, api: str, then: str) -> str:
     )
 
 
+def negative(ops: Operations) -> list[str]:
+    """Return a sentence on streams and devices below -1, which is the word for none; they are NA."""
+    places = [ops.columns[c] < -1 for c in ("device", "stream") if c in ops.columns]
+    count = int(np.logical_or.reduce(places).sum()) if places else 0
+    return [f"{count} GPU operations have a negative stream or device, which none has: it is NA."] if count else []
+
+
 def mended(ops: Operations, streams: bool = True) -> tuple[Operations, list[str]]:
     """Clip durations that are surely wrong, and say which kernels end after the next of their stream has started.
 

@@ -71,7 +71,7 @@ def _parsed(path: Path) -> Launches:
     if float(np.maximum(operations.end - operations.start, 0).astype(float).sum()) >= MOST_NS:
         raise _trace_file.Damaged("the durations of its GPU operations add up to more than 100 years")
     operations, doubts = _doubts.mended(operations)
-    meta = _facts(header, joined, [*_doubtful(tables, joined), *doubts])
+    meta = _facts(header, joined, [*_doubtful(tables, joined), *_doubts.negative(operations), *doubts])
     return assemble(operations, joined.calls(), joined.ranges(), None, meta, "")
 
 

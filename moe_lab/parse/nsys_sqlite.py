@@ -63,6 +63,7 @@ def _parse(database: Database, allow_graph_level: bool) -> Launches:
             f"{database.path.name} contains no GPU kernels; capture with `--trace=cuda,nvtx` and make sure that the "
             "profiled part of the program runs on the GPU."
         )
+    meta["warnings"] += _doubts.negative(ops)
     if (ops.process == -1).all():
         ops = _only_process(database, ops, calls)
     launches = _nsys_tables.graph_launches(database)
