@@ -403,3 +403,12 @@ def test_a_stop_from_the_keyboard_leaves_no_page_and_no_kernel(tmp_path: Path) -
     assert list((tmp_path / "out").iterdir()) == []
     with pytest.raises(ProcessLookupError):
         os.kill(int(started.read_text()), 0)
+
+
+@pytest.mark.parametrize("meta", [{"kernelspec": {"name": "ir", "display_name": "R", "language": "R"}}])
+def test_a_notebook_of_another_language_is_one_sentence_before_anything_runs(meta, tmp_path, capsys) -> None:
+    path = tmp_path / "a.ipynb"
+    path.write_text(json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": meta, "cells": []}))
+    assert cli.main(["report", str(path), "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err == "moe-lab: 'a.ipynb' is written in R; give a notebook of Python.\n"
+    assert not (tmp_path / "out").exists()

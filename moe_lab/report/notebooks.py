@@ -143,7 +143,10 @@ def jobs(found: Sequence[Path], parameters: Mapping[str, Any], points: Sequence[
     Raises:
         UserError: a name that no notebook knows, a value of the wrong kind, or several notebooks with the same name.
     """
-    known = {path: parameters_of(read(path), path.name) for path in found}
+    read_once = {path: read(path) for path in found}
+    for path, notebook in read_once.items():
+        _check_language(notebook, path.name)
+    known = {path: parameters_of(notebook, path.name) for path, notebook in read_once.items()}
     if len({p.stem for p in found}) < len(found):
         raise UserError(
             "Two of the notebooks have the same name and would write the same page; run them one at a time."
@@ -165,6 +168,17 @@ def jobs(found: Sequence[Path], parameters: Mapping[str, Any], points: Sequence[
                 Job(path, checked, _file_name(path.stem, {k: point[k] for k in point if k in varying}, out), label)
             )
     return out
+
+
+def _check_language(notebook: Any, name: str) -> None:
+    """Raise UserError where a notebook names another language; the name of its kernel plays no part."""
+    told = [
+        notebook.metadata.get("kernelspec", {}).get("language"),
+        notebook.metadata.get("language_info", {}).get("name"),
+    ]
+    other = next((said for said in told if isinstance(said, str) and said.lower() not in ("python", "ipython")), None)
+    if other:
+        raise UserError(f"'{one_line(name)}' is written in {one_line(other, 40)}; give a notebook of Python.")
 
 
 def _unknown(name: str, known: Mapping[Path, Mapping[str, Parameter]]) -> UserError:
