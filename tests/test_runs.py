@@ -361,9 +361,10 @@ def test_one_broken_run_does_not_hide_the_others(
     assert capsys.readouterr().err == said.err
 
 
-@pytest.mark.parametrize("place", ["/", "folder"])
-def test_folder_without_a_report_is_called_one(place, tmp_path, monkeypatch):
+@pytest.mark.parametrize("absolute", [False, True])
+def test_folder_without_a_report_is_called_one(absolute, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
-    with pytest.raises(UserError, match=f"There is no report in the folder '{place}'"):
-        runs.load(place, root=tmp_path / "profiles")
+    with pytest.raises(UserError, match="There is no report in the folder 'folder'"):
+        runs.load(tmp_path / "folder" if absolute else "folder", root=tmp_path / "profiles")
+    assert runs.shown("/") == "/"
