@@ -136,7 +136,7 @@ def test_commands_of_the_docs_are_understood(line: str, monkeypatch: pytest.Monk
 
     def capture(workload: list[str], name: str, **options: object) -> object:
         asked.update(options, workload=workload, name=name)
-        return type("Run", (), {"path": tmp_path})()
+        return type("Run", (), {"path": tmp_path, "manifest": {"hidden": {}}})()
 
     argv = shlex.split(line)[1:]
     tool = {"rocprof-compute": rocprof_compute, "rocprofv3": rocprofv3}[argv[1]]
