@@ -1,5 +1,7 @@
 """What may be published of strings."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -67,3 +69,24 @@ def test_command_hides_paths_and_secrets(argv, expected):
 def test_tree_reaches_nested_strings_and_keys():
     got = redact.tree({"/a/b": [{"x": "/home/ada/f"}, 3, None, True]})
     assert got == {"b": [{"x": "f"}, 3, None, True]}
+
+
+@pytest.mark.parametrize("part", ["a=", "-", "x@", "/", "\\", "A", "a:", "aB", "?a", "[", "1.", "x-", "://", "a "])
+def test_text_takes_time_in_proportion_to_long_strings(part):
+    began = time.process_time()
+    redact.text(part * (20_000 // len(part)))
+    assert time.process_time() - began < 5, "one that looks back from every character takes 20 s"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("https://github.com/vllm-project/vllm", "https://github.com/vllm-project/vllm"),
+        ("git+https://github.com/a/b.git@v1", "git+https://github.com/a/b.git@v1"),
+        ("https://ada:pw@example.com/x", "https://[redacted]@example.com/x"),
+        ("http://node17:8000/v1", "http://host:8000/v1"),
+        ("https://example.com/home/ada/x", "https://example.com/home/x"),
+    ],
+)
+def test_text_keeps_addresses_of_pages_without_their_credentials(value, expected):
+    assert redact.text(value) == expected

@@ -1,5 +1,6 @@
 """A small copy of rocprofv3's CSV files: what the analysis reads, nothing that names the machine or its user."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ FILES = {
     "calls": "hip_api_trace",
     "markers": "marker_api_trace",
 }
+_NAMED = re.compile(r"(.*[A-Za-z].*)_[0-9]+_[a-z]")  # -o %hostname%_%pid%
 DROPPED = (
     "Left out: environment, host, user, paths, and every file and column that the analysis does not read.",
     "Process and thread ids are renumbered.",
@@ -28,9 +30,10 @@ DROPPED = (
 
 
 def hosts(groups: list[dict[str, Path]], source: Path) -> list[str]:
-    """Return the folders that rocprofv3 named after the profiled one (%hostname%/%pid%)."""
+    """Return the names that rocprofv3 gave folders and files after the profiled machine (%hostname%/%pid%)."""
     files = [file for group in groups for file in group.values()]
     named = {f.parent.name for f in files if f.parent != source and f.name.partition("_")[0].isdigit()}
+    named |= {found[1] for f in files if (found := _NAMED.match(f.name))}
     return sorted(filter(is_telling, named))
 
 

@@ -121,7 +121,7 @@ def hide_addresses(value: str, ipv4: bool, in_argv: bool, found: list[tuple[str,
 
     Args:
         value: any string.
-        ipv4: whether four numbers with dots are an address; they are not in a version. Local ones stay.
+        ipv4: whether a value of four numbers with dots only is an address; it is none under a version. Local ones stay.
         in_argv: whether ``name@machine:`` is a login.
         found: takes up what was hidden.
     """
@@ -143,7 +143,7 @@ def hide_addresses(value: str, ipv4: bool, in_argv: bool, found: list[tuple[str,
         value = _UUID.sub(put("device", "id"), value)
         value = _MAC.sub(put("address", "address"), value)
         value = _COLONS.sub(lambda m: put("address", "address")(m) if _is_ipv6(m.group(0)) else m.group(0), value)
-    if ipv4 and "." in value:
+    if "." in value and (ipv4 or not _IPV4.fullmatch(value)):
         value = _IPV4.sub(lambda m: put("address", "address")(m) if _is_ipv4(m.group(0)) else m.group(0), value)
     return value
 

@@ -8,9 +8,9 @@ import re
 _PART = r"[^\s\\/'\"<>()\[\]{}|,;:=*?&]+"
 # An absolute path: not after a word, so that `tokens/s` and `a/b` stay, unless it begins as only paths do. Windows
 # paths and file:// count too.
-_KNOWN = r"/+(?:home|root|Users|mnt|tmp|opt|usr|var|scratch|lustre|nfs|srv)(?=/)"
+_KNOWN = r"(?<![/\\])/+(?:home|root|Users|mnt|tmp|opt|usr|var|scratch|lustre|nfs|srv)(?=/)"
 _PATH = re.compile(
-    rf"(?P<web>(?<![A-Za-z])https?://(?:\[redacted\]@)?(?P<host>[\w.-]+)[^\s\"'<>()\[\]{{}}|\\,;]*)|(?:(?<![\w.\])}}~-])(?:~|[A-Za-z]:(?=[\\/]))?[\\/]+{_PART}|{_KNOWN})(?:[\\/]+{_PART})*[\\/]*"
+    rf"(?P<web>(?<![A-Za-z])https?://(?:\[redacted\]@)?(?P<host>[\w.-]+)[^\s\"'<>()\[\]{{}}|\\,;]*)|(?:(?<![\w.\])}}~/\\-])(?:~|[A-Za-z]:(?=[\\/]))?[\\/]+{_PART}|{_KNOWN})(?:[\\/]+{_PART})*[\\/]*"
 )
 _SPLIT = re.compile(r"[\\/]+")
 _HOMES = ("home", "users")

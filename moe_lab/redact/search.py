@@ -88,7 +88,8 @@ def _search_strings(strings: Iterable[str]) -> None:
             redact.text(string, addresses=False)
         for kind, things in inside.found.items():
             for thing in things:
-                if kind != "path" or thing.count("/") + thing.count("\\") > 1:
+                numbers = set(thing) <= set("0123456789.")
+                if not numbers and (kind != "path" or thing.count("/") + thing.count("\\") > 1):
                     redact.note(kind, thing)
 
 
@@ -121,7 +122,8 @@ def _search_value(value: Any, name: str) -> None:
     if isinstance(value, _Pairs):
         for key, inside in value:
             redact.text(key)
-            _search_value(inside, f"version {key}" if name == "versions" else key)
+            known = {"versions": f"version {key}", "columns": ""}  # of columns stands there what they hold
+            _search_value(inside, known.get(name, key))
     elif isinstance(value, list) and name in _COMMANDS and all(isinstance(v, str) for v in value):
         redact.command(value)
     elif isinstance(value, list) and not redact.names.kind_of_key(name):

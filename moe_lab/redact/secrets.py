@@ -5,7 +5,7 @@ are long and look random too. Names are ours: those of a profiled command line a
 """
 
 import re
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 HIDDEN = "[redacted]"
@@ -37,12 +37,12 @@ _KEY_OF = {
     *("account", "license", "service", "client", "shared", "storage", "master", "x", "tls", "ssl", "pem"),
 }
 _PLAIN = re.compile(r"[-+]?\d{1,9}(\.\d+)?|true|false|none|null|auto|on|off|yes|no", re.IGNORECASE)
-_NAMED = re.compile(r"([A-Za-z_][\w.-]*)(\\*[\"']?\s*\]?\s*(?:=|(?<!:):(?!:|//))\s*)")
+_NAMED = re.compile(r"([A-Za-z_][\w.-]{0,100})(\\*[\"']?\s*\]?\s*(?:=|(?<!:):(?!:|//))\s*)")
 _VALUE = re.compile(r"\\+\"[^\"\\]*\\+\"?|\"(?:[^\"\\]|\\.)*\"?|\\+'[^'\\]*\\+'?|'[^']*'?|[^\s,;&\"'\\}\])|]+")
 _BEARER = re.compile(r"\b(bearer|basic)\s+(?=[\w.~+/=-]*[\d=._-]|[A-Z]{4})[\w.~+/=-]{4,}", re.IGNORECASE)
 _URL = re.compile(r"(?<=://)[^\s/@\"'<>]+(?=@)|(?<=:)[^\s/@:\"'<>]+:[^\s/@:\"'<>]+(?=@[\w.-]+)")
 _QUERY = re.compile(
-    r"([?&;](?:x-(?:amz|goog)-[\w-]+|[\w.-]*(?:sig|signature|token|key|secret|password|code|credential)))=([^&\s\"'<>#]+)",
+    r"([?&;](?:x-(?:amz|goog)-[\w-]+|[\w.-]{0,80}(?:sig|signature|token|key|secret|password|code|credential)))=([^&\s\"'<>#]+)",
     re.IGNORECASE,
 )
 _HEADER = re.compile(
@@ -58,6 +58,7 @@ _FORMS = re.compile(
 _MAYBE = re.compile(r"[=:@?&]|bearer|basic|BEGIN|[A-Za-z0-9]{2,}[-_][\w-]{8,}|[A-Z0-9]{16,}|eyJ", re.IGNORECASE)
 
 
+@lru_cache(10_000)
 def is_name(name: str, in_argv: bool = True) -> bool:
     """Return whether what is called so is a secret.
 
@@ -99,7 +100,7 @@ def hide(value: str, in_argv: bool, found: list[tuple[str, str]]) -> str:
 
 
 def _hidden(thing: str, found: list[tuple[str, str]]) -> str:
-    if HIDDEN not in thing:
+    if HIDDEN[:-1] not in thing:  # a value ends before a bracket
         found.append(("secret", thing))
     return HIDDEN
 
@@ -110,8 +111,8 @@ def _named(value: str, in_argv: bool, found: list[tuple[str, str]]) -> str:
     while match := _NAMED.search(value, at):
         out.append(value[at : match.end()])
         at = match.end()
-        given = _VALUE.match(value, at)
-        if given and is_name(match.group(1), in_argv):
+        given = _VALUE.match(value, at) if is_name(match.group(1), in_argv) else None
+        if given:
             bare = given.group(0).strip("\\\"'")
             if bare and not _PLAIN.fullmatch(bare):
                 quotes = given.group(0).partition(bare)
