@@ -85,6 +85,8 @@ def test_text_takes_time_in_proportion_to_long_strings(part):
         ("git+https://github.com/a/b.git@v1", "git+https://github.com/a/b.git@v1"),
         ("https://ada:pw@example.com/x", "https://[redacted]@example.com/x"),
         ("http://node17:8000/v1", "http://host:8000/v1"),
+        ("https://ada:pw@h/x", "https://[redacted]@host/x"),
+        ("https://ada:pw@red/x", "https://[redacted]@host/x"),
         ("https://example.com/home/ada/x", "https://example.com/home/x"),
     ],
 )

@@ -45,8 +45,8 @@ def _web(match: re.Match[str], found: list[tuple[str, str]]) -> str:
     whole, host = match.group("web", "host")
     if host.lower() not in ("localhost", "host", "address") and _OWN_NETWORK.fullmatch(host):
         found.append(("host", host.lower()))
-        before, _, after = whole.partition(host)
-        whole = f"{before}host{after}"
+        start, end = (at - match.start() for at in match.span("host"))
+        whole = f"{whole[:start]}host{whole[end:]}"
     kept = _HOME.sub("/home", whole)
     if kept != whole:
         found.append(("path", whole))
