@@ -306,3 +306,13 @@ def test_breakdown_works_on_long_times_of_many_instances(tmp_path):
         b.launch(at + 10, 2 * i + 1, gpu=(at + 21, at + 24))
     step = row(breakdown(parsed(b, tmp_path)), "step")
     assert (step["instances"], step["busy_ms"], step["gap_ms"]) == (2000, 4e-6, 0)
+
+
+def test_operators_of_pytorch_are_no_stages(tmp_path):
+    b = NsysBuilder()
+    b.push("step", 0, 100)
+    b.push("w13", 10, 40)
+    b.launch(20, 1, gpu=(0, 3 * MS))
+    b.push("aten::layer_norm", 50, 90)
+    b.launch(60, 2, gpu=(3 * MS, 4 * MS))
+    assert coverage(parsed(b, tmp_path)).in_stage_pct == pytest.approx(75), "layer_norm would end in norm"
