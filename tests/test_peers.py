@@ -284,10 +284,24 @@ def test_add_says_what_is_wrong_with_metadata(content: bytes, cache: Path, tmp_p
     assert capsys.readouterr().err.count("\n") == 1
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"project": "vllm"}', '{"project": "vllm", "version": 5}', "\udcff"])
+RELEASE = {"project": "vllm", "version": "2", "files": {"a.py": "00"}, "licence": None}
+BROKEN = [{"project": ["vllm"]}, {"version": "9" * 5000}, {"files": 5}, {"licence": [5]}]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(json.dumps(RELEASE | wrong) for wrong in BROKEN),
+        "{",
+        "[]",
+        '{"project": "vllm"}',
+        '{"project": "vllm", "version": 5}',
+        "\udcff",
+    ],
+)
 def test_a_release_whose_manifest_is_broken_is_none(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOE_LAB_PEERS", str(tmp_path))
-    for version, said in (("1", text), ("2", '{"project": "vllm", "version": "2"}')):
+    for version, said in (("1", text), ("2", json.dumps(RELEASE))):
         (tmp_path / "vllm" / version).mkdir(parents=True)
         (tmp_path / "vllm" / version / peers.MANIFEST).write_bytes(said.encode(errors="surrogateescape"))
     assert [peer.version for peer in peers.cached()] == ["2"]

@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from moe_lab.entry import decode_json, read_bytes
+import msgspec
+
+from moe_lab.entry import NAME_LENGTH, conform, decode_json, read_bytes
 from moe_lab.errors import UserError
 
 MANIFEST = "peer.json"
@@ -106,6 +108,15 @@ PROJECTS: dict[str, Project] = {
 }
 
 
+class _Facts(msgspec.Struct):
+    """What of ``peer.json`` is read."""
+
+    project: str
+    version: Annotated[str, msgspec.Meta(max_length=NAME_LENGTH)]
+    files: dict[str, str]
+    licence: str | None
+
+
 @dataclass(frozen=True)
 class Peer:
     """One release of a project, where its files lie.
@@ -175,9 +186,10 @@ def cached(project: str | None = None) -> list[Peer]:
     for manifest in cache().glob(f"{project or '*'}/*/{MANIFEST}"):
         try:
             facts: dict[str, Any] = decode_json(read_bytes(manifest), dict[str, Any])
+            conform(facts, _Facts)
         except ValueError:
             continue  # no release of ours; `peers add` writes it again
-        if facts.get("project") in PROJECTS and isinstance(facts.get("version"), str):
+        if facts["project"] in PROJECTS:
             peers.append(Peer(facts["project"], facts["version"], manifest.parent, "wheel", facts))
     return sorted(peers, key=lambda peer: (peer.project, _order(peer.version)), reverse=True)
 
