@@ -60,7 +60,7 @@ _COMMON = {
         "container",
         "linux",
         "debian",
-        HIDDEN_WORD := "redacted",
+        "redacted",
     ),
 }
 _EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]+@(?:[\w-]+\.)+[A-Za-z]{2,}(?![\w-])")
