@@ -9,7 +9,7 @@ status=0
 bench() { # NAME, then options of bench-align
   local name=$1
   shift
-  timeout 120 python3 -W ignore -m moe_lab.workload bench-align --modes graph --table --repetitions 30 \
+  timeout 120 python3 -W ignore -m moe_lab.gpu bench-align --modes graph --table --repetitions 30 \
     --out "$out/$name.json" "$@" 2>"$out/$name.txt" || status=1
   tr '\r' '\n' <"$out/$name.txt" | grep -v 'case/s\|s/case\|case]$' | tail -n 40
 }

@@ -25,7 +25,7 @@ def measured(path: Path) -> None:
     """Break a report down and print the seconds of both steps and the peak memory; runs in a process of its own."""
     begun = time.perf_counter()
     from moe_lab.analysis.breakdown import breakdown
-    from moe_lab.parse import parse_report
+    from moe_lab.runs.parse import parse_report
 
     launches = parse_report(path)
     parsed = time.perf_counter()

@@ -5,10 +5,10 @@ python benchmarks/cooperative_phases.py    # needs an NVIDIA GPU
 
 import torch
 
-from moe_lab.align import cooperative, workspace
-from moe_lab.kernels.cooperative_align import MOST_BLOCKS, PHASES, align_cooperative, plan
-from moe_lab.routing import synthetic
-from moe_lab.timing import cache_flush
+from moe_lab.gpu.align import cooperative, workspace
+from moe_lab.gpu.bench.timing import cache_flush
+from moe_lab.gpu.kernels.cooperative_align import MOST_BLOCKS, PHASES, align_cooperative, plan
+from moe_lab.gpu.routing import synthetic
 
 print(f"{'M':>6} {'threads':>7} {'items':>5} {'blocks':>6} " + " ".join(f"{p:>8}" for p in (*PHASES, "slowest")))
 for M in (256, 1024, 4096, 16384, 65536):

@@ -3,14 +3,12 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
+from checkout import REPO
 from packaging.requirements import Requirement
 from packaging.version import Version
-
-REPO = Path(__file__).parents[1]
 
 
 def pyproject() -> dict:

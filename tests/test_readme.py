@@ -9,14 +9,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from checkout import REPO
 from sweep_builder import row, write
 
-from moe_lab import bench_runs, cli, notes, report
+from moe_lab import cli, report
 from moe_lab.analysis import leads, roofs, sweep
-from moe_lab.analysis import readme as tables
-from moe_lab.findings import number
+from moe_lab.pages import readme as tables
+from moe_lab.pages.show import notes
+from moe_lab.pages.show.findings import number
+from moe_lab.runs import bench_runs
 
-REPO = Path(__file__).parents[1]
 README = (REPO / "README.md").read_text()
 SHOWN = [line.strip().split("  # ")[0].strip() for line in README.splitlines() if line.startswith("    ")]
 CAPTURES = [c for c in SHOWN if c.startswith("moe-lab capture")]
@@ -68,16 +70,16 @@ def test_readme_capture_commands_are_understood(command: str, monkeypatch: pytes
         return type("Run", (), {"path": tmp_path, "manifest": {}})()
 
     tool = shlex.split(command)[2]
-    monkeypatch.setattr(f"moe_lab.capture.{tool}.capture", capture)
+    monkeypatch.setattr(f"moe_lab.runs.capture.{tool}.capture", capture)
     assert cli.main(shlex.split(command)[1:]) == 0
     assert asked["workload"][:2] == ["python", "-m"]
     assert asked["name"] in command
 
 
 def test_readme_workload_command_is_understood() -> None:
-    workload = pytest.importorskip("moe_lab.workload", reason="needs the gpu extra", exc_type=ImportError)
-    (command,) = [c for c in CAPTURES if "moe_lab.workload" in c]
-    options = workload.parser().parse_args(shlex.split(command.split("moe_lab.workload", 1)[1]))
+    workload = pytest.importorskip("moe_lab.gpu.__main__", reason="needs the gpu extra", exc_type=ImportError)
+    (command,) = [c for c in CAPTURES if "moe_lab.gpu" in c]
+    options = workload.parser().parse_args(shlex.split(command.split("moe_lab.gpu", 1)[1]))
     assert options.phase == "prefill"
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from moe_lab import published
 from moe_lab.analysis.bench_rows import BenchRun, bench_rows
-from moe_lab.launches import Launches
+from moe_lab.spec import published
+from moe_lab.spec.launches import Launches
 
 CASE = ["E", "topk", "tokens", "block_m", "routing", "seed"]
 EMPTY = "(empty)"

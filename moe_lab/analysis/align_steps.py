@@ -12,15 +12,16 @@ from typing import Any
 
 import pandas as pd
 
-from moe_lab import plugins, ranges, runs
+from moe_lab import runs
 from moe_lab.analysis.align import Bench, at, is_floor
 from moe_lab.analysis.counters import counters_table
 from moe_lab.analysis.phases import rows_of
-from moe_lab.launches import Launches
+from moe_lab.spec import plugins, ranges
+from moe_lab.spec.launches import Launches
 
 ORDER = ("count", "count+cumsum", "count+cumsum+place", "sort", "cumsum", "cumsum+place", "place", "other")
-CAPTURE = "moe-lab capture nsys --name align_steps -- python -m moe_lab.workload align"
-COUNT = "moe-lab capture ncu --name align_counters --ranges moe_lab@align/ -- python -m moe_lab.workload align"
+CAPTURE = "moe-lab capture nsys --name align_steps -- python -m moe_lab.gpu align"
+COUNT = "moe-lab capture ncu --name align_counters --ranges moe_lab@align/ -- python -m moe_lab.gpu align"
 COLUMNS = ["algorithm", "tokens", "step", "us", "kernels", "pct"]
 
 
@@ -64,7 +65,7 @@ def split(bench: Bench, capture: Capture, E: int, topk: int) -> tuple[pd.DataFra
 
     Args:
         bench: the benchmark.
-        capture: of ``moe_lab.workload align``; one of another GPU than the benchmark's is not used.
+        capture: of ``moe_lab.gpu align``; one of another GPU than the benchmark's is not used.
         E: experts.
         topk: experts per token.
 
@@ -102,7 +103,7 @@ def _some_sizes(table: pd.DataFrame, most: int = 4) -> pd.DataFrame:
 
 
 def counters(capture: Capture) -> pd.DataFrame:
-    """Return the hardware counters of a capture of ``moe_lab.workload align``, one row a kernel of each call.
+    """Return the hardware counters of a capture of ``moe_lab.gpu align``, one row a kernel of each call.
 
     Returns:
         Columns algorithm, tokens, E, topk, step, name, grid_blocks, block_threads, registers_per_thread, smem_bytes
@@ -187,7 +188,7 @@ def from_bench(bench: Bench, E: int, topk: int) -> pd.DataFrame:
 
 
 def from_capture(launches: Launches, E: int, topk: int) -> pd.DataFrame:
-    """Return the split of the calls that ``moe_lab.workload align`` made under a profiler.
+    """Return the split of the calls that ``moe_lab.gpu align`` made under a profiler.
 
     Args:
         launches: the capture.

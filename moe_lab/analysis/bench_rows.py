@@ -7,7 +7,7 @@ import pandas as pd
 
 from moe_lab import runs
 from moe_lab.analysis.roofs import of_gpu
-from moe_lab.errors import UserError
+from moe_lab.spec.errors import UserError
 
 
 @dataclass(frozen=True)

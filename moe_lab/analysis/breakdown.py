@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 
 from moe_lab.analysis.roles import RULES, Rule, apply
-from moe_lab.attribute import Bools, Ints
-from moe_lab.columns import strings
-from moe_lab.errors import UserError
-from moe_lab.launches import Launches
-from moe_lab.tree import Times, Tree, build, paths, times
+from moe_lab.runs.attribution.attribute import Bools, Ints
+from moe_lab.runs.attribution.columns import strings
+from moe_lab.runs.attribution.tree import Times, Tree, build, paths, times
+from moe_lab.spec.errors import UserError
+from moe_lab.spec.launches import Launches
 
 UNATTRIBUTED = "(unattributed)"
 PER_INSTANCE = ("kernels", "kernel_sum_ms", "busy_ms", "span_ms", "gap_ms")

@@ -9,14 +9,15 @@ from typing import Any
 import pandas as pd
 
 from moe_lab import runs
-from moe_lab.analysis import amd, amd_memory, counters
+from moe_lab.analysis import amd, counters
+from moe_lab.analysis.amd import memory
 from moe_lab.analysis.gemms import ALL_COLUMNS, gemms
-from moe_lab.launches import Launches
 from moe_lab.runs import Run
+from moe_lab.spec.launches import Launches
 
 MAKE = (
     "moe-lab capture ncu --name experts_counters_fused_moe --ranges moe_lab@w13/ --ranges moe_lab@w2/ -- "
-    "python -m moe_lab.workload experts"
+    "python -m moe_lab.gpu experts"
 )
 
 
@@ -89,7 +90,7 @@ def exists(name: str) -> bool:
 def gpu_facts(run: Run, launches: Launches) -> dict[str, Any]:
     """Return what report and manifest say of the GPU, and its ``roofs`` (``amd_memory.roofs``) where it has some."""
     stated = {k: v for k, v in (run.manifest.get("gpu") or {}).items() if v}
-    measured = {"roofs": amd_memory.roofs(launches)} if launches.meta.get("roofs") else {}
+    measured = {"roofs": memory.roofs(launches)} if launches.meta.get("roofs") else {}
     return {**(launches.meta.get("gpu") or {}), **stated, **measured}
 
 

@@ -8,10 +8,10 @@ import pandas as pd
 
 from moe_lab.analysis import amd
 from moe_lab.analysis.breakdown import UNATTRIBUTED
-from moe_lab.errors import UserError
-from moe_lab.launches import Launches
-from moe_lab.metrics import BY_COLUMN, COUNTERS, SETS, STALLS
-from moe_lab.ranges import stage_of
+from moe_lab.spec.errors import UserError
+from moe_lab.spec.launches import Launches
+from moe_lab.spec.metrics import BY_COLUMN, COUNTERS, SETS, STALLS
+from moe_lab.spec.ranges import stage_of
 
 KEYS = ("path", "name", "grid_blocks", "block_threads")
 PER_LAUNCH = ("registers_per_thread", "smem_static_bytes", "smem_dynamic_bytes")
@@ -23,7 +23,7 @@ SHOWN = (
     *("sm_clock_hz", "dram_clock_hz"),
 )
 DERIVED = ("duration_us", "active_sms")
-# Our column -> the AMD metrics (analysis/amd_metrics/) whose sum it is; what has no counterpart stays NA.
+# Our column -> the AMD metrics (analysis/amd/data/) whose sum it is; what has no counterpart stays NA.
 AMD = {
     "active_sms": ("active_cus",),
     "l1_hit_pct": ("vl1d_hit_pct",),
@@ -101,7 +101,7 @@ def _check_known(wanted: list[str]) -> None:
     known = [c for c in wanted if c in BY_COLUMN or c in DERIVED]
     if len(known) < len(wanted):
         unknown = ", ".join(c for c in wanted if c not in known)
-        raise UserError(f"moe-lab knows no counter {unknown}; see moe_lab/metrics.csv for those that it knows.")
+        raise UserError(f"moe-lab knows no counter {unknown}; see moe_lab/spec/metrics.csv for those that it knows.")
 
 
 def _check_measured(table: pd.DataFrame, wanted: list[str], asked: bool) -> None:

@@ -7,8 +7,8 @@ import pandas as pd
 
 from moe_lab.analysis import roofline
 from moe_lab.analysis.phases import Phase, gpu_facts
-from moe_lab.problem import DTYPE_BYTES, MoEProblem, Part
 from moe_lab.runs import Run
+from moe_lab.spec.problem import DTYPE_BYTES, MoEProblem, Part
 
 
 def problem_of(run: Run) -> tuple[MoEProblem, int] | None:

@@ -1,4 +1,4 @@
-"""The expert GEMMs of captures of ``moe_lab.workload experts``: one row a backend, M and stage, with its problem."""
+"""The expert GEMMs of captures of ``moe_lab.gpu experts``: one row a backend, M and stage, with its problem."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from moe_lab import ranges
 from moe_lab.analysis import amd, counters, tiles
 from moe_lab.analysis.geometry import LIMITS, fit, last_wave_fill_pct
-from moe_lab.launches import Launches
-from moe_lab.metrics import COUNTERS
-from moe_lab.problem import DTYPE_BYTES
+from moe_lab.spec import ranges
+from moe_lab.spec.launches import Launches
+from moe_lab.spec.metrics import COUNTERS
+from moe_lab.spec.problem import DTYPE_BYTES
 
 PARTS = ("w13", "w2")
 
@@ -54,7 +54,7 @@ def gemms(launches: Launches, workload: Mapping[str, Any], gpu: Mapping[str, Any
 
     Args:
         launches: counters of ncu, or a timeline (then the counters are NA).
-        workload: what ``moe_lab.workload experts`` (or ``layer``) said; empty = not known.
+        workload: what ``moe_lab.gpu experts`` (or ``layer``) said; empty = not known.
         gpu: sm_count and compute_capability.
 
     Returns:

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from moe_lab.analysis.counters import KEYS, grouped, same
-from moe_lab.launches import Launches
+from moe_lab.spec.launches import Launches
 
 WARP_THREADS = 32
 REGISTER_UNIT = 256  # registers are given to a warp in units of this many

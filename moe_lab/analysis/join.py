@@ -8,8 +8,8 @@ import pandas as pd
 from moe_lab import runs
 from moe_lab.analysis import gemms, limits
 from moe_lab.analysis.captures import Captures, exists, gpu_facts, short_gpu
-from moe_lab.launches import Launches
-from moe_lab.ranges import parse_root, stages_of
+from moe_lab.spec.launches import Launches
+from moe_lab.spec.ranges import parse_root, stages_of
 
 APART_PCT = 15.0
 KEYS = ("backend", "tiles", "M", "stage", "name", "grid_blocks", "block_threads")

@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 
 from moe_lab.analysis.breakdown import UNATTRIBUTED
-from moe_lab.attribute import Ints
-from moe_lab.columns import strings
-from moe_lab.launches import Launches
-from moe_lab.tree import Tree, build, paths
+from moe_lab.runs.attribution.attribute import Ints
+from moe_lab.runs.attribution.columns import strings
+from moe_lab.runs.attribution.tree import Tree, build, paths
+from moe_lab.spec.launches import Launches
 
 KEYS = ("path", "name", "grid_blocks", "block_threads")
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from moe_lab import plugins
 from moe_lab.analysis.phases import rows_of
+from moe_lab.spec import plugins
 
 OURS = "quickest of ours"
 COLUMNS = ("M", "ours", "ours_us", "peer", "peer_us", "speedup", "verdict")

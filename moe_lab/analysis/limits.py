@@ -15,8 +15,8 @@ import pandas as pd
 
 from moe_lab.analysis import roofline, roofs, traffic
 from moe_lab.analysis.breakdown import UNATTRIBUTED, breakdown
-from moe_lab.launches import Launches
-from moe_lab.ranges import parse_root
+from moe_lab.spec.launches import Launches
+from moe_lab.spec.ranges import parse_root
 
 NEAR_PCT = {"DRAM": 65.0, "on-chip memory": 70.0, "tensor pipe": 70.0}  # of DRAM, streaming reaches 80 to 92 %
 ON_CHIP_POINTS = 2.0  # by which the busiest memory must exceed DRAM to be another one

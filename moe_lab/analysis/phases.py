@@ -9,12 +9,12 @@ from typing import Any
 
 import pandas as pd
 
-from moe_lab import published, ranges
 from moe_lab.analysis.breakdown import UNATTRIBUTED, breakdown
 from moe_lab.analysis.timeline import timeline
-from moe_lab.errors import UserError
-from moe_lab.launches import Launches
 from moe_lab.runs import Run, load
+from moe_lab.spec import published, ranges
+from moe_lab.spec.errors import UserError
+from moe_lab.spec.launches import Launches
 
 ORDER = ("norm", "self_attn", *ranges.STAGES, "shared_experts", "other")
 
@@ -72,7 +72,7 @@ def load_phases(runs: Mapping[str, str], layer_range: str, capture_command: str 
 
 
 def _capture(command: str) -> Run:
-    from moe_lab.capture import nsys
+    from moe_lab.runs.capture import nsys
 
     return nsys.capture(shlex.split(command), f"captured/{datetime.now():%Y-%m-%d_%H%M%S}")
 

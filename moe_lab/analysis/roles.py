@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from moe_lab.attribute import Bools, Ints, distinct
-from moe_lab.columns import array, codes, integers, strings
-from moe_lab.entry import one_line, read_yaml
-from moe_lab.errors import UserError
-from moe_lab.launches import RANGE_COLUMNS, Launches, tidy
-from moe_lab.ranges import STAGES
-from moe_lab.tree import Tree, build
+from moe_lab.runs.attribution.attribute import Bools, Ints, distinct
+from moe_lab.runs.attribution.columns import array, codes, integers, strings
+from moe_lab.runs.attribution.tree import Tree, build
+from moe_lab.spec.errors import UserError
+from moe_lab.spec.guard.entry import one_line, read_yaml
+from moe_lab.spec.launches import RANGE_COLUMNS, Launches, tidy
+from moe_lab.spec.ranges import STAGES
 
 
 @dataclass(frozen=True)

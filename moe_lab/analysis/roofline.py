@@ -13,7 +13,7 @@ from moe_lab import runs
 from moe_lab.analysis import roofs as measured_roofs
 from moe_lab.analysis import traffic
 from moe_lab.analysis.roofs import value as peak
-from moe_lab.problem import MoEProblem, Part
+from moe_lab.spec.problem import MoEProblem, Part
 
 ROCPROF_COMPUTE = {"dram": "HBM", "l2": "L2", "tensor": "MFMA BF16"}  # as ``amd_memory.roofs`` calls them
 OPERATIONS = ("tensor_bf16_ops", "tensor_fp16_ops", "tensor_fp16_fp16_ops", "tensor_fp8_ops")

@@ -19,7 +19,7 @@ from typing import Any
 
 import pandas as pd
 
-from moe_lab.problem import DTYPE_BYTES, MoEProblem, Part
+from moe_lab.spec.problem import DTYPE_BYTES, MoEProblem, Part
 
 # Configurations that tuned files of the field choose between, as (block_m, block_n, block_k, group_m).
 CANDIDATES = (

@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from moe_lab.entry import one_line
-from moe_lab.errors import UserError
 from moe_lab.report import grid as grids
 from moe_lab.report import index, page
 from moe_lab.report.execute import execute
 from moe_lab.report.model import Page, Report
 from moe_lab.report.notebooks import find, jobs
+from moe_lab.spec.errors import UserError
+from moe_lab.spec.guard.entry import one_line
 
 __all__ = ["Page", "Report", "build"]
 

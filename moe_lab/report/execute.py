@@ -9,10 +9,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from moe_lab import terminal
 from moe_lab.report import places
 from moe_lab.report.model import Executed, Job
 from moe_lab.report.notebooks import read
+from moe_lab.spec.guard import terminal
 
 _KERNEL = "moe-lab-report"
 

@@ -6,8 +6,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from moe_lab.entry import one_line, read_yaml
-from moe_lab.errors import UserError
+from moe_lab.spec.errors import UserError
+from moe_lab.spec.guard.entry import one_line, read_yaml
 
 MAX_POINTS = 500  # pages of one command; counted before the points are made
 

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from moe_lab.entry import INT64, decode_json, one_line, read_text, visible
-from moe_lab.errors import UserError
 from moe_lab.report import places
 from moe_lab.report.model import Job, Parameter
+from moe_lab.spec.errors import UserError
+from moe_lab.spec.guard.entry import INT64, decode_json, one_line, read_text, visible
 
 _LONGEST = 10_000
 _SCALARS = (str, int, float, bool, type(None))

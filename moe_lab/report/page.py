@@ -11,12 +11,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from moe_lab import __version__, mime
+from moe_lab import __version__
+from moe_lab.pages.show import mime
 from moe_lab.report import places, thumbnail
 from moe_lab.report.model import Executed, Job, Page
 
 _PLOTLY_PLACE = '<script id="plotly-js"></script>'
-TEMPLATES = Path(str(files("moe_lab"))) / "templates"
+TEMPLATES = Path(str(files(__package__))) / "templates"
 
 
 def write(done: Executed, job: Job, out: Path, *, show_code: bool, start: float) -> Page:

@@ -1,0 +1,94 @@
+"""Memory of AMD kernels: bytes moved at each level, and the roofline."""
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from moe_lab.analysis.amd import kernels
+from moe_lab.analysis.amd.evaluation import nullable
+from moe_lab.spec.launches import Launches
+
+# Level -> (bytes of a launch, what is read and written there, hit rate, achieved bandwidth).
+LEVELS = {
+    "LDS": (("lds_bytes",), None, "lds_gb_per_s"),
+    "vL1D": (("vl1d_bytes",), "vl1d_hit_pct", "vl1d_gb_per_s"),
+    "L2": (("l1_l2_read_bytes", "l1_l2_write_bytes", "l1_l2_atomic_bytes"), "l2_hit_pct", None),
+    "HBM": (("fabric_read_bytes", "fabric_write_bytes"), None, None),
+}
+ROOFS = {"HBM": "HBMBw", "L2": "L2Bw", "vL1D": "L1Bw", "LDS": "LDSBw"}
+
+
+def traffic(launches: Launches, limit: int = 0) -> pd.DataFrame:
+    """Return the bytes that one launch moves at each level of memory.
+
+    Args:
+        launches: a report of rocprof-compute.
+        limit: how many kernels at most, those that take most time; 0 = all.
+
+    Returns:
+        One row a kernel and level (LDS, vL1D, L2 = what passes between vL1D and L2, HBM with remote memory): bytes,
+        read_bytes, write_bytes,
+        atomic_bytes (NA where a level does not tell them apart), hit_pct, gb_per_s.
+    """
+    table = kernels(launches, limit)
+    rows = []
+    for row in table.to_dict("records"):
+        for level, (parts, hit, rate) in LEVELS.items():
+            known = {p: _number(row.get(p)) for p in parts}
+            total = sum(known.values())
+            ns = 1e6 * _number(row["total_ms"]) / row["launches"]
+            own = {"kernel": row["name"], "level": level, "bytes": total}
+            own |= {f"{w}_bytes": next((v for p, v in known.items() if f"_{w}_" in p), math.nan) for w in _WAYS}
+            own["hit_pct"] = _number(row.get(hit)) if hit else math.nan
+            rows.append(own | {"gb_per_s": _number(row.get(rate)) if rate else total / ns})
+    out = pd.DataFrame(rows)
+    return nullable(out, [str(c) for c in out if c not in ("kernel", "level")])
+
+
+_WAYS = ("read", "write", "atomic")
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None or pd.isna(value) else float(value)
+
+
+def roofline(launches: Launches) -> pd.DataFrame:
+    """Return one point a kernel and level of memory.
+
+    Returns:
+        Columns kernel, level, flop_per_byte (executed FLOP over the bytes that the level moves), gflop_per_s; NA where
+        operations, bytes or the duration are not counted, and where a kernel does no floating-point operation at all.
+    """
+    own = {str(row["name"]): row for row in kernels(launches).to_dict("records")}
+    moved = traffic(launches)
+    rows = []
+    for row in moved.to_dict("records"):
+        kernel = own[row["kernel"]]
+        flop = _number(kernel.get("valu_flop")) + _number(kernel.get("mfma_flop"))
+        ns = 1e6 * _number(kernel["total_ms"]) / kernel["launches"]
+        size = _number(row["bytes"])
+        point = {"kernel": row["kernel"], "level": row["level"]}
+        point["flop_per_byte"] = flop / size if flop > 0 and size > 0 else math.nan
+        rows.append(point | {"gflop_per_s": flop / ns if flop > 0 else math.nan})
+    return nullable(pd.DataFrame(rows), ["flop_per_byte", "gflop_per_s"])
+
+
+def roofs(launches: Launches) -> pd.DataFrame:
+    """Return the measured roofs of roofline.csv, first device: kind (bandwidth, compute), name, value (GB/s, GFLOP/s).
+
+    No rows for a folder without roofline.csv; then the roofs are not known.
+    """
+    rows = launches.meta.get("roofs") or []
+    first: dict[str, Any] = {k: v for k, v in (rows[0] if rows else {}).items() if pd.notna(v)}
+    levels = {theirs: ours for ours, theirs in ROOFS.items()}
+    out = [{"kind": "bandwidth", "name": levels[k], "value": float(v)} for k, v in first.items() if k in levels]
+    compute = {k: v for k, v in first.items() if k.endswith(("Flops", "Ops"))}
+    out += [{"kind": "compute", "name": _roof_name(k), "value": float(v)} for k, v in compute.items()]
+    return pd.DataFrame(out, columns=["kind", "name", "value"])
+
+
+def _roof_name(column: str) -> str:
+    """Return ``MFMA BF16`` for ``MFMABF16Flops`` and ``VALU FP32`` for ``FP32Flops``."""
+    text = column.removesuffix("Flops").removesuffix("Ops")
+    return f"MFMA {text.removeprefix('MFMA')}" if text.startswith("MFMA") else f"VALU {text}"

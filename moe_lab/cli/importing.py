@@ -1,0 +1,50 @@
+"""What the command line makes runs from: reports of profilers, results of benchmarks."""
+
+import argparse
+import re
+from pathlib import Path
+
+from moe_lab.cli.commands import print_run
+from moe_lab.spec.errors import UserError
+from moe_lab.spec.guard.entry import one_line
+
+
+def import_report(arguments: argparse.Namespace) -> None:
+    """Make a run from a report, or from results of a benchmark, and print its folder."""
+    from moe_lab import runs
+    from moe_lab.runs import bench_runs, rows
+
+    if arguments.root and not arguments.keep:
+        raise UserError("--root chooses the ranges for --keep; give --keep N too.")
+    first, *more = arguments.report
+    name = arguments.name or re.sub(r"[^A-Za-z0-9_.+-]+", "_", first.name.split(".")[0]).lstrip(".+-")
+    place = {"root": arguments.profiles, "overwrite": arguments.overwrite}
+    if all(map(rows.is_result, arguments.report)):
+        if arguments.keep or arguments.max_mb:
+            raise UserError("--keep and --max-mb are for reports; a benchmark's result is kept as it is.")
+        print_run(bench_runs.import_bench(arguments.report, name, **place))
+        return
+    _refuse_others(first)
+    if more:
+        raise UserError("Several files can only be results of one benchmark; import reports one by one.")
+    run = runs.import_report(
+        first,
+        name,
+        **place,
+        keep_root=arguments.root,
+        keep_instances=arguments.keep,
+        max_bytes=int(arguments.max_mb * 1e6) if arguments.max_mb else None,
+    )
+    print_run(run)
+
+
+def _refuse_others(path: Path) -> None:
+    """Raise UserError for a file that another command takes, and say which."""
+    from moe_lab.spec.configs import engines
+
+    takes = {".ipynb": ("a notebook", "moe-lab report"), ".whl": ("a wheel", "moe-lab peers add")}
+    what = takes.get(path.suffix)
+    if engines.is_theirs(path) or (path.name.startswith("E=") and ",backend=" in path.name):
+        what = ("a file of tiles", "moe-lab configs import")
+    if what:
+        raise UserError(f"'{one_line(path.name, 120)}' is {what[0]}, no report; give it to `{what[1]}`.")

@@ -1,0 +1,87 @@
+"""What the command line does with the runs that there are: list them, search them again."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from moe_lab.cli.commands import aligned
+from moe_lab.spec.errors import UserError
+
+
+def add(subcommands: Any) -> None:
+    """Add ``runs`` and ``runs check``."""
+    listing = subcommands.add_parser("runs", help="list the runs in profiles/, or search them for secrets")
+    listing.add_argument("--profiles", type=Path, metavar="DIR", help="profiles folder")
+    listing.set_defaults(run=list_runs)
+    actions = listing.add_subparsers(dest="action", metavar="[check RUN ...]")
+    check = actions.add_parser("check", help="search every byte of runs for secrets, hosts, users, addresses, paths")
+    check.add_argument("runs", nargs="*", metavar="RUN", help="names or folders; default: every run")
+    check.add_argument("--profiles", type=Path, metavar="DIR", default=argparse.SUPPRESS, help="profiles folder")
+    check.set_defaults(run=check_runs)
+
+
+def list_runs(arguments: argparse.Namespace) -> None:
+    """Print the runs in profiles/."""
+    import pandas as pd
+
+    from moe_lab import runs
+
+    found, broken = runs.survey(arguments.profiles)
+    rows = [
+        {
+            "run": run.manifest["name"],
+            "gpu": (run.manifest.get("gpu") or {}).get("name"),
+            "date": run.manifest.get("date"),
+            "what": _what(run.manifest),
+        }
+        for run in found
+    ]
+    for sentence in broken[0 if rows else 1 :]:
+        print(f"moe-lab: {sentence}", file=sys.stderr)
+    if broken and not rows:
+        raise UserError(broken[0])
+    if not rows:
+        raise UserError(
+            "There are no runs; make one with `moe-lab capture nsys --name X -- COMMAND` or `moe-lab import`."
+        )
+    print(aligned(pd.DataFrame(rows)))
+
+
+def _what(manifest: dict[str, Any]) -> str:
+    """Return what a run is of: the layer of a capture, or how many rows of which benchmark."""
+    if "rows" in manifest:
+        count = manifest["rows"]["count"]
+        return f"bench {manifest['bench']}, {count} {'row' if count == 1 else 'rows'}"
+    workload = manifest.get("workload") or {}
+    said = {k: workload.get(k) for k in ("workload", "model", "phase", "M", "backend")}
+    return " ".join(f"M={v}" if k == "M" else str(v) for k, v in said.items() if v is not None)
+
+
+def check_runs(arguments: argparse.Namespace) -> int:
+    """Search runs again and print what is found in them, never the thing itself; 1 if there is anything."""
+    from moe_lab import runs
+    from moe_lab.runs import redact
+    from moe_lab.runs.redact.search import search
+
+    root = arguments.profiles or runs.profiles_root()
+    places = [_place(name, root) for name in arguments.runs] or runs.folders(root)
+    if not places:
+        raise UserError("There are no runs to search; give the folder of one, or --profiles.")
+    found = [(place, finding) for place in places for finding in search(place)]
+    for place, finding in found:
+        name = place.relative_to(root).as_posix() if place.is_relative_to(root) else place.name
+        print(f"{redact.text(name)}: {finding.file}: {redact.said({finding.kind: finding.count})}")
+    if not found:
+        print(f"{len(places)} {'run' if len(places) == 1 else 'runs'}, nothing found")
+    return 1 if found else 0
+
+
+def _place(name: str, root: Path) -> Path:
+    """Return the folder or file of a run by name or path; one whose ``run.json`` cannot be read is searched too."""
+    from moe_lab import runs
+
+    for path in (Path(name), root / name):
+        if path.exists():
+            return path.parent if path.name == runs.MANIFEST else path
+    return runs.load(name, root=root).path

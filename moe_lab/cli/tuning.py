@@ -1,0 +1,165 @@
+"""What the command line does about tiles: find them, list them, exchange them with vLLM and SGLang."""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from moe_lab.spec import bench_options, configs
+from moe_lab.spec.configs import Tuned, choose, engines, measured
+from moe_lab.spec.errors import UserError
+
+
+def add(subcommands: Any) -> None:
+    """Add ``tune`` and ``configs`` to the command line."""
+    formatter = argparse.ArgumentDefaultsHelpFormatter
+    tuning = subcommands.add_parser(
+        "tune", help="find tiles of a backend's GEMMs in a given time", formatter_class=formatter
+    )
+    bench_options.add_tune(tuning)
+    tuning.add_argument("--name", required=True, help="name of the run: RUN or GPU/RUN; of an unfinished one: goes on")
+    tuning.add_argument("--profiles", type=Path, metavar="DIR", help="profiles folder")
+    tuning.add_argument("--overwrite", action="store_true", help="begin anew, and replace a run of that name")
+    tuning.set_defaults(run=tune)
+    files = subcommands.add_parser("configs", help="tuned tiles: list them, exchange them with vLLM and SGLang")
+    files.set_defaults(run=listing, format="table")
+    files.add_argument("--format", choices=("table", "json"), default="table")
+    actions = files.add_subparsers(dest="action", metavar="[export | import]")
+    export = actions.add_parser("export", help="write the files that an engine loads")
+    export.add_argument("source", metavar="FILE_OR_RUN", help="file of tiles, or run of moe-lab tune")
+    export.add_argument("--for", dest="engine", choices=engines.ENGINES, required=True, help="who will load them")
+    export.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder")
+    export.set_defaults(run=export_tiles)
+    importer = actions.add_parser(
+        "import", help="keep an engine's file, or a run's tiles or times, where a lookup finds them"
+    )
+    importer.add_argument("source", metavar="FILE_OR_RUN", help="file of vLLM or SGLang, file of tiles, or run")
+    importer.add_argument("--model", help="preset, or sizes as KxNxExTOPK: an engine's file does not say K and topk")
+    importer.add_argument(
+        "--dtype", default="bf16", choices=("bf16", "fp16"), help="where an engine's file leaves it out"
+    )
+    importer.add_argument(
+        "--out", type=Path, metavar="DIR", help="default: the first of $MOE_LAB_CONFIGS, else the package"
+    )
+    importer.set_defaults(run=import_tiles)
+
+
+def tune(arguments: argparse.Namespace) -> int:
+    """Find tiles, keep what was measured as a run with its file of tiles, and print both; 1 if it is not finished."""
+    from moe_lab.runs import tune as run
+
+    bench_options.seconds(arguments.budget)
+    argv = bench_options.tune_argv(arguments)
+    place = {"root": arguments.profiles, "overwrite": arguments.overwrite}
+    kept, code = run.measure(argv, arguments.name, budget=arguments.budget, **place)
+    rows = kept.manifest["rows"]
+    if not rows["complete"]:
+        print("moe-lab: not finished; the same command goes on from here.", file=sys.stderr)
+    print(kept.path)
+    found = sorted(kept.path.glob("E=*.json"))
+    print(found[0] if found else "no M has a result yet")
+    return 1 if code or not rows["complete"] else 0
+
+
+def listing(arguments: argparse.Namespace) -> None:
+    """Print every file of tiles that a lookup finds."""
+    import pandas as pd
+
+    from moe_lab.cli.commands import aligned
+
+    rows = [_row(configs.read(path)) for path in configs.files()]
+    if arguments.format == "json":
+        print(json.dumps(rows, indent=1))
+    elif rows:
+        print(aligned(pd.DataFrame(rows)))
+    else:
+        print(
+            "There are no tuned tiles, so backends take their own: moe-lab tune finds some, configs import keeps them."
+        )
+
+
+def _row(tuned: Tuned) -> dict[str, Any]:
+    sizes = {key: str(getattr(tuned, key)) for key in ("E", "N", "K", "topk")}
+    own = {"backend": tuned.backend, "gpu": tuned.gpu, **sizes, "dtype": tuned.dtype}
+    known = {"M": " ".join(str(point.M) for point in tuned.points), "triton": (tuned.versions or {}).get("triton")}
+    return {**own, **known, "origin": tuned.origin or None}
+
+
+def export_tiles(arguments: argparse.Namespace) -> None:
+    """Write an engine's files and print their paths."""
+    tuned = _source(arguments.source)
+    for path in engines.export(tuned, arguments.engine, arguments.out):
+        print(path)
+    for note in engines.left_out(tuned, arguments.engine):
+        print(f"note: {note}", file=sys.stderr)
+
+
+def import_tiles(arguments: argparse.Namespace) -> None:
+    """Keep tiles, or times of backends, where a lookup finds them, and print the paths."""
+    from moe_lab import runs
+    from moe_lab.spec.guard.places import gpu_slug
+
+    path, folder = Path(arguments.source), arguments.out or configs.folders()[0]
+    if not os.path.isfile(path) and (run := runs.load(arguments.source)).manifest.get("bench") == "experts":
+        found = measured.of_run(run.rows(), run.manifest)
+        if not found:
+            raise UserError(f"'{run.manifest['name']}' has no times of our backends with uniform routing.")
+        for times in found:
+            print(measured.write(times, folder / gpu_slug(times.gpu)))
+        return
+    if os.path.isfile(path) and engines.is_theirs(path):
+        K, topk = _unsaid(path, arguments.model)
+        tuned = engines.load(path, K=K, topk=topk, dtype=arguments.dtype)
+        for note in engines.notes(tuned):
+            print(f"note: {note}", file=sys.stderr)
+    else:
+        tuned = _source(arguments.source)
+    print(configs.write(tuned, folder / gpu_slug(tuned.gpu)))
+
+
+def _unsaid(path: Path, model: str | None) -> tuple[int, int]:
+    """Return K and topk, which an engine's file does not say, of a preset or of given sizes that fit its E and N.
+
+    Raises:
+        UserError: there is no such preset, or the file is of another model.
+    """
+    from moe_lab.spec.problem import model as preset_of
+
+    named = engines.named(path)
+    E, N = int(named["E"]), int(named["N"])
+    fitting = engines.fitting(E, N)
+    advice = f"give --model {' or '.join([*fitting, f'KxNxExTOPK such as 2048x{N}x{E}x8'])}"
+    if not model:
+        raise UserError(f"An engine's file does not say K and topk; {advice}.")
+    sizes = bench_options.sizes(model)
+    if sizes and (sizes[1], sizes[2]) == (N, E):
+        return sizes[0], sizes[3]
+    preset = None if sizes else preset_of(model)
+    if preset and model in fitting:
+        return preset.K, preset.topk
+    theirs = f"E={preset.E}, N={preset.N}/tp" if preset else f"E={sizes[2]}, N={sizes[1]}" if sizes else ""
+    raise UserError(f"The file is for E={E}, N={N}, not for {model} ({theirs}); {advice}.")
+
+
+def _source(source: str) -> Tuned:
+    """Return the tiles of a file, or of a run.
+
+    Raises:
+        UserError: there is neither, or the run has none.
+    """
+    from moe_lab import runs
+
+    path = Path(source)
+    if os.path.isfile(path) and path.name != runs.MANIFEST:
+        if engines.is_theirs(path):
+            raise UserError(f"'{path.name}' is an engine's file already; `moe-lab configs import` reads it.")
+        return configs.read(path)
+    run = runs.load(source)
+    if run.manifest.get("bench") != "tune":
+        raise UserError(f"'{run.manifest['name']}' is no run of moe-lab tune; give one, or a file of tiles.")
+    found = choose.tuned(choose.records(run.rows()), run.manifest)
+    if found is None:
+        raise UserError(f"'{run.manifest['name']}' has no M with a result; run the same tuning again to go on.")
+    return found

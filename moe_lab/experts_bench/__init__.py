@@ -1,1 +1,0 @@
-"""The experts benchmark: every backend on the same weights, tokens and routing, checked before it is timed."""

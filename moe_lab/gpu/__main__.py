@@ -1,0 +1,65 @@
+"""The process that has torch: ``python -m moe_lab.gpu layer``, ``experts``, ``align`` are profiled, the rest measures.
+
+It prints one line of JSON. ``python -m moe_lab.gpu ranges`` prints what a range costs when nobody listens. Triton is
+imported late: --device cpu has to choose its interpreter first.
+"""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from moe_lab.gpu.bench import align_command, experts_command
+from moe_lab.gpu.bench.tune import command as tune
+from moe_lab.gpu.workloads import align, experts, layer
+from moe_lab.gpu.workloads.window import range_api, say
+from moe_lab.spec import ranges
+from moe_lab.spec.errors import UserError
+
+CPU_COMMANDS = ("layer", "align", "experts", "bench-experts", "tune")  # with --device cpu: by Triton's interpreter
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    options = parser().parse_args(arguments)
+    if getattr(options, "device", "cpu") == "cpu" and options.command in CPU_COMMANDS:
+        os.environ.setdefault("TRITON_INTERPRET", "1")
+    try:
+        print(json.dumps(options.run(options)), flush=True)  # noqa: T201
+    except UserError as error:
+        say(str(error))
+        return 2
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    top = argparse.ArgumentParser(prog="python -m moe_lab.gpu", description="The process that gets profiled.")
+    commands = top.add_subparsers(dest="command", required=True)
+    cost = commands.add_parser("ranges", help="print the cost of a range when nobody listens, in nanoseconds")
+    cost.set_defaults(run=lambda options: range_cost())
+    for command in (layer, align, experts, align_command, experts_command, tune):
+        command.add(commands)
+    return top
+
+
+def range_cost(repeats: int = 100_000) -> dict[str, Any]:
+    """Return nanoseconds per range, opened and closed, without and with this machine's api; fastest of five rounds."""
+    cost: dict[str, Any] = {"repeats": repeats}
+    for api in dict.fromkeys(("none", range_api())):
+        mark = ranges.marker(api)
+        rounds = []
+        for _ in range(5):
+            began = time.perf_counter_ns()
+            for _ in range(repeats):
+                with mark("w13"):
+                    pass
+            rounds.append((time.perf_counter_ns() - began) / repeats)
+        cost[f"{api}_ns"] = round(min(rounds), 1)
+    return cost
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

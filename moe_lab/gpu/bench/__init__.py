@@ -1,0 +1,1 @@
+"""Benchmarks: align & sort, the experts part, and the search for tiles."""

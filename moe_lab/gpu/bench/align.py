@@ -1,0 +1,210 @@
+"""Timing -> rows; prints nothing.
+
+The benchmark's rules: variants are interleaved, so that a drift of the clocks meets all of them; the L2 cache is
+overwritten before each repetition; the experts of a token are distinct; buffers are allocated outside of what is timed,
+and a separate row includes allocation; every variant's result is compared with the reference before it is timed. An
+algorithm that fails becomes rows with an error instead of times.
+"""
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache, lru_cache, partial
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moe_lab.gpu.align import Alignment, workspace
+from moe_lab.gpu.bench.timing import interleave, no_stderr, operations, prepare, quantiles_us
+from moe_lab.gpu.kernels.nothing import launch_nothing
+from moe_lab.gpu.routing import parse_spec, synthetic
+from moe_lab.spec import plugins
+from moe_lab.spec.bench_options import MODES
+from moe_lab.spec.errors import UserError
+
+# What the same method measures for kernels that do nothing: launches, and whether each may begin early.
+FLOORS = {"(empty)": (1, False), "(2 empty)": (2, False), "(2 empty, early)": (2, True)}
+# What tells one row of a result from every other.
+KEY = ("tokens", "E", "topk", "block_m", "routing", "seed", "algorithm", "mode")
+
+
+@dataclass(frozen=True)
+class AlignCase:
+    """One input of the align benchmark.
+
+    Attributes:
+        tokens: M.
+        E: experts.
+        topk: experts per token.
+        block_m: rows of a tile.
+        routing: a spec of ``moe_lab.gpu.routing.synthetic``.
+        seed: of the routing.
+    """
+
+    tokens: int
+    E: int
+    topk: int
+    block_m: int = 64
+    routing: str = "uniform"
+    seed: int = 0
+
+
+def align_rows(
+    case: AlignCase,
+    algorithms: Sequence[str],
+    *,
+    repetitions: int = 50,
+    modes: Sequence[str] = MODES,
+    device: torch.device | str = "cuda",
+    kernels: bool = True,
+    most_topk: int = 0,
+) -> list[dict[str, Any]]:
+    """Time align algorithms on one input.
+
+    Args:
+        case: the input.
+        algorithms: align plugins; those that do not take so many pairs are left out.
+        repetitions: timed calls of each variant.
+        modes: of ``MODES``; ``graph`` replays a CUDA graph of one call.
+        device: the GPU.
+        kernels: whether a profiler also reads the kernels of a call: some 0.1 s a case.
+        most_topk: the largest topk that the same M and E are asked for, so that their ids are drawn once.
+
+    Returns:
+        One row per algorithm and mode: the case's fields, algorithm, mode, repetitions, median_us, p20_us, p80_us,
+        launches (GPU operations a call; None without ``kernels``), rows_useful, rows_padded, padding_waste_pct,
+        minimum_bytes, deterministic, kernels_warm_us (each operation of a call and its time in an eager call with warm
+        caches), error.
+        The algorithms of ``FLOORS`` are what the same method measures for kernels that do nothing.
+        An algorithm that fails, or whose result differs from the reference, has an error of one line and no times.
+    """
+    device = torch.device(device)
+    ids = _ids(case, max(most_topk, case.topk), device)
+    taken = [a for a in algorithms if ids.numel() <= _info(a).get("most_pairs", ids.numel())]
+    expected = canonical(plugins.load("align", "torch_ref").align(ids, case.block_m, case.E), ids, case.block_m)
+    common = asdict(case) | {
+        "rows_useful": ids.numel(),
+        "rows_padded": expected[0],
+        "padding_waste_pct": round(100 * (expected[0] / max(1, ids.numel()) - 1), 3),
+        "minimum_bytes": 4 * (ids.numel() + expected[0] + expected[0] // case.block_m + 1),
+    }
+    rows: list[dict[str, Any]] = []
+    steps = {(name, mode): _floor(name, mode, device) for name, mode in product(FLOORS, modes)}
+    _settle()
+    for name in taken:
+        try:
+            with no_stderr():
+                steps |= _checked_steps(name, case, ids, expected, modes)
+        except Exception as error:  # whatever it is, the others are still measured
+            rows += [common | _row(name, mode, repetitions, error=one_line(error)) for mode in modes]
+    good = [name for name in taken if (name, modes[0]) in steps]
+    traced = operations({name: _calls(name, ids, case)[0] for name in good}, ids) if kernels else {}
+    for (name, mode), times in interleave(steps, repetitions, device).items():
+        found = traced.get(name)
+        launches = FLOORS[name][0] if name in FLOORS else len(found) if found else None
+        row = _row(name, mode, repetitions, times) | {"launches": launches}
+        rows.append(common | row | {"kernels_warm_us": found if mode == modes[0] else None})
+    return rows
+
+
+def _ids(case: AlignCase, most_topk: int, device: torch.device) -> Tensor:
+    """Return topk_ids [M, topk]; a token's experts are drawn in order, so fewer are the first of more."""
+    if parse_spec(case.routing).kind not in ("uniform", "zipf", "hot"):
+        most_topk = case.topk
+    return _drawn(case.routing, case.tokens, case.E, most_topk, case.seed)[:, : case.topk].contiguous().to(device)
+
+
+@lru_cache(maxsize=1)
+def _drawn(routing: str, tokens: int, E: int, topk: int, seed: int) -> Tensor:
+    return synthetic(routing, tokens, E, topk, seed=seed).topk_ids
+
+
+@cache
+def _settle() -> None:
+    """Keep the garbage collector, which every graph capture calls, from walking what was imported, once."""
+    gc.collect()
+    gc.freeze()
+
+
+@cache
+def _info(name: str) -> dict[str, Any]:
+    return plugins.info("align", name)
+
+
+@cache
+def _floor(name: str, mode: str, device: torch.device) -> Callable[[], object]:
+    """Return what a repetition of one of ``FLOORS`` runs; the same for every case."""
+    return prepare(partial(launch_nothing, torch.zeros(1, dtype=torch.int32, device=device), *FLOORS[name]), mode)
+
+
+def _row(
+    name: str, mode: str, repetitions: int, times: Sequence[float] = (), error: str | None = None
+) -> dict[str, Any]:
+    """Return the fields of a row that are not the case's."""
+    return {
+        "algorithm": name,
+        "mode": mode,
+        "repetitions": repetitions,
+        "launches": None,
+        **(quantiles_us(times) if times else dict.fromkeys(("median_us", "p20_us", "p80_us"))),
+        "deterministic": None if name in FLOORS else _info(name).get("deterministic"),
+        "kernels_warm_us": None,
+        "error": error,
+    }
+
+
+def _checked_steps(
+    name: str, case: AlignCase, ids: Tensor, expected: tuple[int, Tensor, Tensor], modes: Sequence[str]
+) -> dict[tuple[str, str], Callable[[], object]]:
+    """Return what a repetition of each mode runs, after comparing the result with the reference."""
+    call, allocating = _calls(name, ids, case)
+    _check(name, case, call(), ids, expected)
+    steps = {(name, mode): prepare(allocating if mode == "eager+allocation" else call, mode) for mode in modes}
+    _check(name, case, call(), ids, expected)
+    return steps
+
+
+def one_line(error: Exception) -> str:
+    """Return the kind of an error and the last line of its text, at most 200 characters."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1] if lines else ''}"[:200]
+
+
+def _calls(name: str, ids: Tensor, case: AlignCase) -> tuple[Callable[[], Alignment], Callable[[], Alignment]]:
+    """Return the call with memory allocated before, and the call that allocates."""
+    plugin = plugins.load("align", name)
+    out = workspace(plugin, ids, case.block_m, case.E)
+
+    def call() -> Alignment:
+        return plugin.align(ids, case.block_m, case.E, out=out)  # type: ignore[no-any-return]
+
+    def allocating() -> Alignment:
+        return plugin.align(ids, case.block_m, case.E)  # type: ignore[no-any-return]
+
+    return call, allocating
+
+
+def canonical(alignment: Alignment, topk_ids: Tensor, block_m: int) -> tuple[int, Tensor, Tensor]:
+    """Return (rows_padded, expert ids of the tiles, rows sorted inside each expert): equal for equal alignments."""
+    total = int(alignment.num_tokens_post_padded)
+    tiles = alignment.expert_ids[: total // block_m]
+    rows = alignment.sorted_token_ids[:total].long()
+    group = tiles.long().repeat_interleave(block_m) + 1
+    return total, tiles.clone(), (group * (topk_ids.numel() + 1) + rows).sort().values
+
+
+def _check(name: str, case: AlignCase, result: Alignment, ids: Tensor, expected: tuple[int, Tensor, Tensor]) -> None:
+    found = canonical(result, ids, case.block_m)
+    same = found[0] == expected[0] and all(torch.equal(a, b) for a, b in zip(found[1:], expected[1:], strict=True))
+    if not same:
+        raise UserError(f"Align algorithm '{name}' gives a wrong result for {case}; do not use its times.")
+
+
+def align_cases(options: dict[str, Any]) -> Iterator[AlignCase]:
+    """Yield the cases of a benchmark: every combination of E, routing, tokens, block_m and topk (of at most E)."""
+    keys = ("experts", "routing", "tokens", "block_m", "topk")
+    for E, routing, tokens, block_m, topk in product(*(options[key] for key in keys)):
+        if topk <= E:
+            yield AlignCase(tokens, E, topk, block_m, routing, options["seed"])

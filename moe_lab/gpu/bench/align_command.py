@@ -1,0 +1,151 @@
+"""``python -m moe_lab.gpu bench-align``: run the align benchmark on a GPU and write its rows.
+
+The file is JSON lines: what was asked for and on what, then a line a row, each case appended when it is measured, then
+``{"complete": true}``. So a process that dies loses nothing that it had measured.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from moe_lab.gpu.routing import parse_spec
+from moe_lab.spec import bench_options, plugins
+from moe_lab.spec.errors import UserError
+from moe_lab.spec.guard.entry import integer
+
+
+def add(commands: Any) -> None:
+    """Add the subcommand to the parser of ``moe_lab.gpu``."""
+    bench = commands.add_parser(
+        "bench-align", help="time align algorithms", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    bench.set_defaults(run=run)
+    bench_options.add_align(bench)
+    bench.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON lines to write")
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Run the benchmark; returns a summary for stdout.
+
+    Raises:
+        UserError: no GPU, an unknown algorithm or routing, sizes that cannot be, or an output folder that is missing.
+    """
+    from tqdm import tqdm
+
+    from moe_lab.gpu.bench.align import align_cases, align_rows
+
+    settings = _settings(options)
+    cases = list(align_cases(settings))
+    rows: list[dict[str, Any]] = []
+    with options.out.open("w") as file, tqdm(cases, unit="case", file=sys.stderr, mininterval=1.0) as bar:
+        _append(file, [_header(settings, bench_options.align_argv(options))])
+        for case in bar:
+            bar.set_postfix_str(f"M={case.tokens} E={case.E} topk={case.topk}")
+            measured = align_rows(
+                case,
+                settings["algorithms"],
+                repetitions=settings["repetitions"],
+                modes=settings["modes"],
+                kernels=settings["kernels"] == ["all"] or case.tokens in settings["kernels"],
+                most_topk=max(k for k in settings["topk"] if k <= case.E),
+            )
+            _append(file, measured)
+            rows += measured
+        _append(file, [{"complete": True}])
+    if options.table:
+        print(table(rows, settings["modes"][0]), file=sys.stderr)  # noqa: T201
+    failed = sum(row["error"] is not None for row in rows)
+    return {"bench": "align", "cases": len(cases), "rows": len(rows), "failed": failed, "out": options.out.name}
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    if not torch.cuda.is_available():
+        raise UserError("No GPU is visible to torch; the align benchmark needs one.")
+    if not options.out.resolve().parent.is_dir():
+        raise UserError(f"The folder of --out '{options.out}' does not exist; make it first.")
+    names = options.algorithms
+    if names == ["all"]:
+        names = [name for name in plugins.names("align") if plugins.unavailable("align", name) is None]
+    for name in names:
+        plugins.load("align", name)
+    for spec in options.routing:
+        parse_spec(spec)
+    if min(options.topk) > max(options.experts) or options.repetitions < 1 or min(options.tokens) < 0:
+        raise UserError("Use topk <= experts, at least one repetition, and no negative tokens.")
+    return {
+        "tokens": options.tokens,
+        "experts": options.experts,
+        "topk": options.topk,
+        "block_m": options.block_m,
+        "routing": options.routing,
+        "algorithms": names,
+        "modes": options.modes,
+        "kernels": _traced(options.kernels),
+        "repetitions": options.repetitions,
+        "seed": options.seed,
+    }
+
+
+def _traced(given: list[str]) -> list[Any]:
+    """Return the tokens at which kernels are read: ``["all"]``, or numbers, none for ``none``."""
+    if given in (["all"], ["none"]):
+        return given if given == ["all"] else []
+    try:
+        return [integer(text, range(2**31)) for text in given]
+    except ValueError:
+        raise UserError(f"--kernels takes all, none or numbers of tokens; not {' '.join(given)}.") from None
+
+
+def _header(settings: dict[str, Any], arguments: list[str]) -> dict[str, Any]:
+    from moe_lab.gpu.bench.align import KEY
+    from moe_lab.gpu.bench.timing import copy_bandwidth
+    from moe_lab.gpu.workloads.record import gpu, versions
+
+    device = torch.device("cuda", torch.cuda.current_device())
+    return {
+        "schema": 2,
+        "bench": "align",
+        "key": KEY,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "gpu": (gpu("cuda") or {}) | {"copy_bytes_per_s": round(copy_bandwidth(device))},
+        "versions": versions() | {"driver": driver()},
+        "command": ["python", "-m", "moe_lab.gpu", "bench-align", *arguments],
+        "settings": settings,
+    }
+
+
+def driver() -> str | None:
+    """Return the version of the NVIDIA kernel module, or None."""
+    path = Path("/sys/module/nvidia/version")
+    return path.read_text().strip() if path.exists() else None
+
+
+def _append(file: Any, rows: Iterable[dict[str, Any]]) -> None:
+    file.writelines(json.dumps(row, separators=(",", ":")) + "\n" for row in rows)
+    file.flush()
+
+
+def table(rows: list[dict[str, Any]], mode: str) -> str:
+    """Return the medians in microseconds as text: one line per case, one column per algorithm; ``-``: not taken.
+
+    Below them is one line per failure.
+    """
+    rows = [r for r in rows if r["mode"] == mode]
+    names = list(dict.fromkeys(r["algorithm"] for r in rows))
+    cases: dict[tuple[Any, ...], dict[str, str]] = {}
+    for r in rows:
+        key = r["tokens"], r["E"], r["topk"], r["block_m"], r["routing"]
+        cases.setdefault(key, {})[r["algorithm"]] = "error" if r["median_us"] is None else f"{r['median_us']:.2f}"
+    head = f"{'M':>6} {'E':>4} {'k':>2} {'bm':>3} {'routing':>9} " + " ".join(f"{n[:15]:>15}" for n in names)
+    lines = [f"{mode}, median us", head]
+    for key, medians in cases.items():
+        cells = " ".join(f"{medians.get(n, '-'):>15}" for n in names)
+        lines.append("{:>6} {:>4} {:>2} {:>3} {:>9} ".format(*key) + cells)
+    lines += [f"{r['algorithm']}, M={r['tokens']} E={r['E']}: {r['error']}" for r in rows if r["error"] is not None]
+    return "\n".join(lines)

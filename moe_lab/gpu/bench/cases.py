@@ -1,0 +1,211 @@
+"""One case -> rows: the same tokens, weights and routing through every backend; prints nothing.
+
+A backend that fails, is wrong or cannot do the case becomes rows with an error instead of times; the others are
+measured all the same. A failure that leaves the GPU unusable ends the process: see ``supervise``.
+"""
+
+import gc
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from moe_lab.gpu.bench import stages
+from moe_lab.gpu.bench.check import Inputs, Oracle
+from moe_lab.gpu.bench.clock import interleave
+from moe_lab.gpu.bench.examine import Entry, Plan, Weights, examine, guard
+from moe_lab.gpu.bench.nvml import Monitor, summary
+from moe_lab.gpu.bench.rates import rates
+from moe_lab.gpu.bench.roofs import read_flush
+from moe_lab.gpu.bench.timing import quantiles_us
+from moe_lab.gpu.routing import Routing, synthetic
+from moe_lab.gpu.weights import DTYPES
+from moe_lab.spec.problem import MoEProblem
+
+Note = Callable[[str, str], None]
+
+
+@dataclass(frozen=True)
+class ExpertsCase:
+    """One input of the experts benchmark.
+
+    Attributes:
+        problem: sizes, dtype, activation and the name of the model.
+        routing: a spec of ``moe_lab.gpu.routing.synthetic``.
+        seed: of weights, tokens and routing.
+    """
+
+    problem: MoEProblem
+    routing: str = "uniform"
+    seed: int = 0
+
+    @property
+    def key(self) -> list[Any]:
+        """What tells the case from every other of a run."""
+        return [self.problem.model, self.problem.M, self.problem.dtype, self.routing, self.seed]
+
+
+def experts_rows(
+    case: ExpertsCase,
+    plan: Plan,
+    weights: Weights | None,
+    *,
+    device: torch.device,
+    monitor: Monitor | None = None,
+    left_out: dict[str, str] | None = None,
+    note: Note = lambda backend, step: None,
+    careful: bool = False,
+) -> list[dict[str, Any]]:
+    """Check every backend on one input, then time them interleaved.
+
+    Args:
+        case: the input.
+        plan: what is measured.
+        weights: of the case's model; None if every backend is left out.
+        device: the GPU, or the CPU in tests.
+        monitor: asked for clocks, temperature and power.
+        left_out: backend -> why it is not run here; becomes its error.
+        note: told what is about to run: a backend, or "" for several, and the step.
+        careful: note each timed call too, and wait for it.
+
+    Returns:
+        One row per backend, part and mode, times in microseconds; None where there is an error or nothing is
+        known.
+
+    Raises:
+        BrokenError: the GPU does not answer any more.
+    """
+    p = case.problem
+    routing = synthetic(case.routing, p.M, p.E, p.topk, seed=case.seed, device=device)
+    counts = routing.topk_ids.flatten().long().bincount(minlength=p.E)
+    entries, oracle = _examined(case, plan, weights, routing, left_out or {}, note)
+    times, clocks = _time(entries, plan, device, monitor, note, careful)
+    traced = _trace(entries, plan, device, routing.topk_ids, note)
+    fixed = _fixed(case, plan, counts, oracle)
+    rows = [
+        fixed | entries[name].facts | clocks | _row(name, part, mode, entries[name], times, p, fixed, plan, traced)
+        for name in plan.backends
+        for part in plan.parts
+        for mode in _modes(part, plan, device)
+    ]
+    entries.clear()
+    _tidy(device)
+    return rows
+
+
+def _examined(
+    case: ExpertsCase,
+    plan: Plan,
+    weights: Weights | None,
+    routing: Routing,
+    left_out: dict[str, str],
+    note: Note,
+) -> tuple[dict[str, Entry], Oracle | None]:
+    """Return what is known of every backend, and the oracle; None if no backend is to be run."""
+    entries = {name: Entry(errors={"full": left_out[name]} if name in left_out else {}) for name in plan.backends}
+    if weights is None or set(plan.backends) <= set(left_out):
+        return entries, None
+    p, device = case.problem, routing.topk_ids.device
+    generator = torch.Generator(device).manual_seed(case.seed + 1)
+    x = torch.empty((p.M, p.K), dtype=DTYPES[p.dtype], device=device).normal_(generator=generator)
+    inputs = Inputs(x, weights.w13, weights.w2, *routing)
+    note("", "oracle")
+    oracle = Oracle(inputs, p)
+    for name in plan.backends:
+        if name not in left_out:
+            note(name, "check")
+            guard(entries[name], partial(examine, name, entries[name], p, plan, weights, inputs, oracle))
+    return entries, oracle
+
+
+def _modes(part: str, plan: Plan, device: torch.device) -> list[str]:
+    """Return the modes of a part: a stage by itself can only be replayed."""
+    return list(plan.modes) if part == "full" else ["graph"]
+
+
+def _time(
+    entries: dict[str, Entry],
+    plan: Plan,
+    device: torch.device,
+    monitor: Monitor | None,
+    note: Note,
+    careful: bool,
+) -> tuple[dict[Any, list[float]], dict[str, Any]]:
+    steps = {(name, *key): step for name, entry in entries.items() for key, step in entry.steps.items()}
+
+    def look(key: tuple[str, str, str]) -> bool:
+        if careful:
+            note(key[0], f"time {key[1]} {key[2]}")
+        return careful
+
+    note("", "time")
+    times, samples = interleave(steps, plan.repetitions, device, monitor, look)
+    return times, summary(samples)
+
+
+def _trace(
+    entries: dict[str, Entry], plan: Plan, device: torch.device, separator: torch.Tensor, note: Note
+) -> dict[str, Any]:
+    calls = {name: entry.call for name, entry in entries.items() if entry.call}
+    if not plan.kernels or device.type == "cpu" or not calls or not separator.numel():
+        return {}
+    note("", "trace")
+    try:
+        return stages.trace(calls, separator, read_flush(device))
+    except RuntimeError:  # a profiler that cannot be started costs the split, not the times
+        return {}
+
+
+def _tidy(device: torch.device) -> None:
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _fixed(case: ExpertsCase, plan: Plan, counts: torch.Tensor, oracle: Oracle | None) -> dict[str, Any]:
+    """Return the fields that every row of the case has, and None for those that a backend may not know."""
+    p = case.problem
+    sizes = {key: value for key, value in asdict(p).items() if key not in ("quant", "apply_router_weight_on_input")}
+    return sizes | {
+        "routing": case.routing,
+        "seed": case.seed,
+        "experts_hit": int((counts > 0).sum()),
+        "rows_useful": p.rows_useful,
+        "rows_most": int(counts.max()) if p.M else 0,
+        "repetitions": plan.repetitions,
+        "bound_max_rel": oracle and oracle.bound.max_rel,
+        "bound_rms_rel": oracle and oracle.bound.rms_rel,
+        **dict.fromkeys(("version", "rows_padded", "workspace_bytes", "correct", "error_max_rel", "error_rms_rel")),
+    }
+
+
+def _row(
+    name: str,
+    part: str,
+    mode: str,
+    entry: Entry,
+    times: dict[Any, list[float]],
+    problem: MoEProblem,
+    fixed: dict[str, Any],
+    plan: Plan,
+    traced: dict[str, Any],
+) -> dict[str, Any]:
+    """Return the fields of a row that differ by part and mode."""
+    measured = times.get((name, part, mode))
+    error = entry.errors.get("full") or entry.errors.get(part) or entry.errors.get(mode)
+    stage = entry.stages.get(part, part)
+    timed = quantiles_us(measured) if measured else dict.fromkeys(("median_us", "p20_us", "p80_us"))
+    padded = entry.facts.get("rows_padded")
+    first = (part, mode) == ("full", plan.modes[0])
+    return {
+        "backend": name,
+        "part": part,
+        "stage": stage if measured else None,
+        "mode": mode,
+        **timed,
+        **rates(problem, fixed["experts_hit"], padded, stage, timed["median_us"], plan.roofs),
+        "kernels_us": traced.get(name) if first else None,
+        "error": None if measured else error or "it was not measured",
+    }

@@ -1,0 +1,82 @@
+"""Is the result right? The oracle is fp64; how far an element may be from it follows from the arithmetic."""
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from moe_lab.gpu.bench.bound import LAMBDA, Arithmetic, Inputs, exact, scale
+from moe_lab.spec.problem import MoEProblem
+
+__all__ = ["Errors", "Inputs", "Oracle"]
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Errors relative to the oracle.
+
+    Attributes:
+        max_rel: the largest over the oracle's largest value.
+        rms_rel: the RMS over the oracle's RMS.
+        share: the largest share of what an element may differ: up to 1 is right.
+    """
+
+    max_rel: float
+    rms_rel: float
+    share: float = 0.0
+
+
+class Oracle:
+    """What the layer should return for one input, and how far from it a backend may be."""
+
+    def __init__(self, inputs: Inputs, problem: MoEProblem):
+        """Compute the layer in fp64.
+
+        Args:
+            inputs: what every backend gets.
+            problem: of the layer.
+        """
+        self._inputs, self._problem = inputs, problem
+        self._y = exact(inputs, problem)
+        self._max = float(self._y.abs().max()) if self._y.numel() else 0.0
+        self._rms = float(self._y.square().mean().sqrt()) if self._y.numel() else 0.0
+        self._scale = cache(lambda tf32: scale(inputs, problem, Arithmetic(inputs.x.dtype, tf32)))
+
+    @property
+    def bound(self) -> Errors:
+        """The largest errors that count as right, anywhere, of a backend whose products are of the dtype."""
+        return self.bound_of()
+
+    def bound_of(self, tf32: bool = False) -> Errors:
+        """Return the largest errors that count as right, anywhere.
+
+        Args:
+            tf32: of a backend that says that it multiplies fp32 in tf32.
+        """
+        if not self._max:
+            return Errors(0.0, 0.0, 1.0)
+        allowed = self._scale(self._tf32(tf32))
+        return Errors(float(LAMBDA * allowed.max()) / self._max, float(allowed.square().mean().sqrt()) / self._rms, 1.0)
+
+    def errors(self, y: Tensor, tf32: bool = False) -> Errors:
+        """Return the errors of a result; infinite where the result is not finite or has another shape or dtype."""
+        infinite = Errors(float("inf"), float("inf"), float("inf"))
+        if y.shape != self._y.shape or y.dtype != self._inputs.x.dtype:
+            return infinite
+        if not y.numel():
+            return Errors(0.0, 0.0)
+        difference = (y.double() - self._y).abs()
+        if not bool(difference.isfinite().all()):
+            return infinite
+        share = float((difference / self._scale(self._tf32(tf32))).max()) / LAMBDA
+        if not self._max:
+            return Errors(0.0, 0.0, share)
+        return Errors(float(difference.max()) / self._max, float(difference.square().mean().sqrt()) / self._rms, share)
+
+    def right(self, errors: Errors, tf32: bool = False) -> bool:
+        """Return whether every element, and the RMS of all, is within the bound."""
+        return errors.share <= 1 and errors.rms_rel <= self.bound_of(tf32).rms_rel
+
+    def _tf32(self, tf32: bool) -> bool:
+        return tf32 and self._inputs.x.dtype == torch.float32

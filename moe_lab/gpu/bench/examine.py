@@ -1,0 +1,241 @@
+"""One backend on one input: is it right, what does it need, and what is timed of it."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moe_lab.gpu.bench import stages
+from moe_lab.gpu.bench.align import one_line
+from moe_lab.gpu.bench.check import Errors, Inputs, Oracle
+from moe_lab.gpu.bench.clock import Step, ready
+from moe_lab.gpu.bench.timing import no_stderr
+from moe_lab.gpu.weights import DTYPES
+from moe_lab.spec import plugins
+from moe_lab.spec.errors import UserError
+from moe_lab.spec.problem import MoEProblem
+from moe_lab.spec.ranges import marker
+
+SILENT = marker("none")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured of every case.
+
+    Attributes:
+        backends: names, or ``name@version`` of a peer.
+        parts: of ``full``, ``w13``, ``w2``; the latter two replayed from a graph of their stage.
+        modes: of ``graph``, ``eager``.
+        repetitions: timed rounds.
+        kernels: whether a profiler reads the kernels of a call.
+        roofs: of ``roofs.measure``; empty = no shares of them.
+    """
+
+    backends: Sequence[str]
+    parts: Sequence[str] = ("full",)
+    modes: Sequence[str] = ("graph",)
+    repetitions: int = 50
+    kernels: bool = True
+    roofs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Entry:
+    """What is known of a backend in a case: fields of its rows, what to time, and why it cannot be."""
+
+    facts: dict[str, Any] = field(default_factory=dict)
+    steps: dict[tuple[str, str], Step] = field(default_factory=dict)
+    stages: dict[str, str] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+    call: Callable[[Any], Tensor] | None = None
+
+
+class BrokenError(Exception):
+    """The GPU does not answer any more: nothing in this process can be measured."""
+
+
+class Weights:
+    """The weights of one model, and what each backend prepared of them, made once.
+
+    Attributes:
+        model: whose they are.
+        w13: [E, 2N, K], gate rows then up rows.
+        w2: [E, K, N].
+    """
+
+    def __init__(self, problem: MoEProblem, device: torch.device, seed: int):
+        """Draw normal weights of deviation 1 / sqrt(fan_in)."""
+        self.model = problem.model
+        generator = torch.Generator(device).manual_seed(seed)
+
+        def normal(*shape: int) -> Tensor:
+            empty = torch.empty(shape, dtype=DTYPES[problem.dtype], device=device)
+            return empty.normal_(0, 1 / math.sqrt(shape[-1]), generator=generator)
+
+        self.w13, self.w2 = (
+            normal(problem.E, 2 * problem.N, problem.K),
+            normal(problem.E, problem.K, problem.N),
+        )
+        self._prepared: dict[str, Any] = {}
+
+    def of(self, name: str, backend: Any) -> Any:
+        """Return (w13, w2) as the backend takes them."""
+        if not hasattr(backend, "prepare"):
+            return self.w13, self.w2
+        if name not in self._prepared:
+            self._prepared[name] = backend.prepare(self.w13, self.w2)
+        return self._prepared[name]
+
+
+def load(name: str) -> tuple[Any, dict[str, Any]]:
+    """Return a backend and its INFO.
+
+    Args:
+        name: of the plugin, or ``name@version`` of a peer's release.
+
+    Raises:
+        UserError: there is no such backend or release, or what it needs is missing.
+    """
+    plugin, at, version = name.partition("@")
+    info = plugins.info("experts", plugin)
+    if at and "peer" not in info:
+        raise UserError(f"'{plugin}' has no releases to choose from; leave '@{version}' out.")
+    module = plugins.load("experts", plugin)
+    return (module.at(version or None) if "peer" in info else module), info
+
+
+def guard(entry: Entry, examine: Callable[[], None]) -> None:
+    """Keep the failure of a backend as its error.
+
+    Raises:
+        BrokenError: the GPU does not answer after it.
+    """
+    try:
+        with no_stderr():
+            examine()
+    except Exception as error:  # whatever it is, the others are still measured
+        said = str(error)[:300] if isinstance(error, UserError) else one_line(error)
+        entry.errors["full"], entry.steps, entry.call = said, {}, None
+        if torch.cuda.is_available():
+            try:
+                torch.cuda.synchronize()
+            except Exception:
+                raise BrokenError(one_line(error)) from error
+
+
+def examine(
+    name: str, entry: Entry, problem: MoEProblem, plan: Plan, weights: Weights, inputs: Inputs, oracle: Oracle
+) -> None:
+    """Run a backend once, compare, and make ready what is timed.
+
+    Raises:
+        UserError: it is wrong, or cannot do this; any error of its own comes through too.
+    """
+    backend, info = load(name)
+    _refuse(name, info, problem, inputs.x.device)
+    prepared = weights.of(name, backend)
+    release = getattr(getattr(backend, "peer", None), "version", None)
+    entry.facts = {"version": release, "rows_padded": _padded(backend, problem, inputs.topk_ids)}
+
+    def call(mark: Any = SILENT) -> Tensor:
+        return backend.experts(inputs.x, *prepared, *inputs[3:], problem=problem, mark=mark)  # type: ignore[no-any-return]
+
+    y, entry.facts["workspace_bytes"] = _peak(call, inputs.x.device)
+    tf32 = info.get("fp32") == "tf32"
+    _compare(name, oracle, y, entry, tf32)
+    del y
+    for mode in plan.modes:
+        if mode == "graph" and not info.get("cuda_graph", False):
+            entry.errors[mode] = f"{name} waits for the GPU and cannot be captured"
+            continue
+        entry.steps["full", mode] = step = ready(call, mode, inputs.x.device)
+        _compare(name, oracle, _result(step()), entry, tf32)
+    entry.call = call
+    for part in (part for part in plan.parts if part != "full"):
+        _part(entry, part, name, call, partial(_compare, name, oracle, entry=entry, tf32=tf32), inputs.x.device)
+
+
+def _part(
+    entry: Entry,
+    part: str,
+    name: str,
+    call: Callable[[Any], Tensor],
+    compare: Callable[[Tensor], None],
+    device: torch.device,
+) -> None:
+    if device.type == "cpu":
+        entry.errors[part] = "a stage by itself is replayed from a CUDA graph, which needs a GPU"
+        return
+    try:
+        stage = stages.capture(call, part)
+    except UserError as error:
+        entry.errors[part] = f"{name}: {error}"
+        return
+    assert stage.result is not None
+    compare(stage.result)
+    entry.stages[part] = stage.name
+
+    def replay() -> object:
+        stage.graph.replay()
+        return stage
+
+    entry.steps[part, "graph"] = replay
+
+
+def _result(returned: Any) -> Tensor:
+    """Return the output of a repetition: ``timing.prepare`` returns it with what keeps its memory."""
+    result: Tensor = returned[0] if isinstance(returned, tuple) else returned
+    return result
+
+
+def _padded(backend: Any, problem: MoEProblem, topk_ids: Tensor) -> int | None:
+    """Return the rows with each expert's padded to the backend's tiles; None if it does not say how large they are."""
+    if not hasattr(backend, "block_m"):
+        return None
+    tile = backend.block_m(problem)
+    counts = topk_ids.flatten().long().bincount(minlength=problem.E)
+    return int(((counts + tile - 1) // tile * tile).sum())
+
+
+def _refuse(name: str, info: dict[str, Any], problem: MoEProblem, device: torch.device) -> None:
+    dtypes = info.get("cpu_dtypes", info["dtypes"]) if device.type == "cpu" else info["dtypes"]
+    if problem.dtype not in dtypes:
+        raise UserError(f"{name} does not take {problem.dtype} here, only: {', '.join(dtypes) or 'nothing'}.")
+    if problem.activation not in info["activations"]:
+        raise UserError(f"{name} has no activation {problem.activation}, only: {', '.join(info['activations'])}.")
+
+
+def _compare(name: str, oracle: Oracle, y: Tensor, entry: Entry, tf32: bool) -> None:
+    """Keep the largest errors so far as facts; tf32: of a backend that says that it multiplies fp32 so.
+
+    Raises:
+        UserError: they are outside the bound.
+    """
+    found: Errors = oracle.errors(y, tf32)
+    for key, value in (("error_max_rel", found.max_rel), ("error_rms_rel", found.rms_rel)):
+        entry.facts[key] = max(value, entry.facts.get(key) or 0.0) if math.isfinite(value) else None
+    entry.facts["correct"] = oracle.right(found, tf32)
+    if not entry.facts["correct"]:
+        raise UserError(
+            f"{name} is wrong: largest error {found.max_rel:.2g}, RMS {found.rms_rel:.2g} (allowed "
+            f"{oracle.bound_of(tf32).rms_rel:.2g}); an element differs {found.share:.2g} times as much as is allowed"
+        )
+
+
+def _peak(call: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, int | None]:
+    """Return what a call returns, and the most bytes that it held at once, its result among them."""
+    y = call()
+    if device.type == "cpu":
+        return y, None
+    del y
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    y = call()
+    torch.cuda.synchronize()
+    return y, torch.cuda.max_memory_allocated(device) - before

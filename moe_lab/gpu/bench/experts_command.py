@@ -1,0 +1,193 @@
+"""``python -m moe_lab.gpu bench-experts``: run the experts benchmark and write its rows.
+
+The file is JSON lines as the align benchmark's: a header, a line a row, each case appended when it is measured, then
+``{"complete": true}``. The process that is started supervises another one, which measures: see ``supervise``.
+"""
+
+import argparse
+import json
+from collections.abc import Iterable
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from moe_lab.gpu.bench import supervise
+from moe_lab.gpu.bench.cases import ExpertsCase, experts_rows
+from moe_lab.gpu.bench.examine import Plan, Weights, load
+from moe_lab.gpu.bench.nvml import Monitor
+from moe_lab.gpu.routing import parse_spec
+from moe_lab.spec import bench_options, plugins
+from moe_lab.spec.bench_options import listed, numbers
+from moe_lab.spec.errors import UserError
+from moe_lab.spec.problem import MoEProblem
+
+
+def add(commands: Any) -> None:
+    """Add the subcommand to the parser of ``moe_lab.gpu``."""
+    bench = commands.add_parser(
+        "bench-experts", help="time experts backends", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    bench.set_defaults(run=run)
+    bench_options.add_experts(bench)
+    bench.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON lines to write")
+    bench.add_argument("--state", type=Path, metavar="FILE", help=argparse.SUPPRESS)
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Supervise the benchmark, or, with ``--state``, be the process that measures; returns a summary for stdout.
+
+    Raises:
+        UserError: no GPU, an unknown backend, routing or size, or an output folder that is missing.
+    """
+    if options.state:
+        return work(options)
+    if not options.out.resolve().parent.is_dir():
+        raise UserError(f"The folder of --out '{options.out}' does not exist; make it first.")
+    _settings(options)
+    lines = supervise.supervise(bench_options.experts_argv(options), options.out, options.patience)
+    failed = sum(line.get("error") is not None for line in lines)
+    return {"bench": "experts", "rows": len(lines), "failed": failed, "out": options.out.name}
+
+
+def work(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure every case that is not in the file yet; see ``run``."""
+    from tqdm import tqdm
+
+    device = torch.device(options.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("No GPU is visible to torch; the experts benchmark needs one.")
+    settings, state = _settings(options), supervise.State.read(options.state)
+    cases, done = _cases(settings), supervise.resume(options.out)
+    monitor = _monitor(device)
+    weights: Weights | None = None
+    with options.out.open("a") as file:
+        roofs = _begin(file, settings, options, device)
+        asked = {key: settings[key] for key in ("backends", "parts", "modes", "repetitions")}
+        plan = Plan(**asked, kernels=settings["kernels"] and not state.no_trace, roofs=roofs)
+        left = [case for case in cases if case.key not in done]
+        for case in (bar := tqdm(left, total=len(cases), initial=len(cases) - len(left), unit="case", mininterval=1.0)):
+            bar.set_postfix_str(f"{case.problem.model} M={case.problem.M} {case.routing}")
+            note, left_out = supervise.Watch(options.state, case.key).note, state.reasons(case.key, plan.backends)
+            if len(left_out) < len(plan.backends) and (weights is None or weights.model != case.problem.model):
+                note("", "weights")
+                weights = None  # before the next are made: two models may not fit
+                weights = Weights(case.problem, device, case.seed)
+            measure = partial(experts_rows, device=device, monitor=monitor, left_out=left_out, note=note)
+            _append(file, measure(case, plan, weights, careful=case.key in state.careful))
+        _append(file, [{"complete": True}])
+    return {"cases": len(cases)}
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    routings = listed(options.routing)
+    for spec in routings:
+        parse_spec(spec)
+    if options.repetitions < 1:
+        raise UserError("Use at least one repetition.")
+    gpu = options.device == "cuda"
+    modes = listed(options.modes, bench_options.EXPERTS_MODES)
+    backends = _backends(options.backends)
+    settings = {
+        "models": listed(options.model),
+        "M": numbers(options.m),
+        "routing": routings,
+        "backends": backends,
+        "parts": listed(options.parts, bench_options.PARTS),
+        "modes": modes if gpu else ["eager"],
+        "dtype": options.dtype,
+        "kernels": options.kernels == "all",
+        "repetitions": options.repetitions,
+        "seed": options.seed,
+    }
+    _cases(settings)
+    return settings
+
+
+def _backends(text: str) -> list[str]:
+    """Return the backends asked for; ``all`` leaves out what is not available and what a graph cannot hold.
+
+    Raises:
+        UserError: there is no backend of that name.
+    """
+    if text != "all":
+        for name in listed(text):
+            plugins.info("experts", name.partition("@")[0])
+        return listed(text)
+    able = [n for n in plugins.names("experts") if plugins.info("experts", n).get("cuda_graph")]
+    return [name for name in able if plugins.unavailable("experts", name) is None]
+
+
+def _cases(settings: dict[str, Any]) -> list[ExpertsCase]:
+    return [
+        ExpertsCase(_problem(model, M, settings["dtype"]), routing, settings["seed"])
+        for model in settings["models"]
+        for routing in settings["routing"]
+        for M in settings["M"]
+    ]
+
+
+def _problem(model: str, M: int, dtype: str) -> MoEProblem:
+    """Return a preset's layer, or one of given sizes: ``2048x768x128x8`` is K x N x E x topk."""
+    given = bench_options.sizes(model)
+    if given:
+        return MoEProblem(M, *given, dtype, None, "silu", model)
+    return MoEProblem.preset(model, M, dtype)
+
+
+def _monitor(device: torch.device) -> Monitor | None:
+    if device.type == "cpu" or torch.version.hip is not None:
+        return None
+    return Monitor(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+
+
+def _begin(file: Any, settings: dict[str, Any], options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """Measure the roofs, write the header of a new file, and return the roofs."""
+    from moe_lab.gpu.bench.roofs import measure, verify_cold
+    from moe_lab.gpu.weights import DTYPES
+
+    gpu = device.type == "cuda"
+    if settings["dtype"] not in DTYPES:
+        raise UserError(f"The experts benchmark has no {settings['dtype']}; choose one of: {', '.join(DTYPES)}.")
+    roofs = measure(device, DTYPES[settings["dtype"]]) if gpu else {}
+    if gpu:
+        torch.cuda.empty_cache()  # a quarter of the memory was read
+    if file.tell() == 0:
+        _append(file, [_header(settings, options, roofs, verify_cold(device) if gpu else {})])
+    return roofs
+
+
+def _header(
+    settings: dict[str, Any], options: argparse.Namespace, roofs: dict[str, Any], cold: dict[str, Any]
+) -> dict[str, Any]:
+    from moe_lab.gpu.bench.align_command import driver
+    from moe_lab.gpu.workloads.record import gpu, versions
+
+    return {
+        "schema": 2,
+        "bench": "experts",
+        "key": bench_options.EXPERTS_KEY,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "gpu": (gpu(options.device) or {}) | {k: v for k, v in roofs.items() if k == "copy_bytes_per_s"},
+        "versions": versions() | {"driver": driver()},
+        "measured": {"roofs": roofs, "l2": cold},
+        "command": ["python", "-m", "moe_lab.gpu", "bench-experts", *bench_options.experts_argv(options)],
+        "settings": settings | {"releases": {name: _release(name) for name in settings["backends"]}},
+    }
+
+
+def _release(name: str) -> dict[str, Any] | None:
+    """Return which release of a peer a backend is: version, origin, wheel and its sha256; None for others."""
+    try:
+        peer = getattr(load(name)[0], "peer", None)
+    except Exception:  # its rows say why
+        return None
+    known = ("wheel", "sha256", "licence", "source")
+    return peer and {"version": peer.version, "origin": peer.origin} | {k: peer.facts.get(k) for k in known}
+
+
+def _append(file: Any, rows: Iterable[dict[str, Any]]) -> None:
+    file.writelines(json.dumps(row, separators=(",", ":")) + "\n" for row in rows)
+    file.flush()

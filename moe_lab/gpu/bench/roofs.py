@@ -1,0 +1,191 @@
+"""What this GPU can do at most, measured in the same process as the rows that are set against it; and a cold L2 cache.
+
+The cache is made cold by reading four times its size, which leaves lines that need not be written back, so that the
+timed kernels do not pay for the flush. Whether it is cold is measured, not assumed: see ``verify_cold``.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from statistics import median
+from typing import Any
+
+import torch
+
+from moe_lab.gpu.bench.timing import copy_seconds, seconds
+from moe_lab.gpu.kernels._device import l2_cache_bytes
+from moe_lab.gpu.kernels.read import chained, follow, partial_sums, read
+
+SIZE = 8192  # of the square product
+COPIED = 1 << 30  # bytes
+READ = (1 << 32, 1 << 33)  # bytes: the start and the end of a launch, some 3 us, are 0.2 and 0.1 % of the time
+PASSES = 64  # of reading the cache
+# Programs a multiprocessor, words that each reads at once, warps, whether in one part: many small requests or few
+# large ones, from everywhere at once or side by side.
+PATTERNS = tuple(
+    (*shape, chunked)
+    for shape in ((4, 8192, 8), (8, 4096, 8), (2, 16384, 16), (16, 2048, 4), (8, 8192, 8))
+    for chunked in (False, True)
+)
+CHAINED = 1024  # reads, each of a line of its own
+VERIFIED = 1.3  # cold reads take at least so many times warm ones
+
+
+class ReadFlush:
+    """Makes the L2 cache of a GPU cold by reading other memory."""
+
+    def __init__(self, device: torch.device) -> None:
+        size = l2_cache_bytes(device)
+        self._memory = torch.zeros(max(size, 1 << 24), dtype=torch.int32, device=device)  # four bytes each
+        self._sums = partial_sums(device)
+
+    def __call__(self) -> None:
+        """Read four times the size of the cache; does not wait."""
+        read(self._memory, self._sums)
+
+
+@cache
+def read_flush(device: torch.device) -> ReadFlush:
+    """Return the one flush of a device: its memory is several times the cache."""
+    return ReadFlush(device)
+
+
+def measure(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """Return the roofs of this GPU, measured now.
+
+    A roof of memory or of the cache is the fastest repetition of the best of several patterns. The product is repeated
+    for half a second and the median of the second half counts: what the power cap lets the card sustain; short kernels
+    may exceed it, up to the fastest repetition.
+
+    Returns:
+        copy_bytes_per_s (read plus written), read_bytes_per_s, l2_read_bytes_per_s, matmul_flops_per_s (of ``dtype``),
+        matmul_size, matmul_dtype, and spread: for each of the four rates its slowest and fastest repetition (low, high:
+        in its unit), repetitions, and how it was measured.
+    """
+    kind = str(dtype).removeprefix("torch.")
+    product = _product(device, dtype)
+    found = {
+        "copy_bytes_per_s": Rate.fastest(2 * COPIED, copy_seconds(device, COPIED, 20), f"copies of {COPIED} bytes"),
+        "read_bytes_per_s": _read(device),
+        "l2_read_bytes_per_s": _read_cache(device),
+        "matmul_flops_per_s": Rate.sustained(2 * SIZE**3, product, f"{kind} products of {SIZE} x {SIZE} x {SIZE}"),
+    }
+    values = {name: rate.value for name, rate in found.items()}
+    spread = {name: rate.spread() for name, rate in found.items()}
+    return {**values, "matmul_size": SIZE, "matmul_dtype": kind, "spread": spread}
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A measured roof.
+
+    Attributes:
+        value: bytes or FLOPs a second that count as the roof.
+        low: of the slowest repetition.
+        high: of the fastest.
+        repetitions: how many.
+        how: what was repeated.
+    """
+
+    value: int
+    low: int
+    high: int
+    repetitions: int
+    how: str
+
+    @classmethod
+    def fastest(cls, amount: int, times: Sequence[float], how: str) -> "Rate":
+        """Return the rate of the shortest of some times in seconds, in each of which ``amount`` was moved."""
+        rates = sorted(round(amount / t) for t in times)
+        return cls(rates[-1], rates[0], rates[-1], len(rates), how)
+
+    @classmethod
+    def sustained(cls, amount: int, times: Sequence[float], how: str) -> "Rate":
+        """Return the rate of the median of the later half of times in seconds, in order; low and high are of all."""
+        later = times[len(times) // 2 :]
+        rates = sorted(round(amount / t) for t in times)
+        return cls(round(amount / median(later)), rates[0], rates[-1], len(times), how)
+
+    def spread(self) -> dict[str, Any]:
+        """Return all but the value."""
+        return {key: value for key, value in asdict(self).items() if key != "value"}
+
+
+def _read(device: torch.device) -> Rate:
+    """Return the rate of reading memory that is many times the cache, by the best of ``PATTERNS`` and two sizes."""
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 4 * max(READ)
+    memory = torch.randint(0, 99, (min(max(READ), free // 4) // 4,), dtype=torch.int32, device=device)
+    return _best((memory[: size // 4] for size in READ), 1, "")
+
+
+def _read_cache(device: torch.device) -> Rate:
+    """Return the rate of reading again and again what lies in the L2 cache, by the best of ``PATTERNS`` and two sizes.
+
+    A quarter and an eighth of the cache: it may hold a copy in each of its halves (NVIDIA's A100 and later).
+    """
+    memory = torch.randint(0, 99, (l2_cache_bytes(device) // 4 // 4,), dtype=torch.int32, device=device)
+    return _best((memory[: memory.numel() // part] for part in (1, 2)), PASSES, " in the L2 cache")
+
+
+def _best(memories: Iterable[torch.Tensor], passes: int, where: str) -> Rate:
+    rates = [_reading(memory, passes, pattern, where) for memory in memories for pattern in PATTERNS]
+    return max(rates, key=lambda rate: rate.value)
+
+
+def _reading(memory: torch.Tensor, passes: int, pattern: tuple[int, int, int, bool], where: str) -> Rate:
+    each, block, num_warps, chunked = pattern
+    sums, size = partial_sums(memory.device, each), 4 * memory.numel()
+
+    def once() -> None:
+        read(memory, sums, passes, block=block, num_warps=num_warps, chunked=chunked)
+
+    once()
+    threads = f"{each} programs a multiprocessor, {block} words of 4 bytes at once, {num_warps} warps"
+    times = f"reads of {size} bytes{where}, {passes} times" if passes > 1 else f"reads of {size} bytes{where}"
+    return Rate.fastest(
+        passes * size, seconds(once, 20), f"{times}; {threads}{', each its own part' if chunked else ''}"
+    )
+
+
+def _product(device: torch.device, dtype: torch.dtype) -> list[float]:
+    """Return the seconds of each product of two square matrices, repeated for half a second."""
+    a = torch.randn(SIZE, SIZE, device=device, dtype=torch.float32).to(dtype)
+    b = torch.randn(SIZE, SIZE, device=device, dtype=torch.float32).to(dtype)
+    out = torch.empty(SIZE, SIZE, device=device, dtype=dtype)
+    first = seconds(lambda: torch.mm(a, b, out=out), 3)[-1]
+    return seconds(lambda: torch.mm(a, b, out=out), max(4, round(0.5 / first)))
+
+
+def verify_cold(device: torch.device) -> dict[str, Any]:
+    """Time reads that wait for one another, of lines that fit in the cache: when just read, and after a flush.
+
+    Latency tells the two apart; throughput does not where memory is nearly as quick as the cache (an H200).
+
+    Returns:
+        flush (how), buffer_bytes, warm_us, cold_us, ratio, and cold: whether the flush made the reads so much slower
+        that the cache must have been cold.
+    """
+    size = l2_cache_bytes(device)
+    chain = chained(max(size // 4, 1 << 20) // 4, CHAINED, device)
+    end = torch.empty(1, dtype=torch.int32, device=device)
+    flush = read_flush(device)
+
+    def once(cold: bool) -> float:
+        # Either way the flush keeps the GPU busy until the timed reads are queued: else the launch is timed with them.
+        if cold:
+            follow(chain, end, CHAINED)
+        flush()
+        if not cold:
+            follow(chain, end, CHAINED)
+        return seconds(lambda: follow(chain, end, CHAINED), 1)[0] * 1e6
+
+    once(True)
+    warm, after = (median(once(cold) for _ in range(20)) for cold in (False, True))
+    return {
+        "flush": f"a read of {4 * max(size, 1 << 24)} other bytes",
+        "buffer_bytes": 4 * chain.numel(),
+        "warm_us": round(warm, 3),
+        "cold_us": round(after, 3),
+        "ratio": round(after / warm, 3),
+        "cold": after / warm >= VERIFIED,
+    }

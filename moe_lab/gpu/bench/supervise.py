@@ -1,0 +1,148 @@
+"""One process measures, another starts it again without what crashed.
+
+All backends share one measuring process, because only there can they be interleaved: with a process for each, the GPU's
+clocks and temperature would differ between them by more than the backends do, and each would pay for its own weights.
+The price is that a crash takes all of them down. So the measuring process appends its rows after every case and notes
+what it is about to run; when it dies, or the note does not change for too long, the supervisor reads the note, writes
+down what is to be left out, and starts it again: it goes on with the first case that has no rows. What is lost is the
+time of one case. A backend that took the process down is left out of that case, and after its second time of all that
+follow. If it died while several backends were being timed, the case is tried once more with each call noted and waited
+for, which names the one. The supervisor itself never touches the GPU.
+"""
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from moe_lab.spec.errors import UserError
+from moe_lab.spec.guard.children import watch
+
+RESTARTS = 40
+ALL = "*"
+
+
+@dataclass
+class State:
+    """What the measuring process is told.
+
+    Attributes:
+        left_out: (case or ``"*"``, backend or ``"*"``, reason) of what is not run.
+        careful: cases in which each timed call is noted and waited for.
+        no_trace: whether the profiler is left out.
+    """
+
+    left_out: list[tuple[Any, str, str]] = field(default_factory=list)
+    careful: list[Any] = field(default_factory=list)
+    no_trace: bool = False
+
+    @classmethod
+    def read(cls, path: Path) -> "State":
+        """Return what ``write`` wrote."""
+        return cls(**json.loads(path.read_text()))
+
+    def write(self, path: Path) -> None:
+        """Write it for the measuring process."""
+        path.write_text(json.dumps(self.__dict__))
+
+    def reasons(self, case: Any, backends: Sequence[str]) -> dict[str, str]:
+        """Return why backends are not run in a case."""
+        found = [(who, why) for where, who, why in self.left_out if where in (ALL, case)]
+        return {name: why for who, why in reversed(found) for name in backends if who in (ALL, name)}
+
+    def learn(self, note: dict[str, Any], died: str, deaths: Counter[str]) -> None:
+        """Change what is run after the measuring process died.
+
+        Args:
+            note: case, backend ("" for several) and step that it noted last.
+            died: how, as a verb: ``was killed by SIGSEGV``.
+            deaths: how often each backend was the one; counted here.
+        """
+        case, backend, step = note["case"], note["backend"], note["step"]
+        if backend:
+            deaths[backend] += 1
+            self.left_out.append((case, backend, f"the process {died} in {backend} ({step})"))
+            if deaths[backend] > 1:
+                self.left_out.append((ALL, backend, f"left out: it took the process down {deaths[backend]} times"))
+        elif step == "trace" and not self.no_trace:
+            self.no_trace = True
+        elif step == "time" and case not in self.careful:
+            self.careful.append(case)
+        else:
+            self.left_out.append((case, ALL, f"the process {died} ({step})"))
+
+
+class Watch:
+    """Notes what the measuring process is about to run, beside its state."""
+
+    def __init__(self, state: Path, case: Any):
+        self._path, self._case = note_path(state), case
+
+    def note(self, backend: str, step: str) -> None:
+        """Write the note; what it replaces is over."""
+        self._path.write_text(json.dumps({"case": self._case, "backend": backend, "step": step}))
+
+
+def note_path(state: Path) -> Path:
+    """Return where the note lies."""
+    return state.with_name(f"{state.name}.now")
+
+
+def resume(out: Path) -> list[Any]:
+    """Cut off a line that was not finished, and return the keys of the cases that the file has rows of."""
+    if not out.exists():
+        return []
+    whole = out.read_bytes()
+    with out.open("r+b") as file:
+        file.truncate(whole.rfind(b"\n") + 1)
+    rows = _rows(out)
+    return [[row.get(key) for key in ("model", "M", "dtype", "routing", "seed")] for row in rows]
+
+
+def _rows(out: Path) -> list[dict[str, Any]]:
+    lines = []
+    for text in out.read_text().splitlines() if out.exists() else []:
+        with suppress(ValueError):
+            lines.append(json.loads(text))
+    return [line for line in lines if "backend" in line]
+
+
+def supervise(arguments: Sequence[str], out: Path, patience_s: float) -> list[dict[str, Any]]:
+    """Run the measuring process until every case has rows.
+
+    Args:
+        arguments: options of the benchmark.
+        out: file that it writes; an earlier one is replaced.
+        patience_s: how long its note may stay the same.
+
+    Returns:
+        The rows.
+
+    Raises:
+        UserError: it stopped with an explained mistake, before it noted anything, or too often.
+    """
+    out.unlink(missing_ok=True)
+    state_path = out.with_name(f".{out.name}.state")
+    state, deaths = State(), Counter[str]()
+    argv = [sys.executable, "-m", "moe_lab.gpu", "bench-experts", *arguments]
+    try:
+        for _ in range(RESTARTS):
+            state.write(state_path)
+            note_path(state_path).unlink(missing_ok=True)
+            died = watch([*argv, "--out", str(out), "--state", str(state_path)], note_path(state_path), patience_s)
+            if died is None:
+                return _rows(out)
+            if not note_path(state_path).exists():
+                raise UserError(f"The measuring process {died} before its first case; see its output above.")
+            note = json.loads(note_path(state_path).read_text())
+            what = f"{note['backend'] or 'several backends'}, {note['step']}, case {note['case']}"
+            print(f"\nThe measuring process {died} ({what}); it goes on without that.", file=sys.stderr)  # noqa: T201
+            state.learn(note, died, deaths)
+        raise UserError(f"The measuring process died {RESTARTS} times; the rows up to there are in {out.name}.")
+    finally:
+        for path in (state_path, note_path(state_path)):
+            path.unlink(missing_ok=True)

@@ -1,0 +1,150 @@
+"""One M: its inputs, the oracle, and what a repetition of a tile runs."""
+
+from collections.abc import Callable
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moe_lab.gpu.bench import stages
+from moe_lab.gpu.bench.check import Errors, Inputs, Oracle
+from moe_lab.gpu.bench.clock import ready
+from moe_lab.gpu.bench.examine import SILENT, Weights
+from moe_lab.gpu.bench.tune.candidates import BLOCK_M, bytes_held
+from moe_lab.gpu.bench.tune.search import Pair
+from moe_lab.gpu.kernels.grouped_gemm import Tile
+from moe_lab.gpu.routing import synthetic
+from moe_lab.gpu.weights import DTYPES
+from moe_lab.spec import plugins
+from moe_lab.spec.configs import Sizes
+from moe_lab.spec.errors import UserError
+from moe_lab.spec.problem import MoEProblem
+
+Step = Callable[[], object]
+MOST = 24  # tiles that are timed in turn
+
+
+class Case:
+    """One M of a tuning.
+
+    Attributes:
+        problem: sizes and dtype.
+    """
+
+    def __init__(
+        self, problem: MoEProblem, backend: str, weights: Weights, routing: str, seed: int, device: torch.device
+    ):
+        """Draw tokens and routing.
+
+        Args:
+            problem: sizes and dtype.
+            backend: experts plugin that takes ``tile``.
+            weights: of the problem's model.
+            routing: a spec of ``moe_lab.gpu.routing.synthetic``.
+            seed: of tokens and routing.
+            device: the GPU, or the CPU in tests.
+        """
+        self.problem, self._device = problem, device
+        self._backend: Any = plugins.load("experts", backend)
+        self._prepared = weights.of(backend, self._backend)
+        generator = torch.Generator(device).manual_seed(seed + 1)
+        x = torch.empty((problem.M, problem.K), dtype=DTYPES[problem.dtype], device=device).normal_(generator=generator)
+        drawn = synthetic(routing, problem.M, problem.E, problem.topk, seed=seed, device=device)
+        self._inputs = Inputs(x, weights.w13, weights.w2, *drawn)
+
+    @cached_property
+    def oracle(self) -> Oracle:
+        """What the layer should return."""
+        return Oracle(self._inputs, self.problem)
+
+    @property
+    def room(self) -> int:
+        """How many tiles can be timed in turn: each keeps the results of a call."""
+        if self._device.type == "cpu":
+            return MOST
+        free = torch.cuda.mem_get_info(self._device)[0]
+        return max(1, min(MOST, free // 3 // bytes_held(self.problem)))
+
+    def tidy(self) -> None:
+        """Give back the memory of steps that nobody keeps any more."""
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def call(self, pair: Pair, mark: Any = SILENT) -> Tensor:
+        """Return the output [M, K] of a call with tiles of w13 and of w2."""
+        x, weights, ids = self._inputs.x, self._inputs.topk_weights, self._inputs.topk_ids
+        tile = Tile(*pair[0]), Tile(*pair[1])
+        return self._backend.experts(  # type: ignore[no-any-return]
+            x, *self._prepared, weights, ids, problem=self.problem, mark=mark, tile=tile
+        )
+
+    def whole(self, pair: Pair) -> tuple[Step, Errors]:
+        """Return what a repetition of a whole call runs, and its errors.
+
+        Raises:
+            UserError: the result is wrong.
+        """
+        step = ready(partial(self.call, pair), "graph", self._device)
+        returned = step()
+        return step, self._right(returned[0] if isinstance(returned, tuple) else returned)
+
+    def part(self, part: str, tile: Sizes, partner: Sizes) -> tuple[Step, Errors]:
+        """Return what a repetition of one GEMM runs (on the CPU: of a whole call), and the errors of the call.
+
+        Args:
+            part: ``w13`` or ``w2``.
+            tile: of that GEMM.
+            partner: tile of the other one.
+
+        Raises:
+            UserError: the result is wrong, or the backend has no stage of its own for the part.
+        """
+        pair = (tile, partner) if part == "w13" else (partner, tile)
+        if self._device.type == "cpu":
+            return partial(self.call, pair), self._right(self.call(pair))
+        self.call(pair)
+        stage = stages.capture(partial(self.call, pair), part)
+
+        def replay() -> object:
+            stage.graph.replay()
+            return stage
+
+        return replay, self._right(stage.result)
+
+    def _right(self, y: Any) -> Errors:
+        found, bound = self.oracle.errors(y), self.oracle.bound
+        if not self.oracle.right(found):
+            raise UserError(f"wrong: largest error {found.max_rel:.2g} (allowed {bound.max_rel:.2g})")
+        return found
+
+
+def centres(backend: str, problem: MoEProblem) -> dict[int, Sizes]:
+    """Return block_m -> the tile that the backend takes by itself for so many rows, or for the nearest it has."""
+    plugin: Any = plugins.load("experts", backend)
+    cpu = torch.device("cpu")
+    found: dict[int, Tile] = {}
+    for doublings in range(24):
+        sizes = problem.K, problem.N, problem.E, problem.topk, problem.dtype
+        own, _ = plugin.tiles(MoEProblem(1 << doublings, *sizes), cpu)
+        found.setdefault(own.block_m, own)
+    out = {}
+    for block_m in BLOCK_M:
+        nearest = found[min(found, key=lambda rows: abs(rows - block_m))]
+        out[block_m] = (
+            *(block_m, nearest.block_n, nearest.block_k, nearest.group_m),
+            *(nearest.num_warps, nearest.num_stages),
+        )
+    return out
+
+
+def default(backend: str, problem: MoEProblem) -> Pair:
+    """Return the tiles that the backend takes by itself, before any tuning."""
+    plugin: Any = plugins.load("experts", backend)
+    w13, w2 = plugin.tiles(problem, torch.device("cpu"))
+    return sizes(w13), sizes(w2)
+
+
+def sizes(tile: Tile) -> Sizes:
+    """Return a tile's six numbers."""
+    return tile.block_m, tile.block_n, tile.block_k, tile.group_m, tile.num_warps, tile.num_stages

@@ -1,0 +1,203 @@
+"""``python -m moe_lab.gpu tune``: find tiles on a GPU and append what was measured to a file of JSON lines.
+
+The process that is started supervises another one, which plans, lets a pool of further ones compile, and measures.
+"""
+
+import argparse
+import json
+import sys
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from moe_lab.gpu.bench.align import one_line
+from moe_lab.gpu.bench.examine import Weights
+from moe_lab.gpu.bench.tune import candidates, search
+from moe_lab.gpu.bench.tune.case import Case, centres
+from moe_lab.gpu.bench.tune.journal import KEY, Journal
+from moe_lab.gpu.bench.tune.session import Session, State
+from moe_lab.gpu.bench.tune.steps import Budget, compile_all, judge_between, tune_all
+from moe_lab.gpu.bench.tune.supervise import note_path, supervise
+from moe_lab.gpu.routing import parse_spec
+from moe_lab.gpu.weights import DTYPES
+from moe_lab.spec import bench_options, plugins
+from moe_lab.spec.bench_options import numbers
+from moe_lab.spec.configs import Sizes, parse
+from moe_lab.spec.errors import UserError
+from moe_lab.spec.problem import MoEProblem
+
+
+def add(commands: Any) -> None:
+    """Add the subcommand to the parser of ``moe_lab.gpu``."""
+    tune = commands.add_parser("tune", help="find tiles", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    tune.set_defaults(run=run)
+    bench_options.add_tune(tune)
+    tune.add_argument("--out", type=Path, metavar="FILE", help="JSON lines to append to")
+    tune.add_argument("--until", type=float, help=argparse.SUPPRESS)
+    tune.add_argument("--state", type=Path, help=argparse.SUPPRESS)
+    tune.add_argument("--compiler", action="store_true", help=argparse.SUPPRESS)
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Supervise the tuning, or be the process that measures or one that compiles; returns a summary for stdout.
+
+    Raises:
+        UserError: no GPU, an unknown model, routing or dtype, or a file that another tuning has begun.
+    """
+    settings = _settings(options)
+    if options.compiler:
+        return serve(options)
+    if options.out is None or not options.out.resolve().parent.is_dir():
+        raise UserError("Give --out a file in a folder that exists.")
+    if options.state:
+        return work(options, settings)
+    until = time.time() + bench_options.seconds(options.budget)
+    argv = [sys.executable, "-m", "moe_lab.gpu", "tune", *bench_options.tune_argv(options)]
+    # A compiling process may use up its own patience, and the note does not change meanwhile.
+    supervise([*argv, "--out", str(options.out), "--until", str(until)], options.out, 2 * options.patience + 60, until)
+    journal = Journal(options.out)
+    return {"bench": "tune", "rows": len(journal.rows), "complete": journal.complete, "out": options.out.name}
+
+
+def work(options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any]:
+    """Plan, compile and measure what the file does not have yet; see ``run``."""
+    device = torch.device(options.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("No GPU is visible to torch; tuning needs one.")
+    budget = Budget(time.time(), options.until)
+    journal = Journal(options.out)
+    journal.begin(_header(options, settings, device))
+    _refuse_strangers(journal, settings)
+    note, state = note_path(options.state), State.read(options.state)
+
+    def noted(keys: Any) -> None:
+        note.write_text(json.dumps(list(keys)))
+
+    problems = [problem(options, M) for M in settings["M"]]
+    rounds, most = ((1, 1), 2) if device.type == "cpu" else (search.ROUNDS, 60)
+    session = Session(
+        *(options.backend, options.routing, options.seed, journal, state, noted, device), rounds=rounds, most=most
+    )
+    middles = search.between(settings["M"], options.between)
+    argv = [sys.executable, "-m", "moe_lab.gpu", "tune", *bench_options.tune_argv(options), "--compiler"]
+    plans = plan(options, problems, device)
+    compile_all(session, problems, plans, argv, options, budget)
+    weights = Weights(problems[0], device, options.seed)
+
+    def case(M: int) -> Case:
+        return Case(problem(options, M), options.backend, weights, options.routing, options.seed, device)
+
+    tune_all(session, problems, plans, case, budget)
+    judge_between(session, middles, case, budget)
+    if {row["M"] for row in journal.of(phase="final")} == set(settings["M"]) and {m for m, _, _ in middles} <= {
+        row["M"] for row in journal.of(phase="between")
+    }:
+        journal.end()
+    return {"rows": len(journal.rows)}
+
+
+def serve(options: argparse.Namespace) -> dict[str, Any]:
+    """Answer tasks on stdin, each with a line on stdout: does the tile compile and run on a small problem?"""
+    device, done = torch.device(options.device), 0
+    cases: dict[int, Case] = {}
+    for line in sys.stdin:
+        task, error = json.loads(line), None
+        try:
+            small = candidates.small(problem(options, task["M"]))
+            if small.M not in cases:
+                weights = Weights(small, device, options.seed)
+                cases[small.M] = Case(small, options.backend, weights, "uniform", options.seed, device)
+            tile, own = parse(task["tile"]), centres(options.backend, small)
+            pair = (tile, own[tile[0]]) if task["part"] == "w13" else (own[tile[0]], tile)
+            cases[small.M].call(pair)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+        except Exception as failure:  # it costs this tile only
+            error = one_line(failure)
+        print('{"task":1,"error":' + json.dumps(error) + "}", flush=True)  # noqa: T201
+        done += 1
+        if error and device.type == "cuda" and not _answers():
+            break
+    return {"compiled": done}
+
+
+def _answers() -> bool:
+    try:
+        torch.cuda.synchronize()
+    except Exception:  # the next tile gets a fresh process
+        return False
+    return True
+
+
+def problem(options: argparse.Namespace, M: int) -> MoEProblem:
+    """Return the layer of a preset, or of given sizes: ``2048x768x128x8`` is K x N x E x topk."""
+    given = bench_options.sizes(options.model)
+    if given:
+        return MoEProblem(M, *given, options.dtype, None, "silu", options.model)
+    return MoEProblem.preset(options.model, M, options.dtype)
+
+
+def plan(
+    options: argparse.Namespace, problems: list[MoEProblem], device: torch.device
+) -> dict[int, dict[tuple[str, int], list[Sizes]]]:
+    """Return M -> (part, block_m) -> tiles to try."""
+    from moe_lab.gpu.kernels._device import shared_memory_bytes
+
+    memory = 232448  # of Hopper, where nothing can be asked
+    if device.type == "cuda":
+        memory = shared_memory_bytes(torch.cuda.current_device())
+    itemsize = torch.empty(0, dtype=DTYPES[options.dtype]).element_size()
+    limits = candidates.Limits(memory, itemsize, options.backend == "grouped")
+    own = centres(options.backend, problems[0])
+    return {p.M: candidates.plan(p, own, limits, options.candidates) for p in problems}
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    tokens = sorted(numbers(options.m))
+    parse_spec(options.routing)
+    bench_options.seconds(options.budget)
+    if options.dtype not in DTYPES:
+        raise UserError(f"There is no tuning in {options.dtype}; choose one of: {', '.join(DTYPES)}.")
+    if min(tokens) < 1 or options.candidates < 1 or options.between < 0 or options.jobs < 0:
+        raise UserError("Use at least one token and one candidate, and no negative numbers.")
+    if not plugins.info("experts", options.backend).get("tile"):
+        raise UserError(f"'{options.backend}' has no choice of tiles.")
+    problem(options, 1)
+    same = ("model", "backend", "dtype", "routing", "seed", "candidates", "between")
+    return {"M": tokens} | {name: getattr(options, name) for name in same}
+
+
+def _header(options: argparse.Namespace, settings: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    from moe_lab.gpu.bench.align_command import driver
+    from moe_lab.gpu.bench.roofs import verify_cold
+    from moe_lab.gpu.workloads.record import gpu, versions
+
+    return {
+        "bench": "tune",
+        "schema": 2,
+        "key": KEY,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "gpu": gpu(options.device) or {},
+        "versions": versions() | {"driver": driver()},
+        "measured": {"l2": verify_cold(device)} if device.type == "cuda" else {},
+        "command": ["python", "-m", "moe_lab.gpu", "tune", *bench_options.tune_argv(options)],
+        "settings": settings,
+    }
+
+
+def _refuse_strangers(journal: Journal, settings: dict[str, Any]) -> None:
+    from moe_lab.gpu.workloads.record import versions
+
+    begun = journal.header or {}
+    if begun["settings"] != settings:
+        wrong = [name for name in settings if begun["settings"].get(name) != settings[name]]
+        raise UserError(
+            f"An unfinished tuning of other settings has that name ({', '.join(wrong)} differ): --overwrite."
+        )
+    if any(begun["versions"].get(name) != value for name, value in versions().items()):
+        raise UserError(
+            "An unfinished tuning of that name was measured with other versions: begin anew by --overwrite."
+        )

@@ -1,0 +1,84 @@
+"""The rows of a tuning, appended to a file as they are measured, so that a later process goes on where one stopped."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from moe_lab.spec.guard.entry import decode_json, unreadable
+
+KEY = ("M", "phase", "part", "round", "w13", "w2")
+Row = dict[str, Any]
+
+
+class Journal:
+    """A file of JSON lines: a header, then rows, then ``{"complete": true}``.
+
+    Attributes:
+        header: the first line; None in a new file.
+        rows: by ``KEY``.
+        complete: whether the last line says so.
+    """
+
+    def __init__(self, path: Path):
+        """Read what is there; a line that was not finished is cut off."""
+        self._path, self._lock = path, Lock()
+        self.header: Row | None = None
+        self.rows: dict[tuple[Any, ...], Row] = {}
+        self.complete = False
+        whole = path.read_bytes() if path.exists() else b""
+        kept = whole[: whole.rfind(b"\n") + 1]
+        if kept != whole:
+            path.write_bytes(kept)
+        for number, text in enumerate(kept.splitlines(), start=1):
+            self._take(_read(text, path, number))
+
+    def _take(self, line: Row) -> None:
+        if self.header is None:
+            self.header = line
+        elif "complete" in line:
+            self.complete = True
+        else:
+            self.rows[key(line)] = line
+
+    def begin(self, header: Row) -> None:
+        """Write the header of a new file; an old one keeps its own."""
+        if self.header is None:
+            self.header = header
+            self._append([header])
+
+    def add(self, row: Row) -> None:
+        """Append a row."""
+        with self._lock:
+            self.rows[key(row)] = row
+            self._append([row])
+
+    def end(self) -> None:
+        """Say that nothing is left to measure."""
+        self.complete = True
+        self._append([{"complete": True}])
+
+    def of(self, **fields: Any) -> list[Row]:
+        """Return the rows with those values."""
+        return [row for row in self.rows.values() if all(row[k] == v for k, v in fields.items())]
+
+    def _append(self, lines: Iterable[Row]) -> None:
+        with self._path.open("a") as file:
+            file.writelines(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
+
+
+def _read(text: bytes, path: Path, number: int) -> Row:
+    try:
+        line: Row = decode_json(text, dict[str, Any])
+        if any(isinstance(value, list | dict) for value in key(line)):
+            raise ValueError(f"one of {', '.join(KEY)} is no text or number")
+    except ValueError as error:
+        why = f"line {number}: {error}"
+        raise unreadable(path, "rows of a tuning", why, "begin anew with --overwrite") from None
+    return line
+
+
+def key(row: Row) -> tuple[Any, ...]:
+    """Return what tells a row from every other."""
+    return tuple(row.get(column) for column in KEY)

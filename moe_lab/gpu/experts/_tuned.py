@@ -1,0 +1,68 @@
+"""Which tiles a call takes: those it is given, else tuned ones that ship with the package, else the backend's own."""
+
+from collections.abc import Callable
+from functools import cache
+
+import torch
+
+from moe_lab.gpu.align import Alignment
+from moe_lab.gpu.kernels.grouped_gemm import Tile, fit
+from moe_lab.spec import configs, plugins
+from moe_lab.spec.errors import UserError
+from moe_lab.spec.problem import DTYPE_BYTES, MoEProblem
+
+Tiles = Tile | tuple[Tile, Tile]
+
+
+@cache
+def align_of(name: str) -> Callable[..., Alignment]:
+    """Return an align algorithm; looked up once, since a look-up reads its source.
+
+    Raises:
+        UserError: there is none of that name, or what it needs is missing.
+    """
+    found: Callable[..., Alignment] = plugins.load("align", name).align
+    return found
+
+
+@cache
+def _gpu(index: int) -> str:
+    return torch.cuda.get_device_name(index)
+
+
+def gpu(device: torch.device | None = None) -> str | None:
+    """Return the GPU's own name (of the current one without a device); None on the CPU."""
+    if device.type != "cuda" if device else not torch.cuda.is_available():
+        return None
+    return _gpu(device.index if device and device.index is not None else torch.cuda.current_device())
+
+
+def tuned(backend: str, problem: MoEProblem, device: torch.device | None = None) -> tuple[Tile, Tile] | None:
+    """Return the tuned tiles of w13 and w2 for sizes, dtype and GPU, if there are any."""
+    found = configs.tiles(backend, problem, gpu(device))
+    return (Tile(*found[0]), Tile(*found[1])) if found else None
+
+
+def choose(
+    backend: str, problem: MoEProblem, device: torch.device, given: Tiles | None, default: Tile
+) -> tuple[Tile, Tile]:
+    """Return the tiles of w13 and w2, with as many stages as fit the device.
+
+    Args:
+        backend: name of the plugin.
+        problem: sizes and dtype.
+        device: where the kernels run.
+        given: a tile for both, or one for each; None = tuned, else ``default``.
+        default: the backend's own.
+
+    Raises:
+        UserError: the two differ in block_m.
+    """
+    pair = given if isinstance(given, tuple) else (given, given) if given else tuned(backend, problem, device)
+    w13, w2 = pair or (default, default)
+    if w13.block_m != w2.block_m:
+        raise UserError(
+            f"w13 and w2 share their rows: both tiles need one block_m, not {w13.block_m} and {w2.block_m}."
+        )
+    itemsize = DTYPE_BYTES[problem.dtype]
+    return fit(w13, itemsize, device), fit(w2, itemsize, device)

@@ -1,0 +1,224 @@
+"""The standard pipeline around another project's Triton grouped GEMM, with that project's tuned tiles.
+
+Their GEMM kernel, its launcher and its tiles are what is compared. Align, activation and sum are ours: theirs are
+compiled extensions that a wheel's Python files do not contain, and ours are quicker, so the stand-in flatters the peer.
+"""
+
+import inspect
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from moe_lab.gpu.experts._platform import rocm
+from moe_lab.gpu.experts._standins import load_file
+from moe_lab.gpu.experts._tuned import align_of
+from moe_lab.gpu.kernels.activation import gated_activation
+from moe_lab.gpu.kernels.combine import combine
+from moe_lab.spec import peers
+from moe_lab.spec.configs import engines
+from moe_lab.spec.errors import UserError
+from moe_lab.spec.problem import MoEProblem
+from moe_lab.spec.ranges import Mark
+
+TYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
+
+
+# Options of Triton's launcher that a tuned file may name.
+LAUNCH, LAUNCH_AMD = ("num_warps", "num_stages", "num_ctas"), ("waves_per_eu", "matrix_instr_nonkdim", "kpack")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The tiles of a call.
+
+    Attributes:
+        w13: keyword arguments of the kernel.
+        w2: the same.
+        tma13: w13's weights are loaded by TMA.
+        tma2: w2 and the hidden rows, which then lie in sorted order, are loaded by TMA.
+    """
+
+    w13: dict[str, int]
+    w2: dict[str, int]
+    tma13: bool
+    tma2: bool
+
+
+class WheelPipeline:
+    """An experts backend made of one release of a project.
+
+    Attributes:
+        peer: the release.
+    """
+
+    def __init__(self, project: str, version: str | None, answers: dict[str, Any]):
+        """Find the release; nothing is imported yet.
+
+        Args:
+            project: key of ``peers.PROJECTS``.
+            version: of the release; None = the installed package, else the newest in the cache.
+            answers: name -> true value of what the kernel file imports from its project and really uses.
+
+        Raises:
+            UserError: it is neither installed nor in the cache.
+        """
+        self.peer = peers.get(project, version)
+        self._answers = answers
+        self._plans: dict[MoEProblem, Plan] = {}
+
+    @cached_property
+    def _kernel(self) -> ModuleType:
+        return load_file(self.peer.file("kernel"), self.peer.project, self._answers)
+
+    @cached_property
+    def _defaults(self) -> ModuleType:
+        part = "defaults" if "defaults" in peers.PROJECTS[self.peer.project].parts else "kernel"
+        return self._kernel if part == "kernel" else load_file(self.peer.file(part), self.peer.project, self._answers)
+
+    def config(self, problem: MoEProblem) -> dict[str, int]:
+        """Return the tile of w13 that the project takes: of the tuned file's nearest M, else its default."""
+        return dict(self._plan(problem).w13)
+
+    def _plan(self, problem: MoEProblem) -> Plan:
+        if problem not in self._plans:
+            first, tma13 = self._look_up(problem, "") or self._default(problem)
+            second, tma2 = self._look_up(problem, "_down") or (first, False)
+            # Both share the pairs that align sorted: w2 takes the rows of w13's tile.
+            self._plans[problem] = Plan(first, {**second, "BLOCK_SIZE_M": first["BLOCK_SIZE_M"]}, tma13, tma2)
+        return self._plans[problem]
+
+    def _default(self, problem: MoEProblem) -> tuple[dict[str, int], bool]:
+        given = {"M": problem.M, "E": problem.E, "N": problem.N, "K": problem.K, "topk": problem.topk}
+        config = _call(self._defaults.get_default_config, {**given, "dtype": None, "is_marlin": False})
+        return self._checked(config, "its default tiles")
+
+    def _look_up(self, problem: MoEProblem, twin: str) -> tuple[dict[str, int], bool] | None:
+        name = self._file(problem, twin)
+        files = {path: path.parent.name for path in self.peer.files("tiles") if path.name == name}
+        if not files:
+            return None
+        path = max(files, key=lambda p: (files[p] == f"triton_{triton.__version__.replace('.', '_')}", _version(p)))
+        return self._checked(engines.theirs(path, problem.M), path.name)
+
+    def _checked(self, config: dict[str, int], where: str) -> tuple[dict[str, int], bool]:
+        """Return a tile as the launcher takes it, and whether it loads by TMA; no key is dropped unread.
+
+        Raises:
+            UserError: a key that neither the kernel nor Triton's launcher has, or a split of K.
+        """
+        known = {*self._kernel.fused_moe_kernel.arg_names, *LAUNCH, *(LAUNCH_AMD if rocm() else ())}
+        rest = {key: value for key, value in config.items() if key not in ("SPLIT_K", "USE_TMA")}
+        unknown = [key for key in rest if key not in known]
+        tma = bool(config.get("USE_TMA"))
+        if config.get("SPLIT_K", 1) != 1:  # 1 is what every launcher says itself
+            unknown.append("SPLIT_K")
+        if tma and "b_use_tma" not in inspect.signature(self._launcher).parameters:
+            unknown.append("USE_TMA")
+        if unknown:
+            raise UserError(
+                f"{where} of {self.peer.project} {self.peer.version} has {', '.join(unknown)}, which this adapter "
+                "cannot pass to its kernel; use another release."
+            )
+        return rest, tma
+
+    def _file(self, problem: MoEProblem, twin: str) -> str:
+        name = torch.cuda.get_device_name().replace(" ", "_") if torch.cuda.is_available() else "CPU"
+        name = "NVIDIA_H200" if "H200" in name.split("_") else name
+        dtype = ",dtype=float32" if problem.dtype == "fp32" else ""
+        return f"E={problem.E},N={problem.N},device_name={name}{dtype}{twin}.json"
+
+    @property
+    def _launcher(self) -> Any:
+        kernel = self._kernel
+        return getattr(kernel, "invoke_fused_moe_triton_kernel", None) or kernel.invoke_fused_moe_kernel
+
+    def block_m(self, problem: MoEProblem) -> int:
+        """Return the rows of a tile."""
+        return int(self.config(problem)["BLOCK_SIZE_M"])
+
+    def experts(
+        self,
+        x: Tensor,
+        w13: Tensor,
+        w2: Tensor,
+        topk_weights: Tensor,
+        topk_ids: Tensor,
+        *,
+        problem: MoEProblem,
+        mark: Mark,
+    ) -> Tensor:
+        """Return the layer's output [M, K] in the dtype of x. No host synchronisation.
+
+        Args:
+            x: [M, K] fp32, fp16 or bf16, contiguous.
+            w13: [E, 2N, K], gate rows then up rows, contiguous.
+            w2: [E, K, N], contiguous.
+            topk_weights: [M, topk] fp32, contiguous.
+            topk_ids: [M, topk] int32, contiguous.
+            problem: sizes, dtype and activation.
+            mark: opens a range around each stage.
+        """
+        if problem.M == 0:
+            return torch.empty_like(x)
+        plan, on_input = self._plan(problem), problem.apply_router_weight_on_input
+        with mark("align"):
+            tiles = self._align(topk_ids, plan, problem.E)
+        given = {"topk_weights": topk_weights, "topk_ids": topk_ids, **tiles}
+        order = tiles["sorted_token_ids"] if plan.tma2 else None  # TMA reads rows that lie in sorted order
+        with mark("w13"):
+            shape = (problem.M, problem.topk) if order is None else (1, order.numel())
+            gate_up = x.new_empty((*shape, 2 * problem.N))
+            fast = {"b_use_tma": plan.tma13, "c_sorted": plan.tma2}
+            self._gemm(x, w13, gate_up, on_input, problem.topk, {**given, "config": dict(plan.w13), **fast})
+        with mark("act"):
+            rows13 = gate_up.view(-1, 2 * problem.N)
+            hidden = gated_activation(rows13, problem.activation, order, problem.rows_useful)
+        with mark("w2"):
+            rows = x.new_empty((problem.M, problem.topk, problem.K))
+            fast = {"a_use_tma": plan.tma2, "b_use_tma": plan.tma2}
+            self._gemm(hidden, w2, rows, not on_input, 1, {**given, "config": dict(plan.w2), **fast})
+        with mark("combine"):
+            return combine(rows.view(problem.rows_useful, problem.K), problem.topk)
+
+    def _align(self, topk_ids: Tensor, plan: Plan, E: int) -> dict[str, Tensor | None]:
+        """Return the arguments that say which rows a tile has; few pairs get a tile each where the kernel can."""
+        block_m = plan.w13["BLOCK_SIZE_M"]
+        if 4 * topk_ids.numel() <= E and self._takes("naive_block_assignment"):
+            total = torch.full((1,), topk_ids.numel() * block_m, dtype=torch.int32, device=topk_ids.device)
+            return {"sorted_token_ids": None, "expert_ids": topk_ids.view(-1), "num_tokens_post_padded": total}
+        return align_of("auto")(topk_ids, block_m, E)._asdict()
+
+    def _takes(self, argument: str) -> bool:
+        return argument in self._kernel.fused_moe_kernel.arg_names
+
+    def _gemm(self, x: Tensor, w: Tensor, y: Tensor, weighted: bool, topk: int, given: dict[str, Any]) -> None:
+        """Launch y = x @ w^T for the rows of each tile; weighted: times the router weight."""
+        fixed = dict.fromkeys(("A_scale", "B_scale", "B_zp", "bias", "B_bias", "block_shape"))
+        off = ("use_fp8_w8a8", "use_int8_w8a8", "use_int8_w8a16", "use_int4_w4a16", "per_channel_quant")
+        values = {"A": x, "B": w, "C": y, "mul_routed_weight": weighted, "top_k": topk, "compute_type": TYPES[x.dtype]}
+        _call(self._launcher, {**fixed, **dict.fromkeys((*off, "filter_expert"), False), **values, **given})
+
+
+def _version(path: Path) -> tuple[int, ...]:
+    """Return the Triton version of a folder of tuned files, () where files are not kept by version."""
+    return tuple(int(part) for part in path.parent.name.removeprefix("triton_").split("_") if part.isdecimal())
+
+
+def _call(function: Any, known: dict[str, Any]) -> Any:
+    """Call a function of another project with those of the known arguments that it has.
+
+    Raises:
+        UserError: it needs one that is not known.
+    """
+    parameters = inspect.signature(function).parameters
+    unknown = [n for n, p in parameters.items() if n not in known and p.default is inspect.Parameter.empty]
+    if unknown:
+        raise UserError(f"{function.__name__} needs {', '.join(unknown)}, which this adapter does not know.")
+    return function(**{name: known[name] for name in parameters if name in known})

@@ -1,0 +1,97 @@
+"""The quickest of our own backends for sizes, tokens and GPU, by measurements that ship with the package."""
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moe_lab.gpu.experts import hopper
+from moe_lab.gpu.experts._tuned import gpu
+from moe_lab.gpu.weights import DTYPES
+from moe_lab.spec import plugins
+from moe_lab.spec.configs import measured
+from moe_lab.spec.problem import MoEProblem
+from moe_lab.spec.ranges import Mark
+
+INFO = {
+    "about": "the quickest of hopper, grouped and fused_moe for sizes, M and GPU, as measured",
+    "needs": ["torch", "triton"],
+    "hardware": "NVIDIA SM80+, AMD CDNA3+; the CPU under TRITON_INTERPRET=1 (fp32, fp16)",
+    "dtypes": ["fp32", "fp16", "bf16"],
+    "quant": [],
+    "activations": ["silu", "swigluoai"],
+    "cuda_graph": True,
+    "source": "moe_lab",
+}
+
+# Where nothing was measured: the first that can.
+BACKENDS = ("hopper", "fused_moe", "grouped")
+Prepared = dict[str, tuple[Tensor, Tensor]]
+
+
+@cache
+def _backend(name: str) -> Any:
+    return plugins.load("experts", name)
+
+
+def possible(problem: MoEProblem, device: torch.device) -> tuple[str, ...]:
+    """Return the backends that do a problem on a device, the likely best first."""
+    return BACKENDS if hopper.takes(problem) and hopper.runs_on(device) else BACKENDS[1:]
+
+
+def choose(problem: MoEProblem, device: torch.device) -> str:
+    """Return the backend that a call takes."""
+    can = possible(problem, device)
+    known = measured.find(problem, gpu(device))
+    return (known.quickest(problem.M, problem.topk, can) if known else None) or can[0]
+
+
+def prepare(w13: Tensor, w2: Tensor) -> tuple[Prepared, None]:
+    """Return the weights as each backend that some M may choose takes them.
+
+    Args:
+        w13: [E, 2N, K], gate rows then up rows.
+        w2: [E, K, N].
+    """
+    (E, K, N), dtype = w2.shape, next(name for name, dtype in DTYPES.items() if dtype == w13.dtype)
+    problem = MoEProblem(1, K, N, E, 1, dtype)
+    can, known = possible(problem, w13.device), measured.find(problem, gpu(w13.device))
+    wanted = {known.quickest(M, known.topk, can) or can[0] for M in known.us} if known else {can[0]}
+    prepared: Prepared = {}
+    for name in sorted(wanted):
+        backend = _backend(name)
+        prepared[name] = backend.prepare(w13, w2) if hasattr(backend, "prepare") else (w13, w2)
+    return prepared, None
+
+
+def experts(
+    x: Tensor,
+    w13: Prepared,
+    w2: None,
+    topk_weights: Tensor,
+    topk_ids: Tensor,
+    *,
+    problem: MoEProblem,
+    mark: Mark,
+) -> Tensor:
+    """Return the layer's output [M, K] in the dtype of x. No host synchronisation.
+
+    Args:
+        x: [M, K] fp32, fp16 or bf16, contiguous.
+        w13: of ``prepare``.
+        w2: of ``prepare``.
+        topk_weights: [M, topk] fp32, contiguous.
+        topk_ids: [M, topk] int32 or int64, contiguous.
+        problem: sizes, dtype and activation.
+        mark: opens a range around each stage.
+    """
+    name = choose(problem, x.device)
+    result: Tensor = _backend(name).experts(x, *w13[name], topk_weights, topk_ids, problem=problem, mark=mark)
+    return result
+
+
+def block_m(problem: MoEProblem) -> int:
+    """Return the rows to which an expert's rows are padded by the backend that a call on the current GPU takes."""
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    return int(_backend(choose(problem, device)).block_m(problem))

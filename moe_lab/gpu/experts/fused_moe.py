@@ -1,0 +1,103 @@
+"""The field's standard pipeline in Triton, our own: align, gathered w13 GEMM, activation, weighted w2 GEMM, combine."""
+
+import torch
+from torch import Tensor
+
+from moe_lab.gpu.experts._tuned import Tiles, align_of, choose, tuned
+from moe_lab.gpu.kernels._device import check_contiguous
+from moe_lab.gpu.kernels.activation import gated_activation
+from moe_lab.gpu.kernels.combine import combine
+from moe_lab.gpu.kernels.grouped_gemm import Tile, grouped_gemm
+from moe_lab.spec.errors import UserError
+from moe_lab.spec.problem import MoEProblem
+from moe_lab.spec.ranges import Mark
+
+INFO = {
+    "about": "Triton: align, w13 GEMM gathering rows by expert tile, activation, w2 GEMM with router weights, combine",
+    "needs": ["torch", "triton"],
+    "hardware": "NVIDIA SM80+, AMD CDNA3+; the CPU under TRITON_INTERPRET=1 (fp32, fp16)",
+    "dtypes": ["fp32", "fp16", "bf16"],
+    "quant": [],
+    "activations": ["silu", "swigluoai"],
+    "align": "auto",
+    "tile": True,
+    "cuda_graph": True,
+    "source": "moe_lab",
+}
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def experts(
+    x: Tensor,
+    w13: Tensor,
+    w2: Tensor,
+    topk_weights: Tensor,
+    topk_ids: Tensor,
+    *,
+    problem: MoEProblem,
+    mark: Mark,
+    align: str = "auto",
+    tile: Tiles | None = None,
+) -> Tensor:
+    """Return the layer's output [M, K] in the dtype of x. No host synchronisation.
+
+    Args:
+        x: [M, K] fp32, fp16 or bf16, contiguous.
+        w13: [E, 2N, K], gate rows then up rows, contiguous.
+        w2: [E, K, N], contiguous.
+        topk_weights: [M, topk] fp32, contiguous.
+        topk_ids: [M, topk] int32 or int64, contiguous.
+        problem: sizes, dtype and activation.
+        mark: opens a range around each stage.
+        align: align plugin.
+        tile: configuration of both GEMMs, or of w13 and of w2, with as many stages as fit; None = ``tiles``.
+
+    Raises:
+        UserError: a dtype that the kernels do not have, an input that is not contiguous, or an unknown align plugin.
+    """
+    check_contiguous(x=x, w13=w13, w2=w2, topk_weights=topk_weights, topk_ids=topk_ids)
+    if x.dtype not in DTYPES:
+        raise UserError(f"fused_moe has no {problem.dtype} kernels; choose fp32, fp16 or bf16.")
+    align_pairs, pairs = align_of(align), problem.rows_useful
+    gemm13, gemm2 = tiles(problem, x.device, tile)
+    weights13, weights2 = (topk_weights, None) if problem.apply_router_weight_on_input else (None, topk_weights)
+    with mark("align"):
+        alignment = align_pairs(topk_ids, gemm13.block_m, problem.E)
+    with mark("w13"):
+        gate_up = grouped_gemm(
+            x, w13, alignment, pairs, pairs_per_row=problem.topk, tile=gemm13, topk_weights=weights13
+        )
+    with mark("act"):
+        hidden = gated_activation(gate_up, problem.activation)
+    with mark("w2"):
+        rows = grouped_gemm(hidden, w2, alignment, pairs, pairs_per_row=1, tile=gemm2, topk_weights=weights2)
+    with mark("combine"):
+        return combine(rows, problem.topk)
+
+
+def block_m(problem: MoEProblem) -> int:
+    """Return the rows of a tile, to which each expert's rows are padded: tuned, or about an expert's mean."""
+    found = tuned("fused_moe", problem)
+    return found[0].block_m if found else _default_rows(problem)
+
+
+def tiles(problem: MoEProblem, device: torch.device, tile: Tiles | None = None) -> tuple[Tile, Tile]:
+    """Return the configurations of the w13 and of the w2 GEMM: given, tuned, or our own; both have one block_m."""
+    return choose("fused_moe", problem, device, tile, _default_tile(_default_rows(problem), problem.dtype))
+
+
+def _default_rows(problem: MoEProblem) -> int:
+    mean_rows = problem.rows_useful / problem.E
+    return 16 if mean_rows <= 8 else 32 if mean_rows <= 24 else 64 if mean_rows <= 96 else 128
+
+
+def _default_tile(rows: int, dtype: str) -> Tile:
+    if dtype == "fp32":
+        return Tile(rows, 64, 32, 1 if rows <= 32 else 8, 4, 3)
+    return {
+        16: Tile(16, 64, 128, 1, 4, 4),
+        32: Tile(32, 64, 128, 1, 4, 4),
+        64: Tile(64, 128, 64, 8, 4, 4),
+        128: Tile(128, 256, 64, 8, 8, 3),
+    }[rows]

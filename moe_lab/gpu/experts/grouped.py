@@ -1,0 +1,113 @@
+"""Our own pipeline for Hopper: persistent GEMMs, weights by TMA, the activation at the end of w13, sorted rows between.
+
+Elsewhere the same kernels load by pointers.
+"""
+
+import torch
+from torch import Tensor
+
+from moe_lab.gpu.experts._tuned import Tiles, align_of, choose, tuned
+from moe_lab.gpu.kernels._device import check_contiguous, multiprocessors
+from moe_lab.gpu.kernels.combine import combine
+from moe_lab.gpu.kernels.grouped_gemm import Tile
+from moe_lab.gpu.kernels.persistent_gemm import persistent_gemm
+from moe_lab.spec.errors import UserError
+from moe_lab.spec.problem import MoEProblem
+from moe_lab.spec.ranges import Mark
+
+INFO = {
+    "about": "Triton: align, persistent w13 GEMM with the activation, persistent w2 GEMM on sorted rows, combine",
+    "needs": ["torch", "triton"],
+    "hardware": "NVIDIA SM90+ (TMA), else by pointers; the CPU under TRITON_INTERPRET=1 (fp32, fp16)",
+    "dtypes": ["fp32", "fp16", "bf16"],
+    "quant": [],
+    "activations": ["silu", "swigluoai"],
+    "align": "auto",
+    "tile": True,
+    "cuda_graph": True,
+    "source": "moe_lab",
+}
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def prepare(w13: Tensor, w2: Tensor) -> tuple[Tensor, Tensor]:
+    """Return w13 [E, 2N, K] with gate and up rows alternating, and w2 as it is; both contiguous."""
+    E, rows, K = w13.shape
+    return w13.view(E, 2, rows // 2, K).transpose(1, 2).reshape(E, rows, K).contiguous(), w2.contiguous()
+
+
+def experts(
+    x: Tensor,
+    w13: Tensor,
+    w2: Tensor,
+    topk_weights: Tensor,
+    topk_ids: Tensor,
+    *,
+    problem: MoEProblem,
+    mark: Mark,
+    align: str = "auto",
+    tile: Tiles | None = None,
+) -> Tensor:
+    """Return the layer's output [M, K] in the dtype of x. No host synchronisation.
+
+    Args:
+        x: [M, K] fp32, fp16 or bf16, contiguous.
+        w13: [E, 2N, K], from ``prepare``.
+        w2: [E, K, N], contiguous.
+        topk_weights: [M, topk] fp32, contiguous.
+        topk_ids: [M, topk] int32 or int64, contiguous.
+        problem: sizes, dtype and activation.
+        mark: opens a range around each stage.
+        align: align plugin.
+        tile: configuration of both GEMMs, or of w13 and of w2, with as many stages as fit; None = ``tiles``.
+
+    Raises:
+        UserError: a dtype that the kernels do not have, an input that is not contiguous, or an unknown align plugin.
+    """
+    check_contiguous(x=x, w13=w13, w2=w2, topk_weights=topk_weights, topk_ids=topk_ids)
+    if x.dtype not in DTYPES:
+        raise UserError(f"grouped has no {problem.dtype} kernels; choose fp32, fp16 or bf16.")
+    align_pairs, pairs = align_of(align), problem.rows_useful
+    gemm13, gemm2 = tiles(problem, x.device, tile)
+    weights13, weights2 = (topk_weights, None) if problem.apply_router_weight_on_input else (None, topk_weights)
+    programs = multiprocessors(x.device) * (1 if gemm13.block_m >= 64 else 2)
+    with mark("align"):
+        alignment = align_pairs(topk_ids, gemm13.block_m, problem.E)
+    with mark("w13+act"):
+        hidden = persistent_gemm(
+            *(x, w13, alignment, pairs),
+            tile=gemm13,
+            programs=programs,
+            pairs_per_row=problem.topk,
+            activation=problem.activation,
+            topk_weights=weights13,
+        )
+    with mark("w2"):
+        rows = persistent_gemm(hidden, w2, alignment, pairs, tile=gemm2, programs=programs, topk_weights=weights2)
+    with mark("combine"):
+        return combine(rows, problem.topk)
+
+
+def block_m(problem: MoEProblem) -> int:
+    """Return the rows of a tile, to which each expert's rows are padded."""
+    return (tuned("grouped", problem) or (default_tile(problem),))[0].block_m
+
+
+def tiles(problem: MoEProblem, device: torch.device, tile: Tiles | None = None) -> tuple[Tile, Tile]:
+    """Return the configurations of the w13 and of the w2 GEMM: given, tuned, or our own; both have one block_m."""
+    return choose("grouped", problem, device, tile, default_tile(problem))
+
+
+def default_tile(problem: MoEProblem) -> Tile:
+    """Return a configuration by the mean rows of an expert; not yet measured."""
+    if problem.dtype == "fp32":
+        return Tile(32, 64, 32, 1, 4, 2)
+    mean_rows = problem.rows_useful / problem.E
+    if mean_rows <= 8:
+        return Tile(16, 128, 128, 1, 4, 3)
+    if mean_rows <= 24:
+        return Tile(32, 128, 128, 1, 4, 3)
+    if mean_rows <= 96:
+        return Tile(64, 256, 64, 8, 8, 4)
+    return Tile(128, 256, 64, 8, 8, 3)

@@ -1,0 +1,173 @@
+"""Our own pipeline for Hopper in CUDA C++: both GEMMs and the activation in one persistent launch, then combine."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moe_lab.gpu.align import auto, buffers
+from moe_lab.gpu.experts._place_weight import place_weight
+from moe_lab.gpu.kernels import hopper_moe
+from moe_lab.gpu.kernels._device import check_contiguous, shared_memory_bytes
+from moe_lab.gpu.kernels._nvrtc import usable
+from moe_lab.gpu.kernels.combine import combine
+from moe_lab.gpu.kernels.hopper_moe import UNIT_K, Shape
+from moe_lab.spec.errors import UserError
+from moe_lab.spec.problem import MoEProblem
+from moe_lab.spec.ranges import Mark
+
+INFO = {
+    "about": "CUDA C++: w13, activation and w2 in one persistent launch, tokens padded to 8 or 16; combine",
+    "needs": ["torch", "triton", "cuda.core"],
+    "install": "pip install cuda-core",
+    "hardware": "NVIDIA SM90",
+    "dtypes": ["fp16", "bf16"],
+    "cpu_dtypes": [],
+    "quant": [],
+    "activations": ["silu", "swigluoai"],
+    "multiple_of": 64,
+    "split": True,
+    "cuda_graph": True,
+    "source": "moe_lab",
+}
+
+SHARED_BYTES = 232448  # that a block of compute capability 9.0 may have
+
+
+def runs_on(device: torch.device) -> bool:
+    """Return whether a device has the instructions of the kernel."""
+    return usable(device) and torch.cuda.get_device_capability(device)[0] == 9
+
+
+def takes(problem: MoEProblem) -> bool:
+    """Return whether the kernel does a problem's dtype and sizes."""
+    return problem.dtype in ("fp16", "bf16") and not problem.K % UNIT_K and not problem.N % UNIT_K
+
+
+def prepare(w13: Tensor, w2: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both weights in the order in which the kernel reads them; see ``hopper_moe.prepare``.
+
+    Raises:
+        UserError: sizes that the kernel does not take.
+    """
+    if w13.shape[2] % UNIT_K or w2.shape[2] % UNIT_K:
+        raise UserError(
+            f"hopper needs K and N that are multiples of 64, not {w13.shape[2]} and {w2.shape[2]}; use grouped."
+        )
+    return hopper_moe.prepare(w13, w2)
+
+
+def experts(
+    x: Tensor,
+    w13: Tensor,
+    w2: Tensor,
+    topk_weights: Tensor,
+    topk_ids: Tensor,
+    *,
+    problem: MoEProblem,
+    mark: Mark,
+    shape: Shape | None = None,
+    split: bool = False,
+    own_sort: bool = True,
+) -> Tensor:
+    """Return the layer's output [M, K] in the dtype of x. No host synchronisation.
+
+    Args:
+        x: [M, K] fp16 or bf16, contiguous.
+        w13: of ``prepare``.
+        w2: of ``prepare``.
+        topk_weights: [M, topk] fp32, contiguous.
+        topk_ids: [M, topk] int32 or int64, contiguous.
+        problem: sizes, dtype and activation.
+        mark: opens a range around each stage.
+        shape: kernel configuration; None = ``default_shape``.
+        split: w13 and w2 as two launches, so that each can be profiled by itself.
+        own_sort: False: align sorts the pairs also where the kernel could itself.
+
+    Raises:
+        UserError: a dtype or GPU that the kernel does not take, or an input that is not contiguous.
+    """
+    check_contiguous(x=x, w13=w13, w2=w2, topk_weights=topk_weights, topk_ids=topk_ids)
+    if x.dtype not in (torch.float16, torch.bfloat16):
+        raise UserError(f"hopper has no {problem.dtype} kernels; choose fp16 or bf16, or the backend grouped.")
+    if not runs_on(x.device):
+        raise UserError("hopper needs an NVIDIA GPU of compute capability 9.0; use fused_moe or grouped here.")
+    pairs = problem.rows_useful
+    if not pairs:
+        return torch.empty_like(x)
+    x, topk_weights = place_weight(x, topk_weights, problem, mark)
+    shape = shape or default_shape(problem)
+    possible = hopper_moe.sorts_itself(pairs, problem.E, shape, shared_memory_bytes(x.device.index)) > 0
+    own_sort = possible and own_sort
+    alignment = None
+    if not own_sort:
+        with mark("align"):
+            memory = buffers(topk_ids, hopper_moe.GROUP, problem.E)
+            memory = memory._replace(scratch=zeros(auto.scratch(pairs, problem.E), x.device, (pairs, problem.E)))
+            alignment = auto.align(topk_ids, hopper_moe.GROUP, problem.E, out=memory)
+    hidden, rows = x.new_empty((pairs, problem.N)), x.new_empty((pairs, problem.K))
+    flags = zeros(problem.E + 2, x.device, ())
+    arguments = (x, w13, w2, topk_weights, topk_ids, alignment, hidden, rows, flags)
+    run = partial(hopper_moe.hopper_moe, *arguments, shape=shape, activation=problem.activation)
+    if split:
+        with mark("w13+act"):
+            run(phases=(0, 0))
+        with mark("w2"):
+            run(phases=(1, 1))
+    else:
+        with mark("align+w13+act+w2" if own_sort else "w13+act+w2"):
+            run()
+    with mark("combine"):
+        return combine(rows, problem.topk, topk_weights)
+
+
+def block_m(problem: MoEProblem) -> int:
+    """Return the rows to which an expert's rows are padded."""
+    return default_shape(problem).step
+
+
+def default_shape(problem: MoEProblem) -> Shape:
+    """Return a configuration by the tokens and the mean rows of an expert: measured on an H200, docs/kernels.md."""
+    mean_rows = problem.rows_useful / problem.E
+    if problem.M <= 4:
+        shape = Shape(1, 8, 8, 9)
+    elif mean_rows <= 16:
+        shape = Shape(2, 32, 8, 5)
+    elif mean_rows <= 40:
+        shape = Shape(2, 64, 8, 4)
+    elif mean_rows <= 96:
+        shape = Shape(2, 128, 16, 4)
+    else:
+        # Two equal tiles an expert at 256 rows, three at 512; one at 128.
+        shape = Shape(2, 160 if mean_rows <= 144 else 144 if mean_rows <= 288 else 176, 16, 4)
+    while hopper_moe.shared_bytes(shape, problem.E, 0) > SHARED_BYTES:  # tables of many experts
+        shape = shape._replace(max_n=shape.max_n - shape.step)
+    return shape
+
+
+_ARENA: dict[torch.device, Tensor] = {}
+_STREAMS: dict[tuple[Any, ...], Tensor] = {}
+ARENA_ENTRIES = 1 << 21
+ALIGNED = 64
+
+
+def zeros(size: int, device: torch.device, use: tuple[int, ...]) -> Tensor:
+    """Return [size] int32 zeros for a kernel that leaves them fit for its next call of the same use and size.
+
+    One piece for each stream, since launches of a stream follow one another, and one for each captured call, since a
+    graph may run beside anything. Zeroed before the capture, so that replays need no memset.
+    """
+    key = device, torch.cuda.current_stream(device).cuda_stream, use, size
+    capturing = torch.cuda.is_current_stream_capturing()
+    if not capturing and key in _STREAMS:
+        return _STREAMS[key]
+    left, wanted, size = _ARENA.get(device), size, -(-size // ALIGNED) * ALIGNED
+    if left is None or left.numel() < size:
+        if capturing:
+            return torch.zeros(wanted, dtype=torch.int32, device=device)
+        left = torch.zeros(max(size, ARENA_ENTRIES), dtype=torch.int32, device=device)
+    taken, _ARENA[device] = left[:wanted], left[size:]
+    if not capturing:
+        _STREAMS[key] = taken
+    return taken

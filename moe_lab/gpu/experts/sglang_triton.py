@@ -1,0 +1,64 @@
+"""SGLang's Triton grouped GEMM and tuned tiles, of an installed SGLang or of a released wheel."""
+
+from functools import cache
+from types import SimpleNamespace
+
+from torch import Tensor
+
+from moe_lab.gpu.experts._platform import capability, cuda, rocm
+from moe_lab.gpu.experts._wheel import WheelPipeline
+from moe_lab.spec.problem import MoEProblem
+from moe_lab.spec.ranges import Mark
+
+INFO = {
+    "about": "SGLang's fused_moe_kernel with its tuned tiles; align, activation and sum are ours",
+    "needs": ["torch", "triton", "peer:sglang"],
+    "install": "pip install sglang, or moe-lab peers add sglang==0.5.23",
+    "peer": "sglang",
+    "tried": ["0.5.8", "0.5.23"],
+    "hardware": "NVIDIA SM80+, AMD CDNA3+; the CPU under TRITON_INTERPRET=1 (fp32, fp16)",
+    "dtypes": ["fp32", "fp16", "bf16"],
+    "fp32": "tf32",
+    "quant": [],
+    "activations": ["silu", "swigluoai"],
+    "cuda_graph": True,
+    "source": "https://github.com/sgl-project/sglang",
+}
+
+
+def _launches_early() -> bool:
+    """Return what SGLang asks before it lets kernels begin early: an NVIDIA GPU of compute capability 9.0 or newer."""
+    return capability()[0] >= 9
+
+
+@cache
+def at(version: str | None) -> WheelPipeline:
+    """Return the backend of one release; None = the installed package, else the newest in the cache."""
+    settings = SimpleNamespace(enable_deterministic_inference=False)
+    answers = {
+        "is_cuda": cuda,
+        "is_hip": rocm,
+        "is_sm90_supported": lambda *given: capability()[0] == 9,
+        "envs": SimpleNamespace(SGLANG_USE_AITER=SimpleNamespace(get=lambda: False)),
+        "is_cpu": lambda: False,
+        "cpu_has_amx_support": lambda: False,
+        "get_bool_env_var": lambda *given: False,
+        "is_arch_support_pdl": _launches_early,
+        "is_batch_invariant_mode_enabled": lambda: False,
+        "get_global_server_args": lambda: settings,
+        "get_exec": lambda: SimpleNamespace(deterministic=settings),
+        "get_moe_padding_size": lambda *given: 0,
+    }
+    return WheelPipeline("sglang", version, answers)
+
+
+def block_m(problem: MoEProblem) -> int:
+    """Return the rows of a tile."""
+    return at(None).block_m(problem)
+
+
+def experts(
+    x: Tensor, w13: Tensor, w2: Tensor, topk_weights: Tensor, topk_ids: Tensor, *, problem: MoEProblem, mark: Mark
+) -> Tensor:
+    """Return the layer's output [M, K]; see ``WheelPipeline.experts``."""
+    return at(None).experts(x, w13, w2, topk_weights, topk_ids, problem=problem, mark=mark)

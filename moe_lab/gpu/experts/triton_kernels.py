@@ -1,0 +1,146 @@
+"""triton_kernels' matmul_ogs in its strongest form: fused SwiGLU, weights stored N-major, its own sort of the tokens.
+
+Its own SwiGLU is gpt-oss's clamped one; for SiLU its fused-activation hook gets a function of ours. Either wants gate
+and up columns interleaved, which ``prepare`` does. Reads the 3.5 API (``matmul_ogs``), as vLLM's wheels carry it.
+"""
+
+from functools import cache, cached_property
+from types import ModuleType
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from moe_lab.gpu.experts._place_weight import place_weight
+from moe_lab.gpu.experts._standins import load_package
+from moe_lab.gpu.kernels.activation import ALPHA, LIMIT
+from moe_lab.gpu.kernels.ogs import gated_silu, pack
+from moe_lab.spec import peers
+from moe_lab.spec.errors import UserError
+from moe_lab.spec.problem import MoEProblem
+from moe_lab.spec.ranges import Mark
+
+INFO = {
+    "about": "matmul_ogs with fused SwiGLU, N-major interleaved weights and its own routing sort",
+    "needs": ["torch", "triton", "peer:triton_kernels"],
+    "install": "moe-lab peers add vllm==0.15.0 (its wheel carries triton_kernels; PyPI's package is another project)",
+    "peer": "triton_kernels",
+    "tried": ["vllm-0.15.0"],
+    "hardware": "NVIDIA SM80+ (best on SM90+), AMD CDNA3+",
+    "dtypes": ["fp16", "bf16"],
+    "cpu_dtypes": [],
+    "quant": [],
+    "activations": ["silu", "swigluoai"],
+    "cuda_graph": True,
+    "source": "https://github.com/triton-lang/triton/tree/main/python/triton_kernels",
+}
+
+
+class MatmulOgs:
+    """The backend of one release.
+
+    Attributes:
+        peer: the release.
+    """
+
+    def __init__(self, version: str | None):
+        """Find the release; nothing is imported yet."""
+        self.peer = peers.get("triton_kernels", version)
+
+    @cached_property
+    def _modules(self) -> dict[str, ModuleType]:
+        if torch.version.cuda is None and torch.version.hip is None:
+            raise UserError("triton_kernels needs a GPU: it specialises compiled kernels, which have no CPU form.")
+        return load_package(self.peer.root, "triton_kernels", ("matmul_ogs", "routing", "tensor", "swiglu"))
+
+    def prepare(self, w13: Tensor, w2: Tensor) -> tuple[Tensor, Tensor]:
+        """Return w13 [E, K, 2N] with gate and up columns interleaved, and w2 [E, N, K]; both contiguous, so N-major.
+
+        Args:
+            w13: [E, 2N, K], gate rows then up rows.
+            w2: [E, K, N].
+        """
+        E, rows, K = w13.shape
+        first, second = w13.new_empty((E, K, rows)), w2.new_empty((E, w2.shape[2], w2.shape[1]))
+        for expert in range(E):
+            first[expert] = w13[expert].view(2, rows // 2, K).transpose(0, 1).reshape(rows, K).T
+            second[expert] = w2[expert].T
+        return first, second
+
+    def block_m(self, problem: MoEProblem) -> int:
+        """Return the rows of a tile: the power of two from what an expert gets on average on, 16 to 128."""
+        return max(16, min(int(triton.next_power_of_2(max(1, problem.rows_useful // problem.E))), 128))
+
+    def experts(
+        self,
+        x: Tensor,
+        w13: Tensor,
+        w2: Tensor,
+        topk_weights: Tensor,
+        topk_ids: Tensor,
+        *,
+        problem: MoEProblem,
+        mark: Mark,
+    ) -> Tensor:
+        """Return the layer's output [M, K] in the dtype of x. No host synchronisation.
+
+        Args:
+            x: [M, K] fp16 or bf16, contiguous.
+            w13: what ``prepare`` returned.
+            w2: what ``prepare`` returned.
+            topk_weights: [M, topk] fp32, contiguous.
+            topk_ids: [M, topk] int32, contiguous.
+            problem: sizes and activation.
+            mark: opens a range around each stage.
+        """
+        if problem.M == 0:
+            return torch.empty_like(x)
+        x, topk_weights = place_weight(x, topk_weights, problem, mark)
+        matmul_ogs = self._modules["matmul_ogs"].matmul_ogs
+        with mark("align"):
+            routing, gather, scatter = self._sort(topk_weights, topk_ids, problem)
+        with mark("w13+act"):
+            activation = self._activation(problem.activation)
+            hidden = matmul_ogs(x, w13, None, routing, gather_indx=gather, fused_activation=activation)
+        with mark("w2+combine"):
+            hidden = hidden.view(problem.rows_useful, problem.N)
+            y = matmul_ogs(hidden, w2, None, routing, scatter_indx=scatter, gammas=routing.gate_scal)
+        return y.view(problem.M, problem.K)  # type: ignore[no-any-return]
+
+    def _sort(self, topk_weights: Tensor, topk_ids: Tensor, problem: MoEProblem) -> Any:
+        bits, zeros = pack(topk_ids, problem.E)
+        shape, most = [problem.M, 32 * bits.shape[1]], [problem.M, None]
+        matrix = self._modules["tensor"].Bitmatrix(bits, shape=shape, shape_max=most, scratchpad=zeros)
+        route = self._modules["routing"].routing_from_bitmatrix
+        return route(matrix, topk_weights, topk_ids, problem.E, problem.topk)
+
+    def _activation(self, name: str) -> Any:
+        ogs = self._modules["matmul_ogs"]
+        if name == "silu":
+            return ogs.FusedActivation(ogs.FnSpecs("gated_silu", gated_silu, ("alpha",)), (1.0,), 2)
+        clamped = ogs.FnSpecs("swiglu", self._modules["swiglu"].swiglu_fn, ("alpha", "limit"))
+        return ogs.FusedActivation(clamped, (float(ALPHA), float(LIMIT)), 2)
+
+
+@cache
+def at(version: str | None) -> MatmulOgs:
+    """Return the backend of one release; None = the installed package, else the newest in the cache."""
+    return MatmulOgs(version)
+
+
+def prepare(w13: Tensor, w2: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the weights as the kernel takes them; see ``MatmulOgs.prepare``."""
+    return at(None).prepare(w13, w2)
+
+
+def block_m(problem: MoEProblem) -> int:
+    """Return the rows of a tile."""
+    return at(None).block_m(problem)
+
+
+def experts(
+    x: Tensor, w13: Tensor, w2: Tensor, topk_weights: Tensor, topk_ids: Tensor, *, problem: MoEProblem, mark: Mark
+) -> Tensor:
+    """Return the layer's output [M, K]; see ``MatmulOgs.experts``."""
+    return at(None).experts(x, w13, w2, topk_weights, topk_ids, problem=problem, mark=mark)

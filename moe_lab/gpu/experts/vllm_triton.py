@@ -1,0 +1,56 @@
+"""vLLM's Triton grouped GEMM and tuned tiles, of an installed vLLM or of a released wheel."""
+
+from functools import cache
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from moe_lab.gpu.experts._platform import current_platform, swaps_operands
+from moe_lab.gpu.experts._wheel import WheelPipeline
+from moe_lab.spec.problem import MoEProblem
+from moe_lab.spec.ranges import Mark
+
+INFO = {
+    "about": "vLLM's fused_moe_kernel with its tuned tiles; align, activation and sum are ours",
+    "needs": ["torch", "triton", "peer:vllm"],
+    "install": "pip install vllm, or moe-lab peers add vllm==0.33.0",
+    "peer": "vllm",
+    "tried": ["0.15.0", "0.33.0"],
+    "hardware": "NVIDIA SM80+, AMD CDNA3+; the CPU under TRITON_INTERPRET=1 (fp32, fp16)",
+    "dtypes": ["fp32", "fp16", "bf16"],
+    "fp32": "tf32",
+    "quant": [],
+    "activations": ["silu", "swigluoai"],
+    "cuda_graph": True,
+    "source": "https://github.com/vllm-project/vllm",
+}
+
+
+@cache
+def at(version: str | None) -> WheelPipeline:
+    """Return the backend of one release; None = the installed package, else the newest in the cache."""
+    answers = {
+        "tl": tl,
+        "triton": triton,
+        "vllm_is_batch_invariant": lambda: False,
+        "VLLM_BATCH_INVARIANT": False,  # of vllm.envs: nobody set it
+        "current_platform": current_platform(),
+        "enable_swap_ab": swaps_operands,
+        # VLLM_TRITON_USE_TD is not set, so tensor descriptors are for Intel's GPUs only.
+        "resolve_moe_use_td": lambda: False,
+        "warn_if_moe_use_td_ineffective": lambda *given, **named: None,
+    }
+    return WheelPipeline("vllm", version, answers)
+
+
+def block_m(problem: MoEProblem) -> int:
+    """Return the rows of a tile."""
+    return at(None).block_m(problem)
+
+
+def experts(
+    x: Tensor, w13: Tensor, w2: Tensor, topk_weights: Tensor, topk_ids: Tensor, *, problem: MoEProblem, mark: Mark
+) -> Tensor:
+    """Return the layer's output [M, K]; see ``WheelPipeline.experts``."""
+    return at(None).experts(x, w13, w2, topk_weights, topk_ids, problem=problem, mark=mark)

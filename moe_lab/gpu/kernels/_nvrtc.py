@@ -1,0 +1,110 @@
+"""CUDA C++ kernels of this folder: compiled by NVRTC when first used, launched on torch's current stream."""
+
+import ctypes
+import functools
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moe_lab.gpu.kernels._device import shared_memory_bytes
+from moe_lab.spec.errors import UserError
+
+LEAST_CAPABILITY = (8, 0)  # __reduce_add_sync, cp.async
+
+
+def usable(device: torch.device) -> bool:
+    """Return whether kernels of this folder run on ``device``: an NVIDIA GPU since Ampere, and cuda.core installed."""
+    return _usable(device.index) if device.type == "cuda" else False
+
+
+@functools.cache
+def _usable(device: int | None) -> bool:
+    if torch.version.hip is not None or torch.cuda.get_device_capability(device) < LEAST_CAPABILITY:
+        return False
+    try:
+        import cuda.core  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def launch(
+    source: Path,
+    name: str,
+    grid: int,
+    block: int,
+    *arguments: Tensor | int,
+    macros: tuple[tuple[str, int | str], ...] = (),
+    prelude: str = "",
+    shared: int = 0,
+    cooperative: bool = False,
+) -> None:
+    """Launch the kernel ``name`` of a file.
+
+    Args:
+        source: the .cu file.
+        name: an extern "C" kernel.
+        grid: thread blocks.
+        block: threads a block.
+        arguments: tensors (passed as pointers; the first says which GPU) and 32-bit integers.
+        macros: what to define when compiling; every new combination compiles once.
+        prelude: source before the file's.
+        shared: bytes of dynamic shared memory a block.
+        cooperative: all blocks run at the same time, or the launch fails.
+
+    Raises:
+        UserError: a GPU that these kernels do not run on, or with less shared memory.
+    """
+    from cuda.core import launch as launch_kernel
+
+    device = next(a for a in arguments if isinstance(a, Tensor)).device
+    kernel = compiled(source, name, device, macros, shared, prelude)
+    values = (a.data_ptr() if isinstance(a, Tensor) else ctypes.c_int(a) for a in arguments)
+    config = _config(grid, block, shared, cooperative)
+    launch_kernel(_stream(torch.cuda.current_stream(device).cuda_stream), config, kernel, *values)
+
+
+@functools.cache
+def _config(grid: int, block: int, shared: int, cooperative: bool) -> Any:
+    from cuda.core import LaunchConfig
+
+    return LaunchConfig(grid=grid, block=block, shmem_size=shared, is_cooperative=cooperative)
+
+
+@functools.cache
+def _stream(handle: int) -> Any:
+    from cuda.core import Stream
+
+    return Stream.from_handle(handle)
+
+
+@functools.cache
+def compiled(
+    source: Path,
+    name: str,
+    device: torch.device,
+    macros: tuple[tuple[str, int | str], ...],
+    shared: int,
+    prelude: str = "",
+) -> Any:
+    """Return a kernel, ready for launches with ``shared`` bytes of dynamic shared memory; see ``launch``."""
+    from cuda.bindings import driver
+    from cuda.core import Device, Program, ProgramOptions
+
+    if not usable(device):
+        raise UserError("CUDA C++ kernels need an NVIDIA GPU of compute capability 8.0 or later and cuda-core.")
+    if shared > shared_memory_bytes(device.index):
+        raise UserError(f"This GPU gives a thread block less than the {shared} bytes of shared memory that it needs.")
+    Device(device.index).set_current()
+    major, minor = torch.cuda.get_device_capability(device)
+    defined = [(key, str(value)) for key, value in macros]
+    options = ProgramOptions(std="c++17", arch="sm_90a" if major == 9 else f"sm_{major}{minor}", define_macro=defined)
+    kernel = Program(prelude + source.read_text(), "c++", options).compile("cubin").get_kernel(name)
+    attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+    handle = driver.CUkernel(int(kernel.handle))
+    (error,) = driver.cuKernelSetAttribute(attribute, shared, handle, driver.CUdevice(device.index))
+    if error:
+        raise UserError(f"{shared} bytes of shared memory a thread block are refused by the driver: {error}.")
+    return kernel

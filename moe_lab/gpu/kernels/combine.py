@@ -1,0 +1,64 @@
+"""Combine: the sum over the topk rows of each token, weighted or not, in fp32."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from moe_lab.gpu.kernels._device import check_device
+
+
+@triton.jit
+def combine_kernel(
+    rows,  # [M * TOPK, K]
+    y,  # [M, K], out
+    topk_weights,  # [M * TOPK] fp32; any pointer when not SCALE
+    K,
+    SCALE: tl.constexpr,
+    TOPK: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """Sum BLOCK_K columns of one token."""
+    token = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
+    mask = column < K
+    acc = tl.zeros((BLOCK_K,), dtype=tl.float32)
+    for slot in tl.static_range(TOPK):
+        at = rows + (token * TOPK + slot) * K + column
+        # Nobody reads the rows again: the L2 cache may forget them first.
+        row = tl.load(at, mask=mask, other=0.0, eviction_policy="evict_first").to(tl.float32)
+        acc += row * tl.load(topk_weights + token * TOPK + slot) if SCALE else row
+    tl.store(y + token * K + column, acc.to(y.dtype.element_ty), mask=mask)
+
+
+def combine(rows: Tensor, topk: int, topk_weights: Tensor | None = None) -> Tensor:
+    """Return y [M, K] = rows [M * topk, K] summed over each token's topk rows, in the dtype of the input.
+
+    Args:
+        rows: [M * topk, K] fp32, fp16 or bf16, contiguous, pair order.
+        topk: rows of a token.
+        topk_weights: [M, topk] fp32, contiguous: a factor of each row; None where rows are already multiplied by it.
+    """
+    check_device(rows)
+    M, K = rows.shape[0] // topk, rows.shape[1]
+    y = torch.empty((M, K), dtype=rows.dtype, device=rows.device)
+    if M == 0:
+        return y
+    # Few tokens: small blocks, so that the grid still covers the GPU.
+    block_k = 256 if M < 256 else min(2048, triton.next_power_of_2(K))
+    combine_kernel[(M, triton.cdiv(K, block_k))](
+        rows,
+        y,
+        rows if topk_weights is None else topk_weights,
+        K,
+        SCALE=topk_weights is not None,
+        TOPK=topk,
+        BLOCK_K=block_k,
+        num_warps=max(1, block_k // 256),
+    )
+    return y
+
+
+def combine_torch(rows: Tensor, topk: int) -> Tensor:
+    """Reference of ``combine``."""
+    return rows.view(-1, topk, rows.shape[1]).sum(dim=1)

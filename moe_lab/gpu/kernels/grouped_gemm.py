@@ -1,0 +1,163 @@
+"""Grouped GEMM over gathered rows: y[pair] = x[pair // pairs_per_row] @ w[expert of pair]^T, one expert a tile.
+
+The rows of a tile come from ``sorted_token_ids`` (see ``moe_lab.gpu.align.Alignment``); tiles past
+num_tokens_post_padded leave at once, so the grid is sized by an upper bound and the host never waits for the device.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from moe_lab.gpu.align import Alignment
+from moe_lab.gpu.kernels._device import check_device, is_hip, shared_memory_bytes
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A kernel configuration.
+
+    Attributes:
+        block_m: rows of a tile; align must use the same.
+        block_n: columns of a tile.
+        block_k: depth of one step.
+        group_m: row tiles that are run column by column, so that they share weights in L2.
+        num_warps: warps of a thread block.
+        num_stages: stages of the software pipeline.
+    """
+
+    block_m: int
+    block_n: int
+    block_k: int
+    group_m: int
+    num_warps: int
+    num_stages: int
+
+
+@triton.jit
+def grouped_gemm_kernel(
+    x,  # [rows, gemm_k]
+    w,  # [E, gemm_n, gemm_k]
+    y,  # [numel, gemm_n], out
+    topk_weights,  # [numel] fp32; any pointer when not SCALE
+    sorted_token_ids,  # [capacity] int32
+    expert_ids,  # [tiles] int32
+    num_tokens_post_padded,  # [1] int32
+    numel,
+    gemm_n,
+    gemm_k,
+    stride_x,
+    stride_we,
+    stride_wn,
+    stride_y,
+    PAIRS_PER_ROW: tl.constexpr,
+    SCALE: tl.constexpr,  # multiply each row by its router weight
+    EVEN_N: tl.constexpr,
+    EVEN_K: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP_M: tl.constexpr,
+):
+    """Compute one [BLOCK_M, BLOCK_N] tile of y."""
+    pid = tl.program_id(0)
+    tiles_m = tl.load(num_tokens_post_padded) // BLOCK_M
+    tiles_n = tl.cdiv(gemm_n, BLOCK_N)
+    if pid >= tiles_m * tiles_n:
+        return
+    group = pid // (GROUP_M * tiles_n)
+    group_size = tl.minimum(tiles_m - group * GROUP_M, GROUP_M)
+    within = pid - group * GROUP_M * tiles_n
+    tile_m = group * GROUP_M + within % group_size
+    tile_n = within // group_size
+
+    pair = tl.load(sorted_token_ids + tile_m * BLOCK_M + tl.arange(0, BLOCK_M))
+    valid = pair < numel
+    # int64: rows * gemm_k and expert * gemm_n * gemm_k pass 2**31 elements for large M and for DeepSeek-V3's weights.
+    row = (pair // PAIRS_PER_ROW).to(tl.int64)
+    expert = tl.load(expert_ids + tile_m).to(tl.int64)
+    column = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    depth = tl.arange(0, BLOCK_K)
+    x_at = x + row[:, None] * stride_x + depth[None, :]  # [BLOCK_M, BLOCK_K]
+    w_at = w + expert * stride_we + column[None, :] * stride_wn + depth[:, None]  # [BLOCK_K, BLOCK_N]
+
+    acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    for k in tl.range(0, gemm_k, BLOCK_K):
+        x_mask = valid[:, None]
+        if not EVEN_K:
+            x_mask = x_mask & (k + depth[None, :] < gemm_k)
+        if EVEN_K and EVEN_N:
+            w_tile = tl.load(w_at)
+        elif EVEN_K:
+            w_tile = tl.load(w_at, mask=column[None, :] < gemm_n, other=0.0)
+        else:
+            w_tile = tl.load(w_at, mask=(column[None, :] < gemm_n) & (k + depth[:, None] < gemm_k), other=0.0)
+        x_tile = tl.load(x_at, mask=x_mask, other=0.0)
+        acc = tl.dot(x_tile, w_tile, acc, input_precision="ieee")
+        x_at += BLOCK_K
+        w_at += BLOCK_K
+
+    if SCALE:
+        weight = tl.load(topk_weights + pair, mask=valid, other=0.0)
+        acc = acc * weight[:, None]
+    y_at = y + pair.to(tl.int64)[:, None] * stride_y + column[None, :]
+    y_mask = valid[:, None]
+    if not EVEN_N:
+        y_mask = y_mask & (column[None, :] < gemm_n)
+    tl.store(y_at, acc.to(y.dtype.element_ty), mask=y_mask)
+
+
+def grouped_gemm(
+    x: Tensor,
+    w: Tensor,
+    alignment: Alignment,
+    numel: int,
+    *,
+    pairs_per_row: int,
+    tile: Tile,
+    topk_weights: Tensor | None = None,
+) -> Tensor:
+    """Return y [numel, gemm_n] in the dtype of x, in pair order.
+
+    Args:
+        x: [numel / pairs_per_row, gemm_k] fp32, fp16 or bf16, contiguous rows.
+        w: [E, gemm_n, gemm_k], dtype of x, contiguous along gemm_k.
+        alignment: tiles of ``tile.block_m`` rows.
+        numel: pairs, M * topk.
+        pairs_per_row: pairs that read the same row of x: topk for w13, 1 for w2.
+        tile: kernel configuration.
+        topk_weights: [numel] fp32, contiguous; when given each row is multiplied by its weight before rounding.
+    """
+    check_device(x)
+    gemm_n, gemm_k = w.shape[1], w.shape[2]
+    y = torch.empty((numel, gemm_n), dtype=x.dtype, device=x.device)
+    tiles_m = alignment.sorted_token_ids.numel() // tile.block_m
+    if tiles_m == 0:
+        return y
+    blocks = {"BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, "BLOCK_K": tile.block_k, "GROUP_M": tile.group_m}
+    even = {"EVEN_N": gemm_n % tile.block_n == 0, "EVEN_K": gemm_k % tile.block_k == 0}
+    strides = x.stride(0), w.stride(0), w.stride(1), y.stride(0)
+    weights = alignment.sorted_token_ids if topk_weights is None else topk_weights
+    grouped_gemm_kernel[(tiles_m * triton.cdiv(gemm_n, tile.block_n),)](
+        *(x, w, y, weights, *alignment, numel, gemm_n, gemm_k, *strides),
+        PAIRS_PER_ROW=pairs_per_row,
+        SCALE=topk_weights is not None,
+        num_warps=tile.num_warps,
+        num_stages=tile.num_stages,
+        **even,
+        **blocks,
+    )
+    return y
+
+
+def fit(tile: Tile, itemsize: int, device: torch.device) -> Tile:
+    """Return the tile with as many pipeline stages as the device's shared memory holds (two on AMD: one buffer)."""
+    if device.type != "cuda":
+        return tile
+    if is_hip():
+        return replace(tile, num_stages=2)
+    stage = (tile.block_m + tile.block_n) * tile.block_k * itemsize
+    most = shared_memory_bytes(device.index if device.index is not None else torch.cuda.current_device()) // stage
+    return replace(tile, num_stages=max(1, min(tile.num_stages, most)))

@@ -1,0 +1,30 @@
+"""Kernels that do nothing: their time is that of the method of measurement, and of a launch that waits for another."""
+
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from moe_lab.gpu.kernels._device import can_launch_early, check_device
+
+
+@triton.jit
+def nothing_kernel(x, EARLY: tl.constexpr):
+    """Do nothing; EARLY: let the next launch begin, and wait for the one before."""
+    if EARLY:
+        gdc_launch_dependents()
+        gdc_wait()
+
+
+def launch_nothing(x: Tensor, launches: int = 1, early: bool = False) -> None:
+    """Launch the empty kernel on the device of ``x``.
+
+    Args:
+        x: any tensor.
+        launches: kernels, each of which waits for the one before.
+        early: let them begin before the one before has ended, where the GPU can.
+    """
+    check_device(x)
+    early = early and can_launch_early(x.device)
+    for i in range(launches):
+        nothing_kernel[(1,)](x, EARLY=early, num_warps=1, **({"launch_pdl": True} if early and i else {}))

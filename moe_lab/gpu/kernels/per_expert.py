@@ -1,0 +1,108 @@
+"""Align in one launch without communication: every program counts all pairs and lays out its own few experts.
+
+The count is repeated in every program, so the work grows with programs * pairs: for thousands of pairs, where a second
+launch costs more than counting again. An expert's pairs are found by a running sum, so their order is kept.
+"""
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from moe_lab.gpu.align import Buffers
+from moe_lab.gpu.kernels._device import check_device
+from moe_lab.gpu.kernels._pairs import bins_of, count_experts, finish_groups, load_experts, map_arguments, pick_groups
+
+PROGRAMS = 128
+MOST_PAIRS = 8192  # 32768 pairs spill registers; ranks are packed in 16 bits
+
+
+@triton.jit
+def per_expert_kernel(
+    ids,  # [numel] expert of each pair
+    expert_map,
+    sorted_token_ids,  # [capacity] int32, out
+    expert_ids,  # [tiles] int32, out
+    num_tokens_post_padded,  # [1] int32, out
+    numel,
+    E,
+    BLOCK_M: tl.constexpr,
+    BINS: tl.constexpr,
+    PAIRS: tl.constexpr,  # power of two >= numel
+    MINE: tl.constexpr,  # experts of a program: 1, 2 or 4
+    LANES: tl.constexpr,
+    DROP: tl.constexpr,
+    RELABEL: tl.constexpr,
+):
+    """Lay out the groups of experts program * MINE ... program * MINE + MINE - 1."""
+    program = tl.program_id(0)
+    pair = tl.arange(0, PAIRS)
+    expert = load_experts(ids, pair, pair < numel, expert_map, DROP)
+    count = count_experts(expert, BINS)
+    padded = (count + BLOCK_M - 1) // BLOCK_M * BLOCK_M
+    end = tl.cumsum(padded, 0)
+    start = end - padded
+
+    slot = expert - program * MINE
+    here = (slot >= 0) & (slot < MINE)
+    slot = tl.where(here, slot, 0)
+    if MINE <= 2:
+        one = tl.where(here, 1 << (slot * 16), 0)
+    else:
+        one = tl.where(here, tl.full([PAIRS], 1, tl.int64) << (slot * 16).to(tl.int64), 0)
+    earlier = tl.cumsum(one, 0) - one  # a counter of 16 bits for each of my experts
+    rank = ((earlier >> (slot * 16).to(earlier.dtype)) & 0xFFFF).to(tl.int32)
+
+    mine = program * MINE + tl.arange(0, MINE)
+    my_start, my_count, my_end = pick_groups(start, count, mine, BINS, BLOCK_M)
+    row = tl.gather(my_start, slot, 0) + rank
+    tl.store(sorted_token_ids + row, pair, mask=here)
+    bins = tl.arange(0, BINS)
+    tl.store(num_tokens_post_padded + bins * 0, end, mask=(bins == BINS - 1) & (program == 0))
+    finish_groups(
+        sorted_token_ids,
+        expert_ids,
+        expert_map,
+        mine,
+        mine < E,
+        my_start,
+        my_start + my_count,
+        my_end,
+        numel,
+        RELABEL,
+        BLOCK_M,
+        LANES,
+    )
+
+
+def align_per_expert(
+    topk_ids: Tensor, block_m: int, E: int, out: Buffers, expert_map: Tensor | None = None, remote: str = "drop"
+) -> None:
+    """Fill ``out.alignment``.
+
+    Args:
+        topk_ids: [M, topk] int32 or int64, contiguous, at most ``MOST_PAIRS`` entries.
+        block_m: rows of a tile.
+        E: experts.
+        out: memory of this call; no scratch.
+        expert_map: [E] int32 or None, see ``moe_lab.gpu.align``.
+        remote: what becomes of pairs whose expert maps to -1.
+    """
+    check_device(topk_ids)
+    pointer, drop, relabel = map_arguments(expert_map, remote, topk_ids)
+    pairs = max(64, triton.next_power_of_2(topk_ids.numel()))
+    mine = min(4, max(1, triton.next_power_of_2(triton.cdiv(E, PROGRAMS))))
+    per_expert_kernel[(triton.cdiv(E, mine),)](
+        topk_ids,
+        pointer,
+        *out.alignment,
+        topk_ids.numel(),
+        E,
+        BLOCK_M=block_m,
+        BINS=bins_of(E),
+        PAIRS=pairs,
+        MINE=mine,
+        LANES=min(64, triton.next_power_of_2(block_m)),
+        DROP=drop,
+        RELABEL=relabel,
+        num_warps=4 if pairs <= 1024 else 8 if pairs <= 4096 else 16,
+    )

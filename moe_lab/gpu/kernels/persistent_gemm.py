@@ -1,0 +1,166 @@
+"""Grouped GEMM by a fixed number of programs that take tile after tile; weights by TMA descriptors where there are.
+
+Beside ``grouped_gemm``: programs do not end with their tile, so the loads of the next begin while the results of the
+last are stored; the gated activation can be the end of the w13 product (gate and up columns alternating, so that both
+of a pair lie in one thread); and rows can stay in sorted order between w13 and w2, where they need no gather.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from moe_lab.gpu.align import Alignment
+from moe_lab.gpu.kernels._device import check_device, is_hip
+from moe_lab.gpu.kernels.activation import ALPHA, LIMIT, gated
+from moe_lab.gpu.kernels.grouped_gemm import Tile
+
+
+@triton.jit
+def persistent_gemm_kernel(
+    x,  # rows to multiply: [rows, gemm_k]; with TMA and not GATHER a descriptor of it
+    w,  # [E * gemm_n, gemm_k]; with TMA a descriptor of it
+    y,  # out
+    topk_weights,  # [numel] fp32; any pointer when not SCALE
+    sorted_token_ids,  # [capacity] int32
+    expert_ids,  # [tiles] int32
+    num_tokens_post_padded,  # [1] int32
+    numel,
+    gemm_n,
+    gemm_k,
+    stride_y,
+    PAIRS_PER_ROW: tl.constexpr,
+    GATHER: tl.constexpr,  # row of x = pair // PAIRS_PER_ROW, and rows of y in sorted order; else the other way round
+    ACTIVATION: tl.constexpr,  # "none", "silu" or "swigluoai": columns alternate gate, up, and y has half of them
+    SCALE: tl.constexpr,  # multiply each row by its router weight
+    TMA: tl.constexpr,
+    EVEN_K: tl.constexpr,
+    ALPHA: tl.constexpr,
+    LIMIT: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP_M: tl.constexpr,
+    PROGRAMS: tl.constexpr,
+    FLATTEN: tl.constexpr,
+):
+    """Compute the [BLOCK_M, BLOCK_N] tiles program, program + PROGRAMS, ... of the product."""
+    tiles_m = tl.load(num_tokens_post_padded) // BLOCK_M
+    tiles_n = tl.cdiv(gemm_n, BLOCK_N)
+    for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, PROGRAMS, flatten=FLATTEN):
+        group = tile // (GROUP_M * tiles_n)
+        group_size = tl.minimum(tiles_m - group * GROUP_M, GROUP_M)
+        within = tile - group * GROUP_M * tiles_n
+        tile_m = group * GROUP_M + within % group_size
+        tile_n = within // group_size
+
+        sorted_row = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
+        pair = tl.load(sorted_token_ids + sorted_row)
+        valid = pair < numel
+        expert = tl.load(expert_ids + tile_m)
+        depth = tl.arange(0, BLOCK_K)
+        column = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
+        row = (tl.where(valid, pair // PAIRS_PER_ROW, 0) if GATHER else sorted_row).to(tl.int64)
+        acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+        for k in tl.range(0, gemm_k, BLOCK_K):
+            if TMA and not GATHER:
+                x_tile = x.load([tile_m * BLOCK_M, k])
+            elif EVEN_K:
+                x_tile = tl.load(x + row[:, None] * gemm_k + k + depth[None, :])
+            else:
+                x_tile = tl.load(
+                    x + row[:, None] * gemm_k + k + depth[None, :], mask=k + depth[None, :] < gemm_k, other=0.0
+                )
+            if TMA:
+                w_tile = w.load([expert * gemm_n + tile_n * BLOCK_N, k])
+            else:
+                at = w + (expert.to(tl.int64) * gemm_n + column)[:, None] * gemm_k + k + depth[None, :]
+                inside = column[:, None] < gemm_n
+                if not EVEN_K:
+                    inside = inside & (k + depth[None, :] < gemm_k)
+                w_tile = tl.load(at, mask=inside, other=0.0)
+            acc = tl.dot(x_tile, w_tile.T, acc, input_precision="ieee")
+
+        if SCALE:
+            acc = acc * tl.load(topk_weights + pair, mask=valid, other=0.0)[:, None]
+        to = sorted_row if GATHER else pair
+        at = y + to.to(tl.int64)[:, None] * stride_y
+        if ACTIVATION == "none":
+            tl.store(at + column[None, :], acc.to(y.dtype.element_ty), mask=valid[:, None] & (column[None, :] < gemm_n))
+        else:
+            gate, up = tl.split(tl.reshape(acc, [BLOCK_M, BLOCK_N // 2, 2]))
+            half = tile_n * (BLOCK_N // 2) + tl.arange(0, BLOCK_N // 2)[None, :]
+            result = gated(gate, up, ACTIVATION == "swigluoai", ALPHA, LIMIT)
+            tl.store(at + half, result.to(y.dtype.element_ty), mask=valid[:, None] & (half < gemm_n // 2))
+
+
+def persistent_gemm(
+    x: Tensor,
+    w: Tensor,
+    alignment: Alignment,
+    numel: int,
+    *,
+    tile: Tile,
+    programs: int,
+    pairs_per_row: int = 0,
+    activation: str = "none",
+    topk_weights: Tensor | None = None,
+) -> Tensor:
+    """Return the product in the dtype of x: rows gathered into sorted order, or sorted rows back in pair order.
+
+    Args:
+        x: with ``pairs_per_row`` [M, gemm_k], rows of tokens; else [capacity, gemm_k], rows in sorted order. fp32,
+            fp16 or bf16, contiguous.
+        w: [E, gemm_n, gemm_k], dtype of x, contiguous.
+        alignment: tiles of ``tile.block_m`` rows.
+        numel: pairs, M * topk.
+        tile: kernel configuration.
+        programs: thread blocks that share the tiles.
+        pairs_per_row: topk, to gather and return [capacity, columns] in sorted order (padding rows stay unwritten);
+            0, to return [numel, columns] in pair order.
+        activation: ``none``, or one of ``activation.ACTIVATIONS``: rows of w alternate gate, up; columns = gemm_n / 2.
+        topk_weights: [numel] fp32, contiguous: each row is multiplied by its weight before the activation and before it
+            is rounded.
+    """
+    check_device(x)
+    (E, gemm_n, gemm_k), gather = w.shape, pairs_per_row > 0
+    columns = gemm_n if activation == "none" else gemm_n // 2
+    y = torch.empty((alignment.sorted_token_ids.numel() if gather else numel, columns), dtype=x.dtype, device=x.device)
+    if numel == 0:
+        return y
+    tma = has_tma(x, gemm_k)
+    rows, weights = x, w
+    if tma:
+        from triton.tools.tensor_descriptor import TensorDescriptor
+
+        weights = TensorDescriptor.from_tensor(w.view(E * gemm_n, gemm_k), [tile.block_n, tile.block_k])
+        if not gather:
+            rows = TensorDescriptor.from_tensor(x, [tile.block_m, tile.block_k])
+    persistent_gemm_kernel[(programs,)](
+        *(rows, weights, y, alignment.sorted_token_ids if topk_weights is None else topk_weights, *alignment),
+        *(numel, gemm_n, gemm_k, columns),
+        PAIRS_PER_ROW=max(1, pairs_per_row),
+        GATHER=gather,
+        ACTIVATION=activation,
+        SCALE=topk_weights is not None,
+        TMA=tma,
+        EVEN_K=gemm_k % tile.block_k == 0,
+        ALPHA=ALPHA,
+        LIMIT=LIMIT,
+        BLOCK_M=tile.block_m,
+        BLOCK_N=tile.block_n,
+        BLOCK_K=tile.block_k,
+        GROUP_M=tile.group_m,
+        PROGRAMS=programs,
+        FLATTEN=tma,
+        num_warps=tile.num_warps,
+        num_stages=tile.num_stages,
+    )
+    return y
+
+
+def has_tma(x: Tensor, gemm_k: int) -> bool:
+    """Return whether TMA can load rows of gemm_k elements beside ``x``: 16-bit types, strides of 16 bytes."""
+    if not x.is_cuda or is_hip() or x.element_size() != 2 or gemm_k % 8:
+        return False
+    return torch.cuda.get_device_capability(x.device)[0] >= 9

@@ -1,0 +1,217 @@
+"""One decoder layer with random weights and a range around every stage: prefill or decode, eager or CUDA graph.
+
+Ranges: ``layers.0`` > ``input_norm``, ``self_attn``, ``post_attention_norm``, ``mlp`` > ``router``, the backend's
+    stages,
+``shared_experts`` (models that have them). Residual adds are part of the norms, as in the serving engines, so every
+kernel lies in a named leaf. Not modelled: attention sinks, sliding windows, query-key bias, and layers without rotary
+embedding.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from moe_lab.gpu.kernels.activation import gated_activation
+from moe_lab.gpu.kernels.norm import add_rms_norm
+from moe_lab.gpu.kernels.rope import rope_cache, rotary_table
+from moe_lab.gpu.kernels.router import MOST_EXPERTS, fused_route
+from moe_lab.gpu.routing import Routing, route
+from moe_lab.gpu.weights import DTYPES, random_weights
+from moe_lab.spec import plugins
+from moe_lab.spec.errors import UserError
+from moe_lab.spec.problem import MODELS, Model, MoEProblem, model
+from moe_lab.spec.ranges import Mark
+
+EPS = 1e-6
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What one forward of the layer processes.
+
+    Attributes:
+        phase: ``prefill``: input_len tokens a sequence, causal. ``decode``: one token a sequence at position
+            ``context``.
+        batch: sequences.
+        input_len: tokens of a prefilled sequence.
+        context: tokens already in the KV cache of a decoding sequence.
+    """
+
+    phase: Literal["prefill", "decode"]
+    batch: int
+    input_len: int = 2048
+    context: int = 2048
+
+    def __post_init__(self) -> None:
+        if self.batch < 1 or self.input_len < 1 or self.context < 0:
+            raise UserError(
+                f"Need batch >= 1, input_len >= 1, context >= 0; got {self.batch}, {self.input_len}, {self.context}."
+            )
+
+    @property
+    def tokens(self) -> int:
+        """Tokens a sequence."""
+        return self.input_len if self.phase == "prefill" else 1
+
+    @property
+    def start(self) -> int:
+        """Position of the first token."""
+        return 0 if self.phase == "prefill" else self.context
+
+    @property
+    def M(self) -> int:  # noqa: N802
+        """Tokens of the batch."""
+        return self.batch * self.tokens
+
+
+class DecoderLayer:
+    """One decoder layer of a preset, ready to run.
+
+    Attributes:
+        problem: the MoE part.
+        shape: what a forward processes.
+        weights: see ``Weights``; the backend may have replaced w13 and w2 by a prepared form.
+        backend: the experts plugin.
+        routing: of the latest forward; after a CUDA-graph capture, of the latest replay.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        shape: Shape,
+        *,
+        dtype: str = "bf16",
+        backend: str = "fused_moe",
+        align: str | None = None,
+        forced: Routing | None = None,
+        device: torch.device | str = "cuda",
+        seed: int = 0,
+    ) -> None:
+        """Draw the weights and fill the KV cache.
+
+        Args:
+            name: model preset with grouped-query attention.
+            shape: phase and sizes.
+            dtype: ``fp32``, ``fp16`` or ``bf16``.
+            backend: experts plugin.
+            align: align plugin, for backends that take one; None for the backend's own default.
+            forced: a routing used instead of the router's result; the router's kernels run all the same.
+            device: where it runs.
+            seed: of weights and cache.
+
+        Raises:
+            UserError: an unknown or MLA preset, dtype or plugin; or a backend without a choice of align.
+        """
+        self.model, self.name, self.shape, self.forced = gqa_model(name), name, shape, forced
+        if dtype not in DTYPES:
+            raise UserError(f"The layer runs in one of {', '.join(DTYPES)}; got '{dtype}'.")
+        self.problem = MoEProblem.preset(name, shape.M, dtype)
+        self.device = torch.device(device)
+        self.backend = plugins.load("experts", backend)
+        self.options = _align_option(backend, align)
+        self.align = self.options.get("align", plugins.info("experts", backend).get("align"))
+        self.weights = random_weights(self.model, DTYPES[dtype], self.device, seed)
+        prepare = getattr(self.backend, "prepare", lambda w13, w2: (w13, w2))
+        self.experts_weights = prepare(self.weights.w13, self.weights.w2)
+        self.k_cache, self.v_cache = self._random_cache(seed + 1)
+        a = self.model.attention
+        self.cos, self.sin = rotary_table(self.k_cache.shape[1], a.head_dim, a.rope_theta, self.device)
+        self.routing: Routing | None = None
+
+    def _random_cache(self, seed: int) -> Tensor:
+        """Return keys and values of every position, [2, batch, length, kv_heads, head_dim]."""
+        a, length = self.model.attention, self.shape.start + self.shape.tokens
+        size = 2, self.shape.batch, length, a.kv_heads, a.head_dim
+        generator = torch.Generator(self.device).manual_seed(seed)
+        return torch.empty(size, dtype=self.weights.o.dtype, device=self.device).normal_(generator=generator)
+
+    def inputs(self, seed: int = 2) -> tuple[Tensor, Tensor]:
+        """Return random (hidden, residual), each [M, K], as the layer before would hand them over."""
+        generator = torch.Generator(self.device).manual_seed(seed)
+        both = torch.empty((2, self.shape.M, self.model.K), dtype=self.weights.o.dtype, device=self.device)
+        hidden, residual = both.normal_(generator=generator)
+        return hidden, residual
+
+    @torch.no_grad()
+    def forward(self, hidden: Tensor, residual: Tensor, mark: Mark) -> tuple[Tensor, Tensor]:
+        """Run the layer.
+
+        Args:
+            hidden: [M, K], output of the layer before.
+            residual: [M, K]; hidden + residual is the residual stream.
+            mark: opens the ranges.
+
+        Returns:
+            (hidden, residual), each [M, K]; their sum is the residual stream after this layer.
+        """
+        w = self.weights
+        with mark("layers.0"):
+            with mark("input_norm"):
+                hidden, residual = add_rms_norm(hidden, residual, w.input_norm, EPS)
+            with mark("self_attn"):
+                hidden = self._attention(hidden)
+            with mark("post_attention_norm"):
+                hidden, residual = add_rms_norm(hidden, residual, w.post_attention_norm, EPS)
+            with mark("mlp"):
+                hidden = self._mlp(hidden, mark)
+        return hidden, residual
+
+    def _attention(self, x: Tensor) -> Tensor:
+        """Return [M, K] for x [M, K]; writes this step's keys and values into the cache first."""
+        a, shape, w = self.model.attention, self.shape, self.weights
+        caches = self.k_cache, self.v_cache
+        q = rope_cache(functional.linear(x, w.qkv), *caches, self.cos, self.sin, shape.start, w.qk_norm, EPS)
+        k, v = (cache.transpose(1, 2) for cache in caches)  # [batch, kv_heads, length, head_dim]
+        if shape.phase == "decode":
+            # One query token: the query heads of a group are queries over the same keys, so no key is read twice.
+            q = q.reshape(shape.batch, a.kv_heads, a.heads // a.kv_heads, a.head_dim)
+            y = functional.scaled_dot_product_attention(q, k, v)
+        else:
+            y = functional.scaled_dot_product_attention(
+                q.transpose(1, 2), k, v, is_causal=True, enable_gqa=True
+            ).transpose(1, 2)
+        return functional.linear(y.reshape(shape.M, a.heads * a.head_dim), w.o)
+
+    def _mlp(self, x: Tensor, mark: Mark) -> Tensor:
+        """Return [M, K] for x [M, K]."""
+        w = self.weights
+        with mark("router"):
+            rule = fused_route if self.model.E <= MOST_EXPERTS else route
+            routing = rule(functional.linear(x, w.gate), self.model.router, self.model.topk, w.gate_bias)
+        self.routing = self.forced or routing
+        w13, w2 = self.experts_weights
+        y: Tensor = self.backend.experts(x, w13, w2, *self.routing, problem=self.problem, mark=mark, **self.options)
+        if w.shared13 is not None and w.shared2 is not None:
+            with mark("shared_experts"):
+                y = torch.addmm(
+                    y, gated_activation(functional.linear(x, w.shared13), self.model.activation), w.shared2.T
+                )
+        return y
+
+
+def gqa_model(name: str) -> Model:
+    """Return a preset whose attention the layer can build.
+
+    Raises:
+        UserError: no such preset, or one with multi-head latent attention.
+    """
+    m = model(name)
+    if m.attention.kind != "gqa":
+        able = ", ".join(n for n, other in MODELS.items() if other.attention.kind == "gqa")
+        raise UserError(
+            f"{name} has multi-head latent attention (MLA), which the layer cannot build; choose one of: {able}."
+        )
+    return m
+
+
+def _align_option(backend: str, align: str | None) -> dict[str, Any]:
+    """Return the keyword arguments that hand an align plugin to the backend."""
+    if align is None:
+        return {}
+    if "align" not in plugins.info("experts", backend):
+        raise UserError(f"The experts backend '{backend}' has no align stage to choose; leave --align out.")
+    plugins.load("align", align)
+    return {"align": align}

@@ -1,0 +1,1 @@
+"""What gets profiled: one decoder layer, the experts part, align algorithms."""

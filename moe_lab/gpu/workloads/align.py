@@ -1,0 +1,112 @@
+"""``python -m moe_lab.gpu align``: call align algorithms eagerly, in ranges, for a profiler to look at.
+
+Each call lies in ``moe_lab|phase=align|M=...|E=...|topk=...|block_m=...|align=...`` > ``align``. The L2 cache is
+overwritten before each call, outside of those ranges, as the benchmark does.
+"""
+
+import argparse
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+
+import torch
+
+from moe_lab.gpu.routing import SPECS, parse_spec, synthetic
+from moe_lab.gpu.workloads.window import profiler_window, range_api
+from moe_lab.spec import plugins, ranges
+from moe_lab.spec.errors import UserError
+from moe_lab.spec.guard import options as types
+
+
+def add(commands: Any) -> None:
+    """Add the subcommand to the parser of ``moe_lab.gpu``."""
+    align = commands.add_parser(
+        "align", help="call align algorithms", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    align.set_defaults(run=run)
+    align.add_argument(
+        "--algorithms", nargs="+", default=["auto"], metavar="NAME", help=f"of: {', '.join(plugins.names('align'))}"
+    )
+    align.add_argument("--tokens", type=types.tokens, nargs="+", default=[16, 1024, 16384], metavar="M", help="tokens")
+    align.add_argument("--experts", type=types.experts, nargs="+", default=[256], metavar="E", help="experts")
+    align.add_argument("--topk", type=types.experts, nargs="+", default=[8], metavar="N", help="experts per token")
+    align.add_argument("--block-m", type=types.rows, nargs="+", default=[64], metavar="ROWS", help="rows of a tile")
+    align.add_argument("--routing", default="uniform", help=SPECS)
+    align.add_argument("--iterations", type=types.count, default=5, help="calls of each algorithm and size")
+    align.add_argument("--seed", type=types.seed, default=0, help="of the routing")
+    align.add_argument("--warm", action="store_true", help="leave the L2 cache as the call before left it")
+    align.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu runs Triton's interpreter")
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Call every algorithm at every size inside the profiler window, and return what was called.
+
+    Also writes the result to the path in MOE_LAB_WORKLOAD_JSON, if that is set.
+
+    Raises:
+        UserError: no GPU, an unknown algorithm or routing, or sizes that cannot be.
+    """
+    from moe_lab.gpu.workloads.record import gpu, versions, write
+
+    _check(options)
+    calls, left_out = _calls(options)
+    flush = _flush(options)
+    for call, _ in calls:  # compiles kernels
+        call()
+    mark = ranges.marker(range_api())
+    with profiler_window(options.device):
+        for _ in range(options.iterations):
+            for call, name in calls:
+                flush()
+                with mark(name), mark("align"):
+                    call()
+        if options.device == "cuda":
+            torch.cuda.synchronize()
+    named = ("algorithms", "tokens", "experts", "topk", "block_m", "routing", "iterations", "seed", "warm")
+    result = {"workload": "align"} | {name: getattr(options, name) for name in named}
+    result |= {"roots": [name for _, name in calls], "left_out": left_out}
+    result |= {"versions": versions(), "gpu": gpu(options.device)}
+    write(result)
+    return result
+
+
+def _check(options: argparse.Namespace) -> None:
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("No GPU is visible to torch; run on a GPU machine, or use --device cpu with few tokens.")
+    if min(options.topk) > max(options.experts) or options.iterations < 1 or min(options.tokens) < 0:
+        raise UserError("Use topk <= experts, at least one iteration, and no negative tokens.")
+    parse_spec(options.routing)
+
+
+def _calls(options: argparse.Namespace) -> tuple[list[tuple[Callable[[], object], str]], list[str]]:
+    """Return (call, name of its root range) for each algorithm and size, and what is left out, as sentences."""
+    from moe_lab.gpu.align import buffers
+
+    calls, left_out = [], []
+    sizes = product(options.experts, options.tokens, options.topk, options.block_m)
+    for E, M, topk, block_m in ((E, M, topk, block_m) for E, M, topk, block_m in sizes if topk <= E):
+        ids = synthetic(options.routing, M, E, topk, seed=options.seed, device=options.device).topk_ids
+        for name in options.algorithms:
+            plugin, most = plugins.load("align", name), plugins.info("align", name).get("most_pairs")
+            if most is not None and ids.numel() > most:
+                left_out.append(f"{name} takes up to {most} pairs, not {ids.numel()}.")
+                continue
+            scratch = plugin.scratch(ids.numel(), E) if hasattr(plugin, "scratch") else 0
+            out = buffers(ids, block_m, E, scratch)
+            root = ranges.root_name(phase="align", M=M, E=E, topk=topk, block_m=block_m, align=name)
+            calls.append((_call(plugin.align, ids, block_m, E, out), root))
+    if not calls:
+        raise UserError("Nothing to call: every algorithm was left out. " + " ".join(left_out))
+    return calls, left_out
+
+
+def _call(align: Callable[..., object], ids: torch.Tensor, block_m: int, E: int, out: Any) -> Callable[[], object]:
+    return lambda: align(ids, block_m, E, out=out)
+
+
+def _flush(options: argparse.Namespace) -> Callable[[], object]:
+    if options.warm or options.device == "cpu":
+        return lambda: None
+    from moe_lab.gpu.bench.timing import cache_flush
+
+    return cache_flush(torch.device("cuda", torch.cuda.current_device()))

@@ -1,0 +1,241 @@
+"""``python -m moe_lab.gpu experts``: run the experts part in ranges, for a profiler to look at.
+
+Each call lies in ``moe_lab|model=...|phase=experts|M=...|backend=...`` (with ``|tiles=...`` where they were chosen),
+which holds the backend's own stages. The L2 cache is overwritten before each call, outside of those ranges. The result
+says for each of these roots which experts were hit, how many rows they got and which tiles computed them.
+"""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from moe_lab.gpu.routing import SPECS, parse_spec, synthetic
+from moe_lab.gpu.weights import DTYPES
+from moe_lab.gpu.workloads.window import profiler_window, range_api
+from moe_lab.spec import plugins, ranges
+from moe_lab.spec.errors import UserError
+from moe_lab.spec.guard import options as types
+from moe_lab.spec.guard.entry import integer
+from moe_lab.spec.problem import MODELS, MoEProblem
+
+if TYPE_CHECKING:
+    from moe_lab.gpu.kernels.grouped_gemm import Tile
+
+PARTS = ("w13", "w2")
+AUTO, UNTUNED = "auto", "untuned"
+BLOCK_MS = (16, 32, 64, 128, 256)
+TILES = (
+    f"'{AUTO}' (the backend's own), '{UNTUNED}' (what vLLM and SGLang take without a tuned file) or "
+    "block_m x block_n x block_k [x group_m [x num_warps [x num_stages]]], such as 64x64x32x8"
+)
+
+
+def add(commands: Any) -> None:
+    """Add the subcommand to the parser of ``moe_lab.gpu``."""
+    experts = commands.add_parser(
+        "experts", help="run the experts part", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    experts.set_defaults(run=run)
+    experts.add_argument("--model", default="qwen3-30b-a3b", help=f"preset: {', '.join(MODELS)}")
+    experts.add_argument("--m", type=types.tokens, nargs="+", default=[16, 128, 1024, 8192], metavar="M", help="tokens")
+    experts.add_argument(
+        "--backend", nargs="+", default=["fused_moe"], help=f"of: {', '.join(plugins.names('experts'))}"
+    )
+    experts.add_argument("--tiles", nargs="+", default=[AUTO], metavar="TILES", help=TILES)
+    experts.add_argument(
+        "--split", action="store_true", help="w13 and w2 as launches of their own, where one does both"
+    )
+    experts.add_argument("--dtype", default="bf16", help=f"of: {', '.join(DTYPES)}")
+    experts.add_argument("--routing", default="uniform", help=SPECS)
+    experts.add_argument("--iterations", type=types.count, default=1, help="calls of each backend, M and tiles")
+    experts.add_argument("--seed", type=types.seed, default=0, help="of weights, inputs and routing")
+    experts.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu runs Triton's interpreter")
+
+
+@dataclass(frozen=True)
+class Call:
+    """One experts call.
+
+    Attributes:
+        root: name of its range.
+        run: makes it, with a mark.
+        point: what the result says of it.
+    """
+
+    root: str
+    run: Callable[[ranges.Mark], object]
+    point: dict[str, Any]
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Call every backend at every M with every choice of tiles inside the profiler window; return what was called.
+
+    Also writes the result to the path in MOE_LAB_WORKLOAD_JSON, if that is set.
+
+    Raises:
+        UserError: no GPU, an unknown backend, model, dtype, routing or tile, or too little memory.
+    """
+    from moe_lab.gpu.workloads.record import gpu, versions, write
+
+    _check(options)
+    try:
+        calls = _calls(options)
+        silent, flush = ranges.marker("none"), _flush(options)
+        for call in calls * 2:  # compiles kernels, makes workspaces
+            call.run(silent)
+        mark = ranges.marker(range_api())
+        with profiler_window(options.device):
+            for call in calls * options.iterations:
+                flush()
+                with mark(call.root):
+                    call.run(mark)
+            if options.device == "cuda":
+                torch.cuda.synchronize()
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"{options.model} with M = {max(options.m)} does not fit in this GPU's memory; lower --m, or choose a "
+            "smaller --model."
+        ) from error
+    named = ("model", "dtype", "routing", "iterations", "seed")
+    result: dict[str, Any] = {"workload": "experts", "backend": "+".join(options.backend), "phase": "experts"}
+    result |= {name: getattr(options, name) for name in named} | {"points": [call.point for call in calls]}
+    result |= {"versions": versions(), "gpu": gpu(options.device)}
+    write(result)
+    return result
+
+
+def _check(options: argparse.Namespace) -> None:
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("No GPU is visible to torch; run on a GPU machine, or use --device cpu with a small model.")
+    if min(options.m) < 1 or options.iterations < 1:
+        raise UserError("Use at least one token and one iteration.")
+    if options.dtype not in DTYPES:
+        raise UserError(f"The experts run in one of {', '.join(DTYPES)}; got '{options.dtype}'.")
+    parse_spec(options.routing)
+    for backend in options.backend if AUTO not in options.tiles else ():
+        if not plugins.info("experts", backend).get("tile"):
+            raise UserError(f"The experts backend '{backend}' has no choice of tiles; leave --tiles out.")
+
+
+def _calls(options: argparse.Namespace) -> list[Call]:
+    device = torch.device(options.device)
+    first = MoEProblem.preset(options.model, 1, options.dtype)
+    weights = _weights(first, options, device)
+    calls = []
+    for backend in options.backend:
+        plugin = plugins.load("experts", backend)
+        w13, w2 = getattr(plugin, "prepare", lambda *both: both)(*weights)
+        info = plugins.info("experts", backend)
+        for M, chosen in product(options.m, options.tiles if info.get("tile") else [AUTO]):
+            problem = MoEProblem.preset(options.model, M, options.dtype)
+            calls.append(_call(plugin, backend, problem, chosen, (w13, w2), options, device))
+    return calls
+
+
+def _weights(problem: MoEProblem, options: argparse.Namespace, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return random w13 [E, 2N, K] and w2 [E, K, N] of deviation 1 / sqrt(fan_in)."""
+    generator = torch.Generator(device).manual_seed(options.seed)
+
+    def normal(*shape: int) -> Tensor:
+        empty = torch.empty(shape, dtype=DTYPES[options.dtype], device=device)
+        return empty.normal_(0, shape[-1] ** -0.5, generator=generator)
+
+    return normal(problem.E, 2 * problem.N, problem.K), normal(problem.E, problem.K, problem.N)
+
+
+def _call(
+    plugin: Any,
+    backend: str,
+    problem: MoEProblem,
+    chosen: str,
+    weights: tuple[Tensor, Tensor],
+    options: argparse.Namespace,
+    device: torch.device,
+) -> Call:
+    routing = synthetic(options.routing, problem.M, problem.E, problem.topk, seed=options.seed, device=device)
+    generator = torch.Generator(device).manual_seed(options.seed + 1)
+    x = torch.empty((problem.M, problem.K), dtype=DTYPES[options.dtype], device=device).normal_(generator=generator)
+    tile = None if chosen == AUTO else parse_tile(chosen, problem)
+    more: dict[str, Any] = {} if tile is None else {"tile": tile}
+    if options.split and plugins.info("experts", backend).get("split"):
+        more["split"] = True
+    named = {} if tile is None else {"tiles": chosen}
+    root = ranges.root_name(model=options.model, phase="experts", M=problem.M, backend=backend, **named)
+
+    def call(mark: ranges.Mark) -> object:
+        return plugin.experts(x, *weights, *routing, problem=problem, mark=mark, **more)
+
+    return Call(root, call, {"root": root} | _point(routing.topk_ids, problem, _stated(plugin, problem, device, tile)))
+
+
+def _point(topk_ids: Tensor, problem: MoEProblem, tiles: dict[str, Any] | None) -> dict[str, Any]:
+    """Return what a call does: problem, experts hit, rows, and the tiles of w13 and w2 (None = not known)."""
+    counts = topk_ids.long().flatten().bincount(minlength=problem.E)
+    padded = {str(m): int(((counts + m - 1) // m * m).sum()) for m in BLOCK_MS}
+    block_m = tiles["w13"].get("block_m") if tiles else None
+    return {
+        "M": problem.M,
+        "problem": asdict(problem),
+        "experts_hit": int((counts > 0).sum()),
+        "rows_useful": problem.rows_useful,
+        "rows_padded": padded.get(str(block_m)),
+        "rows_padded_by_block_m": padded,
+        "tiles": tiles,
+    }
+
+
+def _stated(plugin: Any, problem: MoEProblem, device: torch.device, tile: "Tile | None") -> dict[str, Any] | None:
+    """Return the tiles that a backend takes, by the sizes' names in ``Tile``; None where it does not say."""
+    if hasattr(plugin, "tiles"):
+        given = (tile,) if tile else ()
+        return {part: asdict(t) for part, t in zip(PARTS, plugin.tiles(problem, device, *given), strict=True)}
+    if hasattr(plugin, "default_tile"):
+        return {part: asdict(tile or plugin.default_tile(problem)) for part in PARTS}
+    pipeline = plugin.at(None) if hasattr(plugin, "at") else None
+    if pipeline is None or not hasattr(pipeline, "config"):
+        return None
+    names = {"block_m": "BLOCK_SIZE_M", "block_n": "BLOCK_SIZE_N", "block_k": "BLOCK_SIZE_K", "group_m": "GROUP_SIZE_M"}
+    config = pipeline.config(problem)
+    return {part: {ours: config.get(theirs) for ours, theirs in names.items()} for part in PARTS}
+
+
+def parse_tile(text: str, problem: MoEProblem) -> "Tile":
+    """Return the configuration that ``--tiles`` names.
+
+    Args:
+        text: ``untuned``, or sizes joined by x (see ``TILES``); left out are a group of 1 row tile up to 32 rows and 8
+            above, 4 warps and 3 stages.
+        problem: decides between the two untuned configurations, those that vLLM's and SGLang's Triton kernel take
+            without a tuned file: 16x32x64 up to E tokens, 64x64x32 above.
+
+    Raises:
+        UserError: it is neither, or a size is no power of two of at least 16 (8 for a group, warps and stages: any).
+    """
+    from moe_lab.gpu.kernels.grouped_gemm import Tile
+
+    if text == UNTUNED:
+        text = "16x32x64x1x4x3" if problem.M <= problem.E else "64x64x32x8x4x3"
+    parts = text.split("x")
+    try:
+        m, n, k, *rest = (integer(part, range(1, 1025)) for part in parts)
+    except ValueError:
+        rest = [0] * 4
+    if len(rest) > 3:
+        raise UserError(f"--tiles takes {TILES}; not '{text}'.")
+    if any(size < 16 or size & (size - 1) for size in (m, n, k)):
+        raise UserError(f"The sizes of a tile are powers of two from 16 up; '{text}' has another.")
+    group, warps, stages = [*rest, *(1 if m <= 32 else 8, 4, 3)[len(rest) :]]
+    return Tile(m, n, k, group, warps, stages)
+
+
+def _flush(options: argparse.Namespace) -> Callable[[], object]:
+    if options.device == "cpu":
+        return lambda: None
+    from moe_lab.gpu.bench.timing import cache_flush
+
+    return cache_flush(torch.device("cuda", torch.cuda.current_device()))

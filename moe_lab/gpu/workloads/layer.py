@@ -1,0 +1,178 @@
+"""``python -m moe_lab.gpu layer --phase decode --batch 16 --graph``: run one decoder layer for a profiler to look at.
+
+It warms up with ranges off, then, between cudaProfilerStart and cudaProfilerStop, captures the CUDA graph (with the
+layer's ranges open, so that a profiler sees in which range each node was made) and runs the measured iterations, each
+in one root range.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from moe_lab.gpu.workloads.window import profiler_window, range_api
+from moe_lab.spec import plugins, ranges
+from moe_lab.spec.errors import UserError
+from moe_lab.spec.guard import options as types
+from moe_lab.spec.problem import MODELS
+
+if TYPE_CHECKING:
+    from moe_lab.gpu.layer import DecoderLayer
+
+
+def add(commands: Any) -> None:
+    """Add the subcommand to the parser of ``moe_lab.gpu``."""
+    layer = commands.add_parser(
+        "layer", help="run one decoder layer", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    layer.set_defaults(run=run_layer)
+    layer.add_argument("--model", default="qwen3-30b-a3b", help=f"preset: {', '.join(MODELS)}")
+    layer.add_argument("--phase", choices=("prefill", "decode"), default="decode", help="what a forward does")
+    layer.add_argument("--batch", type=types.tokens, default=16, help="sequences")
+    layer.add_argument("--input-len", type=types.tokens, default=2048, help="prefill: tokens a sequence")
+    layer.add_argument("--context", type=types.tokens, default=2048, help="decode: tokens already in the KV cache")
+    layer.add_argument("--dtype", default="bf16", help="fp32, fp16 or bf16")
+    layer.add_argument("--backend", default="fused_moe", help=f"experts: {', '.join(plugins.names('experts'))}")
+    layer.add_argument("--align", help=f"align plugin of the backend: {', '.join(plugins.names('align'))}")
+    layer.add_argument("--routing", default="router", help="router, uniform, zipf:S, balanced, hot or replay:FILE")
+    layer.add_argument("--graph", action="store_true", help="capture a CUDA graph and replay it")
+    layer.add_argument("--iterations", type=types.count, default=5, help="measured iterations")
+    layer.add_argument("--warmup", type=types.count, default=3, help="iterations before them")
+    layer.add_argument("--seed", type=types.seed, default=0, help="of weights, inputs and routing")
+    layer.add_argument(
+        "--device", choices=("cuda", "cpu"), default="cuda", help="cpu runs Triton's interpreter: small batches only"
+    )
+    layer.add_argument(
+        "--save-topk-ids", type=Path, metavar="FILE", help="write the routing as .pt or .npy for replay:FILE"
+    )
+
+
+def run_layer(options: argparse.Namespace) -> dict[str, Any]:
+    """Build the layer, warm it up, run it inside the profiler window, and return what it did.
+
+    Also writes the result to the path in MOE_LAB_WORKLOAD_JSON, if that is set.
+
+    Raises:
+        UserError: options that do not fit together, a missing GPU, or too little memory.
+    """
+    from moe_lab.gpu.workloads.record import describe, write
+
+    _check(options)
+    try:
+        layer = _build(options)
+        hidden, residual = layer.inputs(options.seed + 2)
+        mark = ranges.marker(range_api())
+        silent = ranges.marker("none")
+        _warm_up(lambda: layer.forward(hidden, residual, silent), options)
+        with profiler_window(options.device):
+            step = _step(layer, hidden, residual, mark, options.graph)
+            times = _measure(step, mark, root(layer, options), options)
+        result = describe(layer, vars(options), times)
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"{options.model} {options.phase} with batch {options.batch} does not fit in this GPU's memory; "
+            "lower --batch, --input-len or --context, or choose a smaller --model."
+        ) from error
+    if options.save_topk_ids:
+        from moe_lab.gpu.routing import save_topk_ids
+
+        assert layer.routing is not None
+        save_topk_ids(layer.routing.topk_ids, options.save_topk_ids)
+    write(result)
+    return result
+
+
+def _check(options: argparse.Namespace) -> None:
+    if options.iterations < 1 or options.warmup < 1:
+        raise UserError(
+            "Use --iterations and --warmup of at least 1: the first call compiles kernels and must not be measured."
+        )
+    if options.device == "cpu" and options.graph:
+        raise UserError("CUDA graphs need a GPU; leave --graph out on the CPU.")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("No GPU is visible to torch; run on a GPU machine, or use --device cpu with a small batch.")
+    if options.graph and not plugins.info("experts", options.backend).get("cuda_graph", False):
+        raise UserError(
+            f"The experts backend '{options.backend}' waits for the GPU and cannot be captured; leave --graph out."
+        )
+
+
+def _build(options: argparse.Namespace) -> "DecoderLayer":
+    from moe_lab.gpu.layer import DecoderLayer, Shape, gqa_model
+    from moe_lab.gpu.routing import synthetic
+
+    shape = Shape(options.phase, options.batch, options.input_len, options.context)
+    m = gqa_model(options.model)
+    forced = None
+    if options.routing != "router":
+        forced = synthetic(
+            options.routing, shape.M, m.E, m.topk, seed=options.seed, device=options.device, scaling=m.router.scaling
+        )
+    return DecoderLayer(
+        options.model,
+        shape,
+        dtype=options.dtype,
+        backend=options.backend,
+        align=options.align,
+        forced=forced,
+        device=options.device,
+        seed=options.seed,
+    )
+
+
+def root(layer: "DecoderLayer", options: argparse.Namespace) -> str:
+    """Return the name of the range around each measured iteration."""
+    return ranges.root_name(model=options.model, phase=options.phase, M=layer.shape.M, backend=options.backend)
+
+
+def _warm_up(forward: Callable[[], object], options: argparse.Namespace) -> None:
+    """Run eagerly, on a side stream as graph capture asks for: compiles kernels, makes workspaces."""
+    if options.device == "cpu":
+        for _ in range(options.warmup):
+            forward()
+        return
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(options.warmup):
+            forward()
+    torch.cuda.current_stream().wait_stream(stream)
+    torch.cuda.synchronize()
+
+
+def _step(layer: "DecoderLayer", hidden: Any, residual: Any, mark: ranges.Mark, graph: bool) -> Callable[[], object]:
+    """Return what an iteration runs: the forward, or the replay of a graph captured here with the ranges open."""
+    if not graph:
+        return lambda: layer.forward(hidden, residual, mark)
+    captured = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(captured):
+        outputs = layer.forward(hidden, residual, mark)
+
+    def replay() -> object:
+        captured.replay()
+        return outputs
+
+    return replay
+
+
+def _measure(step: Callable[[], object], mark: ranges.Mark, name: str, options: argparse.Namespace) -> list[float]:
+    """Run the iterations one by one and return their times in ms: events on a GPU, the wall clock on the CPU."""
+    times = []
+    for _ in range(options.iterations):
+        if options.device == "cpu":
+            began = time.perf_counter()
+            with mark(name):
+                step()
+            times.append((time.perf_counter() - began) * 1e3)
+            continue
+        first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        first.record()
+        with mark(name):
+            step()
+        last.record()
+        torch.cuda.synchronize()
+        times.append(first.elapsed_time(last))
+    return [round(t, 6) for t in times]

@@ -1,0 +1,39 @@
+"""What a process that gets profiled needs: the range api of this machine, and the window that a profiler waits for."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+
+import torch
+
+
+def range_api() -> str:
+    """Return $MOE_LAB_RANGES, else that of this machine: ``nvtx``, ``roctx`` on ROCm, or ``none`` (said on stderr)."""
+    if os.environ.get("MOE_LAB_RANGES"):
+        return os.environ["MOE_LAB_RANGES"]
+    if torch.version.hip is not None:
+        return "roctx"
+    if find_spec("nvtx"):
+        return "nvtx"
+    say("the nvtx package is missing, so a profile has no ranges: pip install nvtx")
+    return "none"
+
+
+@contextmanager
+def profiler_window(device: str) -> Iterator[None]:
+    """Open what ``nsys --capture-range=cudaProfilerApi`` and ``ncu --profile-from-start off`` wait for; CUDA only."""
+    if device == "cpu" or torch.version.hip is not None:
+        yield
+        return
+    torch.cuda.profiler.start()
+    try:
+        yield
+    finally:
+        torch.cuda.profiler.stop()
+
+
+def say(sentence: str) -> None:
+    """Print a sentence on stderr; stdout is for the result."""
+    print(f"moe_lab.gpu: {sentence}", file=sys.stderr)  # noqa: T201

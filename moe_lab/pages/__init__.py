@@ -1,0 +1,1 @@
+"""What a notebook shows: one folder a notebook with its tables, plots and findings."""

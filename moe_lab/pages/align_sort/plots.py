@@ -1,0 +1,215 @@
+"""Figures of the align benchmark: tables become plotly figures, nothing is computed here."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from moe_lab.pages.show import plots
+from moe_lab.pages.show.markup import as_text
+
+# In the order in which a figure meets them; dark and light alternate, so that greys still tell neighbours apart.
+PALETTE = ("#0072b2", "#e69f00", "#6f2f80", "#35b39c", "#a8321f", "#56b4e9", "#9a7b4f", "#cc79a7", "#117733", "#8a8f98")
+OURS = "#d55e00"
+FLOOR, LIMIT = plots.STAGES["rest of mlp"], plots.STAGES["other"]
+STEPS = {
+    "count": "#3b6fb6",
+    "count+cumsum": "#8fb3dd",
+    "count+cumsum+place": "#9a7b4f",
+    "sort": "#6f2f80",
+    "cumsum": "#f28e2b",
+    "cumsum+place": "#f5d777",
+    "place": "#35b39c",
+    "other": plots.STAGES["other"],
+}
+# Slower is orange, faster blue, equal almost white; told apart with every common colour blindness.
+DIVERGING = [[0, "#b35806"], [0.35, "#f1a340"], [0.5, "#f7f7f7"], [0.65, "#92c5de"], [1, "#2166ac"]]
+
+
+@as_text
+def speedup_map(rows: pd.DataFrame, title: str) -> go.Figure:
+    """Draw speed-ups over tokens and experts: colours diverge around 1, every cell says its number.
+
+    Args:
+        rows: columns tokens, E, speedup, ours_us, theirs_us, and optionally topk and rival for the hover text.
+        title: what is set against what.
+    """
+    experts, tokens = sorted(set(rows["E"])), sorted(set(rows["tokens"]))
+    cells = {(r["tokens"], r["E"]): r for r in rows.to_dict("records")}
+    grid = [[cells.get((m, e)) for e in experts] for m in tokens]
+    logs = [[math.log2(c["speedup"]) if c else None for c in row] for row in grid]
+    most = max([abs(v) for row in logs for v in row if v is not None] + [1.0])
+    figure = go.Figure(
+        go.Heatmap(
+            x=[f"{e}" for e in experts],
+            y=[f"{m:,}" for m in tokens],
+            z=logs,
+            text=[[_times(c["speedup"]) if c else "" for c in row] for row in grid],
+            texttemplate="%{text}",
+            customdata=[[_hover(c) if c else "" for c in row] for row in grid],
+            hovertemplate="%{y} tokens, %{x} experts: %{text}<br>%{customdata}<extra></extra>",
+            colorscale=DIVERGING,
+            zmin=-most,
+            zmax=most,
+            showscale=False,
+            xgap=1,
+            ygap=1,
+        )
+    )
+    figure.update_layout(
+        template="moe_lab",
+        height=120 + 26 * len(tokens),
+        margin={"t": 44},
+        title={"text": title, "font": {"size": 14}, "x": 0, "xref": "container", "xanchor": "left", "pad": {"l": 12}},
+        xaxis={"title": {"text": "experts"}, "type": "category", "dtick": 1, "showgrid": False},
+        yaxis={"title": {"text": "tokens"}, "type": "category", "dtick": 1, "autorange": "reversed", "showgrid": False},
+    )
+    return figure
+
+
+def _times(value: float) -> str:
+    """Return a ratio in as many digits as tell it from 1: 0.97, 1.04, 3.2, 26."""
+    return f"{value:.2f}" if value < 1.995 else f"{value:.1f}" if value < 9.95 else f"{value:.0f}"
+
+
+def _hover(cell: dict[Any, Any]) -> str:
+    case = f"topk {cell['topk']}, " if "topk" in cell else ""
+    rival = f" ({cell['rival']})" if "rival" in cell else ""
+    return f"{case}{cell['ours_us']:.2f} µs against {cell['theirs_us']:.2f} µs{rival}"
+
+
+def colors(names: Sequence[str], ours: str) -> dict[str, str]:
+    """Return a colour for each algorithm: ours has its own, the others follow the palette in alphabetical order."""
+    others = sorted(set(names) - {ours})
+    return {ours: OURS} | {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(others)}
+
+
+@as_text
+def curves(
+    rows: pd.DataFrame, limit: pd.DataFrame, ours: str, limit_label: str = "", outliers: pd.DataFrame | None = None
+) -> go.Figure:
+    """Draw time over tokens, one line an algorithm, with the empty replay and the data-movement limit below.
+
+    Args:
+        rows: columns algorithm, tokens, median_us, p20_us, p80_us; algorithms in parentheses are empty kernels.
+        limit: columns tokens, us.
+        ours: the algorithm to draw thick.
+        limit_label: where the bandwidth of the limit is from.
+        outliers: columns algorithm, tokens of the rows to mark with a cross.
+    """
+    odd = {} if outliers is None else {str(n): set(part["tokens"]) for n, part in outliers.groupby("algorithm")}
+    figure = go.Figure()
+    named = [n for n in dict.fromkeys(rows["algorithm"]) if not n.startswith("(")]
+    color = colors(named, ours)
+    for name in sorted(named, key=lambda n: n == ours):
+        part = rows[rows["algorithm"] == name]
+        spread = list(zip(part["p20_us"], part["p80_us"], strict=True))
+        figure.add_scatter(
+            **_line(part["tokens"], part["median_us"], name, color[name], 3.2 if name == ours else 1.6),
+            mode="lines+markers",
+            marker={
+                "size": 7 if name == ours else 5,
+                "symbol": ["x" if tokens in odd.get(name, ()) else "circle" for tokens in part["tokens"]],
+            },
+            customdata=[
+                f"{low:.2f} to {high:.2f}{'; an outlier' if tokens in odd.get(name, ()) else ''}"
+                for tokens, (low, high) in zip(part["tokens"], spread, strict=True)
+            ],
+            hovertemplate="%{x:,} tokens: %{y:.2f} µs (p20 to p80 %{customdata})<extra>" + name + "</extra>",
+        )
+    floor = rows[rows["algorithm"] == "(empty)"]
+    if len(floor):
+        line = _line(floor["tokens"], floor["median_us"], "empty kernel, same method", FLOOR, 1.6, "dash")
+        figure.add_scatter(**line, mode="lines")
+    if len(limit):
+        line = _line(limit["tokens"], limit["us"], "moving the data", LIMIT, 1.6, "dot")
+        hover = "%{x:,} tokens: %{y:.2f} µs%{customdata}<extra>moving the data</extra>"
+        source = [f" ({limit_label})" if limit_label else ""] * len(limit)
+        figure.add_scatter(**line, mode="lines", customdata=source, hovertemplate=hover)
+    figure.update_layout(template="moe_lab", height=430 + 12 * len(figure.data), xaxis=_tokens_axis(rows))
+    least = min([rows["median_us"].min() / 2, *limit["us"].nlargest(1) / 5])  # the rest of the limit is far below
+    ends = [math.log10(least), math.log10(1.3 * rows["median_us"].max())]
+    figure.update_yaxes(title={"text": "time of a call (µs)"}, type="log", dtick="D2", range=ends)
+    return figure
+
+
+def _line(
+    x: "pd.Series[int]", y: "pd.Series[float]", name: str, color: str, width: float, dash: str = "solid"
+) -> dict[str, object]:
+    return {"x": x.tolist(), "y": y.tolist(), "name": name, "line": {"color": color, "width": width, "dash": dash}}
+
+
+def _tokens_axis(rows: pd.DataFrame) -> dict[str, object]:
+    """Return a logarithmic axis that names every second power of four at most, so that it fits a phone."""
+    tokens = sorted(set(rows["tokens"]))
+    shown = tokens[:: max(1, math.ceil(len(tokens) / 6))]
+    return {"title": {"text": "tokens"}, "type": "log", "tickvals": shown, "ticktext": [f"{m:,}" for m in shown]}
+
+
+@as_text
+def padding(rows: pd.DataFrame) -> go.Figure:
+    """Draw padding waste over tokens, one line a routing and block_m.
+
+    Args:
+        rows: columns tokens, routing, block_m, padding_waste_pct; rows without waste cannot be drawn on a log axis.
+    """
+    figure = go.Figure()
+    dashes = dict(zip(sorted(set(rows["block_m"])), ("solid", "dash", "dot", "dashdot"), strict=False))
+    shade = dict(zip(dict.fromkeys(rows["routing"]), (OURS, *PALETTE), strict=False))
+    for (routing, block_m), part in rows[rows["padding_waste_pct"] > 0].groupby(["routing", "block_m"], sort=False):
+        name = f"{routing}, block_m {block_m}"
+        figure.add_scatter(
+            **_line(part["tokens"], part["padding_waste_pct"], name, shade[routing], 2, dashes.get(block_m, "solid")),
+            mode="lines+markers",
+            hovertemplate="%{x:,} tokens: %{y:,.1f} % more rows<extra>" + name + "</extra>",
+        )
+    figure.update_layout(template="moe_lab", height=360 + 12 * len(figure.data), showlegend=True)
+    figure.update_layout(xaxis=_tokens_axis(rows))
+    figure.update_yaxes(title={"text": "rows of padding per useful row (%)"}, type="log", dtick=1)
+    return figure
+
+
+@as_text
+def steps(split: pd.DataFrame) -> go.Figure:
+    """Draw what a call's kernels spend on each step: a panel a size, each on its own scale, a bar an algorithm.
+
+    Args:
+        split: columns algorithm, tokens, step, us, pct.
+    """
+    sizes = sorted(set(split["tokens"]))
+    bars = [len(set(split.loc[split["tokens"] == m, "algorithm"])) + 1.6 for m in sizes]
+    titles = [f"{m:,} {'token' if m == 1 else 'tokens'}" for m in sizes]
+    figure = make_subplots(
+        rows=len(sizes),
+        row_heights=bars,
+        subplot_titles=titles,
+        vertical_spacing=min(0.9 / max(1, len(sizes)), 2.4 / sum(bars)),
+    )
+    drawn: set[str] = set()
+    for i, tokens in enumerate(sizes, start=1):
+        part = split[split["tokens"] == tokens]
+        order = part.groupby("algorithm")["us"].sum().sort_values().index.tolist()
+        for step in [s for s in STEPS if s in set(part["step"])]:
+            own = part[part["step"] == step]
+            figure.add_bar(
+                orientation="h",
+                x=own["us"].tolist(),
+                y=own["algorithm"].tolist(),
+                name=step,
+                legendgroup=step,
+                showlegend=step not in drawn,
+                marker={"color": STEPS[step]},
+                customdata=own["pct"].tolist(),
+                hovertemplate="%{y}: %{x:.2f} µs, %{customdata:.0f} %<extra>" + step + "</extra>",
+                row=i,
+                col=1,
+            )
+            drawn.add(step)
+        figure.update_yaxes(categoryorder="array", categoryarray=order[::-1], showgrid=False, dtick=1, row=i, col=1)
+    figure.update_xaxes(title={"text": "kernel time of a call (µs)"}, row=len(sizes), col=1)
+    figure.update_layout(template="moe_lab", barmode="stack", height=int(150 + 27 * sum(bars)), margin={"t": 36})
+    figure.update_annotations(font={"size": 14}, x=0, xanchor="left")
+    return figure

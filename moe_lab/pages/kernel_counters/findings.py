@@ -1,0 +1,236 @@
+"""What hardware counters say of the expert GEMMs, as sentences rendered from the tables of ``moe_lab.analysis``."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pandas as pd
+
+from moe_lab.analysis.captures import Captures
+from moe_lab.analysis.gpus import Tables
+from moe_lab.analysis.phases import rows_of
+from moe_lab.pages.kernel_counters.limiters import every_m, headline
+from moe_lab.pages.kernel_counters.tables import NAMES
+from moe_lab.pages.kernel_counters.words import each, gb, listed, which, who
+from moe_lab.pages.show.findings import NBSP, number, percent
+from moe_lab.spec import published
+
+EXTRAS = {
+    "tail_pct": ("Tail wave", "leaves {} of the SMs' time idle in its last wave; whole waves of blocks would not"),
+    "padding_pct": ("Padding", "computes {} more rows than are useful; fewer rows a tile save them"),
+    "empty_pct": ("Empty blocks", "launches {} of its blocks for nothing: the grid is sized for the most padding"),
+}
+QUANTITIES = {
+    "duration_us": "time",
+    "sm_throughput_pct": "compute throughput",
+    "mem_throughput_pct": "memory throughput",
+    "l2_throughput_pct": "L2 throughput",
+    "dram_throughput_pct": "DRAM throughput",
+    "tensor_pipe_pct": "tensor pipe",
+    "dram_read_bytes": "bytes read from DRAM",
+    "l2_sm_bytes": "bytes through L2",
+    "l2_hit_pct": "L2 hits",
+}
+WRITES_STAY = 0.995  # times the fewest bytes, below which it does not read as 1.00
+_KEYS = ["series", "M", "stage"]
+
+
+def all_of(captures: Captures, parts: Sequence[Tables], stage: str = "w13") -> list[str]:
+    """Say what limits each GEMM and what would help, GPU by GPU; the first sentence is the headline.
+
+    Args:
+        captures: what was loaded; its missing runs and notes are said last.
+        parts: ``gpus.each`` of it. With several GPUs every sentence names its own.
+        stage: of the headlines.
+    """
+    if captures.table.empty:
+        return [*captures.missing, *captures.notes]
+    known_first = sorted(parts, key=lambda one: bool(one.limits["limiter"].isna().all()))
+    return [
+        *(headline(one.limits, stage, one.gpu, one.amd) for one in known_first),
+        *(said for one in parts for said in _named(_of_gpu(captures, one, stage), one.gpu, len(parts) > 1)),
+        against_published(pd.concat([one.limits for one in parts])),
+        *(not_known(one) for one in parts),
+        *(f"Caution: {note}" for note in (*captures.notes, *captures.missing)),
+    ]
+
+
+def _of_gpu(captures: Captures, one: Tables, stage: str) -> list[str]:
+    gaps = captures.gaps
+    return [
+        *every_m(one.limits),
+        on_chip(one.limits, one.moved, one.others),
+        dram(one.limits, one.moved),
+        ceilings(one.costs),
+        *over(one.costs, one.roofs),
+        streaming(one.gemms, one.limits),
+        *extras(one.limits, one.switched),
+        waits(one.limits, stage),
+        launch_gaps(gaps[gaps["gpu"] == one.gpu] if "gpu" in gaps else gaps),
+    ]
+
+
+def _named(sentences: Iterable[str], gpu: str, several: bool) -> Iterable[str]:
+    """Give the sentences, with the GPU in what they are about where there are several."""
+    for about, colon, text in (said.partition(": ") for said in sentences if said):
+        yield f"{about} on {gpu}{colon}{text}" if several else f"{about}{colon}{text}"
+
+
+def on_chip(limits: pd.DataFrame, moved: pd.DataFrame, others: pd.DataFrame) -> str:
+    """Say how much traffic the kernels limited on the chip make, and which tile would make less."""
+    parts = []
+    limited = limits[limits["limiter"] == "on-chip memory"]
+    for row in rows_of(limited[limited["M"] == limited["M"].max()]):
+        own = _same(moved, row)
+        if own is None or pd.isna(own.l2_model_bytes) or pd.isna(own.l2_per_minimum):
+            continue
+        better = others[(others["series"] == row.series) & (others["M"] == row.M) & (others["stage"] == row.stage)]
+        best: Any = next(rows_of(better.nlargest(1, "l2_saved_pct")), None)
+        counted = str(own.l2_counted_of) == "SMs"
+        through, how = (own.l2_counted_bytes, "counted") if counted else (own.l2_model_bytes, "by the model")
+        said = f"at M = {row.M:,} {row.stage} of {who(row)} takes {gb(through)} through L2 ({how})"
+        parts.append(f"{said}, {number(own.l2_per_minimum)} times the fewest bytes{_instead(best)}")
+    return each("On-chip traffic", parts)
+
+
+def _instead(best: Any) -> str:
+    if best is None or best.l2_saved_pct <= 0:
+        return ""
+    said = f"; {best.candidate} tiles would take {gb(best.l2_model_bytes)}, {percent(best.l2_saved_pct)} less"
+    if pd.isna(best.counted_us):
+        return f"{said}, as predicted by the model"
+    counted = "" if pd.isna(best.counted_l2_bytes) else f" and {gb(best.counted_l2_bytes)}"
+    return f"{said} by the model; launched in these runs they took {number(best.counted_us)}{NBSP}µs{counted}"
+
+
+def dram(limits: pd.DataFrame, moved: pd.DataFrame) -> str:
+    """Say how far the kernels bound by DRAM are from the fewest bytes."""
+    waste = []
+    for row in rows_of(limits[limits["limiter"] == "DRAM"]):
+        own = _same(moved, row)
+        if own is not None and not pd.isna(own.dram_waste):
+            waste.append((float(own.dram_waste), f"{row.stage} of {row.series} at M = {row.M:,}"))
+    if not waste:
+        return ""
+    ends = " to ".join(dict.fromkeys(number(w[0]) for w in (min(waste), max(waste))))
+    most = f", most in {max(waste)[1]}" if len(waste) > 1 else ""
+    less = "; below 1, what they wrote last stays in L2" if min(waste)[0] < WRITES_STAY else ""
+    return f"DRAM traffic: where DRAM limits, the kernels move {ends} times the fewest bytes{most}{less}."
+
+
+def ceilings(costs: pd.DataFrame) -> str:
+    """Say which kernels are closest to and farthest from the highest of their roofs."""
+    known = costs.dropna(subset="pct_of_floor")
+    if known.empty:
+        return ""
+    ends: list[Any] = [*rows_of(known.nlargest(1, "pct_of_floor")), *rows_of(known.nsmallest(1, "pct_of_floor"))]
+    parts = [
+        f"{which(r)} takes {number(r.duration_us)}{NBSP}µs where the {NAMES[r.binding]} "
+        f"roof alone asks for {number(r.floor_us)} ({percent(r.pct_of_floor)})"
+        for r in ends[: len(known)]
+    ]
+    return each("Time against the roofs", [f"closest, {parts[0]}", *(f"farthest, {p}" for p in parts[1:])])
+
+
+def over(costs: pd.DataFrame, roofs: pd.DataFrame) -> list[str]:
+    """Say which kernels exceed a roof: a wrong one where they exceed its fastest repetition too, and how far those lie.
+
+    A roof is what the GPU sustains; for a moment, before its power cap, it can do more.
+    """
+    wrong, fast = [], []
+    for kind, own in costs[(costs["pct_of_floor"] > 100).fillna(False)].groupby("binding", sort=False):
+        roof: Any = next(rows_of(roofs[roofs["kind"] == kind]))
+        most = 100 if pd.isna(roof.high) else 100 * float(roof.high) / float(roof.value)
+        beyond = own["pct_of_floor"] > most
+        wrong += _over(own[beyond], roof)
+        fast += _over(own[~beyond], roof)
+    about = "Above what the card sustains, below its fastest repetition, so no wrong bound"
+    return [each("Wrong bound", wrong), each(about, fast)]
+
+
+def _over(own: pd.DataFrame, roof: Any) -> list[str]:
+    tera, unit = 1e-12, "TB/s" if roof.kind in ("dram", "l2") else "TFLOP/s"
+    ends = [f"{value * tera:,.4g}" for value in (roof.value, roof.low, roof.high) if not pd.isna(value)]
+    spread = f", its spread {ends[1]} to {ends[2]}" if len(ends) == 3 else ""
+    return [
+        f"{which(most)} reaches {percent(most.pct_of_floor)} of the {NAMES[str(roof.kind)]} roof "
+        f"(the most of {len(own)} that exceed it; the roof is {ends[0]}{NBSP}{unit}{spread})"
+        for most in rows_of(own.nlargest(1, "pct_of_floor"))
+    ]
+
+
+def streaming(gemms: pd.DataFrame, limits: pd.DataFrame) -> str:
+    """Say why ncu's L2 throughput is no share of what L2 can serve: it is high where little passes to the SMs."""
+    known = gemms.assign(found=limits["limiter"].to_numpy()).dropna(subset=["l2_throughput_pct", "l2_sm_bytes"])
+    known = known[(known["duration_us"] > 0).fillna(False)]
+    known["rate"] = known["l2_sm_bytes"].astype(float) / known["duration_us"].astype(float) / 1e6
+    streams, most = known[known["found"] == "DRAM"].nlargest(1, "l2_throughput_pct"), known.nlargest(1, "rate")
+    if streams.empty or float(most["rate"].iloc[0]) < 1.2 * float(streams["rate"].iloc[0]):
+        return ""
+    one, other = next(rows_of(streams)), next(rows_of(most))
+    return (
+        f"L2 throughput of ncu, which names no limiter here: {percent(one.l2_throughput_pct)} while {which(one)} gets "
+        f"{number(one.rate)}{NBSP}TB/s from L2, {percent(other.l2_throughput_pct)} while {which(other)} gets "
+        f"{number(other.rate)}; it counts what DRAM fills too."
+    )
+
+
+def extras(limits: pd.DataFrame, switched: pd.DataFrame) -> list[str]:
+    """Say what a last wave, padding and empty blocks cost, and where the configuration switches."""
+    out = []
+    for column, (about, text) in EXTRAS.items():
+        rows = limits[limits[column].notna()].sort_values(column, ascending=False)
+        worst: Any = next(rows_of(rows), None)
+        if worst is not None:
+            whose = f"at M = {worst.M:,} {worst.stage} of {who(worst)}"
+            more = f" (most of {len(rows)} such kernels)" if len(rows) > 1 else ""
+            out.append(f"{about}: {whose} {text.format(percent(float(getattr(worst, column))))}{more}.")
+    rows = switched[switched["stage"].str.startswith("w13")]
+    parts = []
+    for series, own in rows.groupby("series", sort=False):
+        later = ", ".join(f"at M = {r.M:,} {r.after}" for r in rows_of(own))
+        parts.append(f"{series} {own['before'].iloc[0]}, {later}")
+    return [*out, each("Configuration switches", parts)]
+
+
+def waits(limits: pd.DataFrame, stage: str) -> str:
+    """Say what warps wait for most at the largest M."""
+    rows = limits[(limits["part"] == stage) & limits["stalls"].map(bool)]
+    parts = [
+        f"those of {who(r)} for {r.stalls[0][0]} ({percent(r.stalls[0][1])} of their time)"
+        for r in rows_of(rows[rows["M"] == rows["M"].max()])
+    ]
+    return each(f"Warps wait most, in {stage} at M = {rows['M'].max():,}", parts) if parts else ""
+
+
+def launch_gaps(gaps: pd.DataFrame) -> str:
+    """Say where the GPU idles between kernels."""
+    parts = [f"at M = {r.M:,} {percent(r.gap_pct)} of {number(r.span_us)}{NBSP}µs in {r.series}" for r in rows_of(gaps)]
+    return each("Launch gaps, which a CUDA graph closes", parts)
+
+
+def not_known(one: Tables) -> str:
+    """Say which quantities no kernel of a GPU has, and which of its roofs are not known."""
+    lost = [name for column, name in QUANTITIES.items() if one.gemms[column].isna().all()]
+    roofs = [name for kind, name in NAMES.items() if kind not in set(one.roofs["kind"])]
+    parts = [
+        f"{listed(lost)} of every kernel" if lost else "",
+        f"roof{'s' if len(roofs) > 1 else ''} of {listed(roofs)}, which nothing measured, so none is drawn and no time "
+        "is compared with it"
+        if roofs
+        else "",
+    ]
+    return each(f"Not known on {one.gpu}", parts)
+
+
+def against_published(limits: pd.DataFrame) -> str:
+    """Say what was published for an L40, where an M of it was measured here too."""
+    theirs, source = published.w13_counters(), published.L40_COUNTERS
+    parts = [
+        f"{r.backend} at M = {r.M:,} compute {percent(r.sm_throughput_pct)}, memory {percent(r.mem_throughput_pct)}"
+        for r in rows_of(theirs[theirs["M"].isin(limits["M"])].tail(2))
+    ]
+    return f"Published counters: on {source.setup}, {listed(parts)}; it is {source.caveat}." if parts else ""
+
+
+def _same(table: pd.DataFrame, row: Any) -> Any:
+    return next(rows_of(table[(table[_KEYS] == [row.series, row.M, row.stage]).all(axis=1)]), None)

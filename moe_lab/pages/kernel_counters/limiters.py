@@ -1,0 +1,109 @@
+"""What limits each expert GEMM, as sentences: the headline, and one sentence an M."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+import pandas as pd
+
+from moe_lab.analysis.phases import rows_of
+from moe_lab.pages.kernel_counters.words import each, listed, who
+from moe_lab.pages.show.findings import percent
+
+WHAT_HELPS = {
+    "on-chip memory": "larger tiles, which read each row and each weight less often",
+    "DRAM": "fewer bytes (fewer experts hit, narrower weights), or more in flight where the share is low",
+    "tensor pipe": "less padding and a shorter start and end of the pipeline",
+    "latency": "more bytes in flight (stages, blocks on an SM) or fewer waits",
+    "too few blocks": "smaller tiles, or a split of the depth, that give every SM work",
+    "nothing alone": "overlapping the units that share the time",
+}
+AMD_LIMITER = "no AMD counter here is a share of the peak of compute or memory; notebook 05 shows what kernels wait for"
+_TILE = r" \d+x\d+x\d+"
+
+
+def headline(limits: pd.DataFrame, stage: str, gpu: str, amd: bool = False) -> str:
+    """Say what limits one stage at the largest and at the smallest M.
+
+    Args:
+        limits: ``limits.limits`` of one GPU.
+        stage: w13 or w2; where it has no row, every stage.
+        gpu: name of the GPU.
+        amd: whether it is AMD's.
+    """
+    known = limits[limits["limiter"].notna()]
+    swept = known["series"].str.contains(_TILE)  # a sweep's single tiles are no headline
+    known = known if swept.all() else known[~swept]
+    rows = known[known["part"] == stage] if (known["part"] == stage).any() else known
+    if rows.empty:
+        how = AMD_LIMITER if amd else "measure them with --set full"
+        return f"On {gpu}, too little was counted to say what limits the expert GEMMs; {how}."
+    sizes = sorted(set(rows["M"]), reverse=True)
+    parts = [_at(rows[rows["M"] == M]) for M in dict.fromkeys((sizes[0], sizes[-1]))]
+    return f"On {gpu}, {rows['part'].iloc[0]} {'. And '.join(parts)} (of each unit's roof or peak)."
+
+
+def _at(rows: pd.DataFrame) -> str:
+    groups = [(name, list(group)) for name, group in groupby(_by_limiter(rows), key=lambda r: r.limiter)]
+    said = []
+    if len(groups) == 1 and len(rows) > 3:
+        name, group = groups[0]
+        return f"at M = {rows['M'].iloc[0]:,} all {len(rows)} are {_limited(group, name)} ({name} {_shares(group)})"
+    for name, group in groups:
+        whose = listed([f"{who(r)[:-1]}; {_evidence(r)})" for r in group])
+        verb = "is" if len(group) == 1 else "are both" if len(group) == 2 else "are all"
+        said.append(f"{whose} {verb} {_limited(group, name)}")
+    return f"at M = {rows['M'].iloc[0]:,} {'; '.join(said)}"
+
+
+def _by_limiter(rows: pd.DataFrame) -> list[Any]:
+    order = ("on-chip memory", "too few blocks", "latency", "nothing alone", "DRAM", "tensor pipe")
+    return sorted(rows_of(rows), key=lambda r: order.index(r.limiter))
+
+
+def _limited(rows: Sequence[Any], name: str) -> str:
+    where = " and ".join(dict.fromkeys(str(r.on_chip) for r in rows))
+    compute = listed([percent(r.compute_pct) for r in rows])
+    return {
+        "DRAM": "bound by DRAM, near the roof",
+        "on-chip memory": f"limited by on-chip memory traffic ({where}) at {compute} of the compute roof",
+        "tensor pipe": "limited by compute, not by memory",
+        "latency": "limited by latency",
+        "too few blocks": "limited by too few blocks",
+        "nothing alone": "limited by no unit alone",
+    }[name]
+
+
+def _evidence(row: Any) -> str:
+    """Return the share of what limits a kernel and of what does not; of DRAM alone where that does."""
+    shares = {"compute": row.compute_pct, "on chip": row.on_chip_pct, "DRAM": row.dram_pct}
+    first = {"DRAM": "DRAM", "on-chip memory": "on chip", "tensor pipe": "compute"}.get(row.limiter)
+    names = [first] if first == "DRAM" else [*([first] if first else []), *(n for n in shares if n != first)]
+    return ", ".join(f"{name} {percent(shares[name])}" for name in names if not pd.isna(shares[name]))
+
+
+def _shares(rows: Sequence[Any]) -> str:
+    """Return the lowest and the highest share of what limits the kernels; of compute and memory where neither does."""
+    none = {"compute ": "compute_pct", "memory ": "memory_pct"}
+    said = []
+    for unit, column in (none if pd.isna(rows[0].limiter_pct) else {"": "limiter_pct"}).items():
+        ends = sorted(float(getattr(r, column)) for r in rows if not pd.isna(getattr(r, column)))
+        said.append(unit + " to ".join(dict.fromkeys(percent(e) for e in (ends[0], ends[-1]))))
+    return ", ".join(said)
+
+
+def every_m(limits: pd.DataFrame) -> list[str]:
+    """Say what limits every kernel, one sentence an M, and what helps against it."""
+    out = []
+    for M, rows in limits[limits["limiter"].notna()].groupby("M", sort=True):
+        parts = []
+        for name, group in groupby(_by_limiter(rows), key=lambda r: r.limiter):
+            own = list(group)
+            stages: dict[str, list[str]] = {}
+            for r in own:
+                stages.setdefault(r.series, []).append(r.stage)
+            whose = listed([f"{series} ({', '.join(of)})" for series, of in stages.items()])
+            parts.append(f"{name} ({_shares(own)}) for {whose}")
+        out.append(f"Limiter at M = {M:,}: {'; '.join(parts)}.")
+    helps = [f"against {name} {text}" for name, text in WHAT_HELPS.items() if (limits["limiter"] == name).any()]
+    return [*out, each("What helps", helps)]

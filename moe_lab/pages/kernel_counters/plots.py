@@ -1,0 +1,232 @@
+"""Figures of the notebook of kernel counters: tables become plotly figures, nothing is computed here."""
+
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from moe_lab.pages.show import plots
+from moe_lab.pages.show.markup import as_text
+
+COUNTERS = {
+    "sm_throughput_pct": "compute (% of the theoretical peak)",
+    "mem_throughput_pct": "memory (% of the theoretical peak)",
+    "dram_throughput_pct": "DRAM (% of the theoretical peak)",
+    "l2_hit_pct": "L2 hits (%)",
+}
+LEVELS = {"dram": ("DRAM", "circle"), "l2": ("L2", "diamond-open")}
+_MORE = ("#332288", "#cc79a7", "#999933", "#e69f00", "#44aa99", "#882255")
+_DASHES = ("solid", "dot", "dash", "dashdot", "longdash")
+
+
+SYMBOLS = ("circle", "square-open", "diamond", "triangle-up-open", "cross")
+
+
+def styles(rows: pd.DataFrame) -> dict[str, tuple[str, str]]:
+    """Return (colour, dash) of each series: the backend's colour for the first that has it, others for the next."""
+    out: dict[str, tuple[str, str]] = {}
+    seen = dict[str, int]()
+    for series, backend in rows[["series", "backend"]].drop_duplicates().itertuples(index=False):
+        number = seen.get(backend, 0)
+        seen[backend] = number + 1
+        used = {color for color, _ in out.values()}
+        wanted = [*([] if number else [plots.backend_color(str(backend))]), *_MORE]
+        color = next((c for c in wanted if c not in used), _MORE[number % len(_MORE)])
+        out[str(series)] = (color, _DASHES[number % len(_DASHES)])
+    return out
+
+
+@as_text
+def over_m(table: pd.DataFrame, stage: str) -> go.Figure:
+    """Draw the main counters of one stage over M, a panel each, a line a series.
+
+    Args:
+        table: columns series, backend, M and those of ``COUNTERS``, of one stage; a panel without values is left out.
+            A column gpu gives each GPU lines and symbols of its own.
+        stage: its name.
+    """
+    rows, symbols = table.sort_values("M", kind="stable"), {}
+    if "gpu" in rows:
+        rows["series"] = rows["series"].astype(str) + ", " + rows["gpu"]
+        of = {gpu: SYMBOLS[i % len(SYMBOLS)] for i, gpu in enumerate(table["gpu"].unique())}
+        symbols = {series: of[gpu] for series, gpu in zip(rows["series"], rows["gpu"], strict=True)}
+    shown = {c: label for c, label in COUNTERS.items() if rows[c].notna().any()}
+    figure = make_subplots(rows=len(shown), shared_xaxes=True, vertical_spacing=0.05, subplot_titles=[*shown.values()])
+    own = styles(rows)
+    for panel, column in enumerate(shown, start=1):
+        for series, part in rows.dropna(subset=column).groupby("series", sort=False):
+            color, dash = own[str(series)]
+            figure.add_scatter(
+                x=part["M"].tolist(),
+                y=part[column].astype(float).tolist(),
+                name=series,
+                legendgroup=series,
+                showlegend=panel == 1,
+                mode="lines+markers",
+                line={"color": color, "dash": dash},
+                marker={"symbol": symbols.get(series, "circle")},
+                hovertemplate="M = %{x:,}: %{y:.1f} %<extra>" + str(series) + "</extra>",
+                row=panel,
+                col=1,
+            )
+        figure.update_yaxes(range=[0, 105], row=panel, col=1)
+    sizes = sorted(set(rows["M"]))
+    ticks = {"type": "log", "tickvals": sizes, "ticktext": [f"{m:,}" for m in sizes]}
+    figure.update_xaxes(**ticks)
+    figure.update_xaxes(title={"text": f"M (tokens), {stage}"}, row=len(shown), col=1)
+    figure.update_layout(template="moe_lab", height=150 + 140 * len(shown) + 14 * len(own), margin={"t": 36})
+    figure.update_annotations(font={"size": 13}, x=0, xanchor="left")
+    return figure
+
+
+@as_text
+def roofline(
+    points: pd.DataFrame, roofs: pd.DataFrame, stage: str, colors: dict[str, tuple[str, str]] | None = None
+) -> go.Figure:
+    """Draw the hierarchical roofline: a slope for each level of memory, the tensor roof, a point a GEMM and level.
+
+    Args:
+        points: ``analysis.roofline.points`` of one stage and GPU; a column gpu names it on the axis.
+        roofs: ``analysis.roofline.roofs`` of that GPU.
+        stage: its name.
+        colors: ``styles`` that several figures share; None = of these points.
+    """
+    rows = points
+    figure = go.Figure()
+    peak = {str(kind): float(value) for kind, value in zip(roofs["kind"], roofs["value"], strict=True)}
+    said = {k: "roof" if m else "theoretical peak" for k, m in zip(roofs["kind"], roofs["measured"], strict=True)}
+    low, high = float(rows["flop_per_byte"].min()) / 3, float(rows["flop_per_byte"].max()) * 3
+    for kind, (label, _) in LEVELS.items():
+        if kind in peak:
+            edge = min(high, peak["tensor"] / peak[kind]) if "tensor" in peak else high
+            figure.add_scatter(
+                **_roof([low, edge], [peak[kind] * x / 1e12 for x in (low, edge)], f"{label} {said[kind]}", kind)
+            )
+    if "tensor" in peak:
+        start = max(low, peak["tensor"] / max((peak[k] for k in LEVELS if k in peak), default=peak["tensor"]))
+        figure.add_scatter(**_roof([start, high], [peak["tensor"] / 1e12] * 2, f"tensor {said['tensor']}", "tensor"))
+    own = colors or styles(rows)
+    for (series, level), part in rows.groupby(["series", "level"], sort=False):
+        label, symbol = LEVELS[str(level)]
+        figure.add_scatter(
+            x=part["flop_per_byte"].tolist(),
+            y=part["tflop_per_s"].tolist(),
+            name=f"{series}, {label}",
+            mode="markers",
+            marker={"color": own[str(series)][0], "symbol": symbol, "size": 9, "line": {"width": 1.6}},
+            customdata=[f"M = {m:,}, bytes {b}" for m, b in zip(part["M"], part["bytes_from"], strict=True)],
+            hovertemplate="%{x:.3g} FLOP/byte, %{y:.3g} TFLOP/s<br>%{customdata}<extra>" + f"{series}, {label}</extra>",
+        )
+    axis: dict[str, Any] = {"type": "log", "dtick": 1}
+    figure.update_layout(template="moe_lab", height=430 + 14 * len(figure.data))
+    figure.update_xaxes(title={"text": f"FLOP per byte of the level, {stage}{_on(rows)}"}, **axis)
+    figure.update_yaxes(title={"text": "TFLOP/s"}, **axis)
+    return figure
+
+
+def _on(rows: pd.DataFrame) -> str:
+    return f", {rows['gpu'].iloc[0]}" if "gpu" in rows else ""
+
+
+def _roof(x: list[float], y: list[float], name: str, kind: str) -> dict[str, Any]:
+    dash = {"dram": "solid", "l2": "dash", "tensor": "dot"}[kind]
+    line = {"color": plots.STAGES["other"], "width": 1.6, "dash": dash}
+    hover = f"{name}: %{{y:.3g}} TFLOP/s at %{{x:.3g}} FLOP/byte<extra></extra>"
+    return {"x": x, "y": y, "name": name, "mode": "lines", "line": line, "hovertemplate": hover}
+
+
+@as_text
+def waterfall(moved: pd.DataFrame, stage: str, M: int) -> go.Figure:
+    """Draw how the fewest bytes become those through L2, a panel a series, with what was counted below.
+
+    Args:
+        moved: ``analysis.traffic.traffic`` of one stage and GPU; its M with at least one row whose fewest bytes are
+            known.
+        stage: its name.
+        M: tokens.
+    """
+    rows = moved[moved["M"] == M].dropna(subset=["minimum_bytes"])
+    titles = [_title(r) for r in rows.to_dict("records")]
+    figure = make_subplots(
+        rows=len(rows), subplot_titles=titles, vertical_spacing=min(0.5 / max(1, len(rows)), 0.16), shared_xaxes=True
+    )
+    for panel, row in enumerate(rows.to_dict("records"), start=1):
+        labels, values, measures = _bars(row)
+        figure.add_waterfall(
+            orientation="h",
+            y=labels,
+            x=values,
+            measure=measures,
+            text=[f" {v:.3g} GB" for v in values],
+            textposition="outside",
+            cliponaxis=False,
+            showlegend=False,
+            connector={"line": {"color": plots.STAGES["rest of layer"], "width": 1}},
+            increasing={"marker": {"color": plots.STAGES["w13"]}},
+            totals={"marker": {"color": plots.STAGES["self_attn"]}},
+            customdata=values,
+            hovertemplate="%{y}: %{customdata:.4g} GB<extra></extra>",  # x is where the bar ends
+            row=panel,
+            col=1,
+        )
+        figure.update_yaxes(autorange="reversed", showgrid=False, dtick=1, row=panel, col=1)
+    ends = [c for c in ("l2_model_bytes", "l2_counted_bytes", "dram_bytes", "minimum_bytes") if rows[c].notna().any()]
+    most = max(float(rows[c].max()) for c in ends) / 1e9
+    figure.update_xaxes(range=[0, 1.45 * most])
+    figure.update_xaxes(title={"text": f"GB, {stage} at M = {M:,}{_on(rows)}"}, row=len(rows), col=1)
+    figure.update_layout(template="moe_lab", height=110 + 190 * len(rows), margin={"t": 40})
+    figure.update_annotations(font={"size": 13}, x=0, xanchor="left")
+    return figure
+
+
+def _title(row: dict[Any, Any]) -> str:
+    tile = row["tile"]
+    return str(row["series"]) if pd.isna(tile) or str(tile) in str(row["series"]) else f"{row['series']} ({tile})"
+
+
+_ENDS = {"L2, model": "l2_model_bytes", "L2, counted": "l2_counted_bytes", "DRAM, counted": "dram_bytes"}
+
+
+def _bars(row: dict[Any, Any]) -> tuple[list[str], list[float], list[str]]:
+    steps = [("fewest bytes", "minimum_bytes", "absolute")]
+    if not pd.isna(row["l2_model_bytes"]):
+        steps += [
+            ("rows, again", "rows_again_bytes", "relative"),
+            ("weights, again", "weights_again_bytes", "relative"),
+        ]
+    known = [(label, float(row[c]) / 1e9, how) for label, c, how in steps]
+    for label, column in _ENDS.items():
+        if not pd.isna(row.get(column)):
+            known.append((label, float(row[column]) / 1e9, "absolute"))
+    labels, values, measures = zip(*known, strict=True)
+    return list(labels), list(values), list(measures)
+
+
+@as_text
+def stalls(shares: pd.DataFrame, stage: str) -> go.Figure:
+    """Draw what warps wait for: a bar a series and M, the largest reasons by name.
+
+    Args:
+        shares: columns row (label), reason, pct; every row's reasons add up to 100.
+        stage: w13 or w2.
+    """
+    sums = shares.groupby("reason")["pct"].sum().sort_values(ascending=False)
+    order = [*sums.index.drop("other", errors="ignore"), *(["other"] if "other" in sums.index else [])]
+    figure = go.Figure()
+    palette = [c for name, c in plots.STAGES.items() if not name.startswith(("rest", "norm", "other"))]
+    for number, reason in enumerate(order):
+        part = shares[shares["reason"] == reason]
+        figure.add_bar(
+            orientation="h",
+            x=part["pct"].tolist(),
+            y=part["row"].tolist(),
+            name=reason,
+            marker={"color": plots.STAGES["other"] if reason == "other" else palette[number % len(palette)]},
+            hovertemplate="%{y}: %{x:.0f} %<extra>" + str(reason) + "</extra>",
+        )
+    bars = list(dict.fromkeys(shares["row"]))
+    figure.update_layout(template="moe_lab", barmode="stack", height=200 + 26 * len(bars) + 10 * len(order))
+    figure.update_xaxes(title={"text": f"time, {stage} (%)"}, range=[0, 100])
+    figure.update_yaxes(categoryorder="array", categoryarray=bars[::-1], showgrid=False, dtick=1)
+    return figure

@@ -1,0 +1,66 @@
+"""What a reader of the experts benchmark must not miss: bounds that are exceeded, and where ours is behind."""
+
+from collections.abc import Iterable, Sequence
+
+import pandas as pd
+
+from moe_lab.analysis import roofs, sweep
+from moe_lab.analysis.leads import leads
+from moe_lab.analysis.phases import rows_of
+from moe_lab.analysis.sweep import Sweep
+from moe_lab.pages.show.findings import NBSP, number, percent
+
+
+def gpu(bench: Sweep) -> str:
+    """Return the name of a benchmark's GPU without its vendor."""
+    name = ((bench.run.manifest if bench.run else {}).get("gpu") or {}).get("name") or "an unknown GPU"
+    return str(name).removeprefix("NVIDIA ")
+
+
+def behind(others: Sequence[Sweep], ours: str) -> str:
+    """Say where the median of ours is behind the best peer's in other runs.
+
+    Args:
+        others: benchmarks; of each the first model and routing.
+        ours: a backend; where a run lacks it, the quickest of ours.
+    """
+    parts = []
+    for bench in others:
+        rows = sweep.at(bench, "")
+        found = leads(rows, ours) if len(rows) else rows
+        for one in rows_of(found[found["speedup"] < 1]) if len(found) else ():
+            what = f"{one.ours} with {rows['model'].iloc[0]} on {gpu(bench)} at M = {one.M:,}"
+            spread = "" if one.verdict == "behind" else ", within the spread of the repetitions"
+            parts.append(f"{what} ({number(one.speedup)} times as fast as {one.peer}{spread})")
+    return f"Behind the best peer in other runs: {'; '.join(parts)}." if parts else ""
+
+
+def over(bench: Sweep, rows: pd.DataFrame) -> str:
+    """Say what exceeds its bound, and how far the roof's measurements lie apart.
+
+    The bound is wrong where the fastest repetition of the run's roof is exceeded too; else the card was quicker for a
+    moment than it can go on.
+    """
+    above = rows[(rows["pct_of_roofline"] > 100).fillna(False)]
+    found = above.groupby("bound_by", sort=False) if bench.run is not None else ()
+    return " ".join(said for by, own in found for said in _over(bench, own, "dram" if by == "memory" else "tensor"))
+
+
+def _over(bench: Sweep, above: pd.DataFrame, kind: str) -> Iterable[str]:
+    mine = roofs.of_kind(roofs.of_run(bench.run), kind) if bench.run else None
+    tera = "TFLOP/s" if kind == "tensor" else "TB/s"
+    said = f"; this run measured {number(mine['value'] / 1e12)}{NBSP}{tera}" if mine else ""
+    for roof in rows_of(bench.roofs[bench.roofs["kind"] == kind]):
+        said += f", {roof.runs} {'benchmarks' if roof.runs > 1 else 'benchmark'} of this GPU "
+        said += f"{number(roof.low / 1e12)} to {number(roof.high / 1e12)}"
+    beyond = above["pct_of_roofline"] > (100 * mine["high"] / mine["value"] if mine else 100)
+    for rows, about, why in (
+        (above[beyond], "Wrong bound", "so the GPU can do more than the roof says"),
+        (above[~beyond], "Above what the card sustains", "but not its roof's fastest repetition: no wrong bound"),
+    ):
+        for most in rows_of(rows.nlargest(1, "pct_of_roofline")):
+            sizes = ", ".join(f"{m:,}" for m in sorted(set(rows["M"])))
+            yield (
+                f"{about}: at M = {sizes} it is exceeded, most by {most.backend} at M = {most.M:,} "
+                f"({percent(most.pct_of_roofline)} of it), {why}{said}."
+            )

@@ -1,0 +1,218 @@
+"""What the experts benchmark found, as sentences rendered from its tables."""
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import Any
+
+import pandas as pd
+
+from moe_lab.analysis import sweep
+from moe_lab.analysis.leads import largest_excess, leads, with_ours
+from moe_lab.analysis.phases import rows_of
+from moe_lab.analysis.sweep import Sweep
+from moe_lab.pages.m_sweep.cautions import gpu, over
+from moe_lab.pages.show.findings import number, percent, time
+from moe_lab.spec import published
+
+PICKED = (1, 16, 256, 4096)  # Ms that get a sentence of their own, with the largest of the run
+MOST, ALL = 0.5, 1.05  # of a difference that a part must explain to be called its cause; traced times are not exact
+
+
+def all_of(bench: Sweep, rows: pd.DataFrame, skewed: pd.DataFrame, ours: str, baseline: str) -> list[str]:
+    """Say which backend wins where and why; the first sentence is the headline.
+
+    Args:
+        bench: the benchmark.
+        rows: of one model and routing, as ``analysis.sweep.at`` returns them.
+        skewed: as ``analysis.sweep.skew`` returns it.
+        ours: the backend that is looked at.
+        baseline: what it is set against first.
+    """
+    if bench.run is None:
+        return [bench.missing]
+    if rows.empty:
+        return [f"{bench.run.manifest['name']} has no times of this model and routing; give another.", *failures(bench)]
+    return [
+        headline(bench, rows, ours),
+        *duels(rows, ours),
+        _each("Quickest", places(rows)),
+        _each("Changing places", changes(rows, ours, baseline)),
+        _each("Against the bound", bound(rows, ours)),
+        over(bench, rows),
+        _each("Routing skew", uneven(skewed, ours)),
+        _each("Padding", padding(rows, ours, baseline)),
+        _each("Published sweep", [elsewhere()]),
+        *state(bench, rows),
+        *failures(bench),
+    ]
+
+
+def headline(bench: Sweep, rows: pd.DataFrame, ours: str) -> str:
+    """Say at how many Ms ours is ahead of the best peer, and how far on the whole."""
+    where = f"On {gpu(bench)}, {rows['model'].iloc[0]}, {rows['routing'].iloc[0]} routing"
+    table = leads(rows, ours)
+    if table.empty:
+        first = sweep.winners(rows)["winner"].value_counts()
+        names = ", ".join(dict.fromkeys(rows["backend"]))
+        return f"{where}: {first.index[0]} is the quickest at {first.iloc[0]} of {first.sum()} sizes, of: {names}."
+    counts = {verdict: int((table["verdict"] == verdict).sum()) for verdict in ("ahead", "even", "behind")}
+    others = [f", {name} at {count}" for name, count in counts.items() if count and name != "ahead"]
+    ends: list[Any] = [next(rows_of(table.nsmallest(1, "speedup"))), next(rows_of(table.nlargest(1, "speedup")))]
+    low, high = (f"{number(end.speedup)} at M = {end.M:,} (best peer at this M: {end.peer})" for end in ends)
+    return (
+        f"{where}: {table['ours'].iloc[0]} is ahead of the best peer, the quickest kernel of another project at each "
+        f"M, at {counts['ahead']} of {len(table)} sizes{''.join(others)}; on the geometric mean "
+        f"{number(sweep.geometric_mean(table['speedup']))} times as fast, from {low} to {high}."
+    )
+
+
+def duels(rows: pd.DataFrame, ours: str) -> list[str]:
+    """Say at some Ms whether ours or the best peer is ahead, by how much, and in which part most of it lies."""
+    table = leads(rows, ours)
+    sizes = {*PICKED, *table["M"].tail(1)}
+    return [_duel(rows[rows["M"] == one.M], one) for one in rows_of(table) if one.M in sizes]
+
+
+def _duel(rows: pd.DataFrame, one: Any) -> str:
+    peer = f"the best peer at this M, {one.peer}"
+    fast, late = sorted((one.ours_us, one.peer_us))
+    times = f"{time(fast / 1e3)} against {time(late / 1e3)}"
+    if one.verdict == "even":
+        return f"At M = {one.M:,}: {one.ours} and {peer}, cannot be told apart ({times})."
+    names = (one.ours, one.peer) if one.verdict == "ahead" else (one.peer, one.ours)
+    first, second = (one.ours, f"{peer},") if one.verdict == "ahead" else (f"{peer[:1].upper()}{peer[1:]},", one.ours)
+    lead = percent(100 * (1 - fast / late))
+    return f"At M = {one.M:,}: {first} is ahead of {second} by {lead} ({times}){_because(rows, *names, late - fast)}."
+
+
+def _because(rows: pd.DataFrame, quick: str, slow: str, gap_us: float) -> str:
+    """Say in which part of the call most of the difference lies, by the kernels that the same run traced.
+
+    Nothing is said unless that part explains more than half of the difference, and not more than all of it.
+    """
+    found = largest_excess(sweep.stages(rows, [quick, slow]), quick, slow)
+    if found is None or not MOST < (found[2] - found[1]) / gap_us <= ALL:
+        return ""
+    part, fast, late = found
+    share = f"{percent(100 * (late - fast) / gap_us)} of that" if late - fast < 0.995 * gap_us else "all of that"
+    names = " and ".join(filter(None, [", ".join(part.split("+")[:-1]), part.split("+")[-1]]))
+    return f", because its kernels of {names} take {time(fast / 1e3)} instead of {time(late / 1e3)}, {share}"
+
+
+def places(rows: pd.DataFrame) -> list[str]:
+    """Say which backend is the quickest from which M to which."""
+    parts = []
+    for name, group in groupby(rows_of(sweep.winners(rows)), key=lambda row: row.winner):
+        sizes = [int(row.M) for row in group]
+        parts.append(f"{name} at M = {sizes[0]:,}" if len(sizes) == 1 else f"{name} from {sizes[0]:,} to {sizes[-1]:,}")
+    return parts
+
+
+def changes(rows: pd.DataFrame, ours: str, baseline: str) -> list[str]:
+    """Say where two backends change places: ours and the baseline, and the baseline with each other."""
+    names = [name for name in dict.fromkeys(rows["backend"]) if name != baseline]
+    parts = []
+    for name in sorted(names, key=lambda n: n != ours)[:3]:
+        found = list(rows_of(sweep.crossings(rows, name, baseline)))
+        parts += [
+            f"{row.after} overtakes {row.before} between M = {row.low:,} and {row.high:,} (about {number(row.M, 2)})"
+            for row in found[:3]
+        ]
+    return parts
+
+
+def bound(rows: pd.DataFrame, ours: str) -> list[str]:
+    """Say what share of the roofline bound ours reaches, where it is highest and where lowest."""
+    rows, name = with_ours(rows, ours)
+    own = rows[(rows["backend"] == name) & rows["pct_of_roofline"].notna()]
+    if own.empty:
+        return []
+    low: Any = next(rows_of(own.nsmallest(1, "pct_of_roofline")))
+    high: Any = next(rows_of(own.nlargest(1, "pct_of_roofline")))
+    memory = own[own["bound_by"] == "memory"]["M"]
+    limit = f"its bound is memory up to M = {int(memory.max()):,}" if len(memory) else "compute bounds it throughout"
+    limit += " and compute from there on" if len(memory) and len(memory) < len(own) else ""
+    return [
+        f"{name} reaches {percent(low.pct_of_roofline)} of it at M = {low.M:,} and {percent(high.pct_of_roofline)} at "
+        f"M = {high.M:,}",
+        limit,
+    ]
+
+
+def uneven(skewed: pd.DataFrame, ours: str) -> list[str]:
+    """Say what each routing costs ours at the largest M, beyond what its bound changes."""
+    own = skewed[skewed["backend"] == ours] if len(skewed) else skewed
+    parts = []
+    for routing, part in own.groupby("routing", sort=False) if len(own) else ():
+        last: Any = list(rows_of(part.sort_values("M")))[-1]
+        worst: Any = next(rows_of(part.nlargest(1, "ratio_net")))
+        parts.append(
+            f"with {routing} routing {ours} takes {number(last.ratio)} times the uniform time at M = {last.M:,} (the "
+            f"bound alone {number(last.bound_ratio)}), at worst {number(worst.ratio_net)} net of the bound, at "
+            f"M = {worst.M:,}"
+        )
+    return parts
+
+
+def padding(rows: pd.DataFrame, ours: str, baseline: str) -> list[str]:
+    """Say how many rows of padding the two compute at the smallest and largest M."""
+    parts = []
+    for name in dict.fromkeys((ours, baseline)):
+        own = rows[(rows["backend"] == name) & rows["padding_waste_pct"].notna()]
+        for row in rows_of(own.iloc[[0, -1]].drop_duplicates("M")) if len(own) else ():
+            more = (
+                f"{percent(row.padding_waste_pct)} more rows than"
+                if row.padding_waste_pct >= 0.05
+                else "no more rows than"
+            )
+            parts.append(f"{name} computes {more} the useful ones at M = {row.M:,}")
+    return parts
+
+
+def elsewhere() -> str:
+    """Say where the two backends of the published sweep change places."""
+    table = published.sweep_table()
+    first: Any = next(rows_of(table[table["speedup"] > 1].head(1)))
+    last: Any = list(rows_of(table))[-1]
+    return (
+        f"on {published.SWEEP.setup.partition(',')[0]}, triton-kernels is the quicker one from M = {first.M:,} on, "
+        f"{number(last.speedup)} times as fast as SGLang's at M = {last.M:,}"
+    )
+
+
+def state(bench: Sweep, rows: pd.DataFrame) -> list[str]:
+    """Say whether the cache was cold, and when the GPU ran slower than asked for."""
+    out = []
+    cold = bench.measured.get("l2") or {}
+    if cold and cold["ratio"] < 1:
+        out.append(
+            f"Not known: whether the L2 cache was cold. A read after the flush took {cold['ratio']} times a warm one, "
+            "which no cache explains: the check failed."
+        )
+    elif cold and not cold["cold"]:
+        out.append(
+            f"Caution: the L2 cache was not cold (a read after the flush took {cold['ratio']} times a warm one)."
+        )
+    slowed = rows[rows["throttled"].notna() & (rows["throttled"] != "no")]
+    if len(slowed):
+        why = ", ".join(sorted({reason for text in slowed["throttled"] for reason in text.split(", ")}))
+        sizes = [f"{int(m):,}" for m in sorted(set(slowed["M"]))]
+        out.append(f"Clocks: the GPU ran below the clocks asked for ({why}) at M = {', '.join(sizes)}.")
+    return out
+
+
+def failures(bench: Sweep) -> list[str]:
+    """Say which backends failed where, and whether the benchmark came to its end."""
+    out = []
+    for name, part in bench.failed.groupby("backend", sort=True):
+        one: Any = next(rows_of(part))
+        count = f"{len(part)} {'row' if len(part) == 1 else 'rows'}"
+        out.append(f"Failed: {name} in {count}, for example at M = {one.M:,}: {str(one.error).rstrip('.')}.")
+    if bench.run and bench.run.manifest["rows"].get("complete") is False:
+        out.append("Caution: the benchmark was stopped before its end, so some sizes are missing.")
+    return out
+
+
+def _each(about: str, parts: Iterable[str] | Sequence[str]) -> str:
+    said = [text for text in parts if text]
+    return f"{about}: {'; '.join(said)}." if said else ""

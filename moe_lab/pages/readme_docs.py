@@ -1,0 +1,113 @@
+"""What docs/kernels.md says of committed runs, as Markdown, besides what the README shows too."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from moe_lab.analysis import align, align_steps, leads, sweep, tuning
+from moe_lab.analysis.phases import rows_of
+from moe_lab.pages import readme
+
+SHOWN = ("auto", "multi_block", "two_kernel")
+
+
+def empty(run: str) -> str:
+    """Return what the align benchmark measures for kernels that do nothing: one, and two that wait for each other."""
+    rows = align.load(run).rows
+    found = rows[(rows["mode"] == "graph") & rows["algorithm"].isin([align.EMPTY, "(2 empty)"])]
+    low, high = (found.groupby("algorithm")["median_us"].quantile(q) for q in (0.1, 0.9))
+    one, two = (f"{low[n]:.1f} to {high[n]:.1f}" for n in (align.EMPTY, "(2 empty)"))
+    return f"one empty kernel {one} us and two that wait for each other {two} (four fifths of the cases lie between)"
+
+
+def duels(run: str, rivals: Sequence[str], ours: str = "auto") -> str:
+    """Return in how many cases of an align sweep ours is ahead of each of some rivals, even and behind.
+
+    Args:
+        run: of the align benchmark.
+        rivals: algorithms.
+        ours: the algorithm that they are set against.
+    """
+    table = align.rivals(align.duels(align.load(run), ours)).set_index("rival").loc[list(rivals)]
+    parts = [
+        f"`{one.Index}` {one.ahead} of {one.cells}" + "".join(f", {n} {w}" for n, w in _rest(one) if n)
+        for one in table.itertuples()
+    ]
+    return f"`{ours}` is ahead of {'; '.join(parts)}."
+
+
+def _rest(one: Any) -> list[tuple[int, str]]:
+    return [(int(one.even), "even"), (int(one.behind), "behind")]
+
+
+def counters(run: str, algorithms: Sequence[str] = SHOWN) -> str:
+    """Return the counters of the kernels of some align algorithms.
+
+    Args:
+        run: capture of the align workload with Nsight Compute.
+        algorithms: names.
+    """
+    table = align_steps.counters(align_steps.load(run, "", align_steps.COUNT))
+    head = ["kernel of", "does", "us", "active multiprocessors", "sectors a store", "warps wait for"]
+    lines = [readme.line(head), "|---|---|---:|---:|---:|---|"]
+    for one in rows_of(table[table["algorithm"].isin(list(algorithms))]):
+        numbers = [f"{v:.1f}" for v in (one.duration_us, one.active_sms, one.sectors_per_store_request)]
+        lines.append(readme.line([f"`{one.algorithm}`", one.step, *numbers, one.stalls]))
+    return "\n".join(lines)
+
+
+def gain(run: str, launch_us: float, ours: str = "auto") -> str:
+    """Return for each GPU of a sweep how far the bound is from the best peers, and ours from the bound and a launch.
+
+    Args:
+        run: last part of its name.
+        launch_us: what a launch adds that only reads.
+        ours: the backend that is looked at.
+    """
+    return "\n".join(_gain(gpu, sweep.at(bench, ""), launch_us, ours) for gpu, bench in readme.benches(run))
+
+
+def _gain(gpu: str, rows: pd.DataFrame, launch_us: float, ours: str) -> str:
+    found = leads.leads(rows, ours).set_index("M")
+    bound = rows[rows["backend"] == ours].drop_duplicates("M").set_index("M")["roofline_us"].loc[found.index]
+    far, near = (sweep.geometric_mean(found["peer_us"] / b) for b in (bound, bound + launch_us))
+    of = [f"{100 * (bound[M] + launch_us) / found.loc[M, 'ours_us']:.0f}" for M in found.index]
+    return (
+        f"* {gpu}: on the geometric mean over {len(found)} M the bound is {far:.2f} times as fast as the best peers, "
+        f"{near:.2f} with the launch; `{ours}` is {sweep.geometric_mean(found['speedup']):.2f} times as fast. "
+        f"Bound and launch are, of the time of `{ours}` from M = {min(found.index)} to {max(found.index)}, "
+        f"{', '.join(of)} %."
+    )
+
+
+def tuned(names: Sequence[str]) -> str:
+    """Return one row a tuning and GPU: what its tiles save, and what the nearest key costs.
+
+    Args:
+        names: last parts of the runs' names.
+    """
+    head = ["model, GPU", "sizes", "compiled", "saved, median", "saved, most", "shipped tiles, median", "nearest key"]
+    lines = [readme.line(head), "|---|---:|---:|---:|---:|---|---|"]
+    for name in names:
+        for gpu, run in readme.named(name, "tune"):
+            lines.append(_tuned(gpu, tuning.load(run)))
+    return "\n".join(lines)
+
+
+def _tuned(gpu: str, run: tuning.Tuning) -> str:
+    best, between = tuning.chosen(run), tuning.between(run)
+    known = best.dropna(subset="gain_pct").astype({"gain_pct": float})
+    most: Any = next(rows_of(known.nlargest(1, "gain_pct")))
+    model = run.rows["model"].dropna().iloc[0]
+    shipped = [f"{name} {own['slower_pct'].median():.1f} % slower" for name, own in _shipped(run)]
+    costs = between["cost_pct"].astype(float) if len(between) else between
+    key = f"median {costs.median():.1f} %, most {costs.max():.1f} % of {len(costs)} M" if len(costs) else ""
+    compiled = int((run.rows["phase"] == "compile").sum())
+    cells = [f"{model}, {gpu}", len(best), compiled, f"{known['gain_pct'].median():.1f} %"]
+    return readme.line([*cells, f"{most.gain_pct:.1f} % at M = {most.M}", "; ".join(shipped), key])
+
+
+def _shipped(run: tuning.Tuning) -> list[tuple[Any, pd.DataFrame]]:
+    found = tuning.shipped(run)
+    return list(found.groupby("release")) if len(found) else []

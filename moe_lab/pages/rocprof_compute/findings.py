@@ -1,0 +1,110 @@
+"""What the counters of AMD runs say, as sentences rendered from their tables."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from moe_lab.analysis import amd
+from moe_lab.analysis.amd import memory as amd_memory
+from moe_lab.analysis.amd.runs import Counted
+from moe_lab.pages.show.findings import NBSP, number, percent
+from moe_lab.spec import published
+
+
+def all_of(shown: Sequence[Counted]) -> list[str]:
+    """Say what the first kernel of each run does, and which figures are whose; the first sentence is the headline.
+
+    Args:
+        shown: the runs; may be empty.
+    """
+    return [
+        *(kernel(one) for one in shown),
+        _theirs(shown),
+        *(waiting(one) for one in shown),
+        *(memory(one) for one in shown),
+        *(dies(one) for one in shown),
+        *(missing(one) for one in shown),
+        *(f"Caution: in {one.name}, {w[:1].lower()}{w[1:]}" for one in shown for w in one.launches.meta["warnings"]),
+    ]
+
+
+def _theirs(shown: Sequence[Counted]) -> str:
+    table = published.align_amd().set_index("kernel")["cycles_k"]
+    first, last = table.iloc[0], table.iloc[-1]
+    said = (
+        f"in align & sort on AMD, the earlier one-block kernel takes {number(first)}{NBSP}k cycles and the multi-block "
+        f"one {number(last)}{NBSP}k; the multi-block design is faster by {published.ALIGN_SPEEDUPS}"
+    )
+    if shown:
+        return f"Published, not measured here: {said}."
+    return f"Only published figures are shown, because no AMD run is in profiles/ and none was given: {said}."
+
+
+def kernel(one: Counted) -> str:
+    """Say how the kernel that takes most time uses the GPU."""
+    row = {str(k): v for k, v in amd.kernels(one.launches, 1).iloc[0].to_dict().items()}
+    cus = one.launches.meta["machine"].get("cu_per_gpu")
+    parts = [f"takes {number(row['kernel_cycles'] / 1e3)}{NBSP}k cycles"] if _known(row, "kernel_cycles") else []
+    if _known(row, "active_cus"):
+        parts.append(f"keeps {row['active_cus']:.0f}{f' of {cus:.0f}' if cus else ''} CUs active")
+    if _known(row, "vl1d_hit_pct"):
+        parts.append(f"hits vL1D in {percent(row['vl1d_hit_pct'])} of its requests")
+    if _known(row, "vl1d_coalescing_pct"):
+        parts.append(f"coalesces {percent(row['vl1d_coalescing_pct'])} of the best case")
+    where = one.gpu if one.gpu == one.name else f"{one.gpu} ({one.name})"
+    return f"On {where}, {row['name']} {', '.join(parts) or 'has no known metric'}."
+
+
+def waiting(one: Counted) -> str:
+    """Say what the first kernel's memory path waits for most."""
+    table = amd.stalls(one.launches, limit=1)
+    own = table[(table["kernel"] == table["kernel"].iloc[0]) & (table["group"] == "stall")].dropna(subset="value")
+    top = own[own["value"] > 0].nlargest(2, "value").to_dict("records")
+    if not top:
+        return ""
+    said = [f"{r['label']} in {percent(r['value'])} of {r['of']}" for r in top]
+    return f"Waiting in {one.name}: mostly, {' and '.join(said)}."
+
+
+def memory(one: Counted) -> str:
+    """Say what the first kernel moves at each level."""
+    table = amd_memory.traffic(one.launches, 1)
+    own = table[table["kernel"] == table["kernel"].iloc[0]]
+    known = [r for r in own.to_dict("records") if _known(r, "bytes") and r["bytes"] > 0]
+    moved = [f"{number(r['bytes'] / 1e6)}{NBSP}MB at {r['level']}{_rate(r)}" for r in known]
+    return f"Memory in {one.name}: one launch moves {', '.join(moved)}." if moved else ""
+
+
+def _rate(row: dict[str, Any]) -> str:
+    return f" ({number(row['gb_per_s'])}{NBSP}GB/s)" if _known(row, "gb_per_s") else ""
+
+
+def dies(one: Counted) -> str:
+    """Say how well grids fill the dies, where there are several."""
+    table = amd.fills(one.launches)
+    if table.empty:
+        return ""
+    worst = table.sort_values("fill_pct", kind="stable").to_dict("records")[0]
+    if worst["fill_pct"] == 100:
+        return f"Dies in {one.name}: every grid is a multiple of the {worst['xcds']} dies."
+    return (
+        f"Dies in {one.name}: {worst['name']} has {worst['grid_blocks']:,} work-groups for {worst['xcds']} dies, "
+        f"{worst['most']} on the fullest, which fills {percent(worst['fill_pct'])} of them."
+    )
+
+
+def missing(one: Counted) -> str:
+    """Say how many metrics could not be computed; they are shown as missing, never as 0."""
+    table = amd.metrics(one.launches)
+    lost = table[table["value"].isna()].drop_duplicates("metric")
+    total = table["metric"].nunique()
+    if lost.empty:
+        return ""
+    some = ", ".join(dict.fromkeys(lost["label"]))
+    why = "for want of counters, time stamps or operations"
+    return f"Not known in {one.name}: {len(lost)} of {total} metrics, {why} ({some})."
+
+
+def _known(row: dict[str, Any], key: str) -> bool:
+    return row.get(key) is not None and not pd.isna(row[key])

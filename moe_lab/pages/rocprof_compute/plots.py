@@ -1,0 +1,236 @@
+"""Figures of the AMD notebook: tables become plotly figures, nothing is computed here."""
+
+import math
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from moe_lab.pages.rocprof_compute.tables import NONE
+from moe_lab.pages.show import plots
+from moe_lab.pages.show.markup import as_text
+from moe_lab.pages.show.notes import Note
+
+KERNELS = 3  # kernels drawn; the tables have all
+WAYS = {"read": "#3b6fb6", "write": "#f28e2b", "atomic": "#6f2f80", "not told apart": plots.STAGES["rest of mlp"]}
+SERIES = ("#3b6fb6", "#f28e2b", "#6f2f80", "#35b39c", "#a8321f", "#56b4e9")
+HATCHED = {"shape": "/", "fillmode": "overlay", "fgcolor": "rgba(255,255,255,0.55)", "size": 7, "solidity": 0.22}
+LEVELS = {"LDS": "#6f2f80", "vL1D": "#35b39c", "L2": "#f28e2b", "HBM": "#3b6fb6"}
+NO_ROOFLINE = Note(
+    "No roofline: these folders have no roofline.csv (profile with `--roof-only`), and of none of their kernels are "
+    "floating-point operations, bytes and duration all known."
+)
+COMPUTE = ("VALU FP32", "MFMA BF16")  # of the measured compute roofs, those that MoE kernels meet
+_X = (0.01, 10_000.0)  # FLOP per byte
+
+
+@as_text
+def align_published(table: pd.DataFrame) -> go.Figure:
+    """Draw the published counters of the align kernels, hatched as others' figures.
+
+    Args:
+        table: ``published.align_amd``.
+    """
+    panels = {"cycles_k": "cycles (thousand)", "active_cus": "active CUs", "l1_hit_pct": "vL1D hit rate (%)"}
+    figure = make_subplots(rows=len(panels), subplot_titles=list(panels.values()), vertical_spacing=0.13)
+    names = [_broken(str(k)) for k in table["kernel"]]
+    for row, (column, title) in enumerate(panels.items(), start=1):
+        values = [float(v) for v in table[column]]
+        figure.add_bar(
+            orientation="h",
+            x=values,
+            y=names,
+            text=[f" {v:g}" for v in values],
+            textposition="outside",
+            cliponaxis=False,
+            showlegend=False,
+            hovertemplate=f"%{{y}}: %{{x:g}} {title}<extra>published</extra>",
+            marker={"color": SERIES[0], "pattern": HATCHED},
+            row=row,
+            col=1,
+        )
+        figure.update_xaxes(range=[0, 1.15 * max(values)], row=row, col=1)
+        figure.update_yaxes(autorange="reversed", showgrid=False, dtick=1, row=row, col=1)
+    figure.update_layout(template="moe_lab", height=500, margin={"t": 40})
+    figure.update_annotations(font={"size": 13}, x=0, xanchor="left")
+    return figure
+
+
+@as_text
+def stalls(tables: Mapping[str, pd.DataFrame]) -> go.Figure | Note:
+    """Draw what the vector memory path of the first kernels waits for.
+
+    Args:
+        tables: run -> ``analysis.amd.stalls``.
+    """
+    figure = go.Figure()
+    known = _waits(tables)
+    labels = list(dict.fromkeys(label for _, _, t in known for label in t["label"]))
+    if not labels:
+        return NONE if not tables else Note("None of these kernels was seen to wait for vector memory.")
+    for i, (run, kernel, part) in enumerate(known):
+        name = f"{_short(kernel)}, {run}" if len(tables) > 1 else _short(kernel)
+        figure.add_bar(
+            orientation="h",
+            name=name,
+            x=part["value"].tolist(),
+            y=[_broken(label) for label in part["label"]],
+            text=[f" {v:.1f} %" for v in part["value"]],
+            textposition="outside",
+            cliponaxis=False,
+            customdata=part["of"].tolist(),
+            hovertemplate="%{y}: %{x:.2f} % of %{customdata}<extra>" + name + "</extra>",
+            marker={"color": SERIES[i % len(SERIES)]},
+        )
+    most = max(float(t["value"].max()) for _, _, t in known if len(t))
+    order = [_broken(label) for label in labels[::-1]]
+    figure.update_layout(
+        template="moe_lab",
+        barmode="group",
+        showlegend=len(known) > 1,
+        height=130 + len(labels) * (26 + 14 * len(known)),
+        margin={"b": 80},
+        xaxis={"title": {"text": "share of cycles (%)"}, "range": [0, 1.2 * most]},
+        yaxis={"categoryorder": "array", "categoryarray": order, "showgrid": False, "dtick": 1},
+    )
+    return figure
+
+
+def _waits(tables: Mapping[str, pd.DataFrame]) -> list[tuple[str, str, pd.DataFrame]]:
+    """Return (run, kernel, its rows that are known and not 0) of the first kernels."""
+    series = [(run, k, t[t["kernel"] == k]) for run, t in tables.items() for k in _first(t["kernel"])]
+    return [(run, k, t[t["value"].fillna(0) > 0]) for run, k, t in series]
+
+
+@as_text
+def memory(tables: Mapping[str, pd.DataFrame]) -> go.Figure | Note:
+    """Draw the memory chart: what each level moves in one launch of the first kernels.
+
+    Args:
+        tables: run -> ``analysis.amd_memory.traffic``.
+    """
+    panels = [(run, k, t[t["kernel"] == k]) for run, t in tables.items() for k in _first(t["kernel"])]
+    if not panels:
+        return NONE
+    titles = [f"{_short(k)}, {run}" for run, k, _ in panels]
+    figure = make_subplots(rows=len(panels), subplot_titles=titles, vertical_spacing=min(0.3, 0.42 / len(panels)))
+    seen: set[str] = set()
+    for row, (_, _, table) in enumerate(panels, start=1):
+        levels = [_level(row) for row in table.to_dict("records")]
+        for way, color in WAYS.items():
+            values = _moved(table, way)
+            if any(v for v in values):
+                figure.add_bar(
+                    orientation="h",
+                    name=way,
+                    legendgroup=way,
+                    showlegend=way not in seen,
+                    x=values,
+                    y=levels,
+                    text=[f"{v:.3g}" if v else "" for v in values],
+                    textposition="inside",
+                    textangle=0,
+                    marker={"color": color},
+                    hovertemplate=f"%{{y}}, {way}: %{{x:.4g}} MB<extra></extra>",
+                    row=row,
+                    col=1,
+                )
+                seen.add(way)
+        figure.update_yaxes(categoryorder="array", categoryarray=levels[::-1], showgrid=False, dtick=1, row=row, col=1)
+    figure.update_xaxes(title={"text": "moved in one launch (MB)"}, row=len(panels), col=1)
+    hidden = {"mode": "hide", "minsize": 10}
+    height = 110 + 190 * len(panels)
+    figure.update_layout(template="moe_lab", barmode="stack", height=height, margin={"b": 84}, uniformtext=hidden)
+    figure.update_annotations(font={"size": 13}, x=0, xanchor="left")
+    return figure
+
+
+@as_text
+def roofline(points: Mapping[str, pd.DataFrame], roofs: Mapping[str, pd.DataFrame]) -> go.Figure | Note:
+    """Draw kernels under the roofs that were measured on the same GPU.
+
+    Args:
+        points: run -> ``analysis.amd_memory.roofline``.
+        roofs: run -> ``analysis.amd_memory.roofs``; the first run that has some gives them.
+    """
+    measured = [(run, r) for run, r in roofs.items() if len(r)]
+    whose, roof = measured[0] if measured else ("", pd.DataFrame(columns=["kind", "name", "value"]))
+    known = {run: t.dropna(subset=["flop_per_byte", "gflop_per_s"]) for run, t in points.items()}
+    if roof.empty and not any(len(t) for t in known.values()):
+        return NO_ROOFLINE if points else NONE
+    figure = go.Figure()
+    compute = roof[(roof["kind"] == "compute") & roof["name"].isin(COMPUTE)]
+    _roofs(figure, roof, compute)
+    for run, table in known.items():
+        for level, part in table.groupby("level", sort=False):
+            figure.add_scatter(
+                x=part["flop_per_byte"].tolist(),
+                y=part["gflop_per_s"].tolist(),
+                mode="markers",
+                name=f"{level}: kernels" + (f" of {run}" if len(known) > 1 else ""),
+                text=part["kernel"].tolist(),
+                marker={"color": LEVELS[str(level)], "size": 9, "line": {"width": 1, "color": "white"}},
+                hovertemplate="%{text}<br>%{x:.3g} FLOP/byte, %{y:.4g} GFLOP/s<extra>" + str(level) + "</extra>",
+            )
+    if not any(len(t) for t in known.values()):
+        text = "no point: no kernel here does<br>floating-point operations that were counted"
+        figure.add_annotation(text=text, showarrow=False, x=0.98, y=0.1, xref="paper", yref="paper", align="right")
+    log = {"type": "log", "exponentformat": "power"}
+    figure.update_layout(
+        template="moe_lab",
+        height=560,
+        margin={"b": 150},
+        xaxis={"title": {"text": f"executed FLOP per byte{f'; roofs of {whose}' if whose else ''}"}, **log, "dtick": 1},
+        yaxis={"title": {"text": "GFLOP/s"}, **log, "dtick": 1},
+    )
+    return figure
+
+
+def _roofs(figure: go.Figure, roof: pd.DataFrame, compute: pd.DataFrame) -> None:
+    top = float(compute["value"].max()) if len(compute) else math.nan
+    for name, value in zip(compute["name"], compute["value"], strict=True):
+        dash = "dot" if name.startswith("VALU") else "dash"
+        _line(figure, _X, (value, value), f"{name}, {value / 1e3:.3g} TFLOP/s", plots.STAGES["other"], dash)
+    for name, value in zip(*(roof.loc[roof["kind"] == "bandwidth", c] for c in ("name", "value")), strict=True):
+        end = top / value if top == top else _X[1]
+        _line(figure, (_X[0], end), (_X[0] * value, end * value), f"{name}, {value:,.0f} GB/s", LEVELS[name], "solid")
+
+
+def _line(figure: go.Figure, x: tuple[float, float], y: tuple[float, float], name: str, color: str, dash: str) -> None:
+    line = {"color": color, "dash": dash, "width": 1.8}
+    figure.add_scatter(x=list(x), y=list(y), mode="lines", name=name, line=line, hoverinfo="name")
+
+
+def _first(kernels: "pd.Series[str]") -> list[str]:
+    return list(dict.fromkeys(kernels))[:KERNELS]
+
+
+def _moved(table: pd.DataFrame, way: str) -> list[float]:
+    """Return MB at each level: reads, writes and atomics where they are told apart, else the total."""
+    parts = table[["read_bytes", "write_bytes", "atomic_bytes"]]
+    column = table["bytes"].where(parts.isna().all(axis=1)) if way == "not told apart" else table[f"{way}_bytes"]
+    return [0.0 if pd.isna(v) else float(v) / 1e6 for v in column]
+
+
+def _level(row: Mapping[Hashable, Any]) -> str:
+    """Return a level with its hit rate, and which of its bytes are not known: a missing bar is no bar of length 0."""
+    label = str(row["level"])
+    ways = [w for w in ("read", "write") if pd.isna(row[f"{w}_bytes"])]
+    lost = ways if len(ways) == 1 else ["traffic"] if pd.isna(row["bytes"]) else []
+    hit = [] if pd.isna(row["hit_pct"]) else [f"{row['hit_pct']:.0f} % hit"]
+    return "<br>".join([label, *hit, *(f"{w} not known" for w in lost)])
+
+
+def _broken(label: str) -> str:
+    """Break a long label into two lines, so that the bars keep their room on a phone."""
+    spaces = [i for i, letter in enumerate(label) if letter == " "]
+    if len(label) < 18 or not spaces:
+        return label
+    at = min(spaces, key=lambda i: abs(2 * i - len(label)))
+    return f"{label[:at]}<br>{label[at + 1 :]}"
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 32 else f"{name[:31]}…"

@@ -1,0 +1,167 @@
+"""Tables of the AMD notebook: a DataFrame in, HTML out."""
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from moe_lab.analysis import amd
+from moe_lab.analysis.amd.runs import Counted
+from moe_lab.pages.show import mime
+from moe_lab.pages.show.notes import Note, Tall
+from moe_lab.pages.show.tables import Column, Table
+from moe_lab.spec import published
+
+NOTHING = Note(
+    "No run of rocprof-compute is shown: set `folders` to a workload folder, or keep one with `moe-lab import FOLDER`."
+)
+NONE = Note("No run is shown.")
+# NVIDIA's word, AMD's word, and what moe_lab calls it for both.
+GLOSSARY = (
+    ("streaming multiprocessor (SM)", "compute unit (CU)", "sm_count"),
+    ("warp: 32 threads", "wavefront: 64 threads (work-items)", "warp_threads"),
+    ("thread block", "work-group", "grid_blocks, block_threads"),
+    ("grid: counts thread blocks", "grid: counts work-items", "grid_blocks"),
+    ("registers", "vector registers: architectural (VGPR) and accumulation (AGPR)", "registers_per_thread, and AGPRs"),
+    ("uniform registers", "scalar registers (SGPR), one set a wavefront", "scalar_registers_per_wave"),
+    ("shared memory", "local data share (LDS)", "smem_bytes"),
+    ("local memory (spills)", "scratch", "scratch_bytes_per_thread"),
+    ("L1 data cache", "vector L1 data cache (vL1D, TCP)", "vl1d_*"),
+    ("load/store unit", "texture addresser and data return (TA, TD)", "ta_*, td_*"),
+    ("L2 cache", "L2 cache (TCC), one for each die", "l2_*"),
+    ("tensor core", "matrix core (MFMA instructions)", "mfma_*"),
+    ("GPU of one or two dies", "accelerator complex dies (XCD): MI300X 8, MI300A 6", "xcds"),
+    ("NVTX range", "roctx range", "ranges"),
+)
+
+
+def align_published() -> Table:
+    """Return the published counters of the align kernels on AMD, marked as others' figures."""
+    source = published.ALIGN_AMD
+    columns = [
+        Column("kernel", "kernel", wrap=True),
+        Column("vgprs", "VGPRs", "per thread", 0, source.label, theirs=True),
+        Column("sgprs", "SGPRs", "per wavefront", 0, source.label, theirs=True),
+        Column("active_cus", "active CUs", "", 0, source.label, theirs=True),
+        Column("l1_hit_pct", "vL1D hit rate", "%", 0, source.label, theirs=True),
+        Column("coalescing_pct", "coalescing", "%", 0, source.label, theirs=True),
+        Column("l1_utilisation_pct", "vL1D utilisation", "%", 0, source.label, theirs=True),
+        Column("cycles_k", "cycles", "thousand", 0, source.label, theirs=True),
+    ]
+    return Table(published.align_amd(), columns, f"Published, not measured here: {source.setup}.")
+
+
+def kernels(tables: Mapping[str, pd.DataFrame]) -> Table | Note:
+    """Return one row a run and kernel: launch geometry and the main metrics.
+
+    Args:
+        tables: run -> ``analysis.amd.kernels``.
+    """
+    if not tables:
+        return NOTHING
+    frame = pd.concat([t.assign(run=run, cycles_k=t["kernel_cycles"] / 1e3) for run, t in tables.items()])
+    columns = [
+        Column("name", "kernel", wrap=True),
+        *([Column("run", "run")] if len(tables) > 1 else []),
+        Column("registers_per_thread", "VGPRs", "per thread", 0),
+        Column("scalar_registers_per_wave", "SGPRs", "per wave", 0),
+        Column("active_cus", "active CUs", "", 0),
+        Column("vl1d_hit_pct", "vL1D hit rate", "%", 1),
+        Column("vl1d_coalescing_pct", "coalescing", "%", 1),
+        Column("vl1d_utilization_pct", "vL1D utilisation", "%", 1),
+        Column("cycles_k", "cycles", "thousand", 1),
+        Column("median_us", "median", "µs", 1),
+        Column("launches", "launches", "", 0),
+        Column("grid_blocks", "grid_blocks", "work-groups", 0),
+        Column("block_threads", "block_threads", "threads", 0),
+        Column("xcd_fill_pct", "die fill", "%", 1),
+        Column("accumulation_registers_per_thread", "AGPRs", "per thread", 0),
+        Column("smem_bytes", "LDS", "B per group", 0),
+        Column("wavefront_occupancy", "in flight", "wavefronts", 0),
+        Column("valu_pct", "VALU", "% of cycles", 1),
+        Column("mfma_pct", "MFMA", "% of cycles", 1),
+        Column("l2_hit_pct", "L2 hit rate", "%", 1),
+        Column("lds_bank_conflict_pct", "LDS conflicts", "% of worst", 1),
+    ]
+    return Table(frame.reindex(columns=[*frame.columns, *(c.key for c in columns if c.key not in frame)]), columns)
+
+
+def memory(tables: Mapping[str, pd.DataFrame]) -> Table | Note:
+    """Return what each level of memory moves in one launch.
+
+    Args:
+        tables: run -> ``analysis.amd_memory.traffic``.
+    """
+    if not tables:
+        return NONE
+    frame = pd.concat([t.assign(run=run) for run, t in tables.items()])
+    sizes = {c: f"{c[:-5].strip('_') or 'total'}" for c in ("bytes", "read_bytes", "write_bytes", "atomic_bytes")}
+    for column in sizes:
+        frame[f"{column}_mb"] = frame[column] / 1e6
+    moved = [Column(f"{c}_mb", sizes[c], "MB per launch", 3, "moved") for c in sizes]
+    columns = [
+        Column("kernel", "kernel", wrap=True),
+        *([Column("run", "run")] if len(tables) > 1 else []),
+        Column("level", "level"),
+        *moved,
+        Column("hit_pct", "hit rate", "%", 1, "reached"),
+        Column("gb_per_s", "bandwidth", "GB/s", 0, "reached"),
+    ]
+    return Table(frame, columns)
+
+
+def side_by_side(shown: Sequence[Counted]) -> Table | Note:
+    """Return the metrics of the first two runs beside each other, kernel by kernel; what is 0 in both is left out.
+
+    Args:
+        shown: the runs.
+    """
+    if len(shown) < 2:
+        return Note("Give two folders to see their metrics side by side: `-p folders one,other`.")
+    left, right = shown[:2]
+    frame = amd.compare(left.launches, right.launches)
+    frame = frame[(frame[["left", "right"]].fillna(0) != 0).any(axis=1)].copy()
+    large = frame["unit"].isin(["B", "FLOP"])
+    frame.loc[large, ["left", "right"]] /= 1e6
+    unit = frame["unit"].where(~large, "M" + frame["unit"])
+    said = [label.endswith(one) for label, one in zip(frame["label"], unit, strict=True)]
+    frame["what"] = frame["label"].where(pd.Series(said, index=frame.index), frame["label"] + ", " + unit)
+    columns = [
+        Column("kernel", "kernel", wrap=True),
+        Column("what", "metric", wrap=True),
+        Column("left", left.name, left.gpu, 2),
+        Column("right", right.name, right.gpu, 2),
+        Column("ratio", "ratio", f"{right.name} / {left.name}", 2),
+    ]
+    return Tall(frame, columns)
+
+
+def glossary() -> Table:
+    """Return which word of AMD's stands for which of NVIDIA's, and what moe_lab calls both."""
+    frame = pd.DataFrame(GLOSSARY, columns=["nvidia", "amd", "ours"])
+    return Table(
+        frame, [Column("nvidia", "NVIDIA", wrap=True), Column("amd", "AMD", wrap=True), Column("ours", "here")]
+    )
+
+
+def provenance(shown: Sequence[Counted]) -> Table:
+    """Return what is shown and where it comes from: one row a source, published figures among them.
+
+    Args:
+        shown: the runs.
+    """
+    source = published.ALIGN_AMD
+    rows = [{"what": source.label, "kind": "published by others", "gpu": "MI100 and later", "how": source.setup}]
+    for one in shown:
+        tool, machine = one.run.manifest.get("tool") or {}, one.launches.meta["machine"]
+        version = f" {tool['version']}" if tool.get("version") else ""
+        cus, dies = machine.get("cu_per_gpu"), machine.get("num_xcd")
+        gpu = ", ".join(
+            [one.gpu, *([f"{cus:.0f} CUs"] if cus else []), *([f"{dies:.0f} dies"] if dies and dies > 1 else [])]
+        )
+        how = f"rocprof-compute{version}, {one.launches.meta['schema']}"
+        kind = "measured; folder given" if one.given else "measured; run in profiles/"
+        rows.append({"what": one.name, "kind": kind, "gpu": gpu, "how": how})
+    columns = [Column("what", "figures"), Column("kind", "are"), Column("gpu", "GPU", wrap=True)]
+    columns.append(Column("how", "made with", wrap=True))
+    cards = [{"phase": "counters", "run": r.name, "gpu": r.gpu, "date": r.run.manifest.get("date")} for r in shown]
+    return Table(pd.DataFrame(rows), columns, extra={mime.PROVENANCE: cards} if cards else {})

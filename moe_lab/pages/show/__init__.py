@@ -1,0 +1,1 @@
+"""What the pages share: tables, figures, findings, notes."""

@@ -1,0 +1,235 @@
+"""Tables become plotly figures; nothing is computed here and nothing is shown.
+
+Importing this sets plotly's renderer so that a figure is stored both as JSON, for JupyterLab and ``moe-lab report``,
+and as HTML that draws offline, for plain nbconvert. The environment variable PLOTLY_RENDERER still wins.
+"""
+
+import os
+import zlib
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+import plotly.io as pio
+from plotly.subplots import make_subplots
+
+from moe_lab.pages.show.markup import as_text
+
+MAX_POINTS = 5000  # a trace; more makes a page slow
+
+# Colours told apart with deuteranopia and protanopia as well; tests/test_plots.py computes the distances.
+STAGES: dict[str, str] = {
+    "norm": "#c9ced6",
+    "self_attn": "#3b6fb6",
+    "router": "#c79be0",
+    "align": "#6f2f80",
+    "quant": "#8fd0f2",
+    "dispatch": "#17694a",
+    "w13": "#f28e2b",
+    "act": "#f5d777",
+    "w2": "#a8321f",
+    "combine": "#35b39c",
+    "shared_experts": "#9a7b4f",
+    "other": "#5d6570",
+    "rest of mlp": "#7b8490",
+    "rest of layer": "#b3bac4",
+}
+BACKENDS: dict[str, str] = {
+    "fused_moe": "#d55e00",
+    "torch_grouped": "#0072b2",
+    "torch_loop": "#8a8f98",
+    "vllm": "#009e73",
+    "sglang": "#cc79a7",
+    "triton_kernels": "#56b4e9",
+    "deep_gemm": "#e69f00",
+    "sonic_moe": "#6a3d9a",
+}
+_SPARE = ("#882255", "#44aa99", "#999933", "#332288", "#117733")
+_GREY = "#6b7480"
+_GREY_RANGE = "#9aa3af"
+_GRID = "rgba(128,136,148,0.28)"
+_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+
+pio.templates["moe_lab"] = go.layout.Template(
+    layout={
+        "font": {"family": _FONT, "size": 13, "color": _GREY},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "margin": {"l": 12, "r": 16, "t": 30, "b": 12},
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "rgba(128,136,148,0.7)", "activecolor": _GREY},
+        "xaxis": {"automargin": True, "gridcolor": _GRID, "zeroline": False, "ticks": "outside", "tickcolor": _GRID},
+        "yaxis": {"automargin": True, "gridcolor": _GRID, "zeroline": False},
+        "legend": {
+            "orientation": "h",
+            "x": 0,
+            "xref": "container",
+            "yref": "container",
+            "y": 0,
+            "yanchor": "bottom",
+            "traceorder": "normal",
+        },
+        "hoverlabel": {"font": {"family": _FONT, "size": 13}},
+        "bargap": 0.28,
+    }
+)
+if "PLOTLY_RENDERER" not in os.environ:
+    pio.renderers.default = "plotly_mimetype+notebook"
+
+
+def stage_color(stage: str | None) -> str:
+    """Return a stage's colour; a fused stage (``w13+act``) has its first part's, an unknown one that of ``other``."""
+    return STAGES.get((stage or "other").split("+")[0], STAGES["other"])
+
+
+def backend_color(backend: str) -> str:
+    """Return a backend's colour, the same in every figure; an unknown one always gets the same spare colour."""
+    return BACKENDS.get(backend) or _SPARE[zlib.crc32(backend.encode()) % len(_SPARE)]
+
+
+@as_text
+def stage_shares(rows: pd.DataFrame) -> go.Figure:
+    """Draw one stacked bar a row: which share of the layer each stage takes.
+
+    Args:
+        rows: columns row, stage, time_ms, pct_of_layer, published (hatched), as ``phases.share_rows`` returns them.
+    """
+    figure = go.Figure()
+    order = list(dict.fromkeys(rows["row"]))
+    for stage in dict.fromkeys(rows["stage"]):
+        part = rows[rows["stage"] == stage]
+        figure.add_bar(
+            orientation="h",
+            name=stage,
+            x=part["pct_of_layer"].tolist(),
+            y=[_two_lines(r) for r in part["row"]],
+            text=[f"{stage}<br>{v:.0f} %" for v in part["pct_of_layer"]],
+            textposition="inside",
+            textangle=0,
+            insidetextanchor="middle",
+            customdata=part["time_ms"].tolist(),
+            hovertemplate=f"{stage}: %{{x:.1f}} %, %{{customdata:.4f}} ms<extra>%{{y}}</extra>",
+            marker={
+                "color": stage_color(stage),
+                "line": {"width": 0.6, "color": "rgba(255,255,255,0.85)"},
+                "pattern": {
+                    "shape": ["/" if p else "" for p in part["published"]],
+                    "fillmode": "overlay",
+                    "fgcolor": "rgba(255,255,255,0.55)",
+                    "size": 7,
+                    "solidity": 0.22,
+                },
+            },
+        )
+    figure.update_layout(
+        template="moe_lab",
+        barmode="stack",
+        height=180 + 62 * len(order),
+        uniformtext={"mode": "hide", "minsize": 10},
+        xaxis={"title": {"text": "share of the layer's kernel time (%)"}, "range": [0, 100]},
+        yaxis={"categoryorder": "array", "categoryarray": [_two_lines(r) for r in order[::-1]], "showgrid": False},
+    )
+    return figure
+
+
+@as_text
+def stage_times(stages: dict[str, pd.DataFrame]) -> go.Figure:
+    """Draw one bar a stage, a panel a phase, each panel on its own scale and in the unit that suits it.
+
+    Args:
+        stages: phase -> columns ``stage``, ``time_ms``, ``pct_of_layer``, as ``Phase.stages``.
+    """
+    heights = [len(table) + 1.5 for table in stages.values()]
+    figure = make_subplots(
+        rows=len(stages),
+        row_heights=heights,
+        vertical_spacing=min(0.9 / max(1, len(stages)), 3.2 / sum(heights)),
+        subplot_titles=list(stages),
+    )
+    for i, (phase, table) in enumerate(stages.items(), start=1):
+        unit, scale = ("ms", 1.0) if table["time_ms"].max() >= 1 else ("µs", 1e3)
+        times = [ms * scale for ms in table["time_ms"]]
+        figure.add_bar(
+            orientation="h",
+            x=times,
+            y=table["stage"].tolist(),
+            text=[f" {t:.3g} {unit}, {pct:.1f} %" for t, pct in zip(times, table["pct_of_layer"], strict=True)],
+            textposition="outside",
+            cliponaxis=False,
+            name=phase,
+            showlegend=False,
+            hovertemplate=f"{phase}, %{{y}}: %{{x:.4g}} {unit}<extra></extra>",
+            marker={"color": [stage_color(s) for s in table["stage"]]},
+            row=i,
+            col=1,
+        )
+        figure.update_yaxes(autorange="reversed", showgrid=False, dtick=1, row=i, col=1)
+        title = {"text": f"kernel time of one layer, {phase} ({unit})"}
+        figure.update_xaxes(title=title, range=[0, 1.6 * max(times)], row=i, col=1)
+    figure.update_layout(template="moe_lab", height=int(30 * sum(heights) + 60 * len(stages)), margin={"t": 36})
+    figure.update_annotations(font={"size": 14}, x=0, xanchor="left")
+    return figure
+
+
+@as_text
+def timeline(operations: pd.DataFrame, ranges: pd.DataFrame, title: str = "") -> go.Figure:
+    """Draw one layer: kernels and copies as bars under the ranges they belong to, one lane a stream.
+
+    Args:
+        operations: columns name, stage, stream, start_us, duration_us; the longest ``MAX_POINTS`` are drawn.
+        ranges: columns name, stage (None for a range that is no stage), depth, start_us, end_us.
+        title: such as the phase.
+    """
+    unit, scale = ("ms", 1e-3) if ranges["end_us"].max() >= 2000 else ("µs", 1.0)
+    operations = operations.nlargest(MAX_POINTS, "duration_us").sort_values("start_us")
+    depths = {int(d): _DEPTHS.get(int(d), f"depth {int(d)}") for d in sorted(ranges["depth"].unique())}
+    streams = sorted(operations["stream"].dropna().unique())
+    lanes = [*depths.values(), *(("kernels",) if len(streams) == 1 else (f"stream {s}" for s in streams))]
+    figure = go.Figure()
+    row: Any
+    for row in ranges.itertuples():
+        color = _GREY_RANGE if pd.isna(row.stage) else stage_color(row.stage)
+        bar = _bars(pd.Series([row.start_us]), pd.Series([row.end_us - row.start_us]), scale)
+        style = {"color": color, "opacity": 0.45, "line": {"width": 1, "color": color}}
+        hover = f"{row.name}: %{{customdata:.4g}} {unit}<extra></extra>"  # x is where the bar ends
+        lane = [depths[int(row.depth)]]
+        figure.add_bar(**bar, y=lane, name=row.name, text=[row.name], marker=style, hovertemplate=hover)
+    for (stream, stage), part in operations.groupby(["stream", "stage"], sort=False):
+        bar = _bars(part["start_us"], part["duration_us"], scale)
+        style = {"color": stage_color(str(stage)), "line": {"width": 0}}
+        hover = f"%{{hovertext}}<br>%{{customdata:.4g}} {unit}<extra>{stage}</extra>"
+        lane = [lanes[len(depths) + streams.index(stream)]] * len(part)
+        names = part["name"].tolist()
+        figure.add_bar(**bar, y=lane, name=stage, hovertext=names, marker=style, hovertemplate=hover)
+    end = float(ranges["end_us"].max()) * scale
+    figure.update_layout(
+        template="moe_lab",
+        barmode="overlay",
+        bargap=0.12,
+        showlegend=False,
+        height=104 + 42 * len(lanes),
+        uniformtext={"mode": "hide", "minsize": 10},
+        xaxis={"title": {"text": f"{title}{': ' if title else ''}time since the layer's first kernel ({unit})"}},
+        xaxis_range=[0, end],
+        yaxis={"categoryorder": "array", "categoryarray": lanes[::-1], "showgrid": False, "dtick": 1},
+    )
+    return figure
+
+
+_DEPTHS = {0: "layer", 1: "block", 2: "stage"}
+
+
+def _bars(start_us: "pd.Series[float]", length_us: "pd.Series[float]", scale: float) -> dict[str, Any]:
+    lengths = (length_us * scale).tolist()
+    return {
+        "orientation": "h",
+        "base": (start_us * scale).tolist(),
+        "x": lengths,
+        "customdata": lengths,
+        "textposition": "inside",
+        "textangle": 0,
+        "insidetextanchor": "middle",
+    }
+
+
+def _two_lines(label: str) -> str:
+    return label.replace(", ", "<br>", 1)

@@ -1,0 +1,251 @@
+"""Tables for notebooks and reports: a DataFrame in, HTML out, units under the names, scrollable on a phone."""
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import pandas as pd
+
+from moe_lab.analysis import phases as layer
+from moe_lab.analysis.phases import Phase
+from moe_lab.pages.show import mime
+from moe_lab.spec import published
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column as it is shown.
+
+    Attributes:
+        key: column of the DataFrame.
+        label: head.
+        unit: shown under the head; empty for none.
+        digits: decimals of a number; None for text.
+        group: a head that neighbouring columns share.
+        bar: full scale of a bar beside the number; None for no bar.
+        wrap: whether long text breaks into lines.
+        theirs: whether the numbers are others', shown weaker.
+        most: above it a number is marked: its bound is wrong.
+    """
+
+    key: str
+    label: str
+    unit: str = ""
+    digits: int | None = None
+    group: str = ""
+    bar: float | None = None
+    wrap: bool = False
+    theirs: bool = False
+    most: float | None = None
+
+
+class Table:
+    """A table that a notebook displays; plain text where there is no HTML.
+
+    Attributes:
+        frame: the rows; a column ``depth`` indents the first column, one ``odd`` names the doubtful cells.
+        columns: what to show of it, in order.
+        caption: one sentence above it.
+        extra: further MIME types to store with the output.
+    """
+
+    def __init__(
+        self, frame: pd.DataFrame, columns: Sequence[Column], caption: str = "", extra: dict[str, Any] | None = None
+    ):
+        self.frame, self.columns, self.caption, self.extra = frame, list(columns), caption, extra or {}
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        text = self.frame[[c.key for c in self.columns]].to_string(index=False)
+        return {"text/html": self.html(), "text/plain": text, **self.extra}
+
+    def html(self) -> str:
+        """Return the table with its style, in a box of its own that scrolls sideways."""
+        caption = f"<caption><span>{html.escape(self.caption)}</span></caption>" if self.caption else ""
+        body = "".join(self._row(row) for row in self.frame.to_dict("records"))
+        table = f'<table class="lab">{caption}<thead>{self._head()}</thead><tbody>{body}</tbody></table>'
+        return f'<style>{_css()}</style><div class="scroll" tabindex="0">{table}</div>'
+
+    def _head(self) -> str:
+        groups = ""
+        if any(c.group for c in self.columns):
+            spans: list[tuple[str, int]] = []
+            for c in self.columns:
+                name, n = spans[-1] if spans else ("", 0)
+                spans = [*spans[:-1], (name, n + 1)] if n and name == c.group else [*spans, (c.group, 1)]
+            cells = "".join(f'<th colspan="{n}"{_class("group", bool(g))}>{html.escape(g)}</th>' for g, n in spans)
+            groups = f"<tr>{cells}</tr>"
+        heads = "".join(
+            f"<th{_class('num', c.digits is not None)}>{html.escape(c.label)}"
+            f"{f'<small>{html.escape(c.unit)}</small>' if c.unit else ''}</th>"
+            for c in self.columns
+        )
+        return f"{groups}<tr>{heads}</tr>"
+
+    def _row(self, row: dict[Any, Any]) -> str:
+        depth = row.get("depth")
+        level = int(depth) if depth is not None and not pd.isna(depth) else 0
+        cells = [_cell(c, row[c.key], level * (not i), c.key in row.get("odd", ())) for i, c in enumerate(self.columns)]
+        return f'<tr class="depth{level}">{"".join(cells)}</tr>'
+
+
+def _class(name: str, when: bool) -> str:
+    return f' class="{name}"' if when else ""
+
+
+def _cell(column: Column, value: Any, level: int, odd: bool = False) -> str:
+    missing = value is None or value is pd.NA or value != value
+    text = "–" if missing else html.escape(str(value) if column.digits is None else f"{value:,.{column.digits}f}")
+    kinds = ["text" if column.digits is None else "num"]
+    kinds += [kind for kind in ("wrap", "theirs") if getattr(column, kind)] + ["odd"] * odd
+    kinds += ["wrong"] if not missing and column.most is not None and value > column.most else []
+    style = f' style="padding-left:{0.6 + 1.0 * level:.1f}em"' if level else ""
+    if column.bar:
+        kinds.append("bar")
+        width = 0.0 if missing else max(0.0, min(100.0, 100 * float(value) / column.bar))
+        style = f' style="--fill:{width / 100:.3f}"'
+    if column.wrap:
+        text = text.replace("_", "_<wbr>")
+    return f'<td class="{" ".join(kinds)}"{style}>{text}</td>'
+
+
+def _css() -> str:
+    return (files(__package__) / "table.css").read_text(encoding="utf-8")
+
+
+def provenance(phases: Sequence[Phase]) -> Table:
+    """Return what was measured, on what, with what: one row a fact, one column a phase.
+
+    Args:
+        phases: one run a phase.
+    """
+    facts = [_facts(p) for p in phases]
+    frame = pd.DataFrame(
+        [{"fact": key, **{p.name: f[key] for p, f in zip(phases, facts, strict=True)}} for key in facts[0]]
+    )
+    frame = frame[frame[[p.name for p in phases]].notna().any(axis=1)]
+    cards = [
+        {
+            "phase": p.name,
+            "run": p.run.manifest.get("name"),
+            "gpu": layer.gpu_name(p),
+            "date": p.run.manifest.get("date"),
+        }
+        for p in phases
+    ]
+    columns = [Column("fact", ""), *(Column(p.name, p.name, wrap=True) for p in phases)]
+    return Table(frame, columns, extra={mime.PROVENANCE: cards})
+
+
+def _facts(phase: Phase) -> dict[str, str | None]:
+    manifest = phase.run.manifest
+    gpu, versions, tool = layer.gpu_facts(phase), manifest.get("versions") or {}, manifest.get("tool") or {}
+    memory = gpu.get("memory_bytes")
+    hardware = [gpu.get("name"), f"{gpu['sm_count']} SMs" if gpu.get("sm_count") else None]
+    hardware.append(f"{memory / 2**30:.0f} GiB" if memory else None)
+    stack = [f"{name} {versions[name]}" for name in ("cuda", "torch", "triton", "moe_lab") if versions.get(name)]
+    command = manifest.get("command")
+    return {
+        "Run": manifest.get("name"),
+        "GPU": _joined(hardware),
+        "Driver": versions.get("driver"),
+        "Software": _joined(stack),
+        "Profiler": _joined([tool.get("name"), tool.get("version")], " "),
+        "Captured": str(manifest.get("date") or "")[:16].replace("T", " ") or None,
+        "Workload": _workload(manifest.get("workload") or {}),
+        "Command": " ".join(command) if isinstance(command, list) else command,
+        "Left out of the run": " ".join(manifest.get("redacted") or []) or None,
+    }
+
+
+def _joined(parts: Sequence[Any], by: str = ", ") -> str | None:
+    return by.join(str(p) for p in parts if p) or None
+
+
+def _workload(workload: dict[str, Any]) -> str | None:
+    keys = (
+        "model",
+        "phase",
+        "M",
+        "batch",
+        "input_len",
+        "context",
+        "dtype",
+        "backend",
+        "align",
+        "routing",
+        "iterations",
+    )
+    stated = [f"{k} {workload[k]}" for k in keys if workload.get(k) is not None]
+    launch = {True: "CUDA graph", False: "no CUDA graph"}.get(workload.get("graph"))  # type: ignore[arg-type]
+    return _joined([*stated, launch])
+
+
+def ranges(phase: Phase) -> Table:
+    """Return the layer's ranges with times and shares, next to the published ones.
+
+    Args:
+        phase: a run seen through one layer.
+    """
+    frame = layer.beside_published(phase)
+    digits = 3 if phase.layer_ms >= 1 else 4
+    ours = f"{phase.name}, {layer.gpu_name(phase)}"
+    columns = [
+        Column("name", "range"),
+        Column("kernel_sum_ms", "kernel time", "ms", digits, ours),
+        Column("pct_of_layer", "of layer", "%", 1, ours, 100.0),
+        Column("kernels", "launches", "per layer", 0, ours),
+        Column("gap_ms", "gaps", "ms", digits, ours),
+    ]
+    if frame["published_ms"].notna().any():
+        columns.append(Column("published_ms", "time", "ms", 3, published.L40.label, theirs=True))
+        columns.append(Column("published_pct", "of layer", "%", 1, published.L40.label, 100.0, theirs=True))
+    return Table(frame, columns)
+
+
+def kernels(frame: pd.DataFrame, caption: str = "") -> Table:
+    """Return the top kernels with their launch geometry.
+
+    Args:
+        frame: as ``analysis.kernels.top_kernels`` returns it.
+        caption: such as the phase.
+    """
+    shown = frame.assign(where=frame["path"].map(lambda p: str(p).rsplit("/", 1)[-1]))
+    columns = [
+        Column("name", "kernel", wrap=True),
+        Column("where", "range"),
+        Column("pct_of_root", "of layer", "%", 1),
+        Column("median_us", "median", "µs", 1),
+        Column("grid_blocks", "grid_blocks", "blocks", 0),
+        Column("block_threads", "block_threads", "threads", 0),
+        Column("registers_per_thread", "registers", "per thread", 0),
+        Column("launches", "launches", "whole run", 0),
+    ]
+    return Table(shown, columns, caption)
+
+
+def floors(frame: pd.DataFrame) -> Table:
+    """Return the least work of the expert GEMMs beside their time.
+
+    Args:
+        frame: as ``analysis.floors.floors`` returns it; empty when no run states its problem.
+    """
+    if frame.empty:
+        none = "No run here states its problem and the experts it hit."
+        return Table(pd.DataFrame({"note": [none]}), [Column("note", "")])
+    least, got, roof = "cannot do with less", "so it ran at", "roof of the memory"
+    columns = [
+        Column("phase", "phase"),
+        Column("stage", "stage"),
+        Column("time_ms", "time", "ms", 4),
+        Column("experts_hit", "experts hit", "", 0),
+        Column("minimum_gb", "traffic", "GB", 3, least),
+        Column("useful_gflop", "work", "GFLOP", 1, least),
+        Column("useful_flop_per_byte", "intensity", "FLOP/byte", 1, least),
+        Column("minimum_tb_per_s", "traffic", "TB/s", 2, got),
+        Column("useful_tflops_per_s", "compute", "TFLOP/s", 1, got),
+        *(Column("roof_tb_per_s", "reading", "TB/s", 2, roof), Column("roof", "which is", group=roof)),
+        Column("pct_of_roof", "reached", "%", 0, roof, most=100),
+    ]
+    return Table(frame, columns)

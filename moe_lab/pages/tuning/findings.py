@@ -1,0 +1,122 @@
+"""What a tuning found, as sentences rendered from its tables."""
+
+from typing import Any
+
+import pandas as pd
+
+from moe_lab.analysis import tuning
+from moe_lab.analysis.phases import rows_of
+from moe_lab.analysis.tuning import Tuning
+from moe_lab.pages.show.findings import percent, time
+
+
+def all_of(run: Tuning) -> list[str]:
+    """Say what tuning gains, where, and what a lookup costs; the first sentence is the headline.
+
+    Args:
+        run: of the tuning.
+    """
+    if run.run is None:
+        return [run.missing]
+    best = tuning.chosen(run)
+    if best.empty:
+        return [f"{run.run.manifest['name']} has no M with a result yet; run the same tuning again to go on."]
+    first: Any = next(rows_of(run.rows[run.rows["phase"] == "final"]))
+    gpu = str((run.run.manifest.get("gpu") or {}).get("name") or "an unknown GPU").removeprefix("NVIDIA ")
+    return [
+        f"On {gpu}, {first.model}, {first.dtype}, {first.backend}: {gain(best)}.",
+        tiles(best),
+        single(best),
+        keys(tuning.between(run)),
+        others(tuning.shipped(run)),
+        effort(run, best),
+    ]
+
+
+def gain(best: pd.DataFrame) -> str:
+    """Say how much time the tuned tiles save against the backend's own."""
+    known = best.dropna(subset="gain_pct").astype({"gain_pct": float})
+    if known.empty:
+        return f"tiles were found for {_sizes(len(best))}, none of which the backend's own tile could run"
+    most: Any = next(rows_of(known.nlargest(1, "gain_pct")))
+    if most.gain_pct < 0.05:
+        return f"no tile is quicker than the backend's own at any of {_sizes(len(known))}"
+    return (
+        f"tuned tiles save {percent(float(known['gain_pct'].median()))} of a call against the backend's own on the "
+        f"median of {_sizes(len(known))}, most at M = {most.M:,}, {percent(most.gain_pct)} "
+        f"({time(most.us / 1e3)} instead of {time(most.default_us / 1e3)})"
+    )
+
+
+def _sizes(count: int) -> str:
+    return f"{count} size{'' if count == 1 else 's'}"
+
+
+def tiles(best: pd.DataFrame) -> str:
+    """Say from which M to which a tile has how many rows."""
+    block_m = best["w13"].str.split("x").str[0].astype(int)
+    spans = [
+        f"{rows} at M = {int(part['M'].min()):,}" + (f" to {int(part['M'].max()):,}" if len(part) > 1 else "")
+        for rows, part in ((int(part["r"].iloc[0]), part) for _, part in best.assign(r=block_m).groupby(_runs(block_m)))
+    ]
+    return f"Rows of the best tile: {'; '.join(spans)}."
+
+
+def _runs(values: "pd.Series[Any]") -> "pd.Series[Any]":
+    changed: pd.Series[Any] = values != values.shift()
+    return changed.cumsum()
+
+
+def single(best: pd.DataFrame) -> str:
+    """Say what it costs to have one tile for both GEMMs, as vLLM does."""
+    known = best.dropna(subset="one_pct").astype({"one_pct": float})
+    if known.empty:
+        return ""
+    most: Any = next(rows_of(known.nlargest(1, "one_pct")))
+    if most.one_pct < 0.05:
+        return "One tile for both GEMMs: at every size the best pair is one tile."
+    return (
+        f"One tile for both GEMMs: it costs {percent(float(known['one_pct'].median()))} on the median, "
+        f"most at M = {most.M:,}, {percent(most.one_pct)}."
+    )
+
+
+def keys(between: pd.DataFrame) -> str:
+    """Say what the nearest key costs between the tuned Ms."""
+    if between.empty:
+        return ""
+    worst: Any = next(rows_of(between.nlargest(1, "cost_pct")))
+    return (
+        f"Nearest key: at {_sizes(len(between))} between the tuned ones its tiles cost "
+        f"{percent(float(between['cost_pct'].median()))} on the median against the best measured there, most at "
+        f"M = {worst.M:,}, {percent(worst.cost_pct)} (key {worst.nearest:,})."
+    )
+
+
+def others(shipped: pd.DataFrame) -> str:
+    """Say how far the tiles that other projects ship are from the best in our kernel."""
+    parts = [
+        f"{name}'s are {_slower(own)} slower on the median of {_sizes(len(own))}"
+        for name, own in shipped.groupby("release")
+    ]
+    return f"Shipped tiles in our kernel: {'; '.join(parts)}." if parts else ""
+
+
+def _slower(own: pd.DataFrame) -> str:
+    return percent(max(0.0, float(own["slower_pct"].median())))
+
+
+def effort(run: Tuning, best: pd.DataFrame) -> str:
+    """Say how many tiles were compiled, and how far the choice is from the best ever seen."""
+    compiled = run.rows[run.rows["phase"] == "compile"]
+    wrong = int(compiled["error"].notna().sum())
+    seen = best["over_seen_pct"].dropna().astype(float)
+    far = (
+        f"; the chosen GEMMs take at most {percent(float(seen.max()))} more than the best ever seen"
+        if len(seen)
+        else ""
+    )
+    ended = (
+        "" if run.run is None or run.run.manifest["rows"]["complete"] else "; the budget ended before all were measured"
+    )
+    return f"Search: {len(compiled):,} kernels compiled, {wrong:,} of them could not be run{far}{ended}."

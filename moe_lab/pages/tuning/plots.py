@@ -1,0 +1,83 @@
+"""Figures of a tuning: tables become plotly figures, nothing is computed here."""
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from moe_lab.pages.show.markup import as_text
+from moe_lab.pages.show.plots import STAGES
+
+_COLORS = ("#6f2f80", "#0072b2", "#f28e2b", "#a8321f")  # by block_m
+_SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "star")
+
+
+@as_text
+def landscape(rows: pd.DataFrame) -> go.Figure:
+    """Draw the time of every tile over its columns, a panel a GEMM, a colour for block_m and a symbol for block_k.
+
+    Args:
+        rows: as ``analysis.tuning.landscape`` returns them, of at least one tile.
+    """
+    parts = list(dict.fromkeys(rows["part"]))
+    titles = [f"{part} at M = {int(rows['M'].iloc[0]):,}" for part in parts]
+    figure = make_subplots(rows=len(parts), vertical_spacing=0.26 / len(parts), subplot_titles=titles)
+    colors = dict(zip(sorted(set(rows["block_m"])), _COLORS, strict=False))
+    symbols = dict(zip(sorted(set(rows["block_k"])), _SYMBOLS, strict=False))
+    drawn: set[str] = set()
+    for (part, block_m, block_k), own in rows.groupby(["part", "block_m", "block_k"], sort=True):
+        name = f"block_m {block_m}, block_k {block_k}"
+        row = parts.index(str(part)) + 1
+        figure.add_scatter(
+            x=[f"{n}" for n in own["block_n"]],
+            y=own["us"].tolist(),
+            name=name,
+            legendgroup=name,
+            showlegend=name not in drawn,
+            mode="markers",
+            marker={"color": colors.get(block_m), "symbol": symbols.get(block_k), "size": 8, "opacity": 0.75},
+            customdata=[f"{t}, {o:.2f} times the best" for t, o in zip(own["tile"], own["over_best"], strict=True)],
+            hovertemplate="%{customdata}<br>%{y:,.1f} µs<extra></extra>",
+            row=row,
+            col=1,
+        )
+        drawn.add(name)
+    order = [f"{n}" for n in sorted(set(rows["block_n"]))]
+    figure.update_xaxes(type="category", categoryorder="array", categoryarray=order)
+    figure.update_xaxes(title={"text": "columns of a tile (block_n)"}, row=len(parts), col=1)
+    figure.update_yaxes(title={"text": "time (µs)"}, type="log")
+    figure.update_layout(template="moe_lab", height=150 + 270 * len(parts) + 12 * len(drawn), margin={"t": 36})
+    figure.update_annotations(font={"size": 14}, x=0, xanchor="left")
+    return figure
+
+
+@as_text
+def keys(chosen: pd.DataFrame, between: pd.DataFrame) -> go.Figure:
+    """Draw what the tuned tiles take against the backend's own, at the tuned Ms and between them.
+
+    Args:
+        chosen: as ``analysis.tuning.chosen`` returns them.
+        between: as ``analysis.tuning.between`` returns them; may be empty.
+    """
+    figure = go.Figure()
+    saved = chosen.dropna(subset="gain_pct")
+    figure.add_scatter(
+        x=saved["M"].tolist(),
+        y=saved["gain_pct"].tolist(),
+        name="saved at a tuned M",
+        mode="lines+markers",
+        line={"color": STAGES["self_attn"], "width": 2.4},
+        hovertemplate="M = %{x:,}: %{y:.1f} % less than the backend's own tile<extra></extra>",
+    )
+    figure.add_scatter(
+        x=between["M"].tolist(),
+        y=between["cost_pct"].tolist(),
+        name="lost to the nearest key between them",
+        mode="markers",
+        marker={"color": STAGES["w2"], "size": 9, "symbol": "diamond"},
+        customdata=between["nearest"].tolist(),
+        hovertemplate="M = %{x:,}: the tiles of M = %{customdata:,} cost %{y:.1f} %<extra></extra>",
+    )
+    figure.update_xaxes(title={"text": "tokens (M)"}, type="log")
+    figure.update_yaxes(title={"text": "of the time of a call (%)"}, rangemode="tozero")
+    figure.update_layout(template="moe_lab", height=420, showlegend=True)
+    return figure

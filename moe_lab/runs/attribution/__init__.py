@@ -1,0 +1,1 @@
+"""From events to launches: which range and stage each kernel belongs to."""

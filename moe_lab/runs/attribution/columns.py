@@ -1,0 +1,63 @@
+"""numpy columns to pandas columns of the tidy schema, without passing through floats or Python objects."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from moe_lab.runs.attribution.attribute import Bools, Ints, distinct
+
+
+def integers(values: Ints, missing: Bools | None = None) -> "pd.Series[Any]":
+    """Return an Int64 column; ``missing`` rows are NA, by default the negative ones."""
+    mask = values < 0 if missing is None else missing
+    return pd.Series(pd.arrays.IntegerArray(np.ascontiguousarray(values, np.int64), mask))
+
+
+def strings(code: Ints, values: Sequence[str]) -> "pd.Series[Any]":
+    """Return a string column: ``values[code]``, NA where the code is negative."""
+    import pyarrow as pa
+
+    indices = pa.array(code.astype(np.int32), mask=code < 0)
+    column = pa.array(list(values), pa.large_string()).take(indices)
+    result: pd.Series[Any] = column.to_pandas(types_mapper=lambda _: pd.StringDtype("pyarrow"))
+    return result
+
+
+def array(series: "pd.Series[Any]", missing: int = -1) -> Ints:
+    """Return an Int64 column as int64, NA as ``missing``."""
+    return np.asarray(series.to_numpy(dtype=np.int64, na_value=missing))
+
+
+def codes(series: "pd.Series[Any]") -> tuple[Ints, NDArray[np.object_]]:
+    """Return (code, values) of a string column: a number for each distinct string, -1 for NA."""
+    code, values = pd.factorize(series)
+    return code.astype(np.int64), np.asarray(values, dtype=object)
+
+
+def paths(parent: Ints, level: Ints, name: Ints, names: Sequence[str]) -> tuple[Ints, list[str], Ints]:
+    """Join names from the top of each tree down with ``/``.
+
+    Args:
+        parent: int64 [n], row of the parent; read below level 0 only.
+        level: int64 [n], 0 at the top of a path; negative = leave out.
+        name: int64 [n], index into ``names``.
+        names: the names.
+
+    Returns:
+        (code [n], values, first): the path of each row, -1 for rows left out, and the first row of each path.
+    """
+    code = np.full(len(parent), -1, np.int64)
+    values: list[str] = []
+    firsts = [np.zeros(0, np.int64)]
+    for depth in range(int(level.max(initial=-1)) + 1):
+        rows = np.flatnonzero(level == depth)
+        above = code[parent[rows]] if depth else np.full(len(rows), -1, np.int64)
+        first, which = distinct(above, name[rows])
+        code[rows] = len(values) + which
+        own = [names[n] for n in name[rows[first]].tolist()]
+        values += [n if a < 0 else f"{values[a]}/{n}" for a, n in zip(above[first].tolist(), own, strict=True)]
+        firsts.append(rows[first])
+    return code, values, np.concatenate(firsts)

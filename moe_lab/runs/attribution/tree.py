@@ -1,0 +1,237 @@
+"""The ranges of a report as arrays: which are roots, what lies below them, and the times of every instance."""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from moe_lab.runs.attribution import columns
+from moe_lab.runs.attribution.attribute import Bools, Ints
+from moe_lab.runs.attribution.columns import array, codes
+from moe_lab.spec.errors import UserError
+from moe_lab.spec.launches import Launches
+from moe_lab.spec.ranges import parse_root, stage_of
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Ranges [n] and operations [m] of a report.
+
+    Attributes:
+        parent: int64 [n], -1 at the top.
+        depth: int64 [n].
+        name: int64 [n], index into ``names``.
+        names: the distinct range names.
+        root: int64 [n], the outermost chosen range that a range lies in (itself for a root), -1 outside of all.
+        whole: True if no root was chosen: every top-level range is one, and the report as a whole is 100 %.
+        range_id: int64 [m], innermost range of each operation, -1 = none.
+        start: int64 [m], ns.
+        end: int64 [m], ns.
+        kernel: bool [m], whether the operation is a kernel (not a copy).
+        graph: bool [m], whether a CUDA or HIP graph launched the operation.
+        captured: bool [m], whether the range in which its graph node was captured is known.
+        pair_operation: int64 [k], operations inside crossing ranges (see ``Launches.memberships``) ...
+        pair_range: int64 [k], ... and these ranges.
+    """
+
+    parent: Ints
+    depth: Ints
+    name: Ints
+    names: list[str]
+    root: Ints
+    whole: bool
+    range_id: Ints
+    start: Ints
+    end: Ints
+    kernel: Bools
+    graph: Bools
+    captured: Bools
+    pair_operation: Ints
+    pair_range: Ints
+
+    @property
+    def operation_root(self) -> Ints:
+        """Root of each operation, -1 = none: int64 [m]. Crossing ranges do not count: they share their operations."""
+        return np.where(self.range_id >= 0, self.root[self.range_id], -1) if len(self.root) else self.range_id
+
+    def inherit(self, own: Bools) -> Ints:
+        """Return, for every range, the innermost range at or above it for which ``own`` holds, else -1: int64 [n]."""
+        found = np.where(own, np.arange(len(own)), -1)
+        for rows in self.levels()[1:]:
+            above = found[self.parent[rows]]
+            found[rows] = np.where(own[rows], rows, above)
+        return found
+
+    def with_parents(self, ranges: Ints) -> Bools:
+        """Return which ranges are among the given ones (negative = none) or around them: bool [n]."""
+        found = np.zeros(len(self.parent), bool)
+        found[ranges[ranges >= 0]] = True
+        for rows in reversed(self.levels()[1:]):
+            found[self.parent[rows[found[rows]]]] = True
+        return found
+
+    def levels(self) -> list[Ints]:
+        """Return the ranges of each depth, from the top."""
+        by_depth = np.argsort(self.depth, kind="stable")
+        return np.split(by_depth, np.cumsum(np.bincount(self.depth))[:-1]) if len(self.depth) else []
+
+    def stages(self) -> Ints:
+        """Return, for every range, the stage that it lies in (an index into ``names``), -1 = none: int64 [n]."""
+        staged = np.array([stage_of(n) is not None for n in self.names], bool)
+        found = self.inherit(staged[self.name] if len(self.name) else np.zeros(0, bool))
+        return np.where(found >= 0, self.name[found], -1) if len(found) else found
+
+
+def build(launches: Launches, root: str | None = None) -> Tree:
+    """Return the tree of a report.
+
+    Args:
+        launches: the report.
+        root: regular expression searched in range names; the outermost matches are the roots. By default the
+            ``moe_lab|...`` ranges if there are any, else all top-level ranges.
+
+    Raises:
+        UserError: the expression is not valid or matches no range, or the report has no times.
+    """
+    ranges, table = launches.ranges, launches.table
+    if len(table) and table["start_ns"].isna().all():
+        raise UserError(
+            "This report holds counters of kernels that ran one by one, and no start times; see its counters with "
+            "`moe-lab counters`, and trace the command (`moe-lab capture nsys`) for a breakdown."
+        )
+    name, values = codes(ranges["name"])
+    names = [str(v) for v in values]
+    parent, depth = array(ranges["parent_id"]), array(ranges["depth"])
+    chosen = _chosen(names, root)
+    whole = chosen is None
+    pairs = launches.memberships
+    captured = array(table["capture_range_id"]) >= 0
+    launched = table["attribution"].isin(["graph_launch", "graph_node"]).to_numpy(dtype=bool)
+    tree = Tree(
+        parent,
+        depth,
+        name,
+        names,
+        np.zeros(len(name), np.int64),
+        whole,
+        array(table["range_id"]),
+        array(table["start_ns"]),
+        array(table["end_ns"]),
+        np.asarray((table["kind"] == "kernel").to_numpy(dtype=bool)),
+        np.asarray(launched | (array(table["graph_node"]) >= 0), bool),
+        np.asarray(captured, bool),
+        pairs["operation"].to_numpy(np.int64),
+        pairs["range_id"].to_numpy(np.int64),
+    )
+    hit = parent < 0 if chosen is None else chosen[name]
+    tree.root[:] = _outermost(tree, hit)
+    return tree
+
+
+def _chosen(names: list[str], root: str | None) -> Bools | None:
+    """Return which names are roots, None for all top-level ranges."""
+    if root is None:
+        ours = np.array([parse_root(n) is not None for n in names], bool)
+        return ours if ours.any() else None
+    try:
+        hit = np.array([re.search(root, n) is not None for n in names], bool)
+    except re.error as error:
+        raise UserError(
+            f"'{root}' is not a valid regular expression ({error}); give one that matches range names."
+        ) from None
+    if not hit.any():
+        some = ", ".join(repr(n) for n in names[:5]) or "none at all"
+        raise UserError(f"No range name matches '{root}'; the report has {len(names)} range names, among them: {some}.")
+    return hit
+
+
+def _outermost(tree: Tree, hit: Bools) -> Ints:
+    root = np.full(len(hit), -1, np.int64)
+    for level, rows in enumerate(tree.levels()):
+        above = root[tree.parent[rows]] if level else np.full(len(rows), -1, np.int64)
+        root[rows] = np.where(above >= 0, above, np.where(hit[rows], rows, -1))
+    return root
+
+
+@dataclass(frozen=True)
+class Times:
+    """What every range contains, nested ranges included: int64 [n] each, ns; zeros where ``operations`` is 0."""
+
+    operations: Ints
+    kernels: Ints
+    kernel_sum: Ints
+    busy: Ints
+    first: Ints
+    last: Ints
+
+
+def times(tree: Tree, only: Bools | None = None) -> Times:
+    """Return the times of every range instance.
+
+    Args:
+        tree: the report.
+        only: bool [m], operations to count; by default all.
+    """
+    result = Times(*(np.zeros(len(tree.parent), np.int64) for _ in range(6)))
+    use = tree.range_id >= 0 if only is None else only & (tree.range_id >= 0)
+    ops = np.flatnonzero(use)
+    ops = ops[np.argsort(tree.start[ops], kind="stable")]
+    at = tree.range_id[ops].copy()
+    for level in range(int(tree.depth.max(initial=-1)), -1, -1):
+        here = np.flatnonzero(tree.depth[at] == level)
+        rows, owner = ops[here], at[here]
+        _add(result, owner, tree.start[rows], tree.end[rows], tree.kernel[rows])
+        if level:
+            at[here] = tree.parent[owner]
+    if len(tree.pair_operation):
+        keep = slice(None) if only is None else only[tree.pair_operation]
+        rows, owner = tree.pair_operation[keep], tree.pair_range[keep]
+        order = np.argsort(tree.start[rows], kind="stable")
+        rows, owner = rows[order], owner[order]
+        _add(result, owner, tree.start[rows], tree.end[rows], tree.kernel[rows])
+    return result
+
+
+def _add(result: Times, owner: Ints, start: Ints, end: Ints, kernel: Bools) -> None:
+    """Set the times of the ranges ``owner`` of operations that are sorted by start."""
+    if not len(owner):
+        return
+    order = np.argsort(owner, kind="stable")
+    owner, start, end, kernel = owner[order], start[order], end[order], kernel[order]
+    new = np.ones(len(owner), bool)
+    new[1:] = owner[1:] != owner[:-1]
+    bounds = np.flatnonzero(new)
+    rows = owner[bounds]
+    result.operations[rows] = np.diff(bounds, append=len(owner))
+    result.kernels[rows] = np.add.reduceat(kernel.astype(np.int64), bounds)
+    result.kernel_sum[rows] = np.add.reduceat(np.where(kernel, end - start, 0), bounds)
+    result.first[rows] = start[bounds]
+    result.last[rows] = np.maximum.reduceat(end, bounds)
+    result.busy[rows] = np.add.reduceat(_uncovered(np.cumsum(new) - 1, start, end, new), bounds)
+
+
+def _uncovered(group: Ints, start: Ints, end: Ints, new: Bools) -> Ints:
+    """Return the part of each interval that no earlier one of its group covers; sorted by group, then start."""
+    low = int(end.min())
+    size = int(end.max()) - low + 1
+    if size * (int(group[-1]) + 1) < 2**62:
+        reach = np.maximum.accumulate(group * size + (end - low)) - group * size + low
+    else:  # too long a time for 64 bits: ranks instead of times
+        values, rank = np.unique(end, return_inverse=True)
+        reach = values[np.maximum.accumulate(group * len(values) + rank.ravel()) - group * len(values)]
+    before = np.empty_like(reach)
+    before[1:] = reach[:-1]
+    before[new] = start[new]
+    uncovered: Ints = np.maximum(end - np.maximum(before, start), 0)
+    return uncovered
+
+
+def paths(tree: Tree, used: Bools) -> tuple[Ints, list[str], Ints, Ints]:
+    """Return (code [n], values, depth of each value, name code of each value): paths from the roots down.
+
+    Ranges that are not ``used`` or lie in no root have code -1. Parents of used ranges must be used.
+    """
+    below = tree.depth - tree.depth[tree.root] if len(tree.root) else tree.depth
+    level = np.where(used & (tree.root >= 0), below, -1)
+    code, values, first = columns.paths(tree.parent, level, tree.name, tree.names)
+    return code, values, level[first], tree.name[first]

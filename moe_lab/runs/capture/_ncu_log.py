@@ -1,0 +1,100 @@
+"""What Nsight Compute says while it works: progress, passes, and why it could not."""
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from moe_lab.spec.guard import terminal
+
+_DONE = re.compile(r'==PROF== Profiling "[^"]*"[^\n]*?(?: - )?(\d+) pass(?:es)?')
+NO_PERMISSION = (
+    "The driver does not let this user read hardware counters (ERR_NVGPUCTRPERM), and nothing inside a container can "
+    "change that: on the host, give the driver the option NVreg_RestrictProfilingToAdminUsers=0 (the line 'options "
+    "nvidia NVreg_RestrictProfilingToAdminUsers=0' in /etc/modprobe.d, then reload the nvidia module or restart), or "
+    "start the process with CAP_SYS_ADMIN (a container with --cap-add SYS_ADMIN)."
+)
+NEWER = "install a newer one (package nsight-compute of NVIDIA's CUDA repository) or put it on PATH first"
+_POLL_S = 0.3
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What measuring cost.
+
+    Attributes:
+        kernels: kernels that were profiled.
+        passes: passes over all of them: each kernel is run again for every group of counters that fits the hardware.
+        most_passes: of one kernel.
+        wall_s: seconds from start to end of the command under ncu.
+    """
+
+    kernels: int
+    passes: int
+    most_passes: int
+    wall_s: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values."""
+        return asdict(self)
+
+
+def run(argv: Sequence[str], log: Path, env: Mapping[str, str], expected: int | None) -> tuple[int, Replay]:
+    """Run ncu with its messages in ``log``, show progress on stderr, and return (exit code, what it cost).
+
+    Args:
+        argv: the command line; it must send ncu's messages to ``log``.
+        log: file of the messages.
+        env: environment.
+        expected: how many kernels will be profiled, for the time left; None = not known.
+    """
+    from tqdm import tqdm
+
+    began = time.perf_counter()
+    process = subprocess.Popen(argv, env=dict(env))
+    try:
+        with tqdm(total=expected, unit=" kernels", desc="ncu", leave=False, file=terminal.raw(sys.stderr)) as bar:
+            while process.poll() is None:
+                time.sleep(_POLL_S)
+                bar.update(len(passes(_text(log))) - bar.n)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+    found = passes(_text(log))
+    wall = round(time.perf_counter() - began, 1)
+    return process.returncode, Replay(len(found), sum(found), max(found, default=0), wall)
+
+
+def passes(text: str) -> list[int]:
+    """Return the passes of each kernel that was profiled, in order."""
+    return [int(found) for found in _DONE.findall(text)]
+
+
+def explain(text: str, code: int, version: str | None) -> str | None:
+    """Return why ncu got no counters, None where its messages hold no reason.
+
+    Args:
+        text: its messages.
+        code: its exit code.
+        version: its version.
+    """
+    if "ERR_NVGPUCTRPERM" in text:
+        return NO_PERMISSION
+    if re.search(r"not supported on (?:this )?device|[Uu]nsupported GPU|UnsupportedGpu", text):
+        return (f"Nsight Compute {version or ''} does not know this GPU; {NEWER}.").replace("  ", " ")
+    if "resource" in text and "unavailable" in text.lower():
+        return "Another process is reading this GPU's counters (ncu, DCGM or nsys); stop it and measure again."
+    errors = [line.partition("==ERROR==")[2].strip() for line in text.splitlines() if "==ERROR==" in line]
+    if code and (errors or "No kernels were profiled" not in text):
+        said = f" ({errors[0].rstrip('.')})" if errors else ""
+        return f"The profiled command (or ncu) stopped with exit code {code}{said}, see above."
+    return None
+
+
+def _text(log: Path) -> str:
+    return log.read_text(errors="replace") if log.exists() else ""

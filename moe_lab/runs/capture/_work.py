@@ -1,0 +1,67 @@
+"""One capture from start to end: everything is checked before the command runs, and nothing is lost after it."""
+
+import os
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from moe_lab.runs import Run, import_report
+from moe_lab.runs.capture._facts import gpu_name
+from moe_lab.spec.guard import children, places, scratch
+from moe_lab.spec.guard.places import full_name, profiles_root
+
+WORKLOAD_JSON = "MOE_LAB_WORKLOAD_JSON"
+
+
+class Work:
+    """What a capture has while it runs.
+
+    Attributes:
+        folder: private, for the raw report; it stays and is named if something fails after the command ran.
+        said: the file in which our own workload describes itself.
+    """
+
+    def __init__(self, name: str, root: Path, overwrite: bool, private: scratch.Scratch, held: places.Claim):
+        self.folder = private.folder
+        self.said = private.folder / "workload.json"
+        self._name, self._root, self._overwrite = name, root, overwrite
+        self._private, self._held = private, held
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment of the command."""
+        return {**os.environ, WORKLOAD_JSON: str(self.said)}
+
+    def started(self) -> None:
+        """Say that the command is about to run: what it leaves is worth keeping from now on."""
+        self._private.worth_keeping = True
+
+    def run(self, argv: Sequence[str]) -> int:
+        """Run the profiler; returns its exit code."""
+        self.started()
+        return children.wait(subprocess.Popen(list(argv), env=self.env))
+
+    def keep(self, report: Path, manifest: Mapping[str, Any]) -> Run:
+        """Make the run from the report."""
+        place = {"root": self._root, "overwrite": self._overwrite, "held": self._held}
+        return import_report(report, self._name, manifest=manifest, **place)  # type: ignore[arg-type]
+
+
+@contextmanager
+def prepared(name: str, root: Path | None, overwrite: bool) -> Iterator[Work]:
+    """Claim the run's place and give a private folder for the raw report, before anything runs.
+
+    Args:
+        name: ``<run>`` or ``<gpu>/<run>``; without a GPU, that of the first one here is meant until the report says.
+        root: profiles folder; by default ``profiles_root()``.
+        overwrite: replace a run of that name.
+
+    Raises:
+        UserError: as ``places.claim`` and ``scratch.private``.
+    """
+    place = root or profiles_root()
+    full = full_name(name, gpu_name())
+    with places.claim(place, full, overwrite=overwrite) as held, scratch.private() as private:
+        yield Work(name, place, overwrite, private, held)

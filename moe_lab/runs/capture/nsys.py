@@ -1,0 +1,141 @@
+"""NVIDIA Nsight Systems: kernels, API calls, ranges and CUDA graphs of any command."""
+
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from moe_lab.runs import Run
+from moe_lab.runs.capture._facts import check_command, default_window, describe
+from moe_lab.runs.capture._tools import Tool, find_tool, probe
+from moe_lab.runs.capture._work import prepared
+from moe_lab.spec.errors import UserError
+
+INFO = {"about": "NVIDIA Nsight Systems: kernels, API calls, ranges, CUDA graphs", "needs": [], "vendor": "nvidia"}
+
+INSTALL_PATTERNS = (
+    "/usr/local/cuda/bin/nsys",
+    "/usr/local/cuda-*/bin/nsys",
+    "$CUDA_HOME/bin/nsys",
+    "/opt/nvidia/nsight-systems*/*/bin/nsys",
+    "/opt/nvidia/nsight-systems*/*/target-linux-*/nsys",
+    "/opt/nvidia/nsight-systems*/bin/nsys",
+    "/usr/lib/nsight-systems/*/nsys",
+    "/usr/local/cuda*/nsight-systems*/target-linux-*/nsys",
+    # The one bundled with Nsight Compute; it needs libdw.
+    "/opt/nvidia/nsight-compute/*/host/target-linux-*/nsys",
+)
+HOW_TO_GET = "install Nsight Systems (package nsight-systems of NVIDIA's CUDA repository) or put nsys on PATH"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to trace.
+
+    Attributes:
+        window: ``all`` (the whole command) or ``profiler-api`` (between cudaProfilerStart and cudaProfilerStop).
+        extra: further arguments for ``nsys profile``.
+    """
+
+    window: str = "all"
+    extra: tuple[str, ...] = ()
+
+
+def available() -> Tool | str:
+    """Return the nsys of this machine, or the reason why there is none and how to get it."""
+    path = find_tool("nsys", INSTALL_PATTERNS)
+    return probe(path) if path else f"nsys was not found; {HOW_TO_GET}."
+
+
+def command(nsys: str, workload: Sequence[str], out: str, options: Options) -> list[str]:
+    """Return the argv that profiles ``workload`` into ``out``.nsys-rep and ``out``.sqlite. Pure."""
+    window = ["--capture-range=cudaProfilerApi", "--capture-range-end=stop"] if options.window == "profiler-api" else []
+    return [
+        nsys,
+        "profile",
+        "--trace=cuda,nvtx",
+        "--cuda-graph-trace=node",
+        "--sample=none",
+        "--cpuctxsw=none",
+        *window,
+        "--export=sqlite",
+        "--force-overwrite=true",
+        *options.extra,
+        "-o",
+        out,
+        *workload,
+    ]
+
+
+def export_command(nsys: str, report: str, out: str) -> list[str]:
+    """Return the argv that turns a .nsys-rep into a .sqlite. Pure."""
+    return [nsys, "export", "--type=sqlite", "--force-overwrite=true", "-o", out, report]
+
+
+def export_sqlite(report: Path, out: Path) -> None:
+    """Write ``out`` (.sqlite) from a .nsys-rep.
+
+    Raises:
+        UserError: nsys is missing or cannot read the report.
+    """
+    nsys = _nsys()
+    done = subprocess.run(export_command(str(nsys.path), str(report), str(out)), capture_output=True, text=True)
+    if done.returncode or not out.exists():
+        last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["it printed nothing"]
+        raise UserError(
+            f"nsys {nsys.version} could not export {report.name} ({last[0].strip()}); export it to SQLite with "
+            "the nsys version that wrote it, then import the .sqlite."
+        )
+
+
+def capture(
+    workload: Sequence[str],
+    name: str,
+    *,
+    options: Options | None = None,
+    root: Path | None = None,
+    overwrite: bool = False,
+) -> Run:
+    """Profile any command and keep the result as a redacted run folder.
+
+    Args:
+        workload: the command, one string an argument.
+        name: ``<run>`` or ``<gpu>/<run>``.
+        options: how to trace; by default node-level graphs and the window of ``default_window``.
+        root: profiles folder.
+        overwrite: replace a run of that name.
+
+    Raises:
+        UserError: nsys is missing, the command fails, or nothing was traced.
+    """
+    check_command(workload, "nsys")
+    nsys = _nsys()
+    options = options or Options(window=default_window(workload))
+    with prepared(name, root, overwrite) as work:
+        argv = command(str(nsys.path), workload, str(work.folder / "report"), options)
+        report = _traced(work.folder, work.run(argv), options)
+        flags = argv[2 : argv.index("-o")]
+        return work.keep(report, describe("nsys", nsys.version, flags, workload, work.said))
+
+
+def _nsys() -> Tool:
+    found = available()
+    if isinstance(found, str):
+        raise UserError(found)
+    return found
+
+
+def _traced(folder: Path, code: int, options: Options) -> Path:
+    if code:
+        raise UserError(f"The profiled command (or nsys) stopped with exit code {code}, see its output above.")
+    if (folder / "report.sqlite").exists():
+        return folder / "report.sqlite"
+    if list(folder.glob("*.qdstrm")):
+        raise UserError(
+            "nsys traced the command but its importer could not run, most often because libdw is missing; "
+            "install it (package libdw1 or elfutils-libs) and capture again."
+        )
+    hint = (
+        " between cudaProfilerStart and cudaProfilerStop; try --window all" if options.window == "profiler-api" else ""
+    )
+    raise UserError(f"nsys wrote no report: it saw nothing to trace{hint}.")

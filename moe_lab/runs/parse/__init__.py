@@ -1,0 +1,60 @@
+"""Report formats, one file each."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from moe_lab.spec import plugins
+from moe_lab.spec.errors import UserError
+from moe_lab.spec.guard.entry import below, one_line
+from moe_lab.spec.launches import Launches
+
+
+def parse_report(path: Path, **options: Any) -> Launches:
+    """Read a report of any format that a plugin of this folder knows.
+
+    Args:
+        path: the report: a file, or a folder for formats of several files.
+        **options: keyword arguments of the plugin's ``parse``; one that it does not list in ``INFO`` is left out.
+
+    Raises:
+        UserError: no plugin reads the file, or the one that should finds something wrong with it.
+    """
+    name = format_of(Path(path))
+    if Path(path).is_dir():
+        _refuse_links_out(Path(path))
+    taken = plugins.info("parse", name).get("options", ())
+    launches: Launches = plugins.load("parse", name).parse(
+        Path(path), **{k: v for k, v in options.items() if k in taken}
+    )
+    return launches
+
+
+def _refuse_links_out(folder: Path) -> None:
+    """Refuse a folder with a link that leads out of it: what is there was not handed over."""
+    for place, folders, files in os.walk(folder):
+        for path in (Path(place, name) for name in (*folders, *files)):
+            if path.is_symlink():
+                below(folder, path)
+
+
+def format_of(path: Path) -> str:
+    """Return the plugin that reads a report.
+
+    Raises:
+        UserError: there is no such report, or no plugin that reads it.
+    """
+    if path.suffix == ".nsys-rep":
+        raise UserError(
+            f"{path.name} is a raw Nsight Systems report; run `nsys export --type=sqlite -o {path.stem}.sqlite "
+            f"{path.name}` and give the .sqlite file, or let `moe-lab import` do that."
+        )
+    if not os.path.exists(path):  # unlike Path's, also for names that no file can have
+        raise UserError(f"There is no report {one_line(path.name, 100)}; give the path of a report file that exists.")
+    names = plugins.names("parse")
+    for name in names:
+        folder = plugins.info("parse", name).get("folder", False)
+        if (path.is_file() or (folder and path.is_dir())) and plugins.load("parse", name).sniff(path):
+            return name
+    known = "; ".join(f"{name}: {plugins.info('parse', name)['about']}" for name in names)
+    raise UserError(f"{path.name} is in no format that moe-lab reads ({known}).")

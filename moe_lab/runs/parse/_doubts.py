@@ -1,0 +1,118 @@
+"""Sentences on what a trace itself shows to be missing or doubtful; the same words for every format."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from moe_lab.runs.attribution.assemble import NONE, Operations
+from moe_lab.runs.attribution.attribute import Bools, Ints, distinct
+
+OVERLAP_NS = 1000  # two kernels of a stream may share so much: the grain of the clocks
+OFTEN = 10  # times as long as the longest kernel that it covers: no early start of the next does that
+TIMES = 2**61  # ns, 73 years: no time reaches it, and sums and doubled times stay within 64 bits
+
+
+def impossible(start: Ints, end: Ints) -> Bools:
+    """Return which times cannot be true: negative, beyond ``TIMES``, ended before begun, or too long to be summed.
+
+    Args:
+        start: int64 [n], ns; -1 = none.
+        end: int64 [n], ns.
+    """
+    wrong = (start < 0) | (end < start) | (end >= TIMES)
+    length = np.where(wrong, 0, end - np.where(wrong, end, start))
+    if len(length) and length.astype(np.float64).sum() >= TIMES:
+        wrong |= length >= TIMES // len(length)
+    return np.asarray(wrong, bool)
+
+
+def without_kernels(count: int, api: str, then: str) -> str:
+    """Return the sentence on graph launches whose kernels are not in the report.
+
+    Args:
+        count: graph launches.
+        api: CUDA or HIP.
+        then: what to do, as the end of the sentence.
+    """
+    return (
+        f"The report has {count} {api} graph launches without the kernels inside them: these are missing from every "
+        f"number; {then}."
+    )
+
+
+def negative(ops: Operations) -> list[str]:
+    """Return a sentence on streams and devices below -1, which is the word for none; they are NA."""
+    places = [ops.columns[c] < -1 for c in ("device", "stream") if c in ops.columns]
+    count = int(np.logical_or.reduce(places).sum()) if places else 0
+    return [f"{count} GPU operations have a negative stream or device, which none has: it is NA."] if count else []
+
+
+def mended(ops: Operations, streams: bool = True) -> tuple[Operations, list[str]]:
+    """Clip durations that are surely wrong, and say which kernels end after the next of their stream has started.
+
+    A stream runs one kernel after the other, but for programmatic dependent launch (the next kernel's first
+    instructions run early) and for graphs (branches share a stream), so most times are kept as the report has them.
+    Neither lets a kernel cover two whole later kernels and last ``OFTEN`` times as long: such a one ends, at the
+    latest, when the next starts.
+
+    Args:
+        ops: the operations; columns device and stream say which share a stream, negative = not known.
+        streams: whether the column is that of streams; several streams share a hardware queue: nothing is clipped.
+
+    Returns:
+        (operations, sentences).
+    """
+    rows, same = _in_line(ops)
+    if not len(rows):
+        return ops, []
+    start, end = ops.start[rows], ops.end[rows]
+    said: list[str] = []
+    wrong = _covering(start, end, same, _of_graph(ops)[rows])
+    if streams and wrong.any():
+        at = np.flatnonzero(wrong)
+        longer = end[at] - start[at + 1]
+        ends = ops.end.copy()
+        ends[rows[at]] = start[at + 1]
+        ops, end = replace(ops, end=ends), ends[rows]
+        said.append(
+            f"{len(at)} kernels have a duration that covers two or more whole later kernels of their stream, which "
+            f"cannot be: they are counted up to the start of the next, {longer.sum() / 1e6:.4f} ms less in all."
+        )
+    over = np.where(same, end[:-1] - start[1:], 0)
+    over = over[over > OVERLAP_NS]
+    if len(over):
+        said.append(
+            f"{len(over)} kernels still run when the next kernel of their stream starts, {over.sum() / 1e6:.4f} ms in "
+            f"all (the longest by {over.max() / 1e6:.4f} ms): kernel sums include it; programmatic dependent launch "
+            "and branches of a graph do so, anything else is a wrong duration in the report."
+        )
+    return ops, said
+
+
+def _in_line(ops: Operations) -> tuple[Ints, Bools]:
+    """Return (kernels of known streams, stream by stream in order of time: int64 [n]; next in the same: bool [n-1])."""
+    if not {"device", "stream"} <= set(ops.columns):
+        return NONE, NONE.astype(bool)
+    device, stream = ops.columns["device"], ops.columns["stream"]
+    known = (ops.process != -1) | (ops.process == -1).all()
+    rows = np.flatnonzero((ops.kind == 0) & (stream >= 0) & known)
+    line = distinct(ops.process[rows], device[rows], stream[rows])[1] if len(rows) else NONE
+    order = np.lexsort((ops.start[rows], line))
+    return rows[order], np.asarray(line[order][1:] == line[order][:-1], bool)
+
+
+def _of_graph(ops: Operations) -> Bools:
+    return np.asarray((ops.graph_node >= 0) | ops.graph, bool)
+
+
+def _covering(start: Ints, end: Ints, same: Bools, graph: Bools) -> Bools:
+    """Return which kernels, in line, cover the next two of their stream and run on ``OFTEN`` times as long."""
+    wrong = np.zeros(len(start), bool)
+    if len(start) < 3:
+        return wrong
+    ended = np.append(np.where(same, np.minimum(end[:-1], start[1:]), end[:-1]), end[-1])  # one wrong end after another
+    longest = np.maximum(ended[1:-1] - start[1:-1], ended[2:] - start[2:])
+    whole = (end[:-2] >= ended[1:-1]) & (end[:-2] >= ended[2:]) & (start[1:-1] > start[:-2])
+    plain = ~(graph[:-2] | graph[1:-1] | graph[2:]) & same[:-1] & same[1:]
+    wrong[:-2] = whole & plain & (end[:-2] - start[1:-1] > np.maximum(OFTEN * longest, OVERLAP_NS))
+    return wrong

@@ -1,0 +1,241 @@
+"""Reading columns of an SQLite file quickly, and saying clearly what is wrong with it."""
+
+import re
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from moe_lab.spec.errors import UserError
+from moe_lab.spec.guard import entry
+
+MAGIC = b"SQLite format 3\x00"
+BATCH = 65536  # rows; ADBC sets memory aside for a whole batch
+TEXT_LENGTH = 100_000  # characters of a name; demangled kernel names have up to some thousands
+_VERSION = re.compile(r"(.+)_V([0-9]{1,9})")
+_MISMATCH = re.compile(r"Type mismatch in column (\d+)")
+
+
+@dataclass(frozen=True)
+class Database:
+    """An SQLite file and what is in it.
+
+    Attributes:
+        path: the file.
+        tables: columns of each table.
+        odd: what stands in place of a table and is not read, with what it is: views, virtual tables, tables without
+            row numbers.
+    """
+
+    path: Path
+    tables: dict[str, tuple[str, ...]]
+    odd: dict[str, str] = field(default_factory=dict)
+
+    def table(self, name: str) -> str | None:
+        """Return the table of that name, or its newest version (``NAME_V2``, ``NAME_V3``), or None.
+
+        Raises:
+            UserError: what has that name is no plain table.
+        """
+        found = {t: m for t in (*self.tables, *self.odd) if (m := _VERSION.fullmatch(t)) and m[1] == name}
+        plain = name in self.tables or name in self.odd
+        newest = name if plain else max(found, key=lambda t: int(found[t][2]), default=None)
+        if newest in self.odd:
+            raise UserError(
+                f"{self.path.name}: {newest} is {self.odd[newest]}, not a table as nsys writes it; export the report "
+                "again with `nsys export --type=sqlite`."
+            )
+        return newest
+
+    def columns(self, table: str, required: Sequence[str], optional: Sequence[str] = ()) -> list[str]:
+        """Return which of the columns there are.
+
+        Raises:
+            UserError: a required one is missing.
+        """
+        missing = [c for c in required if c not in self.tables[table]]
+        if missing:
+            raise UserError(
+                f"{self.path.name}: table {table} has no column {', '.join(missing)}, so this export cannot be read; "
+                "export the report again with a current `nsys export --type=sqlite`."
+            )
+        return [*required, *(c for c in optional if c in self.tables[table])]
+
+    def rows(self, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Return the rows of a small query."""
+        with reading(self.path), closing(sqlite3.connect(uri(self.path), uri=True)) as connection:
+            connection.text_factory = _text
+            return connection.execute(query, parameters).fetchall()
+
+    def count(self, source: str) -> int:
+        """Return how many rows a table, a view or a query in brackets has."""
+        return int(self.rows(f"SELECT count(*) FROM {_origin(source)}")[0][0])
+
+    def check(self, *tables: str | None) -> None:
+        """Look through the pages of some tables for damage; about 0.1 s for 50 MB.
+
+        Raises:
+            UserError: a page is damaged.
+        """
+        for table in filter(None, tables):
+            found = str(self.rows(f"PRAGMA quick_check('{table}')")[0][0])
+            if found != "ok":
+                raise damaged(self.path, found.splitlines()[-1])
+
+    def read(self, source: str, integers: Sequence[str], texts: Sequence[str] = (), where: str = "") -> Any:
+        """Return columns as a ``pyarrow.Table``; reading goes through ADBC, which is several times as fast as rows.
+
+        Args:
+            source: table or view to read, or a query in brackets.
+            integers: columns of whole numbers or NULL, or SQL expressions ``... AS name``; int64.
+            texts: columns of text, likewise; string, NULL is ``""``. Bytes that are no UTF-8 are not checked.
+            where: SQL condition.
+
+        Raises:
+            UserError: the file is damaged, a column is missing, or holds something else than whole numbers.
+        """
+        import adbc_driver_sqlite.dbapi as adbc
+        import pyarrow as pa
+
+        numbers = [_named(c) for c in integers]
+        asked = [f'{e} AS "{n}"' for e, n in numbers]
+        asked += [f"ifnull(CAST({e} AS TEXT), '') AS \"{n}\"" for e, n in map(_named, texts)]
+        query = f"SELECT {', '.join(asked)} FROM {_origin(source)}" + (f" WHERE {where}" if where else "")
+        try:
+            with reading(self.path), adbc.connect(uri(self.path)) as connection, connection.cursor() as cursor:
+                cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": str(self._batch(source))})
+                cursor.execute(query)
+                table = cursor.fetch_arrow_table()
+        except _MismatchError as error:
+            raise self.not_integers(source, numbers[error.column][1]) from None
+        if not len(table):
+            return pa.schema(
+                [(n, "int64") for _, n in numbers] + [(_named(c)[1], "string") for c in texts]
+            ).empty_table()
+        for i, (_, name) in enumerate(numbers):
+            if table.schema.field(i).type != "int64":
+                raise self.not_integers(source, name)
+        return table
+
+    def _batch(self, source: str) -> int:
+        """Return how many rows to read at once: all of a table, so that its columns need not be put together."""
+        return max(self.count(source), 1) if source in self.tables else BATCH
+
+    def not_integers(self, source: str, column: str) -> UserError:
+        """Return the error for a column that holds text, bytes or fractions where whole numbers belong."""
+        place = "" if source.startswith("(") else f" of {source}"
+        return self.wrong(f"column {column}{place} holds something else than whole numbers")
+
+    def wrong(self, what: str) -> UserError:
+        """Return the error for values that cannot be true."""
+        return UserError(f"{self.path.name}: {what}, so no number of it can be trusted; export the report again.")
+
+
+class _MismatchError(Exception):
+    """A value of another type than those before it in its column."""
+
+    def __init__(self, column: int) -> None:
+        self.column = column
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what the libraries raise while they read a file into one sentence.
+
+    Raises:
+        UserError: it is damaged, or needs more memory than there is.
+    """
+    import adbc_driver_manager
+    import pyarrow as pa
+
+    try:
+        yield
+    except MemoryError:
+        raise UserError(
+            f"{path.name} needs more memory than this process may use; allow it more (`ulimit -v`), or capture a "
+            "shorter time."
+        ) from None
+    except (adbc_driver_manager.Error, sqlite3.Error, OSError, pa.ArrowException, OverflowError, UnicodeError) as error:
+        found = _MISMATCH.search(str(error))
+        if found:
+            raise _MismatchError(int(found[1])) from None
+        raise damaged(path, str(error)) from None
+
+
+def _origin(source: str) -> str:
+    return source if source.startswith("(") else f'"{source}"'
+
+
+def _named(column: str) -> tuple[str, str]:
+    """Return (SQL, name) of a column, or of ``... AS name``."""
+    expression, _, name = column.rpartition(" AS ")
+    return (expression, name) if expression else (f'"{column}"', column)
+
+
+def uri(path: Path) -> str:
+    """Return the address that opens the file for reading only, without locks and journals."""
+    return f"{path.resolve().as_uri()}?mode=ro&immutable=1"
+
+
+def open_database(path: Path) -> Database:
+    """Return the tables and columns of an SQLite file.
+
+    Raises:
+        UserError: there is no such file, it is not SQLite, it is truncated or longer than it says, or a program that
+            wrote it did not come to its end.
+    """
+    if not path.is_file():
+        raise UserError(f"There is no file {path.name}; give the path of a report that exists.")
+    _check_file(path)
+    kinds = "SELECT name, type, wr FROM pragma_table_list WHERE schema = 'main' AND name NOT LIKE 'sqlite_%'"
+    database = Database(path, {})
+    plain: list[str] = []
+    odd: dict[str, str] = {}
+    for name, kind, no_rowid in database.rows(kinds):
+        if kind == "table" and not no_rowid:
+            plain.append(name)
+        else:
+            odd[name] = "a table WITHOUT ROWID" if kind == "table" else f"a {kind}"
+    tables: dict[str, tuple[str, ...]] = {}
+    for name in sorted(plain):
+        tables[name] = tuple(str(c) for (c,) in database.rows("SELECT name FROM pragma_table_info(?)", (name,)))
+    for name in [t for t, columns in tables.items() if any(c.lower() == "rowid" for c in columns)]:
+        odd[name] = "a table with a column rowid"
+        del tables[name]
+    return Database(path, tables, odd)
+
+
+def _check_file(path: Path) -> None:
+    with path.open("rb") as file:
+        head = file.read(100)
+    if head[:16] != MAGIC:
+        raise UserError(
+            f"{path.name} is not an SQLite file; make one with `nsys export --type=sqlite -o run.sqlite run.nsys-rep`."
+        )
+    page = int.from_bytes(head[16:18], "big")
+    pages = int.from_bytes(head[28:32], "big") if head[24:28] == head[92:96] else 0  # else the count is out of date
+    rest = path.stat().st_size - pages * (65536 if page == 1 else page)
+    if len(head) < 100 or rest < 0:
+        raise damaged(path)
+    if pages and rest:
+        raise damaged(path, f"{rest} bytes follow its end")
+    for journal in (path.with_name(path.name + end) for end in ("-wal", "-journal")):
+        if journal.is_file() and journal.stat().st_size:
+            raise UserError(
+                f"{path.name} was not written to its end: a part of it is still in {journal.name}; finish it with "
+                f"`sqlite3 {path.name} 'PRAGMA wal_checkpoint(TRUNCATE)'`, or export the report again."
+            )
+
+
+def damaged(path: Path, why: str = "") -> UserError:
+    """Return the error for a file that breaks off or cannot be read."""
+    said = f" ({entry.one_line(why).replace(str(path), path.name)})" if why else ""
+    return UserError(
+        f"{path.name} is truncated or damaged{said}; copy it again, or export the report again with `nsys export`."
+    )
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "replace")

@@ -1,0 +1,189 @@
+"""The events of a torch.profiler (Kineto) trace that attribution needs, as numpy arrays; absent values are -1."""
+
+import re
+from array import array
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from moe_lab.runs.attribution.attribute import Ints
+from moe_lab.runs.parse.kineto.values import amount, encodable, integer, known, span, text, three
+from moe_lab.spec.ranges import display_name
+
+# Categories, older spellings too (torch 1.8 wrote `Kernel` and `Runtime`), in lower case.
+OPERATIONS = {"kernel": 0, "gpu_memcpy": 1, "memcpy": 1, "gpu_memset": 2, "memset": 2}
+CALLS = ("cuda_runtime", "cuda_driver", "runtime", "driver")
+OPERATORS = ("cpu_op", "operator")
+ANNOTATION, PYTHON = "user_annotation", "python_function"
+MODULE = "nn.Module: "  # how module calls begin among python_function events
+GEOMETRY = ("grid_x", "grid_y", "grid_z", "block_x", "block_y", "block_z")
+OPERATION: tuple[str, ...] = ("start", "end", "device", "stream", "correlation", "external", "graph_node", "bytes")
+OPERATION += ("registers", "smem", "place", "row")  # place: the event's pid, mostly the device again
+CALL = ("start", "end", "pid", "tid", "correlation", "graph", "external", "row")
+SMALL_ID = 2**62
+RANGE = ("start", "end", "pid", "tid", "external", "row")
+_STEP = re.compile(r"(ProfilerStep)#\d+")
+_COPY = re.compile(r"Memcpy (\w)to(\w)")
+_MEMORY = {"H": "host", "D": "device", "A": "array", "P": "peer"}
+
+
+@dataclass
+class Table:
+    """Rows of integers with a name each, while reading.
+
+    Attributes:
+        columns: what the integers are.
+        rows: the integers, row after row.
+        code: index into ``names`` for every row.
+        names: the distinct names.
+    """
+
+    columns: tuple[str, ...]
+    rows: "array[int]" = field(default_factory=lambda: array("q"))
+    code: "array[int]" = field(default_factory=lambda: array("q"))
+    names: dict[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.code)
+
+    def add(self, name: str, row: tuple[int, ...]) -> None:
+        """Add a row."""
+        self.rows.extend(row)
+        self.code.append(self.names.setdefault(name, len(self.names)))
+
+    def arrays(self) -> dict[str, Ints]:
+        """Return the columns, and ``name``: int64 [n] each."""
+        values = np.array(self.rows, np.int64).reshape(-1, len(self.columns))
+        found = {c: np.ascontiguousarray(values[:, i]) for i, c in enumerate(self.columns)}
+        return found | {"name": np.array(self.code, np.int64)}
+
+
+@dataclass
+class Tables:
+    """What a trace holds.
+
+    Attributes:
+        operations: of each kind (kernel, memcpy, memset), columns ``OPERATION`` and ``GEOMETRY``, in file order.
+        calls: API calls with a correlation id, columns ``CALL``.
+        annotations: user annotations, columns ``RANGE``.
+        modules: calls of nn.Module, which a trace has ``with_stack=True``; columns ``RANGE``.
+        operators: PyTorch operators, columns ``RANGE``.
+        partial: GPU operations that are no complete events (``ph`` is not X), so without a duration.
+        numbers: process and thread ids that are no small integers, such as text, and the numbers they got.
+    """
+
+    operations: tuple[Table, Table, Table]
+    calls: Table
+    annotations: Table
+    modules: Table
+    operators: Table
+    partial: int = 0
+    numbers: dict[str, int] = field(default_factory=dict)
+
+    def number(self, value: Any) -> int:
+        """Return a process or thread id as a number >= 0, a different one for every id."""
+        if type(value) is int and 0 <= value < SMALL_ID:
+            return value
+        whole = integer(value)
+        if 0 <= whole < SMALL_ID:
+            return whole
+        key = encodable(value) if isinstance(value, str) else str(value) if type(value) is int else ""
+        return self.numbers.setdefault(key, SMALL_ID + len(self.numbers))
+
+
+def read(events: Iterable[dict[str, Any]]) -> Tables:
+    """Sort complete events into tables; all others are passed over.
+
+    Raises:
+        Damaged: an event that is read has no name, time or duration.
+    """
+    kinds = (Table(OPERATION + GEOMETRY), Table(OPERATION + GEOMETRY), Table(OPERATION + GEOMETRY))
+    tables = Tables(kinds, Table(CALL), Table(RANGE), Table(RANGE), Table(RANGE))
+    for row, event in enumerate(events):
+        if event.get("ph") == "X":
+            add(tables, event, row)
+        elif _category(event) in OPERATIONS:
+            tables.partial += 1
+    return tables
+
+
+def add(tables: Tables, event: dict[str, Any], row: int) -> Table | None:
+    """Put an event into its table; return that table, None if the event is none of those that are read.
+
+    Raises:
+        Damaged: it has no name, time or duration.
+    """
+    category = _category(event)
+    target: Table
+    make: Callable[[Tables, dict[str, Any], dict[str, Any], int], tuple[int, ...]]
+    name = event.get("name")
+    if category in OPERATIONS:
+        target, make = tables.operations[OPERATIONS[category]], _operation
+    elif category in CALLS:
+        target, make = tables.calls, _call
+    elif category == ANNOTATION:
+        target, make = tables.annotations, _range
+    elif category in OPERATORS:
+        target, make = tables.operators, _range
+    elif category == PYTHON and isinstance(name, str) and name.startswith(MODULE):
+        target, make = tables.modules, _range
+    else:
+        return None
+    where = f"event {row + 1} ({category})"
+    args = event.get("args")
+    found = make(tables, event, args if isinstance(args, dict) else {}, row)
+    target.add(text(name, where), (*span(event, where), *found))
+    return target
+
+
+def _category(event: dict[str, Any]) -> str:
+    found = event.get("cat")
+    return found.lower() if isinstance(found, str) else ""
+
+
+def _operation(tables: Tables, event: dict[str, Any], args: dict[str, Any], row: int) -> tuple[int, ...]:
+    return (
+        integer(args.get("device", event.get("pid"))),
+        integer(args.get("stream", event.get("tid"))),
+        known(args.get("correlation")),
+        _external(args),
+        known(args.get("graph node id")),
+        amount(args.get("bytes")),
+        amount(args.get("registers per thread")),
+        amount(args.get("shared memory")),
+        tables.number(event.get("pid")),
+        row,
+        *three(args.get("grid")),
+        *three(args.get("block")),
+    )
+
+
+def _call(tables: Tables, event: dict[str, Any], args: dict[str, Any], row: int) -> tuple[int, ...]:
+    name = event.get("name")
+    graph = isinstance(name, str) and "GraphLaunch" in name
+    where = tables.number(event.get("pid")), tables.number(event.get("tid"))
+    return *where, known(args.get("correlation")), int(graph), _external(args), row
+
+
+def _range(tables: Tables, event: dict[str, Any], args: dict[str, Any], row: int) -> tuple[int, ...]:
+    return tables.number(event.get("pid")), tables.number(event.get("tid")), _external(args), row
+
+
+def _external(args: dict[str, Any]) -> int:
+    return known(args.get("External id", args.get("external id")))
+
+
+def range_name(name: str) -> str:
+    """Return a range's name as shown: without the number of the single step, modules without their prefix."""
+    return _STEP.sub(r"\1", display_name(name.removeprefix(MODULE)))
+
+
+def copy_name(name: str) -> str:
+    """Return ``memcpy host to device`` for ``Memcpy HtoD (Pageable -> Device)``, ``memset`` for ``Memset (Device)``."""
+    found = _COPY.match(name)
+    if found and set(found.groups()) <= set(_MEMORY):
+        return "memcpy {} to {}".format(*(_MEMORY[letter] for letter in found.groups()))
+    return "memset" if name.startswith("Memset") else name

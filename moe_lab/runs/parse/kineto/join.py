@@ -1,0 +1,120 @@
+"""Operations, calls and ranges of a torch.profiler trace, put together for attribution."""
+
+from typing import Any
+
+import numpy as np
+
+from moe_lab.runs.attribution.assemble import KINDS, NONE, Calls, Operations, Ranges
+from moe_lab.runs.attribution.attribute import Ints, distinct, match
+from moe_lab.runs.parse._names import short_name
+from moe_lab.runs.parse.kineto import events
+from moe_lab.runs.parse.kineto.ranks import owners
+
+
+class Join:
+    """Gives operations the process, and threads the numbers, that the trace leaves open.
+
+    Attributes:
+        operation: columns of kernels, then memcpys, then memsets: int64 [n] each.
+        process: int64 [n], pid of each operation; -1 = not known.
+        owners: how the processes were found, and where that was not possible.
+        found: int64 [n], row of the call that launched each operation; -1 = not in the trace.
+        stand_in: int64 [n], row of the operator that stands in for a missing call; -1 = none.
+        graph: bool [n], launched by a CUDA graph.
+        empty: int64 [k], rows of the calls that launched a graph of which the trace has no operation.
+    """
+
+    def __init__(self, tables: events.Tables) -> None:
+        self.tables = tables
+        parts = [t.arrays() for t in tables.operations]
+        self.counts = [len(p["start"]) for p in parts]
+        self.operation = {c: np.concatenate([p[c] for p in parts]) for c in parts[0]}
+        self.call = tables.calls.arrays()
+        self.operator = tables.operators.arrays()
+        ranges = [t.arrays() for t in (tables.annotations, tables.modules)]
+        self.owners = owners(self.operation, self.call, [*ranges, self.operator])
+        self.process = self.owners.process
+        self._by_operator()
+        self.empty = self._empty()
+
+    @property
+    def renumber(self) -> bool:
+        """Whether correlation ids do not tell which call launched what."""
+        return bool(self.owners.shared or self.owners.repeated)
+
+    def _by_operator(self) -> None:
+        """Let the operator that an operation is linked to stand in for its call, where the trace lacks that.
+
+        Older Kineto does not record every kind of launch. An operator lies in the same ranges as what it launches.
+        """
+        op, call = self.operation, self.call
+        self.found = match(self.process, op["correlation"], call["pid"], call["correlation"])
+        self.stand_in = np.full(len(self.found), -1, np.int64)
+        self.graph = (op["graph_node"] >= 0) | ((self.found >= 0) & (np.append(call["graph"], 0)[self.found] > 0))
+        rows = np.flatnonzero((self.found < 0) & (op["correlation"] >= 0))
+        owner = match(self.process[rows], op["external"][rows], self.operator["pid"], self.operator["external"])
+        rows, owner = rows[owner >= 0], owner[owner >= 0]
+        self.stand_in[rows] = owner
+        extra = {c: self.operator[c][owner] for c in ("start", "end", "pid", "tid")}
+        extra["correlation"] = op["correlation"][rows]
+        self.call = {c: np.concatenate([call[c], extra[c]]) for c in extra}
+
+    def _empty(self) -> Ints:
+        calls = self.tables.calls.arrays()
+        full = np.zeros(len(calls["start"]), bool)
+        full[self.found[self.found >= 0]] = True
+        known = np.isin(calls["correlation"], self.operation["correlation"][self.found < 0])
+        return np.flatnonzero((calls["graph"] > 0) & ~full & ~known)
+
+    def operations(self) -> Operations:
+        """Return kernels, then memcpys, then memsets."""
+        op = self.operation
+        name, names = self._names(short_name, events.copy_name, events.copy_name)
+        full, fulls = self._names(str, None, None)
+        columns = {c: op[c] for c in ("device", "stream", "bytes", *events.GEOMETRY)}
+        columns |= {"registers_per_thread": op["registers"], "smem_bytes": op["smem"]}
+        kind = np.repeat(np.arange(len(KINDS)), self.counts)
+        ids = (self.process, op["correlation"], op["graph_node"])
+        return Operations(op["start"], op["end"], *ids, kind, name, full, names, fulls, columns, self.graph)
+
+    def _names(self, *shown: Any) -> tuple[Ints, list[str]]:
+        """Return (code, values): names of kernels, memcpys and memsets, each through its function; None = no name."""
+        number: dict[str, int] = {}
+        codes: list[Ints] = []
+        for table, show in zip(self.tables.operations, shown, strict=True):
+            known = [number.setdefault(show(n), len(number)) if show else -1 for n in table.names]
+            codes.append(np.array(known, np.int64)[np.array(table.code, np.int64)] if known else NONE)
+        return np.concatenate(codes), list(number)
+
+    def calls(self) -> Calls:
+        """Return the API calls, and operators that stand in for them."""
+        call = self.call
+        return Calls(call["start"], call["end"], call["pid"], self._thread(call), call["correlation"])
+
+    def ranges(self) -> Ranges:
+        """Return user annotations and module calls, or operators if there are neither."""
+        tables = range_tables(self.tables)
+        parts = [t.arrays() for t in tables]
+        found = {c: np.concatenate([p[c] for p in parts]) for c in parts[0]}
+        number: dict[str, int] = {}
+        codes = []
+        for table, part in zip(tables, parts, strict=True):
+            shown = [number.setdefault(events.range_name(n), len(number)) for n in table.names]
+            codes.append(np.array(shown, np.int64)[part["name"]] if shown else NONE)
+        none = np.full(len(found["start"]), -1, np.int64)
+        free = np.zeros(len(none), bool)
+        where = (found["pid"], self._thread(found), free)
+        return Ranges(found["start"], found["end"], *where, np.concatenate(codes), none, found["row"], list(number), [])
+
+    def _thread(self, table: dict[str, Ints]) -> Ints:
+        """Number (process, thread) the same way for calls and ranges."""
+        sources = (self.call, *(t.arrays() for t in (self.tables.annotations, self.tables.modules)), self.operator)
+        pid, tid = (np.concatenate([s[c] for s in sources]) for c in ("pid", "tid"))
+        first, _ = distinct(pid, tid)
+        known = np.rec.fromarrays([pid[first], tid[first]])
+        return np.searchsorted(known, np.rec.fromarrays([table["pid"], table["tid"]])).astype(np.int64)
+
+
+def range_tables(tables: events.Tables) -> list[events.Table]:
+    """Return the tables whose rows are the ranges: annotations and modules, or the operators if there are neither."""
+    return [t for t in (tables.annotations, tables.modules) if len(t)] or [tables.operators]

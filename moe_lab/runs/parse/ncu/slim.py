@@ -1,0 +1,90 @@
+"""A small copy of a counter report: ncu's raw page in base units, only the metrics that the analysis reads."""
+
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from moe_lab.runs import redact
+from moe_lab.runs.parse._slim import Keep
+from moe_lab.runs.parse.ncu.pages import DEFAULT_DOMAIN, FACTS
+from moe_lab.runs.parse.ncu.rows import Named, Profiled
+from moe_lab.spec.metrics import BY_NAME
+
+PUSH_POP = "thread Domain:Push/Pop_Range:PL_Type:PL_Value:CLR_Type:Color:Msg_Type:Msg"
+START_STOP = "Id:Domain:Start/Stop_Range:PL_Type:PL_Value:CLR_Type:Color:Msg_Type:Msg"
+FIELDS = ("ID", "Process ID", PUSH_POP, START_STOP, "Kernel Name", "Stream", "Block Size", "Grid Size", "Device", "CC")
+DROPPED = (
+    "Left out: environment, host, user, process names, paths, and every metric that the analysis does not read.",
+    "Process and thread ids are renumbered.",
+    "Absolute paths inside range and kernel names are cut to their last component, host names replaced.",
+)
+
+
+def write(
+    rows: Sequence[Profiled], gpu: dict[str, Any], target: Path, keep: Keep | None, known_hosts: Iterable[str]
+) -> None:
+    """Write the copy.
+
+    Args:
+        rows: the kernels.
+        gpu: what is known of the GPU.
+        target: file to write.
+        keep: which kernels; None = all.
+        known_hosts: host names to take out of names.
+    """
+    hosts = list(known_hosts)
+    kept = list(rows) if keep is None else [rows[i] for i in keep.operations["kernel"].tolist()]
+    units = {name: _unit(name) for name in BY_NAME if any(name in r.measured for r in kept)}
+    texts = {theirs: redact.tree(gpu[ours], hosts) for theirs, ours in FACTS.items() if gpu.get(ours) is not None}
+    processes, threads = ({old: new for new, old in enumerate(sorted(ids), 1)} for ids in _ids(kept))
+    partial = target.with_name(target.name + ".partial")
+    with partial.open("w", newline="") as file:
+        out = csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\n")
+        out.writerow([*FIELDS, *texts, *units])
+        out.writerow([*("" for _ in (*FIELDS, *texts)), *units.values()])
+        for number, row in enumerate(kept):
+            numbers = processes.get(row.process, 0), threads.get(row.thread, 0)
+            fields = _fields(row, number, *numbers, gpu.get("compute_capability"), hosts)
+            out.writerow([*fields, *texts.values(), *(_value(row.measured.get(name)) for name in units)])
+    partial.replace(target)
+
+
+def _unit(name: str) -> str:
+    """Return the base unit of one of ncu's names; empty for those that are only part of a metric."""
+    return BY_NAME[name].unit if name in BY_NAME[name].names else ""
+
+
+def _ids(rows: Sequence[Profiled]) -> tuple[set[int], set[int]]:
+    return {r.process for r in rows if r.process >= 0}, {r.thread for r in rows if r.thread >= 0}
+
+
+def _fields(row: Profiled, number: int, process: int, thread: int, capability: Any, hosts: list[str]) -> list[Any]:
+    stack, free = ("  ".join(_shown(named, hosts) for named in stack) for stack in (row.stack, row.free))
+    return [
+        number,
+        process or "",
+        f"{thread or ''}  {stack}" if stack else "",
+        f"1  {free}" if free else "",
+        redact.text(row.name, hosts),
+        row.stream if row.stream >= 0 else "",
+        row.block or "",
+        row.grid or "",
+        row.device if row.device >= 0 else "",
+        capability or "",
+    ]
+
+
+def _shown(named: Named, hosts: list[str]) -> str:
+    domain = redact.text(named[0] or DEFAULT_DOMAIN, hosts)
+    name = redact.text(named[1], hosts).replace('"', "'")
+    return f'"{domain}:{name}:none:none:none:none:none:none"'
+
+
+def _value(value: float | None) -> str:
+    if value is None:
+        return ""
+    if value == int(value):
+        return str(int(value))
+    text = repr(value)
+    return f"{text}0" if len(text.partition(".")[2]) == 3 else text  # three digits after a point may be thousands

@@ -1,0 +1,46 @@
+"""Nsight Compute: what ``ncu --csv`` prints, raw or details page, to launches with counters."""
+
+from pathlib import Path
+
+from moe_lab.runs.parse._slim import Keep
+from moe_lab.runs.parse.ncu import lines, pages, rows
+from moe_lab.runs.parse.ncu import slim as ncu_slim
+from moe_lab.spec.launches import Launches
+
+INFO = {"about": "CSV page of Nsight Compute (ncu --csv, raw or details)", "suffixes": [".csv"], "report": "report.csv"}
+
+
+def sniff(path: Path) -> bool:
+    """Return whether this is text with a page of ncu in it."""
+    return path.is_file() and path.suffix in (".csv", ".txt", ".log", "") and lines.is_page(path)
+
+
+def parse(path: Path) -> Launches:
+    """Read the kernels of a page: launch geometry, ranges, and the counters of ``metrics.csv`` in base units.
+
+    There are no start times: every kernel ran alone. ``duration_ns`` is that of the measured pass. The details page
+    rounds to two decimals and has fewer counters than the raw page.
+
+    Raises:
+        UserError: the file holds no kernels, breaks off, or has numbers that cannot be known.
+    """
+    found = pages.read(Path(path))
+    meta = rows.facts(found.gpu, found.rows)
+    meta["warnings"] += found.notes
+    return rows.assemble(found.rows, meta)
+
+
+def slim(source: Path, target: Path, keep: Keep | None = None) -> tuple[list[str], list[str]]:
+    """Write a small, redacted copy: the raw page in base units.
+
+    Args:
+        source: the file.
+        target: file to write.
+        keep: which part of it; None = all of it.
+
+    Returns:
+        (left_out, hosts): what was left out, as sentences, and names of the machine.
+    """
+    found = pages.read(Path(source))
+    ncu_slim.write(found.rows, found.gpu, target, keep, found.hosts)
+    return list(ncu_slim.DROPPED), found.hosts

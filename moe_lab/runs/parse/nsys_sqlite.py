@@ -1,0 +1,134 @@
+"""Nsight Systems: an SQLite export, of any schema from 2022.4 on, to launches."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moe_lab.runs.attribution.assemble import NO_CALLS, NO_RANGES, Calls, Operations, Ranges, assemble
+from moe_lab.runs.attribution.attribute import Ints, match
+from moe_lab.runs.parse import _doubts
+from moe_lab.runs.parse._slim import Keep
+from moe_lab.runs.parse._sqlite import MAGIC, Database, open_database, reading
+from moe_lab.runs.parse.nsys import meta as nsys_meta
+from moe_lab.runs.parse.nsys import slim as nsys_slim
+from moe_lab.runs.parse.nsys import tables
+from moe_lab.runs.parse.rocprof.rocpd import is_database
+from moe_lab.spec.errors import UserError
+from moe_lab.spec.launches import Launches
+
+INFO = {
+    "about": "SQLite export of Nsight Systems (nsys export --type=sqlite)",
+    "suffixes": [".sqlite"],
+    "report": "report.sqlite",
+    "options": ["allow_graph_level"],
+}
+READ = (
+    *("CUPTI_ACTIVITY_KIND_KERNEL", "CUPTI_ACTIVITY_KIND_MEMCPY", "CUPTI_ACTIVITY_KIND_MEMSET", "StringIds"),
+    *("CUPTI_ACTIVITY_KIND_RUNTIME", "NVTX_EVENTS", "CUDA_GRAPH_NODE_EVENTS", "CUDA_GRAPH_EVENTS"),
+)
+
+
+def sniff(path: Path) -> bool:
+    """Return whether this is an SQLite file but not AMD's, or is called one: ``parse`` says best what is wrong."""
+    with path.open("rb") as file:
+        return path.suffix == ".sqlite" or (file.read(16) == MAGIC and not is_database(path))
+
+
+def parse(path: Path, *, allow_graph_level: bool = False) -> Launches:
+    """Read an SQLite export of Nsight Systems.
+
+    Args:
+        path: the export.
+        allow_graph_level: read a report whose graph replays were recorded without their kernels all the same. All
+            that ran inside a replay is then missing from every number; by default such a report is refused.
+
+    Raises:
+        UserError: not such a file, truncated, columns missing, no kernels, or graph-level trace.
+    """
+    with reading(Path(path)):
+        return _parse(open_database(Path(path)), allow_graph_level)
+
+
+def _parse(database: Database, allow_graph_level: bool) -> Launches:
+    meta = nsys_meta.facts(database)
+    with ThreadPoolExecutor(2) as pool:  # SQLite and Arrow work without the interpreter lock
+        checking = pool.submit(database.check, *map(database.table, READ))
+        reading_calls = pool.submit(tables.calls, database, meta["warnings"])
+        ops = tables.operations(database)
+        found = tables.ranges(database, meta["warnings"])
+        calls = reading_calls.result()
+        checking.result()
+    if not (ops.kind == 0).any():
+        raise UserError(
+            f"{database.path.name} contains no GPU kernels; capture with `--trace=cuda,nvtx` and make sure that the "
+            "profiled part of the program runs on the GPU."
+        )
+    meta["warnings"] += _doubts.negative(ops)
+    if (ops.process == -1).all():
+        ops = _only_process(database, ops, calls)
+    launches = tables.graph_launches(database)
+    _check_graphs(database, ops, launches, meta, allow_graph_level)
+    if len(launches[0]):
+        ops = replace(ops, graph=match(ops.process, ops.correlation, *launches) >= 0)
+    nodes = tables.nodes(database) if (ops.graph_node >= 0).any() else None
+    return assemble(ops, calls or NO_CALLS, _usable(found, meta["warnings"]), nodes, meta)
+
+
+def slim(source: Path, target: Path, keep: Keep | None = None) -> tuple[list[str], list[str]]:
+    """Write a small, redacted copy of an export.
+
+    Args:
+        source: the export.
+        target: file to write; must not exist.
+        keep: which part of it; None = all of it.
+
+    Returns:
+        (left_out, hosts): what was left out, as sentences, and the names of the machines that the report knows.
+    """
+    with reading(Path(source)):
+        database = open_database(Path(source))
+        nsys_slim.slim(database, target, keep)
+        return list(nsys_slim.DROPPED), nsys_meta.hosts(database)
+
+
+def _check_graphs(
+    database: Database, ops: Operations, launches: tuple[Ints, Ints], meta: dict[str, Any], allow: bool
+) -> None:
+    """Refuse a report that lacks the kernels of its graph replays, and warn of launches that have none."""
+    replays = nsys_meta.graph_level_replays(database)
+    count = max(len(launches[0]), replays)
+    graph_level = replays > 0 or ("Graph" in (meta["graph_mode"] or "") and not (ops.graph_node >= 0).any())
+    if count and graph_level and not allow:
+        raise UserError(
+            f"{database.path.name} has {count} CUDA graph launches but not the kernels inside them (graph-level trace, "
+            "the default of nsys); capture again with `--cuda-graph-trace=node`."
+        )
+    bare = count
+    if count and not graph_level:
+        bare = int((match(*launches, ops.process, ops.correlation) < 0).sum())
+    if bare:
+        then = "capture with --cuda-graph-trace=node to have them"
+        meta["warnings"].append(_doubts.without_kernels(bare, "CUDA", then))
+
+
+def _usable(found: tuple[Ranges, int] | None, warnings: list[str]) -> Ranges:
+    """Return the ranges, and warn of what is missing."""
+    if found is None:
+        warnings.append("The report has no NVTX ranges: every kernel is unattributed; capture with --trace=cuda,nvtx.")
+        return NO_RANGES
+    ranges, elsewhere = found
+    if elsewhere:
+        warnings.append(f"{elsewhere} start/end ranges end on another thread than they began on; they are left out.")
+    return ranges
+
+
+def _only_process(database: Database, ops: Operations, calls: Calls | None) -> Operations:
+    """Return operations of a schema that does not say their process, which is fine if there is only one."""
+    processes = np.unique(calls.process) if calls else np.zeros(0, np.int64)
+    if len(processes) > 1:
+        database.columns(database.table("CUPTI_ACTIVITY_KIND_KERNEL") or "", ("globalPid",))
+    ops.process[:] = processes[0] if len(processes) else -1
+    return ops

@@ -1,0 +1,223 @@
+"""rocpd databases of rocprofv3 (SQLite), read through their documented views, as the tables of its CSV files.
+
+The database also holds the environment, host and command of the profiled process; none of that is read.
+"""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from moe_lab.runs.attribution.attribute import distinct
+from moe_lab.runs.parse import _doubts, _folder
+from moe_lab.runs.parse._sqlite import MAGIC, Database, open_database, reading, uri
+from moe_lab.runs.parse.rocprof import tables as rocprof
+from moe_lab.runs.redact.names import is_telling
+from moe_lab.spec.errors import UserError
+from moe_lab.spec.guard import entry
+
+_AXES = (("Workgroup", "workgroup"), ("Grid", "grid"))
+_WHERE = {
+    "Process_Id": "pid",
+    "Thread_Id": "tid",
+    "Correlation_Id": "stack_id",
+    "Start_Timestamp": "start",
+    "End_Timestamp": "end",
+}
+# View -> (whole numbers, texts): column as in the CSV files -> that of the view.
+_SIZES = {f"{ours}_Size_{axis.upper()}": f"{theirs}_{axis}" for ours, theirs in _AXES for axis in "xyz"}
+_VIEWS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
+    "kernels": (
+        {
+            "Agent_Id": "agent_abs_index",
+            "Queue_Id": "queue_id",
+            "Stream_Id": "stream_id",
+            "LDS_Block_Size": "lds_size",
+            "Scratch_Size": "scratch_size",
+            "VGPR_Count": "vgpr_count",
+            "Accum_VGPR_Count": "accum_vgpr_count",
+            "SGPR_Count": "sgpr_count",
+            **_SIZES,
+            **_WHERE,
+        },
+        {"Kernel_Name": "name", "guid": "guid"},
+    ),
+    "memory_copies": (
+        {
+            "Stream_Id": "stream_id",
+            "Source_Agent_Id": "src_agent_abs_index",
+            "Destination_Agent_Id": "dst_agent_abs_index",
+            **_WHERE,
+        },
+        {"Direction": "name", "guid": "guid"},
+    ),
+    "regions": (_WHERE, {"Domain": "category", "Function": "name", "extdata": "extdata", "guid": "guid"}),
+    "rocpd_info_agent": (
+        {"Node_Id": "absolute_index", "Logical_Node_Id": "logical_index"},
+        {"Agent_Type": "type", "Name": "name", "Product_Name": "product_name", "extdata": "extdata"},
+    ),
+}
+# What each view shows -> the table whose rows it joins with others, and drops where one of those is missing.
+_BEHIND = {"kernels": "rocpd_kernel_dispatch", "memory_copies": "rocpd_memory_copy", "regions": "rocpd_region"}
+# The same columns with nothing dropped: the view leaves out kernels whose region or thread is NULL.
+_DISPATCHES = """(SELECT K.guid, P.pid, T.tid, S.display_name AS name, A.absolute_index AS agent_abs_index, K.queue_id,
+K.stream_id, E.stack_id, K.start, K."end", K.group_segment_size AS lds_size, K.private_segment_size AS scratch_size,
+S.arch_vgpr_count AS vgpr_count, S.accum_vgpr_count, S.sgpr_count, K.workgroup_size_x AS workgroup_x,
+K.workgroup_size_y AS workgroup_y, K.workgroup_size_z AS workgroup_z, K.grid_size_x AS grid_x, K.grid_size_y AS grid_y,
+K.grid_size_z AS grid_z FROM rocpd_kernel_dispatch K
+LEFT JOIN rocpd_info_agent A ON A.id = K.agent_id AND A.guid = K.guid
+LEFT JOIN rocpd_event E ON E.id = K.event_id AND E.guid = K.guid
+LEFT JOIN rocpd_info_kernel_symbol S ON S.id = K.kernel_id AND S.guid = K.guid
+LEFT JOIN rocpd_info_process P ON P.id = K.pid AND P.guid = K.guid
+LEFT JOIN rocpd_info_thread T ON T.id = K.tid AND T.guid = K.guid)"""
+_FREE = "roctxProcessRange"  # begins and ends on any thread; the CSV files say thread 0
+
+
+def is_database(path: Path) -> bool:
+    """Return whether a file is a rocpd database."""
+    if not path.is_file() or path.stat().st_size < 100:
+        return False
+    with path.open("rb") as file:
+        if file.read(16) != MAGIC:
+            return False
+    try:
+        with closing(sqlite3.connect(uri(path), uri=True)) as connection:
+            found = connection.execute(
+                "SELECT 1 FROM sqlite_master WHERE name LIKE 'rocpd_kernel_dispatch%'"
+            ).fetchone()
+    except sqlite3.Error:
+        return False
+    return found is not None
+
+
+def find(path: Path) -> list[Path]:
+    """Return the databases: the file itself, or those of a folder."""
+    if path.is_dir():
+        return [p for p in _folder.files(path, (".db",), rocprof.DEEP) if is_database(p)]
+    return [path] if is_database(path) else []
+
+
+def hosts(paths: list[Path]) -> list[str]:
+    """Return the names of the profiled machines."""
+    found: set[str] = set()
+    for path in paths:
+        try:
+            with closing(sqlite3.connect(uri(path), uri=True)) as connection:
+                query = "SELECT CAST(hostname AS BLOB) FROM rocpd_info_node WHERE hostname <> ''"
+                found |= {row[0].decode("utf-8", "replace") for row in connection.execute(query)}
+        except sqlite3.Error:  # a schema without it has no name to take out
+            continue
+    return sorted(filter(is_telling, found))
+
+
+def read(paths: list[Path], warnings: list[str]) -> rocprof.Tables:
+    """Read databases, one or more processes each.
+
+    Args:
+        paths: the databases.
+        warnings: sentences on rows that cannot be read are added.
+
+    Raises:
+        UserError: a file is damaged, holds values that cannot be true, or is of a schema with other views.
+    """
+    parts = [_read(path, warnings) for path in paths]
+    frames = {kind: pd.concat([p[kind] for p in parts], ignore_index=True) for kind in (*rocprof.COLUMNS, "agents")}
+    tables = {kind: rocprof.coerced(frames[kind], columns) for kind, columns in rocprof.COLUMNS.items()}
+    keys = pd.concat([frames[kind]["guid"] for kind in tables], ignore_index=True)
+    process = pd.concat([tables[kind]["Process_Id"] for kind in tables], ignore_index=True)
+    code = distinct(pd.factorize(keys)[0].astype("int64"), process.to_numpy("int64"))[1]
+    at = 0
+    for frame in tables.values():
+        frame["process"] = code[at : at + len(frame)]
+        at += len(frame)
+    return rocprof.Tables(**tables, agents=frames["agents"])
+
+
+def _read(path: Path, warnings: list[str]) -> dict[str, pd.DataFrame]:
+    with reading(path):
+        database = open_database(path)
+        _check_schema(database)
+        database.check(*(t for t in database.tables if t.startswith("rocpd_")))
+        kernels, copies, regions, agents = (_view(database, view, warnings) for view in _VIEWS)
+    domain = regions["Domain"]
+    calls, markers = regions[domain.str.startswith("HIP")], regions[domain.str.startswith("MARKER_CORE")].copy()
+    free = markers["Function"].str.startswith(_FREE)
+    markers["Function"] = [_message(*pair) for pair in zip(markers["extdata"], markers["Function"], strict=True)]
+    markers["Thread_Id"] = markers["Thread_Id"].where(~free, 0)
+    facts = pd.DataFrame([_facts(text) for text in agents.pop("extdata")], index=agents.index, dtype=object)
+    return {"kernels": kernels, "copies": copies, "calls": calls, "markers": markers, "agents": agents.join(facts)}
+
+
+def _check_schema(database: Database) -> None:
+    for view, (integers, texts) in _VIEWS.items():
+        present = {c for (c,) in database.rows("SELECT name FROM pragma_table_info(?)", (view,))}
+        missing = sorted({*integers.values(), *texts.values()} - present)
+        if missing:
+            why = f"{view} has no {', '.join(missing)}" if present else f"it has no {view}"
+            raise UserError(
+                f"{database.path.name} is damaged or of a rocpd schema that moe-lab does not know ({why[:120]}); "
+                "convert it with `rocpd convert --output-format csv` and give the folder of CSV files."
+            )
+
+
+def _view(database: Database, view: str, warnings: list[str]) -> pd.DataFrame:
+    """Return the rows of a view in order of time; of kernels also those that the view drops."""
+    integers, texts = ({f'"{theirs}" AS {ours}' for ours, theirs in part.items()} for part in _VIEWS[view])
+    table = _BEHIND.get(view, "")
+    there = database.rows("SELECT 1 FROM sqlite_master WHERE name = ?", (table,))
+    lost = database.count(table) - database.count(view) if there else 0
+    source = view
+    if lost > 0 and view == "kernels" and _joins(database):
+        source, lost = _DISPATCHES, 0
+    if lost > 0:
+        warnings.append(
+            f"{lost} rows of {table} name no thread, region or name of {database.path.name}, so its view {view} leaves "
+            "them out: they are missing from every number."
+        )
+    frame: pd.DataFrame = database.read(source, sorted(integers), sorted(texts)).to_pandas(types_mapper=_dtype)
+    if "Start_Timestamp" not in frame:
+        return frame
+    start, end = (frame[c].to_numpy(np.int64, na_value=-1) for c in ("Start_Timestamp", "End_Timestamp"))
+    wrong = int(_doubts.impossible(start, end).sum())
+    if wrong:
+        raise database.wrong(f"{wrong} rows of {view} have times that cannot be true (none, negative, swapped)")
+    for column in [c for c in frame if "_Size" in str(c) or str(c).endswith("_Count")]:
+        if not frame[column].dropna().between(0, 2**32 - 1).all():
+            raise database.wrong(f"{column} of {view} holds values that cannot be true")
+    ordered: pd.DataFrame = frame.sort_values(["guid", "Start_Timestamp"], kind="stable", ignore_index=True)
+    return ordered
+
+
+def _joins(database: Database) -> bool:
+    """Return whether the tables behind the view of kernels are those of the public schema, each row once."""
+    try:
+        return database.count(_DISPATCHES) == database.count("rocpd_kernel_dispatch")
+    except UserError:
+        return False
+
+
+def _dtype(kind: Any) -> Any:
+    """Return the pandas type of an Arrow column: whole numbers stay whole where some are missing."""
+    return pd.Int64Dtype() if kind == "int64" else None
+
+
+def _json(text: str) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = entry.decode_json(text, dict[str, Any])
+    except ValueError:
+        return {}
+    return found
+
+
+def _message(extdata: str, name: str) -> str:
+    """Return the text of a range: the view's name is only the roctx function."""
+    return str(_json(extdata).get("message") or name)
+
+
+def _facts(extdata: str) -> dict[str, int | None]:
+    said = _json(extdata)
+    known = {"Cu_Count": said.get("cu_count"), "Wave_Front_Size": said.get("wave_front_size")}
+    return {k: v if isinstance(v, int) and 0 < v < 2**31 else None for k, v in known.items()}

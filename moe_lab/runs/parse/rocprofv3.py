@@ -1,0 +1,237 @@
+"""rocprofv3: a folder of its CSV files, one of them, or a rocpd database, to launches."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from moe_lab.runs.attribution.assemble import NO_RANGES, Calls, Operations, Ranges, assemble
+from moe_lab.runs.attribution.attribute import Ints, distinct, groups, match
+from moe_lab.runs.parse import _doubts
+from moe_lab.runs.parse._names import short_name
+from moe_lab.runs.parse._slim import Keep
+from moe_lab.runs.parse.rocprof import checks, rocpd
+from moe_lab.runs.parse.rocprof import slim as rocprof_slim
+from moe_lab.runs.parse.rocprof import tables as rocprof
+from moe_lab.spec.errors import UserError
+from moe_lab.spec.launches import Launches
+from moe_lab.spec.ranges import display_name
+
+INFO = {
+    "about": "folder, CSV file or rocpd database of rocprofv3 (kernel and marker trace)",
+    "suffixes": [".csv", ".db"],
+    "folder": True,
+    "report": "report",
+}
+
+HOW = "trace with `rocprofv3 --kernel-trace --marker-trace --hip-trace --memory-copy-trace --output-format csv`"
+# Ours -> column of the kernel trace. The registers are the vector registers of a work-item.
+KERNEL = {
+    "device": "Agent_Id",
+    "registers_per_thread": "VGPR_Count",
+    "accumulation_registers_per_thread": "Accum_VGPR_Count",
+    "scalar_registers_per_wave": "SGPR_Count",
+    "smem_bytes": "LDS_Block_Size",
+    "scratch_bytes_per_thread": "Scratch_Size",
+}
+
+
+NO_CAPTURES = (
+    "{} operations of HIP graphs are attributed to the range around the replay only: rocprofv3 does not record in "
+    "which range a graph's kernels were captured."
+)
+
+
+def sniff(path: Path) -> bool:
+    """Return whether this is a folder with a kernel trace, or a trace file of rocprofv3."""
+    if path.is_dir():
+        return any("kernels" in group for group in rocprof.find(path)) or bool(rocpd.find(path))
+    if rocpd.is_database(path):
+        return True
+    found = rocprof.what(path)
+    return found is not None and found[0] != "agents"
+
+
+def parse(path: Path) -> Launches:
+    """Read the traces of one or more processes.
+
+    With the HIP trace, an operation belongs to the range around the call that has its correlation id. Without it the
+    files do not say when a kernel was launched, only bounds: after the calls of its thread with smaller correlation
+    ids, before those with larger ones, before it ran. It then belongs to the innermost range that surely contains the
+    launch, which may be an outer one. Kernels of a replayed graph belong to the range around the replay.
+
+    Extra columns: smem_bytes (local data share), accumulation_registers_per_thread, scalar_registers_per_wave,
+    scratch_bytes_per_thread.
+
+    Raises:
+        UserError: no kernel trace, no kernels, or a damaged file.
+    """
+    path = Path(path)
+    warnings: list[str] = []
+    tables = _read(path, warnings)
+    if not len(tables.kernels):
+        raise UserError(f"{path.name} has no kernel trace with kernels in it; {HOW}.")
+    ops = _operations(tables)
+    thread = _Threads(tables)
+    found = match(*(ops.process, ops.correlation), *(_ints(tables.calls, c) for c in ("process", "Correlation_Id")))
+    launcher = np.append(tables.calls["Function"].to_numpy(object), "")[found]
+    ops = replace(ops, graph=np.array([f.startswith("hipGraphLaunch") for f in launcher.tolist()], bool))
+    if np.any(ops.graph):
+        warnings.append(NO_CAPTURES.format(int(np.sum(ops.graph))))
+    calls = _calls(tables, ops, found, thread, warnings)
+    ranges = _ranges(tables, thread, warnings)
+    warnings += checks.missing(tables.calls, ops, HOW)
+    ops, doubts = _doubts.mended(ops, streams=bool((_ints(tables.kernels, "Stream_Id") >= 0).all()))
+    warnings += doubts
+    return assemble(ops, calls, ranges, None, rocprof.facts(tables, warnings), "")
+
+
+def slim(source: Path, target: Path, keep: Keep | None = None) -> tuple[list[str], list[str]]:
+    """Write a small, redacted copy of the files.
+
+    Args:
+        source: the folder or file.
+        target: folder to make.
+        keep: which part of it; None = all of it.
+
+    Returns:
+        (left_out, hosts): what was left out, as sentences, and names of the machine.
+    """
+    hosts = rocprof_slim.hosts(rocprof.find(Path(source)), Path(source)) + rocpd.hosts(rocpd.find(Path(source)))
+    rocprof_slim.write(_read(Path(source), []), target, keep, hosts)
+    return list(rocprof_slim.DROPPED), hosts
+
+
+def _read(path: Path, warnings: list[str]) -> rocprof.Tables:
+    groups_of_files = rocprof.find(path)
+    return rocprof.read(groups_of_files) if groups_of_files else rocpd.read(rocpd.find(path), warnings)
+
+
+class _Threads:
+    """Numbers for (process, thread), the same in every table; -1 where the thread is not known."""
+
+    def __init__(self, tables: rocprof.Tables) -> None:
+        frames = {"kernels": tables.kernels, "copies": tables.copies, "calls": tables.calls, "markers": tables.markers}
+        process, thread = (
+            np.concatenate([f[c].to_numpy(np.int64) for f in frames.values()]) for c in ("process", "Thread_Id")
+        )
+        known = thread > 0  # roctxRangeStart has thread 0: it belongs to the process
+        code = np.full(len(thread), -1, np.int64)
+        code[known] = distinct(process[known], thread[known])[1]
+        for rows in groups(process):
+            found = np.unique(code[rows])
+            if len(found[found >= 0]) == 1:
+                code[rows] = found[-1]
+        sizes = np.cumsum([len(f) for f in frames.values()])[:-1]
+        self.kernels, self.copies, self.calls, self.markers = np.split(code, sizes)
+
+
+def _operations(tables: rocprof.Tables) -> Operations:
+    """Return kernels, then copies."""
+    kernels, copies = tables.kernels, tables.copies
+    full, fulls = pd.factorize(kernels["Kernel_Name"])
+    names: dict[str, int] = {}
+    shown = [names.setdefault(short_name(str(n)), len(names)) for n in fulls]
+    way, ways = pd.factorize(copies["Direction"])
+    directions = [names.setdefault(_direction(str(d)), len(names)) for d in ways]
+    code = np.concatenate([np.array(shown, np.int64)[full], np.array(directions, np.int64)[way]])
+    none = np.full(len(copies), -1, np.int64)
+    sizes = {ours: np.concatenate([_ints(kernels, theirs), none]) for ours, theirs in KERNEL.items()}
+    for axis in "xyz":
+        items, group = _ints(kernels, f"Grid_Size_{axis.upper()}"), _ints(kernels, f"Workgroup_Size_{axis.upper()}")
+        blocks = np.where((items < 0) | (group <= 0), -1, -(-items // np.maximum(group, 1)))
+        sizes |= {f"grid_{axis}": np.concatenate([blocks, none]), f"block_{axis}": np.concatenate([group, none])}
+    to_device = copies["Direction"].str.endswith("TO_DEVICE").to_numpy(bool)
+    agent = np.where(to_device, _ints(copies, "Destination_Agent_Id"), _ints(copies, "Source_Agent_Id"))
+    sizes["device"] = np.concatenate([_ints(kernels, "Agent_Id"), agent])
+    stream, queue = _ints(kernels, "Stream_Id"), _ints(kernels, "Queue_Id")
+    sizes["stream"] = np.concatenate([np.where(stream >= 0, stream, queue), _ints(copies, "Stream_Id")])
+    start, end, process, correlation = (
+        np.concatenate([_ints(kernels, c), _ints(copies, c)])
+        for c in ("Start_Timestamp", "End_Timestamp", "process", "Correlation_Id")
+    )
+    kind = np.repeat(np.arange(2), [len(kernels), len(copies)])
+    fullest = np.concatenate([full.astype(np.int64), none])
+    missing = np.full(len(start), -1, np.int64)
+    return Operations(
+        start, end, process, correlation, missing, kind, code, fullest, list(names), [str(n) for n in fulls], sizes
+    )
+
+
+def _direction(text: str) -> str:
+    """Return ``memcpy host to device`` for ``MEMORY_COPY_HOST_TO_DEVICE``."""
+    return "memcpy " + text.removeprefix("MEMORY_COPY_").replace("_", " ").lower()
+
+
+def _ints(frame: pd.DataFrame, column: str) -> Ints:
+    return np.asarray(frame[column].to_numpy(np.int64))
+
+
+def _calls(tables: rocprof.Tables, ops: Operations, found: Ints, thread: _Threads, warnings: list[str]) -> Calls:
+    """Return the API calls, and where they are missing the bounds of the launch, as calls."""
+    frame = tables.calls
+    columns = [_ints(frame, c) for c in ("Start_Timestamp", "End_Timestamp", "process")]
+    lost = np.flatnonzero((found < 0) & (ops.correlation >= 0) & (ops.kind == 0))
+    low, high = _bounds(tables, ops, thread, lost)
+    bounded = low <= high
+    lost, low, high = lost[bounded], low[bounded], high[bounded]
+    if len(lost):
+        warnings.append(
+            f"{len(lost)} of {len(found)} operations have no HIP call in the trace: each belongs to the innermost "
+            f"range that surely contains its launch, which may be an outer one; {HOW} to have their own."
+        )
+    own = (*columns, thread.calls, _ints(frame, "Correlation_Id"))
+    more = (low, high, ops.process[lost], thread.kernels[lost], ops.correlation[lost])
+    start, end, process, code, correlation = (np.concatenate(pair) for pair in zip(own, more, strict=True))
+    return Calls(start, end, process, code, correlation)
+
+
+def _bounds(tables: rocprof.Tables, ops: Operations, thread: _Threads, rows: Ints) -> tuple[Ints, Ints]:
+    """Return (low, high) for some kernels: the launch lies between these times; low > high = not known.
+
+    Correlation ids count up in a thread, so what has a smaller one began before the launch and what has a larger one
+    after it. A thread whose ids do not count up with time gives no bounds.
+    """
+    low, high = np.ones(len(rows), np.int64), np.zeros(len(rows), np.int64)
+    frames = (tables.calls, tables.markers)
+    code = np.concatenate([thread.calls, thread.markers])
+    ids, start = (np.concatenate([_ints(f, c) for f in frames]) for c in ("Correlation_Id", "Start_Timestamp"))
+    for own in groups(code):
+        kernels = np.flatnonzero((thread.kernels[rows] == code[own[0]]) & (code[own[0]] >= 0))
+        order = own[np.argsort(ids[own], kind="stable")]
+        if not len(kernels) or (np.diff(start[order]) < 0).any():
+            continue
+        at = np.searchsorted(ids[order], ops.correlation[rows[kernels]], side="right")
+        ran = ops.start[rows[kernels]]
+        later = np.append(start[order], np.iinfo(np.int64).max)[at]
+        low[kernels] = np.where(at > 0, start[order][at - 1], ran)
+        high[kernels] = np.minimum(later, ran)
+    return low, high
+
+
+def _ranges(tables: rocprof.Tables, thread: _Threads, warnings: list[str]) -> Ranges:
+    """Return the roctx ranges; marks are none."""
+    frame = tables.markers
+    start, end = _ints(frame, "Start_Timestamp"), _ints(frame, "End_Timestamp")
+    own = frame["Domain"].str.startswith("MARKER_CORE").to_numpy(bool)
+    backward = int((own & (end < start)).sum())
+    if backward:
+        warnings.append(f"{backward} of {int(own.sum())} roctx ranges end before they begin; they are left out.")
+    ranged = own & (end > start)
+    rows = np.flatnonzero(ranged & (thread.markers >= 0))
+    if not ranged.any():
+        warnings.append(f"The trace has no roctx ranges: every kernel is unattributed; {HOW}.")
+        return NO_RANGES
+    elsewhere = int(ranged.sum()) - len(rows)
+    if elsewhere:
+        warnings.append(
+            f"{elsewhere} roctxRangeStart ranges belong to no thread, and the process has several: they are left out."
+        )
+    code, values = pd.factorize(frame["Function"].to_numpy(object)[rows])
+    number: dict[str, int] = {}
+    shown = np.array([number.setdefault(display_name(str(v)), len(number)) for v in values], np.int64)
+    free = _ints(frame, "Thread_Id")[rows] <= 0
+    none = np.full(len(rows), -1, np.int64)
+    where = (_ints(frame, "process")[rows], thread.markers[rows], free)
+    return Ranges(start[rows], end[rows], *where, shown[code] if len(rows) else none, none, rows, list(number), [])

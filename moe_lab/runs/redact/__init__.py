@@ -1,0 +1,161 @@
+"""Take out of strings what must not leave the profiled machine: secrets, hosts, users, addresses and paths.
+
+The one redaction of every format, manifest and benchmark. ``counting`` collects what was hidden while it is open.
+"""
+
+import getpass
+import platform
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache, lru_cache
+from typing import Any
+
+from moe_lab.runs.redact import argv as _argv
+from moe_lab.runs.redact import names, places, secrets
+from moe_lab.runs.redact.secrets import HIDDEN
+
+__all__ = ["HIDDEN", "Hidden", "command", "counting", "names_in", "note", "said", "text", "tree"]
+
+KINDS = {
+    "secret": ("secret", "secrets"),
+    "host": ("host name", "host names"),
+    "user": ("user name", "user names"),
+    "address": ("address", "addresses"),
+    "device": ("device id", "device ids"),
+    "path": ("path", "paths"),
+}
+LONG = 10_000  # characters; longer texts are rare and would fill the memory of what was seen
+Found = tuple[str, tuple[tuple[str, str], ...]]
+
+
+class Hidden:
+    """What was hidden, each thing once: a kind of ``KINDS`` to the set of things."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, set[str]] = {kind: set() for kind in KINDS}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many different things of each kind; kinds of which there are none are left out."""
+        return {kind: len(found) for kind, found in self.found.items() if found}
+
+
+def said(counts: dict[str, int]) -> str:
+    """Return counts as words: ``3 host names, 2 secrets``, or ``nothing``."""
+    known = [f"{n} {KINDS[kind][n != 1]}" for kind, n in counts.items() if kind in KINDS]
+    return ", ".join(known) or "nothing"
+
+
+_counted: ContextVar[Hidden | None] = ContextVar("counted", default=None)
+
+
+@contextmanager
+def counting() -> Iterator[Hidden]:
+    """Collect what is hidden by this thread while the context is open."""
+    hidden = Hidden()
+    token = _counted.set(hidden)
+    try:
+        yield hidden
+    finally:
+        _counted.reset(token)
+
+
+def text(value: str, hosts: Iterable[str] = (), *, addresses: bool = True) -> str:
+    """Return the string without secrets, hosts, users and addresses, every absolute path cut to its last component.
+
+    Args:
+        value: any string.
+        hosts: names of machines and users to hide, besides those of this machine.
+        addresses: whether four numbers with dots are an IP address; False for versions.
+    """
+    find = _seen if len(value) <= LONG else _hide
+    return _noted(find(value, tuple(hosts), addresses, False))
+
+
+def command(argv: Sequence[str], hosts: Iterable[str] = ()) -> list[str]:
+    """Return a command line that may be published.
+
+    As ``text``; ``NAME=value`` prefixes whose names look secret (``HF_TOKEN=...``) are dropped, and so are the values
+    of options whose names do (``--api-key``, ``-u``, ``-p``, ``-H``).
+    """
+    known = tuple(hosts)
+    out: list[str] = []
+    for shown, secret in _argv.parts(argv):
+        if secret is not None and HIDDEN not in secret:
+            note("secret", secret)
+        if shown is None or shown == HIDDEN:
+            out += [shown] if shown else []
+            continue
+        kept = _noted(_argv.inside(_noted(_argv.without_assignments(shown))))
+        if kept or kept == shown:
+            out.append(_noted(_seen(kept, known, True, True)))
+    return out
+
+
+def tree(value: Any, hosts: Iterable[str] = (), *, name: str = "") -> Any:
+    """Return nested dictionaries and lists with ``text`` applied to every string, keys included.
+
+    Args:
+        value: of JSON.
+        hosts: as in ``text``, and those that the tree itself names (``names_in``).
+        name: the key under which it stands: what stands under ``host``, ``user``, ``token`` and the like is hidden.
+    """
+    return _tree(value, (*hosts, *names_in(value)), name)
+
+
+def _tree(value: Any, hosts: tuple[str, ...], name: str) -> Any:
+    kind = names.kind_of_key(name)
+    if kind and value not in (None, "", HIDDEN) and not isinstance(value, bool | int | float):
+        note(kind, str(value))
+        return HIDDEN
+    if isinstance(value, str):
+        return text(value, hosts, addresses="version" not in name.lower())
+    if isinstance(value, dict):
+        inherited = "versions" if name == "versions" else ""
+        return {
+            text(str(k), hosts): _tree(v, hosts, str(k) if not inherited else f"version {k}") for k, v in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_tree(v, hosts, "") for v in value]
+    return value
+
+
+def names_in(value: Any) -> list[str]:
+    """Return the hosts and users that a tree names under keys such as ``host`` and ``user``, the longest first."""
+    return sorted(set(names.in_tree(value)), key=len, reverse=True)
+
+
+@cache
+def this_machine() -> tuple[str, ...]:
+    """Return the names of this machine and its user that are worth hiding."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        user = ""
+    return tuple(n for n in (platform.node(), user) if names.is_telling(n))
+
+
+def _hide(value: str, hosts: tuple[str, ...], addresses: bool, in_argv: bool) -> Found:
+    found: list[tuple[str, str]] = []
+    value = secrets.hide(value, in_argv, found)
+    value = names.hide(value, (*hosts, *this_machine()), found)
+    value = names.hide_addresses(value, addresses, in_argv, found)
+    return places.hide(value, found), tuple(found)
+
+
+_seen = lru_cache(200_000)(_hide)
+
+
+def _noted(found: Found) -> str:
+    value, things = found
+    for kind, thing in things:
+        note(kind, thing)
+    return value
+
+
+def note(kind: str, thing: str) -> None:
+    """Count a thing as hidden where that is collected."""
+    hidden = _counted.get()
+    if hidden is not None:
+        hidden.found[kind].add(thing)

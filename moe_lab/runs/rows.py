@@ -1,0 +1,205 @@
+"""Rows of a benchmark: as the measuring process writes them (JSON), and as a run keeps them (a small CSV).
+
+In a run, columns that have one value in all rows are in ``run.json``, and so are the kinds of the columns, because CSV
+has none. Names in a column of (name, number) pairs are replaced by their position in a list.
+"""
+
+import csv
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pandas as pd
+
+from moe_lab.runs.run_json import Gpu
+from moe_lab.spec.errors import UserError
+from moe_lab.spec.guard import row_types
+from moe_lab.spec.guard.entry import conform, decode_json, integer, one_line, read_text, unreadable
+
+FILE = "rows.csv"
+
+
+class Header(msgspec.Struct):
+    """What the first line of a result must be."""
+
+    bench: str
+    key: list[str] | None = None
+    date: str | None = None
+    gpu: Gpu | None = None
+    versions: dict[str, str | None] | None = None
+    command: list[str] | None = None
+    settings: dict[str, Any] | list[Any] | None = None
+    measured: dict[str, Any] | None = None
+    rows: list[dict[str, Any]] | msgspec.UnsetType = msgspec.UNSET
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a benchmark's process wrote.
+
+    Attributes:
+        header: bench, key (columns that tell rows apart), date, gpu, versions, command, settings.
+        rows: one dictionary a row; None = not known.
+        complete: whether the process came to its end; None if the file does not say.
+    """
+
+    header: dict[str, Any]
+    rows: list[dict[str, Any]]
+    complete: bool | None
+
+
+def is_result(path: Path) -> bool:
+    """Return whether a file is the result of a benchmark, by its first bytes."""
+    if not os.path.isfile(path):
+        return False
+    with path.open("rb") as file:
+        return re.match(rb'\s*\{[^{}\[]*"bench"\s*:', file.read(400)) is not None
+
+
+def read_result(path: Path) -> Result:
+    """Read JSON lines (a header, then a row a line), or one object that has the rows in it.
+
+    A last line that the process could not finish is left out.
+
+    Raises:
+        UserError: it is neither, or has no rows.
+    """
+    try:
+        text = read_text(path)
+        first, *rest = text.split("\n")
+        header: dict[str, Any] = decode_json(first, dict[str, Any])
+        conform(header, Header)
+        if "rows" in header:
+            result = Result({k: v for k, v in header.items() if k != "rows"}, header["rows"], None)
+        else:
+            lines = [_line(line, number) for number, line in enumerate(rest[:-1], start=2)] + _unless_torn(rest[-1:])
+            rows = [line for line in lines if "complete" not in line]
+            result = Result(header, rows, len(rows) < len(lines))
+        _check_rows(result)
+    except ValueError as error:
+        raise unreadable(path, "a benchmark's result", error, "measure again") from None
+    if not result.rows:
+        raise UserError(f"'{path.name}' has no rows: the benchmark stopped before its first case; measure again.")
+    return result
+
+
+def _line(text: str, number: int) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = decode_json(text, dict[str, Any])
+    except ValueError as error:
+        raise ValueError(f"line {number}: {error}") from None
+    if "bench" in found and "settings" in found:
+        raise ValueError(f"line {number} begins another result: give each its own file")
+    return found
+
+
+def _unless_torn(last: list[str]) -> list[Any]:
+    """Return what a last line without its end holds, nothing if it was not finished."""
+    try:
+        return [_line(line, 0) for line in last if line]
+    except ValueError:
+        return []
+
+
+def _check_rows(result: Result) -> None:
+    """Raise ValueError where a row has a list or object in a column that tells rows apart, or another wrong type."""
+    for number, row in enumerate(result.rows, start=1):
+        for column in result.header.get("key") or []:
+            if isinstance(row.get(column), list | dict):
+                raise ValueError(f"row {number} has no single value in '{column}'")
+        for column, value in row.items():
+            row_types.check(column, value, number)
+
+
+def write(rows: Sequence[Mapping[str, Any]], path: Path) -> dict[str, Any]:
+    """Write the rows as CSV and return what ``read`` needs beside it.
+
+    Args:
+        rows: one mapping a row; a value is a number, text, boolean, None, a list of (text, number), or other JSON.
+        path: file to write.
+
+    Returns:
+        count, columns (name -> kind), constants (name -> value), and names (of columns of pairs).
+    """
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    values = {key: [row.get(key) for row in rows] for key in keys}
+    kinds = {key: _kind(column) for key, column in values.items()}
+    constants = {key: column[0] for key, column in values.items() if all(v == column[0] for v in column)}
+    names: dict[str, dict[str, int]] = {key: {} for key in keys if kinds[key] == "pairs" and key not in constants}
+    varying = [key for key in keys if key not in constants]
+    with path.open("w", newline="") as file:
+        lines = csv.writer(file, lineterminator="\n")
+        lines.writerow(varying)
+        columns = [[_text(v, kinds[key], names.get(key, {})) for v in values[key]] for key in varying]
+        lines.writerows(zip(*columns, strict=True) if columns else [[]] * len(rows))
+    known = {key: list(of) for key, of in names.items()}
+    return {"count": len(rows), "columns": kinds, "constants": constants, "names": known}
+
+
+def _kind(column: Sequence[Any]) -> str:
+    values = [v for v in column if v is not None]
+    for kind, types in (("boolean", bool), ("Int64", int), ("Float64", int | float), ("string", str)):
+        if all(isinstance(v, types) and (kind == "boolean" or not isinstance(v, bool)) for v in values):
+            return kind if values else "string"
+    return "pairs" if all(row_types.is_pairs(v) for v in values) else "json"
+
+
+def _text(value: Any, kind: str, names: dict[str, int]) -> str:
+    if value is None or value != value:
+        return ""
+    if kind == "pairs":
+        return " ".join(f"{names.setdefault(name, len(names))}={number:g}" for name, number in value) or "-"
+    if kind == "boolean":
+        return "true" if value else "false"
+    return json.dumps(value) if kind == "json" else str(value)
+
+
+def read(path: Path, known: Mapping[str, Any]) -> pd.DataFrame:
+    """Return what ``write`` wrote, in its columns' order and kinds; NA where a value was None.
+
+    Args:
+        path: the CSV.
+        known: what ``write`` returned.
+
+    Raises:
+        UserError: the file is missing or does not fit.
+    """
+    try:
+        head, *lines = list(csv.reader(read_text(path).splitlines(keepends=True)))
+        if len(lines) != known["count"]:
+            raise ValueError(f"it has {len(lines)} rows instead of {known['count']}")
+        cells = {key: [line[i] for line in lines] for i, key in enumerate(head)}
+        columns = {}
+        for key, kind in known["columns"].items():
+            fixed = [known["constants"][key]] * len(lines) if key in known["constants"] else None
+            of = known["names"].get(key, [])
+            values = fixed or [_value(cell, kind, of) for cell in cells[key]]
+            for number, value in enumerate(values[:1] if fixed else values, start=1):
+                row_types.check(key, value, number)
+            columns[key] = _series(values, kind)
+    except (ValueError, LookupError, TypeError, OverflowError, csv.Error) as error:
+        said = one_line(f"no '{error.args[0]}'" if isinstance(error, KeyError) else str(error))
+        raise UserError(f"The rows in {path.name} cannot be read ({said}); import the benchmark again.") from None
+    return pd.DataFrame(columns)
+
+
+def _value(cell: str, kind: str, names: Sequence[str]) -> Any:
+    if not cell:
+        return None
+    if kind == "pairs":
+        found = [item.split("=") for item in cell.split() if item != "-"]
+        return [(names[integer(index, range(len(names)))], float(number)) for index, number in found]
+    if kind == "boolean":
+        return cell == "true"
+    readers: dict[str, Callable[[str], Any]] = {"Int64": integer, "Float64": float, "string": str}
+    return readers.get(kind, decode_json)(cell)
+
+
+def _series(values: Sequence[Any], kind: str) -> "pd.Series[Any]":
+    dtype: Any = "object" if kind in ("pairs", "json") else kind
+    return pd.Series([pd.NA if v is None and dtype != "object" else v for v in values], dtype=dtype)

@@ -1,0 +1,132 @@
+"""What ``run.json`` may hold: the types of what is used of it, checked once where it is read."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from moe_lab.spec.errors import UserError
+from moe_lab.spec.guard.entry import conform, decode_json, one_line, plain_name, read_bytes
+
+Scalar = str | int | float | bool | None
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+# Modules of commands in older runs -> where they are now, so that a command that is shown can be run.
+MOVED = {"moe_lab.workload": "moe_lab.gpu"}
+Kind = Literal["boolean", "Int64", "Float64", "string", "pairs", "json"]
+
+
+class Gpu(msgspec.Struct):
+    """The GPU, as the report or the measuring process says it."""
+
+    name: Annotated[str, msgspec.Meta(max_length=255)] | None = None
+    sm_count: Count | None = None
+    memory_bytes: Count | float | None = None
+    compute_capability: str | None = None
+    copy_bytes_per_s: float | None = None
+    clocks_mhz: dict[str, float | None] | None = None
+
+
+class Tool(msgspec.Struct):
+    """What measured."""
+
+    name: str | None = None
+    version: str | None = None
+
+
+class Problem(msgspec.Struct):
+    """Sizes of a layer."""
+
+    K: Count
+    N: Count
+    E: Count
+    topk: Count
+    M: Count | None = None
+    dtype: str = "bf16"
+    quant: str | None = None
+    activation: str = "silu"
+    model: str | None = None
+
+
+class Point(msgspec.Struct):
+    """One experts call of a workload."""
+
+    root: str
+    problem: Problem
+    M: Count | None = None
+    experts_hit: Count | None = None
+    rows_useful: Count | None = None
+    rows_padded: Count | None = None
+    rows_padded_by_block_m: dict[str, Count] | None = None
+    tiles: dict[str, dict[str, int | None]] | None = None
+
+
+class Workload(msgspec.Struct):
+    """What ran, as the workload says it."""
+
+    workload: Scalar = None
+    model: str | None = None
+    phase: str | None = None
+    M: Scalar = None
+    backend: Scalar = None
+    graph: bool | None = None
+    warm: bool | None = None
+    problem: Problem | None = None
+    experts_hit: Count | None = None
+    rows_useful: Count | None = None
+    rows_padded: Count | None = None
+    points: list[Point] | None = None
+    roots: list[str] | None = None
+
+
+class Rows(msgspec.Struct):
+    """What ``rows.write`` returned."""
+
+    count: Count
+    columns: dict[str, Kind]
+    constants: dict[str, Any]
+    names: dict[str, list[str]]
+    failed: Count = 0
+    complete: bool | None = None
+
+
+class Manifest(msgspec.Struct):
+    """The whole file; what nothing here reads may be anything."""
+
+    name: Name | None = None
+    report: str | None = None
+    bench: str | None = None
+    tool: Tool | None = None
+    command: list[str] | str | None = None
+    date: str | None = None
+    gpu: Gpu | None = None
+    versions: dict[str, str | None] | None = None
+    workload: Workload | None = None
+    measured: dict[str, Any] | None = None
+    redacted: list[str] | None = None
+    hidden: dict[str, Count] | None = None
+    rows: Rows | msgspec.UnsetType = msgspec.UNSET
+    graph_level: bool | None = None
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return what a ``run.json`` says, completed by the run's name and that of its report.
+
+    Raises:
+        UserError: it is missing, no JSON, or holds something of another type.
+    """
+    try:
+        found: dict[str, Any] = decode_json(read_bytes(path), dict[str, Any])
+        conform(found, Manifest)
+        found.setdefault("name", "/".join(path.parent.resolve().parts[-2:]))
+        found["report"] = plain_name(found.get("report") or "report.sqlite", "the report")
+        if isinstance(found.get("command"), list):
+            found["command"] = [MOVED.get(part, part) for part in found["command"]]
+        if "rows" in found and not found.get("bench"):
+            raise ValueError("it has rows, but names no bench")
+    except ValueError as error:
+        raise UserError(
+            f"{one_line(path.parent.name)}/{path.name} cannot be read ({one_line(str(error))}); import or capture the "
+            "run again."
+        ) from None
+    return found

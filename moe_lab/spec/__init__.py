@@ -1,0 +1,1 @@
+"""What both halves share: problem, names of ranges, schema of launches, plugins, options; imports no torch."""

@@ -1,0 +1,244 @@
+"""Tuned tiles as data: ``moe_lab/spec/configs/<gpu>/<file>.json``, and which of them a call takes.
+
+A file holds the tiles of one backend for one (E, N, K, dtype, GPU), for some M. A call takes those of the M that is
+nearest by ratio. Folders in $MOE_LAB_CONFIGS are searched before the package's own. Imports no torch.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from moe_lab.spec.configs import form
+from moe_lab.spec.configs.tile import FIELDS, Sizes, checked, parse, text
+from moe_lab.spec.errors import UserError
+from moe_lab.spec.guard.entry import decode_json, one_line, read_bytes, unreadable
+from moe_lab.spec.problem import MoEProblem
+
+__all__ = ["FIELDS", "PACKAGE", "Point", "Sizes", "Tuned", "parse", "text"]
+
+PACKAGE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Point:
+    """The tiles of one M.
+
+    Attributes:
+        M: tokens.
+        w13: tile of the w13 GEMM.
+        w2: tile of the w2 GEMM; the same block_m.
+        us: measured microseconds of a whole layer call; None = not measured here.
+        one: the best tile for both GEMMs at once, for engines that take only one; None = not known.
+        one_us: measured with it.
+        theirs: w13 or w2 -> what an engine's file says of the tile beyond its six numbers.
+    """
+
+    M: int
+    w13: Sizes
+    w2: Sizes
+    us: float | None = None
+    one: Sizes | None = None
+    one_us: float | None = None
+    theirs: Mapping[str, Mapping[str, form.Value]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A file of tuned tiles.
+
+    Attributes:
+        backend: experts backend whose kernels take them.
+        gpu: the GPU's own name.
+        E: experts.
+        N: expert intermediate size.
+        K: hidden size.
+        topk: experts per token that it was tuned with.
+        dtype: of weights and tokens.
+        points: one per M, by M.
+        origin: the run, or the file of another project.
+        date: of the measurement; None = not known.
+        versions: of what shaped the result.
+        theirs: what an engine's file says beside its tiles.
+
+    Raises:
+        ValueError: a name or size that cannot be.
+    """
+
+    backend: str
+    gpu: str
+    E: int
+    N: int
+    K: int
+    topk: int
+    dtype: str
+    points: tuple[Point, ...]
+    origin: str = ""
+    date: str | None = None
+    versions: Mapping[str, Any] | None = None
+    theirs: Mapping[str, form.Value] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        form.check_names(self.gpu, self.E, self.N, self.K, self.topk, self.dtype, self.backend)
+
+    @property
+    def file_name(self) -> str:
+        """What the file is called."""
+        return file_name(self.backend, self.E, self.N, self.K, self.dtype)
+
+    def nearest(self, M: int, topk: int) -> Point:
+        """Return the point whose rows, M * topk, are nearest by ratio; of two equally near, that of more rows."""
+        by_m = {point.M: point for point in self.points}
+        return by_m[nearest(by_m, self.topk, M * topk)]
+
+
+def nearest(known: Iterable[int], topk: int, rows: int) -> int:
+    """Return the M, of those known, whose rows, M * topk, are nearest by ratio; of two equally near, the larger."""
+    rows = max(1, rows)
+
+    def distance(M: int) -> tuple[float, int]:
+        own = max(1, M * topk)
+        return max(own / rows, rows / own), -own
+
+    return min(known, key=distance)
+
+
+def file_name(backend: str, E: int, N: int, K: int, dtype: str) -> str:
+    """Return what a file of tiles is called."""
+    return f"E={E},N={N},K={K},dtype={dtype},backend={backend}.json"
+
+
+def folders() -> tuple[Path, ...]:
+    """Return where files are looked for, in that order."""
+    return _folders(os.environ.get("MOE_LAB_CONFIGS", ""))
+
+
+@cache
+def _folders(named: str) -> tuple[Path, ...]:
+    return (*(Path(part) for part in named.split(os.pathsep) if part), PACKAGE)
+
+
+def files() -> list[Path]:
+    """Return every file of tiles that a lookup may find."""
+    return [path for folder in folders() for path in sorted(folder.glob("*/E=*,backend=*.json"))]
+
+
+def find(backend: str, problem: MoEProblem, gpu: str | None) -> Tuned | None:
+    """Return the tuned tiles of a backend for sizes, dtype and GPU, if there are any.
+
+    Args:
+        backend: of the experts.
+        problem: E, N, K, dtype and quant count.
+        gpu: the GPU's own name; None = no GPU.
+
+    Raises:
+        UserError: a file of that name cannot be read.
+    """
+    if gpu is None or problem.quant is not None:
+        return None
+    return _find(folders(), backend, problem.E, problem.N, problem.K, problem.dtype, gpu)
+
+
+@cache
+def _find(places: tuple[Path, ...], backend: str, E: int, N: int, K: int, dtype: str, gpu: str) -> Tuned | None:
+    name = file_name(backend, E, N, K, dtype)
+    found = (read(path) for place in places for path in sorted(place.glob(f"*/{name}")))
+    return next((tuned for tuned in found if tuned.gpu == gpu), None)
+
+
+def tiles(backend: str, problem: MoEProblem, gpu: str | None) -> tuple[Sizes, Sizes] | None:
+    """Return the tuned tiles of w13 and w2 for a call, or None; see ``find``."""
+    tuned = find(backend, problem, gpu)
+    if tuned is None:
+        return None
+    point = tuned.nearest(problem.M, problem.topk)
+    return point.w13, point.w2
+
+
+def read(path: Path) -> Tuned:
+    """Read a file of tiles.
+
+    Raises:
+        UserError: it is no such file.
+    """
+    try:
+        known: form.TilesFile = decode_json(read_bytes(path), form.TilesFile)
+        if known.format != form.TILES:
+            raise ValueError(f"its format is '{known.format}', not '{form.TILES}'")
+        points = tuple(_point(M, given) for M, given in form.by_m(known.M).items())
+        sizes = {key: getattr(known.problem, key) for key in form.Problem.__struct_fields__}
+        named = {key: getattr(known, key) for key in ("origin", "date", "versions", "theirs")}
+        return Tuned(known.backend, known.gpu, **sizes, points=points, **named)
+    except ValueError as error:
+        raise unreadable(path, "tuned tiles", error, "make it with moe-lab tune") from None
+
+
+def _point(M: int, given: form.Point) -> Point:
+    w13, w2 = _sizes(given.w13), _sizes(given.w2)
+    if w13[0] != w2[0]:
+        raise ValueError(f"w13 and w2 of M = {M} differ in block_m")
+    form.check_times((given.us, given.one_us))
+    return Point(M, w13, w2, given.us, _sizes(given.one) if given.one else None, given.one_us, given.theirs)
+
+
+def _sizes(given: form.Tile) -> Sizes:
+    return checked([getattr(given, name) for name in FIELDS])
+
+
+def write(tuned: Tuned, folder: Path) -> Path:
+    """Write a file of tiles into a folder, under a temporary name first; return its path."""
+    points = {
+        str(point.M): {
+            "w13": dict(zip(FIELDS, point.w13, strict=True)),
+            "w2": dict(zip(FIELDS, point.w2, strict=True)),
+            "us": point.us,
+            "one": dict(zip(FIELDS, point.one, strict=True)) if point.one else None,
+            "one_us": point.one_us,
+            **({"theirs": {part: dict(keys) for part, keys in point.theirs.items()}} if point.theirs else {}),
+        }
+        for point in tuned.points
+    }
+    known = {
+        "format": form.TILES,
+        "backend": tuned.backend,
+        "gpu": tuned.gpu,
+        "problem": {key: getattr(tuned, key) for key in ("E", "N", "K", "topk", "dtype")},
+        "origin": tuned.origin,
+        "date": tuned.date,
+        "versions": dict(tuned.versions or {}),
+        **({"theirs": dict(tuned.theirs)} if tuned.theirs else {}),
+        "M": points,
+    }
+    path = save(known, folder / tuned.file_name)
+    _find.cache_clear()
+    return path
+
+
+def save(known: Mapping[str, Any], path: Path, indent: int = 1) -> Path:
+    """Write a file of data, under a temporary name of its own first; return its path.
+
+    Raises:
+        UserError: nothing can be written there.
+    """
+    text = json.dumps(known, indent=indent) + "\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, partial = tempfile.mkstemp(prefix=f".{path.stem[:100]}.", suffix=".partial", dir=path.parent)
+        try:
+            with os.fdopen(handle, "w") as file:
+                os.fchmod(handle, 0o644)
+                file.write(text)
+            os.replace(partial, path)
+        except BaseException:
+            os.unlink(partial)
+            raise
+    except OSError as error:
+        raise UserError(
+            f"'{one_line(path.name)}' cannot be written to '{one_line(path.parent.name)}' ({error.strerror}); choose "
+            "another folder with --out."
+        ) from None
+    return path

@@ -1,0 +1,243 @@
+"""Tiles as vLLM and SGLang keep them: file names, and JSON of M -> tile.
+
+Both name a file ``E=..,N=..,device_name=..[,dtype=..][,block_shape=[..]].json`` and key it by M as a string; vLLM
+writes the list without a space and takes one tile for both GEMMs, SGLang writes it with a space, keeps a folder per
+Triton release, and has w2's own tiles in a second file whose name ends in ``_down``.
+Sources: vllm/model_executor/layers/fused_moe/fused_moe.py and configs/ of vLLM 0.15,
+sglang/srt/layers/moe/fused_moe_triton/fused_moe_triton_config.py and configs/ of SGLang 0.5.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from moe_lab.spec.configs import Point, Sizes, Tuned, form, save
+from moe_lab.spec.configs.tile import checked
+from moe_lab.spec.errors import UserError
+from moe_lab.spec.guard.entry import below, decode_json, one_line, read_bytes, unreadable
+from moe_lab.spec.problem import MODELS, Model
+
+T = TypeVar("T")
+Config = tuple[Sizes, dict[str, form.Value]]  # a tile, and what else an engine says of it
+ENGINES = ("vllm", "sglang")
+BACKEND = "fused_moe"  # the backend whose kernel has the same meaning of a tile
+_KEYS = ("BLOCK_SIZE_M", "BLOCK_SIZE_N", "BLOCK_SIZE_K", "GROUP_SIZE_M", "num_warps", "num_stages")
+_ASSUMED = {"GROUP_SIZE_M": 1, "num_warps": 4, "num_stages": 3}  # Triton's own defaults
+# What SGLang's and vLLM's launchers take beyond a tile's six numbers: the value that changes nothing.
+_NEUTRAL: dict[str, form.Value] = {"SPLIT_K": 1, "USE_TMA": False, "waves_per_eu": 0, "kpack": 1}
+_ONLY = {"SPLIT_K": "vllm", "USE_TMA": "sglang"}  # the other's kernel has no such argument
+_NAME = re.compile(
+    r"E=(?P<E>[0-9]{1,9}),N=(?P<N>[0-9]{1,9}),device_name=(?P<device>[^,]*?)(,dtype=(?P<dtype>\w+?))?"
+    r"(,block_shape=\[(?P<shape>[\d, ]+)\])?(?P<channel>,per_channel_quant=True)?(?P<down>_down)?\.json"
+)
+_OTHERS = re.compile(r"(moe_sum_reduce_|.*\bdevice_name=).*\.json", re.DOTALL)  # tuned, but of other kernels
+
+
+def file_name(
+    engine: str, E: int, N: int, gpu: str, dtype: str, *, block_shape: Sequence[int] | None = None, down: bool = False
+) -> str:
+    """Return the name under which an engine looks for tiles.
+
+    Args:
+        engine: of ``ENGINES``.
+        E: experts.
+        N: expert intermediate size.
+        gpu: the GPU's own name.
+        dtype: ``bf16`` and ``fp16`` are left out of the name, ``fp32`` is float32 there; others as they are.
+        block_shape: of block-wise quantised weights.
+        down: w2's own file; SGLang only.
+    """
+    device = gpu.replace(" ", "_")
+    if engine == "vllm" and "H200" in device.split("_"):
+        device = "NVIDIA_H200"
+    kind = {"bf16": "", "fp16": "", "fp32": "float32"}.get(dtype, dtype)
+    shape = (", " if engine == "sglang" else ",").join(map(str, block_shape or ()))
+    name = f"E={E},N={N},device_name={device}{f',dtype={kind}' if kind else ''}"
+    return f"{name}{f',block_shape=[{shape}]' if shape else ''}{'_down' if down else ''}.json"
+
+
+def export(tuned: Tuned, engine: str, out: Path) -> list[Path]:
+    """Write an engine's files; return their paths.
+
+    Args:
+        tuned: tiles of ``BACKEND``.
+        engine: ``vllm``: into ``out``, to be given as $VLLM_TUNED_CONFIG_FOLDER; a point without a tile for both GEMMs
+            gives that of w13. ``sglang``: into ``out/configs/triton_<release>``, to be given as $SGLANG_MOE_CONFIG_DIR.
+        out: folder.
+
+    Raises:
+        UserError: the tiles are of kernels that mean something else by them, or the Triton release is not known.
+    """
+    if tuned.backend != BACKEND:
+        raise UserError(f"Tiles of {tuned.backend} suit only its own kernels; tune {BACKEND} for {engine}.")
+    known = tuned.E, tuned.N, tuned.gpu, tuned.dtype
+    if engine == "vllm":
+        parts = {p.M: (p.one, {}) if p.one else (p.w13, p.theirs.get("w13", {})) for p in tuned.points}
+        return [_write(below(out, out / file_name(engine, *known)), parts, engine, tuned.theirs)]
+    release = str((tuned.versions or {}).get("triton") or "").partition("+")[0]
+    if not re.fullmatch(r"[0-9]+(\.[0-9]+){1,3}", release):
+        raise UserError("SGLang keeps tiles by Triton release, and these do not say theirs; tune on this machine.")
+    folder = out / "configs" / f"triton_{release.replace('.', '_')}"
+    return [
+        _write(
+            below(out, folder / file_name(engine, *known, down=part == "w2")),
+            {p.M: (getattr(p, part), p.theirs.get(part, {})) for p in tuned.points},
+            engine,
+            tuned.theirs,
+        )
+        for part in ("w13", "w2")
+    ]
+
+
+def left_out(tuned: Tuned, engine: str) -> list[str]:
+    """Return what ``export`` leaves out because the engine's kernel has no such argument, as sentences."""
+    lost = [key for key in _more(tuned) if _ONLY.get(key, engine) != engine]
+    return [f"{key} stays out: the kernel of {engine} has no such argument." for key in lost]
+
+
+def notes(tuned: Tuned) -> list[str]:
+    """Return what our kernels do not do of what an engine's file asks for, as sentences."""
+    asked = [f"{key} {' and '.join(map(str, values))}" for key, values in _more(tuned).items()]
+    said = "our kernels do not take it, so the tiles may be slower here than there; an export keeps it"
+    return [f"The file asks for {', '.join(asked)}: {said}."] if asked else []
+
+
+def _more(tuned: Tuned) -> dict[str, list[form.Value]]:
+    """Return key -> values, by key, of what an engine's file says beyond six numbers and what changes nothing."""
+    found: dict[str, list[form.Value]] = {}
+    for keys in (keys for point in tuned.points for keys in point.theirs.values()):
+        for key, value in keys.items():
+            if key not in _NEUTRAL or value != _NEUTRAL[key]:
+                found[key] = [*dict.fromkeys([*found.get(key, []), value])]
+    return dict(sorted(found.items()))
+
+
+def _write(path: Path, tiles: Mapping[int, tuple[Sizes, Any]], engine: str, head: Mapping[str, form.Value]) -> Path:
+    known: dict[str, Any] = dict(head)
+    for M, (tile, more) in sorted(tiles.items()):
+        kept = {key: value for key, value in more.items() if _ONLY.get(key, engine) == engine}
+        known[str(M)] = dict(zip(_KEYS, tile, strict=True)) | kept
+    return save(known, path, indent=4)
+
+
+def is_theirs(path: Path) -> bool:
+    """Return whether a file's name is that of an engine's tuned file, of whatever kernel."""
+    return _OTHERS.fullmatch(path.name) is not None
+
+
+def named(path: Path) -> "re.Match[str]":
+    """Return the parts of the name of an engine's file: E, N, device, dtype.
+
+    Raises:
+        UserError: it is not named so, is for quantised weights or another kernel, or names no GPU.
+    """
+    found, name = _NAME.fullmatch(path.name), one_line(path.name, 120)
+    if found is None:
+        raise UserError(
+            f"'{name}' holds no tiles of the experts' GEMMs; give a file that is named E=..,N=..,device_name=...json."
+        )
+    if found["dtype"] not in (None, "float32") or found["shape"] or found["channel"]:
+        kind = found["dtype"] or "in blocks or channels"
+        raise UserError(f"'{name}' is for quantised weights ({kind}), which {BACKEND} does not take.")
+    if found["down"]:
+        whole = one_line(path.name.replace("_down.json", ".json"), 120)
+        raise UserError(f"'{name}' has the tiles of w2 alone; give '{whole}', the file without _down, beside it.")
+    if not found["device"]:
+        raise UserError(f"'{name}' does not name its GPU; write it behind device_name=, as the engine calls it.")
+    return found
+
+
+def load(path: Path, *, K: int, topk: int, dtype: str = "bf16") -> Tuned:
+    """Read an engine's file, and the file of w2 beside it where there is one.
+
+    Args:
+        path: not the ``_down`` file.
+        K: hidden size, which the file does not say.
+        topk: experts per token, which it does not say either.
+        dtype: where the name leaves it out: ``bf16`` or ``fp16``.
+
+    Raises:
+        UserError: the name or the content is not an engine's, or it is for quantised weights.
+    """
+    name = named(path)
+    w13, head = given(path)
+    beside = path.with_name(f"{path.stem}_down.json")
+    w2 = given(beside)[0] if beside.is_file() else w13
+    release = re.fullmatch(r"triton_(\d+)_(\d+)_(\d+)", path.parent.name)
+    triton = head.get("triton_version") or (".".join(release.groups()) if release else None)
+    sizes: dict[str, Any] = {"E": int(name["E"]), "N": int(name["N"]), "K": K, "topk": topk}
+    sizes["dtype"] = "fp32" if name["dtype"] else dtype
+    try:
+        points = tuple(_point(M, first, nearest(w2, M)) for M, first in w13.items())
+        known: dict[str, Any] = {
+            "origin": path.name,
+            "versions": {"triton": str(triton)} if triton else None,
+            "theirs": head,
+        }
+        return Tuned(BACKEND, name["device"].replace("_", " "), **sizes, points=points, **known)
+    except ValueError as error:
+        raise unreadable(path, "an engine's tiles", error, "take the file as the engine ships it") from None
+
+
+def _point(M: int, w13: Config, w2: Config) -> Point:
+    if w13[0][0] != w2[0][0]:
+        raise ValueError(f"it and its _down file differ in BLOCK_SIZE_M at M = {M}")
+    more = {part: config[1] for part, config in (("w13", w13), ("w2", w2)) if config[1]}
+    return Point(M, w13[0], w2[0], theirs=more)
+
+
+def given(path: Path) -> tuple[dict[int, Config], dict[str, form.Value]]:
+    """Return M -> (tile, what else is said of it) of an engine's file, by M; and what is said beside the tiles.
+
+    Raises:
+        UserError: it cannot be read, or has none.
+    """
+    try:
+        content: dict[str, Any] = decode_json(read_bytes(path), dict[str, dict[str, form.Value] | form.Value])
+        configs = {key: value for key, value in content.items() if isinstance(value, dict)}
+        if not any("BLOCK_SIZE_M" in config for config in configs.values()):
+            raise ValueError("it holds no tiles of the experts' GEMMs")
+        found = {M: _split(config) for M, config in form.by_m(configs).items()}
+    except ValueError as error:
+        raise unreadable(path, "an engine's tiles", error, "take the file as the engine ships it") from None
+    return found, {key: value for key, value in content.items() if key not in configs}
+
+
+def _split(config: dict[str, form.Value]) -> Config:
+    """Return the tile, and the keys beyond its six."""
+    tile = [config.get(key, _ASSUMED.get(key)) for key in _KEYS]
+    return checked(tile), {key: value for key, value in config.items() if key not in _KEYS}
+
+
+def tiles(path: Path) -> dict[int, Sizes]:
+    """Return M -> tile of an engine's file, by M.
+
+    Raises:
+        UserError: it cannot be read, or has none.
+    """
+    return {M: tile for M, (tile, _) in given(path)[0].items()}
+
+
+def nearest(found: Mapping[int, T], M: int) -> T:
+    """Return what the engines take for M: of the key at the smallest difference."""
+    return found[min(found, key=lambda key: abs(key - M))]
+
+
+def theirs(path: Path, M: int) -> dict[str, Any]:
+    """Return what an engine's launcher gets for M, as its file says it.
+
+    Raises:
+        UserError: it cannot be read, or has none.
+    """
+    tile, more = nearest(given(path)[0], M)
+    return dict(zip(_KEYS, tile, strict=True)) | more
+
+
+def fitting(E: int, N: int) -> dict[str, Model]:
+    """Return the presets of E experts whose N, whole or split over up to 64 GPUs, is that of a file."""
+    return {
+        name: preset
+        for name, preset in MODELS.items()
+        if preset.E == E and preset.N % N == 0 and preset.N // N in (1, 2, 4, 8, 16, 32, 64)
+    }

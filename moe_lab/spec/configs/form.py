@@ -1,0 +1,110 @@
+"""What files of tiles and of times may hold: their types, as msgspec checks them, and bounds of what names them."""
+
+import re
+from typing import Any
+
+import msgspec
+
+from moe_lab.spec.guard.entry import integer, one_line, plain_name
+from moe_lab.spec.guard.options import EXPERTS, SIZE, TOKENS
+
+TILES, MEASURED = "moe_lab tiles 1", "moe_lab measured 1"
+DTYPES = ("fp32", "fp16", "bf16")
+# What an engine's files say of a tile beyond its six numbers.
+Value = str | int | float | bool | None
+_GPU = re.compile(r"[A-Za-z0-9][ -.0-\[\]-~]{0,99}")  # printable ASCII without slashes
+
+
+class Tile(msgspec.Struct):
+    """The six numbers of a tile."""
+
+    block_m: int
+    block_n: int
+    block_k: int
+    group_m: int
+    num_warps: int
+    num_stages: int
+
+
+class Point(msgspec.Struct):
+    """The tiles of one M; see ``configs.Point``."""
+
+    w13: Tile
+    w2: Tile
+    us: float | None = None
+    one: Tile | None = None
+    one_us: float | None = None
+    theirs: dict[str, dict[str, Value]] = {}
+
+
+class Problem(msgspec.Struct):
+    """Sizes and dtype."""
+
+    E: int
+    N: int
+    K: int
+    topk: int
+    dtype: str
+
+
+class TilesFile(msgspec.Struct):
+    """A file of tiles; see ``configs.Tuned``."""
+
+    format: str
+    backend: str
+    gpu: str
+    problem: Problem
+    M: dict[str, Point]
+    origin: str = ""
+    date: str | None = None
+    versions: dict[str, str | None] | None = None
+    theirs: dict[str, Value] = {}
+
+
+class MeasuredFile(msgspec.Struct):
+    """A file of times; see ``configs.measured.Measured``."""
+
+    format: str
+    gpu: str
+    problem: Problem
+    us: dict[str, dict[str, float]]
+    origin: str = ""
+    date: str | None = None
+    versions: dict[str, str | None] | None = None
+
+
+def by_m(given: dict[str, Any]) -> dict[int, Any]:
+    """Return a mapping from text of digits as one from tokens, by tokens.
+
+    Raises:
+        ValueError: there is none, one is no number of tokens, or two are the same.
+    """
+    found = {integer(key, range(1, TOKENS + 1)): value for key, value in given.items()}
+    if not found:
+        raise ValueError("it has no M")
+    if len(found) < len(given):
+        raise ValueError("it has an M twice")
+    return dict(sorted(found.items()))
+
+
+def check_names(gpu: Any, E: Any, N: Any, K: Any, topk: Any, dtype: Any, backend: Any = "auto") -> None:
+    """Raise ValueError unless they can name a file: they become its name and that of its folder."""
+    plain_name(backend, "the backend")
+    if not isinstance(gpu, str) or not _GPU.fullmatch(gpu):
+        raise ValueError(
+            f"the GPU is called '{one_line(str(gpu), 40)}', not by 1 to 100 printable ASCII characters without slashes"
+        )
+    if dtype not in DTYPES:
+        raise ValueError(f"the dtype is '{one_line(str(dtype), 40)}', none of {', '.join(DTYPES)}")
+    most = {"E": EXPERTS, "N": SIZE, "K": SIZE, "topk": EXPERTS}
+    for name, value in zip(most, (E, N, K, topk), strict=True):
+        if type(value) is not int or not 1 <= value <= most[name]:
+            raise ValueError(f"{name} is {one_line(str(value), 40)}, not a whole number of 1 to {most[name]}")
+    if topk > E:
+        raise ValueError(f"topk = {topk} is more than E = {E}")
+
+
+def check_times(times: Any) -> None:
+    """Raise ValueError unless each is a number above zero, or None."""
+    if not all(us is None or 0 < us < float("inf") for us in times):
+        raise ValueError("a time is not above zero")

@@ -1,0 +1,175 @@
+"""Which experts backend took how long, as data: ``moe_lab/spec/configs/<gpu>/measured,<file>.json``. Imports no torch.
+
+A file holds, for one (E, N, K, dtype, GPU), the medians of our backends at some M. A call takes the backend that was
+quickest at the M that is nearest by ratio. Folders in $MOE_LAB_CONFIGS are searched before the package's own.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from moe_lab.spec import configs
+from moe_lab.spec.configs import form
+from moe_lab.spec.errors import UserError
+from moe_lab.spec.guard.entry import decode_json, one_line, read_bytes, unreadable
+from moe_lab.spec.problem import MoEProblem
+
+# Backend -> the kernel that only it launches.
+KERNELS = {"hopper": "hopper_moe", "grouped": "persistent_gemm_kernel", "fused_moe": "grouped_gemm_kernel"}
+SIZES = ("E", "N", "K", "topk", "dtype")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A file of times.
+
+    Attributes:
+        gpu: the GPU's own name.
+        E: experts.
+        N: expert intermediate size.
+        K: hidden size.
+        topk: experts per token.
+        dtype: of weights and tokens.
+        us: M -> backend -> median microseconds of a layer call in a CUDA graph, cold L2, uniform routing.
+        origin: the run.
+        date: of the measurement.
+        versions: of what shaped the result.
+
+    Raises:
+        ValueError: a name or size that cannot be.
+    """
+
+    gpu: str
+    E: int
+    N: int
+    K: int
+    topk: int
+    dtype: str
+    us: Mapping[int, Mapping[str, float]]
+    origin: str = ""
+    date: str | None = None
+    versions: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        form.check_names(self.gpu, self.E, self.N, self.K, self.topk, self.dtype)
+
+    @property
+    def file_name(self) -> str:
+        """What the file is called."""
+        return _file_name(self.E, self.N, self.K, self.dtype)
+
+    def quickest(self, M: int, topk: int, backends: Collection[str]) -> str | None:
+        """Return the backend, of those given, that was quickest at the nearest M; None where none was measured."""
+        known = {m: {b: us for b, us in times.items() if b in backends} for m, times in self.us.items()}
+        known = {m: times for m, times in known.items() if times}
+        if not known:
+            return None
+        times = known[configs.nearest(known, self.topk, M * topk)]
+        return min(times, key=times.__getitem__)
+
+
+def _file_name(E: int, N: int, K: int, dtype: str) -> str:
+    return f"measured,E={E},N={N},K={K},dtype={dtype}.json"
+
+
+def find(problem: MoEProblem, gpu: str | None) -> Measured | None:
+    """Return the times for sizes, dtype and GPU, if there are any; see ``configs.find``."""
+    if gpu is None or problem.quant is not None:
+        return None
+    return _find(configs.folders(), problem.E, problem.N, problem.K, problem.dtype, gpu)
+
+
+@cache
+def _find(places: tuple[Path, ...], E: int, N: int, K: int, dtype: str, gpu: str) -> Measured | None:
+    name = _file_name(E, N, K, dtype)
+    found = (read(path) for place in places for path in sorted(place.glob(f"*/{name}")))
+    return next((measured for measured in found if measured.gpu == gpu), None)
+
+
+def choice(gpu: str | None) -> str:
+    """Return one sentence: what ``auto`` does on a GPU, None for none, as far as its name tells."""
+    if gpu is None:
+        return "no GPU is seen: on the CPU it takes fused_moe with its default tiles."
+    places = configs.folders()
+    times = [m for place in places for path in sorted(place.glob("*/measured,*.json")) if (m := read(path)).gpu == gpu]
+    tiles = [t for path in configs.files() if (t := configs.read(path)).gpu == gpu and t.backend == "fused_moe"]
+    sizes = ", ".join(dict.fromkeys(f"E={m.E} N={m.N} K={m.K} {m.dtype}" for m in times))
+    tiled = ", ".join(dict.fromkeys(f"E={t.E} N={t.N} K={t.K} {t.dtype}" for t in tiles))
+    else_ = "hopper where that fits (compute capability 9.0, fp16 or bf16, K and N multiples of 64), else fused_moe"
+    known = f"the quickest as measured at {sizes}; elsewhere" if times else f"no times for {gpu}: it takes"
+    return f"{known} {else_}, whose tiles are {f'tuned at {tiled}, else ' if tiles else ''}its own defaults."
+
+
+def read(path: Path) -> Measured:
+    """Read a file of times.
+
+    Raises:
+        UserError: it is no such file.
+    """
+    try:
+        known: form.MeasuredFile = decode_json(read_bytes(path), form.MeasuredFile)
+        if known.format != form.MEASURED:
+            raise ValueError(f"its format is '{known.format}', not '{form.MEASURED}'")
+        us = form.by_m(known.us)
+        form.check_times(time for times in us.values() for time in times.values())
+        sizes = {key: getattr(known.problem, key) for key in SIZES}
+        named = {key: getattr(known, key) for key in ("origin", "date", "versions")}
+        return Measured(known.gpu, **sizes, us=us, **named)
+    except ValueError as error:
+        raise unreadable(path, "times of backends", error, "make it with moe-lab configs import RUN") from None
+
+
+def write(measured: Measured, folder: Path) -> Path:
+    """Write a file of times into a folder, under a temporary name first; return its path."""
+    known = asdict(measured)
+    sizes = {key: known.pop(key) for key in SIZES}
+    us = {str(M): times for M, times in sorted(known.pop("us").items())}
+    path = configs.save({"format": form.MEASURED, **known, "problem": sizes, "us": us}, folder / measured.file_name)
+    _find.cache_clear()
+    return path
+
+
+def of_run(rows: Any, manifest: Mapping[str, Any]) -> list[Measured]:
+    """Return the times in a run of ``moe-lab bench experts``, one for each model and dtype.
+
+    Rows of ``auto`` count for the backend whose kernel they launched, where the run says.
+
+    Args:
+        rows: its rows, a DataFrame.
+        manifest: its ``run.json``: name, gpu, date, versions.
+
+    Raises:
+        UserError: the rows lack a column, or hold what cannot be.
+    """
+    try:
+        return _times(rows, manifest)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        said = f"{type(error).__name__}: {one_line(str(error), 60)}"
+        raise UserError(f"The rows of '{manifest['name']}' cannot give times ({said}); measure again.") from None
+
+
+def _times(rows: Any, manifest: Mapping[str, Any]) -> list[Measured]:
+    kept = rows[(rows["part"] == "full") & (rows["mode"] == "graph") & (rows["routing"] == "uniform")]
+    kept = kept[kept["median_us"].notna()]
+    out = []
+    for sizes, own in kept.groupby(list(SIZES)):
+        us: dict[int, dict[str, float]] = {}
+        for row in own.itertuples():
+            backend = _ours(str(row.backend), str(row.kernels_us))
+            if backend:
+                us.setdefault(int(row.M), {})[backend] = float(row.median_us)
+        if not us:
+            continue
+        named: dict[str, Any] = dict(zip(SIZES, sizes, strict=True))
+        named |= {key: int(named[key]) for key in SIZES if key != "dtype"}
+        named |= {"origin": str(manifest["name"]), "date": manifest.get("date"), "versions": manifest.get("versions")}
+        out.append(Measured(str((manifest.get("gpu") or {}).get("name") or "unknown"), us=us, **named))
+    return out
+
+
+def _ours(backend: str, kernels: str) -> str | None:
+    if backend == "auto":
+        return next((ours for ours, kernel in KERNELS.items() if f"|{kernel}" in kernels), None)
+    return backend if backend in KERNELS else None

@@ -1,0 +1,68 @@
+"""Types of command-line options: what is no number, out of bounds or no pattern is refused where it is typed."""
+
+import argparse
+import math
+import re
+from collections.abc import Callable
+
+from moe_lab.spec.guard.entry import integer
+
+COUNT = 10**6  # of repetitions, launches, instances, seconds
+TOKENS = 2**31 - 1  # kernels count rows in 32 bits
+EXPERTS = 2**16
+SIZE = 2**20  # hidden and intermediate
+
+
+def whole(least: int, most: int) -> Callable[[str], int]:
+    """Return an argparse type: whole numbers from ``least`` to ``most``."""
+
+    def read(text: str) -> int:
+        try:
+            return integer(text, range(least, most + 1))
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text[:40]!r} is no whole number from {least} to {most}") from None
+
+    return read
+
+
+count = whole(1, COUNT)
+tokens = whole(0, TOKENS)
+experts = whole(1, EXPERTS)
+rows = whole(1, 1024)
+few = whole(0, 1024)
+seed = whole(0, 2**63 - 1)
+
+
+def amount(text: str) -> float:
+    """Return a finite number above zero: the argparse type of sizes in MB."""
+    try:
+        value = float(text) if text.isascii() and "_" not in text else math.nan
+    except ValueError:
+        value = math.nan
+    if not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no number above 0 and below 1e9")
+    return value
+
+
+def pattern(text: str) -> str:
+    """Return a regular expression that compiles: the argparse type of --root and --kernel."""
+    try:
+        re.compile(text)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no regular expression ({error})") from None
+    return text
+
+
+def sizes(text: str) -> tuple[int, int, int, int] | None:
+    """Return K, N, E and topk of ``2048x768x128x8``; None where a text is no four numbers of that form.
+
+    Raises:
+        ValueError: one is out of bounds, or topk is larger than E.
+    """
+    if not re.fullmatch(r"[0-9]+(x[0-9]+){3}", text):
+        return None
+    bounds = (SIZE, SIZE, EXPERTS, EXPERTS)
+    K, N, E, topk = (integer(part, range(1, most + 1)) for part, most in zip(text.split("x"), bounds, strict=True))
+    if topk > E:
+        raise ValueError(f"topk = {topk} is more than E = {E}")
+    return K, N, E, topk

@@ -1,0 +1,148 @@
+"""Folders of a running command: only their owner reads them, and the next command removes those of a killed one.
+
+A folder holds a file on which its process keeps a lock. The lock ends with the process, however it ends: so a folder
+whose lock can be taken is surely nobody's, without asking for process ids, which are used again.
+"""
+
+import fcntl
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+
+from moe_lab.spec.errors import UserError
+
+OWNER = ".moe_lab_owner"
+PREFIX = "moe_lab_"
+
+
+class Scratch:
+    """A temporary folder of this command.
+
+    Attributes:
+        folder: where files go; only this user reads it.
+        worth_keeping: whether what lies there was expensive: if the command fails now, it stays and is named.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.worth_keeping = False
+
+
+def own(folder: Path) -> int:
+    """Mark a new folder as that of this process; returns the descriptor whose lock says so."""
+    new = folder / f"{OWNER}.new"
+    handle = os.open(new, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+    with suppress(OSError):  # a file system without locks: the folder never counts as left behind
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    new.rename(folder / OWNER)  # locked first: nobody sees the mark without its lock
+    return handle
+
+
+@contextmanager
+def left_behind(folder: Path) -> Iterator[bool]:
+    """Give whether a folder is ours and its process is gone; until the end nobody else takes it for so."""
+    handle = None
+    try:
+        found = folder.lstat()
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid():
+            handle = os.open(folder / OWNER, os.O_RDWR | os.O_NOFOLLOW)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            gone = os.fstat(handle).st_ino == (folder / OWNER).lstat().st_ino
+        else:
+            gone = False
+    except OSError:
+        gone = False
+    try:
+        yield gone
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def sweep(parent: Path, pattern: str = f"{PREFIX}*") -> list[str]:
+    """Remove the folders that killed commands left in a folder; returns a sentence on each."""
+    said = []
+    with suppress(OSError):
+        for folder in sorted(parent.glob(pattern)):
+            with left_behind(folder) as gone:
+                if gone:
+                    said.append(f"removed {removed(folder)} from the folder for temporary files.")
+                    shutil.rmtree(folder, ignore_errors=True)
+    return said
+
+
+def removed(folder: Path) -> str:
+    """Return what a killed command left, as words: how much, and since when it lies there."""
+    files = [path.lstat() for path in folder.rglob("*") if path.name != OWNER and not path.is_dir()]
+    size = sum(found.st_size for found in files) / 1e6
+    when = datetime.fromtimestamp((folder / OWNER).lstat().st_mtime)
+    return (
+        f"what a command that was killed had left ({len(files)} {'file' if len(files) == 1 else 'files'}, {size:.1f} "
+        f"MB, begun {when:%Y-%m-%d %H:%M})"
+    )
+
+
+@contextmanager
+def private(parent: Path | None = None, prefix: str = PREFIX) -> Iterator[Scratch]:
+    """Give a temporary folder that only this user reads, gone in the end.
+
+    What is ``worth_keeping`` stays where it lies if something fails, the keyboard included, and the error names it.
+
+    Args:
+        parent: where; by default the folder for temporary files.
+        prefix: what its name begins with.
+
+    Raises:
+        UserError: there can be no such folder, or something failed after what is there was worth keeping.
+    """
+    place = parent or Path(tempfile.gettempdir())
+    sweep(place, f"{prefix}*")
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=place))
+        handle = own(folder)
+    except OSError as error:
+        raise UserError(
+            f"There is no room for temporary files ({error.strerror}); set TMPDIR to a folder that can be written to."
+        ) from None
+    scratch = Scratch(folder)
+    try:
+        yield scratch
+    except BaseException as error:
+        kept = _kept(scratch)
+        if not kept:
+            raise
+        said = f"{_sentence(error)} {kept}"
+        if isinstance(error, KeyboardInterrupt):
+            raise type(error)(said) from error
+        raise UserError(said) from error
+    finally:
+        os.close(handle)
+        if (folder / OWNER).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _kept(scratch: Scratch) -> str:
+    """Take the mark off a folder that is worth keeping, so that no command removes it; returns where it is."""
+    files = [p for p in scratch.folder.rglob("*") if p.is_file() and p.name != OWNER and p.stat().st_size]
+    if not scratch.worth_keeping or not files:
+        return ""
+    (scratch.folder / OWNER).unlink()
+    return (
+        f"What was recorded is kept as it came (it may hold names, paths and secrets) in {scratch.folder}, which only "
+        "you can read; `moe-lab import` makes a run of it."
+    )
+
+
+def _sentence(error: BaseException) -> str:
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return str(error) or "stopped."
+    if isinstance(error, OSError):
+        return f"{error.strerror or type(error).__name__}."
+    return f"{type(error).__name__} ({next(iter(str(error).splitlines()), '')[:200]})."

@@ -1,0 +1,242 @@
+"""Kernels of other projects, read from an installed package or from a released wheel in a cache that git ignores.
+
+A peer is a project whose Python files are enough to run its kernel. They are found, in this order, in the installed
+package of that name, else in the newest release that ``moe-lab peers add`` unpacked. Nothing of theirs is part of this
+repository. The cache is $MOE_LAB_PEERS, else ``.peers`` of the checkout, else ``moe_lab/peers`` in the user's cache.
+"""
+
+import importlib.metadata
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from moe_lab.spec.errors import UserError
+from moe_lab.spec.guard.entry import NAME_LENGTH, conform, decode_json, read_bytes
+
+MANIFEST = "peer.json"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Files of a wheel that do one thing.
+
+    Attributes:
+        patterns: globs of paths in the wheel.
+        defines: regular expression that a file must match at the start of a line; empty for none.
+        strip: what is cut off the front of the paths.
+        required: whether a release without it is of no use.
+    """
+
+    patterns: tuple[str, ...]
+    defines: str = ""
+    strip: str = ""
+    required: bool = True
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project whose kernels can be read from its files.
+
+    Attributes:
+        about: what is read.
+        source: where the project lives.
+        wheel: the package on the index whose wheel has the files.
+        parts: name -> files.
+        example: what to give to ``moe-lab peers add``.
+        licence: of the project, where that is not the wheel's.
+        proof: a file or folder that tells its installed package from another of that name.
+    """
+
+    about: str
+    source: str
+    wheel: str
+    parts: dict[str, Part]
+    example: str
+    licence: str = ""
+    proof: str = ""
+
+
+_MOE = "vllm/model_executor/layers/fused_moe"
+PROJECTS: dict[str, Project] = {
+    "vllm": Project(
+        "fused_moe_kernel (Triton) with its tuned tiles",
+        "https://github.com/vllm-project/vllm",
+        "vllm",
+        {
+            "kernel": Part((f"{_MOE}/*.py", f"{_MOE}/**/*.py"), r"def invoke_fused_moe(_triton)?_kernel\("),
+            "tiles": Part((f"{_MOE}/configs/*.json",)),
+        },
+        "vllm==0.33.0",
+    ),
+    "sglang": Project(
+        "fused_moe_kernel (Triton) with its tuned tiles",
+        "https://github.com/sgl-project/sglang",
+        "sglang",
+        {
+            "kernel": Part(
+                ("sglang/kernels/ops/moe/*.py", "sglang/srt/layers/moe/**/*.py"), r"def invoke_fused_moe_kernel\("
+            ),
+            "defaults": Part(("sglang/srt/layers/moe/**/*.py",), r"def get_default_config\("),
+            "tiles": Part(("sglang/srt/layers/moe/**/configs/*/*.json",)),
+        },
+        "sglang==0.5.23",
+    ),
+    "triton_kernels": Project(
+        "matmul_ogs (Triton), as vLLM's wheel carries it",
+        "https://github.com/triton-lang/triton/tree/main/python/triton_kernels",
+        "vllm",
+        {"package": Part(("vllm/third_party/triton_kernels/**/*.py",), strip="vllm/third_party/")},
+        "vllm==0.15.0",
+        "MIT",
+        "matmul_ogs.py",
+    ),
+    "deep_gemm": Project(
+        "DeepGEMM (CUDA, compiled by nvcc when it first runs), as vLLM's wheel carries it",
+        "https://github.com/deepseek-ai/DeepGEMM",
+        "vllm",
+        {"package": Part(("vllm/third_party/deep_gemm/**/*",), strip="vllm/third_party/")},
+        "vllm==0.33.0",
+        "MIT",
+        "include/deep_gemm",
+    ),
+}
+
+
+class _Facts(msgspec.Struct):
+    """What of ``peer.json`` is read."""
+
+    project: str
+    version: Annotated[str, msgspec.Meta(max_length=NAME_LENGTH)]
+    files: dict[str, str]
+    licence: str | None
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One release of a project, where its files lie.
+
+    Attributes:
+        project: key of ``PROJECTS``.
+        version: of the release; of files that another wheel carries, ``<wheel>-<version>``.
+        root: folder that the paths of the files start at.
+        origin: ``installed`` or ``wheel``.
+        facts: what ``peer.json`` says: wheel, its sha256, licence, files; empty for an installed package.
+    """
+
+    project: str
+    version: str
+    root: Path
+    origin: str
+    facts: dict[str, Any]
+
+    def files(self, part: str) -> list[Path]:
+        """Return the files of a part, sorted; empty if the release has none."""
+        return sorted(matching(self.root, PROJECTS[self.project].parts[part]))
+
+    def file(self, part: str) -> Path:
+        """Return the one file of a part.
+
+        Raises:
+            UserError: there is none: the project has moved it.
+        """
+        found = self.files(part)
+        if not found:
+            raise UserError(
+                f"{self.project} {self.version} has no file with its {part} where moe_lab looks; use another release: "
+                f"moe-lab peers add {PROJECTS[self.project].example}."
+            )
+        return found[0]
+
+
+def matching(root: Path, part: Part) -> Iterator[Path]:
+    """Yield the files below ``root`` that belong to a part."""
+    seen: set[Path] = set()
+    for pattern in part.patterns:
+        for path in root.glob(pattern.removeprefix(part.strip)):
+            if path not in seen and path.is_file() and (not part.defines or fits(path.read_text("utf-8"), part)):
+                seen.add(path)
+                yield path
+
+
+def fits(text: str, part: Part) -> bool:
+    """Return whether a file of that text belongs to the part."""
+    return not part.defines or re.search(rf"^{part.defines}", text, re.MULTILINE) is not None
+
+
+def cache() -> Path:
+    """Return the folder of unpacked wheels; it need not exist."""
+    named = os.environ.get("MOE_LAB_PEERS")
+    if named:
+        return Path(named)
+    checkout = Path(__file__).parents[3]
+    if (checkout / "pyproject.toml").is_file():
+        return checkout / ".peers"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "moe_lab" / "peers"
+
+
+def cached(project: str | None = None) -> list[Peer]:
+    """Return the unpacked releases, of all projects or one, the newest first; what cannot be read is none."""
+    peers = []
+    for manifest in cache().glob(f"{project or '*'}/*/{MANIFEST}"):
+        try:
+            facts: dict[str, Any] = decode_json(read_bytes(manifest), dict[str, Any])
+            conform(facts, _Facts)
+        except ValueError:
+            continue  # no release of ours; `peers add` writes it again
+        if facts["project"] in PROJECTS:
+            peers.append(Peer(facts["project"], facts["version"], manifest.parent, "wheel", facts))
+    return sorted(peers, key=lambda peer: (peer.project, _order(peer.version)), reverse=True)
+
+
+def _order(version: str) -> list[tuple[int, int, str]]:
+    """Return a key that sorts versions by their numbers: 0.10 after 0.9, and 1.0rc1 before 1.0."""
+    numbers = [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in re.findall(r"\d+|[a-z]+", version)]
+    return [*numbers, (1, -1, "")]
+
+
+def installed(project: str) -> Peer | None:
+    """Return the installed package of that name, without importing it; None if it has not the files."""
+    try:
+        spec = find_spec(project)
+    except (ImportError, ValueError):
+        return None
+    places = list(spec.submodule_search_locations or []) if spec else []
+    known = PROJECTS[project]
+    if not places or not (Path(places[0]) / known.proof).exists():
+        return None
+    try:
+        version = importlib.metadata.version(project)
+    except importlib.metadata.PackageNotFoundError:
+        version = "unknown"
+    return Peer(project, version, Path(places[0]).parent, "installed", {})
+
+
+def find(project: str, version: str | None = None) -> Peer | None:
+    """Return a release: that of the version, else the installed package, else the newest in the cache."""
+    here = installed(project)
+    if here and version in (None, here.version):
+        return here
+    return next((peer for peer in cached(project) if version in (None, peer.version)), None)
+
+
+def get(project: str, version: str | None = None) -> Peer:
+    """Return a release.
+
+    Raises:
+        UserError: it is neither installed nor in the cache.
+    """
+    found = find(project, version)
+    if found is None:
+        known = PROJECTS[project]
+        wanted = f"{known.wheel}=={version.removeprefix(known.wheel + '-')}" if version else known.example
+        raise UserError(
+            f"{project}{' ' + version if version else ''} is neither installed nor unpacked here: "
+            f"moe-lab peers add {wanted}."
+        )
+    return found

@@ -1,0 +1,85 @@
+"""Launch geometry: occupancy and its limiter by the CUDA rules, waves, and the last wave."""
+
+import pandas as pd
+import pytest
+from ncu_builder import raw, stack
+
+from moe_lab.analysis.geometry import LIMITS, fit, geometry, last_wave_fill_pct
+from moe_lab.runs.parse import parse_report
+
+REGISTERS, STATIC, DYNAMIC = (
+    "launch__registers_per_thread",
+    *(f"launch__shared_mem_per_block_{kind}" for kind in ("static", "dynamic")),
+)
+SMS, REPORTED = "launch__sm_count", "sm__maximum_warps_per_active_cycle_pct"
+UNITS = {
+    REGISTERS: "register/thread",
+    STATIC: "byte/block",
+    DYNAMIC: "byte/block",
+    SMS: "",
+    REPORTED: "%",
+}
+
+
+@pytest.mark.parametrize(
+    ("capability", "threads", "registers", "smem", "blocks", "limiter", "occupancy_pct"),
+    [
+        # 168 registers x 32 = 5376 a warp; 16384 of a scheduler hold 3 warps: 12 an SM, 3 blocks of 4.
+        ("9.0", 128, 168, 0, 3, "registers", 18.75),
+        # 64 registers x 32 = 2048: 8 warps a scheduler, 32 an SM; shared memory would allow 4.
+        ("9.0", 256, 64, 49152, 4, "registers+smem", 50),
+        # 228 KiB hold two blocks of 100 KiB + 1 KiB.
+        ("9.0", 128, 32, 100 * 1024, 2, "smem", 12.5),
+        ("9.0", 32, 16, 0, 32, "sm", 50),
+        ("9.0", 1024, 32, 0, 2, "registers+warps", 100),
+        ("8.9", 1024, 32, 0, 1, "warps", 66.7),
+        ("7.5", 64, 32, 0, 16, "warps+sm", 100),
+        # A block of 33 threads has two warps.
+        ("8.0", 33, 16, 0, 32, "warps+sm", 100),
+        # More registers than an SM has: it cannot be launched.
+        ("9.0", 1024, 255, 0, 0, "registers", 0),
+    ],
+)
+def test_blocks_that_fit_follow_the_cuda_rules(capability, threads, registers, smem, blocks, limiter, occupancy_pct):
+    found = fit(LIMITS[capability], threads, registers, smem)
+    assert (found.blocks, found.limiter) == (blocks, limiter)
+    assert found.occupancy_pct == pytest.approx(occupancy_pct, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("grid", "at_once", "pct"),
+    [(264, 264, 100), (265, 264, 100 / 264), (132, 264, 50), (528, 264, 100), (1, 132, 100 / 132)],
+)
+def test_last_wave_is_as_full_as_its_blocks(grid, at_once, pct):
+    assert last_wave_fill_pct(grid, at_once) == pytest.approx(pct)
+
+
+def kernel(grid, values, name="fused_moe"):
+    return {"name": name, "grid": f"({grid}, 1, 1)", "block": "(128, 1, 1)", "stack": stack("w13"), "values": values}
+
+
+def test_geometry_of_a_report_says_waves_limiter_and_where_ncu_says_otherwise(tmp_path):
+    fits = {REGISTERS: "168", STATIC: "0", DYNAMIC: "8192", SMS: "132", REPORTED: "18.75"}
+    page = tmp_path / "page.csv"
+    page.write_text(
+        raw(
+            [
+                kernel(6144, fits),
+                kernel(100, fits | {REPORTED: "12.5"}, "other"),
+                kernel(100, {SMS: "132"}, "unknown"),
+            ],
+            UNITS,
+        )
+    )
+    table = geometry(parse_report(page))
+    first, other, unknown = (table.iloc[i] for i in range(3))
+    assert (first["path"], first["name"], first["launches"], first["smem_bytes"]) == ("w13", "fused_moe", 1, 8192)
+    assert (first["blocks_per_sm"], first["limiter"], first["sms_used"]) == (3, "registers", 132)
+    assert first["waves"] == pytest.approx(6144 / 396)
+    assert first["last_wave_fill_pct"] == pytest.approx(100 * (6144 - 15 * 396) / 396)
+    assert first["occupancy_theoretical_pct"] == first["occupancy_reported_pct"] == 18.75
+    assert (other["sms_used"], other["occupancy_reported_pct"]) == (100, 12.5)
+    assert unknown["sms_used"] == 100
+    assert pd.isna(unknown["blocks_per_sm"])
+    assert pd.isna(unknown["waves"])
+    assert table.attrs["notes"] == ["Computed and reported occupancy differ for other: the reported one counts."]

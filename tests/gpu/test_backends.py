@@ -1,0 +1,215 @@
+"""Listing backends, and the adapters of other projects around kernels that stand for theirs."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from moe_lab import cli
+from moe_lab.spec import plugins
+
+torch = pytest.importorskip("torch")
+
+from wheel_builder import MOE, TILES, wheel
+
+from moe_lab.gpu import routing
+from moe_lab.gpu.bench import examine
+from moe_lab.gpu.experts import torch_loop
+from moe_lab.spec import ranges
+from moe_lab.spec.errors import UserError
+from moe_lab.spec.peers import fetch
+from moe_lab.spec.problem import MoEProblem
+
+PEERS = ["deep_gemm", "flashinfer_cutlass", "scattermoe", "sglang_triton", "sonic_moe", "triton_kernels", "vllm_triton"]
+# A grouped GEMM in plain torch with the launcher's signature of vLLM 0.15: what an adapter must get right around it.
+LAUNCHER = """
+import torch
+import vllm._custom_ops
+from vllm.triton_utils import triton, tl
+
+
+class fused_moe_kernel:
+    arg_names = ["a_ptr", "BLOCK_SIZE_M", "BLOCK_SIZE_N", "BLOCK_SIZE_K", "GROUP_SIZE_M", "naive_block_assignment"]
+
+
+def get_default_config(M, E, N, K, topk, dtype, block_shape=None):
+    return {"BLOCK_SIZE_M": 16 if M <= E else 64, "SPLIT_K": 1}
+
+
+def invoke_fused_moe_triton_kernel(
+    A, B, C, A_scale, B_scale, topk_weights, sorted_token_ids, expert_ids, num_tokens_post_padded, mul_routed_weight,
+    top_k, config, compute_type, use_fp8_w8a8, use_int8_w8a8, use_int8_w8a16, use_int4_w4a16, per_channel_quant,
+    block_shape=None, B_bias=None,
+):
+    assert A_scale is None and B_scale is None and B_bias is None and not use_fp8_w8a8 and C.ndim == 3
+    flat, size = C.view(-1, C.shape[-1]), config["BLOCK_SIZE_M"]
+    for tile in range(int(num_tokens_post_padded) // size):
+        pairs = [tile] if sorted_token_ids is None else sorted_token_ids[tile * size : (tile + 1) * size].tolist()
+        for pair in pairs:
+            if pair < flat.shape[0]:
+                y = B[int(expert_ids[tile])] @ A[pair // top_k]
+                flat[pair] = y * topk_weights.view(-1)[pair] if mul_routed_weight else y
+"""
+
+
+def tile(rows: int, **more: object) -> dict[str, object]:
+    """An entry of an engine's tuned file."""
+    whole = {"BLOCK_SIZE_M": rows, "BLOCK_SIZE_N": 64, "BLOCK_SIZE_K": 32, "GROUP_SIZE_M": 1}
+    return {**whole, "num_warps": 4, "num_stages": 3, **more}
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """GIVEN a wheel of vLLM in the cache; the adapter starts afresh."""
+    monkeypatch.setenv("MOE_LAB_PEERS", str(tmp_path / "peers"))
+    tiles = json.dumps({"4": tile(32), "40": tile(128)})
+    fetch.add(str(wheel(tmp_path, files={f"{MOE}/fused_moe.py": LAUNCHER, f"{MOE}/configs/{TILES}": tiles})))
+    plugins.load("experts", "vllm_triton").at.cache_clear()
+    yield tmp_path
+    plugins.load("experts", "vllm_triton").at.cache_clear()
+
+
+def make(M: int, K: int = 24, N: int = 16, E: int = 8, topk: int = 2) -> tuple:
+    problem = MoEProblem(M, K, N, E, topk, "fp32")
+    tensors = torch.randn(M, K), torch.randn(E, 2 * N, K) * K**-0.5, torch.randn(E, K, N) * N**-0.5
+    return problem, (*tensors, *routing.synthetic("uniform", M, E, topk, seed=M))
+
+
+@pytest.mark.parametrize("M", [0, 1, 5, 33], ids=["none", "one-tile-a-pair", "default-tile", "larger-default-tile"])
+def test_wheel_pipeline_gives_what_the_oracle_gives(cache: Path, interpreter, M: int, poison) -> None:
+    problem, tensors = make(M)
+    seen: list[str] = []
+
+    def mark(stage):
+        seen.append(stage)
+        return ranges.marker("none")(stage)
+
+    y = plugins.load("experts", "vllm_triton").experts(*tensors, problem=problem, mark=mark)
+    expected = torch_loop.moe(*tensors, problem=problem, mark=ranges.marker("none"), dtype=torch.float64)
+    assert torch.allclose(y.double(), expected, atol=1e-5)
+    assert seen == (["align", "w13", "act", "w2", "combine"] if M else [])
+
+
+def test_wheel_pipeline_takes_the_nearest_tuned_tile_else_the_projects_default(cache: Path, interpreter) -> None:
+    backend = plugins.load("experts", "vllm_triton").at(None)
+    tuned = [backend.block_m(MoEProblem(M, 24, 32, 8, 2, "fp32")) for M in (1, 21, 23, 900)]
+    assert tuned == [32, 32, 128, 128], "keys 4 and 40"
+    assert backend.config(MoEProblem(9, 24, 16, 8, 2, "fp32")) == {"BLOCK_SIZE_M": 64}, "no file for this N"
+
+
+def test_wheel_pipeline_refuses_a_launcher_that_wants_more(cache: Path, interpreter, tmp_path: Path) -> None:
+    more = LAUNCHER.replace("A, B, C,", "A, B, C, moon_phase,")
+    fetch.add(str(wheel(tmp_path, version="9.9", files={f"{MOE}/fused_moe.py": more, f"{MOE}/configs/{TILES}": "{}"})))
+    problem, tensors = make(5)
+    backend, _ = examine.load("vllm_triton@9.9")
+    with pytest.raises(UserError, match="needs moon_phase, which this adapter does not know"):
+        backend.experts(*tensors, problem=problem, mark=ranges.marker("none"))
+    assert examine.load("vllm_triton@1.2")[0].peer.version == "1.2"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("USE_TMA", True), ("SPLIT_K", 4), ("waves_per_eu", 2), ("half_warps", 1)], ids=lambda v: str(v)
+)
+def test_wheel_pipeline_refuses_a_tile_with_a_key_that_it_cannot_pass_on(
+    cache: Path, interpreter, tmp_path, key, value
+) -> None:
+    tiles = json.dumps({"4": tile(32, **{key: value})})
+    files = {f"{MOE}/fused_moe.py": LAUNCHER, f"{MOE}/configs/{TILES}": tiles}
+    fetch.add(str(wheel(tmp_path, version="8.8", files=files)))
+    with pytest.raises(UserError, match=f"{TILES} of vllm 8.8 has {key}, which this adapter cannot pass"):
+        examine.load("vllm_triton@8.8")[0].config(MoEProblem(4, 24, 32, 8, 2, "fp32"))
+
+
+def test_wheel_pipeline_takes_what_a_tile_says_of_the_default_as_said(cache: Path, interpreter, tmp_path) -> None:
+    tiles = json.dumps({"triton_version": "3.6.0", "4": tile(32, USE_TMA=False, SPLIT_K=1)})
+    files = {f"{MOE}/fused_moe.py": LAUNCHER, f"{MOE}/configs/{TILES}": tiles}
+    fetch.add(str(wheel(tmp_path, version="8.9", files=files)))
+    config = examine.load("vllm_triton@8.9")[0].config(MoEProblem(4, 24, 32, 8, 2, "fp32"))
+    assert config == tile(32)
+
+
+def test_only_peers_have_releases() -> None:
+    with pytest.raises(UserError, match="'fused_moe' has no releases"):
+        examine.load("fused_moe@1.0")
+
+
+def test_ogs_weights_are_interleaved_and_n_major(cache: Path) -> None:
+    pytest.importorskip("triton")
+    from moe_lab.gpu.experts.triton_kernels import MatmulOgs
+
+    w13, w2 = torch.randn(3, 8, 5), torch.randn(3, 5, 4)
+    first, second = MatmulOgs.prepare(object(), w13, w2)  # type: ignore[arg-type]
+    assert torch.equal(first[1, :, 0::2], w13[1, :4].T), "gates in even columns"
+    assert torch.equal(first[1, :, 1::2], w13[1, 4:].T), "ups in odd ones"
+    assert torch.equal(second, w2.transpose(1, 2))
+    assert first.stride(-1) == second.stride(-1) == 1
+
+
+@pytest.mark.parametrize(("M", "E", "topk"), [(1, 4, 2), (33, 70, 8), (64, 32, 1)])
+def test_bits_of_the_routing_are_its_experts(M: int, E: int, topk: int, device, poison) -> None:
+    from moe_lab.gpu.kernels.ogs import pack
+
+    ids = routing.synthetic("uniform", M, E, topk, device=device).topk_ids
+    bits, zeros = pack(ids, E)
+    words = -(-E // 32)
+    assert bits.shape == (M, words)
+    found = [{32 * w + b for w in range(words) for b in range(32) if bits[m, w].item() >> b & 1} for m in range(M)]
+    assert found == [set(row) for row in ids.tolist()]
+    assert zeros.tolist() == [0] * 32 * words
+
+
+def test_backends_lists_all_with_how_to_get_the_missing_ones(monkeypatch, capsys) -> None:
+    monkeypatch.setenv("MOE_LAB_PEERS", "/nowhere")
+    assert cli.main(["backends", "--format", "json"]) == 0
+    found = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert list(found) == plugins.names("experts")
+    for name in PEERS:
+        assert {"about", "source", "dtypes", "quant", "activations", "hardware"} <= found[name].keys()
+        if not found[name]["available"]:
+            assert "pip install" in found[name]["reason"] or "moe-lab peers add" in found[name]["reason"]
+    assert found["fused_moe"]["available"]
+    assert cli.main(["backends"]) == 0
+    out = capsys.readouterr().out
+    assert "unavailable: needs vllm (pip install vllm, or moe-lab peers add vllm==" in out
+
+
+def test_backends_of_a_cached_wheel_are_available_with_its_version(cache: Path, capsys) -> None:
+    assert cli.main(["backends"]) == 0
+    assert "available: vllm 1.2, wheel" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("gpu", "said"),
+    [
+        (None, "no GPU is seen: on the CPU it takes fused_moe with its default tiles."),
+        (
+            "NVIDIA X9",
+            "no times for NVIDIA X9: it takes hopper where that fits (compute capability 9.0, fp16 or bf16, K",
+        ),
+        ("NVIDIA X9", "else fused_moe, whose tiles are its own defaults."),
+        ("NVIDIA H200", "the quickest as measured at E=128 N=2880 K=2880 bf16, E=128 N=768 K=2048 bf16"),
+    ],
+    ids=["no-gpu", "unknown", "unknown-tiles", "measured"],
+)
+def test_backends_says_what_auto_does_on_this_gpu(gpu, said: str, monkeypatch, capsys) -> None:
+    from moe_lab.runs.capture import _facts
+
+    monkeypatch.setattr(_facts, "gpu_name", lambda: gpu)
+    assert cli.main(["backends"]) == 0
+    out = capsys.readouterr().out
+    assert said in out
+    assert "tried with: 0.15.0, 0.33.0" in out
+
+
+def test_listing_backends_imports_none(tmp_path: Path) -> None:
+    import subprocess
+
+    code = (
+        "import sys; sys.modules['torch'] = sys.modules['triton'] = None\n"
+        "from moe_lab import cli\n"
+        "assert cli.main(['backends']) == 0\n"
+        "assert not [m for m in sys.modules if m.startswith('moe_lab.gpu.experts')]\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

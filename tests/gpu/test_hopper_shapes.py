@@ -1,0 +1,50 @@
+"""What the Hopper kernel is compiled for: arithmetic and text, so it needs no GPU."""
+
+import pytest
+
+pytest.importorskip("triton")
+
+from moe_lab.gpu.experts import hopper
+from moe_lab.gpu.kernels.hopper_moe import MOST_PAIRS, Shape, shared_bytes, sorts_itself, wgmma
+from moe_lab.spec.problem import MODELS, MoEProblem
+
+H200_SHARED_BYTES = 232448
+
+
+@pytest.mark.parametrize("E", [8, 128, 512, 1024])
+def test_default_shapes_fit_a_block_with_and_without_its_own_sort(E):
+    for M in (1, 8, 9, 128, 512, 1024, 2048, 4096, 16384, 65536):
+        problem = MoEProblem(M, 2048, 768, E, min(8, E), "bf16")
+        shape = hopper.default_shape(problem)
+        assert shared_bytes(shape, E, 0) <= H200_SHARED_BYTES
+        inside = sorts_itself(problem.rows_useful, E, shape, H200_SHARED_BYTES)
+        if inside:
+            assert problem.rows_useful <= inside
+            assert shared_bytes(shape, E, inside) <= H200_SHARED_BYTES
+        else:
+            assert problem.rows_useful > MOST_PAIRS[0]
+
+
+def test_eight_experts_of_many_rows_leave_no_room_to_sort_8192_pairs():
+    """mixtral-8x7b at M = 4096: tiles of 176 tokens fill the shared memory."""
+    assert sorts_itself(8192, 8, Shape(2, 176, 16, 4), H200_SHARED_BYTES) == 0
+    assert sorts_itself(8192, 128, Shape(2, 128, 16, 4), H200_SHARED_BYTES) == 8192
+
+
+def test_tiles_are_padded_to_what_the_kernel_has_products_for():
+    for name in MODELS:
+        for M in (1, 16, 256, 1024, 4096, 16384):
+            problem = MoEProblem.preset(name, M)
+            shape = hopper.default_shape(problem)
+            assert shape.max_n % shape.step == 0
+            assert hopper.block_m(problem) == shape.step
+            text = wgmma(shape, half=False)
+            assert f"X({shape.step})" in text
+            assert f"X({shape.max_n})" in text
+            assert text.count("wgmma.mma_async") == shape.max_n // shape.step
+
+
+def test_one_product_names_each_accumulator_once():
+    text = wgmma(Shape(1, 8, 8, 4), half=True)
+    assert "m64n8k16.f32.f16.f16 {%0, %1, %2, %3}, %4, %5, 1, 1, 1, 0, 0;" in text
+    assert text.count('"+f"(d[') == 4
