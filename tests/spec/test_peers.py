@@ -203,9 +203,18 @@ def test_add_reads_no_more_than_kernels_have(cache: Path, tmp_path: Path) -> Non
     path = tmp_path / "vllm-1.2-py3-none-any.whl"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("vllm-1.2.dist-info/METADATA", "Name: vllm\nVersion: 1.2\n\n")
-        archive.writestr(f"{MOE}/fused_moe.py", b"#" * 20_000_000)
+        archive.writestr(f"{MOE}/fused_moe.py", b"#" * 65_000_000)
     with pytest.raises(UserError, match="unpacks to more than"):
         fetch.add(str(path))
+
+
+def test_add_reads_a_compiled_extension_as_large_as_released_ones(cache: Path, tmp_path: Path) -> None:
+    """DeepGEMM's, in vLLM 0.33.0, has 29.5 MB."""
+    path = wheel(tmp_path)
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("vllm/third_party/deep_gemm/include/deep_gemm/x.hpp", "//")
+        archive.writestr("vllm/third_party/deep_gemm/_C_extension.abi3.so", bytes(29_500_000))
+    assert "deep_gemm" in {peer.project for peer in fetch.add(str(path))}
 
 
 def test_add_replaces_only_a_release(cache: Path, tmp_path: Path) -> None:
