@@ -132,20 +132,23 @@ def assemble(
     launch = np.full(len(call), -1, np.int64)
     launch[called] = attribute.innermost(forest, *where)
     member, crossing = attribute.crossing_pairs(forest, *where)
+    # When a graph was launched, not when its kernel ran: a node id may be in use again by then.
     when = ops.start.copy()
     when[called] = where[1]
     capture, unknown = _captured(ops, when, nodes, forest)
     graph = (ops.graph_node >= 0) | ops.graph
     if unknown and lost:
         meta["warnings"].append(lost.format(lost=unknown, graph=int(graph.sum())))
+    # Captured while tracing, but in no range: another remedy than for what was captured before tracing began.
     outside = int((graph & (capture < 0)).sum()) - unknown
     if outside and lost and len(ranges.start):
         meta["warnings"].append(OUTSIDE.format(outside=outside, graph=int(graph.sum())))
     made, range_id = _replayed(ops, ranges, forest, launch, capture)
+    # Indices into ATTRIBUTIONS: no range at all, else the stage of the capture, the replay only, or the plain call.
     how = np.where(range_id < 0, 0, np.where(capture >= 0, 3, np.where(graph, 2, 1)))
     if len(called) < len(call):
-        lost = f"{len(call) - len(called)} of {len(call)} GPU operations"
-        meta["warnings"].append(f"{lost} have no API call in the report, so no launch range.")
+        uncalled = f"{len(call) - len(called)} of {len(call)} GPU operations"
+        meta["warnings"].append(f"{uncalled} have no API call in the report, so no launch range.")
     processes = np.unique(np.concatenate([ops.process[ops.process != -1], ranges.process]))
     meta["processes"] = len(processes)
     done = _Attributed(range_id, launch, capture, how, made)
@@ -187,6 +190,7 @@ def _replayed(
     known = np.flatnonzero(capture >= 0)
     if not len(known):
         return replay.Replayed(NONE, NONE, NONE, NONE), launch
+    # One launch of a graph is one correlation id, which all of its kernels carry.
     number = attribute.distinct(ops.process[known], ops.correlation[known])[1]
     made = replay.combine(forest.parent, forest.depth, ranges.name, launch[known], capture[known], number)
     range_id = launch.copy()
@@ -216,7 +220,7 @@ def _table(ops: Operations, processes: Ints, done: _Attributed) -> pd.DataFrame:
     for product, axes in (("grid_blocks", "grid_"), ("block_threads", "block_")):
         sizes = [ops.columns[axes + axis] for axis in "xyz" if axes + axis in ops.columns]
         if len(sizes) == 3:
-            x, y, z = sizes
+            x, y, z = sizes  # a damaged report may hold sizes whose product wraps round to a plausible number
             out[product] = integers(
                 np.where((x < 0) | (y < 0) | (z < 0) | (x.astype(float) * y * z >= 2**62), -1, x * y * z)
             )
@@ -229,7 +233,7 @@ def _ranges(ranges: Ranges, processes: Ints, forest: attribute.Forest, made: rep
     parent, depth = np.concatenate([forest.parent, made.parent]), np.concatenate([forest.depth, made.depth])
     row = np.concatenate([np.arange(real), made.source])
     name = ranges.name[row]
-    synthetic = np.arange(len(row)) >= real
+    synthetic = np.arange(len(row)) >= real  # made for a replay: it has a name and a place, but no time on the CPU
     path, values, _ = paths(parent, depth, name, ranges.names)
     thread = np.unique(ranges.thread, return_inverse=True)[1].ravel()
     frame = {

@@ -66,7 +66,7 @@ def nest(thread: Ints, start: Ints, end: Ints, free: Bools) -> Forest:
     for rows in groups(thread):
         kept = rows
         nested = _nest_thread(opens[kept], closes[kept])
-        if nested is None:
+        if nested is None:  # some ranges cross: only what nests can be a tree, the others are found pair by pair
             crossing[rows] = _untangle(opens[rows], closes[rows], free[rows])
             kept = rows[~crossing[rows]]
             nested = _nest_thread(opens[kept], closes[kept])
@@ -84,6 +84,7 @@ def _nest_thread(opens: Ints, closes: Ints) -> tuple[Ints, Ints] | None:
     that is one level up. The first interval that crosses another one is always found by the comparison at the end,
     because up to it both statements hold.
     """
+    # Opened before minus closed before: the intervals that are open at the moment.
     depth = np.arange(len(opens)) - np.searchsorted(np.sort(closes), opens, side="right")
     parent = np.full(len(opens), -1, np.int64)
     by_depth = np.argsort(depth, kind="stable")
@@ -91,8 +92,9 @@ def _nest_thread(opens: Ints, closes: Ints) -> tuple[Ints, Ints] | None:
     for level in range(1, len(bounds)):
         above = by_depth[bounds[level - 2] if level > 1 else 0 : bounds[level - 1]]
         here = by_depth[bounds[level - 1] : bounds[level]]
+        # Row numbers are in order of start, so the last row above that is smaller opened last.
         at = np.searchsorted(above, here) - 1
-        if len(at) and at[0] < 0:
+        if len(at) and at[0] < 0:  # nothing is open one level up, yet something is: it crosses
             return None
         parent[here] = above[at]
     inside = parent >= 0
@@ -155,18 +157,32 @@ def crossing_pairs(forest: Forest, thread: Ints, start: Ints, end: Ints) -> tupl
     pairs: list[tuple[Ints, Ints]] = []
     for rows, calls in _shared(forest.thread[crossing], thread):
         ranges = crossing[rows]
+        # A crossing range holds a run [first, last) of the calls in order of start, minus those that end after it.
         sorted_calls = calls[np.argsort(start[calls], kind="stable")]
         first = np.searchsorted(start[sorted_calls], forest.start[ranges], side="left")
         last = np.searchsorted(start[sorted_calls], forest.end[ranges], side="right")
         count = np.maximum(last - first, 0)
-        offset = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-        call = sorted_calls[np.repeat(first, count) + offset]
+        call = sorted_calls[runs(first, count)]
         owner = np.repeat(ranges, count)
         inside = end[call] <= forest.end[owner]
         pairs.append((call[inside], owner[inside]))
     if not pairs:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     return np.concatenate([p[0] for p in pairs]), np.concatenate([p[1] for p in pairs])
+
+
+def runs(first: Ints, count: Ints) -> Ints:
+    """Return ``first[0], first[0] + 1, ...`` (``count[0]`` of them), then the run of ``first[1]``, and so on.
+
+    Args:
+        first: int64 [n].
+        count: int64 [n], >= 0.
+
+    Returns:
+        int64 [sum of count].
+    """
+    found: Ints = np.arange(count.sum()) + np.repeat(first - (np.cumsum(count) - count), count)
+    return found
 
 
 def match(process: Ints, correlation: Ints, call_process: Ints, call_correlation: Ints) -> Ints:
@@ -185,9 +201,11 @@ def match(process: Ints, correlation: Ints, call_process: Ints, call_correlation
             continue
         low, high = int(correlation[known].min()), int(correlation[known].max())
         ids = call_correlation[calls]
-        used = (ids >= low) & (ids <= high)
+        used = (ids >= low) & (ids <= high)  # most API calls launch nothing: they need not be looked at again
         calls, ids = calls[used], ids[used]
         if high - low < DENSE * (len(known) + len(calls)) + 1024:
+            # A profiler counts correlation ids up, so a table that they index is small, and many times as fast as a
+            # sort. Written backwards: where an id repeats, its first call is written last and stays.
             slots = np.full(high - low + 1, -1, np.int64)
             slots[ids[::-1] - low] = calls[::-1]
             found[known] = slots[correlation[known] - low]
@@ -226,14 +244,16 @@ def distinct(*columns: Ints) -> tuple[Ints, Ints]:
     Returns:
         (first, code): the first row of each distinct one, in order of the columns, and for every row its number.
     """
+    # The columns of a row become the digits of one number: one sort of integers instead of a sort of tuples, which is
+    # what makes a million rows a matter of a tenth of a second. The number must not overflow 64 bits.
     packed = np.zeros(len(columns[0]), np.int64)
     size = 1
     for column in columns:
         low, high = (int(column.min()), int(column.max())) if len(column) else (0, 0)
-        if high - low >= 4 * len(column) + 1024:
+        if high - low >= 4 * len(column) + 1024:  # sparse (addresses, packed thread ids): ranks take fewer bits
             column = np.unique(column, return_inverse=True)[1].ravel().astype(np.int64)
             low, high = 0, int(column.max())
-        if size * (high - low + 1) >= 2**62:
+        if size * (high - low + 1) >= 2**62:  # no room for this digit: rank what is packed, at most one value a row
             packed = np.unique(packed, return_inverse=True)[1].ravel().astype(np.int64)
             size = int(packed.max()) + 1
         packed = packed * (high - low + 1) + (column - low)

@@ -20,6 +20,7 @@ def strings(code: Ints, values: Sequence[str]) -> "pd.Series[Any]":
     """Return a string column: ``values[code]``, NA where the code is negative."""
     import pyarrow as pa
 
+    # A million launches have some hundred names: Arrow takes them by index, without a Python string a row.
     indices = pa.array(code.astype(np.int32), mask=code < 0)
     column = pa.array(list(values), pa.large_string()).take(indices)
     result: pd.Series[Any] = column.to_pandas(types_mapper=lambda _: pd.StringDtype("pyarrow"))
@@ -55,6 +56,7 @@ def paths(parent: Ints, level: Ints, name: Ints, names: Sequence[str]) -> tuple[
     for depth in range(int(level.max(initial=-1)) + 1):
         rows = np.flatnonzero(level == depth)
         above = code[parent[rows]] if depth else np.full(len(rows), -1, np.int64)
+        # A path is its parent's path and a name, so each distinct path is joined once, whatever the number of ranges.
         first, which = distinct(above, name[rows])
         code[rows] = len(values) + which
         own = [names[n] for n in name[rows[first]].tolist()]

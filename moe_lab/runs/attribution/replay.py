@@ -54,6 +54,7 @@ def creations(process: Ints, node: Ints, when: Ints, events: NodeEvents) -> Ints
     events_n = len(events.node)
     if not events_n or not len(node):
         return found
+    # New nodes, originals and the nodes of operations in one numbering, so that a node is an index from here on.
     owners = np.concatenate([events.process, events.process, process])
     _, code = distinct(owners, np.concatenate([events.node, events.original, node]))
     own, original, slot = np.split(code, [events_n, 2 * events_n])
@@ -61,12 +62,16 @@ def creations(process: Ints, node: Ints, when: Ints, events: NodeEvents) -> Ints
     first, last = np.full(code.max() + 1, -1, np.int64), np.full(code.max() + 1, -1, np.int64)
     first[own[rows[::-1]]] = np.arange(events_n)[::-1]
     last[own[rows]] = np.arange(events_n)
+    # All operations take one step up their chain of clones at a time: as many rounds as the longest chain is long, and
+    # a chain is short (capture, instantiation, a child graph), however many operations there are.
     todo, time = np.arange(len(node)), when
     for _ in range(min(events_n, CLONES)):
         known = last[slot] >= 0
         todo, slot, time = todo[known], slot[known], time[known]
         if not len(todo):
             break
+        # A node id is used again after its graph is gone: the event that counts is the last one before the launch
+        # (or before the clone was made), not the last one of the report.
         at = last[slot]
         while (late := (events.start[rows[at]] > time) & (at > first[slot])).any():
             at = at - late
@@ -108,10 +113,12 @@ def combine(parent: Ints, depth: Ints, name: Ints, launch: Ints, capture: Ints, 
         capture: int64 [m], innermost range at the capture of its node, >= 0.
         replay: int64 [m], a number for each replay.
     """
+    # A replay has far fewer different stages than kernels: everything below works on one row a (replay, stage).
     first, inverse = distinct(launch, replay, capture)
     top, leaf = launch[first], capture[first]
     inner, outer = _chains(parent, depth, leaf), _chains(parent, depth, top)
     width = min(inner.shape[1], outer.shape[1])
+    # cumprod stops at the first name that differs: `skip` counts how many names the two paths begin with in common.
     both = (inner[:, :width] >= 0) & (outer[:, :width] >= 0)
     same = both & (name[inner[:, :width]] == name[outer[:, :width]])
     skip = np.cumprod(same, axis=1).sum(axis=1)
@@ -120,6 +127,8 @@ def combine(parent: Ints, depth: Ints, name: Ints, launch: Ints, capture: Ints, 
     depths: list[Ints] = []
     total = len(parent)
     made, level_of = top.copy(), np.where(top >= 0, depth[top], -1)
+    # Level by level, so that a stage of one replay is made once and its kernels share it; `context` is the made parent
+    # (at first the replay), and the same captured range below two replays gives two instances.
     context = distinct(top, replay[first])[1]
     for level in range(inner.shape[1]):
         rows = np.flatnonzero(skip + level <= depth[leaf])
@@ -148,7 +157,7 @@ def _chains(parent: Ints, depth: Ints, leaf: Ints) -> Ints:
     deepest = int(depth[leaf[known]].max(initial=-1)) if known.any() else -1
     chains = np.full((len(leaf), max(deepest + 1, 1)), -1, np.int64)
     rows, node = np.flatnonzero(known), leaf[known]
-    while len(rows):
+    while len(rows):  # one step up for all leaves at a time; a range's depth is its place in the chain
         chains[rows, depth[node]] = node
         node = parent[node]
         rows, node = rows[node >= 0], node[node >= 0]

@@ -176,6 +176,8 @@ def times(tree: Tree, only: Bools | None = None) -> Times:
     use = tree.range_id >= 0 if only is None else only & (tree.range_id >= 0)
     ops = np.flatnonzero(use)
     ops = ops[np.argsort(tree.start[ops], kind="stable")]
+    # From the deepest level up: after its own level an operation counts for the parent, so every range gets what lies
+    # in it at any depth, and operations stay sorted by start within each range, as the union of times needs.
     at = tree.range_id[ops].copy()
     for level in range(int(tree.depth.max(initial=-1)), -1, -1):
         here = np.flatnonzero(tree.depth[at] == level)
@@ -183,7 +185,7 @@ def times(tree: Tree, only: Bools | None = None) -> Times:
         _add(result, owner, tree.start[rows], tree.end[rows], tree.kernel[rows])
         if level:
             at[here] = tree.parent[owner]
-    if len(tree.pair_operation):
+    if len(tree.pair_operation):  # crossing ranges are outside the tree: their operations are listed
         keep = slice(None) if only is None else only[tree.pair_operation]
         rows, owner = tree.pair_operation[keep], tree.pair_range[keep]
         order = np.argsort(tree.start[rows], kind="stable")
@@ -200,7 +202,7 @@ def _add(result: Times, owner: Ints, start: Ints, end: Ints, kernel: Bools) -> N
     owner, start, end, kernel = owner[order], start[order], end[order], kernel[order]
     new = np.ones(len(owner), bool)
     new[1:] = owner[1:] != owner[:-1]
-    bounds = np.flatnonzero(new)
+    bounds = np.flatnonzero(new)  # reduceat sums from each bound to the next: one range each
     rows = owner[bounds]
     result.operations[rows] = np.diff(bounds, append=len(owner))
     result.kernels[rows] = np.add.reduceat(kernel.astype(np.int64), bounds)
@@ -212,6 +214,8 @@ def _add(result: Times, owner: Ints, start: Ints, end: Ints, kernel: Bools) -> N
 
 def _uncovered(group: Ints, start: Ints, end: Ints, new: Bools) -> Ints:
     """Return the part of each interval that no earlier one of its group covers; sorted by group, then start."""
+    # A running maximum of the ends, which must not run from one group into the next: each group's times are lifted
+    # above all of those before it, and lowered again afterwards.
     low = int(end.min())
     size = int(end.max()) - low + 1
     if size * (int(group[-1]) + 1) < 2**62:
@@ -221,7 +225,7 @@ def _uncovered(group: Ints, start: Ints, end: Ints, new: Bools) -> Ints:
         reach = values[np.maximum.accumulate(group * len(values) + rank.ravel()) - group * len(values)]
     before = np.empty_like(reach)
     before[1:] = reach[:-1]
-    before[new] = start[new]
+    before[new] = start[new]  # nothing comes before the first of a group
     uncovered: Ints = np.maximum(end - np.maximum(before, start), 0)
     return uncovered
 

@@ -199,11 +199,13 @@ def _bounds(tables: rocprof.Tables, ops: Operations, thread: _Threads, rows: Int
     ids, start = (np.concatenate([_ints(f, c) for f in frames]) for c in ("Correlation_Id", "Start_Timestamp"))
     for own in groups(code):
         kernels = np.flatnonzero((thread.kernels[rows] == code[own[0]]) & (code[own[0]] >= 0))
+        # Sorted by id, times must rise too, or ids of this thread say nothing about when.
         order = own[np.argsort(ids[own], kind="stable")]
         if not len(kernels) or (np.diff(start[order]) < 0).any():
             continue
         at = np.searchsorted(ids[order], ops.correlation[rows[kernels]], side="right")
         ran = ops.start[rows[kernels]]
+        # No later call: it was launched at any time before it ran.
         later = np.append(start[order], np.iinfo(np.int64).max)[at]
         low[kernels] = np.where(at > 0, start[order][at - 1], ran)
         high[kernels] = np.minimum(later, ran)

@@ -63,6 +63,7 @@ class Join:
         calls = self.tables.calls.arrays()
         full = np.zeros(len(calls["start"]), bool)
         full[self.found[self.found >= 0]] = True
+        # A call whose id an operation has that found no call did launch something: only its process is not known.
         known = np.isin(calls["correlation"], self.operation["correlation"][self.found < 0])
         return np.flatnonzero((calls["graph"] > 0) & ~full & ~known)
 

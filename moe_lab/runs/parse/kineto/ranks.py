@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moe_lab.runs.attribution.attribute import Bools, Ints, distinct, groups
+from moe_lab.runs.attribution.attribute import Bools, Ints, distinct, groups, runs
 
 SLACK_NS = 1_000_000  # by which clocks of CPU and GPU may differ
 PAIRS = 50_000_000  # of operations and calls with the same id that are looked at
@@ -46,6 +46,7 @@ def owners(op: dict[str, Ints], call: dict[str, Ints], others: list[dict[str, In
     if len(pids) > 1:
         pairs = _Pairs(op, call)
         several = pairs.several()
+        # From the surest fact to the weakest; each one only decides what those before it left open.
         pairs.prefer(call["start"][pairs.call] <= op["start"][pairs.op] + SLACK_NS)
         external = op["external"][pairs.op]
         pairs.prefer((external >= 0) & (external == call["external"][pairs.call]))
@@ -70,11 +71,10 @@ class _Pairs:
         ids = call["correlation"][calls]
         first, last = (np.searchsorted(ids, op["correlation"], side) for side in ("left", "right"))
         many = np.where(op["correlation"] >= 0, last - first, 0)
-        if many.sum() > PAIRS:
+        if many.sum() > PAIRS:  # one id on everything, as a damaged trace has: better not known than out of memory
             many[many > 1] = 0
         self.op = np.repeat(np.arange(self.count), many)
-        offset = np.arange(len(self.op)) - np.repeat(np.cumsum(many) - many, many)
-        self.call = calls[np.repeat(first, many) + offset]
+        self.call = calls[runs(first, many)]
 
     def several(self) -> Bools:
         """Return which operations have more than one call left: bool [n]."""
@@ -85,7 +85,7 @@ class _Pairs:
         """Keep only the good calls of an operation that has any."""
         any_good = np.zeros(self.count, bool)
         any_good[self.op[good]] = True
-        kept = good | ~any_good[self.op]
+        kept = good | ~any_good[self.op]  # a fact that speaks for no call of an operation says nothing about it
         self.op, self.call = self.op[kept], self.call[kept]
 
     def process(self) -> Ints:
@@ -120,6 +120,7 @@ def _by_gpu(gpu: Ints, process: Ints, pids: Ints) -> Ints:
     one = alone[pairs[0]] == 1
     owner[pairs[0][one]] = pairs[1][one]
     open_gpus, open_pids = np.flatnonzero(alone == 0), np.setdiff1d(pids, pairs[1])
+    # As many GPUs as processes, and all but one of each are paired: what is left belongs together.
     if count == len(pids) and len(open_gpus) == len(open_pids) == 1:
         owner[open_gpus] = open_pids
     return owner
@@ -130,6 +131,7 @@ def _repeated(op: dict[str, Ints], call: dict[str, Ints], process: Ints) -> Bool
     calls = np.flatnonzero(call["correlation"] >= 0)
     calls = calls[np.lexsort((call["start"][calls], call["correlation"][calls], call["pid"][calls]))]
     pid, ids = call["pid"][calls], call["correlation"][calls]
+    # Calls that overlap are one launch, seen in the runtime and in the driver; one after the other, the id came again.
     apart = call["start"][calls[1:]] > call["end"][calls[:-1]]
     again = np.flatnonzero((pid[1:] == pid[:-1]) & (ids[1:] == ids[:-1]) & apart)
     if not len(again):

@@ -108,6 +108,7 @@ class _Copy:
                         if isinstance(v, int)
                     }
                     (pids if column == "globalPid" else tids).update(found)
+        # The new ids keep the layout of the old ones (a pid in the upper bits of its threads), which readers rely on.
         pids |= {tid & ~0xFFFFFF for tid in tids}
         number = {pid: i << 24 for i, pid in enumerate(sorted(pids), 1)}
         threads = [(tid, number[tid & ~0xFFFFFF] | i) for i, tid in enumerate(sorted(tids), 1)]
@@ -149,8 +150,10 @@ class _Copy:
                 pid = '"globalPid"' if self._has(f"CUPTI_ACTIVITY_KIND_{kind}", "globalPid") else "-1"
                 query = f'SELECT DISTINCT "correlationId", ifnull({pid}, -1) FROM main.CUPTI_ACTIVITY_KIND_{kind}'
                 self.out.execute(f"INSERT OR IGNORE INTO used {query} WHERE correlationId IS NOT NULL")
+        # By correlation id and process, as in attribution: ids of several processes collide.
         pid = "(SELECT new FROM temp.renumbered WHERE old = (globalTid & ~16777215))"
         where = f"EXISTS (SELECT 1 FROM temp.used u WHERE u.id = correlationId AND u.pid IN ({pid}, -1))"
+        # Launches of graphs stay, with operations or without: how many there were is part of what the report says.
         if self.strings and self.keep is None:
             launches = f'SELECT id FROM src."{self.strings}" WHERE {GRAPH_LAUNCH}'
             where = f"({where} OR nameId IN ({launches}))"
@@ -176,7 +179,7 @@ class _Copy:
         definition = ", ".join(f'"{c}" ' + ("TEXT" if c in TEXTS else "INTEGER") for c in kept)
         self.out.execute(f'CREATE TABLE main."{name}" ({definition})')
         values = ", ".join(self._value(table, c) for c in kept)
-        condition = f" WHERE {where}" if where else ""
+        condition = f" WHERE {where}" if where else ""  # in the order of the rows: analysis breaks ties by it
         self.out.execute(
             f'INSERT INTO main."{name}" SELECT {values} FROM src."{table}" AS t{condition} ORDER BY t.rowid'
         )

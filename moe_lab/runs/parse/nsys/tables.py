@@ -60,6 +60,7 @@ def operations(database: Database) -> Operations:
     name, names = texts(database, kernel.get("short", kernel.get("full", NONE)))
     directions, which = np.unique(copy, return_inverse=True)
     names += [*(direction(int(d)) for d in directions), "memset"]
+    # One list of names for all kinds: those of kernels, then a name a direction of copies, then memset.
     first = len(names) - 1 - len(directions)
     code = np.concatenate([name, which.ravel() + first, np.full(counts[2], len(names) - 1)]).astype(np.int64)
     full = np.concatenate([full, np.full(len(code) - len(full), -1, np.int64)])
@@ -141,6 +142,7 @@ def ranges(database: Database, warnings: list[str]) -> tuple[Ranges, int] | None
     data = {c: _ints(read.column(c)) for c in (*columns, "rowid")}
     missing = np.full(read.num_rows, -1, np.int64)
     name, names = _names(database, read.column("text") if text else None, data.get("textId", missing))
+    # `made` rows are no ranges: they give a domain its name, and other rows refer to them.
     thread, free, made = data["globalTid"], np.isin(data["eventType"], START_END), data["eventType"] == DOMAIN
     domain, domains = _domains(thread & PID, data.get("domainId", np.zeros_like(missing)), made, name, names)
     ended = data.get("endGlobalTid", missing)
@@ -166,12 +168,13 @@ def nodes(database: Database) -> NodeEvents | None:
         return None
     columns = database.columns(table, ("start", "globalTid", "graphNodeId", "originalGraphNodeId"))
     start, thread, node, original = (_ints(c) for c in database.read(table, columns).columns)
+    # Where a node was created, some schemas repeat its own id as the original, others leave it out.
     return NodeEvents(thread & PID, node, np.where(original == node, -1, original), start, thread)
 
 
 def texts(database: Database, ids: Ints) -> tuple[Ints, list[str]]:
     """Return (code, values) for ids of StringIds: ``values[code]`` is the string; unknown ids have code -1."""
-    wanted, code = np.unique(ids, return_inverse=True)
+    wanted, code = np.unique(ids, return_inverse=True)  # of StringIds, which may be large, only what is referred to
     strings: dict[int, str] = {}
     table = database.table("StringIds")
     if table:
@@ -211,6 +214,7 @@ def _names(database: Database, text: Any, text_id: Ints) -> tuple[Ints, list[str
 
         filled = text.cast(pa.large_binary()).combine_chunks()
         _check_length(database, int(pc.max(pc.binary_length(filled)).as_py() or 0))
+        # Arrow finds the distinct names: a report has millions of rows and some hundred names.
         encoded = pc.if_else(pc.equal(filled, b""), None, filled).dictionary_encode()
         own, extra = _ints(encoded.indices), [v.decode("utf-8", "replace") for v in encoded.dictionary.to_pylist()]
         code = np.where(own >= 0, own + len(values), code)
