@@ -18,51 +18,12 @@ _KEYS = {
     **dict.fromkeys(("cwd", "home", "workdir", "pwd"), "path"),
 }
 # Words that a machine or a user may be called by, but that say nothing, or something else that matters.
-_COMMON = {
-    *("localhost", "host", "user", "root", "admin", "ubuntu", "runner", "nobody", "gpu", "cpu", "cuda", "rocm", "moe"),
-    *(
-        "layer",
-        "torch",
-        "triton",
-        "python",
-        "python3",
-        "kernel",
-        "router",
-        "align",
-        "experts",
-        "quant",
-        "dispatch",
-        "act",
-    ),
-    *(
-        "combine",
-        "node",
-        "server",
-        "model",
-        "bench",
-        "main",
-        "default",
-        "nvidia",
-        "amd",
-        "h100",
-        "h200",
-        "a100",
-        "mi300x",
-    ),
-    *(
-        "decode",
-        "prefill",
-        "w13",
-        "w2",
-        "none",
-        "unknown",
-        "docker",
-        "container",
-        "linux",
-        "debian",
-        "redacted",
-    ),
-}
+_WORDS = """
+localhost host user root admin ubuntu runner nobody gpu cpu cuda rocm moe layer torch triton python python3
+kernel router align experts quant dispatch act combine node server model bench main default nvidia amd h100 h200
+a100 mi300x decode prefill w13 w2 none unknown docker container linux debian redacted
+"""
+_COMMON = frozenset(_WORDS.split())
 _EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]+@(?:[\w-]+\.)+[A-Za-z]{2,}(?![\w-])")
 _AT_HOST = re.compile(r"(?<![\w.+-])(?!(?:moe_lab|rank|gpu|node|worker|device|[tpde]p)\d*@)[\w.+-]+(?=@host\b)")
 _LOGIN = re.compile(r"(?<![\w.@/-])(?!moe_lab@)[A-Za-z_][\w.-]*@[A-Za-z0-9][\w.-]*(?=:)")

@@ -16,10 +16,8 @@ from moe_lab.spec.guard.entry import below, decode_json, one_line, plain_name, r
 
 MANIFEST = "run.json"
 _BUILDING = ".building"
-_NOISE = {
-    *("nvidia", "geforce", "amd", "instinct", "tesla", "quadro", "graphics", "radeon"),
-    *("pcie", "sxm", "sxm4", "sxm5", "nvl"),
-}
+# Words in the name of a GPU that do not tell it from others.
+_NOISE = re.compile(r"nvidia|geforce|amd|instinct|tesla|quadro|graphics|radeon|pcie|sxm[45]?|nvl|\d+gb|hbm\w*")
 
 
 def profiles_root() -> Path:
@@ -64,7 +62,7 @@ def full_name(name: str, gpu: str | None) -> str:
 def gpu_slug(gpu: str | None) -> str:
     """Return a folder name for a GPU: ``h200`` for ``NVIDIA H200``, ``rtx-3060`` for ``NVIDIA GeForce RTX 3060``."""
     words = re.findall(r"[a-z0-9]+", (gpu or "").lower())
-    kept = [w for w in words if w not in _NOISE and not re.fullmatch(r"\d+gb|hbm\w*", w)]
+    kept = [word for word in words if not _NOISE.fullmatch(word)]
     return "-".join(kept)[:80].rstrip("-") or "unknown"
 
 
@@ -156,7 +154,7 @@ def claim(
     def check() -> None:
         _check(root, target, name, overwrite, ours, what)
 
-    check()
+    check()  # before anything is made; again once nobody else can make it, and before it is put in place
     fresh = [p for p in (target.parent, root) if not p.exists()]
     try:
         hidden, handle = _claimed(target, name, what)
