@@ -14,7 +14,7 @@ bench() { # NAME, then options of bench-align
   tr '\r' '\n' <"$out/$name.txt" | grep -v 'case/s\|s/case\|case]$' | tail -n 40
 }
 
-ours="auto one_launch multi_block mb_atomic two_kernel"
+ours="auto one_launch multi_block two_kernel"
 bench align_e256_large --experts 256 --topk 8 --tokens 1024 4096 16384 65536 --algorithms $ours triton_4stage radix_sort
 bench align_e256_small --experts 256 --topk 8 --tokens 1 4 16 64 256 512 --algorithms $ours small
 bench align_e128 --experts 128 --topk 8 --tokens 1 64 1024 4096 16384 65536 --algorithms $ours

@@ -113,10 +113,14 @@ def test_load_without_a_run_is_a_sentence_and_a_capture_an_error(profiles: Path)
 @pytest.mark.parametrize(
     ("algorithm", "kernels", "steps"),
     [
+        # Committed runs hold two_kernel_triton and mb_atomic, plugins of the past, and kernels under their old names.
         ("two_kernel_triton", ["count_scan_kernel", "place_by_atomics_kernel"], ["count+cumsum", "place"]),
         ("multi_block", ["count_kernel", "place_kernel"], ["count", "cumsum+place"]),
         ("multi_block", ["count_kernel", "scan_kernel", "place_kernel"], ["count", "cumsum", "place"]),
+        ("mb_atomic", ["count_kernel", "place_kernel"], ["count", "cumsum+place"]),
         ("auto", ["per_expert_kernel"], ["count+cumsum+place"]),
+        ("auto", ["one_launch_kernel"], ["count+cumsum+place"]),
+        ("auto", ["cooperative_align"], ["count+cumsum+place"]),
         ("radix_sort", ["DeviceRadixSortOnesweepKernel", "spread_kernel", "copy"], ["sort", "place", "other"]),
         ("no_such_plugin", ["count_kernel", "unknown"], ["count", "other"]),
     ],

@@ -29,15 +29,13 @@ def marked(monkeypatch):
 
 
 def test_align_command_opens_a_root_and_the_stage_around_each_call(marked, capsys, device, monkeypatch):
-    assert (
-        command.main([*BASE, "--algorithms", "auto", "two_kernel_triton", "--iterations", "2", "--device", device]) == 0
-    )
+    assert command.main([*BASE, "--algorithms", "auto", "multi_block", "--iterations", "2", "--device", device]) == 0
     result = json.loads(capsys.readouterr().out)
     assert marked == [
         (depth, name) for _ in range(2) for root in result["roots"] for depth, name in ((0, root), (1, "align"))
     ]
     fields = [ranges.parse_root(name) for name in result["roots"]]
-    assert [f["align"] for f in fields] == ["auto", "two_kernel_triton"]
+    assert [f["align"] for f in fields] == ["auto", "multi_block"]
     assert all(
         f.items() >= {"phase": "align", "M": "4", "E": "16", "topk": "2", "block_m": "64"}.items() for f in fields
     )

@@ -39,12 +39,10 @@ CASE = align.AlignCase(tokens=9, E=16, topk=2, block_m=16)
 
 
 def test_align_rows_time_every_algorithm_and_floor_in_every_mode(fake, interpreter):
-    found = align.align_rows(
-        CASE, ["torch_ref", "two_kernel_triton"], repetitions=3, modes=("graph", "eager"), device="cpu"
-    )
+    found = align.align_rows(CASE, ["torch_ref", "multi_block"], repetitions=3, modes=("graph", "eager"), device="cpu")
     assert [(r["algorithm"], r["mode"]) for r in found] == fake
     assert len({tuple(r[k] for k in align.KEY) for r in found}) == len(found) == 5 * 2
-    row = next(r for r in found if r["algorithm"] == "two_kernel_triton" and r["mode"] == "graph")
+    row = next(r for r in found if r["algorithm"] == "multi_block" and r["mode"] == "graph")
     assert (row["median_us"], row["launches"]) == (2.0, 2)
     assert row["kernels_warm_us"] == [("a", 1.5), ("b", 0.5)]
     ids = routing.synthetic("uniform", 9, 16, 2).topk_ids

@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("triton")
 
-from moe_lab.gpu.kernels.cooperative_align import MOST_BLOCKS, plan, scratch_size, shared_bytes
+from moe_lab.gpu.align.cooperative import MOST_BLOCKS, plan, scratch, shared_bytes
 
 
 @pytest.mark.parametrize("most_blocks", [16, 108, 128], ids="SMs{}".format)
@@ -38,4 +38,4 @@ def test_scratch_covers_the_plan_of_any_gpu():
     """Fewer multiprocessors make fewer, larger blocks, so the largest grid sizes the scratch."""
     for numel, E in itertools.product((1500, 9000, 131072, 524288), (8, 256, 1024)):  # more than one block each
         words = {plan(numel, E, sms).blocks * max(64, E) // 4 for sms in (64, 108, 132)}
-        assert scratch_size(numel, E) >= MOST_BLOCKS + 2 * max(words)
+        assert scratch(numel, E) >= MOST_BLOCKS + 2 * max(words)

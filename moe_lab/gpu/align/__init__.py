@@ -63,20 +63,32 @@ def workspace(plugin: ModuleType, topk_ids: "Tensor", block_m: int, E: int) -> B
 
 
 def run(
-    kernels: Callable[..., None],
+    fill: Callable[[Any, int, int, Buffers, Any, bool, bool], None],
     topk_ids: "Tensor",
     block_m: int,
     E: int,
     expert_map: "Tensor | None",
     remote: Remote,
     out: Buffers,
-    **options: Any,
 ) -> Alignment:
-    """Launch what fills ``out.alignment``, with nothing to launch for no pairs, and return it."""
+    """Return ``out.alignment``, filled by what launches an algorithm's kernels; no pairs need none.
+
+    Args:
+        fill: takes (topk_ids, block_m, E, out, expert_map, drop, relabel): a pair is dropped where its expert maps to
+            -1, or tiles carry what theirs maps to; with neither the map is any tensor.
+        topk_ids: [M, topk] int32 or int64, contiguous.
+        block_m: rows of a tile.
+        E: experts.
+        expert_map: [E] int32 or None, see ``torch_ref``.
+        remote: what becomes of pairs whose expert maps to -1.
+        out: memory of this call.
+    """
     if topk_ids.numel() == 0:
         out.alignment.num_tokens_post_padded.zero_()
+    elif expert_map is None:
+        fill(topk_ids, block_m, E, out, topk_ids, False, False)
     else:
-        kernels(topk_ids, block_m, E, out, expert_map, remote, **options)
+        fill(topk_ids, block_m, E, out, expert_map, remote == "drop", remote == "tiles")
     return out.alignment
 
 

@@ -2,8 +2,7 @@
 
 from torch import Tensor
 
-from moe_lab.gpu.align import Alignment, Buffers, Remote, buffers, multi_block, one_launch, run, small
-from moe_lab.gpu.kernels import cooperative_align
+from moe_lab.gpu.align import Alignment, Buffers, Remote, buffers, cooperative, multi_block, one_launch, small
 from moe_lab.gpu.kernels._nvrtc import usable
 
 INFO = {
@@ -11,14 +10,6 @@ INFO = {
     "needs": ["torch", "triton"],
     "deterministic": True,
     "zeroed": True,
-    "steps": {
-        "cooperative_align": "count+cumsum+place",
-        "pairwise_kernel": "count+cumsum+place",
-        "per_expert_kernel": "count+cumsum+place",
-        "count_kernel": "count",
-        "scan_kernel": "cumsum",
-        "place_kernel": "cumsum+place",
-    },
     "source": "moe_lab",
 }
 
@@ -33,7 +24,7 @@ def scratch(numel: int, E: int) -> int:
     """Return the int32 entries that a call needs on the way, on any GPU."""
     if numel <= MOST_PAIRS_ONE_LAUNCH:
         return 0
-    return max(cooperative_align.scratch_size(numel, E), multi_block.scratch(numel, E))
+    return max(cooperative.scratch(numel, E), multi_block.scratch(numel, E))
 
 
 def align(
@@ -52,9 +43,9 @@ def align(
     cuda = usable(topk_ids.device)
     if numel <= (MOST_PAIRS_ONE_LAUNCH if cuda else MOST_PAIRS_ONE_LAUNCH_PORTABLE):
         return one_launch.align(topk_ids, block_m, E, expert_map=expert_map, remote=remote, out=out)
-    if not cuda or cooperative_align.plan_on(topk_ids.device, numel, E) is None:
+    if not cuda or cooperative.plan_on(topk_ids.device, numel, E) is None:
         return multi_block.align(topk_ids, block_m, E, expert_map=expert_map, remote=remote, out=out)
-    size = cooperative_align.scratch_size(numel, E)
+    size = cooperative.scratch(numel, E)
     out = out or buffers(topk_ids, block_m, E, size, zeroed=True)
     out = out._replace(scratch=out.scratch[:size])
-    return run(cooperative_align.align_cooperative, topk_ids, block_m, E, expert_map, remote, out)
+    return cooperative.align(topk_ids, block_m, E, expert_map=expert_map, remote=remote, out=out)

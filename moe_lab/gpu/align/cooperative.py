@@ -1,9 +1,21 @@
-"""Align & sort in one cooperative launch of CUDA C++: count, exchange the counts, sort in shared memory, place."""
+"""Align & sort on NVIDIA in one cooperative launch of CUDA C++, see ``cooperative.cu``.
 
+What CUDA gives over Triton here: ranks by warp votes, tables in shared memory that threads index freely, and 64-bit
+words that blocks wait for. So a block reads its ids once and the blocks meet once, in one launch.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import triton
 from torch import Tensor
 
 from moe_lab.gpu.align import Alignment, Buffers, Remote, buffers, run
-from moe_lab.gpu.kernels import cooperative_align
+from moe_lab.gpu.align._pairs import bins_of
+from moe_lab.gpu.kernels._device import multiprocessors, shared_memory_bytes
+from moe_lab.gpu.kernels._nvrtc import launch
+from moe_lab.spec.errors import UserError
 
 INFO = {
     "about": "CUDA C++, one launch: blocks keep their pairs on chip and exchange counts once, as tagged words; stable",
@@ -14,7 +26,66 @@ INFO = {
     "source": "moe_lab; distributed counting as in SGLang's multi-block align, words with flags as in NCCL's LL",
 }
 
-scratch = cooperative_align.scratch_size
+SOURCE = Path(__file__).with_suffix(".cu")
+MOST_BLOCKS = 128  # an exchange reads blocks ** 2 tables of counts
+MOST_ITEMS = 16  # pairs of a thread: more do not fit its registers
+PHASES = ("count", "publish", "sort", "collect", "scan", "place")
+# (threads, pairs of a thread, most blocks of that shape), best first; measured on an H200, docs/kernels.md.
+SHAPES = (
+    *((512, 1, 16), (512, 2, 64), (512, 4, 128), (512, 8, 128)),
+    *((1024, 1, 16), (1024, 2, 64), (1024, 4, 128), (1024, 8, 128), (1024, 16, 128)),
+)
+
+
+class Plan(NamedTuple):
+    """How pairs are spread over the GPU.
+
+    Attributes:
+        threads: of a block.
+        items: pairs of a thread.
+        blocks: all of them run at the same time.
+    """
+
+    threads: int
+    items: int
+    blocks: int
+
+
+def plan(numel: int, E: int, most_blocks: int = MOST_BLOCKS, most_shared: int = 1 << 20) -> Plan | None:
+    """Return how to spread the pairs, or None where there are too many.
+
+    Args:
+        numel: pairs.
+        E: experts: a block has at least as many threads.
+        most_blocks: that can run at the same time.
+        most_shared: bytes of shared memory a block.
+    """
+    for threads, items, blocks in SHAPES:
+        chosen = Plan(threads, items, max(1, triton.cdiv(numel, threads * items)))
+        fits = threads >= bins_of(E) and shared_bytes(chosen, E) <= most_shared
+        if fits and chosen.blocks <= min(blocks, most_blocks):
+            return chosen
+    return None
+
+
+def plan_on(device: torch.device, numel: int, E: int) -> Plan | None:
+    """Return ``plan`` for a GPU."""
+    return plan(numel, E, multiprocessors(device), shared_memory_bytes(device.index))
+
+
+def scratch(numel: int, E: int) -> int:
+    """Return the int32 entries that a call needs, zero before the first; enough for any GPU."""
+    chosen = plan(numel, E)
+    return 0 if chosen is None or chosen.blocks == 1 else MOST_BLOCKS + chosen.blocks * bins_of(E) // 2
+
+
+def shared_bytes(chosen: Plan, E: int) -> int:
+    """Return the size of ``Shared`` in the source."""
+    BINS = bins_of(E)
+    counts = chosen.threads // 32 * (BINS // 2 + 1) * 4
+    parts = chosen.threads // (BINS // 4) * 4 * (BINS // 4 + 8) * 8
+    ids = chosen.threads * chosen.items * 4
+    return ids + -(-max(counts, parts) // 8) * 8 + (4 * BINS + 34) * 4
 
 
 def align(
@@ -35,4 +106,48 @@ def align(
         ValueError: ``out`` is for other sizes.
     """
     out = out or buffers(topk_ids, block_m, E, scratch(topk_ids.numel(), E), zeroed=True)
-    return run(cooperative_align.align_cooperative, topk_ids, block_m, E, expert_map, remote, out)
+    return run(fill, topk_ids, block_m, E, expert_map, remote, out)
+
+
+def fill(
+    topk_ids: Tensor,
+    block_m: int,
+    E: int,
+    out: Buffers,
+    expert_map: Tensor,
+    drop: bool,
+    relabel: bool,
+    clocks: Tensor | None = None,
+) -> None:
+    """Fill ``out.alignment``, see ``moe_lab.gpu.align.run``; ids outside 0..E-1 are dropped.
+
+    ``clocks`` [MOST_BLOCKS, 8] int64, out: the clock of each block's multiprocessor at its start and at the end of each
+    of ``PHASES``.
+    """
+    numel = topk_ids.numel()
+    chosen = plan_on(topk_ids.device, numel, E)
+    if chosen is None:
+        raise UserError(f"'cooperative' does not hold {numel} pairs on this GPU's multiprocessors; use 'auto'.")
+    if out.scratch.numel() != scratch(numel, E):
+        raise ValueError("out is for other sizes; make its memory with cooperative.scratch, zeroed, for these.")
+    launch(
+        SOURCE,
+        "cooperative_align",
+        chosen.blocks,
+        chosen.threads,
+        *(topk_ids, expert_map, *out.alignment, out.scratch, numel, E),
+        *([] if clocks is None else [clocks]),
+        macros=(
+            ("THREADS", chosen.threads),
+            ("ITEMS", chosen.items),
+            ("BINS", bins_of(E)),
+            ("BLOCK_M", block_m),
+            ("MOST_BLOCKS", MOST_BLOCKS),
+            ("ID", "long long" if topk_ids.dtype == torch.int64 else "int"),
+            ("DROP", int(drop)),
+            ("RELABEL", int(relabel)),
+            *([] if clocks is None else [("PHASES", 1)]),
+        ),
+        shared=shared_bytes(chosen, E),
+        cooperative=chosen.blocks > 1,
+    )

@@ -1,9 +1,17 @@
-"""Align & sort a few thousand pairs in one launch: every program counts all pairs and lays out its own experts."""
+"""Align & sort in one launch without communication: every program counts all pairs and lays out its own few experts.
 
+The count is repeated in every program, so the work grows with programs * pairs: for thousands of pairs, where a second
+launch costs more than counting again. An expert's pairs are found by a running sum, so their order is kept.
+"""
+
+import triton
+import triton.language as tl
 from torch import Tensor
 
 from moe_lab.gpu.align import Alignment, Buffers, Remote, buffers, run
-from moe_lab.gpu.kernels import per_expert
+from moe_lab.gpu.align._pairs import bins_of, count_experts, finish_groups, load_experts, pick_groups
+from moe_lab.gpu.kernels._device import check_device
+from moe_lab.gpu.kernels._jit import jit
 from moe_lab.spec.errors import UserError
 
 INFO = {
@@ -11,9 +19,70 @@ INFO = {
     "needs": ["torch", "triton"],
     "deterministic": True,
     "most_pairs": 8192,
-    "steps": {"per_expert_kernel": "count+cumsum+place"},
+    "steps": {"one_launch_kernel": "count+cumsum+place", "per_expert_kernel": "count+cumsum+place"},
     "source": "moe_lab",
 }
+
+PROGRAMS = 128
+MOST_PAIRS = 8192  # 32768 pairs spill registers; ranks are packed in 16 bits
+
+
+@jit
+def one_launch_kernel(
+    ids,  # [numel] expert of each pair
+    expert_map,
+    sorted_token_ids,  # [capacity] int32, out
+    expert_ids,  # [tiles] int32, out
+    num_tokens_post_padded,  # [1] int32, out
+    numel,
+    E,
+    BLOCK_M: tl.constexpr,
+    BINS: tl.constexpr,
+    PAIRS: tl.constexpr,  # power of two >= numel
+    MINE: tl.constexpr,  # experts of a program: 1, 2 or 4
+    LANES: tl.constexpr,
+    DROP: tl.constexpr,
+    RELABEL: tl.constexpr,
+):
+    """Lay out the groups of experts program * MINE ... program * MINE + MINE - 1."""
+    program = tl.program_id(0)
+    pair = tl.arange(0, PAIRS)
+    expert = load_experts(ids, pair, pair < numel, expert_map, DROP)
+    count = count_experts(expert, BINS)
+    padded = (count + BLOCK_M - 1) // BLOCK_M * BLOCK_M
+    end = tl.cumsum(padded, 0)
+    start = end - padded
+
+    slot = expert - program * MINE
+    here = (slot >= 0) & (slot < MINE)
+    slot = tl.where(here, slot, 0)
+    if MINE <= 2:
+        one = tl.where(here, 1 << (slot * 16), 0)
+    else:
+        one = tl.where(here, tl.full([PAIRS], 1, tl.int64) << (slot * 16).to(tl.int64), 0)
+    earlier = tl.cumsum(one, 0) - one  # a counter of 16 bits for each of my experts
+    rank = ((earlier >> (slot * 16).to(earlier.dtype)) & 0xFFFF).to(tl.int32)
+
+    mine = program * MINE + tl.arange(0, MINE)
+    my_start, my_count, my_end = pick_groups(start, count, mine, BINS, BLOCK_M)
+    row = tl.gather(my_start, slot, 0) + rank
+    tl.store(sorted_token_ids + row, pair, mask=here)
+    bins = tl.arange(0, BINS)
+    tl.store(num_tokens_post_padded + bins * 0, end, mask=(bins == BINS - 1) & (program == 0))
+    finish_groups(
+        sorted_token_ids,
+        expert_ids,
+        expert_map,
+        mine,
+        mine < E,
+        my_start,
+        my_start + my_count,
+        my_end,
+        numel,
+        RELABEL,
+        BLOCK_M,
+        LANES,
+    )
 
 
 def align(
@@ -30,7 +99,28 @@ def align(
     Raises:
         UserError: more pairs than it takes.
     """
-    if topk_ids.numel() > per_expert.MOST_PAIRS:
-        raise UserError(f"'one_launch' takes up to {per_expert.MOST_PAIRS} pairs, not {topk_ids.numel()}; use 'auto'.")
+    if topk_ids.numel() > MOST_PAIRS:
+        raise UserError(f"'one_launch' takes up to {MOST_PAIRS} pairs, not {topk_ids.numel()}; use 'auto'.")
     out = out or buffers(topk_ids, block_m, E)
-    return run(per_expert.align_per_expert, topk_ids, block_m, E, expert_map, remote, out)
+    return run(_fill, topk_ids, block_m, E, expert_map, remote, out)
+
+
+def _fill(topk_ids: Tensor, block_m: int, E: int, out: Buffers, expert_map: Tensor, drop: bool, relabel: bool) -> None:
+    check_device(topk_ids)
+    pairs = max(64, triton.next_power_of_2(topk_ids.numel()))
+    mine = min(4, max(1, triton.next_power_of_2(triton.cdiv(E, PROGRAMS))))
+    one_launch_kernel[(triton.cdiv(E, mine),)](
+        topk_ids,
+        expert_map,
+        *out.alignment,
+        topk_ids.numel(),
+        E,
+        BLOCK_M=block_m,
+        BINS=bins_of(E),
+        PAIRS=pairs,
+        MINE=mine,
+        LANES=min(64, triton.next_power_of_2(block_m)),
+        DROP=drop,
+        RELABEL=relabel,
+        num_warps=4 if pairs <= 1024 else 8 if pairs <= 4096 else 16,
+    )

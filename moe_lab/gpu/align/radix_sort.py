@@ -1,16 +1,14 @@
-"""Align & sort by a stable radix sort of (expert, pair), as FasterTransformer and TransformerEngine permute tokens.
-
-``permute_map``, ``permute`` and ``unpermute`` are the other half of that design: the rows themselves are moved into
-expert order, and back with the router's weights.
-"""
-
-from typing import NamedTuple
+"""Align & sort by a stable radix sort of (expert, pair), as FasterTransformer and TransformerEngine permute tokens."""
 
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
 from moe_lab.gpu.align import Alignment, Buffers, Remote, buffers
-from moe_lab.gpu.kernels import _pairs, sorted_pairs
+from moe_lab.gpu.align._pairs import bins_of, finish_groups, pick_groups
+from moe_lab.gpu.kernels._device import check_device
+from moe_lab.gpu.kernels._jit import jit
 
 INFO = {
     "about": "radix sort of the pairs by expert (torch.sort: CUB, rocPRIM), bounds by binary search, one copy; stable",
@@ -20,24 +18,78 @@ INFO = {
     "source": "moe_lab, after the sort of FasterTransformer and TransformerEngine",
 }
 
+CHUNK = 512
+SHARE = 16  # experts whose padding and tiles one program writes
 
-class PermuteMap(NamedTuple):
-    """Pairs in expert order, without padding.
 
-    Attributes:
-        order: [pairs] int64, the pair at each sorted position; pairs with id -1 come first.
-        position: [pairs] int64, the sorted position of each pair.
-        ends: [E] int64, one past the last sorted position of each expert.
-    """
+@jit
+def bounds_kernel(
+    keys,  # [numel] sorted experts, -1 for dropped pairs
+    bounds,  # [BINS + 1] int32, out: first sorted pair of each expert; the last entry: numel
+    numel,
+    STEPS: tl.constexpr,  # 2 ** STEPS > numel
+    BINS: tl.constexpr,
+):
+    """Find where each expert begins: BINS binary searches side by side."""
+    bins = tl.arange(0, BINS)
+    low = tl.zeros([BINS], tl.int32)
+    high = low + numel
+    for _ in range(STEPS):
+        middle = (low + high) // 2
+        searching = low < high
+        below = tl.load(keys + middle, mask=searching, other=0).to(tl.int32) < bins
+        low = tl.where(searching & below, middle + 1, low)
+        high = tl.where(searching & (below == 0), middle, high)
+    tl.store(bounds + bins, low)
+    tl.store(bounds + BINS, numel)
 
-    order: Tensor
-    position: Tensor
-    ends: Tensor
+
+@jit
+def spread_kernel(
+    keys,  # [numel] sorted experts
+    order,  # [numel] int64, the pair at each sorted position
+    bounds,  # [BINS + 1] int32
+    expert_map,
+    sorted_token_ids,  # [capacity] int32, out
+    expert_ids,  # [tiles] int32, out
+    num_tokens_post_padded,  # [1] int32, out
+    numel,
+    E,
+    BLOCK_M: tl.constexpr,
+    BINS: tl.constexpr,
+    CHUNK: tl.constexpr,
+    MINE: tl.constexpr,
+    LANES: tl.constexpr,
+    RELABEL: tl.constexpr,
+):
+    """Copy one chunk of sorted pairs to its rows, and fill the groups of a few experts."""
+    program = tl.program_id(0)
+    bins = tl.arange(0, BINS)
+    first = tl.load(bounds + bins)
+    count = tl.load(bounds + bins + 1) - first
+    padded = (count + BLOCK_M - 1) // BLOCK_M * BLOCK_M
+    end = tl.cumsum(padded, 0)
+    start = end - padded
+    place = program * CHUNK + tl.arange(0, CHUNK)
+    expert = tl.load(keys + place, mask=place < numel, other=-1).to(tl.int32)
+    pair = tl.load(order + place, mask=expert >= 0, other=0).to(tl.int32)
+    row = tl.gather(start - first, tl.maximum(expert, 0), 0) + place
+    tl.store(sorted_token_ids + row, pair, mask=expert >= 0)
+    tl.store(num_tokens_post_padded + bins * 0, end, mask=(bins == BINS - 1) & (program == 0))
+    mine = program * MINE + tl.arange(0, MINE)
+    my_start, my_count, my_end = pick_groups(start, count, mine, BINS, BLOCK_M)
+    finish_groups(
+        *(sorted_token_ids, expert_ids, expert_map, mine, mine < E, my_start, my_start + my_count, my_end),
+        numel,
+        RELABEL,
+        BLOCK_M,
+        LANES,
+    )
 
 
 def scratch(numel: int, E: int) -> int:
     """Return the int32 entries that a call needs on the way, beside what torch.sort takes for itself."""
-    return _pairs.bins_of(E) + 1
+    return bins_of(E) + 1
 
 
 def align(
@@ -60,32 +112,25 @@ def align(
     # 16 bits are half the radix passes of 32.
     keys, order = ids.to(torch.int16).sort(stable=True)
     labels = expert_map if remote == "tiles" else None
-    sorted_pairs.align_sorted(keys, order, block_m, E, out, labels)
+    _fill(keys, order, block_m, E, out, labels)
     return out.alignment
 
 
-def permute_map(topk_ids: Tensor, E: int) -> PermuteMap:
-    """Sort the pairs of topk_ids [M, topk] by expert, stably; no host synchronisation."""
-    keys, order = topk_ids.reshape(-1).to(torch.int16).sort(stable=True)
-    pairs = torch.arange(order.numel(), device=order.device)
-    position = torch.empty_like(order).scatter_(0, order, pairs)
-    ends = torch.searchsorted(keys, torch.arange(E, device=keys.device, dtype=keys.dtype), right=True)
-    return PermuteMap(order, position, ends)
-
-
-def permute(x: Tensor, order: Tensor, topk: int) -> Tensor:
-    """Return [pairs, K]: for each sorted position the row of x [M, K] that its pair reads."""
-    return x.index_select(0, order // topk)
-
-
-def unpermute(rows: Tensor, position: Tensor, topk_weights: Tensor) -> Tensor:
-    """Return [M, K]: for each token the sum of its topk rows, weighted, added in fp32.
-
-    Args:
-        rows: [pairs, K], in sorted order.
-        position: [pairs] int64, see ``PermuteMap``.
-        topk_weights: [M, topk] fp32.
-    """
-    M, topk = topk_weights.shape
-    mine = rows.index_select(0, position).view(M, topk, -1)
-    return torch.einsum("mtk,mt->mk", mine.float(), topk_weights).to(rows.dtype)
+def _fill(keys: Tensor, order: Tensor, block_m: int, E: int, out: Buffers, labels: Tensor | None) -> None:
+    """Fill ``out.alignment`` from ascending experts or -1, ``keys`` [numel], and the pair ``order`` [numel] of each."""
+    check_device(keys)
+    numel, bins = keys.numel(), bins_of(E)
+    programs = max(triton.cdiv(numel, CHUNK), triton.cdiv(E, SHARE))
+    bounds_kernel[(1,)](
+        keys, out.scratch, numel, STEPS=numel.bit_length(), BINS=bins, num_warps=max(1, min(8, bins // 32))
+    )
+    spread_kernel[(programs,)](
+        *(keys, order, out.scratch, keys if labels is None else labels, *out.alignment, numel, E),
+        BLOCK_M=block_m,
+        BINS=bins,
+        CHUNK=CHUNK,
+        MINE=SHARE,
+        LANES=min(64, triton.next_power_of_2(block_m)),
+        RELABEL=labels is not None,
+        num_warps=4,
+    )

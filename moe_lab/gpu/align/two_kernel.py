@@ -1,17 +1,23 @@
 """Align & sort as vLLM and SGLang do it, in CUDA C++: one block counts and scans, many blocks place by atomics."""
 
+from pathlib import Path
+
+import torch
+import triton
 from torch import Tensor
 
 from moe_lab.gpu.align import Alignment, Buffers, Remote, buffers, run
-from moe_lab.gpu.kernels import count_scan_place_cuda
+from moe_lab.gpu.kernels._nvrtc import launch
 
 INFO = {
     "about": "stand-in for today's vLLM and SGLang (CUDA): one block counts and scans, many blocks place by atomics",
     "needs": ["torch", "triton", "cuda.bindings", "cuda.core"],
     "deterministic": False,
-    "steps": {"count_scan": "count+cumsum", "place": "place"},
+    "steps": {"count_scan": "count+cumsum", "count_scan_kernel": "count+cumsum", "place": "place"},
     "source": "moe_lab, after the two-kernel moe_align_block_size of vLLM and SGLang",
 }
+
+SOURCE = Path(__file__).with_suffix(".cu")
 
 
 def scratch(numel: int, E: int) -> int:
@@ -34,4 +40,20 @@ def align(
         UserError: not an NVIDIA GPU of compute capability 8.0 or later.
     """
     out = out or buffers(topk_ids, block_m, E, scratch(topk_ids.numel(), E))
-    return run(count_scan_place_cuda.align_count_scan_place_cuda, topk_ids, block_m, E, expert_map, remote, out)
+    return run(_fill, topk_ids, block_m, E, expert_map, remote, out)
+
+
+def _fill(topk_ids: Tensor, block_m: int, E: int, out: Buffers, expert_map: Tensor, drop: bool, relabel: bool) -> None:
+    numel, rows = topk_ids.numel(), out.alignment.sorted_token_ids
+    macros = (
+        ("BINS", max(32, triton.next_power_of_2(E))),
+        ("BLOCK_M", block_m),
+        ("ID", "long long" if topk_ids.dtype == torch.int64 else "int"),
+        ("DROP", int(drop)),
+        ("RELABEL", int(relabel)),
+    )
+    arguments = topk_ids, expert_map, *out.alignment, out.scratch, numel, E, rows.numel()
+    launch(SOURCE, "count_scan", 2, 1024, *arguments, macros=macros)
+    launch(
+        SOURCE, "place", triton.cdiv(numel, 256), 256, topk_ids, expert_map, rows, out.scratch, numel, E, macros=macros
+    )

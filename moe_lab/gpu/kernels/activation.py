@@ -6,6 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from moe_lab.gpu.kernels._device import check_device
+from moe_lab.gpu.kernels._jit import jit
 from moe_lab.spec.errors import UserError
 
 ACTIVATIONS = ("silu", "swigluoai")
@@ -13,7 +14,7 @@ ACTIVATIONS = ("silu", "swigluoai")
 ALPHA, LIMIT = 1.702, 7.0
 
 
-@triton.jit
+@jit
 def gated(gate, up, SWIGLUOAI: tl.constexpr, ALPHA: tl.constexpr, LIMIT: tl.constexpr):
     """Return act(gate) * up of fp32 gate and up."""
     if SWIGLUOAI:
@@ -23,7 +24,7 @@ def gated(gate, up, SWIGLUOAI: tl.constexpr, ALPHA: tl.constexpr, LIMIT: tl.cons
     return gate * tl.sigmoid(gate) * up
 
 
-@triton.jit
+@jit
 def gated_activation_kernel(
     gate_up,  # [rows, 2N]
     y,  # [rows, N], out

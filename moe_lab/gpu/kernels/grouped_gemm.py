@@ -13,6 +13,7 @@ from torch import Tensor
 
 from moe_lab.gpu.align import Alignment
 from moe_lab.gpu.kernels._device import check_device, is_hip, shared_memory_bytes
+from moe_lab.gpu.kernels._jit import jit
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Tile:
     num_stages: int
 
 
-@triton.jit
+@jit
 def grouped_gemm_kernel(
     x,  # [rows, gemm_k]
     w,  # [E, gemm_n, gemm_k]

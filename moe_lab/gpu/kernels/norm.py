@@ -6,9 +6,10 @@ import triton.language as tl
 from torch import Tensor
 
 from moe_lab.gpu.kernels._device import check_device
+from moe_lab.gpu.kernels._jit import jit
 
 
-@triton.jit
+@jit
 def add_rms_norm_kernel(
     x,  # [rows, K]
     residual,  # [rows, K]

@@ -1,14 +1,14 @@
 """Kernels that do nothing: their time is that of the method of measurement, and of a launch that waits for another."""
 
-import triton
 import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from moe_lab.gpu.kernels._device import can_launch_early, check_device
+from moe_lab.gpu.kernels._jit import jit
 
 
-@triton.jit
+@jit
 def nothing_kernel(x, EARLY: tl.constexpr):
     """Do nothing; EARLY: let the next launch begin, and wait for the one before."""
     if EARLY:

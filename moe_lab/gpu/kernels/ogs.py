@@ -1,14 +1,17 @@
 """What triton_kernels' matmul_ogs is fed with: the routing as bits, one an expert, and SiLU for its epilogue."""
 
+from typing import no_type_check
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from moe_lab.gpu.kernels._device import check_device
+from moe_lab.gpu.kernels._jit import jit
 
 
-@triton.jit
+@jit
 def pack_kernel(
     topk_ids,  # [M, TOPK]
     bits,  # [words, rows] uint32, out
@@ -36,6 +39,7 @@ def pack_kernel(
 
 
 @triton.jit(repr=lambda _: "_gated_silu")
+@no_type_check
 def gated_silu(pairs, alpha):
     """Return silu(gate) * up in fp32 of columns gate, up, gate, up, ...; alpha is the slope within the sigmoid."""
     gate, up = tl.split(tl.reshape(pairs, (pairs.shape[0], pairs.shape[1] // 2, 2)))

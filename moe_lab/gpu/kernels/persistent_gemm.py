@@ -6,17 +6,17 @@ of a pair lie in one thread); and rows can stay in sorted order between w13 and 
 """
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from moe_lab.gpu.align import Alignment
 from moe_lab.gpu.kernels._device import check_device, is_hip
+from moe_lab.gpu.kernels._jit import jit
 from moe_lab.gpu.kernels.activation import ALPHA, LIMIT, gated
 from moe_lab.gpu.kernels.grouped_gemm import Tile
 
 
-@triton.jit
+@jit
 def persistent_gemm_kernel(
     x,  # rows to multiply: [rows, gemm_k]; with TMA and not GATHER a descriptor of it
     w,  # [E * gemm_n, gemm_k]; with TMA a descriptor of it

@@ -6,9 +6,10 @@ import triton.language as tl
 from torch import Tensor
 
 from moe_lab.gpu.kernels._device import check_device, multiprocessors
+from moe_lab.gpu.kernels._jit import jit
 
 
-@triton.jit
+@jit
 def read_kernel(x, sums, numel, passes, first, stride, length, BLOCK: tl.constexpr):
     """Add up parts of x [numel] int32, ``passes`` times; as many programs as there are sums [programs] int32.
 
@@ -48,7 +49,7 @@ def read(
     read_kernel[(programs,)](x, sums, numel, passes, *shape, BLOCK=block, num_warps=num_warps)
 
 
-@triton.jit
+@jit
 def follow_kernel(chain, end, steps):
     """From chain[0] on, read what the last read says; the places are in chain [numel] int32; end [1] int32, out."""
     at = tl.load(chain, cache_modifier=".cg")

@@ -9,9 +9,10 @@ import triton.language as tl
 from torch import Tensor
 
 from moe_lab.gpu.kernels._device import check_device
+from moe_lab.gpu.kernels._jit import jit
 
 
-@triton.jit
+@jit
 def rope_cache_kernel(
     qkv,  # [batch * tokens, (heads + 2 * kv_heads) * HEAD_DIM]: q heads are overwritten
     k_cache,  # [batch, length, kv_heads, HEAD_DIM], out at start .. start + tokens

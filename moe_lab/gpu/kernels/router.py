@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from moe_lab.gpu.kernels._device import check_device
+from moe_lab.gpu.kernels._jit import jit
 from moe_lab.gpu.routing import Routing, check_route
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.problem import Router
@@ -27,7 +28,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 OUT = tl.constexpr(0xFFFFFFFF)  # greater than the code of any score
 
 
-@triton.jit
+@jit
 def descending_bits(x, ID_BITS: tl.constexpr):
     """Return fp32 as uint32: greater x, smaller code; NaN least, 0 and -0 equal, 2 ** ID_BITS codes left after -inf."""
     bits = (x + 0.0).to(tl.int32, bitcast=True)  # -0 + 0 = 0
@@ -36,13 +37,13 @@ def descending_bits(x, ID_BITS: tl.constexpr):
     return tl.add(code, 0x007FFFFF - (1 << ID_BITS), sanitize_overflow=False)
 
 
-@triton.jit
+@jit
 def two_best(a, a2, b, b2):
     """Merge the two greatest of two sets; NaN is greatest."""
     return tl.maximum(a, b, tl.PropagateNan.ALL), tl.maximum(tl.minimum(a, b), tl.maximum(a2, b2))
 
 
-@triton.jit
+@jit
 def take_best(code, column):
     """Return (column of the least code of each row [rows], code with that entry out of the race)."""
     least = tl.min(code, axis=1)[:, None]
@@ -50,7 +51,7 @@ def take_best(code, column):
     return best, tl.where(column == best[:, None], OUT, code)
 
 
-@triton.jit
+@jit
 def in_kept_group(ranking, SIZE: tl.constexpr, TOPK_GROUPS: tl.constexpr, BLOCK_G: tl.constexpr):
     """Return which of ``ranking`` [rows, BLOCK_G * width] lie in the best groups, by the sum of a group's two best."""
     rows: tl.constexpr = ranking.shape[0]
@@ -67,7 +68,7 @@ def in_kept_group(ranking, SIZE: tl.constexpr, TOPK_GROUPS: tl.constexpr, BLOCK_
     return tl.reshape(kept, [rows, BLOCK_G * width])
 
 
-@triton.jit
+@jit
 def choose_by_all_bits(code, expert, slot, TOPK: tl.constexpr):
     """Return the experts of the TOPK least (code, expert) of each row, in ``slot`` order."""
     ids = tl.zeros([code.shape[0], slot.shape[1]], tl.int32)
@@ -77,7 +78,7 @@ def choose_by_all_bits(code, expert, slot, TOPK: tl.constexpr):
     return ids
 
 
-@triton.jit
+@jit
 def least_after(codes, last):
     """Return the least of each row's codes [rows, columns] above ``last`` [rows]; of all if that has all bits set."""
     rest = (0xFFFFFFFF - last)[:, None]
@@ -85,7 +86,7 @@ def least_after(codes, last):
     return tl.add(last, step + 1, sanitize_overflow=False)
 
 
-@triton.jit
+@jit
 def choose(code, expert, slot, bits, TOPK: tl.constexpr, ID_BITS: tl.constexpr, EXACT: tl.constexpr):
     """Return the experts of the TOPK least (code, expert) of each row, in ``slot`` order.
 
@@ -110,7 +111,7 @@ def choose(code, expert, slot, bits, TOPK: tl.constexpr, ID_BITS: tl.constexpr, 
     return ids
 
 
-@triton.jit
+@jit
 def router_kernel(
     logits,  # [M, E]
     bias,  # [E], read if BIAS

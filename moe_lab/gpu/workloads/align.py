@@ -80,7 +80,7 @@ def _check(options: argparse.Namespace) -> None:
 
 def _calls(options: argparse.Namespace) -> tuple[list[tuple[Callable[[], object], str]], list[str]]:
     """Return (call, name of its root range) for each algorithm and size, and what is left out, as sentences."""
-    from moe_lab.gpu.align import buffers
+    from moe_lab.gpu.align import workspace
 
     calls, left_out = [], []
     sizes = product(options.experts, options.tokens, options.topk, options.block_m)
@@ -91,8 +91,7 @@ def _calls(options: argparse.Namespace) -> tuple[list[tuple[Callable[[], object]
             if most is not None and ids.numel() > most:
                 left_out.append(f"{name} takes up to {most} pairs, not {ids.numel()}.")
                 continue
-            scratch = plugin.scratch(ids.numel(), E) if hasattr(plugin, "scratch") else 0
-            out = buffers(ids, block_m, E, scratch)
+            out = workspace(plugin, ids, block_m, E)
             root = ranges.root_name(phase="align", M=M, E=E, topk=topk, block_m=block_m, align=name)
             calls.append((_call(plugin.align, ids, block_m, E, out), root))
     if not calls:

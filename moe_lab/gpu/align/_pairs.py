@@ -2,10 +2,11 @@
 
 import triton
 import triton.language as tl
-from torch import Tensor
+
+from moe_lab.gpu.kernels._jit import jit
 
 
-@triton.jit
+@jit
 def load_experts(ids, pair, mask, expert_map, DROP: tl.constexpr):
     """Return the experts of pairs as int32, -1 for a pair that is masked or dropped; DROP: through ``expert_map``."""
     expert = tl.load(ids + pair, mask=mask, other=-1).to(tl.int32)
@@ -14,7 +15,7 @@ def load_experts(ids, pair, mask, expert_map, DROP: tl.constexpr):
     return expert
 
 
-@triton.jit
+@jit
 def count_experts(expert, BINS: tl.constexpr):
     """Return [BINS] int32: how many entries of ``expert`` name each bin; negative entries name none."""
     count = tl.histogram(tl.maximum(expert, 0), BINS, mask=expert >= 0)
@@ -22,7 +23,7 @@ def count_experts(expert, BINS: tl.constexpr):
     return count.to(tl.int64).to(tl.int32)
 
 
-@triton.jit
+@jit
 def rank_by_comparison(expert, lane, PAIRS: tl.constexpr):
     """Return for each of PAIRS entries how many earlier ones name the same expert: PAIRS * PAIRS comparisons."""
     # Summed over rows: a warp's lanes lie along columns, so that most of the sum stays inside a thread.
@@ -30,7 +31,7 @@ def rank_by_comparison(expert, lane, PAIRS: tl.constexpr):
     return tl.sum(before.to(tl.int32), axis=0)
 
 
-@triton.jit
+@jit
 def pick_groups(start, count, expert, BINS: tl.constexpr, BLOCK_M: tl.constexpr):
     """Return (start, count, end) of the groups of some experts, from ``start`` and ``count`` [BINS] of all."""
     both = (start.to(tl.int64) << 32) | count.to(tl.int64)
@@ -39,7 +40,7 @@ def pick_groups(start, count, expert, BINS: tl.constexpr, BLOCK_M: tl.constexpr)
     return first, pairs, first + (pairs + BLOCK_M - 1) // BLOCK_M * BLOCK_M
 
 
-@triton.jit
+@jit
 def finish_groups(
     sorted_token_ids,  # [capacity] int32, out: padding only
     expert_ids,  # [tiles] int32, out
@@ -73,11 +74,4 @@ def finish_groups(
 
 def bins_of(E: int) -> int:
     """Return the bins of a histogram over E experts: a power of two, at least a wavefront."""
-    return max(64, triton.next_power_of_2(E))
-
-
-def map_arguments(expert_map: Tensor | None, remote: str, topk_ids: Tensor) -> tuple[Tensor, bool, bool]:
-    """Return (pointer, DROP, RELABEL) for the kernels."""
-    if expert_map is None:
-        return topk_ids, False, False
-    return expert_map, remote == "drop", remote == "tiles"
+    return max(64, int(triton.next_power_of_2(E)))
