@@ -19,7 +19,7 @@ from moe_lab.gpu.bench.timing import interleave, prepare, quantiles_us
 from moe_lab.gpu.kernels.nothing import launch_nothing
 from moe_lab.gpu.kernels.router import fused_route
 from moe_lab.gpu.routing import Routing, route
-from moe_lab.spec.problem import MODELS, Router
+from moe_lab.spec.models import MODELS, Router
 
 TOKENS = (1, 16, 64, 256, 1024, 4096, 16384, 32768)
 RULES: dict[str, tuple[Router, int, int]] = {  # rule, E, topk

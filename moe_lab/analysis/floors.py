@@ -8,20 +8,21 @@ import pandas as pd
 from moe_lab.analysis import roofline
 from moe_lab.analysis.phases import Phase, gpu_facts
 from moe_lab.runs import Run
-from moe_lab.spec.problem import DTYPE_BYTES, MoEProblem, Part
+from moe_lab.spec import formats
+from moe_lab.spec.problem import MoEProblem, Part
 
 
 def problem_of(run: Run) -> tuple[MoEProblem, int] | None:
     """Return the MoE problem that the run's workload reports and how many experts it hit; None if it does not say."""
     workload: dict[str, Any] = run.manifest.get("workload") or {}
     sizes, hit = workload.get("problem") or {}, workload.get("experts_hit")
-    if hit is None or any(sizes.get(k) is None for k in ("M", "K", "N", "E", "topk")) or sizes.get("quant"):
+    if hit is None or any(sizes.get(k) is None for k in ("M", "K", "N", "E", "topk")):
         return None
-    dtype = sizes.get("dtype") or workload.get("dtype")
-    if dtype not in DTYPE_BYTES:
+    format = formats.stated(sizes) or formats.stated(workload)
+    if format is None:
         return None
     M, K, N, E, topk = (int(sizes[k]) for k in ("M", "K", "N", "E", "topk"))
-    return MoEProblem(M, K, N, E, topk, dtype), int(hit)
+    return MoEProblem(M, K, N, E, topk, format), int(hit)
 
 
 def floors(phases: Sequence[Phase], measured: Iterable[Run] | None = None) -> pd.DataFrame:

@@ -8,10 +8,9 @@ import pandas as pd
 
 from moe_lab.analysis import amd, counters, tiles
 from moe_lab.analysis.geometry import LIMITS, fit, last_wave_fill_pct
-from moe_lab.spec import ranges
+from moe_lab.spec import formats, ranges
 from moe_lab.spec.launches import Launches
 from moe_lab.spec.metrics import COUNTERS
-from moe_lab.spec.problem import DTYPE_BYTES
 
 PARTS = ("w13", "w2")
 
@@ -39,7 +38,7 @@ COLUMNS = (
         "blocks_empty",
         "persistent",
     ),
-    *("K", "N", "E", "topk", "dtype", "element_bytes", "gemm_n", "gemm_k", "out_elements", "experts_hit"),
+    *("K", "N", "E", "topk", "format", "element_bytes", "gemm_n", "gemm_k", "out_elements", "experts_hit"),
     *("rows_useful", "rows_padded", "rows_padded_by", "sm_count", "timed_by"),
 )
 
@@ -129,10 +128,11 @@ def _problem(root: str, stage: str, workload: Mapping[str, Any], several: bool) 
     M = sizes.get("M") or (int(fields["M"]) if fields.get("M", "").isdecimal() else None)
     out: dict[str, Any] = {"backend": backend, "tiles": chosen or None, "M": M, "part": part}
     out["series"] = backend if chosen in ("", "auto") else f"{backend} {chosen}"
-    out |= {k: sizes.get(k) for k in ("K", "N", "E", "topk", "dtype")}
+    out |= {k: sizes.get(k) for k in ("K", "N", "E", "topk")}
     out |= {k: own.get(k) for k in ("experts_hit", "rows_useful", "rows_padded")}
     out["rows_padded_by"] = own.get("rows_padded_by_block_m")
-    out["element_bytes"] = DTYPE_BYTES.get(str(out["dtype"]))
+    out["format"] = formats.stated(sizes)
+    out["element_bytes"] = formats.get(out["format"]).element_bytes if out["format"] else None
     if sizes.get("K") and sizes.get("N"):
         wide, deep = (2 * sizes["N"], sizes["K"]) if part == "w13" else (sizes["K"], sizes["N"])
         out |= {"gemm_n": wide, "gemm_k": deep, "out_elements": _written(ranges.stages_of(stage), sizes, wide, several)}

@@ -177,7 +177,7 @@ def floor_us(row: Row, known: pd.DataFrame, kind: str, amount: float | None) -> 
         kind: dram, l2 or tensor.
         amount: bytes or FLOPs.
     """
-    fp8 = kind == "tensor" and str(row.get("dtype")).startswith("fp8")
+    fp8 = kind == "tensor" and str(row.get("format")).startswith("fp8")
     roof = peak(known, "tensor fp8" if fp8 else kind)
     return amount / roof * 1e6 if amount and roof else None
 

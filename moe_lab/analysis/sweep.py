@@ -18,7 +18,7 @@ from moe_lab.analysis.bench_rows import BenchRun, bench_rows
 from moe_lab.analysis.leads import leads
 from moe_lab.analysis.phases import rows_of
 
-_COLUMNS = ["model", "M", "K", "N", "E", "topk", "dtype", "routing", "seed", "backend", "version", "part", "stage"]
+_COLUMNS = ["model", "M", "K", "N", "E", "topk", "format", "routing", "seed", "backend", "version", "part", "stage"]
 _COLUMNS += ["mode", "median_us", "p20_us", "p80_us", "correct", "error_max_rel", "bound_max_rel", "experts_hit"]
 _COLUMNS += ["rows_useful", "rows_padded", "padding_waste_pct", "rows_most", "workspace_bytes", "minimum_bytes"]
 _COLUMNS += ["useful_gflop", "minimum_gb_per_s", "useful_tflops_per_s", "executed_tflops_per_s", "roofline_us"]
@@ -59,7 +59,7 @@ def load(name: str) -> Sweep:
 
 
 def at(sweep: Sweep, model: str, routing: str = "", part: str = "full", mode: str = "graph") -> pd.DataFrame:
-    """Return the timed rows of one model and routing over M, of the first seed and dtype.
+    """Return the timed rows of one model and routing over M, of the first seed and format.
 
     Args:
         sweep: the benchmark.
@@ -69,7 +69,7 @@ def at(sweep: Sweep, model: str, routing: str = "", part: str = "full", mode: st
         mode: graph or eager.
     """
     rows = sweep.timed
-    for column, wanted in (("model", model), ("routing", routing), ("seed", None), ("dtype", None)):
+    for column, wanted in (("model", model), ("routing", routing), ("seed", None), ("format", None)):
         if len(rows):
             rows = rows[rows[column] == (wanted or rows[column].iloc[0])]
     return rows[(rows["part"] == part) & (rows["mode"] == mode)].sort_values("M", kind="stable")

@@ -99,13 +99,13 @@ def absent(value: Any) -> bool:
 def minimum(row: Row) -> float | None:
     """Return the fewest bytes through device memory (see ``MoEProblem.minimum_bytes``); None if not known."""
     sizes = [row.get(k) for k in ("M", "K", "N", "E", "topk", "experts_hit", "gemm_n", "rows_useful")]
-    if any(absent(s) for s in sizes) or absent(row.get("dtype")):
+    if any(absent(s) for s in sizes) or absent(row.get("format")):
         return None
     M, K, N, E, topk, hit, *_ = (int(s) for s in sizes if s is not None)
     part: Part = "w13" if row["part"] == "w13" else "w2"
-    whole = MoEProblem(M, K, N, E, topk, str(row["dtype"])).minimum_bytes(hit, part)
+    problem = MoEProblem(M, K, N, E, topk, str(row["format"]))
     spared = M * topk * (2 * N if part == "w13" else K) - _written(row)
-    return float(whole - spared * DTYPE_BYTES[str(row["dtype"])])
+    return float(problem.minimum_bytes(hit, part) - spared * DTYPE_BYTES[problem.dtype])
 
 
 def _written(row: Row) -> int:

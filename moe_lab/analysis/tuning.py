@@ -7,7 +7,7 @@ import pandas as pd
 from moe_lab.analysis.bench_rows import BenchRun, bench_rows
 from moe_lab.spec.configs import FIELDS, choose
 
-_COLUMNS = ["M", "K", "N", "E", "topk", "dtype", "model", "backend", "routing", "phase", "part", "round", "w13", "w2"]
+_COLUMNS = ["M", "K", "N", "E", "topk", "format", "model", "backend", "routing", "phase", "part", "round", "w13", "w2"]
 _COLUMNS += ["origin", "repetitions", "median_us", "p20_us", "p80_us", "reference_us", "correct", "error_max_rel"]
 _COLUMNS += ["bound_max_rel", "error", "seconds"]
 

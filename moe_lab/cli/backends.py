@@ -29,8 +29,8 @@ def backends(arguments: argparse.Namespace) -> None:
         return
     for row in rows:
         print(f"{row['name']}: {row['about']}")
-        lists = {key: ", ".join(row[key]) or "none" for key in ("dtypes", "quant", "activations")}
-        print(f"  dtypes {lists['dtypes']}; quant {lists['quant']}; activations {lists['activations']}")
+        lists = {key: ", ".join(row[key]) or "none" for key in ("formats", "activations")}
+        print(f"  formats {lists['formats']}; activations {lists['activations']}")
         print(f"  hardware: {row['hardware']}")
         print(f"  source: {row['source']}")
         if row["tried"]:
@@ -45,7 +45,7 @@ def _backend(name: str) -> dict[str, Any]:
     from moe_lab.spec import peers
 
     info, reason = plugins.info("experts", name), plugins.unavailable("experts", name)
-    stated = {key: info.get(key, []) for key in ("about", "source", "dtypes", "quant", "activations", "hardware")}
+    stated = {key: info.get(key, []) for key in ("about", "source", "formats", "activations", "hardware")}
     peer = peers.find(info["peer"]) if "peer" in info else None
     release = f": {peer.project} {peer.version}, {peer.origin}" if peer else ""
     stated["tried"] = info.get("tried", [])

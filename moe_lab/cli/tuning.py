@@ -82,7 +82,7 @@ def listing(arguments: argparse.Namespace) -> None:
 
 def _row(tuned: Tuned) -> dict[str, Any]:
     sizes = {key: str(getattr(tuned, key)) for key in ("E", "N", "K", "topk")}
-    own = {"backend": tuned.backend, "gpu": tuned.gpu, **sizes, "dtype": tuned.dtype}
+    own = {"backend": tuned.backend, "gpu": tuned.gpu, **sizes, "format": tuned.format}
     known = {"M": " ".join(str(point.M) for point in tuned.points), "triton": (tuned.versions or {}).get("triton")}
     return {**own, **known, "origin": tuned.origin or None}
 
@@ -125,7 +125,7 @@ def _unsaid(path: Path, model: str | None) -> tuple[int, int]:
     Raises:
         UserError: there is no such preset, or the file is of another model.
     """
-    from moe_lab.spec.problem import model as preset_of
+    from moe_lab.spec.models import model as preset_of
 
     named = engines.named(path)
     E, N = int(named["E"]), int(named["N"])

@@ -22,7 +22,8 @@ from moe_lab.gpu.routing import Routing, route
 from moe_lab.gpu.weights import DTYPES, random_weights
 from moe_lab.spec import plugins
 from moe_lab.spec.errors import UserError
-from moe_lab.spec.problem import MODELS, Model, MoEProblem, model
+from moe_lab.spec.models import MODELS, Model, model
+from moe_lab.spec.problem import MoEProblem
 from moe_lab.spec.ranges import Mark
 
 EPS = 1e-6

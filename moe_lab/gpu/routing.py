@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from moe_lab.spec.errors import UserError
-from moe_lab.spec.problem import Router
+from moe_lab.spec.models import Router
 
 SPECS = "uniform, zipf:S (for example zipf:1.0), balanced, hot, replay:FILE (.pt or .npy)"
 

@@ -1,4 +1,4 @@
-"""Random weights of one decoder layer, and the dtypes that weights have."""
+"""Random weights of one decoder layer and of its experts, random tokens, and the dtypes that they have."""
 
 import math
 from dataclasses import dataclass
@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from moe_lab.spec.problem import Model
+from moe_lab.spec.models import Model
+from moe_lab.spec.problem import MoEProblem
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # by the names of ``MoEProblem``
 
@@ -42,14 +43,34 @@ class Weights:
     shared2: Tensor | None
 
 
-def random_weights(m: Model, dtype: torch.dtype, device: torch.device, seed: int) -> Weights:
-    """Draw normal weights of deviation 1 / sqrt(fan_in), and gains near 1, directly on the device."""
-    generator = torch.Generator(device).manual_seed(seed)
+class Draw:
+    """Draws normal numbers directly on a device, always the same for a seed."""
 
-    def normal(*shape: int, deviation: float | None = None, mean: float = 0.0) -> Tensor:
+    def __init__(self, dtype: torch.dtype, device: torch.device, seed: int):
+        self._dtype, self._device = dtype, device
+        self._generator = torch.Generator(device).manual_seed(seed)
+
+    def __call__(self, *shape: int, deviation: float | None = None, mean: float = 0.0) -> Tensor:
+        """Return a tensor; its deviation is 1 / sqrt(fan_in) where none is given."""
         scale = 1 / math.sqrt(shape[-1]) if deviation is None else deviation
-        return torch.empty(shape, dtype=dtype, device=device).normal_(mean, scale, generator=generator)
+        drawn = torch.empty(shape, dtype=self._dtype, device=self._device)
+        return drawn.normal_(mean, scale, generator=self._generator)
 
+
+def expert_weights(problem: MoEProblem, device: torch.device, seed: int) -> tuple[Tensor, Tensor]:
+    """Return w13 [E, 2N, K] and w2 [E, K, N] in the problem's dtype."""
+    normal = Draw(DTYPES[problem.dtype], device, seed)
+    return normal(problem.E, 2 * problem.N, problem.K), normal(problem.E, problem.K, problem.N)
+
+
+def tokens(problem: MoEProblem, device: torch.device, seed: int) -> Tensor:
+    """Return x [M, K] of deviation 1 in the problem's dtype."""
+    return Draw(DTYPES[problem.dtype], device, seed + 1)(problem.M, problem.K, deviation=1.0)
+
+
+def random_weights(m: Model, dtype: torch.dtype, device: torch.device, seed: int) -> Weights:
+    """Draw the weights of a layer, and gains near 1."""
+    normal = Draw(dtype, device, seed)
     a, shared = m.attention, m.shared_experts * m.N
     return Weights(
         input_norm=normal(m.K, deviation=0.1, mean=1.0),

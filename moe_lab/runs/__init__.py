@@ -57,7 +57,10 @@ class Run:
         """
         if not self.is_bench:
             raise UserError(f"'{self.manifest['name']}' is a capture, not a benchmark: it has launches, but no rows.")
-        return rows.read(self.report, self.manifest["rows"])
+        found = rows.read(self.report, self.manifest["rows"])
+        if "dtype" in found and "format" not in found:  # an older run: its numbers were plain ones of the dtype
+            found.insert(int(found.columns.get_loc("dtype")), "format", found["dtype"])  # type: ignore[arg-type]
+        return found
 
     def launches(self) -> Launches:
         """Read the report.

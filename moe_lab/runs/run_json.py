@@ -42,7 +42,8 @@ class Problem(msgspec.Struct):
     E: Count
     topk: Count
     M: Count | None = None
-    dtype: str = "bf16"
+    format: str | None = None
+    dtype: str | None = None
     quant: str | None = None
     activation: str = "silu"
     model: str | None = None

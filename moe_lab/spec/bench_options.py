@@ -66,7 +66,7 @@ EXPERTS_MODES = ("graph", "eager")
 PARTS = ("full", "w13", "w2")
 EXPERTS_M = "1,2,4,...,16384"
 # What tells one row of the experts benchmark from every other.
-EXPERTS_KEY = ("model", "M", "dtype", "routing", "seed", "backend", "part", "mode")
+EXPERTS_KEY = ("model", "M", "format", "routing", "seed", "backend", "part", "mode")
 
 
 def add_experts(parser: argparse.ArgumentParser) -> None:
@@ -85,7 +85,7 @@ def add_experts(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--parts", default="full,w13,w2", metavar="LIST", help=f"of: {', '.join(PARTS)}")
     parser.add_argument("--modes", default="graph,eager", metavar="LIST", help=f"of: {', '.join(EXPERTS_MODES)}")
-    parser.add_argument("--dtype", default="bf16", help="fp32, fp16 or bf16")
+    parser.add_argument("--format", default="bf16", help=f"of: {', '.join(plugins.names('formats'))}")
     parser.add_argument("--repetitions", type=types.count, default=50, metavar="N", help="timed calls of each variant")
     parser.add_argument("--seed", type=types.seed, default=0, help="of weights, tokens and routing")
     parser.add_argument(
@@ -103,7 +103,7 @@ def add_experts(parser: argparse.ArgumentParser) -> None:
     )
 
 
-_EXPERTS = ("model", "m", "backends", "routing", "parts", "modes", "dtype", "repetitions", "seed", "kernels")
+_EXPERTS = ("model", "m", "backends", "routing", "parts", "modes", "format", "repetitions", "seed", "kernels")
 
 
 def experts_argv(options: argparse.Namespace) -> list[str]:
@@ -156,7 +156,7 @@ def numbers(text: str) -> list[int]:
 
 
 TUNABLE = ("fused_moe", "grouped")
-_TUNE = ("model", "m", "between", "backend", "budget", "dtype", "routing", "seed", "candidates", "jobs", "patience")
+_TUNE = ("model", "m", "between", "backend", "budget", "format", "routing", "seed", "candidates", "jobs", "patience")
 
 
 def add_tune(parser: argparse.ArgumentParser) -> None:
@@ -172,7 +172,7 @@ def add_tune(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--backend", default="fused_moe", choices=TUNABLE, help="whose tiles")
     parser.add_argument("--budget", default="5m", metavar="TIME", help="when to stop: 90s, 5m or 1h; a rerun goes on")
-    parser.add_argument("--dtype", default="bf16", help="fp32, fp16 or bf16")
+    parser.add_argument("--format", default="bf16", help=f"of: {', '.join(plugins.names('formats'))}")
     parser.add_argument("--routing", default="uniform", metavar="SPEC", help="uniform, zipf:S, balanced, hot")
     parser.add_argument("--seed", type=types.seed, default=0, help="of weights, tokens and routing")
     parser.add_argument(

@@ -11,7 +11,14 @@ from moe_lab.spec import peers
 from moe_lab.spec.errors import UserError
 
 PACKAGE = Path(__file__).parents[1]
-FOLDERS = {"align": "gpu/align", "experts": "gpu/experts", "capture": "runs/capture", "parse": "runs/parse"}
+FOLDERS = {
+    "align": "gpu/align",
+    "experts": "gpu/experts",
+    "formats": "gpu/formats",
+    "comm": "gpu/comm",
+    "capture": "runs/capture",
+    "parse": "runs/parse",
+}
 
 
 def names(folder: str) -> list[str]:

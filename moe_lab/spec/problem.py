@@ -1,185 +1,13 @@
-"""The problem: shapes of a Mixture-of-Experts layer, model presets, and how much work it is at least."""
+"""The problem: sizes and format of a Mixture-of-Experts layer, and how much work it is at least."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
+from moe_lab.spec import formats, models
 from moe_lab.spec.errors import UserError
 
-DTYPE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "fp64": 8}
+DTYPE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 Part = Literal["full", "w13", "w2"]
-
-
-@dataclass(frozen=True)
-class Attention:
-    """Shape of the attention block.
-
-    Attributes:
-        kind: ``gqa`` (grouped-query attention) or ``mla`` (multi-head latent attention, DeepSeek-V2).
-        heads: query heads.
-        kv_heads: key and value heads.
-        head_dim: width of a head.
-        qk_norm: whether queries and keys are RMS-normalised per head.
-        rope_theta: base of the rotary embedding.
-    """
-
-    kind: Literal["gqa", "mla"]
-    heads: int
-    kv_heads: int
-    head_dim: int
-    qk_norm: bool = False
-    rope_theta: float = 1e4
-
-
-@dataclass(frozen=True)
-class Router:
-    """How logits become weights and experts.
-
-    Attributes:
-        score: ``softmax`` over all experts, ``sigmoid`` per expert, or ``softmax_topk`` (softmax over the chosen).
-        renormalise: whether the chosen weights are divided by their sum.
-        groups: expert groups; ``topk_groups`` of them stay (DeepSeek-V3); 1 = no grouping.
-        topk_groups: groups that stay.
-        bias: whether a per-expert bias is added for the choice only (weights come from the unbiased score).
-        scaling: factor on the weights (routed scaling factor).
-    """
-
-    score: Literal["softmax", "sigmoid", "softmax_topk"] = "softmax"
-    renormalise: bool = True
-    groups: int = 1
-    topk_groups: int = 1
-    bias: bool = False
-    scaling: float = 1.0
-
-
-@dataclass(frozen=True)
-class Model:
-    """One published model: the figures of its MoE layer, with their source.
-
-    Attributes:
-        K: hidden size.
-        N: intermediate size of an expert.
-        E: routed experts.
-        topk: experts per token.
-        layers: decoder layers.
-        shared_experts: experts that every token passes through, each of intermediate size N.
-        source: where the figures come from.
-        activation: ``silu`` (silu(gate) * up) or ``swigluoai`` (gpt-oss: clamped (up + 1) * gate * sigmoid(1.702 gate))
-        apply_router_weight_on_input: whether the router weight multiplies the token before the experts (llama-4)
-            instead of what they return.
-    """
-
-    K: int
-    N: int
-    E: int
-    topk: int
-    layers: int
-    attention: Attention
-    router: Router
-    source: str
-    shared_experts: int = 0
-    activation: str = "silu"
-    apply_router_weight_on_input: bool = False
-
-
-MODELS: dict[str, Model] = {
-    "qwen3-30b-a3b": Model(
-        K=2048,
-        N=768,
-        E=128,
-        topk=8,
-        layers=48,
-        attention=Attention("gqa", heads=32, kv_heads=4, head_dim=128, qk_norm=True, rope_theta=1e6),
-        router=Router("softmax"),
-        source="config.json of Qwen/Qwen3-30B-A3B; Qwen3 Technical Report, arXiv 2505.09388, table 2",
-    ),
-    "qwen3-235b-a22b": Model(
-        K=4096,
-        N=1536,
-        E=128,
-        topk=8,
-        layers=94,
-        attention=Attention("gqa", heads=64, kv_heads=4, head_dim=128, qk_norm=True, rope_theta=1e6),
-        router=Router("softmax"),
-        source="config.json of Qwen/Qwen3-235B-A22B; Qwen3 Technical Report, arXiv 2505.09388, table 2",
-    ),
-    "deepseek-v3": Model(
-        K=7168,
-        N=2048,
-        E=256,
-        topk=8,
-        layers=61,
-        attention=Attention("mla", heads=128, kv_heads=128, head_dim=128),
-        router=Router("sigmoid", groups=8, topk_groups=4, bias=True, scaling=2.5),
-        source="config.json of deepseek-ai/DeepSeek-V3; technical report, arXiv 2412.19437, section 4.2",
-        shared_experts=1,
-    ),
-    "kimi-k2": Model(
-        K=7168,
-        N=2048,
-        E=384,
-        topk=8,
-        layers=61,
-        attention=Attention("mla", heads=64, kv_heads=64, head_dim=128, rope_theta=5e4),
-        router=Router("sigmoid", bias=True, scaling=2.827),
-        source="config.json of moonshotai/Kimi-K2-Instruct; Kimi K2, arXiv 2507.20534, table 2",
-        shared_experts=1,
-    ),
-    "mixtral-8x7b": Model(
-        K=4096,
-        N=14336,
-        E=8,
-        topk=2,
-        layers=32,
-        attention=Attention("gqa", heads=32, kv_heads=8, head_dim=128, rope_theta=1e6),
-        router=Router("softmax"),
-        source="config.json of mistralai/Mixtral-8x7B-v0.1; Mixtral of Experts, arXiv 2401.04088, table 1",
-    ),
-    "gpt-oss-120b": Model(
-        K=2880,
-        N=2880,
-        E=128,
-        topk=4,
-        layers=36,
-        attention=Attention("gqa", heads=64, kv_heads=8, head_dim=64, rope_theta=1.5e5),
-        router=Router("softmax_topk", renormalise=False),
-        source="config.json of openai/gpt-oss-120b; model card, arXiv 2508.10925, section 2",
-        activation="swigluoai",
-    ),
-    "glm-4.5": Model(
-        K=5120,
-        N=1536,
-        E=160,
-        topk=8,
-        layers=92,
-        attention=Attention("gqa", heads=96, kv_heads=8, head_dim=128, qk_norm=True, rope_theta=1e6),
-        router=Router("sigmoid", bias=True, scaling=2.5),
-        source="config.json of zai-org/GLM-4.5; GLM-4.5, arXiv 2508.06471, table 1",
-        shared_experts=1,
-    ),
-    "llama-4-maverick": Model(
-        K=5120,
-        N=8192,
-        E=128,
-        topk=1,
-        layers=48,
-        attention=Attention("gqa", heads=40, kv_heads=8, head_dim=128, rope_theta=5e5),
-        router=Router("sigmoid", renormalise=False),
-        source="text_config in config.json of meta-llama/Llama-4-Maverick-17B-128E-Instruct",
-        shared_experts=1,
-        apply_router_weight_on_input=True,
-    ),
-}
-
-
-def model(name: str) -> Model:
-    """Return the preset called ``name``.
-
-    Raises:
-        UserError: there is no such preset.
-    """
-    if name not in MODELS:
-        raise UserError(f"No model preset is called '{name}'; choose one of: {', '.join(MODELS)}.")
-    return MODELS[name]
 
 
 @dataclass(frozen=True)
@@ -192,15 +20,14 @@ class MoEProblem:
         N: intermediate size of an expert.
         E: experts.
         topk: experts per token.
-        dtype: ``fp32``, ``fp16`` or ``bf16``; ``fp64`` for references.
-        quant: quantisation format, or None.
+        format: of weights and activations, by its name in ``moe_lab.spec.formats``.
         activation: ``silu`` or ``swigluoai``.
         model: name of the preset it came from, or None.
         apply_router_weight_on_input: the router weight multiplies the token before the experts instead of what they
             return; only where a token has one expert.
 
     Raises:
-        UserError: a size that cannot be, an unknown dtype, or weights on the input of several experts a token.
+        UserError: a size that cannot be, an unknown format, or weights on the input of several experts a token.
     """
 
     M: int
@@ -208,8 +35,7 @@ class MoEProblem:
     N: int
     E: int
     topk: int
-    dtype: str = "bf16"
-    quant: str | None = None
+    format: str = "bf16"
     activation: str = "silu"
     model: str | None = None
     apply_router_weight_on_input: bool = False
@@ -220,8 +46,7 @@ class MoEProblem:
             raise UserError(f"MoE sizes must be positive (only M may be 0), not {sizes}.")
         if self.topk > self.E:
             raise UserError(f"topk={self.topk} experts per token cannot exceed E={self.E} experts; lower topk.")
-        if self.dtype not in DTYPE_BYTES:
-            raise UserError(f"dtype '{self.dtype}' is unknown; choose one of: {', '.join(DTYPE_BYTES)}.")
+        formats.get(self.format)
         if self.apply_router_weight_on_input and self.topk != 1:
             raise UserError(
                 f"apply_router_weight_on_input needs topk=1, not {self.topk}: each of a token's experts would need a "
@@ -229,11 +54,20 @@ class MoEProblem:
             )
 
     @classmethod
-    def preset(cls, name: str, M: int, dtype: str = "bf16") -> "MoEProblem":
+    def preset(cls, name: str, M: int, format: str = "bf16") -> "MoEProblem":
         """Return the MoE layer of a model preset for M tokens."""
-        m = model(name)
+        m = models.model(name)
         on_input = m.apply_router_weight_on_input
-        return cls(M, m.K, m.N, m.E, m.topk, dtype, None, m.activation, name, on_input)
+        return cls(M, m.K, m.N, m.E, m.topk, format, m.activation, name, on_input)
+
+    @property
+    def dtype(self) -> str:
+        """Of the tokens and of the result, whatever the format: ``fp32``, ``fp16`` or ``bf16``."""
+        return formats.get(self.format).dtype
+
+    def facts(self) -> dict[str, Any]:
+        """Return every field by its name, and the dtype: what a run keeps of the problem."""
+        return asdict(self) | {"dtype": self.dtype}
 
     @property
     def rows_useful(self) -> int:
@@ -258,16 +92,15 @@ class MoEProblem:
 
         Args:
             experts_hit: distinct experts that got at least one token.
-            part: ``full`` reads x and writes the output [M, K]; ``w13`` writes [M*topk, 2N]; ``w2`` reads [M*topk, N]
-                and writes [M*topk, K].
+            part: ``full`` reads x and writes the output [M, K], both in the dtype; ``w13`` reads x [M, K] and ``w2``
+                [M*topk, N] as the format has activations, they write [M*topk, 2N] and [M*topk, K] in the dtype.
         """
-        weights = {"full": 3, "w13": 2, "w2": 1}[part] * experts_hit * self.N * self.K
-        activations = {
-            "full": 2 * self.M * self.K,
-            "w13": self.M * self.K + self.rows_useful * 2 * self.N,
-            "w2": self.rows_useful * (self.N + self.K),
-        }[part]
-        return (weights + activations) * DTYPE_BYTES[self.dtype]
+        known, rows = formats.get(self.format), self.rows_useful
+        w13, w2 = known.weight_bytes(2 * self.N, self.K), known.weight_bytes(self.K, self.N)
+        weights = experts_hit * {"full": w13 + w2, "w13": w13, "w2": w2}[part]
+        read = {"w13": known.activation_bytes(self.M, self.K), "w2": known.activation_bytes(rows, self.N)}
+        written = {"full": 2 * self.M * self.K, "w13": rows * 2 * self.N, "w2": rows * self.K}[part]
+        return weights + read.get(part, 0) + written * DTYPE_BYTES[self.dtype]
 
     def _flops(self, rows: int, part: Part) -> int:
         return {"full": 6, "w13": 4, "w2": 2}[part] * rows * self.N * self.K

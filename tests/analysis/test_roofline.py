@@ -125,7 +125,7 @@ def test_ceilings_say_which_roof_costs_most_and_what_is_lost():
 
 
 def test_ceilings_of_fp8_products_have_their_own_roof_or_none():
-    rows = table(row("tuned 8192", dtype="fp8_e4m3", tensor_fp8_ops=1e12))
+    rows = table(row("tuned 8192", format="fp8_block", tensor_fp8_ops=1e12))
     bf16 = {"bf16_flops_per_s": stated(7e14, 7e14, 7e14)}
     assert pd.isna(ceilings(rows, roofs(GPU, [bench(**bf16)]), L2)["tensor_us"].iloc[0])
     both = bf16 | {"fp8_flops_per_s": stated(13e14, 13e14, 13e14)}

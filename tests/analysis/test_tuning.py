@@ -377,7 +377,7 @@ def test_notebook_renders_with_and_without_its_run(profiles: Path, there: bool) 
 
 
 def test_tune_keeps_a_run_with_its_tiles_and_goes_on_where_it_stopped(profiles: Path, capsys: Any, interpreter) -> None:
-    argv = ["tune", "--device", "cpu", "--dtype", "fp32", "--model", "64x32x4x2", "--candidates", "1", "--jobs", "1"]
+    argv = ["tune", "--device", "cpu", "--format", "fp32", "--model", "64x32x4x2", "--candidates", "1", "--jobs", "1"]
     argv += ["--m", "1", "--between", "0", "--name", "cpu/t"]
     assert cli.main([*argv, "--budget", "0.1s"]) == 2
     assert "Nothing was measured in 0.1s; run it again with a longer --budget." in capsys.readouterr().err

@@ -75,7 +75,7 @@ def said(point: str) -> dict[str, Any]:
     """Return what the workload says of a point."""
     row = gemm_rows.row(point)
     tile = {k: row[k] for k in ("block_m", "block_n", "block_k", "group_m")} if row["block_m"] else None
-    sizes = {k: row[k] for k in ("M", "K", "N", "E", "topk", "dtype")} | {"quant": None}
+    sizes = {k: row[k] for k in ("M", "K", "N", "E", "topk", "format")}
     own = {"root": root(point), "M": row["M"], "problem": sizes, "tiles": {"w13": tile, "w2": tile} if tile else None}
     own |= {k: row[k] for k in ("experts_hit", "rows_useful", "rows_padded")}
     return own | {"rows_padded_by_block_m": row["rows_padded_by"]}

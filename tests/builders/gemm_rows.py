@@ -59,7 +59,7 @@ def row(point: str, stage: str = "w13", **changed: Any) -> dict[str, Any]:
         **{"mem_throughput_pct": float(memory), "dram_read_bytes": 1e9 * read, "sm_count": 132},
         **{"tile": f"{m}x{n}x{k}" if tile else None, "tile_source": "workload" if tile else None},
         **{"block_m": m, "block_n": n, "block_k": k, "group_m": group, "K": 2048, "N": 768, "E": 128, "topk": 8},
-        **{"dtype": "bf16", "element_bytes": 2, "gemm_n": wide, "gemm_k": deep, "experts_hit": HIT[M]},
+        **{"format": "bf16", "element_bytes": 2, "gemm_n": wide, "gemm_k": deep, "experts_hit": HIT[M]},
         **{"rows_useful": pairs, "rows_padded": by[str(m)] if tile else None, "rows_padded_by": by},
         **{"timed_by": "ncu", "persistent": tile is None if tile is None else False},
     }

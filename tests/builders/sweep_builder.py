@@ -42,7 +42,7 @@ def row(backend: str, M: int, us: float | None, **fields: Any) -> dict[str, Any]
     hit = fields.get("experts_hit", min(problem.E, problem.rows_useful))
     tile = BACKENDS.get(backend, (0, 0, None, None))[2]
     padded = None if tile is None else hit * tile * -(-problem.rows_useful // (hit * tile))
-    sizes = {k: getattr(problem, k) for k in ("M", "K", "N", "E", "topk", "dtype", "activation", "model")}
+    sizes = {k: getattr(problem, k) for k in ("M", "K", "N", "E", "topk", "format", "dtype", "activation", "model")}
     case = {"routing": "uniform", "seed": 0, "experts_hit": hit, "rows_useful": problem.rows_useful}
     known = {"rows_most": 9, "bound_max_rel": 0.01, "version": None, "rows_padded": padded, "workspace_bytes": 10**6}
     right = {"correct": True, "error_max_rel": 0.004, "sm_mhz": 1700, "temperature_c": 60, "power_w": 600.5}

@@ -165,7 +165,7 @@ def test_backends_lists_all_with_how_to_get_the_missing_ones(monkeypatch, capsys
     found = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     assert list(found) == plugins.names("experts")
     for name in PEERS:
-        assert {"about", "source", "dtypes", "quant", "activations", "hardware"} <= found[name].keys()
+        assert {"about", "source", "formats", "activations", "hardware"} <= found[name].keys()
         if not found[name]["available"]:
             assert "pip install" in found[name]["reason"] or "moe-lab peers add" in found[name]["reason"]
     assert found["fused_moe"]["available"]

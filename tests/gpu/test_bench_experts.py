@@ -29,7 +29,7 @@ ROOFS = {"copy_bytes_per_s": 4e12, "read_bytes_per_s": 5e12, "matmul_flops_per_s
 
 
 def case(M: int = 5, dtype: str = "fp32") -> cases.ExpertsCase:
-    return cases.ExpertsCase(MoEProblem(M, 32, 16, 8, 2, dtype, None, "silu", "32x16x8x2"))
+    return cases.ExpertsCase(MoEProblem(M, 32, 16, 8, 2, dtype, "silu", "32x16x8x2"))
 
 
 def measure(backends: list[str], **options) -> list[dict]:
@@ -49,7 +49,7 @@ def backend(monkeypatch):
             return change(torch_loop.experts(*tensors, problem=problem, mark=mark))
 
         real = examine.load
-        stated = {"dtypes": ["fp32"], "activations": ["silu"], "cuda_graph": True} | info
+        stated = {"formats": ["fp32"], "activations": ["silu"], "cuda_graph": True} | info
         module = type("Module", (), {"experts": staticmethod(experts), "block_m": staticmethod(lambda problem: 16)})
         monkeypatch.setattr(examine, "load", lambda n: (module, stated) if n == name else real(n))
 
@@ -101,7 +101,7 @@ def test_a_wrong_backend_keeps_its_error_as_a_number(backend) -> None:
 
 def test_what_a_backend_does_not_take_is_said_before_it_runs(backend, monkeypatch) -> None:
     monkeypatch.setenv("MOE_LAB_PEERS", os.devnull)  # a machine without DeepGEMM
-    backend("picky", lambda y: pytest.fail("must not run"), dtypes=["bf16"])
+    backend("picky", lambda y: pytest.fail("must not run"), formats=["bf16"])
     assert measure(["picky"])[0]["error"] == "picky does not take fp32 here, only: bf16."
     backend("picky", lambda y: pytest.fail("must not run"), activations=["gelu"])
     assert measure(["picky"])[0]["error"] == "picky has no activation silu, only: gelu."
@@ -378,7 +378,7 @@ import json, os, signal, sys, time
 value = lambda name: sys.argv[sys.argv.index(name) + 1]
 out, state = value("--out"), json.load(open(value("--state")))
 row = lambda M, backend, error=None: json.dumps({{
-    "model": "m", "M": M, "dtype": "fp32", "routing": "u", "seed": 0, "backend": backend, "error": error}}) + "\\n"
+    "model": "m", "M": M, "format": "fp32", "routing": "u", "seed": 0, "backend": backend, "error": error}}) + "\\n"
 key = lambda M: ["m", M, "fp32", "u", 0]
 done = open(out).read() if os.path.exists(out) else ""
 file = open(out, "a")
@@ -436,7 +436,7 @@ def test_a_process_that_never_begins_is_not_started_again(monkeypatch, tmp_path:
 
 def test_bench_experts_makes_a_run_that_reads_back(tmp_path: Path, monkeypatch, capfd) -> None:
     """The whole way on the CPU: two processes, one right backend, one that is missing, the rows as a run."""
-    argv = ["bench", "experts", "--device", "cpu", "--dtype", "fp32", "--model", "32x16x8x2", "--m", "1,2", "--parts"]
+    argv = ["bench", "experts", "--device", "cpu", "--format", "fp32", "--model", "32x16x8x2", "--m", "1,2", "--parts"]
     argv += ["full", "--repetitions", "2", "--backends", "torch_loop,deep_gemm", "--name", "cpu/x"]
     assert cli.main([*argv, "--profiles", str(tmp_path)]) == 0
     out, err = capfd.readouterr()
@@ -481,7 +481,7 @@ def test_bench_measures_parts_kernels_and_clocks_on_a_gpu(name: str, device) -> 
     if plugins.unavailable("experts", name):
         pytest.skip("not installed here")
     gpu = torch.device("cuda", torch.cuda.current_device())
-    given = cases.ExpertsCase(MoEProblem(64, 256, 128, 16, 4, "bf16", None, "silu", "256x128x16x4"))
+    given = cases.ExpertsCase(MoEProblem(64, 256, 128, 16, 4, "bf16", "silu", "256x128x16x4"))
     plan = examine.Plan([name], ("full", "w13", "w2"), ("graph", "eager"), 5, roofs=ROOFS)
     monitor = nvml.Monitor(f"GPU-{torch.cuda.get_device_properties(gpu).uuid}")
     found = cases.experts_rows(given, plan, examine.Weights(given.problem, gpu, 0), device=gpu, monitor=monitor)

@@ -34,7 +34,7 @@ IDS = [f"M{M}-K{K}-N{N}-E{E}-topk{topk}-{spec}" for M, K, N, E, topk, spec, _ in
 
 def make(case, dtype, device, activation="silu"):
     M, K, N, E, topk, spec, _ = case
-    problem = MoEProblem(M, K, N, E, topk, dtype, None, activation)
+    problem = MoEProblem(M, K, N, E, topk, dtype, activation)
     g = torch.Generator().manual_seed(torch.seed() % 2**31)  # fresh inputs every time: the bound is measured, not tuned
 
     def normal(*shape, scale):
@@ -49,8 +49,8 @@ def supports(name, dtype, device, problem):
     if plugins.unavailable("experts", name):
         return False
     multiple = info.get("multiple_of", 1)
-    dtypes = info.get("cpu_dtypes", info["dtypes"]) if device == "cpu" else info["dtypes"]
-    return dtype in dtypes and problem.K % multiple == problem.N % multiple == 0
+    formats = info.get("cpu_formats", info["formats"]) if device == "cpu" else info["formats"]
+    return dtype in formats and problem.K % multiple == problem.N % multiple == 0
 
 
 def states_tf32(name):
@@ -192,7 +192,7 @@ def test_backend_marks_the_stages_that_it_has_in_order(name, stages, device):
 @pytest.mark.parametrize("name", plugins.names("experts"))
 def test_backend_states_what_it_needs_as_data(name):
     info = plugins.info("experts", name)
-    assert {"about", "needs", "hardware", "dtypes", "quant", "activations", "cuda_graph", "source"} <= info.keys()
+    assert {"about", "needs", "hardware", "formats", "activations", "cuda_graph", "source"} <= info.keys()
 
 
 def test_poison_makes_unwritten_rows_visible(device, poison):

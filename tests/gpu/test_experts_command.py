@@ -8,10 +8,11 @@ torch = pytest.importorskip("torch")
 from moe_lab.gpu import __main__ as command
 from moe_lab.gpu.workloads import experts as experts_command
 from moe_lab.gpu.workloads.experts import parse_tile
-from moe_lab.spec import problem, ranges
-from moe_lab.spec.problem import Attention, Model, MoEProblem, Router
+from moe_lab.spec import models, ranges
+from moe_lab.spec.models import Attention, Model, Router
+from moe_lab.spec.problem import MoEProblem
 
-BASE = ["experts", "--model", "tiny", "--dtype", "fp32", "--iterations", "1"]
+BASE = ["experts", "--model", "tiny", "--format", "fp32", "--iterations", "1"]
 QWEN = {M: MoEProblem.preset("qwen3-30b-a3b", M) for M in (16, 128, 129, 8192)}
 
 
@@ -19,7 +20,7 @@ QWEN = {M: MoEProblem.preset("qwen3-30b-a3b", M) for M in (16, 128, 129, 8192)}
 def run(monkeypatch, capsys, device):
     """Run the command on a tiny preset; returns (exit status, JSON or None, stderr, ranges as (depth, name))."""
     tiny = Model(64, 48, 8, 2, 1, Attention("gqa", 4, 2, 16), Router(), "test")
-    monkeypatch.setitem(problem.MODELS, "tiny", tiny)
+    monkeypatch.setitem(models.MODELS, "tiny", tiny)
     opened, depth = [], [0]
 
     @contextmanager
@@ -105,7 +106,7 @@ def test_tiles_are_read_with_the_defaults_of_the_field(text, M, sizes):
         (["--tiles", "0x64x32"], "--tiles takes"),
         (["--backend", "torch_loop", "--tiles", "64x64x32"], "'torch_loop' has no choice of tiles"),
         (["--m", "0"], "at least one token"),
-        (["--dtype", "fp8"], "The experts run in one of"),
+        (["--format", "fp8"], "There is no format 'fp8'; choose one of"),
         (["--model", "qwen4"], "No model preset is called 'qwen4'"),
         (["--backend", "nope"], "No experts plugin is called 'nope'"),
     ],

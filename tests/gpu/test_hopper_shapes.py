@@ -6,7 +6,8 @@ pytest.importorskip("triton")
 
 from moe_lab.gpu.experts import hopper
 from moe_lab.gpu.kernels.hopper_moe import MOST_PAIRS, Shape, shared_bytes, sorts_itself, wgmma
-from moe_lab.spec.problem import MODELS, MoEProblem
+from moe_lab.spec.models import MODELS
+from moe_lab.spec.problem import MoEProblem
 
 H200_SHARED_BYTES = 232448
 

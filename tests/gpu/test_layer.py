@@ -13,9 +13,9 @@ from moe_lab.gpu.kernels.norm import add_rms_norm_torch
 from moe_lab.gpu.kernels.rope import rope_cache_torch, rotary_table
 from moe_lab.gpu.kernels.router import fused_route
 from moe_lab.gpu.layer import DecoderLayer, Shape
-from moe_lab.spec import problem, ranges
+from moe_lab.spec import models, ranges
 from moe_lab.spec.errors import UserError
-from moe_lab.spec.problem import Attention, Model, Router
+from moe_lab.spec.models import Attention, Model, Router
 
 SILENT = ranges.marker("none")
 TINY = {
@@ -33,7 +33,7 @@ PREFILL, DECODE = Shape("prefill", 2, input_len=5), Shape("decode", 3, context=6
 @pytest.fixture(autouse=True)
 def _tiny_presets(monkeypatch):
     for name, m in TINY.items():
-        monkeypatch.setitem(problem.MODELS, name, m)
+        monkeypatch.setitem(models.MODELS, name, m)
 
 
 def reference(layer, hidden, residual):

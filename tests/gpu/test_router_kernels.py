@@ -6,7 +6,7 @@ from moe_lab.gpu.kernels import router as kernels
 from moe_lab.gpu.kernels.router import fused_route
 from moe_lab.gpu.routing import route
 from moe_lab.spec.errors import UserError
-from moe_lab.spec.problem import MODELS, Router
+from moe_lab.spec.models import MODELS, Router
 
 INF = float("inf")
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # inf - inf is meant

@@ -6,7 +6,7 @@ torch = pytest.importorskip("torch")
 
 from moe_lab.gpu import routing
 from moe_lab.spec.errors import UserError
-from moe_lab.spec.problem import MODELS, Router
+from moe_lab.spec.models import MODELS, Router
 
 
 def test_softmax_topk_renormalises_what_it_chose():

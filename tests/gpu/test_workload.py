@@ -6,15 +6,15 @@ torch = pytest.importorskip("torch")
 
 from moe_lab.gpu import __main__ as command
 from moe_lab.gpu.workloads import layer as workload
-from moe_lab.spec import problem, ranges
-from moe_lab.spec.problem import Attention, Model, Router
+from moe_lab.spec import models, ranges
+from moe_lab.spec.models import Attention, Model, Router
 
 
 @pytest.fixture
 def run(monkeypatch, capsys, device):
     """Run the command on a tiny preset; returns (exit status, JSON or None, stderr)."""
     tiny = Model(64, 48, 8, 2, 1, Attention("gqa", 4, 2, 16, qk_norm=True), Router(), "test")
-    monkeypatch.setitem(problem.MODELS, "tiny", tiny)
+    monkeypatch.setitem(models.MODELS, "tiny", tiny)
 
     def run(*arguments):
         base = ["layer", "--model", "tiny", "--batch", "3", "--context", "5", "--input-len", "4", "--dtype", "fp32"]
@@ -51,7 +51,7 @@ def test_workload_prints_one_line_of_json_that_says_what_ran(run, device):
     )
     assert result["problem"] == {
         "M": 3, "K": 64, "N": 48, "E": 8, "topk": 2,
-        "dtype": "fp32", "quant": None, "activation": "silu", "model": "tiny",
+        "format": "fp32", "dtype": "fp32", "activation": "silu", "model": "tiny",
         "apply_router_weight_on_input": False,
     }  # fmt: skip
     assert result["rows_padded"] == 16 * result["experts_hit"]  # at most 6 rows an expert: one tile of 16 each

@@ -21,7 +21,7 @@ def tuned(**changes: Any) -> Tuned:
         Point(16, SMALL, SMALL, 200.0),
         Point(256, OTHER, OTHER, 300.0, OTHER, 300.0),
     )
-    given = {"backend": "fused_moe", "gpu": H200, "E": 128, "N": 768, "K": 2048, "topk": 8, "dtype": "bf16"}
+    given = {"backend": "fused_moe", "gpu": H200, "E": 128, "N": 768, "K": 2048, "topk": 8, "format": "bf16"}
     return Tuned(**(given | {"points": points, "versions": {"triton": "3.6.0"}} | changes))
 
 
@@ -64,10 +64,10 @@ def test_lookup_counts_rows_where_topk_differs(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "other",
-    [{"E": 64}, {"N": 1536}, {"K": 4096}, {"dtype": "fp16"}, {"quant": "fp8"}],
+    [{"E": 64}, {"N": 1536}, {"K": 4096}, {"format": "fp16"}, {"format": "fp8_block"}],
     ids=lambda o: next(iter(o)),
 )
-def test_lookup_needs_the_same_sizes_and_dtype(folder: Path, other: dict[str, Any]) -> None:
+def test_lookup_needs_the_same_sizes_and_format(folder: Path, other: dict[str, Any]) -> None:
     configs.write(tuned(), folder / "h200")
     assert configs.tiles("fused_moe", problem(16), H200) is not None
     assert configs.tiles("fused_moe", problem(16, **other), H200) is None
@@ -84,7 +84,7 @@ def test_lookup_needs_the_same_gpu_and_backend(folder: Path) -> None:
 
 def test_a_file_comes_back_as_it_was_written(folder: Path) -> None:
     path = configs.write(tuned(origin="h200/x", date="2026-11-22"), folder / "h200")
-    assert path.name == "E=128,N=768,K=2048,dtype=bf16,backend=fused_moe.json"
+    assert path.name == "E=128,N=768,K=2048,format=bf16,backend=fused_moe.json"
     assert configs.read(path) == tuned(origin="h200/x", date="2026-11-22")
 
 
@@ -136,21 +136,21 @@ def test_backends_take_tuned_tiles_only_on_that_gpu_and_explicit_ones_always(fol
         ("vllm", {"gpu": "NVIDIA H200 NVL"}, "E=128,N=768,device_name=NVIDIA_H200.json"),
         (
             "vllm",
-            {"dtype": "fp8_w8a8", "block_shape": [128, 128], "gpu": "NVIDIA H100 80GB HBM3"},
+            {"format": "fp8_block", "gpu": "NVIDIA H100 80GB HBM3"},
             "E=128,N=768,device_name=NVIDIA_H100_80GB_HBM3,dtype=fp8_w8a8,block_shape=[128,128].json",
         ),
-        ("vllm", {"dtype": "fp32"}, "E=128,N=768,device_name=NVIDIA_H200,dtype=float32.json"),
+        ("vllm", {"format": "fp32"}, "E=128,N=768,device_name=NVIDIA_H200,dtype=float32.json"),
         ("sglang", {"gpu": "NVIDIA H200 NVL"}, "E=128,N=768,device_name=NVIDIA_H200_NVL.json"),
         (
             "sglang",
-            {"dtype": "fp8_w8a8", "block_shape": [128, 128], "gpu": "NVIDIA H20-3e", "down": True},
+            {"format": "fp8_block", "gpu": "NVIDIA H20-3e", "down": True},
             "E=128,N=768,device_name=NVIDIA_H20-3e,dtype=fp8_w8a8,block_shape=[128, 128]_down.json",
         ),
     ],
     ids=["vllm", "vllm-nvl", "vllm-blocks", "vllm-fp32", "sglang-nvl", "sglang-down"],
 )
 def test_engine_file_names_are_those_they_look_for(engine: str, given: dict[str, Any], name: str) -> None:
-    assert engines.file_name(**({"engine": engine, "E": 128, "N": 768, "gpu": H200, "dtype": "bf16"} | given)) == name
+    assert engines.file_name(**({"engine": engine, "E": 128, "N": 768, "gpu": H200, "format": "bf16"} | given)) == name
 
 
 def test_export_for_vllm_has_one_tile_for_both_gemms(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_export_for_sglang_has_a_folder_per_triton_and_a_file_for_w2(tmp_path: P
     assert json.loads(down.read_text())["1"]["BLOCK_SIZE_N"] == WIDE[1]
     back = engines.load(up, K=2048, topk=8)
     assert [(p.M, p.w13, p.w2) for p in back.points] == [(p.M, p.w13, p.w2) for p in tuned().points]
-    assert (back.gpu, back.dtype, back.versions) == (H200, "bf16", {"triton": "3.6.0"})
+    assert (back.gpu, back.format, back.versions) == (H200, "bf16", {"triton": "3.6.0"})
 
 
 def test_export_refuses_tiles_that_mean_something_else(tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ def test_tiles_that_ship_are_those_of_their_run(folder: Path, capsys: Any, model
 
 def times(**changes: Any) -> measured.Measured:
     us = {16: {"hopper": 180.0, "fused_moe": 200.0}, 1024: {"hopper": 310.0, "fused_moe": 300.0}}
-    given = {"gpu": H200, "E": 128, "N": 768, "K": 2048, "topk": 8, "dtype": "bf16", "us": us, "origin": "h200/x"}
+    given = {"gpu": H200, "E": 128, "N": 768, "K": 2048, "topk": 8, "format": "bf16", "us": us, "origin": "h200/x"}
     return measured.Measured(**(given | changes))
 
 
@@ -279,7 +279,7 @@ def test_the_quickest_backend_is_that_of_the_nearest_m_among_those_that_can(fold
     assert found.quickest(16, 8, ("fused_moe",)) == "fused_moe", "a GPU without the quickest"
     assert found.quickest(16, 8, ("grouped",)) is None
     assert found.quickest(2, 1024, both) == "fused_moe", "rows count, not tokens"
-    assert measured.find(problem(1, dtype="fp16"), H200) is measured.find(problem(1), "NVIDIA H100") is None
+    assert measured.find(problem(1, format="fp16"), H200) is measured.find(problem(1), "NVIDIA H100") is None
 
 
 def test_times_come_from_a_run_of_bench_experts_and_ship_for_the_h200(folder: Path, capsys: Any) -> None:
@@ -314,7 +314,7 @@ def test_a_file_of_times_that_is_none_says_how_to_make_one(folder: Path, capsys:
         (lambda k: k["problem"].update(E=-1), "E is -1"),
         (lambda k: k["problem"].update(E="/x"), "'problem.E' is a text instead of a whole number"),
         (lambda k: k["problem"].update(topk=129), "more than E"),
-        (lambda k: k["problem"].update(dtype="../x"), "the dtype is"),
+        (lambda k: k["problem"].update(format="../x"), "the format is"),
         (lambda k: k["M"]["1"]["w13"].update(block_n=10**30), "block_n is 1000"),
         (lambda k: k["M"]["1"]["w13"].update(block_n=48), "block_n is 48"),
         (lambda k: k["M"]["1"]["w13"].update(num_warps=64), "num_warps is 64"),
@@ -342,7 +342,7 @@ def test_tiles_of_wrong_types_or_sizes_are_refused(
 
 
 def test_times_below_zero_are_refused(tmp_path: Path) -> None:
-    problem = {"E": 8, "N": 64, "K": 64, "topk": 2, "dtype": "bf16"}
+    problem = {"E": 8, "N": 64, "K": 64, "topk": 2, "format": "bf16"}
     known = {"format": "moe_lab measured 1", "gpu": H200, "problem": problem, "us": {"1": {"grouped": -5.0}}}
     path = tmp_path / "measured.json"
     path.write_text(json.dumps(known))

@@ -1,7 +1,8 @@
 import pytest
 
 from moe_lab.spec.errors import UserError
-from moe_lab.spec.problem import MODELS, MoEProblem, model
+from moe_lab.spec.models import MODELS, model
+from moe_lab.spec.problem import MoEProblem
 
 
 @pytest.mark.parametrize(
@@ -40,7 +41,7 @@ def test_executed_flops_count_padded_rows():
 
 
 def test_minimum_bytes_read_hit_experts_once():
-    p = MoEProblem(M=10, K=4, N=3, E=8, topk=2, dtype="fp32")
+    p = MoEProblem(M=10, K=4, N=3, E=8, topk=2, format="fp32")
     weights = 5 * 3 * 3 * 4
     assert p.minimum_bytes(5) == (weights + 2 * 10 * 4) * 4
     assert p.minimum_bytes(5, "w13") == (5 * 2 * 3 * 4 + 10 * 4 + 20 * 6) * 4
@@ -59,7 +60,7 @@ def test_minimum_bytes_of_a_decode_batch_are_the_weights():
         ({"M": -1}, "sizes must be positive"),
         ({"K": 0}, "sizes must be positive"),
         ({"topk": 9}, "cannot exceed E=8"),
-        ({"dtype": "int7"}, "dtype 'int7' is unknown"),
+        ({"format": "int7"}, "There is no format 'int7'; choose one of: bf16, fp16, fp32, fp8_block"),
     ],
 )
 def test_problem_refuses_what_cannot_be(sizes, sentence):

@@ -20,7 +20,8 @@ The root is the *scale* of an element. It is followed through the layer; u is th
 5. the router weight, its product and the row of a pair are rounded: 3 u^2; the sum over experts, in fp32, and the
    result: u^2.
 
-A token that is multiplied by its router weight first is rounded: its features' errors pass as in 4.
+A token that is multiplied by its router weight first is rounded: its features' errors pass as in 4. So do those of
+activations that are quantised before a product, by the roundoff that their format states: e4m3 has 2^-4.
 The RMS error over all elements is below the RMS of the scales: roundings that are even in [-u, u] have a third of u^2.
 """
 
@@ -31,6 +32,7 @@ import torch
 from torch import Tensor
 
 from moe_lab.gpu.experts.torch_loop import moe
+from moe_lab.gpu.formats import Weights, dense
 from moe_lab.gpu.kernels.activation import ALPHA, LIMIT
 from moe_lab.spec.problem import MoEProblem
 from moe_lab.spec.ranges import marker
@@ -52,8 +54,8 @@ class Inputs(NamedTuple):
     """
 
     x: Tensor
-    w13: Tensor
-    w2: Tensor
+    w13: Weights
+    w2: Weights
     topk_weights: Tensor
     topk_ids: Tensor
 
@@ -65,10 +67,12 @@ class Arithmetic:
     Attributes:
         dtype: of its inputs, of what it stores and of its result.
         tf32: whether products of fp32 are made in tf32.
+        activations: unit roundoff of activations that are quantised before a product; 0 = they are not.
     """
 
     dtype: torch.dtype
     tf32: bool = False
+    activations: float = 0.0
 
     @property
     def u(self) -> float:
@@ -103,7 +107,7 @@ def scale(inputs: Inputs, problem: MoEProblem, arithmetic: Arithmetic) -> Tensor
     total, squared, y = torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(x)
     for expert in inputs.topk_ids.unique().tolist():
         tokens, slots = (inputs.topk_ids == expert).nonzero(as_tuple=True)
-        w13, w2 = inputs.w13[expert].double(), inputs.w2[expert].double()
+        w13, w2 = (dense(w[expert], torch.float64) for w in (inputs.w13, inputs.w2))
         rows, squares = _expert(x[tokens], w13, w2, problem.activation, arithmetic, u2 if on_input else 0.0)
         weight = weights[tokens, slots, None]
         y.index_add_(0, tokens, weight * rows)
@@ -121,9 +125,10 @@ def _expert(
     u2, (rows, K) = arithmetic.u**2, x.shape
     both = x @ w13.T  # [rows, 2N]
     q2 = x.square() @ w13.square().T
-    errors = arithmetic.product(q2, both, K) + u2 * both.square() + on_input * q2
+    a2 = arithmetic.activations**2
+    errors = arithmetic.product(q2, both, K) + u2 * both.square() + (on_input + a2) * q2
     hidden, slopes, own = _activation(both, activation, arithmetic)
-    e2 = (slopes.square() * errors).view(rows, 2, -1).sum(1) + own
+    e2 = (slopes.square() * errors).view(rows, 2, -1).sum(1) + own + a2 * hidden.square()
     y, w2_squared = hidden @ w2.T, w2.square().T
     squares = arithmetic.product(hidden.square() @ w2_squared, y, hidden.shape[1])
     return y, squares + e2 @ w2_squared

@@ -6,7 +6,7 @@ measured all the same. A failure that leaves the GPU unusable ends the process: 
 
 import gc
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,7 @@ from moe_lab.gpu.bench.rates import rates
 from moe_lab.gpu.bench.roofs import read_flush
 from moe_lab.gpu.bench.timing import quantiles_us
 from moe_lab.gpu.routing import Routing, synthetic
-from moe_lab.gpu.weights import DTYPES
+from moe_lab.gpu.weights import tokens
 from moe_lab.spec.problem import MoEProblem
 
 Note = Callable[[str, str], None]
@@ -32,7 +32,7 @@ class ExpertsCase:
     """One input of the experts benchmark.
 
     Attributes:
-        problem: sizes, dtype, activation and the name of the model.
+        problem: sizes, format, activation and the name of the model.
         routing: a spec of ``moe_lab.gpu.routing.synthetic``.
         seed: of weights, tokens and routing.
     """
@@ -44,7 +44,7 @@ class ExpertsCase:
     @property
     def key(self) -> list[Any]:
         """What tells the case from every other of a run."""
-        return [self.problem.model, self.problem.M, self.problem.dtype, self.routing, self.seed]
+        return [self.problem.model, self.problem.M, self.problem.format, self.routing, self.seed]
 
 
 def experts_rows(
@@ -108,11 +108,10 @@ def _examined(
     if weights is None or set(plan.backends) <= set(left_out):
         return entries, None
     p, device = case.problem, routing.topk_ids.device
-    generator = torch.Generator(device).manual_seed(case.seed + 1)
-    x = torch.empty((p.M, p.K), dtype=DTYPES[p.dtype], device=device).normal_(generator=generator)
+    x = tokens(p, device, case.seed)
     inputs = Inputs(x, weights.w13, weights.w2, *routing)
     note("", "oracle")
-    oracle = Oracle(inputs, p)
+    oracle = Oracle(inputs, p, Inputs(x, *weights.plain, *routing) if weights.plain else None)
     for name in plan.backends:
         if name not in left_out:
             note(name, "check")
@@ -167,8 +166,7 @@ def _tidy(device: torch.device) -> None:
 def _fixed(case: ExpertsCase, plan: Plan, counts: torch.Tensor, oracle: Oracle | None) -> dict[str, Any]:
     """Return the fields that every row of the case has, and None for those that a backend may not know."""
     p = case.problem
-    sizes = {key: value for key, value in asdict(p).items() if key not in ("quant", "apply_router_weight_on_input")}
-    return sizes | {
+    return p.facts() | {
         "routing": case.routing,
         "seed": case.seed,
         "experts_hit": int((counts > 0).sum()),
@@ -178,6 +176,7 @@ def _fixed(case: ExpertsCase, plan: Plan, counts: torch.Tensor, oracle: Oracle |
         "bound_max_rel": oracle and oracle.bound.max_rel,
         "bound_rms_rel": oracle and oracle.bound.rms_rel,
         **dict.fromkeys(("version", "rows_padded", "workspace_bytes", "correct", "error_max_rel", "error_rms_rel")),
+        "error_vs_bf16_rms_rel": None,
     }
 
 

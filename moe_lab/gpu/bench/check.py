@@ -1,4 +1,8 @@
-"""Is the result right? The oracle is fp64; how far an element may be from it follows from the arithmetic."""
+"""Is the result right? The oracle is fp64; how far an element may be from it follows from the arithmetic.
+
+The oracle multiplies by the weights that the backends get, so that what a format loses is no fault of theirs; that loss
+is stated beside, against the weights before they were quantised.
+"""
 
 from dataclasses import dataclass
 from functools import cache
@@ -7,6 +11,7 @@ import torch
 from torch import Tensor
 
 from moe_lab.gpu.bench.bound import LAMBDA, Arithmetic, Inputs, exact, scale
+from moe_lab.spec import formats
 from moe_lab.spec.problem import MoEProblem
 
 __all__ = ["Errors", "Inputs", "Oracle"]
@@ -20,28 +25,33 @@ class Errors:
         max_rel: the largest over the oracle's largest value.
         rms_rel: the RMS over the oracle's RMS.
         share: the largest share of what an element may differ: up to 1 is right.
+        plain_rms_rel: the RMS against the layer before its weights were quantised, over that one's RMS.
     """
 
     max_rel: float
     rms_rel: float
     share: float = 0.0
+    plain_rms_rel: float = 0.0
 
 
 class Oracle:
     """What the layer should return for one input, and how far from it a backend may be."""
 
-    def __init__(self, inputs: Inputs, problem: MoEProblem):
+    def __init__(self, inputs: Inputs, problem: MoEProblem, plain: Inputs | None = None):
         """Compute the layer in fp64.
 
         Args:
             inputs: what every backend gets.
             problem: of the layer.
+            plain: the same with the weights before they were quantised; None = they were not.
         """
         self._inputs, self._problem = inputs, problem
         self._y = exact(inputs, problem)
+        self._plain = self._y if plain is None else exact(plain, problem)
         self._max = float(self._y.abs().max()) if self._y.numel() else 0.0
-        self._rms = float(self._y.square().mean().sqrt()) if self._y.numel() else 0.0
-        self._scale = cache(lambda tf32: scale(inputs, problem, Arithmetic(inputs.x.dtype, tf32)))
+        self._rms = _rms(self._y)
+        roundoff = formats.get(problem.format).activation_roundoff
+        self._scale = cache(lambda tf32: scale(inputs, problem, Arithmetic(inputs.x.dtype, tf32, roundoff)))
 
     @property
     def bound(self) -> Errors:
@@ -57,11 +67,11 @@ class Oracle:
         if not self._max:
             return Errors(0.0, 0.0, 1.0)
         allowed = self._scale(self._tf32(tf32))
-        return Errors(float(LAMBDA * allowed.max()) / self._max, float(allowed.square().mean().sqrt()) / self._rms, 1.0)
+        return Errors(float(LAMBDA * allowed.max()) / self._max, _rms(allowed) / self._rms, 1.0)
 
     def errors(self, y: Tensor, tf32: bool = False) -> Errors:
         """Return the errors of a result; infinite where the result is not finite or has another shape or dtype."""
-        infinite = Errors(float("inf"), float("inf"), float("inf"))
+        infinite = Errors(*[float("inf")] * 4)
         if y.shape != self._y.shape or y.dtype != self._inputs.x.dtype:
             return infinite
         if not y.numel():
@@ -72,7 +82,8 @@ class Oracle:
         share = float((difference / self._scale(self._tf32(tf32))).max()) / LAMBDA
         if not self._max:
             return Errors(0.0, 0.0, share)
-        return Errors(float(difference.max()) / self._max, float(difference.square().mean().sqrt()) / self._rms, share)
+        rms, cost = _rms(difference) / self._rms, _rms(y.double() - self._plain) / _rms(self._plain)
+        return Errors(float(difference.max()) / self._max, rms, share, cost)
 
     def right(self, errors: Errors, tf32: bool = False) -> bool:
         """Return whether every element, and the RMS of all, is within the bound."""
@@ -80,3 +91,7 @@ class Oracle:
 
     def _tf32(self, tf32: bool) -> bool:
         return tf32 and self._inputs.x.dtype == torch.float32
+
+
+def _rms(values: Tensor) -> float:
+    return float(values.square().mean().sqrt()) if values.numel() else 0.0

@@ -14,7 +14,8 @@ from moe_lab.gpu.bench.align import one_line
 from moe_lab.gpu.bench.check import Errors, Inputs, Oracle
 from moe_lab.gpu.bench.clock import Step, ready
 from moe_lab.gpu.bench.timing import no_stderr
-from moe_lab.gpu.weights import DTYPES
+from moe_lab.gpu.formats import quantise
+from moe_lab.gpu.weights import expert_weights
 from moe_lab.spec import plugins
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.problem import MoEProblem
@@ -60,27 +61,21 @@ class BrokenError(Exception):
 
 
 class Weights:
-    """The weights of one model, and what each backend prepared of them, made once.
+    """The weights of one model in a format, and what each backend prepared of them, made once.
 
     Attributes:
         model: whose they are.
         w13: [E, 2N, K], gate rows then up rows.
         w2: [E, K, N].
+        plain: both before they were quantised; None = they were not.
     """
 
     def __init__(self, problem: MoEProblem, device: torch.device, seed: int):
         """Draw normal weights of deviation 1 / sqrt(fan_in)."""
         self.model = problem.model
-        generator = torch.Generator(device).manual_seed(seed)
-
-        def normal(*shape: int) -> Tensor:
-            empty = torch.empty(shape, dtype=DTYPES[problem.dtype], device=device)
-            return empty.normal_(0, 1 / math.sqrt(shape[-1]), generator=generator)
-
-        self.w13, self.w2 = (
-            normal(problem.E, 2 * problem.N, problem.K),
-            normal(problem.E, problem.K, problem.N),
-        )
+        drawn = expert_weights(problem, device, seed)
+        self.w13, self.w2 = (quantise(w, problem.format) for w in drawn)
+        self.plain = None if self.w13 is drawn[0] else drawn
         self._prepared: dict[str, Any] = {}
 
     def of(self, name: str, backend: Any) -> Any:
@@ -137,7 +132,7 @@ def examine(
         UserError: it is wrong, or cannot do this; any error of its own comes through too.
     """
     backend, info = load(name)
-    _refuse(name, info, problem, inputs.x.device)
+    refuse(name, info, problem, inputs.x.device)
     prepared = weights.of(name, backend)
     release = getattr(getattr(backend, "peer", None), "version", None)
     entry.facts = {"version": release, "rows_padded": _padded(backend, problem, inputs.topk_ids)}
@@ -202,10 +197,11 @@ def _padded(backend: Any, problem: MoEProblem, topk_ids: Tensor) -> int | None:
     return int(((counts + tile - 1) // tile * tile).sum())
 
 
-def _refuse(name: str, info: dict[str, Any], problem: MoEProblem, device: torch.device) -> None:
-    dtypes = info.get("cpu_dtypes", info["dtypes"]) if device.type == "cpu" else info["dtypes"]
-    if problem.dtype not in dtypes:
-        raise UserError(f"{name} does not take {problem.dtype} here, only: {', '.join(dtypes) or 'nothing'}.")
+def refuse(name: str, info: dict[str, Any], problem: MoEProblem, device: torch.device) -> None:
+    """Raise UserError where a backend's INFO does not have the problem's format or activation."""
+    formats = info.get("cpu_formats", info["formats"]) if device.type == "cpu" else info["formats"]
+    if problem.format not in formats:
+        raise UserError(f"{name} does not take {problem.format} here, only: {', '.join(formats) or 'nothing'}.")
     if problem.activation not in info["activations"]:
         raise UserError(f"{name} has no activation {problem.activation}, only: {', '.join(info['activations'])}.")
 
@@ -217,7 +213,8 @@ def _compare(name: str, oracle: Oracle, y: Tensor, entry: Entry, tf32: bool) -> 
         UserError: they are outside the bound.
     """
     found: Errors = oracle.errors(y, tf32)
-    for key, value in (("error_max_rel", found.max_rel), ("error_rms_rel", found.rms_rel)):
+    kept = {"max_rel": found.max_rel, "rms_rel": found.rms_rel, "vs_bf16_rms_rel": found.plain_rms_rel}
+    for key, value in ((f"error_{name}", value) for name, value in kept.items()):
         entry.facts[key] = max(value, entry.facts.get(key) or 0.0) if math.isfinite(value) else None
     entry.facts["correct"] = oracle.right(found, tf32)
     if not entry.facts["correct"]:

@@ -19,7 +19,7 @@ from moe_lab.gpu.bench.cases import ExpertsCase, experts_rows
 from moe_lab.gpu.bench.examine import Plan, Weights, load
 from moe_lab.gpu.bench.nvml import Monitor
 from moe_lab.gpu.routing import parse_spec
-from moe_lab.spec import bench_options, plugins
+from moe_lab.spec import bench_options, formats, plugins
 from moe_lab.spec.bench_options import listed, numbers
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.problem import MoEProblem
@@ -97,7 +97,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
         "backends": backends,
         "parts": listed(options.parts, bench_options.PARTS),
         "modes": modes if gpu else ["eager"],
-        "dtype": options.dtype,
+        "format": options.format,
         "kernels": options.kernels == "all",
         "repetitions": options.repetitions,
         "seed": options.seed,
@@ -122,19 +122,19 @@ def _backends(text: str) -> list[str]:
 
 def _cases(settings: dict[str, Any]) -> list[ExpertsCase]:
     return [
-        ExpertsCase(_problem(model, M, settings["dtype"]), routing, settings["seed"])
+        ExpertsCase(_problem(model, M, settings["format"]), routing, settings["seed"])
         for model in settings["models"]
         for routing in settings["routing"]
         for M in settings["M"]
     ]
 
 
-def _problem(model: str, M: int, dtype: str) -> MoEProblem:
+def _problem(model: str, M: int, format: str) -> MoEProblem:
     """Return a preset's layer, or one of given sizes: ``2048x768x128x8`` is K x N x E x topk."""
     given = bench_options.sizes(model)
     if given:
-        return MoEProblem(M, *given, dtype, None, "silu", model)
-    return MoEProblem.preset(model, M, dtype)
+        return MoEProblem(M, *given, format, "silu", model)
+    return MoEProblem.preset(model, M, format)
 
 
 def _monitor(device: torch.device) -> Monitor | None:
@@ -149,9 +149,12 @@ def _begin(file: Any, settings: dict[str, Any], options: argparse.Namespace, dev
     from moe_lab.gpu.weights import DTYPES
 
     gpu = device.type == "cuda"
-    if settings["dtype"] not in DTYPES:
-        raise UserError(f"The experts benchmark has no {settings['dtype']}; choose one of: {', '.join(DTYPES)}.")
-    roofs = measure(device, DTYPES[settings["dtype"]]) if gpu else {}
+    known = formats.get(settings["format"])
+    if known.dtype not in DTYPES:
+        raise UserError(f"The experts benchmark has no {known.dtype}; choose one of: {', '.join(DTYPES)}.")
+    roofs = measure(device, DTYPES[known.dtype]) if gpu else {}
+    if known.activation_group:  # a product of the dtype is no roof of quantised factors
+        roofs.pop("matmul_flops_per_s", None)
     if gpu:
         torch.cuda.empty_cache()  # a quarter of the memory was read
     if file.tell() == 0:

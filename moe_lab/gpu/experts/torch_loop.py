@@ -1,9 +1,12 @@
 """The oracle: experts one by one in plain torch, accumulated in fp32 or fp64. Slow, and waits for the device."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from moe_lab.gpu.experts._place_weight import place_weight
+from moe_lab.gpu.formats import Weights, dense, rounding
 from moe_lab.gpu.kernels.activation import gated_activation_torch
 from moe_lab.spec.problem import MoEProblem
 from moe_lab.spec.ranges import Mark
@@ -12,8 +15,7 @@ INFO = {
     "about": "oracle: a loop over experts in torch, fp32 or fp64",
     "needs": ["torch", "triton"],
     "hardware": "any",
-    "dtypes": ["fp32", "fp16", "bf16", "fp64"],
-    "quant": [],
+    "formats": ["fp32", "fp16", "bf16", "fp8_block"],
     "activations": ["silu", "swigluoai"],
     "cuda_graph": False,
     "source": "moe_lab",
@@ -21,37 +23,41 @@ INFO = {
 
 
 def experts(
-    x: Tensor, w13: Tensor, w2: Tensor, topk_weights: Tensor, topk_ids: Tensor, *, problem: MoEProblem, mark: Mark
+    x: Tensor, w13: Weights, w2: Weights, topk_weights: Tensor, topk_ids: Tensor, *, problem: MoEProblem, mark: Mark
 ) -> Tensor:
     """Return the layer's output [M, K] in the dtype of x; fp16 and bf16 are computed in fp32.
 
     Args:
         x: [M, K].
-        w13: [E, 2N, K], gate rows then up rows.
+        w13: [E, 2N, K], gate rows then up rows; in any format.
         w2: [E, K, N].
         topk_weights: [M, topk] fp32.
         topk_ids: [M, topk] integer.
-        problem: sizes and activation.
+        problem: sizes, activation and format: activations are rounded as it has them.
         mark: opens a range around each stage, once an expert.
     """
     dtype = x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32
-    return moe(x, w13, w2, topk_weights, topk_ids, problem=problem, mark=mark, dtype=dtype).to(x.dtype)
+    rounded = rounding(problem.format)
+    y = moe(x, w13, w2, topk_weights, topk_ids, problem=problem, mark=mark, dtype=dtype, rounded=rounded)
+    return y.to(x.dtype)
 
 
 def moe(
     x: Tensor,
-    w13: Tensor,
-    w2: Tensor,
+    w13: Weights,
+    w2: Weights,
     topk_weights: Tensor,
     topk_ids: Tensor,
     *,
     problem: MoEProblem,
     mark: Mark,
     dtype: torch.dtype,
+    rounded: Callable[[Tensor], Tensor] = lambda x: x,
 ) -> Tensor:
     """Compute the layer with every product, activation and sum in ``dtype``; returns [M, K] of that dtype.
 
-    ``dtype=torch.float64`` is the oracle. Of the problem only the activation and the place of the router weight count.
+    ``dtype=torch.float64`` is the oracle: weights are what their format stands for, activations are not rounded. Of the
+    problem only the activation and the place of the router weight count.
     """
     x, topk_weights = place_weight(x.to(dtype), topk_weights.to(dtype), problem, mark)
     y = torch.zeros_like(x)
@@ -60,11 +66,11 @@ def moe(
             tokens, slots = (topk_ids == expert).nonzero(as_tuple=True)
             rows = x[tokens]
         with mark("w13"):
-            gate_up = rows @ w13[expert].to(dtype).T
+            gate_up = rounded(rows) @ dense(w13[expert], dtype).T
         with mark("act"):
             hidden = gated_activation_torch(gate_up, problem.activation)
         with mark("w2"):
-            out = hidden @ w2[expert].to(dtype).T
+            out = rounded(hidden) @ dense(w2[expert], dtype).T
         with mark("combine"):
             y.index_add_(0, tokens, out * topk_weights[tokens, slots, None])
     return y

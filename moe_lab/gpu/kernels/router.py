@@ -18,7 +18,7 @@ from moe_lab.gpu.kernels._device import check_device
 from moe_lab.gpu.kernels._jit import jit
 from moe_lab.gpu.routing import Routing, check_route
 from moe_lab.spec.errors import UserError
-from moe_lab.spec.problem import Router
+from moe_lab.spec.models import Router
 
 MOST_EXPERTS = 1024
 TILE = 512  # entries of a program, if it has several rows

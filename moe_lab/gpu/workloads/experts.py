@@ -14,14 +14,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from moe_lab.gpu.bench.examine import refuse
+from moe_lab.gpu.formats import quantise
 from moe_lab.gpu.routing import SPECS, parse_spec, synthetic
-from moe_lab.gpu.weights import DTYPES
+from moe_lab.gpu.weights import expert_weights, tokens
 from moe_lab.gpu.workloads.window import profiler_window, range_api
 from moe_lab.spec import plugins, ranges
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard import options as types
 from moe_lab.spec.guard.entry import integer
-from moe_lab.spec.problem import MODELS, MoEProblem
+from moe_lab.spec.models import MODELS
+from moe_lab.spec.problem import MoEProblem
 
 if TYPE_CHECKING:
     from moe_lab.gpu.kernels.grouped_gemm import Tile
@@ -50,7 +53,7 @@ def add(commands: Any) -> None:
     experts.add_argument(
         "--split", action="store_true", help="w13 and w2 as launches of their own, where one does both"
     )
-    experts.add_argument("--dtype", default="bf16", help=f"of: {', '.join(DTYPES)}")
+    experts.add_argument("--format", default="bf16", help=f"of: {', '.join(plugins.names('formats'))}")
     experts.add_argument("--routing", default="uniform", help=SPECS)
     experts.add_argument("--iterations", type=types.count, default=1, help="calls of each backend, M and tiles")
     experts.add_argument("--seed", type=types.seed, default=0, help="of weights, inputs and routing")
@@ -101,7 +104,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             f"{options.model} with M = {max(options.m)} does not fit in this GPU's memory; lower --m, or choose a "
             "smaller --model."
         ) from error
-    named = ("model", "dtype", "routing", "iterations", "seed")
+    named = ("model", "format", "routing", "iterations", "seed")
     result: dict[str, Any] = {"workload": "experts", "backend": "+".join(options.backend), "phase": "experts"}
     result |= {name: getattr(options, name) for name in named} | {"points": [call.point for call in calls]}
     result |= {"versions": versions(), "gpu": gpu(options.device)}
@@ -114,8 +117,6 @@ def _check(options: argparse.Namespace) -> None:
         raise UserError("No GPU is visible to torch; run on a GPU machine, or use --device cpu with a small model.")
     if min(options.m) < 1 or options.iterations < 1:
         raise UserError("Use at least one token and one iteration.")
-    if options.dtype not in DTYPES:
-        raise UserError(f"The experts run in one of {', '.join(DTYPES)}; got '{options.dtype}'.")
     parse_spec(options.routing)
     for backend in options.backend if AUTO not in options.tiles else ():
         if not plugins.info("experts", backend).get("tile"):
@@ -124,28 +125,19 @@ def _check(options: argparse.Namespace) -> None:
 
 def _calls(options: argparse.Namespace) -> list[Call]:
     device = torch.device(options.device)
-    first = MoEProblem.preset(options.model, 1, options.dtype)
-    weights = _weights(first, options, device)
+    first = MoEProblem.preset(options.model, 1, options.format)
+    for backend in options.backend:
+        refuse(backend, plugins.info("experts", backend), first, device)
+    weights = [quantise(w, options.format) for w in expert_weights(first, device, options.seed)]
     calls = []
     for backend in options.backend:
         plugin = plugins.load("experts", backend)
         w13, w2 = getattr(plugin, "prepare", lambda *both: both)(*weights)
         info = plugins.info("experts", backend)
         for M, chosen in product(options.m, options.tiles if info.get("tile") else [AUTO]):
-            problem = MoEProblem.preset(options.model, M, options.dtype)
+            problem = MoEProblem.preset(options.model, M, options.format)
             calls.append(_call(plugin, backend, problem, chosen, (w13, w2), options, device))
     return calls
-
-
-def _weights(problem: MoEProblem, options: argparse.Namespace, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return random w13 [E, 2N, K] and w2 [E, K, N] of deviation 1 / sqrt(fan_in)."""
-    generator = torch.Generator(device).manual_seed(options.seed)
-
-    def normal(*shape: int) -> Tensor:
-        empty = torch.empty(shape, dtype=DTYPES[options.dtype], device=device)
-        return empty.normal_(0, shape[-1] ** -0.5, generator=generator)
-
-    return normal(problem.E, 2 * problem.N, problem.K), normal(problem.E, problem.K, problem.N)
 
 
 def _call(
@@ -158,8 +150,7 @@ def _call(
     device: torch.device,
 ) -> Call:
     routing = synthetic(options.routing, problem.M, problem.E, problem.topk, seed=options.seed, device=device)
-    generator = torch.Generator(device).manual_seed(options.seed + 1)
-    x = torch.empty((problem.M, problem.K), dtype=DTYPES[options.dtype], device=device).normal_(generator=generator)
+    x = tokens(problem, device, options.seed)
     tile = None if chosen == AUTO else parse_tile(chosen, problem)
     more: dict[str, Any] = {} if tile is None else {"tile": tile}
     if options.split and plugins.info("experts", backend).get("split"):
@@ -180,7 +171,7 @@ def _point(topk_ids: Tensor, problem: MoEProblem, tiles: dict[str, Any] | None) 
     block_m = tiles["w13"].get("block_m") if tiles else None
     return {
         "M": problem.M,
-        "problem": asdict(problem),
+        "problem": problem.facts(),
         "experts_hit": int((counts > 0).sum()),
         "rows_useful": problem.rows_useful,
         "rows_padded": padded.get(str(block_m)),

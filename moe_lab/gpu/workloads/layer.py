@@ -17,7 +17,7 @@ from moe_lab.gpu.workloads.window import profiler_window, range_api
 from moe_lab.spec import plugins, ranges
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard import options as types
-from moe_lab.spec.problem import MODELS
+from moe_lab.spec.models import MODELS
 
 if TYPE_CHECKING:
     from moe_lab.gpu.layer import DecoderLayer

@@ -4,7 +4,6 @@ import json
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,7 @@ def describe(layer: DecoderLayer, options: Mapping[str, Any], times: list[float]
         "experts_hit": int((counts > 0).sum()),
         "rows_useful": layer.problem.rows_useful,
         "rows_padded": int(((counts + tile_rows - 1) // tile_rows * tile_rows).sum()),
-        "problem": asdict(layer.problem),
+        "problem": layer.problem.facts(),
         "versions": versions(),
         "gpu": gpu(options["device"]),
         "iteration_ms": times,

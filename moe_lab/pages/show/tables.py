@@ -171,6 +171,7 @@ def _workload(workload: dict[str, Any]) -> str | None:
         "batch",
         "input_len",
         "context",
+        "format",
         "dtype",
         "backend",
         "align",

@@ -24,7 +24,7 @@ def all_of(run: Tuning) -> list[str]:
     first: Any = next(rows_of(run.rows[run.rows["phase"] == "final"]))
     gpu = str((run.run.manifest.get("gpu") or {}).get("name") or "an unknown GPU").removeprefix("NVIDIA ")
     return [
-        f"On {gpu}, {first.model}, {first.dtype}, {first.backend}: {gain(best)}.",
+        f"On {gpu}, {first.model}, {first.format}, {first.backend}: {gain(best)}.",
         tiles(best),
         single(best),
         keys(tuning.between(run)),

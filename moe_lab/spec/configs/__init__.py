@@ -1,6 +1,6 @@
 """Tuned tiles as data: ``moe_lab/spec/configs/<gpu>/<file>.json``, and which of them a call takes.
 
-A file holds the tiles of one backend for one (E, N, K, dtype, GPU), for some M. A call takes those of the M that is
+A file holds the tiles of one backend for one (E, N, K, format, GPU), for some M. A call takes those of the M that is
 nearest by ratio. Folders in $MOE_LAB_CONFIGS are searched before the package's own. Imports no torch.
 """
 
@@ -58,7 +58,7 @@ class Tuned:
         N: expert intermediate size.
         K: hidden size.
         topk: experts per token that it was tuned with.
-        dtype: of weights and tokens.
+        format: of the numbers, by its name in ``moe_lab.spec.formats``.
         points: one per M, by M.
         origin: the run, or the file of another project.
         date: of the measurement; None = not known.
@@ -75,7 +75,7 @@ class Tuned:
     N: int
     K: int
     topk: int
-    dtype: str
+    format: str
     points: tuple[Point, ...]
     origin: str = ""
     date: str | None = None
@@ -83,12 +83,12 @@ class Tuned:
     theirs: Mapping[str, form.Value] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        form.check_names(self.gpu, self.E, self.N, self.K, self.topk, self.dtype, self.backend)
+        form.check_names(self.gpu, self.E, self.N, self.K, self.topk, self.format, self.backend)
 
     @property
     def file_name(self) -> str:
         """What the file is called."""
-        return file_name(self.backend, self.E, self.N, self.K, self.dtype)
+        return file_name(self.backend, self.E, self.N, self.K, self.format)
 
     def nearest(self, M: int, topk: int) -> Point:
         """Return the point whose rows, M * topk, are nearest by ratio; of two equally near, that of more rows."""
@@ -107,9 +107,9 @@ def nearest(known: Iterable[int], topk: int, rows: int) -> int:
     return min(known, key=distance)
 
 
-def file_name(backend: str, E: int, N: int, K: int, dtype: str) -> str:
+def file_name(backend: str, E: int, N: int, K: int, format: str) -> str:
     """Return what a file of tiles is called."""
-    return f"E={E},N={N},K={K},dtype={dtype},backend={backend}.json"
+    return f"E={E},N={N},K={K},format={format},backend={backend}.json"
 
 
 def folders() -> tuple[Path, ...]:
@@ -128,24 +128,24 @@ def files() -> list[Path]:
 
 
 def find(backend: str, problem: MoEProblem, gpu: str | None) -> Tuned | None:
-    """Return the tuned tiles of a backend for sizes, dtype and GPU, if there are any.
+    """Return the tuned tiles of a backend for sizes, format and GPU, if there are any.
 
     Args:
         backend: of the experts.
-        problem: E, N, K, dtype and quant count.
+        problem: E, N, K and format count.
         gpu: the GPU's own name; None = no GPU.
 
     Raises:
         UserError: a file of that name cannot be read.
     """
-    if gpu is None or problem.quant is not None:
+    if gpu is None:
         return None
-    return _find(folders(), backend, problem.E, problem.N, problem.K, problem.dtype, gpu)
+    return _find(folders(), backend, problem.E, problem.N, problem.K, problem.format, gpu)
 
 
 @cache
-def _find(places: tuple[Path, ...], backend: str, E: int, N: int, K: int, dtype: str, gpu: str) -> Tuned | None:
-    name = file_name(backend, E, N, K, dtype)
+def _find(places: tuple[Path, ...], backend: str, E: int, N: int, K: int, format: str, gpu: str) -> Tuned | None:
+    name = file_name(backend, E, N, K, format)
     found = (read(path) for place in places for path in sorted(place.glob(f"*/{name}")))
     return next((tuned for tuned in found if tuned.gpu == gpu), None)
 
@@ -206,7 +206,7 @@ def write(tuned: Tuned, folder: Path) -> Path:
         "format": form.TILES,
         "backend": tuned.backend,
         "gpu": tuned.gpu,
-        "problem": {key: getattr(tuned, key) for key in ("E", "N", "K", "topk", "dtype")},
+        "problem": {key: getattr(tuned, key) for key in ("E", "N", "K", "topk", "format")},
         "origin": tuned.origin,
         "date": tuned.date,
         "versions": dict(tuned.versions or {}),

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from moe_lab.spec import formats
 from moe_lab.spec.configs import Point, Tuned, parse
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard.entry import one_line
@@ -73,7 +74,7 @@ def _tuned(rows: Sequence[Row], manifest: Mapping[str, Any]) -> Tuned | None:
         N=int(first["N"]),
         K=int(first["K"]),
         topk=int(first["topk"]),
-        dtype=str(first["dtype"]),
+        format=str(formats.stated(first)),
         points=tuple(found),
         origin=str(manifest["name"]),
         date=manifest.get("date"),

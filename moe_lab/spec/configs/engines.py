@@ -8,15 +8,16 @@ sglang/srt/layers/moe/fused_moe_triton/fused_moe_triton_config.py and configs/ o
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from moe_lab.spec import formats, plugins
 from moe_lab.spec.configs import Point, Sizes, Tuned, form, save
 from moe_lab.spec.configs.tile import checked
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard.entry import below, decode_json, one_line, read_bytes, unreadable
-from moe_lab.spec.problem import MODELS, Model
+from moe_lab.spec.models import MODELS, Model
 
 T = TypeVar("T")
 Config = tuple[Sizes, dict[str, form.Value]]  # a tile, and what else an engine says of it
@@ -34,9 +35,7 @@ _NAME = re.compile(
 _OTHERS = re.compile(r"(moe_sum_reduce_|.*\bdevice_name=).*\.json", re.DOTALL)  # tuned, but of other kernels
 
 
-def file_name(
-    engine: str, E: int, N: int, gpu: str, dtype: str, *, block_shape: Sequence[int] | None = None, down: bool = False
-) -> str:
+def file_name(engine: str, E: int, N: int, gpu: str, format: str, *, down: bool = False) -> str:
     """Return the name under which an engine looks for tiles.
 
     Args:
@@ -44,16 +43,15 @@ def file_name(
         E: experts.
         N: expert intermediate size.
         gpu: the GPU's own name.
-        dtype: ``bf16`` and ``fp16`` are left out of the name, ``fp32`` is float32 there; others as they are.
-        block_shape: of block-wise quantised weights.
+        format: of the numbers; ``bf16`` and ``fp16`` are left out of the name.
         down: w2's own file; SGLang only.
     """
     device = gpu.replace(" ", "_")
     if engine == "vllm" and "H200" in device.split("_"):
         device = "NVIDIA_H200"
-    kind = {"bf16": "", "fp16": "", "fp32": "float32"}.get(dtype, dtype)
-    shape = (", " if engine == "sglang" else ",").join(map(str, block_shape or ()))
-    name = f"E={E},N={N},device_name={device}{f',dtype={kind}' if kind else ''}"
+    known = formats.get(format)
+    shape = (", " if engine == "sglang" else ",").join(map(str, known.weight_block or ()))
+    name = f"E={E},N={N},device_name={device}{f',dtype={known.engine}' if known.engine else ''}"
     return f"{name}{f',block_shape=[{shape}]' if shape else ''}{'_down' if down else ''}.json"
 
 
@@ -71,7 +69,7 @@ def export(tuned: Tuned, engine: str, out: Path) -> list[Path]:
     """
     if tuned.backend != BACKEND:
         raise UserError(f"Tiles of {tuned.backend} suit only its own kernels; tune {BACKEND} for {engine}.")
-    known = tuned.E, tuned.N, tuned.gpu, tuned.dtype
+    known = tuned.E, tuned.N, tuned.gpu, tuned.format
     if engine == "vllm":
         parts = {p.M: (p.one, {}) if p.one else (p.w13, p.theirs.get("w13", {})) for p in tuned.points}
         return [_write(below(out, out / file_name(engine, *known)), parts, engine, tuned.theirs)]
@@ -137,7 +135,7 @@ def named(path: Path) -> "re.Match[str]":
         raise UserError(
             f"'{name}' holds no tiles of the experts' GEMMs; give a file that is named E=..,N=..,device_name=...json."
         )
-    if found["dtype"] not in (None, "float32") or found["shape"] or found["channel"]:
+    if not _formats(found):
         kind = found["dtype"] or "in blocks or channels"
         raise UserError(f"'{name}' is for quantised weights ({kind}), which {BACKEND} does not take.")
     if found["down"]:
@@ -146,6 +144,13 @@ def named(path: Path) -> "re.Match[str]":
     if not found["device"]:
         raise UserError(f"'{name}' does not name its GPU; write it behind device_name=, as the engine calls it.")
     return found
+
+
+def _formats(name: "re.Match[str]") -> list[str]:
+    """Return the formats that a file's name may mean, of those that ``BACKEND`` takes."""
+    shape = tuple(int(part) for part in (name["shape"] or "").split(",") if part.strip())
+    meant = [] if name["channel"] else formats.of_engine(name["dtype"] or "", shape or None)
+    return [format for format in meant if format in plugins.info("experts", BACKEND)["formats"]]
 
 
 def load(path: Path, *, K: int, topk: int, dtype: str = "bf16") -> Tuned:
@@ -167,15 +172,15 @@ def load(path: Path, *, K: int, topk: int, dtype: str = "bf16") -> Tuned:
     release = re.fullmatch(r"triton_(\d+)_(\d+)_(\d+)", path.parent.name)
     triton = head.get("triton_version") or (".".join(release.groups()) if release else None)
     sizes: dict[str, Any] = {"E": int(name["E"]), "N": int(name["N"]), "K": K, "topk": topk}
-    sizes["dtype"] = "fp32" if name["dtype"] else dtype
+    sizes["format"] = dtype if dtype in (known := _formats(name)) else known[0]
     try:
         points = tuple(_point(M, first, nearest(w2, M)) for M, first in w13.items())
-        known: dict[str, Any] = {
+        more: dict[str, Any] = {
             "origin": path.name,
             "versions": {"triton": str(triton)} if triton else None,
             "theirs": head,
         }
-        return Tuned(BACKEND, name["device"].replace("_", " "), **sizes, points=points, **known)
+        return Tuned(BACKEND, name["device"].replace("_", " "), **sizes, points=points, **more)
     except ValueError as error:
         raise unreadable(path, "an engine's tiles", error, "take the file as the engine ships it") from None
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import msgspec
 
+from moe_lab.spec import plugins
 from moe_lab.spec.guard.entry import integer, one_line, plain_name
 from moe_lab.spec.guard.options import EXPERTS, SIZE, TOKENS
 
 TILES, MEASURED = "moe_lab tiles 1", "moe_lab measured 1"
-DTYPES = ("fp32", "fp16", "bf16")
 # What an engine's files say of a tile beyond its six numbers.
 Value = str | int | float | bool | None
 _GPU = re.compile(r"[A-Za-z0-9][ -.0-\[\]-~]{0,99}")  # printable ASCII without slashes
@@ -38,13 +38,13 @@ class Point(msgspec.Struct):
 
 
 class Problem(msgspec.Struct):
-    """Sizes and dtype."""
+    """Sizes and format."""
 
     E: int
     N: int
     K: int
     topk: int
-    dtype: str
+    format: str
 
 
 class TilesFile(msgspec.Struct):
@@ -87,15 +87,15 @@ def by_m(given: dict[str, Any]) -> dict[int, Any]:
     return dict(sorted(found.items()))
 
 
-def check_names(gpu: Any, E: Any, N: Any, K: Any, topk: Any, dtype: Any, backend: Any = "auto") -> None:
+def check_names(gpu: Any, E: Any, N: Any, K: Any, topk: Any, format: Any, backend: Any = "auto") -> None:
     """Raise ValueError unless they can name a file: they become its name and that of its folder."""
     plain_name(backend, "the backend")
     if not isinstance(gpu, str) or not _GPU.fullmatch(gpu):
         raise ValueError(
             f"the GPU is called '{one_line(str(gpu), 40)}', not by 1 to 100 printable ASCII characters without slashes"
         )
-    if dtype not in DTYPES:
-        raise ValueError(f"the dtype is '{one_line(str(dtype), 40)}', none of {', '.join(DTYPES)}")
+    if format not in (known := plugins.names("formats")):
+        raise ValueError(f"the format is '{one_line(str(format), 40)}', none of {', '.join(known)}")
     most = {"E": EXPERTS, "N": SIZE, "K": SIZE, "topk": EXPERTS}
     for name, value in zip(most, (E, N, K, topk), strict=True):
         if type(value) is not int or not 1 <= value <= most[name]:

@@ -1,6 +1,6 @@
 """Which experts backend took how long, as data: ``moe_lab/spec/configs/<gpu>/measured,<file>.json``. Imports no torch.
 
-A file holds, for one (E, N, K, dtype, GPU), the medians of our backends at some M. A call takes the backend that was
+A file holds, for one (E, N, K, format, GPU), the medians of our backends at some M. A call takes the backend that was
 quickest at the M that is nearest by ratio. Folders in $MOE_LAB_CONFIGS are searched before the package's own.
 """
 
@@ -18,7 +18,7 @@ from moe_lab.spec.problem import MoEProblem
 
 # Backend -> the kernel that only it launches.
 KERNELS = {"hopper": "hopper_moe", "grouped": "persistent_gemm_kernel", "fused_moe": "grouped_gemm_kernel"}
-SIZES = ("E", "N", "K", "topk", "dtype")
+SIZES = ("E", "N", "K", "topk", "format")
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Measured:
         N: expert intermediate size.
         K: hidden size.
         topk: experts per token.
-        dtype: of weights and tokens.
+        format: of the numbers, by its name in ``moe_lab.spec.formats``.
         us: M -> backend -> median microseconds of a layer call in a CUDA graph, cold L2, uniform routing.
         origin: the run.
         date: of the measurement.
@@ -46,19 +46,19 @@ class Measured:
     N: int
     K: int
     topk: int
-    dtype: str
+    format: str
     us: Mapping[int, Mapping[str, float]]
     origin: str = ""
     date: str | None = None
     versions: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        form.check_names(self.gpu, self.E, self.N, self.K, self.topk, self.dtype)
+        form.check_names(self.gpu, self.E, self.N, self.K, self.topk, self.format)
 
     @property
     def file_name(self) -> str:
         """What the file is called."""
-        return _file_name(self.E, self.N, self.K, self.dtype)
+        return _file_name(self.E, self.N, self.K, self.format)
 
     def quickest(self, M: int, topk: int, backends: Collection[str]) -> str | None:
         """Return the backend, of those given, that was quickest at the nearest M; None where none was measured."""
@@ -70,20 +70,20 @@ class Measured:
         return min(times, key=times.__getitem__)
 
 
-def _file_name(E: int, N: int, K: int, dtype: str) -> str:
-    return f"measured,E={E},N={N},K={K},dtype={dtype}.json"
+def _file_name(E: int, N: int, K: int, format: str) -> str:
+    return f"measured,E={E},N={N},K={K},format={format}.json"
 
 
 def find(problem: MoEProblem, gpu: str | None) -> Measured | None:
-    """Return the times for sizes, dtype and GPU, if there are any; see ``configs.find``."""
-    if gpu is None or problem.quant is not None:
+    """Return the times for sizes, format and GPU, if there are any; see ``configs.find``."""
+    if gpu is None:
         return None
-    return _find(configs.folders(), problem.E, problem.N, problem.K, problem.dtype, gpu)
+    return _find(configs.folders(), problem.E, problem.N, problem.K, problem.format, gpu)
 
 
 @cache
-def _find(places: tuple[Path, ...], E: int, N: int, K: int, dtype: str, gpu: str) -> Measured | None:
-    name = _file_name(E, N, K, dtype)
+def _find(places: tuple[Path, ...], E: int, N: int, K: int, format: str, gpu: str) -> Measured | None:
+    name = _file_name(E, N, K, format)
     found = (read(path) for place in places for path in sorted(place.glob(f"*/{name}")))
     return next((measured for measured in found if measured.gpu == gpu), None)
 
@@ -95,8 +95,8 @@ def choice(gpu: str | None) -> str:
     places = configs.folders()
     times = [m for place in places for path in sorted(place.glob("*/measured,*.json")) if (m := read(path)).gpu == gpu]
     tiles = [t for path in configs.files() if (t := configs.read(path)).gpu == gpu and t.backend == "fused_moe"]
-    sizes = ", ".join(dict.fromkeys(f"E={m.E} N={m.N} K={m.K} {m.dtype}" for m in times))
-    tiled = ", ".join(dict.fromkeys(f"E={t.E} N={t.N} K={t.K} {t.dtype}" for t in tiles))
+    sizes = ", ".join(dict.fromkeys(f"E={m.E} N={m.N} K={m.K} {m.format}" for m in times))
+    tiled = ", ".join(dict.fromkeys(f"E={t.E} N={t.N} K={t.K} {t.format}" for t in tiles))
     else_ = "hopper where that fits (compute capability 9.0, fp16 or bf16, K and N multiples of 64), else fused_moe"
     known = f"the quickest as measured at {sizes}; elsewhere" if times else f"no times for {gpu}: it takes"
     return f"{known} {else_}, whose tiles are {f'tuned at {tiled}, else ' if tiles else ''}its own defaults."
@@ -132,7 +132,7 @@ def write(measured: Measured, folder: Path) -> Path:
 
 
 def of_run(rows: Any, manifest: Mapping[str, Any]) -> list[Measured]:
-    """Return the times in a run of ``moe-lab bench experts``, one for each model and dtype.
+    """Return the times in a run of ``moe-lab bench experts``, one for each model and format.
 
     Rows of ``auto`` count for the backend whose kernel they launched, where the run says.
 
@@ -163,7 +163,7 @@ def _times(rows: Any, manifest: Mapping[str, Any]) -> list[Measured]:
         if not us:
             continue
         named: dict[str, Any] = dict(zip(SIZES, sizes, strict=True))
-        named |= {key: int(named[key]) for key in SIZES if key != "dtype"}
+        named |= {key: int(named[key]) for key in SIZES if key != "format"}
         named |= {"origin": str(manifest["name"]), "date": manifest.get("date"), "versions": manifest.get("versions")}
         out.append(Measured(str((manifest.get("gpu") or {}).get("name") or "unknown"), us=us, **named))
     return out

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-_TEXTS = "algorithm backend bound_by dtype error mode model origin part phase routing stage throttled version w13 w2"
+_TEXTS = "algorithm backend bound_by error format mode model origin part phase routing stage throttled version w13 w2"
 _WHOLE = "E K M N topk tokens block_m launches repetitions round experts_hit rows_most rows_padded rows_useful"
 _NUMBERS = "padding_waste_pct useful_gflop power_w temperature_c seconds workspace_bytes minimum_bytes"
 _ENDINGS = ("_us", "_per_s", "_max_rel", "_rms_rel", "_mhz")
 _KINDS = {
-    **dict.fromkeys(_TEXTS.split(), "text"),
+    **dict.fromkeys([*_TEXTS.split(), "dtype"], "text"),
     **dict.fromkeys(_WHOLE.split(), "whole number from 0 up"),
     **dict.fromkeys(_NUMBERS.split(), "number"),
     **dict.fromkeys(("correct", "deterministic"), "true or false"),

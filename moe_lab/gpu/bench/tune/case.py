@@ -15,7 +15,7 @@ from moe_lab.gpu.bench.tune.candidates import BLOCK_M, bytes_held
 from moe_lab.gpu.bench.tune.search import Pair
 from moe_lab.gpu.kernels.grouped_gemm import Tile
 from moe_lab.gpu.routing import synthetic
-from moe_lab.gpu.weights import DTYPES
+from moe_lab.gpu.weights import tokens
 from moe_lab.spec import plugins
 from moe_lab.spec.configs import Sizes
 from moe_lab.spec.errors import UserError
@@ -48,8 +48,7 @@ class Case:
         self.problem, self._device = problem, device
         self._backend: Any = plugins.load("experts", backend)
         self._prepared = weights.of(backend, self._backend)
-        generator = torch.Generator(device).manual_seed(seed + 1)
-        x = torch.empty((problem.M, problem.K), dtype=DTYPES[problem.dtype], device=device).normal_(generator=generator)
+        x = tokens(problem, device, seed)
         drawn = synthetic(routing, problem.M, problem.E, problem.topk, seed=seed, device=device)
         self._inputs = Inputs(x, weights.w13, weights.w2, *drawn)
 
@@ -125,7 +124,7 @@ def centres(backend: str, problem: MoEProblem) -> dict[int, Sizes]:
     cpu = torch.device("cpu")
     found: dict[int, Tile] = {}
     for doublings in range(24):
-        sizes = problem.K, problem.N, problem.E, problem.topk, problem.dtype
+        sizes = problem.K, problem.N, problem.E, problem.topk, problem.format
         own, _ = plugin.tiles(MoEProblem(1 << doublings, *sizes), cpu)
         found.setdefault(own.block_m, own)
     out = {}

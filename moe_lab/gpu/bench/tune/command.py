@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from moe_lab.gpu.bench.align import one_line
-from moe_lab.gpu.bench.examine import Weights
+from moe_lab.gpu.bench.examine import Weights, refuse
 from moe_lab.gpu.bench.tune import candidates, search
 from moe_lab.gpu.bench.tune.case import Case, centres
 from moe_lab.gpu.bench.tune.journal import KEY, Journal
@@ -136,8 +136,8 @@ def problem(options: argparse.Namespace, M: int) -> MoEProblem:
     """Return the layer of a preset, or of given sizes: ``2048x768x128x8`` is K x N x E x topk."""
     given = bench_options.sizes(options.model)
     if given:
-        return MoEProblem(M, *given, options.dtype, None, "silu", options.model)
-    return MoEProblem.preset(options.model, M, options.dtype)
+        return MoEProblem(M, *given, options.format, "silu", options.model)
+    return MoEProblem.preset(options.model, M, options.format)
 
 
 def plan(
@@ -149,7 +149,7 @@ def plan(
     memory = 232448  # of Hopper, where nothing can be asked
     if device.type == "cuda":
         memory = shared_memory_bytes(torch.cuda.current_device())
-    itemsize = torch.empty(0, dtype=DTYPES[options.dtype]).element_size()
+    itemsize = torch.empty(0, dtype=DTYPES[problems[0].dtype]).element_size()
     limits = candidates.Limits(memory, itemsize, options.backend == "grouped")
     own = centres(options.backend, problems[0])
     return {p.M: candidates.plan(p, own, limits, options.candidates) for p in problems}
@@ -159,14 +159,13 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     tokens = sorted(numbers(options.m))
     parse_spec(options.routing)
     bench_options.seconds(options.budget)
-    if options.dtype not in DTYPES:
-        raise UserError(f"There is no tuning in {options.dtype}; choose one of: {', '.join(DTYPES)}.")
     if min(tokens) < 1 or options.candidates < 1 or options.between < 0 or options.jobs < 0:
         raise UserError("Use at least one token and one candidate, and no negative numbers.")
-    if not plugins.info("experts", options.backend).get("tile"):
+    info = plugins.info("experts", options.backend)
+    if not info.get("tile"):
         raise UserError(f"'{options.backend}' has no choice of tiles.")
-    problem(options, 1)
-    same = ("model", "backend", "dtype", "routing", "seed", "candidates", "between")
+    refuse(options.backend, info, problem(options, 1), torch.device(options.device))
+    same = ("model", "backend", "format", "routing", "seed", "candidates", "between")
     return {"M": tokens} | {name: getattr(options, name) for name in same}
 
 

@@ -236,9 +236,8 @@ def blank(
     origin: str,
 ) -> Row:
     """Return a row without times; see ``Session.row``."""
-    fields = {name: value for name, value in asdict(problem).items() if name != "quant"}
     w13 = text(tiles[0]) if part in ("w13", "full") else None
     w2 = text(tiles[-1]) if part in ("w2", "full") else None
     rest = ("median_us", "p20_us", "p80_us", "reference_us", "correct", "error_max_rel", "bound_max_rel", "error")
     known = {"backend": backend, "routing": routing, "seed": seed, "phase": phase, "part": part, "round": number}
-    return fields | known | {"w13": w13, "w2": w2, "origin": origin, "repetitions": None} | dict.fromkeys(rest)
+    return problem.facts() | known | {"w13": w13, "w2": w2, "origin": origin, "repetitions": None} | dict.fromkeys(rest)

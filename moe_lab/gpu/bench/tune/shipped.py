@@ -20,7 +20,7 @@ def pairs(problem: MoEProblem, gpu: str | None) -> dict[str, Pair]:
         if peer.project not in engines.ENGINES:
             continue
         name, down = (
-            engines.file_name(peer.project, problem.E, problem.N, str(gpu), problem.dtype, down=down)
+            engines.file_name(peer.project, problem.E, problem.N, str(gpu), problem.format, down=down)
             for down in (False, True)
         )
         files = sorted((p for p in peer.files("tiles") if p.name == name), key=lambda p: _release(p.parent.name))

@@ -1,0 +1,60 @@
+"""Formats of weights and activations: ``<name>.py`` is one; what follows from its data is in ``moe_lab.spec.formats``.
+
+A plugin has ``INFO`` (the fields of ``Format``); one with scales also has ``quantise(w)`` and ``dequantise(w, dtype)``
+and, where activations have scales too, ``quantise_activations(x)``. An experts backend gets the result, a ``Quantised``
+instead of a tensor, as ``w13`` and ``w2``, or through its ``prepare``.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from moe_lab.spec import formats, plugins
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """Numbers with scales.
+
+    Attributes:
+        format: its name.
+        values: [..., rows, columns] as the format stores them.
+        scales: of blocks or groups of them, as the format's plugin says.
+    """
+
+    format: str
+    values: Tensor
+    scales: Tensor
+
+    def __getitem__(self, expert: int) -> "Quantised":
+        """Return those of one expert."""
+        return replace(self, values=self.values[expert], scales=self.scales[expert])
+
+
+Weights = Tensor | Quantised
+
+
+def quantise(w: Tensor, format: str) -> Weights:
+    """Return weights [E, rows, columns] of the format's dtype in the format: as they are where it has no scales."""
+    if not formats.get(format).weight_block:
+        return w
+    made: Weights = plugins.load("formats", format).quantise(w)
+    return made
+
+
+def dense(w: Weights, dtype: torch.dtype) -> Tensor:
+    """Return the numbers that weights or activations stand for, computed and stored in ``dtype``."""
+    if not isinstance(w, Quantised):
+        return w.to(dtype)
+    numbers: Tensor = plugins.load("formats", w.format).dequantise(w, dtype)
+    return numbers
+
+
+def rounding(format: str) -> Callable[[Tensor], Tensor]:
+    """Return what activations [rows, features] are once they went through a format; in their own dtype."""
+    if not formats.get(format).activation_group:
+        return lambda x: x
+    plugin = plugins.load("formats", format)
+    return lambda x: dense(plugin.quantise_activations(x), x.dtype)

@@ -1,0 +1,69 @@
+"""Expert parallelism: which rank holds which experts, and what its own are called there."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+from moe_lab.spec.errors import UserError
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """Experts on ranks, as one rank sees them.
+
+    Attributes:
+        placement: rank -> the experts that it holds, in the order of their local numbers. An expert that several ranks
+            hold is redundant: its tokens may go to any of them.
+        rank: this one.
+
+    Raises:
+        UserError: there is no such rank, a rank holds an expert twice, or an expert is nowhere.
+    """
+
+    placement: tuple[tuple[int, ...], ...]
+    rank: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.ranks:
+            raise UserError(f"There is no rank {self.rank} of {self.ranks}; ranks count from 0.")
+        for rank, held in enumerate(self.placement):
+            if len(set(held)) < len(held):
+                raise UserError(f"Rank {rank} holds an expert twice; place each expert on a rank once.")
+        held_somewhere = {expert for own in self.placement for expert in own}
+        if held_somewhere != set(range(self.experts)) or not held_somewhere:
+            raise UserError(f"Each expert of 0 to {self.experts - 1} must be on a rank; {len(held_somewhere)} are.")
+
+    @classmethod
+    def contiguous(cls, E: int, ranks: int = 1, rank: int = 0) -> "Parallel":
+        """Return the usual placement: equal shares in order, the first ranks one expert more where E is no multiple.
+
+        Raises:
+            UserError: there are fewer experts than ranks.
+        """
+        if not 1 <= ranks <= E:
+            raise UserError(f"{E} experts cannot be shared by {ranks} ranks; use 1 to {E}.")
+        starts = [r * (E // ranks) + min(r, E % ranks) for r in range(ranks + 1)]
+        return cls(tuple(tuple(range(a, b)) for a, b in pairwise(starts)), rank)
+
+    @property
+    def ranks(self) -> int:
+        """How many there are."""
+        return len(self.placement)
+
+    @property
+    def experts(self) -> int:
+        """Experts of the layer, each counted once."""
+        return 1 + max((expert for own in self.placement for expert in own), default=-1)
+
+    @property
+    def local(self) -> tuple[int, ...]:
+        """Experts of this rank, by their local numbers."""
+        return self.placement[self.rank]
+
+    def owners(self, expert: int) -> tuple[int, ...]:
+        """Return the ranks that hold an expert."""
+        return tuple(rank for rank, own in enumerate(self.placement) if expert in own)
+
+    def expert_map(self) -> list[int]:
+        """Return [E], for ``align``: the local number of each expert, -1 for those of other ranks."""
+        numbers = {expert: number for number, expert in enumerate(self.local)}
+        return [numbers.get(expert, -1) for expert in range(self.experts)]

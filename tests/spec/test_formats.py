@@ -1,0 +1,66 @@
+import pytest
+
+from moe_lab.spec import formats, plugins
+from moe_lab.spec.errors import UserError
+from moe_lab.spec.problem import MoEProblem
+
+QWEN = {"M": 16, "K": 2048, "N": 768, "E": 128, "topk": 8}
+
+
+@pytest.mark.parametrize("name", plugins.names("formats"))
+def test_every_format_says_enough_for_bytes_names_and_tolerances(name):
+    known = formats.get(name)
+    assert known.name == name
+    assert known.dtype in ("fp32", "fp16", "bf16")
+    assert known.weight_bytes(256, 256) >= 256 * 256 * known.weight_bits // 8
+    assert bool(known.activation_group) == bool(known.activation_roundoff)
+    assert bool(known.scale_bytes) == known.quantised
+
+
+def test_fp8_block_counts_a_byte_a_number_and_four_a_scale():
+    """GIVEN Qwen3's experts WHEN all are hit THEN a 128x128 block costs 4 bytes more; tokens come and go in bf16."""
+    fp8, bf16 = (MoEProblem(**QWEN, format=f) for f in ("fp8_block", "bf16"))
+    weights, scales = 128 * 3 * 2048 * 768, 128 * 3 * 16 * 6 * 4
+    assert fp8.minimum_bytes(128) == weights + scales + 2 * 16 * 2048 * 2
+    assert bf16.minimum_bytes(128) == 2 * weights + 2 * 16 * 2048 * 2
+    assert fp8.minimum_bytes(0, "w13") == 16 * (2048 + 16 * 4) + 128 * 1536 * 2, "x in fp8 with a scale a 128 features"
+    assert fp8.minimum_bytes(0, "w2") == 128 * (768 + 6 * 4) + 128 * 2048 * 2
+    assert (fp8.dtype, fp8.useful_flops()) == ("bf16", bf16.useful_flops())
+
+
+def test_blocks_at_the_edge_count_whole():
+    assert formats.get("fp8_block").weight_bytes(130, 129) == 130 * 129 + 2 * 2 * 4
+
+
+@pytest.mark.parametrize(
+    ("sizes", "name"),
+    [
+        ({"format": "fp8_block", "dtype": "bf16"}, "fp8_block"),
+        ({"dtype": "fp16", "quant": None}, "fp16"),
+        ({"dtype": "bf16", "quant": "fp8_of_old"}, None),
+        ({"dtype": "complex"}, None),
+        ({}, None),
+    ],
+)
+def test_older_runs_state_their_format_by_dtype_and_quant(sizes, name):
+    assert formats.stated(sizes) == name
+
+
+def test_a_format_is_one_file(tmp_path, monkeypatch):
+    """GIVEN a folder with one more format WHEN it is named THEN bytes, dtype and the list of what is known have it."""
+    (tmp_path / "gpu" / "formats").mkdir(parents=True)
+    (tmp_path / "gpu" / "formats" / "int8.py").write_text(
+        'INFO = {"about": "x", "dtype": "fp16", "weight_bits": 8, "activation_bits": 16}\n'
+    )
+    (tmp_path / "gpu" / "formats" / "bare.py").write_text('INFO = {"about": "x", "dtype": "fp16"}\n')
+    monkeypatch.setattr(plugins, "PACKAGE", tmp_path)
+    problem = MoEProblem(**QWEN, format="int8")
+    assert problem.facts() == QWEN | {
+        **{"format": "int8", "dtype": "fp16", "activation": "silu", "model": None},
+        "apply_router_weight_on_input": False,
+    }
+    assert problem.minimum_bytes(128) == 128 * 3 * 2048 * 768 + 2 * 16 * 2048 * 2
+    with pytest.raises(UserError, match=r"no format 'int9'; choose one of: bare, int8"):
+        MoEProblem(**QWEN, format="int9")
+    with pytest.raises(UserError, match=r"INFO of the format 'bare' lacks .*weight_bits"):
+        MoEProblem(**QWEN, format="bare")
