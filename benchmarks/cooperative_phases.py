@@ -7,7 +7,7 @@ import torch
 
 from moe_lab.gpu.align import cooperative, workspace
 from moe_lab.gpu.align.cooperative import MOST_BLOCKS, PHASES, fill, plan
-from moe_lab.gpu.bench.timing import cache_flush
+from moe_lab.gpu.bench.clock import read_flush
 from moe_lab.gpu.routing import synthetic
 
 print(f"{'M':>6} {'threads':>7} {'items':>5} {'blocks':>6} " + " ".join(f"{p:>8}" for p in (*PHASES, "slowest")))
@@ -18,7 +18,7 @@ for M in (256, 1024, 4096, 16384, 65536):
     runs = []
     for _ in range(9):
         clocks = torch.zeros(MOST_BLOCKS, 8, dtype=torch.int64, device="cuda")
-        cache_flush(ids.device)()
+        read_flush(ids.device)()
         fill(ids, 64, 256, out, ids, False, False, clocks)
         runs.append(clocks[: chosen.blocks, : len(PHASES) + 1].double())
     each = torch.stack(runs).diff(dim=2).mean(1).median(0).values.tolist()

@@ -15,7 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from moe_lab.gpu.bench.timing import interleave, prepare, quantiles_us
+from moe_lab.gpu.bench.clock import interleave, quantiles_us, ready
 from moe_lab.gpu.kernels.nothing import launch_nothing
 from moe_lab.gpu.kernels.router import fused_route
 from moe_lab.gpu.routing import Routing, route
@@ -87,10 +87,9 @@ def main() -> int:
                     failed = True
                     continue
                 made["empty"] = partial(launch_nothing, torch.empty(1, device=device))
-                steps = {key: prepare(call, "graph") for key, call in made.items()}
-                us = {
-                    k: quantiles_us(t)["median_us"] for k, t in interleave(steps, options.repetitions, device).items()
-                }
+                steps = {key: ready(call, "graph", device) for key, call in made.items()}
+                times, _ = interleave(steps, options.repetitions, device)
+                us = {k: quantiles_us(t)["median_us"] for k, t in times.items()}
                 figures = f"{us['empty']:7.2f} {us['torch']:8.2f} {us['fused']:8.2f} {us['torch'] / us['fused']:6.1f}"
                 say(f"{name:>18} {dtype:>5} {M:6} {figures}")
     return int(failed)

@@ -9,7 +9,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from moe_lab.gpu import routing
-from moe_lab.gpu.bench import align, align_command, timing
+from moe_lab.gpu.bench import align, align_command
+from moe_lab.gpu.bench import result as results
 from moe_lab.gpu.workloads import record
 from moe_lab.runs import rows
 from moe_lab.spec import bench_options, plugins
@@ -24,11 +25,13 @@ def fake(monkeypatch):
         for key, step in steps.items():
             ran.append(key)
             step()
-        return {key: [1.0, 2.0, 4.0] for key in steps}
+        return {key: [1.0, 2.0, 4.0] for key in steps}, []
 
-    monkeypatch.setattr(align, "prepare", lambda call, mode: call)
+    monkeypatch.setattr(align, "ready", lambda call, mode, device: call)
     monkeypatch.setattr(align, "interleave", interleave)
-    monkeypatch.setattr(align, "operations", lambda calls, ids: {name: [("a", 1.5), ("b", 0.5)] for name in calls})
+    monkeypatch.setattr(
+        align, "trace", lambda calls, *rest, **options: {n: [("other|a", 1.5), ("other|b", 0.5)] for n in calls}
+    )
     monkeypatch.setattr(align, "launch_nothing", lambda *a: None)
     align._floor.cache_clear()
     yield ran
@@ -90,7 +93,9 @@ def command(monkeypatch, tmp_path):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
         monkeypatch.setattr(record, "gpu", lambda device: {"name": "NVIDIA H200"})
-        monkeypatch.setattr(timing, "copy_bandwidth", lambda device: 4.2e12)
+        monkeypatch.setattr(
+            results, "measured", lambda device, dtype: {"roofs": {"copy_bytes_per_s": 4.2e12}, "l2": {}}
+        )
         monkeypatch.setattr(align, "align_rows", align_rows)
         parser = argparse.ArgumentParser()
         align_command.add(parser.add_subparsers())

@@ -1,8 +1,7 @@
 """Timing -> rows; prints nothing.
 
-The benchmark's rules: variants are interleaved, so that a drift of the clocks meets all of them; the L2 cache is
-overwritten before each repetition; the experts of a token are distinct; buffers are allocated outside of what is timed,
-and a separate row includes allocation; every variant's result is compared with the reference before it is timed. An
+Besides the rules of ``clock``: the experts of a token are distinct; buffers are allocated outside of what is timed, and
+a separate row includes allocation; every variant's result is compared with the reference before it is timed. An
 algorithm that fails becomes rows with an error instead of times.
 """
 
@@ -17,12 +16,14 @@ import torch
 from torch import Tensor
 
 from moe_lab.gpu.align import Alignment, workspace
-from moe_lab.gpu.bench.timing import interleave, no_stderr, operations, prepare, quantiles_us
+from moe_lab.gpu.bench.clock import interleave, no_stderr, quantiles_us, ready
+from moe_lab.gpu.bench.stages import trace
 from moe_lab.gpu.kernels.nothing import launch_nothing
 from moe_lab.gpu.routing import parse_spec, synthetic
 from moe_lab.spec import plugins
 from moe_lab.spec.bench_options import MODES
 from moe_lab.spec.errors import UserError
+from moe_lab.spec.ranges import Mark
 
 # What the same method measures for kernels that do nothing: launches, and whether each may begin early.
 FLOORS = {"(empty)": (1, False), "(2 empty)": (2, False), "(2 empty, early)": (2, True)}
@@ -100,13 +101,24 @@ def align_rows(
         except Exception as error:  # whatever it is, the others are still measured
             rows += [common | _row(name, mode, repetitions, error=one_line(error)) for mode in modes]
     good = [name for name in taken if (name, modes[0]) in steps]
-    traced = operations({name: _calls(name, ids, case)[0] for name in good}, ids) if kernels else {}
-    for (name, mode), times in interleave(steps, repetitions, device).items():
+    traced = _operations({name: _calls(name, ids, case)[0] for name in good}, ids) if kernels else {}
+    for (name, mode), times in interleave(steps, repetitions, device)[0].items():
         found = traced.get(name)
         launches = FLOORS[name][0] if name in FLOORS else len(found) if found else None
         row = _row(name, mode, repetitions, times) | {"launches": launches}
         rows.append(common | row | {"kernels_warm_us": found if mode == modes[0] else None})
     return rows
+
+
+def _operations(calls: dict[str, Callable[[], object]], separator: Tensor) -> dict[str, list[tuple[str, float]] | None]:
+    """Return the GPU operations (name, microseconds) of one warm call of each; None where no profiler answers."""
+    marked = {name: partial(_unmarked, call) for name, call in calls.items()}
+    found = trace(marked, separator, lambda: None, repeats=1)
+    return {name: [(op.partition("|")[2], us) for op, us in ops] if ops else None for name, ops in found.items()}
+
+
+def _unmarked(call: Callable[[], object], mark: Mark) -> object:
+    return call()
 
 
 def _ids(case: AlignCase, most_topk: int, device: torch.device) -> Tensor:
@@ -136,7 +148,7 @@ def _info(name: str) -> dict[str, Any]:
 @cache
 def _floor(name: str, mode: str, device: torch.device) -> Callable[[], object]:
     """Return what a repetition of one of ``FLOORS`` runs; the same for every case."""
-    return prepare(partial(launch_nothing, torch.zeros(1, dtype=torch.int32, device=device), *FLOORS[name]), mode)
+    return ready(partial(launch_nothing, torch.zeros(1, dtype=torch.int32, device=device), *FLOORS[name]), mode, device)
 
 
 def _row(
@@ -161,7 +173,8 @@ def _checked_steps(
     """Return what a repetition of each mode runs, after comparing the result with the reference."""
     call, allocating = _calls(name, ids, case)
     _check(name, case, call(), ids, expected)
-    steps = {(name, mode): prepare(allocating if mode == "eager+allocation" else call, mode) for mode in modes}
+    timed = {mode: allocating if mode == "eager+allocation" else call for mode in modes}
+    steps = {(name, mode): ready(timed[mode], mode, ids.device) for mode in modes}
     _check(name, case, call(), ids, expected)
     return steps
 

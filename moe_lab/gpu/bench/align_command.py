@@ -1,19 +1,13 @@
-"""``python -m moe_lab.gpu bench-align``: run the align benchmark on a GPU and write its rows.
-
-The file is JSON lines: what was asked for and on what, then a line a row, each case appended when it is measured, then
-``{"complete": true}``. So a process that dies loses nothing that it had measured.
-"""
+"""``python -m moe_lab.gpu bench-align``: run the align benchmark on a GPU and write its rows."""
 
 import argparse
-import json
 import sys
-from collections.abc import Iterable
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from moe_lab.gpu.bench import result
 from moe_lab.gpu.routing import parse_spec
 from moe_lab.spec import bench_options, plugins
 from moe_lab.spec.errors import UserError
@@ -38,13 +32,16 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """
     from tqdm import tqdm
 
-    from moe_lab.gpu.bench.align import align_cases, align_rows
+    from moe_lab.gpu.bench.align import KEY, align_cases, align_rows
 
     settings = _settings(options)
+    device = torch.device("cuda", torch.cuda.current_device())
     cases = list(align_cases(settings))
     rows: list[dict[str, Any]] = []
     with options.out.open("w") as file, tqdm(cases, unit="case", file=sys.stderr, mininterval=1.0) as bar:
-        _append(file, [_header(settings, bench_options.align_argv(options))])
+        arguments = ["bench-align", *bench_options.align_argv(options)]
+        against = result.measured(device, torch.bfloat16)
+        result.append(file, [result.header("align", KEY, arguments, settings, device, against)])
         for case in bar:
             bar.set_postfix_str(f"M={case.tokens} E={case.E} topk={case.topk}")
             measured = align_rows(
@@ -55,9 +52,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                 kernels=settings["kernels"] == ["all"] or case.tokens in settings["kernels"],
                 most_topk=max(k for k in settings["topk"] if k <= case.E),
             )
-            _append(file, measured)
+            result.append(file, measured)
             rows += measured
-        _append(file, [{"complete": True}])
+        result.append(file, [{"complete": True}])
     if options.table:
         print(table(rows, settings["modes"][0]), file=sys.stderr)  # noqa: T201
     failed = sum(row["error"] is not None for row in rows)
@@ -100,35 +97,6 @@ def _traced(given: list[str]) -> list[Any]:
         return [integer(text, range(2**31)) for text in given]
     except ValueError:
         raise UserError(f"--kernels takes all, none or numbers of tokens; not {' '.join(given)}.") from None
-
-
-def _header(settings: dict[str, Any], arguments: list[str]) -> dict[str, Any]:
-    from moe_lab.gpu.bench.align import KEY
-    from moe_lab.gpu.bench.timing import copy_bandwidth
-    from moe_lab.gpu.workloads.record import gpu, versions
-
-    device = torch.device("cuda", torch.cuda.current_device())
-    return {
-        "schema": 2,
-        "bench": "align",
-        "key": KEY,
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "gpu": (gpu("cuda") or {}) | {"copy_bytes_per_s": round(copy_bandwidth(device))},
-        "versions": versions() | {"driver": driver()},
-        "command": ["python", "-m", "moe_lab.gpu", "bench-align", *arguments],
-        "settings": settings,
-    }
-
-
-def driver() -> str | None:
-    """Return the version of the NVIDIA kernel module, or None."""
-    path = Path("/sys/module/nvidia/version")
-    return path.read_text().strip() if path.exists() else None
-
-
-def _append(file: Any, rows: Iterable[dict[str, Any]]) -> None:
-    file.writelines(json.dumps(row, separators=(",", ":")) + "\n" for row in rows)
-    file.flush()
 
 
 def table(rows: list[dict[str, Any]], mode: str) -> str:

@@ -14,12 +14,10 @@ import torch
 
 from moe_lab.gpu.bench import stages
 from moe_lab.gpu.bench.check import Inputs, Oracle
-from moe_lab.gpu.bench.clock import interleave
+from moe_lab.gpu.bench.clock import interleave, quantiles_us, read_flush
 from moe_lab.gpu.bench.examine import Entry, Plan, Weights, examine, guard
 from moe_lab.gpu.bench.nvml import Monitor, summary
 from moe_lab.gpu.bench.rates import rates
-from moe_lab.gpu.bench.roofs import read_flush
-from moe_lab.gpu.bench.timing import quantiles_us
 from moe_lab.gpu.routing import Routing, synthetic
 from moe_lab.gpu.weights import tokens
 from moe_lab.spec.problem import MoEProblem

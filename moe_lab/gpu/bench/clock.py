@@ -1,34 +1,104 @@
-"""How backends are timed: interleaved, the cache cold, clocks noted; on the CPU by the wall clock, for tests."""
+"""The one clock: how everything here is timed.
 
+Steps are interleaved, so that a drift of the GPU's clocks meets all of them, in an order that is shuffled anew each
+round, because a step leaves its own instructions in the multiprocessors' caches to a like one after it. Before each
+step the L2 cache is made cold by reading four times its size, which leaves lines that need not be written back, so that
+the timed kernels do not pay for the flush. That the cache is cold is measured, not assumed: see ``verify_cold``. On the
+CPU the wall clock stands in, for tests.
+"""
+
+import os
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from statistics import median
 from typing import Any
 
 import torch
 
 from moe_lab.gpu.bench.nvml import Monitor, Sample
-from moe_lab.gpu.bench.roofs import read_flush
-from moe_lab.gpu.bench.timing import prepare
+from moe_lab.gpu.kernels._device import l2_cache_bytes
+from moe_lab.gpu.kernels.read import chained, follow, partial_sums, read
 
 Step = Callable[[], object]
 SAMPLES = 4  # of the clocks, a case
+CHAINED = 1024  # reads, each of a line of its own
+VERIFIED = 1.3  # cold reads take at least so many times warm ones
+
+
+class ReadFlush:
+    """Makes the L2 cache of a GPU cold by reading other memory."""
+
+    def __init__(self, device: torch.device) -> None:
+        size = l2_cache_bytes(device)
+        self._memory = torch.zeros(max(size, 1 << 24), dtype=torch.int32, device=device)  # four bytes each
+        self._sums = partial_sums(device)
+
+    def __call__(self) -> None:
+        """Read four times the size of the cache; does not wait."""
+        read(self._memory, self._sums)
+
+
+@cache
+def read_flush(device: torch.device) -> ReadFlush:
+    """Return the one flush of a device: its memory is several times the cache."""
+    return ReadFlush(device)
+
+
+def copy_seconds(device: torch.device, size: int, repeats: int) -> list[float]:
+    """Return the seconds of copies of ``size`` bytes on the device."""
+    source = torch.empty(size, dtype=torch.int8, device=device).zero_()
+    target = torch.empty_like(source)
+    return seconds(lambda: target.copy_(source), repeats)
+
+
+def seconds(call: Callable[[], object], repeats: int) -> list[float]:
+    """Return the seconds that each of several calls keeps the GPU busy, one right after the other."""
+    pairs = [_timed(call) for _ in range(repeats)]
+    torch.cuda.synchronize()
+    return [first.elapsed_time(last) / 1e3 for first, last in pairs]
 
 
 def ready(call: Step, mode: str, device: torch.device) -> Step:
-    """Warm ``call`` up and return what a repetition runs: a graph's replay, or the call itself."""
-    if device.type == "cuda":
-        return prepare(call, mode)
-    call()
-    return call
+    """Warm ``call`` up and return what a repetition runs: a CUDA graph's replay for ``graph``, else the call itself."""
+    if device.type == "cpu":
+        call()
+        return call
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(stream)
+    torch.cuda.synchronize()
+    if mode != "graph":
+        return call
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = call()
+
+    def replay() -> object:
+        graph.replay()
+        return result, call  # the graph does not keep the memory that it uses; the call does
+
+    replay()
+    torch.cuda.synchronize()
+    return replay
 
 
 def interleave(
-    steps: dict[Any, Step], repetitions: int, device: torch.device, monitor: Monitor | None, careful: Callable[..., Any]
+    steps: dict[Any, Step],
+    repetitions: int,
+    device: torch.device,
+    monitor: Monitor | None = None,
+    careful: Callable[[Any], bool] = lambda key: False,
 ) -> tuple[dict[Any, list[float]], list[Sample]]:
-    """Run every step once a round, each round beginning with another one, and return the microseconds of each.
+    """Run every step once a round, in a new order each round, and return the microseconds of each.
 
     Args:
-        steps: what to run.
+        steps: what to run; see ``ready``.
         repetitions: rounds.
         device: where they run.
         monitor: asked for the clocks in some rounds, while the GPU is at work.
@@ -37,35 +107,90 @@ def interleave(
     """
     times: dict[Any, list[float]] = {key: [] for key in steps}
     samples: list[Sample] = []
-    order = list(steps)
+    shuffle = random.Random(0).shuffle
     asked = {round(i * (repetitions - 1) / max(1, SAMPLES - 1)) for i in range(SAMPLES)}
     for number in range(repetitions):
-        turn = number % max(1, len(order))
-        if device.type == "cpu":
-            for key in order[turn:] + order[:turn]:
-                careful(key)
+        events = {}
+        shuffle(order := list(steps))
+        for key in order:
+            wait = careful(key)
+            if device.type == "cpu":
                 began = time.perf_counter()
                 steps[key]()
                 times[key].append((time.perf_counter() - began) * 1e6)
-            continue
-        events = {}
-        for key in order[turn:] + order[:turn]:
-            wait = careful(key)
-            events[key] = _timed(steps[key], device)
+                continue
+            read_flush(device)()
+            events[key] = _timed(steps[key])
             if wait:
                 torch.cuda.synchronize()
-        if monitor and number in asked:
+        if events and monitor and number in asked:
             samples.append(monitor.sample())
-        torch.cuda.synchronize()
         for key, (first, last) in events.items():
+            last.synchronize()
             times[key].append(first.elapsed_time(last) * 1e3)
     return times, samples
 
 
-def _timed(step: Step, device: torch.device) -> tuple[torch.cuda.Event, torch.cuda.Event]:
+def _timed(step: Step) -> tuple[torch.cuda.Event, torch.cuda.Event]:
     first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    read_flush(device)()
     first.record()
     step()
     last.record()
     return first, last
+
+
+def quantiles_us(times: Sequence[float]) -> dict[str, float]:
+    """Return median_us, p20_us and p80_us of times in microseconds."""
+    low, median, high = (
+        torch.tensor(times, dtype=torch.float64).quantile(torch.tensor([0.2, 0.5, 0.8]).double()).tolist()
+    )
+    return {"median_us": round(median, 3), "p20_us": round(low, 3), "p80_us": round(high, 3)}
+
+
+def verify_cold(device: torch.device) -> dict[str, Any]:
+    """Time reads that wait for one another, of lines that fit in the cache: when just read, and after a flush.
+
+    Latency tells the two apart; throughput does not where memory is nearly as quick as the cache (an H200).
+
+    Returns:
+        flush (how), buffer_bytes, warm_us, cold_us, ratio, and cold: whether the flush made the reads so much slower
+        that the cache must have been cold.
+    """
+    size = l2_cache_bytes(device)
+    chain = chained(max(size // 4, 1 << 20) // 4, CHAINED, device)
+    end = torch.empty(1, dtype=torch.int32, device=device)
+    flush = read_flush(device)
+
+    def once(cold: bool) -> float:
+        # Either way the flush keeps the GPU busy until the timed reads are queued: else the launch is timed with them.
+        if cold:
+            follow(chain, end, CHAINED)
+        flush()
+        if not cold:
+            follow(chain, end, CHAINED)
+        return seconds(lambda: follow(chain, end, CHAINED), 1)[0] * 1e6
+
+    once(True)
+    warm, after = (median(once(cold) for _ in range(20)) for cold in (False, True))
+    return {
+        "flush": f"a read of {4 * max(size, 1 << 24)} other bytes",
+        "buffer_bytes": 4 * chain.numel(),
+        "warm_us": round(warm, 3),
+        "cold_us": round(after, 3),
+        "ratio": round(after / warm, 3),
+        "cold": after / warm >= VERIFIED,
+    }
+
+
+@contextmanager
+def no_stderr() -> Iterator[None]:
+    """Throw away what is written to file descriptor 2: a failing compiler pass prints its whole input there."""
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

@@ -12,8 +12,7 @@ from torch import Tensor
 from moe_lab.gpu.bench import stages
 from moe_lab.gpu.bench.align import one_line
 from moe_lab.gpu.bench.check import Errors, Inputs, Oracle
-from moe_lab.gpu.bench.clock import Step, ready
-from moe_lab.gpu.bench.timing import no_stderr
+from moe_lab.gpu.bench.clock import Step, no_stderr, ready
 from moe_lab.gpu.formats import quantise
 from moe_lab.gpu.weights import expert_weights
 from moe_lab.spec import plugins
@@ -183,7 +182,7 @@ def _part(
 
 
 def _result(returned: Any) -> Tensor:
-    """Return the output of a repetition: ``timing.prepare`` returns it with what keeps its memory."""
+    """Return the output of a repetition: ``clock.ready`` returns it with what keeps its memory."""
     result: Tensor = returned[0] if isinstance(returned, tuple) else returned
     return result
 

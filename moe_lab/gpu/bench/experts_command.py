@@ -5,16 +5,13 @@ The file is JSON lines as the align benchmark's: a header, a line a row, each ca
 """
 
 import argparse
-import json
-from collections.abc import Iterable
-from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from moe_lab.gpu.bench import supervise
+from moe_lab.gpu.bench import result, supervise
 from moe_lab.gpu.bench.cases import ExpertsCase, experts_rows
 from moe_lab.gpu.bench.examine import Plan, Weights, load
 from moe_lab.gpu.bench.nvml import Monitor
@@ -76,8 +73,8 @@ def work(options: argparse.Namespace) -> dict[str, Any]:
                 weights = None  # before the next are made: two models may not fit
                 weights = Weights(case.problem, device, case.seed)
             measure = partial(experts_rows, device=device, monitor=monitor, left_out=left_out, note=note)
-            _append(file, measure(case, plan, weights, careful=case.key in state.careful))
-        _append(file, [{"complete": True}])
+            result.append(file, measure(case, plan, weights, careful=case.key in state.careful))
+        result.append(file, [{"complete": True}])
     return {"cases": len(cases)}
 
 
@@ -145,40 +142,20 @@ def _monitor(device: torch.device) -> Monitor | None:
 
 def _begin(file: Any, settings: dict[str, Any], options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """Measure the roofs, write the header of a new file, and return the roofs."""
-    from moe_lab.gpu.bench.roofs import measure, verify_cold
     from moe_lab.gpu.weights import DTYPES
 
-    gpu = device.type == "cuda"
     known = formats.get(settings["format"])
     if known.dtype not in DTYPES:
         raise UserError(f"The experts benchmark has no {known.dtype}; choose one of: {', '.join(DTYPES)}.")
-    roofs = measure(device, DTYPES[known.dtype]) if gpu else {}
+    against = result.measured(device, DTYPES[known.dtype])
     if known.activation_group:  # a product of the dtype is no roof of quantised factors
-        roofs.pop("matmul_flops_per_s", None)
-    if gpu:
-        torch.cuda.empty_cache()  # a quarter of the memory was read
+        against["roofs"].pop("matmul_flops_per_s", None)
     if file.tell() == 0:
-        _append(file, [_header(settings, options, roofs, verify_cold(device) if gpu else {})])
+        arguments = ["bench-experts", *bench_options.experts_argv(options)]
+        said = settings | {"releases": {name: _release(name) for name in settings["backends"]}}
+        result.append(file, [result.header("experts", bench_options.EXPERTS_KEY, arguments, said, device, against)])
+    roofs: dict[str, Any] = against["roofs"]
     return roofs
-
-
-def _header(
-    settings: dict[str, Any], options: argparse.Namespace, roofs: dict[str, Any], cold: dict[str, Any]
-) -> dict[str, Any]:
-    from moe_lab.gpu.bench.align_command import driver
-    from moe_lab.gpu.workloads.record import gpu, versions
-
-    return {
-        "schema": 2,
-        "bench": "experts",
-        "key": bench_options.EXPERTS_KEY,
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "gpu": (gpu(options.device) or {}) | {k: v for k, v in roofs.items() if k == "copy_bytes_per_s"},
-        "versions": versions() | {"driver": driver()},
-        "measured": {"roofs": roofs, "l2": cold},
-        "command": ["python", "-m", "moe_lab.gpu", "bench-experts", *bench_options.experts_argv(options)],
-        "settings": settings | {"releases": {name: _release(name) for name in settings["backends"]}},
-    }
 
 
 def _release(name: str) -> dict[str, Any] | None:
@@ -189,8 +166,3 @@ def _release(name: str) -> dict[str, Any] | None:
         return None
     known = ("wheel", "sha256", "licence", "source")
     return peer and {"version": peer.version, "origin": peer.origin} | {k: peer.facts.get(k) for k in known}
-
-
-def _append(file: Any, rows: Iterable[dict[str, Any]]) -> None:
-    file.writelines(json.dumps(row, separators=(",", ":")) + "\n" for row in rows)
-    file.flush()

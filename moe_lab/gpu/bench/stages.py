@@ -5,7 +5,7 @@ backend enters the stage and launched when it leaves, so the result that is chec
 that run is kept, so that the graph's inputs stay valid for as long as it is replayed.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from statistics import median
@@ -20,7 +20,7 @@ from moe_lab.spec.errors import UserError
 from moe_lab.spec.problem import DTYPE_BYTES, MoEProblem
 from moe_lab.spec.ranges import Mark, stages_of
 
-Call = Callable[[Mark], Tensor]
+Call = Callable[[Mark], Any]
 
 
 class KeepAll(TorchDispatchMode):
@@ -106,7 +106,7 @@ def minimum_bytes(problem: MoEProblem, hit: int, stage: str) -> int:
 
 
 def trace(
-    calls: dict[str, Call], separator: Tensor, flush: Callable[[], None], repeats: int = 3
+    calls: Mapping[str, Call], separator: Tensor, flush: Callable[[], None], repeats: int = 3
 ) -> dict[str, list[tuple[str, float]] | None]:
     """Return the kernels of one eager call of each backend: (``<stage>|<kernel>``, microseconds), L2 cold at its start.
 

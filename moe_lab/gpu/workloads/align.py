@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from moe_lab.gpu.routing import SPECS, parse_spec, synthetic
-from moe_lab.gpu.workloads.window import profiler_window, range_api
+from moe_lab.gpu.workloads.window import cache_flush, profiler_window, range_api
 from moe_lab.spec import plugins, ranges
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard import options as types
@@ -50,7 +50,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
     _check(options)
     calls, left_out = _calls(options)
-    flush = _flush(options)
+    flush = cache_flush("cpu" if options.warm else options.device)
+    flush()
     for call, _ in calls:  # compiles kernels
         call()
     mark = ranges.marker(range_api())
@@ -101,11 +102,3 @@ def _calls(options: argparse.Namespace) -> tuple[list[tuple[Callable[[], object]
 
 def _call(align: Callable[..., object], ids: torch.Tensor, block_m: int, E: int, out: Any) -> Callable[[], object]:
     return lambda: align(ids, block_m, E, out=out)
-
-
-def _flush(options: argparse.Namespace) -> Callable[[], object]:
-    if options.warm or options.device == "cpu":
-        return lambda: None
-    from moe_lab.gpu.bench.timing import cache_flush
-
-    return cache_flush(torch.device("cuda", torch.cuda.current_device()))

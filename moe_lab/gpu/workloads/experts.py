@@ -18,7 +18,7 @@ from moe_lab.gpu.bench.examine import refuse
 from moe_lab.gpu.formats import quantise
 from moe_lab.gpu.routing import SPECS, parse_spec, synthetic
 from moe_lab.gpu.weights import expert_weights, tokens
-from moe_lab.gpu.workloads.window import profiler_window, range_api
+from moe_lab.gpu.workloads.window import cache_flush, profiler_window, range_api
 from moe_lab.spec import plugins, ranges
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard import options as types
@@ -88,7 +88,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     _check(options)
     try:
         calls = _calls(options)
-        silent, flush = ranges.marker("none"), _flush(options)
+        silent, flush = ranges.marker("none"), cache_flush(options.device)
+        flush()
         for call in calls * 2:  # compiles kernels, makes workspaces
             call.run(silent)
         mark = ranges.marker(range_api())
@@ -222,11 +223,3 @@ def parse_tile(text: str, problem: MoEProblem) -> "Tile":
         raise UserError(f"The sizes of a tile are powers of two from 16 up; '{text}' has another.")
     group, warps, stages = [*rest, *(1 if m <= 32 else 8, 4, 3)[len(rest) :]]
     return Tile(m, n, k, group, warps, stages)
-
-
-def _flush(options: argparse.Namespace) -> Callable[[], object]:
-    if options.device == "cpu":
-        return lambda: None
-    from moe_lab.gpu.bench.timing import cache_flush
-
-    return cache_flush(torch.device("cuda", torch.cuda.current_device()))

@@ -2,11 +2,13 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 
 import torch
+
+from moe_lab.spec import ranges
 
 
 def range_api() -> str:
@@ -32,6 +34,21 @@ def profiler_window(device: str) -> Iterator[None]:
         yield
     finally:
         torch.cuda.profiler.stop()
+
+
+def cache_flush(device: str) -> Callable[[], object]:
+    """Return what makes the L2 cache of this GPU cold, in a range ``flush`` of its own; nothing on the CPU."""
+    if device == "cpu":
+        return lambda: None
+    from moe_lab.gpu.bench.clock import read_flush
+
+    read, mark = read_flush(torch.device("cuda", torch.cuda.current_device())), ranges.marker(range_api())
+
+    def flush() -> None:
+        with mark("flush"):
+            read()
+
+    return flush
 
 
 def say(sentence: str) -> None:

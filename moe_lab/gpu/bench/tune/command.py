@@ -7,12 +7,12 @@ import argparse
 import json
 import sys
 import time
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from moe_lab.gpu.bench import result
 from moe_lab.gpu.bench.align import one_line
 from moe_lab.gpu.bench.examine import Weights, refuse
 from moe_lab.gpu.bench.tune import candidates, search
@@ -69,7 +69,10 @@ def work(options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any
         raise UserError("No GPU is visible to torch; tuning needs one.")
     budget = Budget(time.time(), options.until)
     journal = Journal(options.out)
-    journal.begin(_header(options, settings, device))
+    if journal.header is None:
+        arguments = ["tune", *bench_options.tune_argv(options)]
+        against = result.measured(device, DTYPES[options.dtype])
+        journal.begin(result.header("tune", KEY, arguments, settings, device, against))
     _refuse_strangers(journal, settings)
     note, state = note_path(options.state), State.read(options.state)
 
@@ -167,24 +170,6 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     refuse(options.backend, info, problem(options, 1), torch.device(options.device))
     same = ("model", "backend", "format", "routing", "seed", "candidates", "between")
     return {"M": tokens} | {name: getattr(options, name) for name in same}
-
-
-def _header(options: argparse.Namespace, settings: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    from moe_lab.gpu.bench.align_command import driver
-    from moe_lab.gpu.bench.roofs import verify_cold
-    from moe_lab.gpu.workloads.record import gpu, versions
-
-    return {
-        "bench": "tune",
-        "schema": 2,
-        "key": KEY,
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "gpu": gpu(options.device) or {},
-        "versions": versions() | {"driver": driver()},
-        "measured": {"l2": verify_cold(device)} if device.type == "cuda" else {},
-        "command": ["python", "-m", "moe_lab.gpu", "tune", *bench_options.tune_argv(options)],
-        "settings": settings,
-    }
 
 
 def _refuse_strangers(journal: Journal, settings: dict[str, Any]) -> None:

@@ -15,9 +15,8 @@ from typing import Any
 import torch
 
 from moe_lab.gpu.bench.check import Errors
-from moe_lab.gpu.bench.clock import interleave
+from moe_lab.gpu.bench.clock import interleave, quantiles_us
 from moe_lab.gpu.bench.examine import Entry, guard
-from moe_lab.gpu.bench.timing import quantiles_us
 from moe_lab.gpu.bench.tune.case import Case, Step
 from moe_lab.gpu.bench.tune.journal import Journal, Row, key
 from moe_lab.gpu.bench.tune.search import ROUNDS, Key, Pair
@@ -63,7 +62,7 @@ class Session:
         state: what was learnt from deaths.
         note: told the keys of what is about to run.
         device: the GPU, or the CPU in tests.
-        clock: times steps; see ``experts_bench.clock.interleave``.
+        clock: times steps; see ``clock.interleave``.
         now: seconds; of the budget.
         rounds: repetitions in the rounds of the search.
         most: repetitions of a whole call.

@@ -1,0 +1,69 @@
+"""What a benchmark's process writes, as JSON lines: what was asked for and on what it ran, then a row a line.
+
+``{"complete": true}`` ends them. Rows are appended as they are measured, so a process that dies loses none of them.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from moe_lab.gpu.bench import clock, roofs
+from moe_lab.gpu.workloads import record
+
+SCHEMA = 2
+
+
+def append(file: Any, lines: Iterable[dict[str, Any]]) -> None:
+    """Append lines to an open file, all of them written when it returns."""
+    file.writelines(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
+    file.flush()
+
+
+def measured(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """Return what rows are set against: ``roofs`` (see ``roofs.measure``) and ``l2`` (see ``clock.verify_cold``)."""
+    if device.type == "cpu":
+        return {"roofs": {}, "l2": {}}
+    found = {"roofs": roofs.measure(device, dtype), "l2": clock.verify_cold(device)}
+    torch.cuda.empty_cache()  # a quarter of the memory was read
+    return found
+
+
+def header(
+    bench: str,
+    key: Sequence[str],
+    arguments: Sequence[str],
+    settings: dict[str, Any],
+    device: torch.device,
+    against: dict[str, Any],
+) -> dict[str, Any]:
+    """Return the first line.
+
+    Args:
+        bench: align, experts or tune.
+        key: columns that tell a row from every other.
+        arguments: the command line after ``python -m moe_lab.gpu``.
+        settings: what was asked for.
+        device: where it runs.
+        against: what ``measured`` returned.
+    """
+    return {
+        "schema": SCHEMA,
+        "bench": bench,
+        "key": key,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "gpu": (record.gpu(device.type) or {}) | {k: v for k, v in against["roofs"].items() if k == "copy_bytes_per_s"},
+        "versions": record.versions() | {"driver": driver()},
+        "measured": against,
+        "command": ["python", "-m", "moe_lab.gpu", *arguments],
+        "settings": settings,
+    }
+
+
+def driver() -> str | None:
+    """Return the version of the NVIDIA kernel module, or None."""
+    path = Path("/sys/module/nvidia/version")
+    return path.read_text().strip() if path.exists() else None
