@@ -71,7 +71,7 @@ def work(options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any
     journal = Journal(options.out)
     if journal.header is None:
         arguments = ["tune", *bench_options.tune_argv(options)]
-        against = result.measured(device, DTYPES[options.dtype])
+        against = result.measured(device, DTYPES[problem(options, 1).dtype])
         journal.begin(result.header("tune", KEY, arguments, settings, device, against))
     _refuse_strangers(journal, settings)
     note, state = note_path(options.state), State.read(options.state)
