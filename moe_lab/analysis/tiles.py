@@ -8,6 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from moe_lab.spec.problem import capacity
+
 SIZES = (16, 32, 64, 128, 256)  # of block_m and block_n, for a tile that is looked up by its grid
 _IN_NAME = re.compile(r"(?<![0-9])(\d{2,3})x(\d{2,3})x(\d{2,3})(?![0-9])")
 FIELDS = ("block_m", "block_n", "block_k", "group_m", "num_warps", "num_stages")
@@ -35,11 +37,6 @@ class Tile:
     def label(self) -> str:
         """Return ``64x64x32``; a question mark stands for a size that is not known."""
         return "x".join("?" if s is None else str(s) for s in (self.block_m, self.block_n, self.block_k))
-
-
-def capacity(rows: int, block_m: int, experts: int) -> int:
-    """Return the most rows that ``rows`` pairs need when each expert's are padded to tiles of ``block_m``."""
-    return rows + min(rows, experts) * (block_m - 1)
 
 
 def recover(

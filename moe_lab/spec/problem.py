@@ -10,6 +10,14 @@ DTYPE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 Part = Literal["full", "w13", "w2"]
 
 
+def capacity(pairs: int, block_m: int, experts: int) -> int:
+    """Return the most rows that pairs can need when each expert's are padded to tiles of ``block_m``.
+
+    Each expert that is hit adds at most block_m - 1 rows: with fewer pairs than experts that is pairs * block_m.
+    """
+    return pairs + min(pairs, experts) * (block_m - 1)
+
+
 @dataclass(frozen=True)
 class MoEProblem:
     """One fused MoE layer call: x [M, K], w13 [E, 2N, K] (gate rows, then up rows), w2 [E, K, N] -> [M, K].

@@ -3,7 +3,8 @@
 import pytest
 from gemm_rows import reference, row, table
 
-from moe_lab.analysis.tiles import Tile, blocks, capacity, recover, switches
+from moe_lab.analysis.tiles import Tile, blocks, recover, switches
+from moe_lab.spec.problem import capacity
 
 QWEN = {"experts": 128}
 

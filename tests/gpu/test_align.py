@@ -7,9 +7,11 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 
 from moe_lab.gpu import routing
-from moe_lab.gpu.align import capacity, check_ids, torch_ref, workspace
+from moe_lab.gpu.align import check_ids, torch_ref, workspace
 from moe_lab.spec import plugins
 from moe_lab.spec.errors import UserError
+from moe_lab.spec.parallel import Parallel
+from moe_lab.spec.problem import capacity
 
 # M, E, topk, block_m and why.
 CASES = [
@@ -135,9 +137,9 @@ def test_align_of_only_dropped_pairs_is_empty(name, device, poison):
 
 @pytest.mark.parametrize("name", plugins.names("align"))
 def test_align_maps_experts_of_other_ranks_as_asked(name, device, poison):
-    """Rank with experts 3, 1 of 4, under the local numbers 0, 1: by hand, in both ways."""
+    """Rank 1 has experts 3, 1 of 4, under the local numbers 0, 1: by hand, in both ways."""
     ids = torch.tensor([[0, 1], [3, 2], [1, 3]], dtype=torch.int32, device=device)
-    local = torch.tensor([-1, 1, -1, 0], dtype=torch.int32, device=device)
+    local = torch.tensor(Parallel(((0, 2), (3, 1)), rank=1).expert_map(), dtype=torch.int32, device=device)
     align = algorithm(name, ids)
     rows, tiles, total = align(ids, 2, 4, expert_map=local, remote="drop")
     assert int(total) == 4
@@ -154,8 +156,8 @@ def test_align_maps_experts_of_other_ranks_as_asked(name, device, poison):
 def test_align_with_an_expert_map_agrees_with_the_reference(name, remote, device, poison):
     """Every third expert is ours; more experts than one program of one_launch or multi_block lays out."""
     E = 129
-    local = torch.full((E,), -1, dtype=torch.int32)
-    local[::3] = torch.arange(43, dtype=torch.int32)
+    thirds = tuple(tuple(range(first, E, 3)) for first in range(3))
+    local = torch.tensor(Parallel(thirds).expert_map(), dtype=torch.int32)
     M = plugins.info("align", name).get("most_pairs", 2000) // 40
     ids = routing.synthetic("zipf:0.7", M, E, 5, seed=3).topk_ids
     ids[::7, 0] = -1

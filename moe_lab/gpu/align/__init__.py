@@ -1,8 +1,14 @@
-"""Align & sort algorithms, one file each: ``align(topk_ids, block_m, E) -> Alignment``."""
+"""Align & sort algorithms, one file each: ``align(topk_ids, block_m, E) -> Alignment``.
+
+On a rank that holds a share of the experts they also take its ``expert_map`` (of ``spec.parallel.Parallel``) and give
+tiles of local numbers. No other kernel knows of ranks.
+"""
 
 from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from moe_lab.spec.problem import capacity
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,12 +47,14 @@ class Buffers(NamedTuple):
     scratch: "Tensor"
 
 
-def capacity(numel: int, block_m: int, E: int) -> int:
-    """Return the most rows that numel pairs can need: each expert that is hit adds at most block_m - 1 rows of padding.
+def counted(topk_ids: "Tensor", E: int) -> "Tensor":
+    """Return [E] int64: the pairs of each expert; of ids in 0..E-1."""
+    return topk_ids.flatten().long().bincount(minlength=E)
 
-    That is numel + E * (block_m - 1), and numel * block_m when numel < E.
-    """
-    return numel + min(numel, E) * (block_m - 1)
+
+def padded(counts: "Tensor", block_m: int) -> "Tensor":
+    """Return [E]: the rows of each expert once its pairs are padded to whole tiles; num_tokens_post_padded in sum."""
+    return (counts + block_m - 1) // block_m * block_m
 
 
 def workspace(plugin: ModuleType, topk_ids: "Tensor", block_m: int, E: int) -> Buffers:

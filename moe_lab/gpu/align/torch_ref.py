@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from moe_lab.gpu.align import Alignment, Buffers, Remote, buffers
+from moe_lab.gpu.align import Alignment, Buffers, Remote, buffers, padded
 
 INFO = {
     "about": "readable torch reference: stable sort, searchsorted, scatter",
@@ -29,7 +29,7 @@ def align(
         topk_ids: [M, topk] int32 or int64, contiguous, each in -1..E-1; a pair with id -1 appears nowhere.
         block_m: rows of a tile, any positive number.
         E: experts, 1..1024.
-        expert_map: [E] int32, for expert parallelism: the local number of each expert, -1 for those of other ranks.
+        expert_map: [E] int32 of ``Parallel.expert_map``: the local number of each expert, -1 for those of other ranks.
         remote: what becomes of the pairs of other ranks. ``drop``: they appear nowhere, and groups are in the order of
             local numbers. ``tiles``: groups are in the order of global numbers, and a tile's expert id is the local
             number, so tiles of other ranks carry -1.
@@ -47,7 +47,7 @@ def align(
     ids, order = ids.sort(stable=True)
     starts = torch.searchsorted(ids, experts)
     counts = torch.searchsorted(ids, experts, right=True) - starts
-    ends = ((counts + block_m - 1) // block_m * block_m).cumsum(0)
+    ends = padded(counts, block_m).cumsum(0)
     first = torch.cat([ends.new_zeros(1), ends[:-1]])
     row = first[ids] + torch.arange(numel, device=device) - starts[ids]
     # Dropped pairs go to one row more, which is cut off.

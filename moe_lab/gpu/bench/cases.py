@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from moe_lab.gpu.align import counted
 from moe_lab.gpu.bench import stages
 from moe_lab.gpu.bench.check import Inputs, Oracle
 from moe_lab.gpu.bench.clock import interleave, quantiles_us, read_flush
@@ -77,7 +78,7 @@ def experts_rows(
     """
     p = case.problem
     routing = synthetic(case.routing, p.M, p.E, p.topk, seed=case.seed, device=device)
-    counts = routing.topk_ids.flatten().long().bincount(minlength=p.E)
+    counts = counted(routing.topk_ids, p.E)
     entries, oracle = _examined(case, plan, weights, routing, left_out or {}, note)
     times, clocks = _time(entries, plan, device, monitor, note, careful)
     traced = _trace(entries, plan, device, routing.topk_ids, note)

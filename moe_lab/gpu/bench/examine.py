@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from moe_lab.gpu.align import counted, padded
 from moe_lab.gpu.bench import stages
 from moe_lab.gpu.bench.align import one_line
 from moe_lab.gpu.bench.check import Errors, Inputs, Oracle
@@ -191,9 +192,7 @@ def _padded(backend: Any, problem: MoEProblem, topk_ids: Tensor) -> int | None:
     """Return the rows with each expert's padded to the backend's tiles; None if it does not say how large they are."""
     if not hasattr(backend, "block_m"):
         return None
-    tile = backend.block_m(problem)
-    counts = topk_ids.flatten().long().bincount(minlength=problem.E)
-    return int(((counts + tile - 1) // tile * tile).sum())
+    return int(padded(counted(topk_ids, problem.E), backend.block_m(problem)).sum())
 
 
 def refuse(name: str, info: dict[str, Any], problem: MoEProblem, device: torch.device) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from moe_lab.gpu.align import counted, padded
 from moe_lab.gpu.bench.examine import refuse
 from moe_lab.gpu.formats import quantise
 from moe_lab.gpu.routing import SPECS, parse_spec, synthetic
@@ -167,16 +168,16 @@ def _call(
 
 def _point(topk_ids: Tensor, problem: MoEProblem, tiles: dict[str, Any] | None) -> dict[str, Any]:
     """Return what a call does: problem, experts hit, rows, and the tiles of w13 and w2 (None = not known)."""
-    counts = topk_ids.long().flatten().bincount(minlength=problem.E)
-    padded = {str(m): int(((counts + m - 1) // m * m).sum()) for m in BLOCK_MS}
+    counts = counted(topk_ids, problem.E)
+    rows_padded = {str(m): int(padded(counts, m).sum()) for m in BLOCK_MS}
     block_m = tiles["w13"].get("block_m") if tiles else None
     return {
         "M": problem.M,
         "problem": problem.facts(),
         "experts_hit": int((counts > 0).sum()),
         "rows_useful": problem.rows_useful,
-        "rows_padded": padded.get(str(block_m)),
-        "rows_padded_by_block_m": padded,
+        "rows_padded": rows_padded.get(str(block_m)),
+        "rows_padded_by_block_m": rows_padded,
         "tiles": tiles,
     }
 

@@ -11,13 +11,14 @@ import torch
 import triton
 
 import moe_lab
+from moe_lab.gpu.align import counted, padded
 from moe_lab.gpu.layer import DecoderLayer
 
 
 def describe(layer: DecoderLayer, options: Mapping[str, Any], times: list[float]) -> dict[str, Any]:
     """Return the record of a run: what ran, on what, with which routing, and how long each iteration took."""
     assert layer.routing is not None
-    counts = layer.routing.topk_ids.long().flatten().bincount(minlength=layer.problem.E)
+    counts = counted(layer.routing.topk_ids, layer.problem.E)
     tile_rows = getattr(layer.backend, "block_m", lambda problem: 1)(layer.problem)
     names = (
         "model",
@@ -43,7 +44,7 @@ def describe(layer: DecoderLayer, options: Mapping[str, Any], times: list[float]
         "align": layer.align,
         "experts_hit": int((counts > 0).sum()),
         "rows_useful": layer.problem.rows_useful,
-        "rows_padded": int(((counts + tile_rows - 1) // tile_rows * tile_rows).sum()),
+        "rows_padded": int(padded(counts, tile_rows).sum()),
         "problem": layer.problem.facts(),
         "versions": versions(),
         "gpu": gpu(options["device"]),

@@ -7,7 +7,7 @@ from itertools import product
 from math import log2
 
 from moe_lab.spec.configs import Sizes, text
-from moe_lab.spec.problem import DTYPE_BYTES, MoEProblem
+from moe_lab.spec.problem import DTYPE_BYTES, MoEProblem, capacity
 
 BLOCK_M = (16, 32, 64, 128)
 BLOCK_N = (32, 64, 128, 256)
@@ -128,5 +128,5 @@ def small(problem: MoEProblem) -> MoEProblem:
 
 def bytes_held(problem: MoEProblem) -> int:
     """Return about how many bytes the results of one whole call take, rows padded to 128 in the worst case."""
-    padded = problem.rows_useful + min(problem.E, problem.rows_useful) * BLOCK_M[-1]
+    padded = capacity(problem.rows_useful, BLOCK_M[-1], problem.E)
     return padded * (3 * problem.N + problem.K) * DTYPE_BYTES[problem.dtype] + problem.M * problem.K * 8
