@@ -10,25 +10,25 @@ from moe_lab.spec.guard.entry import one_line
 
 
 def import_report(arguments: argparse.Namespace) -> None:
-    """Make a run from a report, or from results of a benchmark, and print its folder."""
+    """Make a run from the report of each rank, or from results of a benchmark, and print its folder."""
     from moe_lab import runs
     from moe_lab.runs import bench_runs, rows
 
     if arguments.root and not arguments.keep:
         raise UserError("--root chooses the ranges for --keep; give --keep N too.")
-    first, *more = arguments.report
-    name = arguments.name or re.sub(r"[^A-Za-z0-9_.+-]+", "_", first.name.split(".")[0]).lstrip(".+-")
+    name = arguments.name or re.sub(r"[^A-Za-z0-9_.+-]+", "_", arguments.report[0].name.split(".")[0]).lstrip(".+-")
     place = {"root": arguments.profiles, "overwrite": arguments.overwrite}
     if all(map(rows.is_result, arguments.report)):
         if arguments.keep or arguments.max_mb:
             raise UserError("--keep and --max-mb are for reports; a benchmark's result is kept as it is.")
         print_run(bench_runs.import_bench(arguments.report, name, **place))
         return
-    _refuse_others(first)
-    if more:
-        raise UserError("Several files can only be results of one benchmark; import reports one by one.")
+    for path in arguments.report:
+        _refuse_others(path)
+    if any(map(rows.is_result, arguments.report)):
+        raise UserError("Reports and results of a benchmark make no run together; import them one by one.")
     run = runs.import_report(
-        first,
+        arguments.report,
         name,
         **place,
         keep_root=arguments.root,

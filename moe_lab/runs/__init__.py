@@ -2,8 +2,8 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from moe_lab.runs import redact, rows, run_json
 from moe_lab.runs.manifest import build
 from moe_lab.runs.parse import format_of, parse_report
 from moe_lab.runs.parse._slim import first_instances
+from moe_lab.runs.ranks import together
 from moe_lab.spec import plugins
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard import places, scratch
@@ -63,15 +64,17 @@ class Run:
         return found
 
     def launches(self) -> Launches:
-        """Read the report.
+        """Read the report, or those of all ranks.
 
         Raises:
-            UserError: it is a benchmark, or the report is missing or cannot be read.
+            UserError: it is a benchmark, or a report is missing or cannot be read.
         """
         if self.is_bench:
             raise UserError(f"'{self.manifest['name']}' is a benchmark: it has rows, but no launches; give a capture.")
         options = {"allow_graph_level": True} if self.manifest.get("graph_level") else {}
-        return parse_report(self.report, **options)
+        files = [below(self.path, self.path / name) for name in self.manifest.get("reports") or ()] or [self.report]
+        parts = [parse_report(path, **options) for path in files]
+        return parts[0] if len(parts) == 1 else together(parts)
 
 
 def load(name_or_path: str | Path, *, root: Path | None = None) -> Run:
@@ -131,7 +134,7 @@ def folders(root: Path | None = None) -> list[Path]:
 
 
 def import_report(
-    report: Path,
+    report: Path | Sequence[Path],
     name: str,
     *,
     root: Path | None = None,
@@ -147,7 +150,8 @@ def import_report(
 
     Args:
         report: an .sqlite export of Nsight Systems (or a .nsys-rep where nsys is installed), a trace of
-            torch.profiler (.json, .json.gz), a folder of rocprofv3's CSV files, or one of rocprof-compute.
+            torch.profiler (.json, .json.gz), a folder of rocprofv3's CSV files, or one of rocprof-compute; several:
+            one a rank, in order.
         name: ``<gpu>/<run>``, or ``<run>``: the GPU's name then comes from the report.
         root: profiles folder; by default ``profiles_root()``.
         manifest: what else is known (see ``run.json``): tool, command, date, gpu, versions, workload.
@@ -161,22 +165,33 @@ def import_report(
     Raises:
         UserError: the report cannot be read, the name is bad or taken, or the result is too large.
     """
-    with _as_sqlite(Path(report)) as source:
-        launches = parse_report(source, **({"allow_graph_level": True} if allow_graph_level else {}))
-        name = full_name(name, (launches.meta["gpu"] or {}).get("name"))
+    reports = [report] if isinstance(report, str | Path) else report
+    with ExitStack() as open_:
+        sources = [open_.enter_context(_as_sqlite(Path(one))) for one in reports]
+        options = {"allow_graph_level": True} if allow_graph_level else {}
+        parts = [parse_report(source, **options) for source in sources]
+        if len(parts) > 1:
+            together(parts)  # refuses what is not one report a rank before anything is written
+        name = full_name(name, (parts[0].meta["gpu"] or {}).get("name"))
         with (
             redact.counting() as hidden,
             places.claim(root or profiles_root(), name, overwrite=overwrite, held=held) as claim,
         ):
             folder = claim.fresh()
-            kind = format_of(source)
-            report_name = plugins.info("parse", kind)["report"]
-            dropped, hosts = _shrink(kind, source, launches, folder / report_name, keep_root, keep_instances)
-            _check_size(folder / report_name, max_bytes)
-            known = build(launches, name, manifest or {}, report_name, dropped, hosts)
+            names: list[str] = []
+            dropped: list[str] = []
+            hosts: list[str] = []
+            for rank, (source, launches) in enumerate(zip(sources, parts, strict=True)):
+                kind = format_of(source)
+                names.append((f"rank{rank}." if rank else "") + plugins.info("parse", kind)["report"])
+                said, there = _shrink(kind, source, launches, folder / names[-1], keep_root, keep_instances)
+                dropped, hosts = list(dict.fromkeys([*dropped, *said])), [*hosts, *there]
+                _check_size(folder / names[-1], max_bytes)
+            known = build(parts[0], name, manifest or {}, names[0], dropped, hosts)
+            known |= {"reports": names} if len(names) > 1 else {}
             known["source_report"] = {
-                "schema": redact.tree(launches.meta["schema"], hosts),
-                "size_bytes": _size(source),
+                "schema": redact.tree(parts[0].meta["schema"], hosts),
+                "size_bytes": sum(map(_size, sources)),
             }
             known["graph_level"] = allow_graph_level
             known["hidden"] = hidden.counts

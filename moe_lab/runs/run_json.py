@@ -96,6 +96,7 @@ class Manifest(msgspec.Struct):
 
     name: Name | None = None
     report: str | None = None
+    reports: list[str] | None = None
     bench: str | None = None
     tool: Tool | None = None
     command: list[str] | str | None = None
@@ -121,6 +122,8 @@ def read(path: Path) -> dict[str, Any]:
         conform(found, Manifest)
         found.setdefault("name", "/".join(path.parent.resolve().parts[-2:]))
         found["report"] = plain_name(found.get("report") or "report.sqlite", "the report")
+        for report in found.get("reports") or []:
+            plain_name(report, "a report")
         if isinstance(found.get("command"), list):
             found["command"] = [MOVED.get(part, part) for part in found["command"]]
         if "rows" in found and not found.get("bench"):

@@ -14,6 +14,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "end_ns": ("Int64", "end on the device, ns"),
     "duration_ns": ("Int64", "end_ns - start_ns"),
     "process": ("Int64", "number of the process in the report, from 0"),
+    "rank": ("Int64", "rank of the process in a group of several; NA = not known"),
     "device": ("Int64", "device id"),
     "stream": ("Int64", "stream id"),
     "correlation": ("Int64", "correlation id, unique within a process"),

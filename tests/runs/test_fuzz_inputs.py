@@ -32,7 +32,7 @@ KEYS = st.text(max_size=3)
 VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3))
 TILE = {"block_m": 16, "block_n": 64, "block_k": 128, "group_m": 1, "num_warps": 4, "num_stages": 4}
 ENGINE = {"BLOCK_SIZE_M": 16, "BLOCK_SIZE_N": 64, "BLOCK_SIZE_K": 64, "GROUP_SIZE_M": 1, "num_warps": 4, "SPLIT_K": 1}
-SIZES = {"E": 8, "N": 14336, "K": 4096, "topk": 2, "dtype": "bf16"}
+SIZES = {"E": 8, "N": 14336, "K": 4096, "topk": 2, "format": "bf16"}
 POINT = {"w13": TILE, "w2": TILE, "us": 5.0, "one": None, "one_us": None}
 TILES = {
     "format": "moe_lab tiles 1",

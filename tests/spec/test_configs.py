@@ -86,6 +86,21 @@ def test_a_file_comes_back_as_it_was_written(folder: Path) -> None:
     path = configs.write(tuned(origin="h200/x", date="2026-11-22"), folder / "h200")
     assert path.name == "E=128,N=768,K=2048,format=bf16,backend=fused_moe.json"
     assert configs.read(path) == tuned(origin="h200/x", date="2026-11-22")
+    older = path.with_name("older.json")
+    older.write_text(path.read_text().replace('"format": "bf16"', '"dtype": "bf16"'))
+    assert configs.read(older) == configs.read(path), "a file of before there were formats"
+
+
+def test_tiles_of_fp8_block_have_files_of_their_own_and_the_engines_name(folder: Path, tmp_path: Path) -> None:
+    """GIVEN tiles of two formats WHEN one is looked up THEN it is its own; an engine has its own name."""
+    configs.write(tuned(), folder / "h200")
+    path = configs.write(tuned(format="fp8_block", points=(Point(1, OTHER, OTHER),)), folder / "h200")
+    assert path.name == "E=128,N=768,K=2048,format=fp8_block,backend=fused_moe.json"
+    assert configs.tiles("fused_moe", problem(16, format="fp8_block"), H200) == (OTHER, OTHER)
+    (out,) = engines.export(configs.read(path), "vllm", tmp_path)
+    assert out.name == "E=128,N=768,device_name=NVIDIA_H200,dtype=fp8_w8a8,block_shape=[128,128].json"
+    with pytest.raises(UserError, match=r"quantised weights \(fp8_w8a8\), which fused_moe does not take"):
+        engines.load(out, K=2048, topk=8)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from moe_lab.runs.ranks import stated
 from moe_lab.spec import plugins
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard.entry import below, one_line
@@ -27,7 +28,7 @@ def parse_report(path: Path, **options: Any) -> Launches:
     launches: Launches = plugins.load("parse", name).parse(
         Path(path), **{k: v for k, v in options.items() if k in taken}
     )
-    return launches
+    return stated(launches)
 
 
 def _refuse_links_out(folder: Path) -> None:

@@ -134,8 +134,10 @@ def _facts(header: dict[str, Any], joined: Join, warnings: list[str]) -> dict[st
     used = int(operation["device"][0])
     own = next((g for g in gpus if g.get("id") == used), gpus[0] if gpus else None)
     schema = header.get("schemaVersion")
+    alone = len(set(joined.process.tolist()) - {-1}) < 2  # of several processes the header names one at most
     return {
         "tool": {"name": "torch.profiler", "version": None},
+        "rank": kineto_slim.rank(header) if alone else None,
         "schema": str(schema) if integer(schema) >= 0 else None,
         "gpu": _gpu(own) if own else None,
         "gpu_count": len(gpus) or None,

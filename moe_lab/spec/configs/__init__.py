@@ -170,7 +170,7 @@ def read(path: Path) -> Tuned:
         if known.format != form.TILES:
             raise ValueError(f"its format is '{known.format}', not '{form.TILES}'")
         points = tuple(_point(M, given) for M, given in form.by_m(known.M).items())
-        sizes = {key: getattr(known.problem, key) for key in form.Problem.__struct_fields__}
+        sizes = known.problem.sizes()
         named = {key: getattr(known, key) for key in ("origin", "date", "versions", "theirs")}
         return Tuned(known.backend, known.gpu, **sizes, points=points, **named)
     except ValueError as error:

@@ -38,13 +38,19 @@ class Point(msgspec.Struct):
 
 
 class Problem(msgspec.Struct):
-    """Sizes and format."""
+    """Sizes and format; files of before there were formats say ``dtype`` instead."""
 
     E: int
     N: int
     K: int
     topk: int
-    format: str
+    format: str = ""
+    dtype: str = ""
+
+    def sizes(self) -> dict[str, Any]:
+        """Return them by the names that ``Tuned`` and ``Measured`` have for them."""
+        sizes = {key: getattr(self, key) for key in ("E", "N", "K", "topk")}
+        return sizes | {"format": self.format or self.dtype}
 
 
 class TilesFile(msgspec.Struct):

@@ -114,7 +114,7 @@ def read(path: Path) -> Measured:
             raise ValueError(f"its format is '{known.format}', not '{form.MEASURED}'")
         us = form.by_m(known.us)
         form.check_times(time for times in us.values() for time in times.values())
-        sizes = {key: getattr(known.problem, key) for key in SIZES}
+        sizes = known.problem.sizes()
         named = {key: getattr(known, key) for key in ("origin", "date", "versions")}
         return Measured(known.gpu, **sizes, us=us, **named)
     except ValueError as error:

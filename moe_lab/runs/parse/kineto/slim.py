@@ -47,6 +47,13 @@ def hosts(header: dict[str, Any]) -> list[str]:
     return redact.names_in(header)
 
 
+def rank(header: dict[str, Any]) -> int | None:
+    """Return the rank of the process that wrote the trace, None where it was one of no group."""
+    group = header.get("distributedInfo")
+    found = group.get("rank") if isinstance(group, dict) else None
+    return found if type(found) is int and 0 <= found < 1 << 31 else None
+
+
 def write(
     tables: events.Tables, header: dict[str, Any], target: Path, keep: Keep | None, known_hosts: Iterable[str]
 ) -> None:
@@ -65,6 +72,8 @@ def write(
         out = io.TextIOWrapper(packed, encoding="utf-8")
         properties = json.dumps(_properties(header, list(known_hosts)))
         out.write("{" + "".join(f'"{k}": {v}, ' for k, v in said.items()))
+        if (own := rank(header)) is not None:
+            out.write(f'"distributedInfo": {{"rank": {own}}}, ')
         out.write(f'"deviceProperties": {properties},\n"traceEvents": [\n')
         for number, line in enumerate(lines):
             out.write(f",\n{line}" if number else line)
