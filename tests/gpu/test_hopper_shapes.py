@@ -1,11 +1,15 @@
 """What the Hopper kernel is compiled for: arithmetic and text, so it needs no GPU."""
 
+import shutil
+import subprocess
+
 import pytest
 
 pytest.importorskip("triton")
 
 from moe_lab.gpu.experts import hopper
-from moe_lab.gpu.kernels.hopper_moe import MOST_PAIRS, Shape, shared_bytes, sorts_itself, wgmma
+from moe_lab.gpu.kernels._nvrtc import text_of
+from moe_lab.gpu.kernels.hopper import MOST_PAIRS, SOURCE, Shape, shared_bytes, sorts_itself, wgmma
 from moe_lab.spec.models import MODELS
 from moe_lab.spec.problem import MoEProblem
 
@@ -49,3 +53,25 @@ def test_one_product_names_each_accumulator_once():
     text = wgmma(Shape(1, 8, 8, 4), half=True)
     assert "m64n8k16.f32.f16.f16 {%0, %1, %2, %3}, %4, %5, 1, 1, 1, 0, 0;" in text
     assert text.count('"+f"(d[') == 4
+
+
+@pytest.mark.parametrize("E", [8, 129, 1024])
+@pytest.mark.parametrize("most_pairs", [0, *MOST_PAIRS])
+@pytest.mark.parametrize("shape", [Shape(1, 8, 8, 9), Shape(2, 64, 8, 4), Shape(2, 176, 16, 4)])
+def test_shared_bytes_are_those_of_the_layout(shape, most_pairs, E):
+    """The layout is standard C++ and holds Python's sum to it, as every launch does on a GPU."""
+    compiler = shutil.which("c++") or pytest.skip("no C++ compiler")
+    layout = SOURCE.with_name("layout.cuh").read_text()
+    defined = {"MBLK": shape.units, "MAX_N": shape.max_n, "STAGES": shape.stages, "E": E, "MOST_PAIRS": most_pairs}
+    for added in (0, 8):
+        macros = [f"-D{k}={v}" for k, v in {**defined, "SHARED": shared_bytes(shape, E, most_pairs) + added}.items()]
+        command = [compiler, "-std=c++17", "-fsyntax-only", "-x", "c++", "-", *macros]
+        done = subprocess.run(command, input=layout, text=True, capture_output=True)
+        assert (done.returncode == 0) == (added == 0), done.stderr
+
+
+def test_text_of_a_kernel_holds_its_headers_once_and_no_other_include():
+    text, headers = text_of(SOURCE), sorted(SOURCE.parent.glob("*.cuh"))
+    assert "#include" not in text
+    assert len(headers) == 8
+    assert all(text.count(header.read_text()) == 1 for header in headers)

@@ -126,7 +126,7 @@ def test_a_broken_file_is_named_not_ignored(folder: Path, change: Any, said: str
 def test_backends_take_tuned_tiles_only_on_that_gpu_and_explicit_ones_always(folder: Path, monkeypatch: Any) -> None:
     torch = pytest.importorskip("torch")
     from moe_lab.gpu.experts import _tuned, fused_moe, grouped
-    from moe_lab.gpu.kernels.grouped_gemm import Tile
+    from moe_lab.gpu.kernels.tile import Tile
 
     p, cpu = problem(1), torch.device("cpu")
     for plugin, name in ((fused_moe, "fused_moe"), (grouped, "grouped")):

@@ -7,8 +7,8 @@
 // between blocks is needed. All blocks have to run at the same time, which a cooperative launch guarantees.
 //
 // Compile-time: THREADS (256, 512 or 1024), ITEMS (at most 16), BINS (experts rounded up to a power of two, 64 <= BINS
-// <= THREADS), BLOCK_M, MOST_BLOCKS, ID (int or long long), DROP, RELABEL; PHASES also writes the clock at the end of
-// each phase.
+// <= THREADS), BLOCK_M, MOST_BLOCKS, ID (int or long long), DROP, RELABEL, SHARED (bytes of shared
+// memory); PHASES also writes the clock at the end of each phase.
 
 typedef unsigned short u16;
 typedef unsigned int u32;
@@ -41,6 +41,8 @@ struct Shared {
     u32 epoch;                     // of the launch before this one
     int warp_sum[32];
 };
+
+static_assert(SHARED == sizeof(Shared), "shared_bytes() in Python is for another layout");
 
 #ifdef PHASES
 #define PHASE(n) if (threadIdx.x == 0) clocks[blockIdx.x * 8 + n] = clock64();

@@ -80,7 +80,7 @@ def scratch(numel: int, E: int) -> int:
 
 
 def shared_bytes(chosen: Plan, E: int) -> int:
-    """Return the size of ``Shared`` in the source."""
+    """Return the size of ``Shared`` in the source; a launch for another size does not compile."""
     BINS = bins_of(E)
     counts = chosen.threads // 32 * (BINS // 2 + 1) * 4
     parts = chosen.threads // (BINS // 4) * 4 * (BINS // 4 + 8) * 8
@@ -146,6 +146,7 @@ def fill(
             ("ID", "long long" if topk_ids.dtype == torch.int64 else "int"),
             ("DROP", int(drop)),
             ("RELABEL", int(relabel)),
+            ("SHARED", shared_bytes(chosen, E)),
             *([] if clocks is None else [("PHASES", 1)]),
         ),
         shared=shared_bytes(chosen, E),

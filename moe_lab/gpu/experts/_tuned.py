@@ -6,7 +6,7 @@ from functools import cache
 import torch
 
 from moe_lab.gpu.align import Alignment
-from moe_lab.gpu.kernels.grouped_gemm import Tile, fit
+from moe_lab.gpu.kernels.tile import Tile, fit
 from moe_lab.spec import configs, plugins
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.problem import DTYPE_BYTES, MoEProblem

@@ -7,7 +7,8 @@ from moe_lab.gpu.experts._tuned import Tiles, align_of, choose, tuned
 from moe_lab.gpu.kernels._device import check_contiguous
 from moe_lab.gpu.kernels.activation import gated_activation
 from moe_lab.gpu.kernels.combine import combine
-from moe_lab.gpu.kernels.grouped_gemm import Tile, grouped_gemm
+from moe_lab.gpu.kernels.fused_moe import fused_moe_gemm
+from moe_lab.gpu.kernels.tile import Tile
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.problem import MoEProblem
 from moe_lab.spec.ranges import Mark
@@ -64,13 +65,13 @@ def experts(
     with mark("align"):
         alignment = align_pairs(topk_ids, gemm13.block_m, problem.E)
     with mark("w13"):
-        gate_up = grouped_gemm(
+        gate_up = fused_moe_gemm(
             x, w13, alignment, pairs, pairs_per_row=problem.topk, tile=gemm13, topk_weights=weights13
         )
     with mark("act"):
         hidden = gated_activation(gate_up, problem.activation)
     with mark("w2"):
-        rows = grouped_gemm(hidden, w2, alignment, pairs, pairs_per_row=1, tile=gemm2, topk_weights=weights2)
+        rows = fused_moe_gemm(hidden, w2, alignment, pairs, pairs_per_row=1, tile=gemm2, topk_weights=weights2)
     with mark("combine"):
         return combine(rows, problem.topk)
 

@@ -9,8 +9,8 @@ from torch import Tensor
 from moe_lab.gpu.experts._tuned import Tiles, align_of, choose, tuned
 from moe_lab.gpu.kernels._device import check_contiguous, multiprocessors
 from moe_lab.gpu.kernels.combine import combine
-from moe_lab.gpu.kernels.grouped_gemm import Tile
-from moe_lab.gpu.kernels.persistent_gemm import persistent_gemm
+from moe_lab.gpu.kernels.grouped import grouped_persistent_gemm
+from moe_lab.gpu.kernels.tile import Tile
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.problem import MoEProblem
 from moe_lab.spec.ranges import Mark
@@ -74,7 +74,7 @@ def experts(
     with mark("align"):
         alignment = align_pairs(topk_ids, gemm13.block_m, problem.E)
     with mark("w13+act"):
-        hidden = persistent_gemm(
+        hidden = grouped_persistent_gemm(
             *(x, w13, alignment, pairs),
             tile=gemm13,
             programs=programs,
@@ -83,7 +83,9 @@ def experts(
             topk_weights=weights13,
         )
     with mark("w2"):
-        rows = persistent_gemm(hidden, w2, alignment, pairs, tile=gemm2, programs=programs, topk_weights=weights2)
+        rows = grouped_persistent_gemm(
+            hidden, w2, alignment, pairs, tile=gemm2, programs=programs, topk_weights=weights2
+        )
     with mark("combine"):
         return combine(rows, problem.topk)
 

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from moe_lab.gpu.align import auto, buffers
 from moe_lab.gpu.experts._place_weight import place_weight
-from moe_lab.gpu.kernels import hopper_moe
 from moe_lab.gpu.kernels._device import check_contiguous, shared_memory_bytes
 from moe_lab.gpu.kernels._nvrtc import usable
 from moe_lab.gpu.kernels.combine import combine
-from moe_lab.gpu.kernels.hopper_moe import UNIT_K, Shape
+from moe_lab.gpu.kernels.hopper import GROUP, UNIT_K, Shape, hopper_moe, shared_bytes, sorts_itself
+from moe_lab.gpu.kernels.hopper import prepare as prepare_units
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.problem import MoEProblem
 from moe_lab.spec.ranges import Mark
@@ -45,7 +45,7 @@ def takes(problem: MoEProblem) -> bool:
 
 
 def prepare(w13: Tensor, w2: Tensor) -> tuple[Tensor, Tensor]:
-    """Return both weights in the order in which the kernel reads them; see ``hopper_moe.prepare``.
+    """Return both weights in the order in which the kernel reads them; see ``kernels.hopper.prepare``.
 
     Raises:
         UserError: sizes that the kernel does not take.
@@ -54,7 +54,7 @@ def prepare(w13: Tensor, w2: Tensor) -> tuple[Tensor, Tensor]:
         raise UserError(
             f"hopper needs K and N that are multiples of 64, not {w13.shape[2]} and {w2.shape[2]}; use grouped."
         )
-    return hopper_moe.prepare(w13, w2)
+    return prepare_units(w13, w2)
 
 
 def experts(
@@ -97,18 +97,18 @@ def experts(
         return torch.empty_like(x)
     x, topk_weights = place_weight(x, topk_weights, problem, mark)
     shape = shape or default_shape(problem)
-    possible = hopper_moe.sorts_itself(pairs, problem.E, shape, shared_memory_bytes(x.device.index)) > 0
+    possible = sorts_itself(pairs, problem.E, shape, shared_memory_bytes(x.device.index)) > 0
     own_sort = possible and own_sort
     alignment = None
     if not own_sort:
         with mark("align"):
-            memory = buffers(topk_ids, hopper_moe.GROUP, problem.E)
+            memory = buffers(topk_ids, GROUP, problem.E)
             memory = memory._replace(scratch=zeros(auto.scratch(pairs, problem.E), x.device, (pairs, problem.E)))
-            alignment = auto.align(topk_ids, hopper_moe.GROUP, problem.E, out=memory)
+            alignment = auto.align(topk_ids, GROUP, problem.E, out=memory)
     hidden, rows = x.new_empty((pairs, problem.N)), x.new_empty((pairs, problem.K))
     flags = zeros(problem.E + 2, x.device, ())
     arguments = (x, w13, w2, topk_weights, topk_ids, alignment, hidden, rows, flags)
-    run = partial(hopper_moe.hopper_moe, *arguments, shape=shape, activation=problem.activation)
+    run = partial(hopper_moe, *arguments, shape=shape, activation=problem.activation)
     if split:
         with mark("w13+act"):
             run(phases=(0, 0))
@@ -140,7 +140,7 @@ def default_shape(problem: MoEProblem) -> Shape:
     else:
         # Two equal tiles an expert at 256 rows, three at 512; one at 128.
         shape = Shape(2, 160 if mean_rows <= 144 else 144 if mean_rows <= 288 else 176, 16, 4)
-    while hopper_moe.shared_bytes(shape, problem.E, 0) > SHARED_BYTES:  # tables of many experts
+    while shared_bytes(shape, problem.E, 0) > SHARED_BYTES:  # tables of many experts
         shape = shape._replace(max_n=shape.max_n - shape.step)
     return shape
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,13 @@ def _stream(handle: int) -> Any:
     return Stream.from_handle(handle)
 
 
+def text_of(source: Path) -> str:
+    """Return the text of a .cu file with what it includes from its own folder put in: NVRTC is given no folder."""
+    return re.sub(
+        r'^#include "([\w.]+)"$', lambda m: source.with_name(m[1]).read_text(), source.read_text(), flags=re.M
+    )
+
+
 @functools.cache
 def compiled(
     source: Path,
@@ -101,7 +109,7 @@ def compiled(
     major, minor = torch.cuda.get_device_capability(device)
     defined = [(key, str(value)) for key, value in macros]
     options = ProgramOptions(std="c++17", arch="sm_90a" if major == 9 else f"sm_{major}{minor}", define_macro=defined)
-    kernel = Program(prelude + source.read_text(), "c++", options).compile("cubin").get_kernel(name)
+    kernel = Program(prelude + text_of(source), "c++", options).compile("cubin").get_kernel(name)
     attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
     handle = driver.CUkernel(int(kernel.handle))
     (error,) = driver.cuKernelSetAttribute(attribute, shared, handle, driver.CUdevice(device.index))

@@ -28,7 +28,7 @@ from moe_lab.spec.models import MODELS
 from moe_lab.spec.problem import MoEProblem
 
 if TYPE_CHECKING:
-    from moe_lab.gpu.kernels.grouped_gemm import Tile
+    from moe_lab.gpu.kernels.tile import Tile
 
 PARTS = ("w13", "w2")
 AUTO, UNTUNED = "auto", "untuned"
@@ -209,7 +209,7 @@ def parse_tile(text: str, problem: MoEProblem) -> "Tile":
     Raises:
         UserError: it is neither, or a size is no power of two of at least 16 (8 for a group, warps and stages: any).
     """
-    from moe_lab.gpu.kernels.grouped_gemm import Tile
+    from moe_lab.gpu.kernels.tile import Tile
 
     if text == UNTUNED:
         text = "16x32x64x1x4x3" if problem.M <= problem.E else "64x64x32x8x4x3"

@@ -16,8 +16,12 @@ from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard.entry import decode_json, one_line, read_bytes, unreadable
 from moe_lab.spec.problem import MoEProblem
 
-# Backend -> the kernel that only it launches.
-KERNELS = {"hopper": "hopper_moe", "grouped": "persistent_gemm_kernel", "fused_moe": "grouped_gemm_kernel"}
+# Backend -> the kernel that only it launches, and what runs of the past call it.
+KERNELS = {
+    "hopper": ("hopper_moe",),
+    "grouped": ("grouped_persistent_gemm_kernel", "persistent_gemm_kernel"),
+    "fused_moe": ("fused_moe_gemm_kernel", "grouped_gemm_kernel"),
+}
 SIZES = ("E", "N", "K", "topk", "format")
 
 
@@ -171,5 +175,5 @@ def _times(rows: Any, manifest: Mapping[str, Any]) -> list[Measured]:
 
 def _ours(backend: str, kernels: str) -> str | None:
     if backend == "auto":
-        return next((ours for ours, kernel in KERNELS.items() if f"|{kernel}" in kernels), None)
+        return next((ours for ours, names in KERNELS.items() if any(f"|{name}" in kernels for name in names)), None)
     return backend if backend in KERNELS else None

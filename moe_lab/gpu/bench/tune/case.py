@@ -13,7 +13,7 @@ from moe_lab.gpu.bench.clock import ready
 from moe_lab.gpu.bench.examine import SILENT, Weights
 from moe_lab.gpu.bench.tune.candidates import BLOCK_M, bytes_held
 from moe_lab.gpu.bench.tune.search import Pair
-from moe_lab.gpu.kernels.grouped_gemm import Tile
+from moe_lab.gpu.kernels.tile import Tile
 from moe_lab.gpu.routing import synthetic
 from moe_lab.gpu.weights import tokens
 from moe_lab.spec import plugins

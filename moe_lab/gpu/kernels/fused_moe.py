@@ -4,41 +4,19 @@ The rows of a tile come from ``sorted_token_ids`` (see ``moe_lab.gpu.align.Align
 num_tokens_post_padded leave at once, so the grid is sized by an upper bound and the host never waits for the device.
 """
 
-from dataclasses import dataclass, replace
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from moe_lab.gpu.align import Alignment
-from moe_lab.gpu.kernels._device import check_device, is_hip, shared_memory_bytes
+from moe_lab.gpu.kernels._device import check_device
 from moe_lab.gpu.kernels._jit import jit
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A kernel configuration.
-
-    Attributes:
-        block_m: rows of a tile; align must use the same.
-        block_n: columns of a tile.
-        block_k: depth of one step.
-        group_m: row tiles that are run column by column, so that they share weights in L2.
-        num_warps: warps of a thread block.
-        num_stages: stages of the software pipeline.
-    """
-
-    block_m: int
-    block_n: int
-    block_k: int
-    group_m: int
-    num_warps: int
-    num_stages: int
+from moe_lab.gpu.kernels.tile import Tile
 
 
 @jit
-def grouped_gemm_kernel(
+def fused_moe_gemm_kernel(
     x,  # [rows, gemm_k]
     w,  # [E, gemm_n, gemm_k]
     y,  # [numel, gemm_n], out
@@ -110,7 +88,7 @@ def grouped_gemm_kernel(
     tl.store(y_at, acc.to(y.dtype.element_ty), mask=y_mask)
 
 
-def grouped_gemm(
+def fused_moe_gemm(
     x: Tensor,
     w: Tensor,
     alignment: Alignment,
@@ -141,7 +119,7 @@ def grouped_gemm(
     even = {"EVEN_N": gemm_n % tile.block_n == 0, "EVEN_K": gemm_k % tile.block_k == 0}
     strides = x.stride(0), w.stride(0), w.stride(1), y.stride(0)
     weights = alignment.sorted_token_ids if topk_weights is None else topk_weights
-    grouped_gemm_kernel[(tiles_m * triton.cdiv(gemm_n, tile.block_n),)](
+    fused_moe_gemm_kernel[(tiles_m * triton.cdiv(gemm_n, tile.block_n),)](
         *(x, w, y, weights, *alignment, numel, gemm_n, gemm_k, *strides),
         PAIRS_PER_ROW=pairs_per_row,
         SCALE=topk_weights is not None,
@@ -151,14 +129,3 @@ def grouped_gemm(
         **blocks,
     )
     return y
-
-
-def fit(tile: Tile, itemsize: int, device: torch.device) -> Tile:
-    """Return the tile with as many pipeline stages as the device's shared memory holds (two on AMD: one buffer)."""
-    if device.type != "cuda":
-        return tile
-    if is_hip():
-        return replace(tile, num_stages=2)
-    stage = (tile.block_m + tile.block_n) * tile.block_k * itemsize
-    most = shared_memory_bytes(device.index if device.index is not None else torch.cuda.current_device()) // stage
-    return replace(tile, num_stages=max(1, min(tile.num_stages, most)))

@@ -1,6 +1,6 @@
 """Grouped GEMM by a fixed number of programs that take tile after tile; weights by TMA descriptors where there are.
 
-Beside ``grouped_gemm``: programs do not end with their tile, so the loads of the next begin while the results of the
+Beside ``fused_moe``: programs do not end with their tile, so the loads of the next begin while the results of the
 last are stored; the gated activation can be the end of the w13 product (gate and up columns alternating, so that both
 of a pair lie in one thread); and rows can stay in sorted order between w13 and w2, where they need no gather.
 """
@@ -13,11 +13,11 @@ from moe_lab.gpu.align import Alignment
 from moe_lab.gpu.kernels._device import check_device, is_hip
 from moe_lab.gpu.kernels._jit import jit
 from moe_lab.gpu.kernels.activation import ALPHA, LIMIT, gated
-from moe_lab.gpu.kernels.grouped_gemm import Tile
+from moe_lab.gpu.kernels.tile import Tile
 
 
 @jit
-def persistent_gemm_kernel(
+def grouped_persistent_gemm_kernel(
     x,  # rows to multiply: [rows, gemm_k]; with TMA and not GATHER a descriptor of it
     w,  # [E * gemm_n, gemm_k]; with TMA a descriptor of it
     y,  # out
@@ -94,7 +94,7 @@ def persistent_gemm_kernel(
             tl.store(at + half, result.to(y.dtype.element_ty), mask=valid[:, None] & (half < gemm_n // 2))
 
 
-def persistent_gemm(
+def grouped_persistent_gemm(
     x: Tensor,
     w: Tensor,
     alignment: Alignment,
@@ -136,7 +136,7 @@ def persistent_gemm(
         weights = TensorDescriptor.from_tensor(w.view(E * gemm_n, gemm_k), [tile.block_n, tile.block_k])
         if not gather:
             rows = TensorDescriptor.from_tensor(x, [tile.block_m, tile.block_k])
-    persistent_gemm_kernel[(programs,)](
+    grouped_persistent_gemm_kernel[(programs,)](
         *(rows, weights, y, alignment.sorted_token_ids if topk_weights is None else topk_weights, *alignment),
         *(numel, gemm_n, gemm_k, columns),
         PAIRS_PER_ROW=max(1, pairs_per_row),

@@ -1,4 +1,4 @@
-"""Both GEMMs of the experts on Hopper in one persistent launch of CUDA C++, see ``hopper_moe.cu``.
+"""Both GEMMs of the experts on Hopper in one persistent launch of CUDA C++, ``hopper_moe.cu`` and its headers.
 
 What CUDA gives over Triton here: token tiles of any multiple of eight, rows gathered by some warps while others
 multiply, and weights that are fetched ahead of the activations they meet.
@@ -16,7 +16,7 @@ from moe_lab.gpu.kernels._device import l2_cache_bytes, multiprocessors, shared_
 from moe_lab.gpu.kernels._nvrtc import launch
 from moe_lab.gpu.kernels.activation import ALPHA, LIMIT
 
-SOURCE = Path(__file__).with_suffix(".cu")
+SOURCE = Path(__file__).with_name("hopper_moe.cu")
 THREADS = 512
 UNIT_ROWS, UNIT_K = 128, 64
 GROUP = 8  # rows to which align pads an expert's
@@ -40,10 +40,10 @@ class Shape(NamedTuple):
 
 
 def shared_bytes(shape: Shape, E: int, most_pairs: int) -> int:
-    """Return the shared memory of a block: stages from the next multiple of 1024 bytes on, then ``Shared``."""
+    """Return the shared memory of a block, as ``layout.cuh`` lays it out; another size does not compile."""
     stage = shape.units * UNIT_ROWS * UNIT_K * 2 + shape.max_n * UNIT_K * 2
-    pairs = 2 * (most_pairs + shape.max_n) if most_pairs else 4 * (shape.stages + 1) * shape.max_n
-    return 1024 + shape.stages * (stage + 24) + 4 * (2 * E + 8) + pairs
+    pairs = 2 * (most_pairs + shape.max_n) + 8 if most_pairs else 4 * (shape.stages + 1) * shape.max_n
+    return 1024 + shape.stages * (stage + 24) + 4 * (2 * E + 6) + pairs
 
 
 def sorts_itself(numel: int, E: int, shape: Shape, most_shared: int) -> int:
@@ -155,7 +155,7 @@ def hopper_moe(
     (M, K), E, topk = x.shape, w13.shape[0], topk_ids.shape[1]
     numel, N = M * topk, hidden.shape[1]
     own = 0 if alignment is not None else sorts_itself(numel, E, shape, shared_memory_bytes(x.device.index))
-    half = x.dtype == torch.float16
+    half, shared = x.dtype == torch.float16, shared_bytes(shape, E, own)
     launch(
         SOURCE,
         "hopper_moe",
@@ -177,8 +177,9 @@ def hopper_moe(
             ("ALPHA", f"{ALPHA}f"),
             ("LIMIT", f"{LIMIT}f"),
             ("ID", "long long" if topk_ids.dtype == torch.int64 else "int"),
+            ("SHARED", shared),
         ),
         prelude=wgmma(shape, half),
-        shared=shared_bytes(shape, E, own),
+        shared=shared,
         cooperative=True,
     )

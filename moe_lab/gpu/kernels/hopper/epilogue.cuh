@@ -1,0 +1,98 @@
+// What becomes of the sums of a tile: gates and ups to hidden activations (w13), features to rows of y (w2).
+//
+// A thread holds rows lane / 4 and lane / 4 + 8 of its warp's 16 in each block, and columns 8 j + 2 (lane % 4) + c. Python
+// orders weight rows so that those are neighbouring features (w2), or gates above ups (w13).
+
+__device__ inline u32 pack(float low, float high) {
+    u32 out;
+#if HALF
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(high), "f"(low));
+#else
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(high), "f"(low));
+#endif
+    return out;
+}
+
+// Without denormal numbers: with them the instructions around exp are as many as all others of a gate.
+__device__ inline float sigmoid(float x) {
+    float power, inverse;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x * -1.4426950408889634f));
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(1.0f + power));
+    return inverse;
+}
+
+__device__ inline float gated(float gate, float up) {
+#if SWIGLUOAI
+    gate = fminf(gate, LIMIT);
+    up = fminf(fmaxf(up, -LIMIT), LIMIT);
+    return (up + 1.0f) * gate * sigmoid(gate * ALPHA);
+#else
+    return gate * up * sigmoid(gate);
+#endif
+}
+
+__device__ inline uint2 two_pairs(const Pair* p) {
+#if MOST_PAIRS
+    return make_uint2(p[0], p[1]);
+#else
+    return *(const uint2*)p;
+#endif
+}
+
+// Calls each(i, pair, stored) for the columns of a thread: i is where its accumulators of the column begin.
+template <int N, class Each>
+__device__ inline void for_columns(const Pair* pairs, int inside, u32 numel, Each each) {
+    #pragma unroll
+    for (int j = 0; j < N / 8; j++) {
+        const uint2 two = two_pairs(pairs + 8 * j);
+        #pragma unroll
+        for (int c = 0; c < 2; c++) {
+            const u32 pair = c ? two.y : two.x;
+            each(4 * j + c, pair, 8 * j + c < inside && pair < numel);
+        }
+    }
+}
+
+// w13: a pair's row of hidden activations, one or two neighbouring features a column.
+template <int N>
+__device__ inline void store_hidden(
+    const Arguments& a, const Tile& t, const Pair* pairs, const float (&acc)[MBLK][N / 2], int group) {
+    const int thread = threadIdx.x & 127, lane = threadIdx.x & 31, warp = thread >> 5;
+    const int unit = MBLK == 2 ? 2 * t.unit + group : t.unit, block = MBLK == 2 ? 0 : group;
+    const int column = 2 * (lane & 3), inside = unit < a.units13 ? t.valid - column : 0;
+    const u32 row_bytes = a.steps2 * 128;
+    char* to = a.hidden + (unit * 64 + warp * 16 + (lane >> 2) * 2 + block) * 2;
+    asm volatile("" : "+l"(to)); // else ptxas adds the base to every address anew
+    for_columns<N>(pairs + column, inside, a.numel, [&](int i, u32 pair, bool stored) {
+        const float first = gated(acc[0][i], acc[0][i + 2]);
+        if (MBLK == 2) {
+            const float second = gated(acc[MBLK - 1][i], acc[MBLK - 1][i + 2]);
+            if (stored) store(row_of(to, pair, row_bytes), pack(first, second));
+        } else if (stored) {
+            store(row_of(to, pair, row_bytes), (unsigned short)pack(first, first));
+        }
+    });
+}
+
+// w2: a pair's row of y, two or four neighbouring features a column.
+template <int N>
+__device__ inline void store_rows(
+    const Arguments& a, const Tile& t, const Pair* pairs, const float (&acc)[MBLK][N / 2], int group) {
+    const int thread = threadIdx.x & 127, lane = threadIdx.x & 31, warp = thread >> 5;
+    const int unit = MBLK == 2 ? 2 * t.unit + group : t.unit, block = MBLK == 2 ? 0 : group;
+    const int feature = unit * 128 + warp * 32 + (lane >> 2) * 4 + block * 2;
+    const int column = 2 * (lane & 3), inside = feature < a.columns ? t.valid - column : 0;
+    const u32 row_bytes = a.columns * 2;
+    const u64 keep = evict_last();
+    char* to = a.y + feature * 2;
+    asm volatile("" : "+l"(to));
+    for_columns<N>(pairs + column, inside, a.numel, [&](int i, u32 pair, bool stored) {
+        const u32 first = pack(acc[0][i], acc[0][i + 2]);
+        if (MBLK == 2) {
+            const u32 second = pack(acc[MBLK - 1][i], acc[MBLK - 1][i + 2]);
+            if (stored) store_y(row_of(to, pair, row_bytes), make_uint2(first, second), keep);
+        } else if (stored) {
+            store_y(row_of(to, pair, row_bytes), first, keep);
+        }
+    });
+}

@@ -1,0 +1,73 @@
+// The product of a tile, by two warpgroups: weights are the 64 rows of a wgmma and tokens its N columns.
+
+// Keeps the compiler from moving reads and writes of the sums across: wgmma works at them until it is waited for.
+template <int N>
+__device__ inline void pin(float (&acc)[MBLK][N / 2]) {
+    #pragma unroll
+    for (int b = 0; b < MBLK; b++)
+        #pragma unroll
+        for (int i = 0; i < N / 2; i++) asm volatile("" : "+f"(acc[b][i])::"memory");
+}
+
+// One tile: its sums [MBLK * 64 rows of the group, N] stay in registers until the epilogue stores them.
+template <int N>
+__device__ inline void multiply(const Block& block, const Tile& t, const Pair* pairs, int& stage, u32& parity) {
+    Shared& s = shared();
+    const Arguments& a = block.a;
+    const int group = threadIdx.x >> 7, lane = threadIdx.x & 31;
+    const int steps = t.phase ? a.steps2 : a.steps13;
+    float acc[MBLK][N / 2];
+    #pragma unroll
+    for (int b = 0; b < MBLK; b++)
+        #pragma unroll
+        for (int i = 0; i < N / 2; i++) acc[b][i] = 0.0f; // undefined, those of every N would stay alive
+    int previous = -1;
+    for (int k = 0; k < steps; k++) {
+        wait(&s.full[stage], parity);
+        const u32 base = stages_begin() + stage * STAGE_BYTES;
+        const u64 w = descriptor(base + group * MBLK * 8192), x = descriptor(base + W_BYTES);
+        pin<N>(acc);
+        asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+        #pragma unroll
+        for (int part = 0; part < 4; part++)
+            #pragma unroll
+            for (int b = 0; b < MBLK; b++)
+                wgmma<N>(acc[b], w + b * 512 + part * 2, x + part * 2);
+        asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+        pin<N>(acc);
+        if (previous >= 0) {
+            asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
+            if (lane == 0) arrive(&s.empty[previous]);
+        }
+        previous = stage;
+        if (++stage == STAGES) { stage = 0; parity ^= 1; }
+    }
+    asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+    pin<N>(acc);
+    if (lane == 0) arrive(&s.empty[previous]);
+
+    if (t.phase) return store_rows<N>(a, t, pairs, acc, group);
+    store_hidden<N>(a, t, pairs, acc, group);
+    if (!a.fused) return;                 // with w2 in another launch nobody waits for the tile
+    __syncwarp();
+    if (lane == 0)
+        asm volatile("red.release.cta.shared::cta.add.u32 [%0], 1;" ::"r"(shared_address(s.ended + group)) : "memory");
+}
+
+__device__ inline void multiply_tiles(const Block& block) {
+    int stage = 0, slot = 0;
+    u32 parity = 0;
+    for (int i = 0, index; (index = block.order.tile(i)) < block.order.end; i++) {
+        const Tile t = block.decode(index);
+#if MOST_PAIRS
+        const Pair* pairs = shared().sorted + t.row;
+#else
+        const Pair* pairs = shared().pairs[slot];
+#endif
+        slot = slot == RING - 1 ? 0 : slot + 1;
+        switch (t.n) {
+#define CASE(N) case N: multiply<N>(block, t, pairs, stage, parity); break;
+            FOR_EACH_N(CASE)
+        }
+    }
+}

@@ -1,0 +1,92 @@
+// Instructions that CUDA C++ has no words for: barriers in shared memory, copies, hints to the L2 cache, stores.
+
+constexpr u32 MOST_POLLS = 1u << 24;      // seconds: the launch is broken
+constexpr u32 ALL = 0xffffffffu;          // lanes of a warp
+
+__device__ inline u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
+
+__device__ inline void barrier_init(u64* b, u32 count) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(b)), "r"(count));
+}
+
+__device__ inline void arrive(u64* b) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(b)) : "memory");
+}
+
+__device__ inline bool is_past(u64* b, u32 parity) {
+    u32 done;
+    asm volatile(
+        "{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+        : "=r"(done) : "r"(shared_address(b)), "r"(parity) : "memory");
+    return done;
+}
+
+// Does not suspend the thread, as is_past does for up to microseconds.
+__device__ inline bool is_past_now(u64* b, u32 parity) {
+    u32 done;
+    asm volatile(
+        "{ .reg .pred p; mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+        : "=r"(done) : "r"(shared_address(b)), "r"(parity) : "memory");
+    return done;
+}
+
+__device__ inline void wait(u64* b, u32 parity) {
+    for (u32 polls = 0; !is_past(b, parity);)
+        if (++polls > MOST_POLLS) __trap();
+}
+
+// `once`: what is copied is not read again, so the L2 cache may forget it first. An explicit evict_normal is slower
+// than no policy.
+__device__ inline void bulk_copy(u32 to, const char* from, u64* barrier, bool once, u64 policy) {
+    if (once)
+        asm volatile(
+            "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;"
+            ::"r"(to), "l"(from), "n"(UNIT), "r"(shared_address(barrier)), "l"(policy) : "memory");
+    else
+        asm volatile(
+            "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+            ::"r"(to), "l"(from), "n"(UNIT), "r"(shared_address(barrier)) : "memory");
+}
+
+__device__ inline u64 evict_first() {
+    u64 policy;
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    return policy;
+}
+
+__device__ inline u64 evict_last() {
+    u64 policy;
+    asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
+    return policy;
+}
+
+__device__ inline u64 row_of(const char* base, u32 row, u32 row_bytes) {
+    u64 at;
+    asm("mad.wide.u32 %0, %1, %2, %3;" : "=l"(at) : "r"(row), "r"(row_bytes), "l"(base));
+    return at;
+}
+
+// Said to be global, so that reads of shared memory may move across.
+__device__ inline void store(u64 to, unsigned short value) {
+    asm volatile("st.global.u16 [%0], %1;" ::"l"(to), "h"(value));
+}
+
+__device__ inline void store(u64 to, u32 value) { asm volatile("st.global.u32 [%0], %1;" ::"l"(to), "r"(value)); }
+
+__device__ inline void store_y(u64 to, u32 value, u64 policy) {
+    if (KEEP_Y) asm volatile("st.global.L2::cache_hint.b32 [%0], %1, %2;" ::"l"(to), "r"(value), "l"(policy));
+    else store(to, value);
+}
+
+__device__ inline void store_y(u64 to, uint2 value, u64 policy) {
+    if (KEEP_Y)
+        asm volatile("st.global.L2::cache_hint.v2.b32 [%0], {%1, %2}, %3;"
+                     ::"l"(to), "r"(value.x), "r"(value.y), "l"(policy));
+    else
+        asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(to), "r"(value.x), "r"(value.y));
+}
+
+__device__ inline u64 descriptor(u32 address) {
+    // K-major, 128-byte swizzle: groups of 8 rows lie 1024 bytes apart.
+    return (u64)((address & 0x3ffff) >> 4) | (1ull << 16) | (64ull << 32) | (1ull << 62);
+}

@@ -1,0 +1,91 @@
+// Which tiles there are, and which of them a block works at. A tile is MBLK * 128 weight rows by up to MAX_N tokens of one
+// expert; an expert with more tokens is cut into equal parts.
+
+extern __shared__ char raw[];             // see layout.cuh
+
+__device__ inline u32 stages_begin() { return (shared_address(raw) + 1023) / 1024 * 1024; }
+
+// A function, not an argument: so the compiler knows everywhere that it is shared memory, and where.
+__device__ inline Shared& shared() {
+    return *(Shared*)(raw + (stages_begin() - shared_address(raw)) + STAGES * STAGE_BYTES);
+}
+
+struct Tile {
+    int phase;                            // 0: w13, 1: w2
+    int expert;
+    int unit;                             // of MBLK * 128 weight rows
+    int row;                              // first sorted pair
+    int valid;                            // pairs
+    int n;                                // columns of the wgmma
+    int tiles;                            // token tiles of the expert
+};
+
+// Sizes of which there is a wgmma<N>().
+__device__ inline int padded(int tokens) {
+    return (tokens + STEP - 1) / STEP * STEP;
+}
+
+// Which tiles a block works at, as its warps see them: those of w13 follow from its number, those of w2 are told by the
+// fetching warp, which takes them from the counter.
+struct Order {
+    int tiles13, end;                     // end: behind the last index of w2
+
+    __device__ int static_index(int i) const { return blockIdx.x + i * gridDim.x; }
+
+    // Index of the block's tile number i; not below `end` if there is none.
+    __device__ int tile(int i) const {
+        if (static_index(i) < tiles13) return static_index(i);
+        u64 taken;
+        do {
+            asm volatile("ld.volatile.shared.u64 %0, [%1];"
+                         : "=l"(taken) : "r"(shared_address(shared().taken + i % RING)) : "memory");
+        } while (taken >> 32 != i);
+        return (int)taken;
+    }
+};
+
+struct Arguments {
+    const char* x;                        // [M, k13]
+    const char* w13;                      // units of [E, 2 * N, k13]
+    const char* w2;                       // units of [E, K, k2]
+    char* hidden;                         // [numel, k2]
+    char* y;                              // [numel, K]
+    const Pair* sorted;                   // pairs by expert
+    u32* done;                            // [E + 2], zero: w13 tiles done, of each expert; blocks that wait no more;
+                                          // w2 tiles taken
+    int numel, units13, units2, steps13, steps2, columns;
+    bool fused;                           // both phases in this launch
+};
+
+__device__ inline Tile decode(int index, int units13, int units2) {
+    const Shared& s = shared();
+    Tile t;
+    const int tiles13 = s.total * units13;
+    t.phase = index >= tiles13;
+    const int units = t.phase ? units2 : units13, within = t.phase ? index - tiles13 : index;
+    const int token_tile = within / units;
+    t.unit = within - token_tile * units;
+    int low = 0, high = E - 1;            // the first expert whose tile_end is above token_tile
+    while (low < high) {
+        const int middle = (low + high) / 2;
+        if (s.tile_end[middle] > token_tile) high = middle; else low = middle + 1;
+    }
+    t.expert = low;
+    const int before = low ? s.tile_end[low - 1] : 0, rows = s.row_begin[low + 1] - s.row_begin[low];
+    t.tiles = s.tile_end[low] - before;
+    const int each = padded((rows + t.tiles - 1) / t.tiles), begin = (token_tile - before) * each;
+    t.row = s.row_begin[low] + begin;
+    t.valid = min(each, rows - begin);
+    t.n = padded(t.valid);
+    return t;
+}
+
+// What every warp of a block knows about the launch.
+struct Block {
+    Arguments a;
+    int units13, units2;                  // of MBLK * 128 weight rows
+    int skipped;                          // tiles of w13, where this launch does w2 alone
+    Order order;
+
+    __device__ Tile decode(int index) const { return ::decode(skipped + index, units13, units2); }
+};

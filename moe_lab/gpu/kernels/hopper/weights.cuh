@@ -1,0 +1,88 @@
+// One thread fetches weights, from the L2 cache's first look at them to the last step of w2, and keeps the books: which w2
+// tile comes next, and which w13 tiles are done.
+
+// The first weights of a tile of w13 that some block will do: until tiles are known the memory would have nothing to do.
+__device__ inline void prefetch_early(const char* w13, const ID* topk_ids, int numel, int units13, int steps13) {
+    const int tiles = (units13 + MBLK - 1) / MBLK, nth = blockIdx.x / tiles, unit = blockIdx.x % tiles * MBLK;
+#if MOST_PAIRS
+    const u32 expert = nth < numel ? (u32)topk_ids[nth] : E;
+#else
+    const u32 expert = nth;
+#endif
+    const u32 unit_bytes = steps13 * UNIT;
+    for (int u = unit; expert < E && u < min(unit + MBLK, units13); u++)
+        asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;"
+                     ::"l"(w13 + ((u64)expert * units13 + u) * unit_bytes), "r"(min(unit_bytes, EARLY_BYTES / MBLK))
+                     : "memory");
+}
+
+// Tiles of w13 that the block ended are told from here: the fence before it waits until all that was written is in the L2
+// cache, and would hold up the multiplying warps.
+struct Teller {
+    const Block& block;
+    int told;                             // the next of the block's w13 tiles to tell
+    u32 ended = 0;                        // warps of a group that wrote the tiles told so far
+
+    __device__ bool more() const { return told < block.order.tiles13; }
+
+    __device__ void tell(bool wait_for_it) {
+        while (more()) {
+            u32 first, second;
+            do {
+                asm volatile("ld.acquire.cta.shared::cta.v2.u32 {%0, %1}, [%2];"
+                             : "=r"(first), "=r"(second) : "r"(shared_address(shared().ended)) : "memory");
+            } while (wait_for_it && (first < ended + 4 || second < ended + 4));
+            if (first < ended + 4 || second < ended + 4) return;
+            ended += 4;
+            const Tile t = decode(told, block.units13, block.units2);
+            asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(block.a.done + t.expert) : "memory");
+            told += gridDim.x;
+        }
+    }
+};
+
+__device__ inline void fetch_weights(const Block& block) {
+    Shared& s = shared();
+    const Arguments& a = block.a;
+    const Order& order = block.order;
+    const u64 policy = evict_first();
+    Teller teller{block, a.fused ? (int)blockIdx.x : order.tiles13};
+    int stage = 0;
+    u32 parity = 0;
+    // A w2 tile is taken when two steps of the one before are left: late enough that blocks with more of w13 get less of
+    // w2, early enough that the counter is read when the tile begins.
+    int taken = 0;
+    const auto take = [&](int i) {
+        if (order.static_index(i) >= order.tiles13) taken = order.tiles13 + atomicAdd(a.done + E + 1, 1);
+    };
+    take(0);
+    for (int i = 0;; i++) {
+        int index = order.static_index(i);
+        if (index >= order.tiles13) {
+            index = taken;
+            asm volatile("st.volatile.shared.u64 [%0], %1;"
+                         ::"r"(shared_address(s.taken + i % RING)), "l"((u64)i << 32 | index) : "memory");
+        }
+        if (index >= order.end) break;
+        const Tile t = block.decode(index);
+        const int units = t.phase ? a.units2 : a.units13, steps = t.phase ? a.steps2 : a.steps13;
+        const char* from = (t.phase ? a.w2 : a.w13) + ((u64)t.expert * units + t.unit * MBLK) * steps * UNIT;
+        // Past the last unit: any weights, never stored.
+        const u64 next = MBLK == 2 && t.unit * 2 + 1 < units ? (u64)steps * UNIT : 0;
+        const bool once = t.tiles == 1;
+        for (int k = 0; k < steps; k++, from += UNIT) {
+            if (k == max(0, steps - 2)) take(i + 1);
+            // What the stage waits for may itself wait for a tile that is still to be told.
+            while (teller.more() && !is_past_now(&s.empty[stage], parity ^ 1)) teller.tell(false);
+            wait(&s.empty[stage], parity ^ 1);
+            asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;"
+                         ::"r"(shared_address(&s.full[stage])), "r"(W_BYTES) : "memory");
+            const u32 to = stages_begin() + stage * STAGE_BYTES;
+            bulk_copy(to, from, &s.full[stage], once, policy);
+            if (MBLK == 2) bulk_copy(to + UNIT, from + next, &s.full[stage], once, policy);
+            if (++stage == STAGES) { stage = 0; parity ^= 1; }
+            teller.tell(false);
+        }
+    }
+    teller.tell(true);
+}
