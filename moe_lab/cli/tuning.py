@@ -125,7 +125,7 @@ def _unsaid(path: Path, model: str | None) -> tuple[int, int]:
     Raises:
         UserError: there is no such preset, or the file is of another model.
     """
-    from moe_lab.spec.models import model as preset_of
+    from moe_lab.spec import models
 
     named = engines.named(path)
     E, N = int(named["E"]), int(named["N"])
@@ -133,10 +133,10 @@ def _unsaid(path: Path, model: str | None) -> tuple[int, int]:
     advice = f"give --model {' or '.join([*fitting, f'KxNxExTOPK such as 2048x{N}x{E}x8'])}"
     if not model:
         raise UserError(f"An engine's file does not say K and topk; {advice}.")
-    sizes = bench_options.sizes(model)
+    sizes = models.sizes(model)
     if sizes and (sizes[1], sizes[2]) == (N, E):
         return sizes[0], sizes[3]
-    preset = None if sizes else preset_of(model)
+    preset = None if sizes else models.model(model)
     if preset and model in fitting:
         return preset.K, preset.topk
     theirs = f"E={preset.E}, N={preset.N}/tp" if preset else f"E={sizes[2]}, N={sizes[1]}" if sizes else ""

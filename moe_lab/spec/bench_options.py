@@ -219,15 +219,3 @@ def seconds(text: str) -> float:
     if not 0 < value < 1e6:
         raise UserError(f"'{one_line(text)}' is no time; write 90s, 5m or 1h.")
     return value
-
-
-def sizes(text: str) -> tuple[int, int, int, int] | None:
-    """Return K, N, E and topk of ``2048x768x128x8``; None of a text of another form, such as a preset's name.
-
-    Raises:
-        UserError: one of them is out of bounds.
-    """
-    try:
-        return types.sizes(text)
-    except ValueError as error:
-        raise UserError(f"The sizes '{one_line(text, 60)}' cannot be ({error}); write KxNxExTOPK.") from None

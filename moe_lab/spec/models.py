@@ -1,9 +1,15 @@
-"""Model presets: the figures of published models' layers, one entry each, with their source."""
+"""Model presets: the figures of published models' layers, each with its source, an entry of ``models.json`` each."""
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+import msgspec
+
 from moe_lab.spec.errors import UserError
+from moe_lab.spec.guard.entry import integer, one_line
+from moe_lab.spec.guard.options import EXPERTS, SIZE
 
 
 @dataclass(frozen=True)
@@ -78,94 +84,7 @@ class Model:
     apply_router_weight_on_input: bool = False
 
 
-MODELS: dict[str, Model] = {
-    "qwen3-30b-a3b": Model(
-        K=2048,
-        N=768,
-        E=128,
-        topk=8,
-        layers=48,
-        attention=Attention("gqa", heads=32, kv_heads=4, head_dim=128, qk_norm=True, rope_theta=1e6),
-        router=Router("softmax"),
-        source="config.json of Qwen/Qwen3-30B-A3B; Qwen3 Technical Report, arXiv 2505.09388, table 2",
-    ),
-    "qwen3-235b-a22b": Model(
-        K=4096,
-        N=1536,
-        E=128,
-        topk=8,
-        layers=94,
-        attention=Attention("gqa", heads=64, kv_heads=4, head_dim=128, qk_norm=True, rope_theta=1e6),
-        router=Router("softmax"),
-        source="config.json of Qwen/Qwen3-235B-A22B; Qwen3 Technical Report, arXiv 2505.09388, table 2",
-    ),
-    "deepseek-v3": Model(
-        K=7168,
-        N=2048,
-        E=256,
-        topk=8,
-        layers=61,
-        attention=Attention("mla", heads=128, kv_heads=128, head_dim=128),
-        router=Router("sigmoid", groups=8, topk_groups=4, bias=True, scaling=2.5),
-        source="config.json of deepseek-ai/DeepSeek-V3; technical report, arXiv 2412.19437, section 4.2",
-        shared_experts=1,
-    ),
-    "kimi-k2": Model(
-        K=7168,
-        N=2048,
-        E=384,
-        topk=8,
-        layers=61,
-        attention=Attention("mla", heads=64, kv_heads=64, head_dim=128, rope_theta=5e4),
-        router=Router("sigmoid", bias=True, scaling=2.827),
-        source="config.json of moonshotai/Kimi-K2-Instruct; Kimi K2, arXiv 2507.20534, table 2",
-        shared_experts=1,
-    ),
-    "mixtral-8x7b": Model(
-        K=4096,
-        N=14336,
-        E=8,
-        topk=2,
-        layers=32,
-        attention=Attention("gqa", heads=32, kv_heads=8, head_dim=128, rope_theta=1e6),
-        router=Router("softmax"),
-        source="config.json of mistralai/Mixtral-8x7B-v0.1; Mixtral of Experts, arXiv 2401.04088, table 1",
-    ),
-    "gpt-oss-120b": Model(
-        K=2880,
-        N=2880,
-        E=128,
-        topk=4,
-        layers=36,
-        attention=Attention("gqa", heads=64, kv_heads=8, head_dim=64, rope_theta=1.5e5),
-        router=Router("softmax_topk", renormalise=False),
-        source="config.json of openai/gpt-oss-120b; model card, arXiv 2508.10925, section 2",
-        activation="swigluoai",
-    ),
-    "glm-4.5": Model(
-        K=5120,
-        N=1536,
-        E=160,
-        topk=8,
-        layers=92,
-        attention=Attention("gqa", heads=96, kv_heads=8, head_dim=128, qk_norm=True, rope_theta=1e6),
-        router=Router("sigmoid", bias=True, scaling=2.5),
-        source="config.json of zai-org/GLM-4.5; GLM-4.5, arXiv 2508.06471, table 1",
-        shared_experts=1,
-    ),
-    "llama-4-maverick": Model(
-        K=5120,
-        N=8192,
-        E=128,
-        topk=1,
-        layers=48,
-        attention=Attention("gqa", heads=40, kv_heads=8, head_dim=128, rope_theta=5e5),
-        router=Router("sigmoid", renormalise=False),
-        source="text_config in config.json of meta-llama/Llama-4-Maverick-17B-128E-Instruct",
-        shared_experts=1,
-        apply_router_weight_on_input=True,
-    ),
-}
+MODELS = msgspec.json.decode(Path(__file__).with_suffix(".json").read_bytes(), type=dict[str, Model])
 
 
 def model(name: str) -> Model:
@@ -177,3 +96,21 @@ def model(name: str) -> Model:
     if name not in MODELS:
         raise UserError(f"No model preset is called '{name}'; choose one of: {', '.join(MODELS)}.")
     return MODELS[name]
+
+
+def sizes(text: str) -> tuple[int, int, int, int] | None:
+    """Return K, N, E and topk of ``2048x768x128x8``; None of a text of another form, such as a preset's name.
+
+    Raises:
+        UserError: one is out of bounds, or topk is larger than E.
+    """
+    if not re.fullmatch(r"[0-9]+(x[0-9]+){3}", text):
+        return None
+    bounds = (SIZE, SIZE, EXPERTS, EXPERTS)
+    try:
+        K, N, E, topk = (integer(part, range(1, most + 1)) for part, most in zip(text.split("x"), bounds, strict=True))
+        if topk > E:
+            raise ValueError(f"topk = {topk} is more than E = {E}")
+    except ValueError as error:
+        raise UserError(f"The sizes '{one_line(text, 60)}' cannot be ({error}); write KxNxExTOPK.") from None
+    return K, N, E, topk

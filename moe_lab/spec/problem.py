@@ -63,7 +63,9 @@ class MoEProblem:
 
     @classmethod
     def preset(cls, name: str, M: int, format: str = "bf16") -> "MoEProblem":
-        """Return the MoE layer of a model preset for M tokens."""
+        """Return the MoE layer of a model preset, or of sizes as KxNxExTOPK, for M tokens."""
+        if given := models.sizes(name):
+            return cls(M, *given, format, model=name)
         m = models.model(name)
         on_input = m.apply_router_weight_on_input
         return cls(M, m.K, m.N, m.E, m.topk, format, m.activation, name, on_input)

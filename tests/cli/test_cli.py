@@ -10,7 +10,7 @@ import pytest
 from checkout import REPO
 
 from moe_lab import cli
-from moe_lab.spec import bench_options
+from moe_lab.spec import bench_options, models
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard import terminal
 
@@ -190,9 +190,9 @@ def test_lists_of_tokens_that_are_none_are_refused(text: str) -> None:
 @pytest.mark.parametrize("text", ["0x1x1x1", "1x1x1x2", f"{'9' * 30}x1x8x1", "1x1x99999x1"])
 def test_sizes_out_of_bounds_are_refused(text: str) -> None:
     with pytest.raises(UserError, match="write KxNxExTOPK"):
-        bench_options.sizes(text)
-    assert bench_options.sizes("2048x768x128x8") == (2048, 768, 128, 8)
-    assert bench_options.sizes("qwen3-30b-a3b") is None
+        models.sizes(text)
+    assert models.sizes("2048x768x128x8") == (2048, 768, 128, 8)
+    assert models.sizes("qwen3-30b-a3b") is None
 
 
 def failing(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> list[str]:

@@ -15,7 +15,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from moe_lab import cli
 from moe_lab.report import grid, notebooks
-from moe_lab.spec import bench_options
+from moe_lab.spec import bench_options, models
 from moe_lab.spec.errors import UserError
 
 FEW = settings(max_examples=50, deadline=None, database=None, suppress_health_check=list(HealthCheck))
@@ -170,7 +170,7 @@ def test_any_parameters_cell_and_value_is_a_job_or_one_sentence(source: str, val
 @FEW
 @given(st.sampled_from(ODD) | st.text(max_size=12))
 def test_any_text_of_an_option_is_taken_or_refused(text: str) -> None:
-    for read in (bench_options.numbers, bench_options.seconds, bench_options.sizes, bench_options.listed):
+    for read in (bench_options.numbers, bench_options.seconds, models.sizes, bench_options.listed):
         with contextlib.suppress(UserError):
             read(text)
     for option in ("--keep", "--max-mb", "--root", "--name"):

@@ -1,7 +1,13 @@
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+
+import msgspec
 import pytest
 
+from moe_lab.spec import models
 from moe_lab.spec.errors import UserError
-from moe_lab.spec.models import MODELS, model
+from moe_lab.spec.models import MODELS, Attention, Model, Router, model
 from moe_lab.spec.problem import MoEProblem
 
 
@@ -32,6 +38,24 @@ def test_useful_flops_count_each_pair_once_per_weight():
     assert p.useful_flops("w13") == 20 * (2 * 3) * 4 * 2
     assert p.useful_flops("w2") == 20 * 4 * 3 * 2
     assert p.useful_flops() == p.useful_flops("w13") + p.useful_flops("w2")
+
+
+def test_a_preset_is_one_entry_of_figures_that_a_layer_takes(tmp_path):
+    """GIVEN the file of presets WHEN an entry is added THEN it reads as one; none says what no layer takes."""
+    given = json.loads(Path(models.__file__).with_suffix(".json").read_text())
+    assert list(given) == list(MODELS)
+    for entry in given.values():
+        for found, kind in ((entry, Model), (entry["attention"], Attention), (entry["router"], Router)):
+            assert found.keys() <= {field.name for field in fields(kind)}
+    given["mine"] = given["mixtral-8x7b"] | {"topk": 4}
+    assert msgspec.convert(given, dict[str, Model])["mine"] == replace(MODELS["mixtral-8x7b"], topk=4)
+
+
+def test_sizes_are_taken_wherever_a_preset_is():
+    p = MoEProblem.preset("2048x768x128x8", 16, "fp16")
+    assert p == MoEProblem(16, 2048, 768, 128, 8, "fp16", model="2048x768x128x8")
+    with pytest.raises(UserError, match="topk = 9 is more than E = 8"):
+        MoEProblem.preset("64x64x8x9", 1)
 
 
 def test_executed_flops_count_padded_rows():

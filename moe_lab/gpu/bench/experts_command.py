@@ -119,19 +119,11 @@ def _backends(text: str) -> list[str]:
 
 def _cases(settings: dict[str, Any]) -> list[ExpertsCase]:
     return [
-        ExpertsCase(_problem(model, M, settings["format"]), routing, settings["seed"])
+        ExpertsCase(MoEProblem.preset(model, M, settings["format"]), routing, settings["seed"])
         for model in settings["models"]
         for routing in settings["routing"]
         for M in settings["M"]
     ]
-
-
-def _problem(model: str, M: int, format: str) -> MoEProblem:
-    """Return a preset's layer, or one of given sizes: ``2048x768x128x8`` is K x N x E x topk."""
-    given = bench_options.sizes(model)
-    if given:
-        return MoEProblem(M, *given, format, "silu", model)
-    return MoEProblem.preset(model, M, format)
 
 
 def _monitor(device: torch.device) -> Monitor | None:

@@ -100,7 +100,8 @@ class WheelPipeline:
         return self._checked(config, "its default tiles")
 
     def _look_up(self, problem: MoEProblem, twin: str) -> tuple[dict[str, int], bool] | None:
-        name = self._file(problem, twin)
+        gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+        name = engines.file_name(self.peer.project, problem.E, problem.N, gpu, problem.format, down=bool(twin))
         files = {path: path.parent.name for path in self.peer.files("tiles") if path.name == name}
         if not files:
             return None
@@ -127,12 +128,6 @@ class WheelPipeline:
                 "cannot pass to its kernel; use another release."
             )
         return rest, tma
-
-    def _file(self, problem: MoEProblem, twin: str) -> str:
-        name = torch.cuda.get_device_name().replace(" ", "_") if torch.cuda.is_available() else "CPU"
-        name = "NVIDIA_H200" if "H200" in name.split("_") else name
-        dtype = ",dtype=float32" if problem.dtype == "fp32" else ""
-        return f"E={problem.E},N={problem.N},device_name={name}{dtype}{twin}.json"
 
     @property
     def _launcher(self) -> Any:

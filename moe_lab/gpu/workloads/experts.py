@@ -45,7 +45,7 @@ def add(commands: Any) -> None:
         "experts", help="run the experts part", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     experts.set_defaults(run=run)
-    experts.add_argument("--model", default="qwen3-30b-a3b", help=f"preset: {', '.join(MODELS)}")
+    experts.add_argument("--model", default="qwen3-30b-a3b", help=f"preset: {', '.join(MODELS)}; or KxNxExTOPK")
     experts.add_argument("--m", type=types.tokens, nargs="+", default=[16, 128, 1024, 8192], metavar="M", help="tokens")
     experts.add_argument(
         "--backend", nargs="+", default=["fused_moe"], help=f"of: {', '.join(plugins.names('experts'))}"

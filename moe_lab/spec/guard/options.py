@@ -51,18 +51,3 @@ def pattern(text: str) -> str:
     except (re.error, RecursionError, OverflowError) as error:
         raise argparse.ArgumentTypeError(f"{text[:40]!r} is no regular expression ({error})") from None
     return text
-
-
-def sizes(text: str) -> tuple[int, int, int, int] | None:
-    """Return K, N, E and topk of ``2048x768x128x8``; None where a text is no four numbers of that form.
-
-    Raises:
-        ValueError: one is out of bounds, or topk is larger than E.
-    """
-    if not re.fullmatch(r"[0-9]+(x[0-9]+){3}", text):
-        return None
-    bounds = (SIZE, SIZE, EXPERTS, EXPERTS)
-    K, N, E, topk = (integer(part, range(1, most + 1)) for part, most in zip(text.split("x"), bounds, strict=True))
-    if topk > E:
-        raise ValueError(f"topk = {topk} is more than E = {E}")
-    return K, N, E, topk

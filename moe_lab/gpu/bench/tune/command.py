@@ -71,7 +71,7 @@ def work(options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any
     journal = Journal(options.out)
     if journal.header is None:
         arguments = ["tune", *bench_options.tune_argv(options)]
-        against = result.measured(device, DTYPES[problem(options, 1).dtype])
+        against = result.measured(device, DTYPES[MoEProblem.preset(options.model, 1, options.format).dtype])
         journal.begin(result.header("tune", KEY, arguments, settings, device, against))
     _refuse_strangers(journal, settings)
     note, state = note_path(options.state), State.read(options.state)
@@ -79,7 +79,7 @@ def work(options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any
     def noted(keys: Any) -> None:
         note.write_text(json.dumps(list(keys)))
 
-    problems = [problem(options, M) for M in settings["M"]]
+    problems = [MoEProblem.preset(options.model, M, options.format) for M in settings["M"]]
     rounds, most = ((1, 1), 2) if device.type == "cpu" else (search.ROUNDS, 60)
     session = Session(
         *(options.backend, options.routing, options.seed, journal, state, noted, device), rounds=rounds, most=most
@@ -91,7 +91,14 @@ def work(options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any
     weights = Weights(problems[0], device, options.seed)
 
     def case(M: int) -> Case:
-        return Case(problem(options, M), options.backend, weights, options.routing, options.seed, device)
+        return Case(
+            MoEProblem.preset(options.model, M, options.format),
+            options.backend,
+            weights,
+            options.routing,
+            options.seed,
+            device,
+        )
 
     tune_all(session, problems, plans, case, budget)
     judge_between(session, middles, case, budget)
@@ -109,7 +116,7 @@ def serve(options: argparse.Namespace) -> dict[str, Any]:
     for line in sys.stdin:
         task, error = json.loads(line), None
         try:
-            small = candidates.small(problem(options, task["M"]))
+            small = candidates.small(MoEProblem.preset(options.model, task["M"], options.format))
             if small.M not in cases:
                 weights = Weights(small, device, options.seed)
                 cases[small.M] = Case(small, options.backend, weights, "uniform", options.seed, device)
@@ -133,14 +140,6 @@ def _answers() -> bool:
     except Exception:  # the next tile gets a fresh process
         return False
     return True
-
-
-def problem(options: argparse.Namespace, M: int) -> MoEProblem:
-    """Return the layer of a preset, or of given sizes: ``2048x768x128x8`` is K x N x E x topk."""
-    given = bench_options.sizes(options.model)
-    if given:
-        return MoEProblem(M, *given, options.format, "silu", options.model)
-    return MoEProblem.preset(options.model, M, options.format)
 
 
 def plan(
@@ -167,7 +166,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     info = plugins.info("experts", options.backend)
     if not info.get("tile"):
         raise UserError(f"'{options.backend}' has no choice of tiles.")
-    refuse(options.backend, info, problem(options, 1), torch.device(options.device))
+    refuse(options.backend, info, MoEProblem.preset(options.model, 1, options.format), torch.device(options.device))
     same = ("model", "backend", "format", "routing", "seed", "candidates", "between")
     return {"M": tokens} | {name: getattr(options, name) for name in same}
 
