@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from moe_lab.gpu.experts import load
 from moe_lab.gpu.kernels.activation import gated_activation
 from moe_lab.gpu.kernels.norm import add_rms_norm
 from moe_lab.gpu.kernels.rope import rope_cache, rotary_table
@@ -111,9 +112,9 @@ class DecoderLayer:
             raise UserError(f"The layer runs in one of {', '.join(DTYPES)}; got '{dtype}'.")
         self.problem = MoEProblem.preset(name, shape.M, dtype)
         self.device = torch.device(device)
-        self.backend = plugins.load("experts", backend)
+        self.backend, info = load(backend)
         self.options = _align_option(backend, align)
-        self.align = self.options.get("align", plugins.info("experts", backend).get("align"))
+        self.align = self.options.get("align", info.get("align"))
         self.weights = random_weights(self.model, DTYPES[dtype], self.device, seed)
         prepare = getattr(self.backend, "prepare", lambda w13, w2: (w13, w2))
         self.experts_weights = prepare(self.weights.w13, self.weights.w2)

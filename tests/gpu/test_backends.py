@@ -85,14 +85,14 @@ def test_wheel_pipeline_gives_what_the_oracle_gives(cache: Path, interpreter, M:
         seen.append(stage)
         return ranges.marker("none")(stage)
 
-    y = plugins.load("experts", "vllm_triton").experts(*tensors, problem=problem, mark=mark)
+    y = examine.load("vllm_triton")[0].experts(*tensors, problem=problem, mark=mark)
     expected = torch_loop.moe(*tensors, problem=problem, mark=ranges.marker("none"), dtype=torch.float64)
     assert torch.allclose(y.double(), expected, atol=1e-5)
     assert seen == (["align", "w13", "act", "w2", "combine"] if M else [])
 
 
 def test_wheel_pipeline_takes_the_nearest_tuned_tile_else_the_projects_default(cache: Path, interpreter) -> None:
-    backend = plugins.load("experts", "vllm_triton").at(None)
+    backend = examine.load("vllm_triton")[0]
     tuned = [backend.block_m(MoEProblem(M, 24, 32, 8, 2, "fp32")) for M in (1, 21, 23, 900)]
     assert tuned == [32, 32, 128, 128], "keys 4 and 40"
     assert backend.config(MoEProblem(9, 24, 16, 8, 2, "fp32")) == {"BLOCK_SIZE_M": 64}, "no file for this N"

@@ -7,7 +7,7 @@ torch = pytest.importorskip("torch")
 
 from moe_lab.gpu import routing
 from moe_lab.gpu.bench.check import Inputs, Oracle
-from moe_lab.gpu.experts import fused_moe, torch_loop
+from moe_lab.gpu.experts import fused_moe, load, torch_loop
 from moe_lab.spec import plugins, ranges
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.problem import MoEProblem
@@ -71,7 +71,7 @@ def test_backend_matches_the_fp64_oracle(name, dtype, case, device, poison):
     problem, tensors = make(case, dtype, device)
     if not supports(name, dtype, device, problem):
         pytest.skip(f"{name} states that it does not do this")
-    backend = plugins.load("experts", name)
+    backend, _ = load(name)
     prepared = backend.prepare(*tensors[1:3]) if hasattr(backend, "prepare") else tensors[1:3]
     y = backend.experts(tensors[0], *prepared, *tensors[3:], problem=problem, mark=SILENT)
     assert_close(y, problem, tensors, states_tf32(name))
@@ -88,7 +88,7 @@ def test_backend_multiplies_the_input_by_the_router_weight_where_the_model_does(
     weights = torch.linspace(0.1, 0.9, 21, device=device)[:, None].contiguous()
     tensors = (*tensors[:3], weights, tensors[4])
     on_input = replace(problem, apply_router_weight_on_input=True)
-    backend = plugins.load("experts", name)
+    backend, _ = load(name)
     prepared = backend.prepare(*tensors[1:3]) if hasattr(backend, "prepare") else tensors[1:3]
     y = backend.experts(tensors[0], *prepared, *tensors[3:], problem=on_input, mark=SILENT)
     assert_close(y, on_input, tensors, states_tf32(name))
@@ -185,7 +185,7 @@ def test_backend_marks_the_stages_that_it_has_in_order(name, stages, device):
         seen.append(stage)
         yield
 
-    plugins.load("experts", name).experts(*tensors, problem=problem, mark=mark)
+    load(name)[0].experts(*tensors, problem=problem, mark=mark)
     assert seen == stages
 
 
@@ -214,7 +214,7 @@ def test_fused_moe_refuses_bfloat16_under_the_interpreter(device):
 @pytest.mark.parametrize("which", ["x", "w13", "w2", "topk_weights", "topk_ids"])
 def test_our_backends_refuse_inputs_that_are_not_contiguous(name, which, device):
     problem, tensors = make((4, 64, 64, 4, 2, "uniform", ""), "fp16", device)
-    backend = plugins.load("experts", name)
+    backend, _ = load(name)
     prepared = backend.prepare(*tensors[1:3]) if hasattr(backend, "prepare") else tensors[1:3]
     given = dict(
         zip(["x", "w13", "w2", "topk_weights", "topk_ids"], [tensors[0], *prepared, *tensors[3:]], strict=True)
@@ -237,7 +237,7 @@ def test_backend_replays_in_a_cuda_graph_with_other_tokens_and_routing(name, dev
     _, others = make(case, "bf16", device)
     if plugins.unavailable("experts", name):
         pytest.skip("not installed here")
-    backend = plugins.load("experts", name)
+    backend, _ = load(name)
     prepare = getattr(backend, "prepare", lambda *weights: weights)
 
     def arguments(own):

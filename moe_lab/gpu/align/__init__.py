@@ -134,22 +134,3 @@ def check_arguments(topk_ids: "Tensor", block_m: int, E: int) -> None:
         raise ValueError(f"E must lie in 1..{MOST_EXPERTS}, not {E}.")
     if block_m < 1:
         raise ValueError(f"block_m must be at least 1, not {block_m}.")
-
-
-def check_ids(topk_ids: "Tensor", E: int, expert_map: "Tensor | None" = None) -> None:
-    """Raise a ValueError for an id or a map entry that the algorithms would follow out of bounds.
-
-    Waits for the device: for tests and debugging, never for a graph.
-
-    Args:
-        topk_ids: [M, topk]; each must lie in -1..E-1, where -1 drops the pair.
-        E: experts.
-        expert_map: [E] int32, or None; entries must lie in -1..E-1.
-    """
-    import torch
-
-    for name, ids in (("topk_ids", topk_ids), ("expert_map", expert_map)):
-        if ids is not None and ids.numel() and (int(ids.min()) < -1 or int(ids.max()) >= E):
-            raise ValueError(f"{name} holds {int(ids.min())} to {int(ids.max())}; with E={E} it must hold -1..{E - 1}.")
-    if expert_map is not None and (expert_map.numel() != E or expert_map.dtype != torch.int32):
-        raise ValueError(f"expert_map must be [E={E}] int32; it is {list(expert_map.shape)} {expert_map.dtype}.")

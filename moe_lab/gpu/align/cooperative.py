@@ -28,9 +28,9 @@ INFO = {
 
 SOURCE = Path(__file__).with_suffix(".cu")
 MOST_BLOCKS = 128  # an exchange reads blocks ** 2 tables of counts
-MOST_ITEMS = 16  # pairs of a thread: more do not fit its registers
 PHASES = ("count", "publish", "sort", "collect", "scan", "place")
-# (threads, pairs of a thread, most blocks of that shape), best first; measured on an H200, docs/kernels.md.
+# (threads, pairs of a thread, most blocks of that shape), best first; measured on an H200, docs/kernels.md. More than
+# 16 pairs do not fit the registers of a thread.
 SHAPES = (
     *((512, 1, 16), (512, 2, 64), (512, 4, 128), (512, 8, 128)),
     *((1024, 1, 16), (1024, 2, 64), (1024, 4, 128), (1024, 8, 128), (1024, 16, 128)),

@@ -36,7 +36,7 @@ def align(
         out: memory to write to, of ``moe_lab.gpu.align.buffers``; None to allocate.
 
     Raises:
-        ValueError: a wrong dtype, a view with gaps, or sizes out of range. Ids are not looked at: ``check_ids`` does.
+        ValueError: a wrong dtype, a view with gaps, or sizes out of range. Ids are not looked at.
     """
     result = (out or buffers(topk_ids, block_m, E)).alignment
     numel, device = topk_ids.numel(), topk_ids.device

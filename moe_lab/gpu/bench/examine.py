@@ -14,9 +14,9 @@ from moe_lab.gpu.bench import stages
 from moe_lab.gpu.bench.align import one_line
 from moe_lab.gpu.bench.check import Errors, Inputs, Oracle
 from moe_lab.gpu.bench.clock import Step, no_stderr, ready
+from moe_lab.gpu.experts import load
 from moe_lab.gpu.formats import quantise
 from moe_lab.gpu.weights import expert_weights
-from moe_lab.spec import plugins
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.problem import MoEProblem
 from moe_lab.spec.ranges import marker
@@ -85,23 +85,6 @@ class Weights:
         if name not in self._prepared:
             self._prepared[name] = backend.prepare(self.w13, self.w2)
         return self._prepared[name]
-
-
-def load(name: str) -> tuple[Any, dict[str, Any]]:
-    """Return a backend and its INFO.
-
-    Args:
-        name: of the plugin, or ``name@version`` of a peer's release.
-
-    Raises:
-        UserError: there is no such backend or release, or what it needs is missing.
-    """
-    plugin, at, version = name.partition("@")
-    info = plugins.info("experts", plugin)
-    if at and "peer" not in info:
-        raise UserError(f"'{plugin}' has no releases to choose from; leave '@{version}' out.")
-    module = plugins.load("experts", plugin)
-    return (module.at(version or None) if "peer" in info else module), info
 
 
 def guard(entry: Entry, examine: Callable[[], None]) -> None:

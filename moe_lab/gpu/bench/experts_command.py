@@ -13,8 +13,9 @@ import torch
 
 from moe_lab.gpu.bench import result, supervise
 from moe_lab.gpu.bench.cases import ExpertsCase, experts_rows
-from moe_lab.gpu.bench.examine import Plan, Weights, load
+from moe_lab.gpu.bench.examine import Plan, Weights
 from moe_lab.gpu.bench.nvml import Monitor
+from moe_lab.gpu.experts import load
 from moe_lab.gpu.routing import parse_spec
 from moe_lab.spec import bench_options, formats, plugins
 from moe_lab.spec.bench_options import listed, numbers

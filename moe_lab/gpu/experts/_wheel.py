@@ -149,17 +149,7 @@ class WheelPipeline:
         problem: MoEProblem,
         mark: Mark,
     ) -> Tensor:
-        """Return the layer's output [M, K] in the dtype of x. No host synchronisation.
-
-        Args:
-            x: [M, K] fp32, fp16 or bf16, contiguous.
-            w13: [E, 2N, K], gate rows then up rows, contiguous.
-            w2: [E, K, N], contiguous.
-            topk_weights: [M, topk] fp32, contiguous.
-            topk_ids: [M, topk] int32, contiguous.
-            problem: sizes, dtype and activation.
-            mark: opens a range around each stage.
-        """
+        """Return the layer's output [M, K] in the dtype of x. No host synchronisation."""
         if problem.M == 0:
             return torch.empty_like(x)
         plan, on_input = self._plan(problem), problem.apply_router_weight_on_input

@@ -47,12 +47,7 @@ def choose(problem: MoEProblem, device: torch.device) -> str:
 
 
 def prepare(w13: Tensor, w2: Tensor) -> tuple[Prepared, None]:
-    """Return the weights as each backend that some M may choose takes them.
-
-    Args:
-        w13: [E, 2N, K], gate rows then up rows.
-        w2: [E, K, N].
-    """
+    """Return the weights as each backend that some M may choose takes them."""
     (E, K, N), dtype = w2.shape, next(name for name, dtype in DTYPES.items() if dtype == w13.dtype)
     problem = MoEProblem(1, K, N, E, 1, dtype)
     can, known = possible(problem, w13.device), measured.find(problem, gpu(w13.device))
@@ -74,17 +69,7 @@ def experts(
     problem: MoEProblem,
     mark: Mark,
 ) -> Tensor:
-    """Return the layer's output [M, K] in the dtype of x. No host synchronisation.
-
-    Args:
-        x: [M, K] fp32, fp16 or bf16, contiguous.
-        w13: of ``prepare``.
-        w2: of ``prepare``.
-        topk_weights: [M, topk] fp32, contiguous.
-        topk_ids: [M, topk] int32 or int64, contiguous.
-        problem: sizes, dtype and activation.
-        mark: opens a range around each stage.
-    """
+    """Return the layer's output [M, K] in the dtype of x. No host synchronisation."""
     name = choose(problem, x.device)
     result: Tensor = _backend(name).experts(x, *w13[name], topk_weights, topk_ids, problem=problem, mark=mark)
     return result

@@ -63,17 +63,7 @@ class DeepGemm:
         problem: MoEProblem,
         mark: Mark,
     ) -> Tensor:
-        """Return the layer's output [M, K] in bf16. No host synchronisation.
-
-        Args:
-            x: [M, K] bf16, contiguous.
-            w13: [E, 2N, K], gate rows then up rows, contiguous.
-            w2: [E, K, N], contiguous.
-            topk_weights: [M, topk] fp32.
-            topk_ids: [M, topk] int32.
-            problem: sizes and activation.
-            mark: opens a range around each stage.
-        """
+        """Return the layer's output [M, K] in bf16. No host synchronisation."""
         if (problem.K | problem.N) % 64:
             raise UserError(f"deep_gemm takes K and N that are multiples of 64, not {problem.K} and {problem.N}.")
         if problem.M == 0:
@@ -112,15 +102,3 @@ class DeepGemm:
 def at(version: str | None) -> DeepGemm:
     """Return the backend of one release; None = the installed package, else the newest in the cache."""
     return DeepGemm(version)
-
-
-def block_m(problem: MoEProblem) -> int:
-    """Return the rows to which each expert's rows are padded."""
-    return at(None).block_m(problem)
-
-
-def experts(
-    x: Tensor, w13: Tensor, w2: Tensor, topk_weights: Tensor, topk_ids: Tensor, *, problem: MoEProblem, mark: Mark
-) -> Tensor:
-    """Return the layer's output [M, K]; see ``DeepGemm.experts``."""
-    return at(None).experts(x, w13, w2, topk_weights, topk_ids, problem=problem, mark=mark)

@@ -22,12 +22,7 @@ INFO = {
 
 
 def prepare(w13: Tensor, w2: Tensor) -> tuple[Tensor, Tensor]:
-    """Return w13 with the up rows before the gate rows, as CUTLASS's epilogue reads them, and w2 as it is.
-
-    Args:
-        w13: [E, 2N, K], gate rows then up rows.
-        w2: [E, K, N].
-    """
+    """Return w13 with the up rows before the gate rows, as CUTLASS's epilogue reads them, and w2 as it is."""
     gate, up = w13.chunk(2, dim=1)
     return torch.cat((up, gate), dim=1), w2
 
@@ -35,17 +30,7 @@ def prepare(w13: Tensor, w2: Tensor) -> tuple[Tensor, Tensor]:
 def experts(
     x: Tensor, w13: Tensor, w2: Tensor, topk_weights: Tensor, topk_ids: Tensor, *, problem: MoEProblem, mark: Mark
 ) -> Tensor:
-    """Return the layer's output [M, K] in the dtype of x.
-
-    Args:
-        x: [M, K] fp16 or bf16, contiguous.
-        w13: what ``prepare`` returned.
-        w2: [E, K, N].
-        topk_weights: [M, topk] fp32.
-        topk_ids: [M, topk] int32.
-        problem: sizes.
-        mark: opens a range around each stage.
-    """
+    """Return the layer's output [M, K] in the dtype of x."""
     x, topk_weights = place_weight(x, topk_weights, problem, mark)
     y = torch.empty_like(x)
     if problem.M:

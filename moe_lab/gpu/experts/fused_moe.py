@@ -40,18 +40,10 @@ def experts(
     align: str = "auto",
     tile: Tiles | None = None,
 ) -> Tensor:
-    """Return the layer's output [M, K] in the dtype of x. No host synchronisation.
+    """Return the layer's output [M, K] in the dtype of x, see ``moe_lab.gpu.experts``; topk_ids may be int64.
 
-    Args:
-        x: [M, K] fp32, fp16 or bf16, contiguous.
-        w13: [E, 2N, K], gate rows then up rows, contiguous.
-        w2: [E, K, N], contiguous.
-        topk_weights: [M, topk] fp32, contiguous.
-        topk_ids: [M, topk] int32 or int64, contiguous.
-        problem: sizes, dtype and activation.
-        mark: opens a range around each stage.
-        align: align plugin.
-        tile: configuration of both GEMMs, or of w13 and of w2, with as many stages as fit; None = ``tiles``.
+    ``align`` names an align plugin. ``tile`` is a configuration of both GEMMs, or of w13 and of w2, with as many stages
+    as fit; None = ``tiles``.
 
     Raises:
         UserError: a dtype that the kernels do not have, an input that is not contiguous, or an unknown align plugin.

@@ -48,18 +48,10 @@ def experts(
     align: str = "auto",
     tile: Tiles | None = None,
 ) -> Tensor:
-    """Return the layer's output [M, K] in the dtype of x. No host synchronisation.
+    """Return the layer's output [M, K] in the dtype of x, see ``moe_lab.gpu.experts``; topk_ids may be int64.
 
-    Args:
-        x: [M, K] fp32, fp16 or bf16, contiguous.
-        w13: [E, 2N, K], from ``prepare``.
-        w2: [E, K, N], contiguous.
-        topk_weights: [M, topk] fp32, contiguous.
-        topk_ids: [M, topk] int32 or int64, contiguous.
-        problem: sizes, dtype and activation.
-        mark: opens a range around each stage.
-        align: align plugin.
-        tile: configuration of both GEMMs, or of w13 and of w2, with as many stages as fit; None = ``tiles``.
+    ``align`` names an align plugin. ``tile`` is a configuration of both GEMMs, or of w13 and of w2, with as many stages
+    as fit; None = ``tiles``.
 
     Raises:
         UserError: a dtype that the kernels do not have, an input that is not contiguous, or an unknown align plugin.
@@ -92,15 +84,15 @@ def experts(
 
 def block_m(problem: MoEProblem) -> int:
     """Return the rows of a tile, to which each expert's rows are padded."""
-    return (tuned("grouped", problem) or (default_tile(problem),))[0].block_m
+    return (tuned("grouped", problem) or (_default_tile(problem),))[0].block_m
 
 
 def tiles(problem: MoEProblem, device: torch.device, tile: Tiles | None = None) -> tuple[Tile, Tile]:
     """Return the configurations of the w13 and of the w2 GEMM: given, tuned, or our own; both have one block_m."""
-    return choose("grouped", problem, device, tile, default_tile(problem))
+    return choose("grouped", problem, device, tile, _default_tile(problem))
 
 
-def default_tile(problem: MoEProblem) -> Tile:
+def _default_tile(problem: MoEProblem) -> Tile:
     """Return a configuration by the mean rows of an expert; not yet measured."""
     if problem.dtype == "fp32":
         return Tile(32, 64, 32, 1, 4, 2)

@@ -70,19 +70,10 @@ def experts(
     split: bool = False,
     own_sort: bool = True,
 ) -> Tensor:
-    """Return the layer's output [M, K] in the dtype of x. No host synchronisation.
+    """Return the layer's output [M, K] in the dtype of x, see ``moe_lab.gpu.experts``; topk_ids may be int64.
 
-    Args:
-        x: [M, K] fp16 or bf16, contiguous.
-        w13: of ``prepare``.
-        w2: of ``prepare``.
-        topk_weights: [M, topk] fp32, contiguous.
-        topk_ids: [M, topk] int32 or int64, contiguous.
-        problem: sizes, dtype and activation.
-        mark: opens a range around each stage.
-        shape: kernel configuration; None = ``default_shape``.
-        split: w13 and w2 as two launches, so that each can be profiled by itself.
-        own_sort: False: align sorts the pairs also where the kernel could itself.
+    ``shape`` is a kernel configuration, None = ``default_shape``. ``split``: w13 and w2 as two launches, so that each
+    can be profiled by itself. Without ``own_sort`` align sorts the pairs also where the kernel could itself.
 
     Raises:
         UserError: a dtype or GPU that the kernel does not take, or an input that is not contiguous.

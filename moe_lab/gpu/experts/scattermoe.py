@@ -25,17 +25,7 @@ INFO = {
 def experts(
     x: Tensor, w13: Tensor, w2: Tensor, topk_weights: Tensor, topk_ids: Tensor, *, problem: MoEProblem, mark: Mark
 ) -> Tensor:
-    """Return the layer's output [M, K] in the dtype of x.
-
-    Args:
-        x: [M, K] fp16 or bf16, contiguous.
-        w13: [E, 2N, K], gate rows then up rows.
-        w2: [E, K, N].
-        topk_weights: [M, topk] fp32.
-        topk_ids: [M, topk] integer.
-        problem: sizes and activation.
-        mark: opens a range around each stage.
-    """
+    """Return the layer's output [M, K] in the dtype of x."""
     if problem.M == 0:
         return torch.empty_like(x)
     x, topk_weights = place_weight(x, topk_weights, problem, mark)

@@ -3,12 +3,8 @@
 from functools import cache
 from types import SimpleNamespace
 
-from torch import Tensor
-
 from moe_lab.gpu.experts._platform import capability, cuda, rocm
 from moe_lab.gpu.experts._wheel import WheelPipeline
-from moe_lab.spec.problem import MoEProblem
-from moe_lab.spec.ranges import Mark
 
 INFO = {
     "about": "SGLang's fused_moe_kernel with its tuned tiles; align, activation and sum are ours",
@@ -49,15 +45,3 @@ def at(version: str | None) -> WheelPipeline:
         "get_moe_padding_size": lambda *given: 0,
     }
     return WheelPipeline("sglang", version, answers)
-
-
-def block_m(problem: MoEProblem) -> int:
-    """Return the rows of a tile."""
-    return at(None).block_m(problem)
-
-
-def experts(
-    x: Tensor, w13: Tensor, w2: Tensor, topk_weights: Tensor, topk_ids: Tensor, *, problem: MoEProblem, mark: Mark
-) -> Tensor:
-    """Return the layer's output [M, K]; see ``WheelPipeline.experts``."""
-    return at(None).experts(x, w13, w2, topk_weights, topk_ids, problem=problem, mark=mark)

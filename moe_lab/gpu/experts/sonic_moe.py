@@ -23,12 +23,7 @@ INFO = {
 
 
 def prepare(w13: Tensor, w2: Tensor) -> tuple[Tensor, Tensor]:
-    """Return w13 [2N, K, E] with gate and up rows interleaved, and w2 [K, N, E], both views of expert-major memory.
-
-    Args:
-        w13: [E, 2N, K], gate rows then up rows.
-        w2: [E, K, N].
-    """
+    """Return w13 [2N, K, E] with gate and up rows interleaved, and w2 [K, N, E], both views of expert-major memory."""
     E, rows, K = w13.shape
     interleaved = w13.view(E, 2, rows // 2, K).transpose(1, 2).reshape(E, rows, K)
     return interleaved.permute(1, 2, 0), w2.contiguous().permute(1, 2, 0)
@@ -37,17 +32,7 @@ def prepare(w13: Tensor, w2: Tensor) -> tuple[Tensor, Tensor]:
 def experts(
     x: Tensor, w13: Tensor, w2: Tensor, topk_weights: Tensor, topk_ids: Tensor, *, problem: MoEProblem, mark: Mark
 ) -> Tensor:
-    """Return the layer's output [M, K] in bf16.
-
-    Args:
-        x: [M, K] bf16, contiguous.
-        w13: what ``prepare`` returned.
-        w2: what ``prepare`` returned.
-        topk_weights: [M, topk] fp32.
-        topk_ids: [M, topk] int32.
-        problem: sizes.
-        mark: opens a range around each stage.
-    """
+    """Return the layer's output [M, K] in bf16."""
     if problem.M == 0:
         return torch.empty_like(x)
     x, topk_weights = place_weight(x, topk_weights, problem, mark)

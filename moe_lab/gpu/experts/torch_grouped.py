@@ -27,15 +27,6 @@ def experts(
 ) -> Tensor:
     """Return the layer's output [M, K] in the dtype of x. No host synchronisation on a GPU.
 
-    Args:
-        x: [M, K] bf16 (on the CPU also fp32 and fp16).
-        w13: [E, 2N, K], gate rows then up rows.
-        w2: [E, K, N].
-        topk_weights: [M, topk] fp32.
-        topk_ids: [M, topk] integer.
-        problem: sizes and activation.
-        mark: opens a range around each stage.
-
     Raises:
         UserError: hardware, torch version, dtype or sizes that grouped_mm does not take.
     """

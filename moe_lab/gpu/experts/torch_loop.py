@@ -25,17 +25,7 @@ INFO = {
 def experts(
     x: Tensor, w13: Weights, w2: Weights, topk_weights: Tensor, topk_ids: Tensor, *, problem: MoEProblem, mark: Mark
 ) -> Tensor:
-    """Return the layer's output [M, K] in the dtype of x; fp16 and bf16 are computed in fp32.
-
-    Args:
-        x: [M, K].
-        w13: [E, 2N, K], gate rows then up rows; in any format.
-        w2: [E, K, N].
-        topk_weights: [M, topk] fp32.
-        topk_ids: [M, topk] integer.
-        problem: sizes, activation and format: activations are rounded as it has them.
-        mark: opens a range around each stage, once an expert.
-    """
+    """Return the layer's output [M, K] in the dtype of x; fp16 and bf16 are computed in fp32."""
     dtype = x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32
     rounded = rounding(problem.format)
     y = moe(x, w13, w2, topk_weights, topk_ids, problem=problem, mark=mark, dtype=dtype, rounded=rounded)

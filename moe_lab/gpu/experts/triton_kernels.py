@@ -54,12 +54,7 @@ class MatmulOgs:
         return load_package(self.peer.root, "triton_kernels", ("matmul_ogs", "routing", "tensor", "swiglu"))
 
     def prepare(self, w13: Tensor, w2: Tensor) -> tuple[Tensor, Tensor]:
-        """Return w13 [E, K, 2N] with gate and up columns interleaved, and w2 [E, N, K]; both contiguous, so N-major.
-
-        Args:
-            w13: [E, 2N, K], gate rows then up rows.
-            w2: [E, K, N].
-        """
+        """Return w13 [E, K, 2N] with gate and up columns interleaved, and w2 [E, N, K]; both contiguous, so N-major."""
         E, rows, K = w13.shape
         first, second = w13.new_empty((E, K, rows)), w2.new_empty((E, w2.shape[2], w2.shape[1]))
         for expert in range(E):
@@ -82,17 +77,7 @@ class MatmulOgs:
         problem: MoEProblem,
         mark: Mark,
     ) -> Tensor:
-        """Return the layer's output [M, K] in the dtype of x. No host synchronisation.
-
-        Args:
-            x: [M, K] fp16 or bf16, contiguous.
-            w13: what ``prepare`` returned.
-            w2: what ``prepare`` returned.
-            topk_weights: [M, topk] fp32, contiguous.
-            topk_ids: [M, topk] int32, contiguous.
-            problem: sizes and activation.
-            mark: opens a range around each stage.
-        """
+        """Return the layer's output [M, K] in the dtype of x. No host synchronisation."""
         if problem.M == 0:
             return torch.empty_like(x)
         x, topk_weights = place_weight(x, topk_weights, problem, mark)
@@ -126,20 +111,3 @@ class MatmulOgs:
 def at(version: str | None) -> MatmulOgs:
     """Return the backend of one release; None = the installed package, else the newest in the cache."""
     return MatmulOgs(version)
-
-
-def prepare(w13: Tensor, w2: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the weights as the kernel takes them; see ``MatmulOgs.prepare``."""
-    return at(None).prepare(w13, w2)
-
-
-def block_m(problem: MoEProblem) -> int:
-    """Return the rows of a tile."""
-    return at(None).block_m(problem)
-
-
-def experts(
-    x: Tensor, w13: Tensor, w2: Tensor, topk_weights: Tensor, topk_ids: Tensor, *, problem: MoEProblem, mark: Mark
-) -> Tensor:
-    """Return the layer's output [M, K]; see ``MatmulOgs.experts``."""
-    return at(None).experts(x, w13, w2, topk_weights, topk_ids, problem=problem, mark=mark)

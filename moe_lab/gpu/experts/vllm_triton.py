@@ -4,12 +4,9 @@ from functools import cache
 
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from moe_lab.gpu.experts._platform import current_platform, swaps_operands
 from moe_lab.gpu.experts._wheel import WheelPipeline
-from moe_lab.spec.problem import MoEProblem
-from moe_lab.spec.ranges import Mark
 
 INFO = {
     "about": "vLLM's fused_moe_kernel with its tuned tiles; align, activation and sum are ours",
@@ -41,15 +38,3 @@ def at(version: str | None) -> WheelPipeline:
         "warn_if_moe_use_td_ineffective": lambda *given, **named: None,
     }
     return WheelPipeline("vllm", version, answers)
-
-
-def block_m(problem: MoEProblem) -> int:
-    """Return the rows of a tile."""
-    return at(None).block_m(problem)
-
-
-def experts(
-    x: Tensor, w13: Tensor, w2: Tensor, topk_weights: Tensor, topk_ids: Tensor, *, problem: MoEProblem, mark: Mark
-) -> Tensor:
-    """Return the layer's output [M, K]; see ``WheelPipeline.experts``."""
-    return at(None).experts(x, w13, w2, topk_weights, topk_ids, problem=problem, mark=mark)

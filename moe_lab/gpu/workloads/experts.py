@@ -16,6 +16,7 @@ from torch import Tensor
 
 from moe_lab.gpu.align import counted, padded
 from moe_lab.gpu.bench.examine import refuse
+from moe_lab.gpu.experts import load
 from moe_lab.gpu.formats import quantise
 from moe_lab.gpu.routing import SPECS, parse_spec, synthetic
 from moe_lab.gpu.weights import expert_weights, tokens
@@ -133,9 +134,8 @@ def _calls(options: argparse.Namespace) -> list[Call]:
     weights = [quantise(w, options.format) for w in expert_weights(first, device, options.seed)]
     calls = []
     for backend in options.backend:
-        plugin = plugins.load("experts", backend)
+        plugin, info = load(backend)
         w13, w2 = getattr(plugin, "prepare", lambda *both: both)(*weights)
-        info = plugins.info("experts", backend)
         for M, chosen in product(options.m, options.tiles if info.get("tile") else [AUTO]):
             problem = MoEProblem.preset(options.model, M, options.format)
             calls.append(_call(plugin, backend, problem, chosen, (w13, w2), options, device))
@@ -187,13 +187,10 @@ def _stated(plugin: Any, problem: MoEProblem, device: torch.device, tile: "Tile 
     if hasattr(plugin, "tiles"):
         given = (tile,) if tile else ()
         return {part: asdict(t) for part, t in zip(PARTS, plugin.tiles(problem, device, *given), strict=True)}
-    if hasattr(plugin, "default_tile"):
-        return {part: asdict(tile or plugin.default_tile(problem)) for part in PARTS}
-    pipeline = plugin.at(None) if hasattr(plugin, "at") else None
-    if pipeline is None or not hasattr(pipeline, "config"):
+    if not hasattr(plugin, "config"):
         return None
     names = {"block_m": "BLOCK_SIZE_M", "block_n": "BLOCK_SIZE_N", "block_k": "BLOCK_SIZE_K", "group_m": "GROUP_SIZE_M"}
-    config = pipeline.config(problem)
+    config = plugin.config(problem)
     return {part: {ours: config.get(theirs) for ours, theirs in names.items()} for part in PARTS}
 
 

@@ -19,7 +19,7 @@ from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard.places import full_name
 from moe_lab.spec.metrics import Metric, parts
 
-INFO = {"about": "NVIDIA Nsight Compute: hardware counters of every kernel", "needs": [], "vendor": "nvidia"}
+INFO = {"about": "NVIDIA Nsight Compute: hardware counters of every kernel", "needs": []}
 
 INSTALL_PATTERNS = (
     "/usr/local/cuda/bin/ncu",

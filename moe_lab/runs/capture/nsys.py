@@ -11,7 +11,7 @@ from moe_lab.runs.capture._tools import Tool, find_tool, probe
 from moe_lab.runs.capture._work import prepared
 from moe_lab.spec.errors import UserError
 
-INFO = {"about": "NVIDIA Nsight Systems: kernels, API calls, ranges, CUDA graphs", "needs": [], "vendor": "nvidia"}
+INFO = {"about": "NVIDIA Nsight Systems: kernels, API calls, ranges, CUDA graphs", "needs": []}
 
 INSTALL_PATTERNS = (
     "/usr/local/cuda/bin/nsys",

@@ -11,7 +11,7 @@ from moe_lab.runs.capture._work import prepared
 from moe_lab.runs.parse.rocprof_compute import sniff
 from moe_lab.spec.errors import UserError
 
-INFO = {"about": "AMD rocprof-compute: counters of every kernel, roofline", "needs": [], "vendor": "amd"}
+INFO = {"about": "AMD rocprof-compute: counters of every kernel, roofline", "needs": []}
 
 INSTALL_PATTERNS = (
     "/opt/rocm*/bin/rocprof-compute",

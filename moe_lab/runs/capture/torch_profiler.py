@@ -14,7 +14,7 @@ from moe_lab.runs.capture._tools import Tool
 from moe_lab.runs.capture._work import prepared
 from moe_lab.spec.errors import UserError
 
-INFO = {"about": "torch.profiler: kernels, API calls, ranges of a Python command", "needs": [], "vendor": "any"}
+INFO = {"about": "torch.profiler: kernels, API calls, ranges of a Python command", "needs": []}
 
 RUNNER = Path(__file__).with_name("_torch_runner.py")
 HOW_TO_GET = "install torch into the environment of the profiled program (pip install 'moe-lab[gpu]')"

@@ -21,7 +21,6 @@ from moe_lab.spec.launches import Launches
 
 INFO = {
     "about": "trace of torch.profiler (Kineto), .json or .json.gz",
-    "suffixes": [".json", ".json.gz"],
     "report": "report.json.gz",
 }
 

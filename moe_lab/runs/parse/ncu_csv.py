@@ -7,7 +7,7 @@ from moe_lab.runs.parse.ncu import lines, pages, rows
 from moe_lab.runs.parse.ncu import slim as ncu_slim
 from moe_lab.spec.launches import Launches
 
-INFO = {"about": "CSV page of Nsight Compute (ncu --csv, raw or details)", "suffixes": [".csv"], "report": "report.csv"}
+INFO = {"about": "CSV page of Nsight Compute (ncu --csv, raw or details)", "report": "report.csv"}
 
 
 def sniff(path: Path) -> bool:

@@ -16,7 +16,6 @@ from moe_lab.spec.metrics import BY_NAME
 
 INFO = {
     "about": "report of Nsight Compute (.ncu-rep; needs the package ncu-report)",
-    "suffixes": [".ncu-rep"],
     "report": "report.csv",
 }
 

@@ -21,7 +21,6 @@ from moe_lab.spec.launches import Launches
 
 INFO = {
     "about": "SQLite export of Nsight Systems (nsys export --type=sqlite)",
-    "suffixes": [".sqlite"],
     "report": "report.sqlite",
     "options": ["allow_graph_level"],
 }

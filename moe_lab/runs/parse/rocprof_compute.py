@@ -17,7 +17,6 @@ from moe_lab.spec.launches import COLUMNS, RANGE_COLUMNS, Launches, tidy
 
 INFO = {
     "about": "workload folder of rocprof-compute (counters of every kernel launch on AMD)",
-    "suffixes": [".csv"],
     "folder": True,
     "report": "report",
 }

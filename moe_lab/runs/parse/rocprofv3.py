@@ -20,7 +20,6 @@ from moe_lab.spec.ranges import display_name
 
 INFO = {
     "about": "folder, CSV file or rocpd database of rocprofv3 (kernel and marker trace)",
-    "suffixes": [".csv", ".db"],
     "folder": True,
     "report": "report",
 }
