@@ -1,7 +1,10 @@
+import shutil
+
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from moe_lab.gpu import comm
 from moe_lab.gpu.experts import torch_loop
 from moe_lab.gpu.routing import synthetic
 from moe_lab.spec import plugins
@@ -21,24 +24,39 @@ def test_a_comm_plugin_states_its_layout_ranks_and_stages(name):
     assert set(info["stages"]) <= set(STAGES)
 
 
+def test_a_comm_plugin_is_one_file(tmp_path, monkeypatch):
+    """GIVEN a folder with one more file WHEN plugins are listed and loaded THEN it is one of them."""
+    folder = tmp_path / "gpu" / "comm"
+    shutil.copytree(plugins.PACKAGE / "gpu" / "comm", folder)
+    (folder / "twice.py").write_text(
+        'INFO = {"about": "x", "layout": "standard", "ranks": "one", "stages": []}\n'
+        "from moe_lab.gpu.comm.local import dispatch\n"
+        "def combine(rows, received, *, mark): return 2 * rows\n"
+    )
+    monkeypatch.setattr(plugins, "PACKAGE", tmp_path)
+    monkeypatch.setattr(comm, "__path__", [str(folder)])
+    assert plugins.names("comm") == ["local", "twice"]
+    assert plugins.load("comm", "twice").combine(torch.ones(1), None, mark=SILENT).tolist() == [2.0]
+
+
 @pytest.mark.parametrize("order", [tuple(range(8)), (3, 1, 0, 2, 7, 6, 5, 4)], ids=["in-order", "placed-otherwise"])
 def test_local_gives_the_layer_of_one_rank_whatever_the_order_of_its_experts(order):
     """GIVEN experts in some order on one rank WHEN local numbers choose among them THEN the layer is the same."""
     problem = MoEProblem(13, 32, 16, 8, 2, "fp32")
     x, w13, w2 = torch.randn(13, 32), torch.randn(8, 32, 32), torch.randn(8, 32, 16)
     weights, ids = synthetic("uniform", 13, 8, 2)
-    comm, parallel = plugins.load("comm", "local"), Parallel((order,))
-    received = comm.dispatch(x, ids, weights, parallel=parallel, mark=SILENT)
+    local, parallel = plugins.load("comm", "local"), Parallel((order,))
+    received = local.dispatch(x, ids, weights, parallel=parallel, mark=SILENT)
     own = w13[list(order)], w2[list(order)]
     rows = torch_loop.experts(received.x, *own, received.topk_weights, received.topk_ids, problem=problem, mark=SILENT)
     wanted = torch_loop.experts(x, w13, w2, weights, ids, problem=problem, mark=SILENT)
-    torch.testing.assert_close(comm.combine(rows, received, mark=SILENT), wanted)
+    torch.testing.assert_close(local.combine(rows, received, mark=SILENT), wanted)
 
 
 def test_local_drops_what_is_dropped_and_refuses_several_ranks():
-    comm, x = plugins.load("comm", "local"), torch.ones(1, 4)
+    local, x = plugins.load("comm", "local"), torch.ones(1, 4)
     ids, weights = torch.tensor([[2, -1]], dtype=torch.int32), torch.ones(1, 2)
-    received = comm.dispatch(x, ids, weights, parallel=Parallel(((2, 1, 0),)), mark=SILENT)
+    received = local.dispatch(x, ids, weights, parallel=Parallel(((2, 1, 0),)), mark=SILENT)
     assert received.topk_ids.tolist() == [[0, -1]]
     with pytest.raises(UserError, match="for one rank, not 2"):
-        comm.dispatch(x, ids, weights, parallel=Parallel.contiguous(4, 2), mark=SILENT)
+        local.dispatch(x, ids, weights, parallel=Parallel.contiguous(4, 2), mark=SILENT)

@@ -5,6 +5,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from moe_lab import cli, runs
 from moe_lab.gpu import __main__ as gpu
 from moe_lab.gpu import formats
 from moe_lab.gpu.bench import cases, examine
@@ -138,6 +139,19 @@ def test_a_format_is_one_file_and_a_backend_gets_what_it_made(tmp_path, monkeypa
     got = torch_loop.experts(*inputs, problem=problem, mark=SILENT)
     half = plain._replace(w13=plain.w13 / 2, w2=plain.w2 / 2)
     torch.testing.assert_close(got, torch_loop.experts(*half, problem=replace(problem, format="fp32"), mark=SILENT))
+
+
+def test_bench_experts_in_fp8_block_is_a_run_of_its_own_format(tmp_path, capsys):
+    """GIVEN the command of the issue on a CPU WHEN it ran THEN its rows say the format and what it costs."""
+    argv = ["bench", "experts", "--device", "cpu", "--format", "fp8_block", "--backends", "torch_loop", "--m", "1,5"]
+    argv += ["--model", "160x136x8x2", "--parts", "full", "--repetitions", "2", "--name", "x"]
+    assert cli.main([*argv, "--profiles", str(tmp_path)]) == 0
+    run = runs.load("x", root=tmp_path)
+    assert run.manifest["settings"]["format"] == "fp8_block"
+    rows = run.rows()
+    assert rows["format"].tolist() == ["fp8_block"] * 2
+    assert (rows["median_us"] > 0).all()
+    assert (rows["error_vs_bf16_rms_rel"] > rows["error_rms_rel"]).all()
 
 
 @pytest.mark.parametrize("command", ["bench-experts", "tune", "experts"])

@@ -7,7 +7,7 @@ nearest by ratio. Folders in $MOE_LAB_CONFIGS are searched before the package's 
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -138,16 +138,16 @@ def find(backend: str, problem: MoEProblem, gpu: str | None) -> Tuned | None:
     Raises:
         UserError: a file of that name cannot be read.
     """
-    if gpu is None:
-        return None
-    return _find(folders(), backend, problem.E, problem.N, problem.K, problem.format, gpu)
+    name = file_name(backend, problem.E, problem.N, problem.K, problem.format)
+    found: Tuned | None = lookup(folders(), name, gpu, read)
+    return found
 
 
 @cache
-def _find(places: tuple[Path, ...], backend: str, E: int, N: int, K: int, format: str, gpu: str) -> Tuned | None:
-    name = file_name(backend, E, N, K, format)
-    found = (read(path) for place in places for path in sorted(place.glob(f"*/{name}")))
-    return next((tuned for tuned in found if tuned.gpu == gpu), None)
+def lookup(places: tuple[Path, ...], name: str, gpu: str | None, read: Callable[[Path], Any]) -> Any:
+    """Return what ``read`` makes of the first file of a name that is of the GPU; None if there is none, or no GPU."""
+    found = (read(path) for place in places if gpu for path in sorted(place.glob(f"*/{name}")))
+    return next((known for known in found if known.gpu == gpu), None)
 
 
 def tiles(backend: str, problem: MoEProblem, gpu: str | None) -> tuple[Sizes, Sizes] | None:
@@ -213,9 +213,7 @@ def write(tuned: Tuned, folder: Path) -> Path:
         **({"theirs": dict(tuned.theirs)} if tuned.theirs else {}),
         "M": points,
     }
-    path = save(known, folder / tuned.file_name)
-    _find.cache_clear()
-    return path
+    return save(known, folder / tuned.file_name)
 
 
 def save(known: Mapping[str, Any], path: Path, indent: int = 1) -> Path:
@@ -233,6 +231,7 @@ def save(known: Mapping[str, Any], path: Path, indent: int = 1) -> Path:
                 os.fchmod(handle, 0o644)
                 file.write(text)
             os.replace(partial, path)
+            lookup.cache_clear()
         except BaseException:
             os.unlink(partial)
             raise

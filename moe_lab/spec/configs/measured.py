@@ -6,7 +6,6 @@ quickest at the M that is nearest by ratio. Folders in $MOE_LAB_CONFIGS are sear
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -80,16 +79,9 @@ def _file_name(E: int, N: int, K: int, format: str) -> str:
 
 def find(problem: MoEProblem, gpu: str | None) -> Measured | None:
     """Return the times for sizes, format and GPU, if there are any; see ``configs.find``."""
-    if gpu is None:
-        return None
-    return _find(configs.folders(), problem.E, problem.N, problem.K, problem.format, gpu)
-
-
-@cache
-def _find(places: tuple[Path, ...], E: int, N: int, K: int, format: str, gpu: str) -> Measured | None:
-    name = _file_name(E, N, K, format)
-    found = (read(path) for place in places for path in sorted(place.glob(f"*/{name}")))
-    return next((measured for measured in found if measured.gpu == gpu), None)
+    name = _file_name(problem.E, problem.N, problem.K, problem.format)
+    found: Measured | None = configs.lookup(configs.folders(), name, gpu, read)
+    return found
 
 
 def choice(gpu: str | None) -> str:
@@ -130,9 +122,7 @@ def write(measured: Measured, folder: Path) -> Path:
     known = asdict(measured)
     sizes = {key: known.pop(key) for key in SIZES}
     us = {str(M): times for M, times in sorted(known.pop("us").items())}
-    path = configs.save({"format": form.MEASURED, **known, "problem": sizes, "us": us}, folder / measured.file_name)
-    _find.cache_clear()
-    return path
+    return configs.save({"format": form.MEASURED, **known, "problem": sizes, "us": us}, folder / measured.file_name)
 
 
 def of_run(rows: Any, manifest: Mapping[str, Any]) -> list[Measured]:
