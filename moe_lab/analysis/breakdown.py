@@ -107,20 +107,19 @@ def breakdown(
     return _finish(out, tree, spread)
 
 
-def instances(launches: Launches, root: str | None = None) -> pd.DataFrame:
+def instances(launches: Launches) -> pd.DataFrame:
     """Return one row for every instance of every range below the roots that launched GPU operations.
 
     On reports without CUDA graphs, operations, start and end equal NVIDIA's projection (``nvtx_gpu_proj_trace``).
 
     Args:
         launches: the report.
-        root: as for ``breakdown``.
 
     Returns:
         Columns range_id, path, depth, operations, kernels, kernel_sum_ms, busy_ms, span_ms, gap_ms, and the projected
         start_ns and end_ns, in order of start.
     """
-    tree = build(launches, root)
+    tree = build(launches)
     inside = times(tree)
     code, values, depth, _ = paths(tree, inside.operations > 0)
     rows = np.flatnonzero(code >= 0)

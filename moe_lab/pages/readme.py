@@ -96,18 +96,19 @@ def _listed(words: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
-def not_ahead(names: Sequence[str], ours: str = "auto") -> str:
-    """Return a sentence: at how many sizes ours is ahead of the best peer, and each at which it is not.
+def not_ahead(names: Sequence[str]) -> str:
+    """Return a sentence: at how many sizes ``auto`` is ahead of the best peer, and each at which it is not.
+
+    Where a run lacks ``auto`` the quickest of ours stands for it.
 
     Args:
         names: last parts of the runs' names.
-        ours: a backend; where a run lacks it, the quickest of ours.
     """
     count, ahead, others = 0, 0, []
     for name in names:
         for gpu, bench in benches(name):
             rows = sweep.at(bench, "")
-            for one in rows_of(leads.leads(rows, ours)):
+            for one in rows_of(leads.leads(rows, "auto")):
                 count, ahead = count + 1, ahead + (one.verdict == "ahead")
                 what = f"{rows['model'].iloc[0]} on the {gpu} at M = {one.M}: {one.verdict}, {one.speedup:.2f} times"
                 others += [] if one.verdict == "ahead" else [f"{what} as fast as `{one.peer}`"]
@@ -137,7 +138,7 @@ def _experts(gpu: str, rows: pd.DataFrame, ours: str) -> str:
         "as fast",
     ]
     lines = [line(head), "|" + "---:|" * len(head)]
-    for one in rows_of(leads.leads(rows, ours)):
+    for one in rows_of(leads.leads(rows, "auto")):
         times = [f"{us.loc[one.M, name]:.1f}" for name in peers]
         ratio = f"{one.speedup:.2f}" + ("" if one.verdict == "ahead" else f" ({one.verdict})")
         lines.append(line([one.M, f"{one.ours_us:.1f}", percent(share[one.M]), *times, f"`{one.peer}`", ratio]))
@@ -220,7 +221,7 @@ def models(names: Sequence[str], ours: str = "auto") -> str:
     for name in names:
         for gpu, bench in benches(name):
             rows = sweep.at(bench, "")
-            found = leads.leads(rows, ours).set_index("M")["speedup"]
+            found = leads.leads(rows, "auto").set_index("M")["speedup"]
             cells = [f"{found[M]:.2f}" if M in found.index else "" for M in TOKENS]
             lines.append(line([f"{rows['model'].iloc[0]}, {gpu}", *cells]))
     return "\n".join(lines)

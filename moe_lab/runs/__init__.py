@@ -24,8 +24,6 @@ from moe_lab.spec.guard.places import full_name
 from moe_lab.spec.guard.places import profiles_root as profiles_root
 from moe_lab.spec.launches import Launches
 
-COMMIT_BYTES = 2_000_000  # a run that is committed to a repository should not be larger
-
 
 @dataclass(frozen=True)
 class Run:
@@ -158,7 +156,7 @@ def import_report(
         overwrite: replace a run of that name.
         keep_root: regular expression; with ``keep_instances``, which ranges are the roots.
         keep_instances: keep only the first so many instances of each root, with what they need.
-        max_bytes: refuse a larger report file; ``COMMIT_BYTES`` for runs that are committed.
+        max_bytes: refuse a larger report file.
         allow_graph_level: take a report without the kernels of its graph replays.
         held: what a capture claimed before it ran.
 

@@ -53,11 +53,6 @@ def test_roofline_command_is_the_documented_one() -> None:
     assert argv == [*expected, "--", "app"]
 
 
-def test_analyze_command_is_the_documented_one() -> None:
-    argv = rocprof_compute.analyze_command("rocprof-compute", "workloads/moe/MI300X_A1", ("2", "7.1"))
-    assert argv == ["rocprof-compute", "analyze", "-p", "workloads/moe/MI300X_A1", "-b", "2", "7.1"]
-
-
 def test_trace_command_is_the_documented_one() -> None:
     argv = rocprofv3.command("rocprofv3", ["app", "--x"], "out", rocprofv3.Options(extra=("--kernel-rename",)))
     traces = ["--kernel-trace", "--marker-trace", "--hip-trace", "--memory-copy-trace"]

@@ -3,6 +3,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from moe_lab import cli
@@ -295,6 +296,26 @@ def test_the_quickest_backend_is_that_of_the_nearest_m_among_those_that_can(fold
     assert found.quickest(16, 8, ("grouped",)) is None
     assert found.quickest(2, 1024, both) == "fused_moe", "rows count, not tokens"
     assert measured.find(problem(1, format="fp16"), H200) is measured.find(problem(1), "NVIDIA H100") is None
+
+
+@pytest.mark.parametrize(
+    ("kernel", "backend"),
+    [
+        ("hopper_moe", "hopper"),
+        ("fused_moe_gemm_kernel", "fused_moe"),
+        ("grouped_gemm_kernel", "fused_moe"),
+        ("grouped_persistent_gemm_kernel", "grouped"),
+        ("persistent_gemm_kernel", "grouped"),
+        ("fused_moe_kernel", None),
+    ],
+)
+def test_a_row_of_auto_counts_for_the_backend_whose_kernel_it_launched_under_its_old_name_too(
+    kernel: str, backend: str | None
+) -> None:
+    run = {"gpu": {"name": H200}, "name": "x", "M": 16, "E": 8, "N": 64, "K": 64, "topk": 2, "format": "bf16"}
+    row = run | {"part": "full", "mode": "graph", "routing": "uniform", "backend": "auto", "median_us": 5.0}
+    found = measured.of_run(pd.DataFrame([row | {"kernels_us": f"w13|{kernel}|3.0"}]), run)
+    assert [dict(one.us) for one in found] == ([{16: {backend: 5.0}}] if backend else [])
 
 
 def test_times_come_from_a_run_of_bench_experts_and_ship_for_the_h200(folder: Path, capsys: Any) -> None:

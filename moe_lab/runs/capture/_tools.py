@@ -32,9 +32,9 @@ def find_tool(binary: str, patterns: tuple[str, ...] = ()) -> Path | None:
     return Path(max(usable, key=_version_key)) if usable else None
 
 
-def probe(path: Path, flag: str = "--version") -> Tool:
+def probe(path: Path) -> Tool:
     """Return the tool with the version number that ``path --version`` prints."""
-    text = output([str(path), flag]) or ""
+    text = output([str(path), "--version"]) or ""
     found = re.search(r"\d{4}\.\d+(?:\.\d+)?|\d+\.\d+(?:\.\d+)*", text)
     return Tool(path, found.group(0) if found else None)
 

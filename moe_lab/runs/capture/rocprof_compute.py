@@ -78,11 +78,6 @@ def _older(version: str | None) -> bool:
     return bool(numbers) and tuple(numbers[:2]) < OUTPUT_DIRECTORY_SINCE
 
 
-def analyze_command(tool: str, folder: str, blocks: Sequence[str]) -> list[str]:
-    """Return the argv with which the tool prints its own tables of a workload folder; needs no GPU. Pure."""
-    return [tool, "analyze", "-p", folder, *(["-b", *blocks] if blocks else [])]
-
-
 def capture(
     workload: Sequence[str],
     name: str,

@@ -112,7 +112,7 @@ def read_json(path: Path, kind: type[T] | Any = Any, *, what: str, then: str) ->
     return found
 
 
-def read_yaml(path: Path, *, what: str, then: str, limit: int = 1_000_000) -> Any:
+def read_yaml(path: Path, *, what: str, then: str) -> Any:
     """Read a YAML file of plain values; ``what`` and ``then`` as in ``read_json``.
 
     Raises:
@@ -121,7 +121,7 @@ def read_yaml(path: Path, *, what: str, then: str, limit: int = 1_000_000) -> An
     import yaml
 
     try:
-        text = read_text(path, limit)
+        text = read_text(path, 1_000_000)
         _check_yaml(text)
         found = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         check_values(found, YAML_VALUES)

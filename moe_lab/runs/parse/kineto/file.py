@@ -47,13 +47,13 @@ def reading(path: Path) -> Iterator[None]:
         ) from None
 
 
-def head(path: Path, size: int = 65536) -> str:
+def head(path: Path) -> str:
     """Return the beginning of a text file, unpacked if it is gzip; empty if it cannot be read."""
     try:
         with path.open("rb") as file:
             packed = file.read(2) == GZIP
         with gzip.open(path) if packed else path.open("rb") as file:
-            return _decoded(file.read(size))
+            return _decoded(file.read(65536))
     except (OSError, EOFError, zlib.error, MemoryError):
         return ""
 
