@@ -17,11 +17,21 @@ import msgspec
 import pandas as pd
 
 from moe_lab.runs.run_json import Gpu
+from moe_lab.spec import schema
 from moe_lab.spec.errors import UserError
-from moe_lab.spec.guard import row_types
 from moe_lab.spec.guard.entry import conform, decode_json, integer, one_line, read_text, unreadable
 
 FILE = "rows.csv"
+
+# dtype of the schema -> (in words, types, least value).
+KINDS: dict[str, tuple[str, Any, int | None]] = {
+    "string": ("text", str, None),
+    "Int64": ("whole number from 0 up", int, 0),
+    "number": ("number", int | float, None),
+    "time": ("number from 0 up", int | float, 0),
+    "boolean": ("true or false", bool, None),
+    "pairs": ("list of names and numbers", None, None),
+}
 
 
 class Header(msgspec.Struct):
@@ -113,7 +123,37 @@ def _check_rows(result: Result) -> None:
             if isinstance(row.get(column), list | dict):
                 raise ValueError(f"row {number} has no single value in '{column}'")
         for column, value in row.items():
-            row_types.check(column, value, number)
+            _check(column, value, number)
+
+
+def _check(column: str, value: Any, number: int) -> None:
+    """Raise ValueError where a column of the schema holds another type, or a time below zero; others may hold anything.
+
+    Args:
+        column: its name.
+        value: None = not known.
+        number: of the row, for the sentence.
+    """
+    known = schema.of("rows").get(column)
+    if known is None or value is None:
+        return
+    said, types, least = KINDS[known.dtype]
+    right = (
+        _is_pairs(value) if types is None else isinstance(value, types) and isinstance(value, bool) == (types is bool)
+    )
+    if not right or (least is not None and value < least):
+        raise ValueError(f"row {number} has no {said} in '{column}'")
+
+
+def _is_pairs(value: Any) -> bool:
+    """Return whether a value is a list of (text, number)."""
+    return isinstance(value, list | tuple) and all(
+        isinstance(item, list | tuple)
+        and len(item) == 2
+        and isinstance(item[0], str)
+        and isinstance(item[1], int | float)
+        for item in value
+    )
 
 
 def write(rows: Sequence[Mapping[str, Any]], path: Path) -> dict[str, Any]:
@@ -146,7 +186,7 @@ def _kind(column: Sequence[Any]) -> str:
     for kind, types in (("boolean", bool), ("Int64", int), ("Float64", int | float), ("string", str)):
         if all(isinstance(v, types) and (kind == "boolean" or not isinstance(v, bool)) for v in values):
             return kind if values else "string"
-    return "pairs" if all(row_types.is_pairs(v) for v in values) else "json"
+    return "pairs" if all(_is_pairs(v) for v in values) else "json"
 
 
 def _text(value: Any, kind: str, names: dict[str, int]) -> str:
@@ -180,7 +220,7 @@ def read(path: Path, known: Mapping[str, Any]) -> pd.DataFrame:
             of = known["names"].get(key, [])
             values = fixed or [_value(cell, kind, of) for cell in cells[key]]
             for number, value in enumerate(values[:1] if fixed else values, start=1):
-                row_types.check(key, value, number)
+                _check(key, value, number)
             columns[key] = _series(values, kind)
     except (ValueError, LookupError, TypeError, OverflowError, csv.Error) as error:
         said = one_line(f"no '{error.args[0]}'" if isinstance(error, KeyError) else str(error))

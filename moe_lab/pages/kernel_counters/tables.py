@@ -4,7 +4,7 @@ import pandas as pd
 
 from moe_lab.pages.rocprof_compute.tables import glossary
 from moe_lab.pages.show.notes import Note, or_note, provenance, roofs
-from moe_lab.pages.show.tables import Column, Table
+from moe_lab.pages.show.tables import Column, Table, heads
 from moe_lab.spec import published
 
 __all__ = [
@@ -22,7 +22,7 @@ __all__ = [
 WORTH_PCT = 10.0  # less than this is within the error of the model
 NONE = "Nothing to show: no run with the kernels of w13 or w2 was read."
 NAMES = {"dram": "DRAM", "l2": "L2", "tensor": "tensor"}
-_WHO = [Column("series", "backend"), Column("M", "M", "tokens", 0), Column("stage", "stage")]
+_WHO = heads("series M stage")
 
 
 def _who(frame: pd.DataFrame) -> list[Column]:
@@ -31,7 +31,7 @@ def _who(frame: pd.DataFrame) -> list[Column]:
 
 
 def _gpu(frame: pd.DataFrame) -> list[Column]:
-    return [Column("gpu", "GPU")] if "gpu" in frame else []
+    return heads("gpu") if "gpu" in frame else []
 
 
 def _in_order(frame: pd.DataFrame) -> pd.DataFrame:
@@ -58,23 +58,17 @@ def kernels(table: pd.DataFrame, limits: pd.DataFrame) -> Table | Note:
     busy, counted = "share by which that is decided", "of the theoretical peak, by ncu"
     columns = [
         *_who(shown),
-        Column("limiter", "limited by"),
-        Column("dram_pct", "DRAM", "%", 0, busy, most=100.0),
-        Column("on_chip_pct", "on chip", "%", 0, busy, most=100.0),
-        Column("compute_pct", "compute", "%", 0, busy, most=100.0),
-        Column("duration_us", "time", "µs", 1),
-        *([Column("timeline_us", "time", "µs, timeline", 1)] if "timeline_us" in table else []),
-        Column("grid_blocks", "grid", "blocks", 0),
-        Column("block_threads", "block", "threads", 0),
-        Column("sm_throughput_pct", "compute", "%", 0, counted, 100.0),
-        Column("mem_throughput_pct", "memory", "%", 0, counted, 100.0),
-        Column("dram_throughput_pct", "DRAM", "%", 0, counted),
-        Column("tensor_pipe_pct", "tensor", "%", 0, counted),
-        Column("dram_read_gb", "DRAM read", "GB", 3),
-        Column("l2_sm_gb", "L2 to SMs", "GB", 3),
-        Column("l2_pct", "L2 to SMs", "% of its roof", 0, most=100.0),
-        Column("l2_hit_pct", "L2 hits", "%", 0),
-        *([Column("other_us", "others", "µs in the stage", 1)] if (table["other_us"] > 0).any() else []),
+        *heads("limiter"),
+        *heads("dram_pct on_chip_pct compute_pct", group=busy, most=100.0),
+        *heads("duration_us"),
+        *(heads("timeline_us") if "timeline_us" in table else []),
+        *heads("grid_blocks block_threads"),
+        *heads("sm_throughput_pct mem_throughput_pct", group=counted, bar=100.0),
+        *heads("dram_throughput_pct tensor_pipe_pct", group=counted),
+        *heads("dram_read_gb l2_sm_gb"),
+        *heads("l2_pct", most=100.0),
+        *heads("l2_hit_pct"),
+        *(heads("other_us") if (table["other_us"] > 0).any() else []),
     ]
     return Table(_in_order(shown), columns)
 
@@ -83,14 +77,8 @@ def published_counters() -> Table:
     """Return what was published for an L40, marked as others' figures."""
     source = published.L40_COUNTERS
     columns = [
-        Column("backend", "backend", theirs=True),
-        Column("M", "M", "tokens", 0, theirs=True),
-        Column("stage", "stage", theirs=True),
-        Column("duration_us", "time", "µs", 0, theirs=True),
-        Column("grid_blocks", "grid", "blocks", 0, theirs=True),
-        Column("block_threads", "block", "threads", 0, theirs=True),
-        Column("sm_throughput_pct", "compute", "% of its peak", 0, bar=100.0, theirs=True),
-        Column("mem_throughput_pct", "memory", "% of its peak", 0, bar=100.0, theirs=True),
+        *heads("backend M stage duration_us grid_blocks block_threads", theirs=True),
+        *heads("sm_throughput_pct mem_throughput_pct", bar=100.0, theirs=True),
     ]
     return Table(published.w13_counters(), columns, f"{source.label}, not measured here: {source.setup}")
 
@@ -107,16 +95,11 @@ def ceilings(costs: pd.DataFrame, limits: pd.DataFrame) -> Table | Note:
     shown = costs.merge(limits[[*keys, "limiter"]].drop_duplicates(keys), on=keys, how="left")
     columns = [
         *_who(shown),
-        Column("limiter", "limited by"),
-        Column("duration_us", "time", "µs", 1),
-        Column("dram_us", "DRAM", "µs", 1, alone),
-        Column("l2_us", "L2", "µs", 1, alone),
-        Column("tensor_us", "tensor", "µs", 1, alone),
-        Column("lost_us", "lost", "µs beyond the highest", 1),
-        Column("pct_of_floor", "reached", "% of the highest", 0, bar=100.0, most=100.0),
-        Column("dram_bytes_from", "DRAM bytes"),
-        Column("l2_bytes_from", "L2 bytes"),
-        Column("flop_from", "FLOPs"),
+        *heads("limiter duration_us"),
+        *heads("dram_us l2_us tensor_us", group=alone),
+        *heads("lost_us", unit="µs beyond the highest"),
+        *heads("pct_of_floor", bar=100.0, most=100.0),
+        *heads("dram_bytes_from l2_bytes_from flop_from"),
     ]
     return or_note(shown, Table(shown, columns), NONE)
 
@@ -133,18 +116,12 @@ def traffic(moved: pd.DataFrame) -> Table | Note:
     model = "by the model, through L2"
     columns = [
         *_who(shown),
-        Column("tile", "tile"),
-        Column("minimum_bytes", "fewest", "GB", 3),
-        Column("l2_a_bytes", "rows", "GB", 3, model),
-        Column("l2_b_bytes", "weights", "GB", 3, model),
-        Column("l2_model_bytes", "all", "GB", 3, model),
-        Column("l2_counted_bytes", "L2", "GB", 3, counted),
-        Column("l2_counted_of", "of", group=counted),
-        Column("dram_bytes", "DRAM", "GB", 3, counted),
-        Column("dram_waste", "DRAM", "times the fewest", 2),
-        Column("l2_per_minimum", "L2", "times the fewest", 1),
-        Column("model_error_pct", "L2", "% off", 1, "model"),
-        Column("dram_error_pct", "DRAM read", "% off", 1, "model"),
+        *heads("tile"),
+        *heads("minimum_bytes", unit="GB", digits=3),
+        *heads("l2_a_bytes l2_b_bytes l2_model_bytes", group=model),
+        *heads("l2_counted_bytes l2_counted_of dram_bytes", group=counted),
+        *heads("dram_waste l2_per_minimum"),
+        *heads("model_error_pct dram_error_pct", group="model"),
     ]
     return or_note(shown, Table(shown, columns), NONE)
 
@@ -161,12 +138,9 @@ def other_tiles(others: pd.DataFrame) -> Table | Note:
     predicted, here = "predicted", "launched in these runs"
     columns = [
         *_who(shown),
-        Column("tile", "tile"),
-        Column("candidate", "instead"),
-        Column("gb", "through L2", "GB", 3, predicted),
-        Column("l2_saved_pct", "less", "%", 0, predicted),
-        Column("counted_gb", "through L2", "GB", 3, here),
-        Column("counted_us", "time", "µs", 1, here),
+        *heads("tile candidate"),
+        *heads("gb l2_saved_pct", group=predicted),
+        *heads("counted_gb counted_us", group=here),
     ]
     none = f"No tile of the list would move {WORTH_PCT:.0f} % less, or no tile is known."
     return or_note(shown, Table(shown, columns), none)
@@ -180,21 +154,10 @@ def geometry(table: pd.DataFrame) -> Table | Note:
     """
     columns = [
         *_who(table),
-        Column("name", "kernel", wrap=True),
-        Column("tile", "tile"),
-        Column("tile_source", "told by"),
-        Column("grid_blocks", "grid", "blocks", 0),
-        Column("tiles_computed", "tiles", "with rows", 0),
-        Column("blocks_empty", "empty", "blocks", 0),
-        Column("registers_per_thread", "registers", "per thread", 0),
-        Column("smem_bytes", "shared memory", "bytes a block", 0),
-        Column("blocks_per_sm", "blocks", "per SM", 0),
-        Column("limiter", "no more for"),
-        Column("occupancy_achieved_pct", "occupancy", "% achieved", 0),
-        Column("waves", "waves", "launched", 1),
-        Column("working_waves", "waves", "with rows", 1),
-        Column("last_wave_fill_pct", "last wave", "% full", 0),
-        Column("rows_padded", "rows", "with padding", 0),
-        Column("rows_useful", "rows", "useful", 0),
+        *heads(
+            "name tile tile_source grid_blocks tiles_computed blocks_empty registers_per_thread smem_bytes blocks_per_sm"
+        ),
+        *heads("limiter", label="no more for"),
+        *heads("occupancy_achieved_pct waves working_waves last_wave_fill_pct rows_padded rows_useful"),
     ]
     return or_note(table, Table(table, columns), NONE)

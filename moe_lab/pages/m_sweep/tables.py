@@ -7,7 +7,7 @@ import pandas as pd
 from moe_lab.analysis.sweep import Sweep
 from moe_lab.pages.show import notes
 from moe_lab.pages.show.notes import Note, Tall, or_note
-from moe_lab.pages.show.tables import Column, Table
+from moe_lab.pages.show.tables import Column, Table, heads
 from moe_lab.spec import published
 
 
@@ -24,13 +24,12 @@ def summary(frame: pd.DataFrame, ours: str, baseline: str, caption: str = "") ->
     first = [name for name in dict.fromkeys((ours, baseline)) if name in names]
     faster = f"{ours} is so many times as fast"
     columns = [
-        Column("M", "M", "tokens", 0),
+        *heads("M"),
         *(Column(f"ms|{name}", name, "ms", 3) for name in first),
-        Column("roofline_ms", "bound", "ms", 3),
-        Column("pct_of_roofline", f"{ours} of the bound", "%", 0, most=100.0),
-        Column("speedup", f"as {baseline}", digits=2, group=faster),
-        Column("speedup_best", "as the best peer", digits=2, group=faster),
-        Column("best", "best peer at this M", group=faster),
+        *heads("roofline_ms"),
+        *heads("pct_of_roofline", label=f"{ours} of the bound", most=100.0),
+        *heads("speedup", label=f"as {baseline}", group=faster),
+        *heads("speedup_best best", group=faster),
         *(Column(f"ms|{name}", name, "ms", 3, "other backends") for name in names if name not in first),
     ]
     return or_note(frame, Table(frame, columns, caption), "Nothing to show: no times of this model and routing.")
@@ -43,15 +42,9 @@ def winners(frame: pd.DataFrame) -> Table | Note:
         frame: as ``analysis.sweep.winners`` returns it.
     """
     columns = [
-        Column("M", "M", "tokens", 0),
-        Column("winner", "quickest"),
-        Column("ms", "time", "ms", 3),
-        Column("pct_of_roofline", "of the bound", "%", 0, bar=100.0, most=100.0),
-        Column("bound_by", "bound by"),
-        Column("next", "next"),
-        Column("next_ms", "its time", "ms", 3),
-        Column("lead_pct", "lead", "%", 1),
-        Column("verdict", "verdict"),
+        *heads("M winner ms"),
+        *heads("pct_of_roofline", bar=100.0, most=100.0),
+        *heads("bound_by next next_ms lead_pct verdict"),
     ]
     shown = frame.reindex(columns=[*frame.columns, *({"verdict"} - set(frame.columns))])
     return or_note(frame, Table(shown, columns), "Nothing to show: no times of this model and routing.")
@@ -71,14 +64,12 @@ def beside_published(frame: pd.DataFrame, ours: str, baseline: str) -> Table:
     labels = {f"ms|{ours}": ours, f"ms|{baseline}": baseline, "speedup": "ratio"}
     there = published.SWEEP.label
     columns = [
-        Column("M", "M", "tokens", 0),
+        *heads("M"),
         *(
             Column(key, labels[key], "" if key == "speedup" else "ms", 2 if key == "speedup" else 3, "this run")
             for key in here
         ),
-        Column("triton_kernels_ms", "triton-kernels", "ms", 3, there, theirs=True),
-        Column("sglang_ms", "SGLang", "ms", 3, there, theirs=True),
-        Column("published_speedup", "ratio", "", 2, there, theirs=True),
+        *heads("triton_kernels_ms sglang_ms published_speedup", group=there, theirs=True),
     ]
     return Table(both, columns)
 
@@ -97,23 +88,12 @@ def details(rows: pd.DataFrame) -> Table | Note:
     shown = rows.assign(workspace_mb=rows["workspace_bytes"] / 1e6)
     rates, gpu, wrong = "rates", "GPU meanwhile", "largest error, relative"
     columns = [
-        Column("M", "M", "tokens", 0),
-        Column("backend", "backend"),
-        Column("median_us", "time", "µs", 1),
-        Column("useful_tflops_per_s", "useful", "TFLOP/s", 1, rates),
-        Column("executed_tflops_per_s", "executed", "TFLOP/s", 1, rates),
-        Column("minimum_gb_per_s", "minimum bytes", "GB/s", 0, rates),
-        Column("pct_of_read", "of reading", "%", 0, rates, most=100.0),
-        Column("pct_of_matmul", "of a product", "%", 0, rates, most=100.0),
-        Column("experts_hit", "experts hit", digits=0),
-        Column("padding_waste_pct", "padding", "% more rows", 0),
-        Column("workspace_mb", "peak workspace", "MB", 1),
-        Column("error_max_rel", "found", digits=5, group=wrong),
-        Column("bound_max_rel", "allowed", digits=5, group=wrong),
-        Column("sm_mhz", "clock", "MHz", 0, gpu),
-        Column("temperature_c", "temperature", "°C", 0, gpu),
-        Column("power_w", "power", "W", 0, gpu),
-        Column("throttled", "throttled", group=gpu),
+        *heads("M backend median_us"),
+        *heads("useful_tflops_per_s executed_tflops_per_s minimum_gb_per_s", group=rates),
+        *heads("pct_of_read pct_of_matmul", group=rates, most=100.0),
+        *heads("experts_hit padding_waste_pct workspace_mb"),
+        *heads("error_max_rel bound_max_rel", group=wrong),
+        *heads("sm_mhz temperature_c power_w throttled", group=gpu),
     ]
     return or_note(rows, Tall(shown, columns), "Nothing to show: no times of this model and routing.")
 
@@ -126,15 +106,9 @@ def skew(frame: pd.DataFrame) -> Table | Note:
     """
     ratio = "time over uniform"
     columns = [
-        Column("M", "M", "tokens", 0),
-        Column("backend", "backend"),
-        Column("routing", "routing"),
-        Column("experts_hit", "experts hit", digits=0),
-        Column("rows_most", "most rows", "of one expert", 0),
-        Column("us", "time", "µs", 1),
-        Column("ratio", "measured", digits=2, group=ratio),
-        Column("bound_ratio", "by the bound", digits=2, group=ratio),
-        Column("ratio_net", "net", digits=2, group=ratio),
+        *heads("M backend routing experts_hit rows_most us"),
+        *heads("ratio", label="measured", group=ratio),
+        *heads("bound_ratio ratio_net", group=ratio),
     ]
     return or_note(frame, Tall(frame, columns), "Nothing to show: the run has one routing only.")
 

@@ -8,7 +8,7 @@ from moe_lab.analysis import amd
 from moe_lab.analysis.amd.runs import Counted
 from moe_lab.pages.show import mime
 from moe_lab.pages.show.notes import Note, Tall
-from moe_lab.pages.show.tables import Column, Table
+from moe_lab.pages.show.tables import Column, Table, heads
 from moe_lab.spec import published
 
 NOTHING = Note(
@@ -38,14 +38,12 @@ def align_published() -> Table:
     """Return the published counters of the align kernels on AMD, marked as others' figures."""
     source = published.ALIGN_AMD
     columns = [
-        Column("kernel", "kernel", wrap=True),
-        Column("vgprs", "VGPRs", "per thread", 0, source.label, theirs=True),
-        Column("sgprs", "SGPRs", "per wavefront", 0, source.label, theirs=True),
-        Column("active_cus", "active CUs", "", 0, source.label, theirs=True),
-        Column("l1_hit_pct", "vL1D hit rate", "%", 0, source.label, theirs=True),
-        Column("coalescing_pct", "coalescing", "%", 0, source.label, theirs=True),
-        Column("l1_utilisation_pct", "vL1D utilisation", "%", 0, source.label, theirs=True),
-        Column("cycles_k", "cycles", "thousand", 0, source.label, theirs=True),
+        *heads("kernel"),
+        *heads(
+            "vgprs sgprs active_cus l1_hit_pct coalescing_pct l1_utilisation_pct cycles_k",
+            group=source.label,
+            theirs=True,
+        ),
     ]
     return Table(published.align_amd(), columns, f"Published, not measured here: {source.setup}.")
 
@@ -60,27 +58,14 @@ def kernels(tables: Mapping[str, pd.DataFrame]) -> Table | Note:
         return NOTHING
     frame = pd.concat([t.assign(run=run, cycles_k=t["kernel_cycles"] / 1e3) for run, t in tables.items()])
     columns = [
-        Column("name", "kernel", wrap=True),
-        *([Column("run", "run")] if len(tables) > 1 else []),
-        Column("registers_per_thread", "VGPRs", "per thread", 0),
-        Column("scalar_registers_per_wave", "SGPRs", "per wave", 0),
-        Column("active_cus", "active CUs", "", 0),
-        Column("vl1d_hit_pct", "vL1D hit rate", "%", 1),
-        Column("vl1d_coalescing_pct", "coalescing", "%", 1),
-        Column("vl1d_utilization_pct", "vL1D utilisation", "%", 1),
-        Column("cycles_k", "cycles", "thousand", 1),
-        Column("median_us", "median", "µs", 1),
-        Column("launches", "launches", "", 0),
-        Column("grid_blocks", "grid_blocks", "work-groups", 0),
-        Column("block_threads", "block_threads", "threads", 0),
-        Column("xcd_fill_pct", "die fill", "%", 1),
-        Column("accumulation_registers_per_thread", "AGPRs", "per thread", 0),
-        Column("smem_bytes", "LDS", "B per group", 0),
-        Column("wavefront_occupancy", "in flight", "wavefronts", 0),
-        Column("valu_pct", "VALU", "% of cycles", 1),
-        Column("mfma_pct", "MFMA", "% of cycles", 1),
-        Column("l2_hit_pct", "L2 hit rate", "%", 1),
-        Column("lds_bank_conflict_pct", "LDS conflicts", "% of worst", 1),
+        *heads("name"),
+        *(heads("run") if len(tables) > 1 else []),
+        *heads("registers_per_thread", label="VGPRs"),
+        *heads(
+            "scalar_registers_per_wave active_cus vl1d_hit_pct vl1d_coalescing_pct vl1d_utilization_pct cycles_k median_us launches grid_blocks block_threads xcd_fill_pct accumulation_registers_per_thread"
+        ),
+        *heads("smem_bytes", label="LDS", unit="B per group"),
+        *heads("wavefront_occupancy valu_pct mfma_pct l2_hit_pct lds_bank_conflict_pct"),
     ]
     return Table(frame.reindex(columns=[*frame.columns, *(c.key for c in columns if c.key not in frame)]), columns)
 
@@ -99,12 +84,11 @@ def memory(tables: Mapping[str, pd.DataFrame]) -> Table | Note:
         frame[f"{column}_mb"] = frame[column] / 1e6
     moved = [Column(f"{c}_mb", sizes[c], "MB per launch", 3, "moved") for c in sizes]
     columns = [
-        Column("kernel", "kernel", wrap=True),
-        *([Column("run", "run")] if len(tables) > 1 else []),
-        Column("level", "level"),
+        *heads("kernel"),
+        *(heads("run") if len(tables) > 1 else []),
+        *heads("level"),
         *moved,
-        Column("hit_pct", "hit rate", "%", 1, "reached"),
-        Column("gb_per_s", "bandwidth", "GB/s", 0, "reached"),
+        *heads("hit_pct gb_per_s", group="reached"),
     ]
     return Table(frame, columns)
 
@@ -126,11 +110,11 @@ def side_by_side(shown: Sequence[Counted]) -> Table | Note:
     said = [label.endswith(one) for label, one in zip(frame["label"], unit, strict=True)]
     frame["what"] = frame["label"].where(pd.Series(said, index=frame.index), frame["label"] + ", " + unit)
     columns = [
-        Column("kernel", "kernel", wrap=True),
-        Column("what", "metric", wrap=True),
-        Column("left", left.name, left.gpu, 2),
-        Column("right", right.name, right.gpu, 2),
-        Column("ratio", "ratio", f"{right.name} / {left.name}", 2),
+        *heads("kernel"),
+        *heads("what", label="metric"),
+        *heads("left", label=left.name, unit=left.gpu),
+        *heads("right", label=right.name, unit=right.gpu),
+        *heads("ratio", unit=f"{right.name} / {left.name}"),
     ]
     return Tall(frame, columns)
 
@@ -138,9 +122,7 @@ def side_by_side(shown: Sequence[Counted]) -> Table | Note:
 def glossary() -> Table:
     """Return which word of AMD's stands for which of NVIDIA's, and what moe_lab calls both."""
     frame = pd.DataFrame(GLOSSARY, columns=["nvidia", "amd", "ours"])
-    return Table(
-        frame, [Column("nvidia", "NVIDIA", wrap=True), Column("amd", "AMD", wrap=True), Column("ours", "here")]
-    )
+    return Table(frame, heads("nvidia amd ours"))
 
 
 def provenance(shown: Sequence[Counted]) -> Table:
@@ -161,7 +143,7 @@ def provenance(shown: Sequence[Counted]) -> Table:
         how = f"rocprof-compute{version}, {one.launches.meta['schema']}"
         kind = "measured; folder given" if one.given else "measured; run in profiles/"
         rows.append({"what": one.name, "kind": kind, "gpu": gpu, "how": how})
-    columns = [Column("what", "figures"), Column("kind", "are"), Column("gpu", "GPU", wrap=True)]
+    columns = [*heads("what", label="figures"), *heads("kind gpu")]
     columns.append(Column("how", "made with", wrap=True))
     cards = [{"phase": "counters", "run": r.name, "gpu": r.gpu, "date": r.run.manifest.get("date")} for r in shown]
     return Table(pd.DataFrame(rows), columns, extra={mime.PROVENANCE: cards} if cards else {})

@@ -9,7 +9,7 @@ import pandas as pd
 
 from moe_lab.analysis.roofs import of_kind, of_run
 from moe_lab.pages.show import mime
-from moe_lab.pages.show.tables import Column, Table
+from moe_lab.pages.show.tables import Column, Table, heads
 from moe_lab.runs import Run
 
 
@@ -65,15 +65,12 @@ def roofs(known: pd.DataFrame) -> Table | Note:
     )
     spread = "over repetitions and benchmarks"
     columns = [
-        *([Column("gpu", "GPU")] if "gpu" in known else []),
-        Column("what", "roof"),
-        Column("value", "", digits=2),
-        Column("unit", "unit"),
-        Column("low", "lowest", digits=2, group=spread),
-        Column("high", "highest", digits=2, group=spread),
-        Column("runs", "benchmarks", digits=0),
-        Column("how", "how", wrap=True),
-        Column("run", "value of"),
+        *(heads("gpu") if "gpu" in known else []),
+        *heads("what", label="roof"),
+        *heads("value unit"),
+        *heads("low high", group=spread),
+        *heads("runs how"),
+        *heads("run", label="value of"),
     ]
     return or_note(shown, Table(shown, columns), "No roof of this GPU was measured, so there is no bound.")
 
@@ -99,7 +96,7 @@ def provenance(runs: dict[str, Run | None]) -> Table | Note:
         }
         for what, run in there.items()
     ]
-    columns = [Column("fact", ""), *(Column(what, what, wrap=True) for what in facts)]
+    columns = [*heads("fact"), *(Column(what, what, wrap=True) for what in facts)]
     return or_note(frame, Table(frame, columns, extra={mime.PROVENANCE: cards}), "No run was read.")
 
 

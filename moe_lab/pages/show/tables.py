@@ -2,7 +2,7 @@
 
 import html
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any
 
@@ -11,7 +11,7 @@ import pandas as pd
 from moe_lab.analysis import phases as layer
 from moe_lab.analysis.phases import Phase
 from moe_lab.pages.show import mime
-from moe_lab.spec import published
+from moe_lab.spec import published, schema
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,18 @@ class Column:
     wrap: bool = False
     theirs: bool = False
     most: float | None = None
+
+
+def heads(names: str, **same: Any) -> list[Column]:
+    """Return columns of the schema by name.
+
+    Args:
+        names: of ``spec/schema.csv``, separated by spaces.
+        same: fields of ``Column`` that differ from the schema, the same for all of them.
+    """
+    known = schema.shown()
+    of = (known[name] for name in names.split())
+    return [replace(Column(f.column, f.label, f.unit, f.digits, wrap=f.wrap), **same) for f in of]
 
 
 class Table:
@@ -134,7 +146,7 @@ def provenance(phases: Sequence[Phase]) -> Table:
         }
         for p in phases
     ]
-    columns = [Column("fact", ""), *(Column(p.name, p.name, wrap=True) for p in phases)]
+    columns = [*heads("fact"), *(Column(p.name, p.name, wrap=True) for p in phases)]
     return Table(frame, columns, extra={mime.PROVENANCE: cards})
 
 
@@ -193,11 +205,11 @@ def ranges(phase: Phase) -> Table:
     digits = 3 if phase.layer_ms >= 1 else 4
     ours = f"{phase.name}, {layer.gpu_name(phase)}"
     columns = [
-        Column("name", "range"),
-        Column("kernel_sum_ms", "kernel time", "ms", digits, ours),
-        Column("pct_of_layer", "of layer", "%", 1, ours, 100.0),
-        Column("kernels", "launches", "per layer", 0, ours),
-        Column("gap_ms", "gaps", "ms", digits, ours),
+        *heads("name", label="range", wrap=False),
+        *heads("kernel_sum_ms", digits=digits, group=ours),
+        *heads("pct_of_layer", group=ours, bar=100.0),
+        *heads("kernels", group=ours),
+        *heads("gap_ms", digits=digits, group=ours),
     ]
     if frame["published_ms"].notna().any():
         columns.append(Column("published_ms", "time", "ms", 3, published.L40.label, theirs=True))
@@ -214,14 +226,8 @@ def kernels(frame: pd.DataFrame, caption: str = "") -> Table:
     """
     shown = frame.assign(where=frame["path"].map(lambda p: str(p).rsplit("/", 1)[-1]))
     columns = [
-        Column("name", "kernel", wrap=True),
-        Column("where", "range"),
-        Column("pct_of_root", "of layer", "%", 1),
-        Column("median_us", "median", "µs", 1),
-        Column("grid_blocks", "grid_blocks", "blocks", 0),
-        Column("block_threads", "block_threads", "threads", 0),
-        Column("registers_per_thread", "registers", "per thread", 0),
-        Column("launches", "launches", "whole run", 0),
+        *heads("name where pct_of_root median_us grid_blocks block_threads registers_per_thread"),
+        *heads("launches", unit="whole run"),
     ]
     return Table(shown, columns, caption)
 
@@ -234,19 +240,14 @@ def floors(frame: pd.DataFrame) -> Table:
     """
     if frame.empty:
         none = "No run here states its problem and the experts it hit."
-        return Table(pd.DataFrame({"note": [none]}), [Column("note", "")])
+        return Table(pd.DataFrame({"note": [none]}), heads("note"))
     least, got, roof = "cannot do with less", "so it ran at", "roof of the memory"
     columns = [
-        Column("phase", "phase"),
-        Column("stage", "stage"),
-        Column("time_ms", "time", "ms", 4),
-        Column("experts_hit", "experts hit", "", 0),
-        Column("minimum_gb", "traffic", "GB", 3, least),
-        Column("useful_gflop", "work", "GFLOP", 1, least),
-        Column("useful_flop_per_byte", "intensity", "FLOP/byte", 1, least),
-        Column("minimum_tb_per_s", "traffic", "TB/s", 2, got),
-        Column("useful_tflops_per_s", "compute", "TFLOP/s", 1, got),
-        *(Column("roof_tb_per_s", "reading", "TB/s", 2, roof), Column("roof", "which is", group=roof)),
-        Column("pct_of_roof", "reached", "%", 0, roof, most=100),
+        *heads("phase stage time_ms experts_hit"),
+        *heads("minimum_gb useful_gflop useful_flop_per_byte", group=least),
+        *heads("minimum_tb_per_s", group=got),
+        *heads("useful_tflops_per_s", label="compute", group=got),
+        *(*heads("roof_tb_per_s roof", group=roof),),
+        *heads("pct_of_roof", group=roof, most=100),
     ]
     return Table(frame, columns)

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from moe_lab.pages.show.notes import Note, Tall, or_note
-from moe_lab.pages.show.tables import Column, Table
+from moe_lab.pages.show.tables import Table, heads
 
 _NOTHING = "Nothing to show: the tuning has no M with a result."
 
@@ -16,17 +16,11 @@ def chosen(frame: pd.DataFrame) -> Table | Note:
     """
     own, one, found = "backend's own tile", "one tile for both", "the search"
     columns = [
-        Column("M", "M", "tokens", 0),
-        Column("w13", "w13"),
-        Column("w2", "w2"),
-        Column("us", "time", "µs", 1),
-        Column("default_us", "time", "µs", 1, own),
-        Column("gain_pct", "saved", "%", 1, own),
-        Column("one", "tile", group=one),
-        Column("one_pct", "costs", "%", 1, one),
-        Column("tried", "tried", "tiles", 0, found),
-        Column("failed", "failed", "tiles", 0, found),
-        Column("over_seen_pct", "over the best seen", "%", 1, found),
+        *heads("M w13 w2 us"),
+        *heads("default_us", label="time", group=own),
+        *heads("gain_pct", group=own),
+        *heads("one one_pct", group=one),
+        *heads("tried failed over_seen_pct", group=found),
     ]
     caption = "Tiles: block_m x block_n x block_k x group_m x num_warps x num_stages."
     return or_note(frame, Table(frame, columns, caption), _NOTHING)
@@ -38,13 +32,7 @@ def landscape(frame: pd.DataFrame) -> Table | Note:
     Args:
         frame: as ``analysis.tuning.landscape`` returns it.
     """
-    columns = [
-        Column("part", "GEMM"),
-        Column("tile", "tile"),
-        Column("us", "time", "µs", 1),
-        Column("over_best", "over the best", "times", 2),
-        Column("round", "reached round", digits=0),
-    ]
+    columns = heads("part tile us over_best round")
     return or_note(frame, Tall(frame, columns), _NOTHING)
 
 
@@ -55,14 +43,11 @@ def between(frame: pd.DataFrame) -> Table | Note:
         frame: as ``analysis.tuning.between`` returns it.
     """
     columns = [
-        Column("M", "M", "tokens", 0),
-        Column("nearest", "M", "tuned", 0, "nearest key"),
-        Column("nearest_us", "time", "µs", 1, "nearest key"),
-        Column("cost_pct", "costs", "%", 1, "nearest key"),
-        Column("other", "M", "tuned", 0, "key on the other side"),
-        Column("other_us", "time", "µs", 1, "key on the other side"),
-        Column("default_us", "backend's own tile", "µs", 1),
-        Column("best_us", "best of all measured there", "µs", 1),
+        *heads("M"),
+        *heads("nearest nearest_us cost_pct", group="nearest key"),
+        *heads("other", group="key on the other side"),
+        *heads("other_us", label="time", unit="µs", group="key on the other side"),
+        *heads("default_us best_us"),
     ]
     return or_note(frame, Table(frame, columns), "Nothing to show: no M between the tuned ones was measured.")
 
@@ -74,15 +59,7 @@ def shipped(frame: pd.DataFrame, best: pd.DataFrame) -> Table | Note:
         frame: as ``analysis.tuning.shipped`` returns it.
         best: as ``analysis.tuning.chosen`` returns it.
     """
-    columns = [
-        Column("M", "M", "tokens", 0),
-        Column("release", "shipped by"),
-        Column("w13", "w13", theirs=True),
-        Column("w2", "w2", theirs=True),
-        Column("us", "time", "µs", 1),
-        Column("chosen_us", "tuned here", "µs", 1),
-        Column("slower_pct", "slower", "%", 1),
-    ]
+    columns = [*heads("M release"), *heads("w13 w2", theirs=True), *heads("us chosen_us slower_pct")]
     sentence = (
         "No tiles that others ship were measured: where the tuning ran there was no release with a file for these "
         "sizes and this GPU. Get one with `moe-lab peers add vllm==0.15.0` before tuning."
@@ -98,13 +75,7 @@ def failures(rows: pd.DataFrame) -> Table | Note:
     """
     wrong = rows[rows["error"].notna()]
     shown = wrong.assign(tile=wrong["w13"].fillna(wrong["w2"]))[["phase", "M", "part", "tile", "error"]]
-    columns = [
-        Column("phase", "step"),
-        Column("M", "M", "tokens", 0),
-        Column("part", "GEMM"),
-        Column("tile", "tile"),
-        Column("error", "error", wrap=True),
-    ]
+    columns = [*heads("phase", label="step"), *heads("M part tile error")]
     return or_note(
         shown,
         Tall(shown, columns),

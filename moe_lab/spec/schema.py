@@ -1,0 +1,87 @@
+"""Columns as data, ``schema.csv``: of launches, ranges, counters, rows of benchmarks, and of what pages show.
+
+One entry gives a column its dtype, the unit in which it is kept or shown, how many digits, its head, and its meaning.
+The tidy tables, the checks of rows, the tables of the notebooks and ``docs/columns.md`` come from it.
+"""
+
+import csv
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+TABLES = {
+    "launches": "one row per operation on the GPU",
+    "ranges": "one row per instance of a range, beside the launches",
+    "counters": "further columns of launches, where counters were measured; all of them are in `spec/metrics.csv`",
+    "rows": "one row per measured case of a benchmark",
+    "shown": "columns of analysis tables, as the notebooks show them",
+}
+
+
+@dataclass(frozen=True)
+class Field:
+    """One column.
+
+    Attributes:
+        table: of ``TABLES``.
+        column: its name.
+        dtype: pandas dtype; of rows also ``number`` (whole or not), ``time`` (a number from 0 up) and ``pairs`` (a list
+            of (text, number)).
+        unit: in which it is kept or shown; empty for none.
+        digits: decimals when shown; None for text.
+        wrap: whether long text breaks into lines.
+        label: head of the column when shown.
+        meaning: what it is.
+    """
+
+    table: str
+    column: str
+    dtype: str
+    unit: str
+    digits: int | None
+    wrap: bool
+    label: str
+    meaning: str
+
+
+SOURCE = Path(__file__).with_suffix(".csv")
+
+
+@cache
+def fields() -> tuple[Field, ...]:
+    """Return every column, in the order of the file."""
+    with SOURCE.open(newline="", encoding="utf-8") as file:
+        return tuple(_field(row) for row in csv.DictReader(file))
+
+
+def _field(row: dict[str, str]) -> Field:
+    shown = row["digits"]
+    digits = int(shown) if shown.isdigit() else None
+    named = (row["table"], row["column"], row["dtype"], row["unit"])
+    return Field(*named, digits, shown == "wrap", row["label"], row["meaning"])
+
+
+@cache
+def of(table: str) -> dict[str, Field]:
+    """Return column -> field of one of ``TABLES``."""
+    return {field.column: field for field in fields() if field.table == table}
+
+
+@cache
+def shown() -> dict[str, Field]:
+    """Return column -> field for what pages show: where several tables have a column, the last in the file counts."""
+    return {field.column: field for field in fields() if field.table != "ranges"}
+
+
+def document(tables: Iterable[str] = TABLES) -> Iterator[str]:
+    """Yield the lines of a Markdown page: every column of the tables."""
+    from moe_lab.spec.metrics import BY_COLUMN
+
+    for table in tables:
+        yield from (f"## {table}", "", f"{TABLES[table][:1].upper()}{TABLES[table][1:]}.", "")
+        yield from ("| column | dtype | unit | meaning |", "|---|---|---|---|")
+        for field in of(table).values():
+            meaning = field.meaning or BY_COLUMN[field.column].about
+            yield f"| `{field.column}` | {field.dtype} | {field.unit} | {meaning.replace('|', chr(92) + '|')} |"
+        yield ""
