@@ -116,7 +116,9 @@ def counters(frame: pd.DataFrame, missing: str) -> Table | Note:
         *heads("algorithm"),
         *_SIZE,
         *heads(
-            "name step duration_us cycles_elapsed grid_blocks active_sms registers_per_thread smem_bytes smem_bank_conflicts l1_hit_pct l2_hit_pct sectors_per_load_request sectors_per_store_request dram_read_bytes dram_write_bytes stalls"
+            "name step duration_us cycles_elapsed grid_blocks active_sms registers_per_thread smem_bytes "
+            "smem_bank_conflicts l1_hit_pct l2_hit_pct sectors_per_load_request sectors_per_store_request "
+            "dram_read_bytes dram_write_bytes stalls"
         ),
     ]
     return or_note(frame, Table(frame, columns), missing or "The capture has no align call with counters.")

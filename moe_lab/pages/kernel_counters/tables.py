@@ -155,7 +155,8 @@ def geometry(table: pd.DataFrame) -> Table | Note:
     columns = [
         *_who(table),
         *heads(
-            "name tile tile_source grid_blocks tiles_computed blocks_empty registers_per_thread smem_bytes blocks_per_sm"
+            "name tile tile_source grid_blocks tiles_computed blocks_empty registers_per_thread smem_bytes "
+            "blocks_per_sm"
         ),
         *heads("limiter", label="no more for"),
         *heads("occupancy_achieved_pct waves working_waves last_wave_fill_pct rows_padded rows_useful"),

@@ -62,7 +62,8 @@ def kernels(tables: Mapping[str, pd.DataFrame]) -> Table | Note:
         *(heads("run") if len(tables) > 1 else []),
         *heads("registers_per_thread", label="VGPRs"),
         *heads(
-            "scalar_registers_per_wave active_cus vl1d_hit_pct vl1d_coalescing_pct vl1d_utilization_pct cycles_k median_us launches grid_blocks block_threads xcd_fill_pct accumulation_registers_per_thread"
+            "scalar_registers_per_wave active_cus vl1d_hit_pct vl1d_coalescing_pct vl1d_utilization_pct cycles_k "
+            "median_us launches grid_blocks block_threads xcd_fill_pct accumulation_registers_per_thread"
         ),
         *heads("smem_bytes", label="LDS", unit="B per group"),
         *heads("wavefront_occupancy valu_pct mfma_pct l2_hit_pct lds_bank_conflict_pct"),
