@@ -176,15 +176,8 @@ def import_report(
             places.claim(root or profiles_root(), name, overwrite=overwrite, held=held) as claim,
         ):
             folder = claim.fresh()
-            names: list[str] = []
-            dropped: list[str] = []
-            hosts: list[str] = []
-            for rank, (source, launches) in enumerate(zip(sources, parts, strict=True)):
-                kind = format_of(source)
-                names.append((f"rank{rank}." if rank else "") + plugins.info("parse", kind)["report"])
-                said, there = _shrink(kind, source, launches, folder / names[-1], keep_root, keep_instances)
-                dropped, hosts = list(dict.fromkeys([*dropped, *said])), [*hosts, *there]
-                _check_size(folder / names[-1], max_bytes)
+            names, dropped, hosts = _shrink(sources, parts, folder, keep_root, keep_instances)
+            _check_size(folder, max_bytes)
             known = build(parts[0], name, manifest or {}, names[0], dropped, hosts)
             known |= {"reports": names} if len(names) > 1 else {}
             known["source_report"] = {
@@ -210,19 +203,26 @@ def _as_sqlite(report: Path) -> Iterator[Path]:
 
 
 def _shrink(
-    kind: str, source: Path, launches: Launches, out: Path, keep_root: str | None, keep_instances: int | None
-) -> tuple[list[str], list[str]]:
-    """Write the small report; return what was left out, as sentences, and the host names that the report knew."""
-    keep = first_instances(launches, keep_root, keep_instances) if keep_instances else None
-    dropped, hosts = plugins.load("parse", kind).slim(source, out, keep)
+    sources: Sequence[Path], parts: Sequence[Launches], out: Path, keep_root: str | None, keep_instances: int | None
+) -> tuple[list[str], list[str], list[str]]:
+    """Write the small reports; return their names, what was left out, as sentences, and the host names they knew."""
+    names: list[str] = []
+    hosts: list[str] = []
+    dropped: dict[str, None] = {}
+    for rank, (source, launches) in enumerate(zip(sources, parts, strict=True)):
+        kind = format_of(source)
+        names.append((f"rank{rank}." if rank else "") + plugins.info("parse", kind)["report"])
+        keep = first_instances(launches, keep_root, keep_instances) if keep_instances else None
+        said, known = plugins.load("parse", kind).slim(source, out / names[-1], keep)
+        hosts, dropped = [*hosts, *known], dropped | dict.fromkeys(said)
     if keep_instances:
         which = f"ranges that match '{keep_root}'" if keep_root else "the outermost measured ranges"
-        dropped.append(f"Left out: all but the first {keep_instances} instances of {which}.")
-    return dropped, hosts
+        dropped[f"Left out: all but the first {keep_instances} instances of {which}."] = None
+    return names, list(dropped), hosts
 
 
-def _check_size(report: Path, max_bytes: int | None) -> None:
-    size = _size(report)
+def _check_size(folder: Path, max_bytes: int | None) -> None:
+    size = _size(folder)
     if max_bytes is not None and size > max_bytes:
         raise UserError(
             f"The run would be {size / 1e6:.1f} MB, more than the {max_bytes / 1e6:.1f} MB allowed; keep fewer "
