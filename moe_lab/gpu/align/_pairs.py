@@ -34,6 +34,7 @@ def rank_by_comparison(expert, lane, PAIRS: tl.constexpr):
 @jit
 def pick_groups(start, count, expert, BINS: tl.constexpr, BLOCK_M: tl.constexpr):
     """Return (start, count, end) of the groups of some experts, from ``start`` and ``count`` [BINS] of all."""
+    # One gather of both: it goes through shared memory, and the launch is short.
     both = (start.to(tl.int64) << 32) | count.to(tl.int64)
     both = tl.gather(both, tl.minimum(expert, BINS - 1), 0)
     first, pairs = (both >> 32).to(tl.int32), (both & 0x7FFFFFFF).to(tl.int32)
@@ -62,6 +63,7 @@ def finish_groups(
         label = tl.load(expert_map + expert, mask=valid, other=-1)
     label = tl.broadcast_to(label[:, None], expert.shape[0], LANES)
     used, last = used[:, None], tl.where(valid, end, 0)[:, None]
+    # A group has fewer than BLOCK_M rows of padding, so that loop is unrolled; of tiles it may have any number.
     for base in tl.static_range(0, BLOCK_M, LANES):
         row = used + base + lane
         tl.store(sorted_token_ids + row, tl.zeros_like(row) + numel, mask=row < last)

@@ -14,7 +14,7 @@ from torch import Tensor
 from moe_lab.gpu.align import Alignment, Buffers, Remote, buffers, run
 from moe_lab.gpu.align._pairs import bins_of
 from moe_lab.gpu.kernels._device import multiprocessors, shared_memory_bytes
-from moe_lab.gpu.kernels._nvrtc import launch
+from moe_lab.gpu.kernels._nvrtc import id_type, launch
 from moe_lab.spec.errors import UserError
 
 INFO = {
@@ -138,15 +138,9 @@ def fill(
         *(topk_ids, expert_map, *out.alignment, out.scratch, numel, E),
         *([] if clocks is None else [clocks]),
         macros=(
-            ("THREADS", chosen.threads),
-            ("ITEMS", chosen.items),
-            ("BINS", bins_of(E)),
-            ("BLOCK_M", block_m),
-            ("MOST_BLOCKS", MOST_BLOCKS),
-            ("ID", "long long" if topk_ids.dtype == torch.int64 else "int"),
-            ("DROP", int(drop)),
-            ("RELABEL", int(relabel)),
-            ("SHARED", shared_bytes(chosen, E)),
+            *(("THREADS", chosen.threads), ("ITEMS", chosen.items), ("BINS", bins_of(E)), ("BLOCK_M", block_m)),
+            *(("MOST_BLOCKS", MOST_BLOCKS), ("SHARED", shared_bytes(chosen, E))),
+            *(("ID", id_type(topk_ids)), ("DROP", int(drop)), ("RELABEL", int(relabel))),
             *([] if clocks is None else [("PHASES", 1)]),
         ),
         shared=shared_bytes(chosen, E),

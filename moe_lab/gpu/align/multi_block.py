@@ -148,6 +148,7 @@ def place_kernel(
     padded = (count + BLOCK_M - 1) // BLOCK_M * BLOCK_M
     end = tl.cumsum(padded, 0)
     start = end - padded
+    # First row of the expert, plus its pairs in earlier chunks, plus those earlier in this one.
     row = tl.gather(start + before, tl.maximum(expert, 0), 0) + rank
     tl.store(sorted_token_ids + row, pair, mask=expert >= 0)
 

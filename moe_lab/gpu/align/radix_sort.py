@@ -73,6 +73,7 @@ def spread_kernel(
     place = program * CHUNK + tl.arange(0, CHUNK)
     expert = tl.load(keys + place, mask=place < numel, other=-1).to(tl.int32)
     pair = tl.load(order + place, mask=expert >= 0, other=0).to(tl.int32)
+    # Padding moves all pairs of an expert by the same number of rows.
     row = tl.gather(start - first, tl.maximum(expert, 0), 0) + place
     tl.store(sorted_token_ids + row, pair, mask=expert >= 0)
     tl.store(num_tokens_post_padded + bins * 0, end, mask=(bins == BINS - 1) & (program == 0))

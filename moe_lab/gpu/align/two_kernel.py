@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-import torch
 import triton
 from torch import Tensor
 
 from moe_lab.gpu.align import Alignment, Buffers, Remote, buffers, run
-from moe_lab.gpu.kernels._nvrtc import launch
+from moe_lab.gpu.kernels._nvrtc import id_type, launch
 
 INFO = {
     "about": "stand-in for today's vLLM and SGLang (CUDA): one block counts and scans, many blocks place by atomics",
@@ -48,7 +47,7 @@ def _fill(topk_ids: Tensor, block_m: int, E: int, out: Buffers, expert_map: Tens
     macros = (
         ("BINS", max(32, triton.next_power_of_2(E))),
         ("BLOCK_M", block_m),
-        ("ID", "long long" if topk_ids.dtype == torch.int64 else "int"),
+        ("ID", id_type(topk_ids)),
         ("DROP", int(drop)),
         ("RELABEL", int(relabel)),
     )

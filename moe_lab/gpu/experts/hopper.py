@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moe_lab.gpu.align import auto, buffers
+from moe_lab.gpu.align import Alignment, auto, buffers
 from moe_lab.gpu.experts._place_weight import place_weight
 from moe_lab.gpu.kernels._device import check_contiguous, shared_memory_bytes
 from moe_lab.gpu.kernels._nvrtc import usable
@@ -90,12 +90,7 @@ def experts(
     shape = shape or default_shape(problem)
     possible = sorts_itself(pairs, problem.E, shape, shared_memory_bytes(x.device.index)) > 0
     own_sort = possible and own_sort
-    alignment = None
-    if not own_sort:
-        with mark("align"):
-            memory = buffers(topk_ids, GROUP, problem.E)
-            memory = memory._replace(scratch=zeros(auto.scratch(pairs, problem.E), x.device, (pairs, problem.E)))
-            alignment = auto.align(topk_ids, GROUP, problem.E, out=memory)
+    alignment = None if own_sort else _align(topk_ids, problem, mark)
     hidden, rows = x.new_empty((pairs, problem.N)), x.new_empty((pairs, problem.K))
     flags = zeros(problem.E + 2, x.device, ())
     arguments = (x, w13, w2, topk_weights, topk_ids, alignment, hidden, rows, flags)
@@ -110,6 +105,13 @@ def experts(
             run()
     with mark("combine"):
         return combine(rows, problem.topk, topk_weights)
+
+
+def _align(topk_ids: Tensor, problem: MoEProblem, mark: Mark) -> Alignment:
+    with mark("align"):
+        size, use = auto.scratch(problem.rows_useful, problem.E), (problem.rows_useful, problem.E)
+        memory = buffers(topk_ids, GROUP, problem.E)._replace(scratch=zeros(size, topk_ids.device, use))
+        return auto.align(topk_ids, GROUP, problem.E, out=memory)
 
 
 def block_m(problem: MoEProblem) -> int:

@@ -81,6 +81,11 @@ def _stream(handle: int) -> Any:
     return Stream.from_handle(handle)
 
 
+def id_type(topk_ids: Tensor) -> str:
+    """Return the type of expert ids in CUDA C++."""
+    return "long long" if topk_ids.dtype == torch.int64 else "int"
+
+
 def text_of(source: Path) -> str:
     """Return the text of a .cu file with what it includes from its own folder put in: NVRTC is given no folder."""
     return re.sub(

@@ -5,6 +5,8 @@ last are stored; the gated activation can be the end of the w13 product (gate an
 of a pair lie in one thread); and rows can stay in sorted order between w13 and w2, where they need no gather.
 """
 
+from typing import Any
+
 import torch
 import triton.language as tl
 from torch import Tensor
@@ -123,19 +125,13 @@ def grouped_persistent_gemm(
             is rounded.
     """
     check_device(x)
-    (E, gemm_n, gemm_k), gather = w.shape, pairs_per_row > 0
+    (_, gemm_n, gemm_k), gather = w.shape, pairs_per_row > 0
     columns = gemm_n if activation == "none" else gemm_n // 2
     y = torch.empty((alignment.sorted_token_ids.numel() if gather else numel, columns), dtype=x.dtype, device=x.device)
     if numel == 0:
         return y
     tma = has_tma(x, gemm_k)
-    rows, weights = x, w
-    if tma:
-        from triton.tools.tensor_descriptor import TensorDescriptor
-
-        weights = TensorDescriptor.from_tensor(w.view(E * gemm_n, gemm_k), [tile.block_n, tile.block_k])
-        if not gather:
-            rows = TensorDescriptor.from_tensor(x, [tile.block_m, tile.block_k])
+    rows, weights = _described(x, w, tile, gather) if tma else (x, w)
     grouped_persistent_gemm_kernel[(programs,)](
         *(rows, weights, y, alignment.sorted_token_ids if topk_weights is None else topk_weights, *alignment),
         *(numel, gemm_n, gemm_k, columns),
@@ -157,6 +153,14 @@ def grouped_persistent_gemm(
         num_stages=tile.num_stages,
     )
     return y
+
+
+def _described(x: Tensor, w: Tensor, tile: Tile, gather: bool) -> tuple[Any, Any]:
+    """Return x and w as TMA takes them; gathered rows do not follow one another, so pointers load them."""
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    weights = TensorDescriptor.from_tensor(w.view(-1, w.shape[2]), [tile.block_n, tile.block_k])
+    return x if gather else TensorDescriptor.from_tensor(x, [tile.block_m, tile.block_k]), weights
 
 
 def has_tma(x: Tensor, gemm_k: int) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from moe_lab.gpu.align import Alignment
 from moe_lab.gpu.kernels._device import l2_cache_bytes, multiprocessors, shared_memory_bytes
-from moe_lab.gpu.kernels._nvrtc import launch
+from moe_lab.gpu.kernels._nvrtc import id_type, launch
 from moe_lab.gpu.kernels.activation import ALPHA, LIMIT
 
 SOURCE = Path(__file__).with_name("hopper_moe.cu")
@@ -164,20 +164,10 @@ def hopper_moe(
         *(x, w13, w2, hidden, y, topk_weights, topk_ids, *(alignment or (topk_ids,) * 3), done),
         *(numel, 2 * N, K, K, N, *phases),
         macros=(
-            ("MBLK", shape.units),
-            ("MAX_N", shape.max_n),
-            ("STEP", shape.step),
-            ("STAGES", shape.stages),
-            ("TOPK", topk),
-            ("E", E),
-            ("MOST_PAIRS", own),
-            ("KEEP_Y", int(keeps_y(y))),
-            ("HALF", int(half)),
-            ("SWIGLUOAI", int(activation == "swigluoai")),
-            ("ALPHA", f"{ALPHA}f"),
-            ("LIMIT", f"{LIMIT}f"),
-            ("ID", "long long" if topk_ids.dtype == torch.int64 else "int"),
-            ("SHARED", shared),
+            *(("MBLK", shape.units), ("MAX_N", shape.max_n), ("STEP", shape.step), ("STAGES", shape.stages)),
+            *(("TOPK", topk), ("E", E), ("MOST_PAIRS", own), ("KEEP_Y", int(keeps_y(y))), ("HALF", int(half))),
+            *(("SWIGLUOAI", int(activation == "swigluoai")), ("ALPHA", f"{ALPHA}f"), ("LIMIT", f"{LIMIT}f")),
+            *(("ID", id_type(topk_ids)), ("SHARED", shared)),
         ),
         prelude=wgmma(shape, half),
         shared=shared,
