@@ -72,9 +72,9 @@ def load_phases(runs: Mapping[str, str], layer_range: str, capture_command: str 
 
 
 def _capture(command: str) -> Run:
-    from moe_lab.runs.capture import nsys
+    from moe_lab.runs.capture import capture, nsys
 
-    return nsys.capture(shlex.split(command), f"captured/{datetime.now():%Y-%m-%d_%H%M%S}")
+    return capture(nsys, shlex.split(command), f"captured/{datetime.now():%Y-%m-%d_%H%M%S}")
 
 
 def _phase(name: str, run: Run, layer_range: str) -> Phase:

@@ -1,44 +1,26 @@
-"""The commands of hardware counters: measure them, and show them."""
+"""``moe-lab counters``: hardware counters of every kernel."""
 
 import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from moe_lab.cli.commands import aligned, command, print_run
+from moe_lab.cli._print import aligned
 
 if TYPE_CHECKING:
     import pandas as pd
 
-
-def capture_ncu(arguments: argparse.Namespace) -> None:
-    """Measure a command's hardware counters with Nsight Compute and print the run's folder."""
-    from moe_lab.runs.capture import ncu
-    from moe_lab.runs.capture._facts import default_window
-
-    workload = command(arguments)
-    options = ncu.Options(
-        collect=arguments.set,
-        wanted=arguments.metrics,
-        ranges=tuple(arguments.ranges),
-        kernel=arguments.kernel,
-        launch_count=arguments.launch_count,
-        window=arguments.window or default_window(workload),
-        cache_control=arguments.cache_control,
-        expected=arguments.expect,
-        extra=tuple(arguments.ncu_option),
-    )
-    run = ncu.capture(
-        workload,
-        arguments.name,
-        options=options,
-        root=arguments.profiles,
-        overwrite=arguments.overwrite,
-        keep_report=arguments.keep_report,
-    )
-    print_run(run)
+INFO = {"about": "what the hardware counters of a run or report say of each kernel"}
 
 
-def print_counters(arguments: argparse.Namespace) -> None:
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add its options."""
+    parser.add_argument("source", metavar="RUN_OR_REPORT", help="run name, run folder, or report file")
+    parser.add_argument("--metrics", metavar="LIST", help="columns of moe_lab/spec/metrics.csv (default: main ones)")
+    parser.add_argument("--format", choices=("table", "csv", "json"), default="table")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
     """Print the counters of every kernel of a run or report: a column a kernel, a line a counter."""
     from moe_lab import runs
     from moe_lab.analysis.counters import counters_table

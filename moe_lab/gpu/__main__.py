@@ -7,6 +7,7 @@ imported late: --device cpu has to choose its interpreter first.
 import argparse
 import json
 import os
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from moe_lab.gpu.bench import align_command, experts_command
 from moe_lab.gpu.bench.tune import command as tune
 from moe_lab.gpu.workloads import align, experts, layer
 from moe_lab.gpu.workloads.window import range_api, say
-from moe_lab.spec import ranges
+from moe_lab.spec import plugins, ranges
 from moe_lab.spec.errors import UserError
 
 CPU_COMMANDS = ("layer", "align", "experts", "bench-experts", "tune")  # with --device cpu: by Triton's interpreter
@@ -23,7 +24,7 @@ CPU_COMMANDS = ("layer", "align", "experts", "bench-experts", "tune")  # with --
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    options = parser().parse_args(arguments)
+    options = parser().parse_args(plugins.take(sys.argv[1:] if arguments is None else arguments))
     if getattr(options, "device", "cpu") == "cpu" and options.command in CPU_COMMANDS:
         os.environ.setdefault("TRITON_INTERPRET", "1")
     try:

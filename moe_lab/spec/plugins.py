@@ -1,13 +1,21 @@
-"""Plugin folders: a file's name is the plugin's name; listing reads files, it never imports them."""
+"""Plugins: a file is one, its name is the plugin's; listing reads files, it never imports them.
+
+Those of the package lie in ``FOLDERS``. Others come from outside: an entry point of the group ``moe_lab.<kind>``, or a
+file given by ``--plugin FILE.py``, which says its kind in ``INFO["kind"]``. Processes that a command starts see the
+files as well, by $MOE_LAB_PLUGINS.
+"""
 
 import ast
 import importlib
-from importlib.util import find_spec
+import os
+import sys
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from moe_lab.spec import peers
 from moe_lab.spec.errors import UserError
 
 PACKAGE = Path(__file__).parents[1]
@@ -18,37 +26,103 @@ FOLDERS = {
     "comm": "gpu/comm",
     "capture": "runs/capture",
     "parse": "runs/parse",
+    "cli": "cli",
 }
+FILES = "MOE_LAB_PLUGINS"
 
 
-def names(folder: str) -> list[str]:
+def names(kind: str) -> list[str]:
     """Return the plugins of one of ``FOLDERS``, sorted by name."""
-    return sorted(p.stem for p in (PACKAGE / FOLDERS[folder]).glob("*.py") if not p.stem.startswith("_"))
+    return sorted(_sources(kind))
 
 
-def info(folder: str, name: str) -> dict[str, Any]:
+def _sources(kind: str) -> dict[str, Path]:
+    """Return name -> file.
+
+    Raises:
+        UserError: a plugin from outside has the name of another.
+    """
+    own = (p for p in (PACKAGE / FOLDERS[kind]).glob("*.py") if not p.stem.startswith("_"))
+    found = {path.stem: path for path in own}
+    for name, path in [*_installed(kind), *_given(kind)]:
+        if found.setdefault(name, path) != path:
+            raise UserError(f"There already is a plugin of {kind} called '{name}'; call {path.name} something else.")
+    return found
+
+
+@lru_cache
+def _installed(kind: str) -> tuple[tuple[str, Path], ...]:
+    """Return (name, file) of the entry points of ``moe_lab.<kind>``."""
+    from importlib.metadata import entry_points
+
+    found = ((point.name, find_spec(point.module)) for point in entry_points(group=f"moe_lab.{kind}"))
+    return tuple((name, Path(spec.origin)) for name, spec in found if spec and spec.origin)
+
+
+def _given(kind: str) -> list[tuple[str, Path]]:
+    """Return (name, file) of the files in $MOE_LAB_PLUGINS that are of a kind."""
+    paths = [Path(part) for part in os.environ.get(FILES, "").split(os.pathsep) if part]
+    return [(path.stem, path) for path in paths if _info(path).get("kind") == kind]
+
+
+def take(words: Sequence[str]) -> list[str]:
+    """Take ``--plugin FILE.py`` off the front of a command line and make the files known here and to child processes.
+
+    Raises:
+        UserError: a file is missing, cannot be read as Python, or does not say its kind.
+    """
+    rest, paths = list(words), []
+    while rest and rest[0].partition("=")[0] == "--plugin":
+        _, given, value = rest.pop(0).partition("=")
+        path = Path(value if given else rest.pop(0) if rest else "").absolute()
+        if not path.is_file():
+            raise UserError(f"'{path.name}' is no file; give --plugin the Python file of a plugin.")
+        if _info(path).get("kind") not in FOLDERS:
+            raise UserError(f"{path.name} does not say what it is: its INFO needs 'kind', one of {', '.join(FOLDERS)}.")
+        paths.append(str(path))
+    if paths:
+        os.environ[FILES] = os.pathsep.join([*paths, *filter(None, [os.environ.get(FILES)])])
+    return rest
+
+
+def info(kind: str, name: str) -> dict[str, Any]:
     """Return the plugin's module-level literal ``INFO``, read from its source without importing it.
 
     Every plugin has ``INFO = {"about": "...", ...}``. ``needs`` lists modules it imports, ``peer:NAME`` a project
-    of ``moe_lab.spec.peers``; ``install`` says how to get them; other keys are the folder's.
+    of ``moe_lab.spec.peers``; ``install`` says how to get them; other keys are those of ``contract.KEYS``.
 
     Raises:
-        UserError: there is no such plugin.
+        UserError: there is no such plugin, or its file has no INFO.
     """
-    if name not in names(folder):
-        raise UserError(f"No {folder} plugin is called '{name}'; choose one of: {', '.join(names(folder))}.")
-    path = PACKAGE / FOLDERS[folder] / f"{name}.py"
-    for node in ast.parse(path.read_text()).body:
+    sources = _sources(kind)
+    if name not in sources:
+        raise UserError(f"No {kind} plugin is called '{name}'; choose one of: {', '.join(sorted(sources))}.")
+    return dict(_info(sources[name]))
+
+
+def _info(path: Path) -> dict[str, Any]:
+    try:
+        return _literal(path, path.stat().st_mtime_ns)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise UserError(
+            f"{path.name} is no plugin that can be read ({type(error).__name__}); it must be a Python file with a "
+            "literal INFO dictionary (see CONTRIBUTING.md)."
+        ) from None
+
+
+@lru_cache(500)
+def _literal(path: Path, changed: int) -> dict[str, Any]:
+    for node in ast.parse(path.read_text("utf-8")).body:
         targets = node.targets if isinstance(node, ast.Assign) else []
         if any(isinstance(t, ast.Name) and t.id == "INFO" for t in targets):
             assert isinstance(node, ast.Assign)
             return dict(ast.literal_eval(node.value))
-    raise UserError(f"moe_lab/{FOLDERS[folder]}/{name}.py has no INFO dictionary; give it one (see CONTRIBUTING.md).")
+    raise UserError(f"{path.name} has no INFO dictionary; give it one (see CONTRIBUTING.md).")
 
 
-def unavailable(folder: str, name: str) -> str | None:
+def unavailable(kind: str, name: str) -> str | None:
     """Return None when every module that the plugin needs can be found, else ``unavailable: needs X``."""
-    known = info(folder, name)
+    known = info(kind, name)
     missing = [m.removeprefix("peer:") for m in known.get("needs", []) if not _found(m)]
     how = f" ({known['install']})" if "install" in known else ""
     return f"unavailable: needs {', '.join(missing)}{how}" if missing else None
@@ -56,6 +130,8 @@ def unavailable(folder: str, name: str) -> str | None:
 
 def _found(module: str) -> bool:
     if module.startswith("peer:"):
+        from moe_lab.spec import peers
+
         return peers.find(module.removeprefix("peer:")) is not None
     try:
         return find_spec(module) is not None
@@ -63,15 +139,34 @@ def _found(module: str) -> bool:
         return False
 
 
-def load(folder: str, name: str) -> ModuleType:
+def load(kind: str, name: str) -> ModuleType:
     """Import the plugin.
 
     Raises:
-        UserError: there is no such plugin, or a module that it needs is not installed.
+        UserError: there is no such plugin, a module that it needs is not installed, or a file from outside fails.
     """
-    reason = unavailable(folder, name)
+    reason = unavailable(kind, name)
     if reason:
         raise UserError(
-            f"{folder} plugin '{name}' is {reason}; install that, or choose another of: {', '.join(names(folder))}."
+            f"{kind} plugin '{name}' is {reason}; install that, or choose another of: {', '.join(names(kind))}."
         )
-    return importlib.import_module(f"moe_lab.{FOLDERS[folder].replace('/', '.')}.{name}")
+    path = _sources(kind)[name]
+    if path.is_relative_to(PACKAGE):
+        return importlib.import_module(f"moe_lab.{FOLDERS[kind].replace('/', '.')}.{name}")
+    return _outside(f"moe_lab_plugin_{kind}.{name}", path)
+
+
+def _outside(called: str, path: Path) -> ModuleType:
+    if called in sys.modules:
+        return sys.modules[called]
+    spec = spec_from_file_location(called, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules[called] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[called]
+        raise UserError(f"The plugin {path.name} fails when it is loaded ({type(error).__name__}: {error}).") from error
+    return module

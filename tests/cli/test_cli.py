@@ -201,7 +201,7 @@ def failing(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def run(arguments: object) -> None:
         raise error
 
-    monkeypatch.setattr("moe_lab.cli.stored.list_runs", run)
+    monkeypatch.setattr("moe_lab.cli.runs.list_runs", run)
     return ["runs"]
 
 

@@ -11,7 +11,7 @@ from ncu_builder import ROOT, raw, stack
 
 from moe_lab import cli
 from moe_lab.runs import doctor
-from moe_lab.runs.capture import _ncu_chips, _ncu_log, ncu
+from moe_lab.runs.capture import _ncu_chips, _ncu_log, _tools, _work, capture, ncu
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.metrics import of_set
 
@@ -144,14 +144,17 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     (tmp_path / "log").write_text(LOG)
     for name, file in (("ARGV_FILE", "argv.json"), ("LOG_FILE", "log"), ("PAGE_FILE", "page")):
         monkeypatch.setenv(name, str(tmp_path / file))
-    monkeypatch.setattr(ncu, "find_tool", lambda *_: tool)
-    monkeypatch.setattr(ncu, "gpu_name", lambda: "NVIDIA H200")
+    monkeypatch.setattr(_tools, "find_tool", lambda *_: tool)
+    for asks in (ncu, _work):
+        monkeypatch.setattr(asks, "gpu_name", lambda: "NVIDIA H200")
     return tmp_path
 
 
 def test_capture_keeps_counters_options_and_what_replay_cost(stand_in: Path) -> None:
     kept = stand_in / "kept.ncu-rep"
-    run = ncu.capture([sys.executable, "-c", ""], "w13", root=stand_in / "profiles", keep_report=kept)
+    run = capture(
+        ncu, [sys.executable, "-c", ""], "w13", root=stand_in / "profiles", options=ncu.Options(keep_report=kept)
+    )
     assert run.manifest["name"] == "h200/w13"
     tool = run.manifest["tool"]
     assert (tool["name"], tool["version"], tool["metrics"]) == ("ncu", "2025.3.1", "full")
@@ -176,7 +179,7 @@ def test_filter_that_matches_nothing_lists_the_ranges_that_exist(
     with pytest.raises(
         UserError, match=r"No kernel matched moe_lab@w3/; ranges that exist: .*moe_lab@w13/; kernels: fused_moe\."
     ):
-        ncu.capture([sys.executable, "-c", ""], "x", options=ncu.Options(ranges=("moe_lab@w3/",)), root=stand_in / "p")
+        capture(ncu, [sys.executable, "-c", ""], "x", options=ncu.Options(ranges=("moe_lab@w3/",)), root=stand_in / "p")
     assert not (stand_in / "p").exists()
 
 
@@ -297,19 +300,19 @@ def test_doctor_says_whether_counters_may_be_read(
 
 
 def test_missing_ncu_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(ncu, "find_tool", lambda *_: None)
+    monkeypatch.setattr(_tools, "find_tool", lambda *_: None)
     with pytest.raises(UserError, match="install Nsight Compute"):
-        ncu.capture([sys.executable, "-c", ""], "x", root=tmp_path)
+        capture(ncu, [sys.executable, "-c", ""], "x", root=tmp_path)
 
 
 def test_name_that_is_taken_is_refused_before_anything_runs(stand_in: Path) -> None:
     (stand_in / "p" / "h200" / "x").mkdir(parents=True)
     with pytest.raises(UserError, match="already is a run 'h200/x'"):
-        ncu.capture([sys.executable, "-c", ""], "x", root=stand_in / "p")
+        capture(ncu, [sys.executable, "-c", ""], "x", root=stand_in / "p")
     assert not (stand_in / "argv.json").exists()
 
 
 def test_unknown_metric_is_refused_before_anything_runs(stand_in: Path) -> None:
     with pytest.raises(UserError, match="'speed' is no metric"):
-        ncu.capture([sys.executable, "-c", ""], "x", options=ncu.Options(wanted="speed"), root=stand_in / "p")
+        capture(ncu, [sys.executable, "-c", ""], "x", options=ncu.Options(wanted="speed"), root=stand_in / "p")
     assert not (stand_in / "argv.json").exists()

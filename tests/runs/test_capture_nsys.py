@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from moe_lab.runs.capture import nsys
+from moe_lab.runs.capture import _tools, capture, nsys
 from moe_lab.runs.capture._facts import default_window
 from moe_lab.spec.errors import UserError
 
@@ -56,14 +56,14 @@ def test_only_our_workload_is_known_to_mark_its_window(workload: list[str], wind
 
 
 def test_missing_nsys_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(nsys, "find_tool", lambda *_: None)
+    monkeypatch.setattr(_tools, "find_tool", lambda *_: None)
     with pytest.raises(UserError, match="install Nsight Systems"):
-        nsys.capture([sys.executable, "-c", ""], "x", root=tmp_path)
+        capture(nsys, [sys.executable, "-c", ""], "x", root=tmp_path)
 
 
 def test_missing_command_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no-such-program"):
-        nsys.capture(["no-such-program"], "x", root=tmp_path)
+        capture(nsys, ["no-such-program"], "x", root=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -86,8 +86,8 @@ def test_failed_capture_says_why_and_keeps_nothing(
         f"{leaves}\nexit {code}\n"
     )
     stand_in.chmod(stand_in.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setattr(nsys, "find_tool", lambda *_: stand_in)
+    monkeypatch.setattr(_tools, "find_tool", lambda *_: stand_in)
     profiles = tmp_path / "profiles"
     with pytest.raises(UserError, match=sentence):
-        nsys.capture([sys.executable, "-c", ""], "x", root=profiles)
+        capture(nsys, [sys.executable, "-c", ""], "x", root=profiles)
     assert not profiles.exists() or not any(profiles.rglob("*"))

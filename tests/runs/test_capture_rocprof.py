@@ -12,7 +12,7 @@ from workload_builder import launch, sysinfo, write_csv
 
 from moe_lab import cli
 from moe_lab.runs import doctor
-from moe_lab.runs.capture import rocprof_compute, rocprofv3
+from moe_lab.runs.capture import _tools, capture, rocprof_compute, rocprofv3
 from moe_lab.runs.capture._tools import Tool
 from moe_lab.spec.errors import UserError
 
@@ -63,9 +63,9 @@ def test_trace_command_is_the_documented_one() -> None:
     ("tool", "package"), [(rocprof_compute, "rocprofiler-compute"), (rocprofv3, "rocprofiler-sdk")]
 )
 def test_missing_tool_says_how_to_get_it(tool, package, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(tool, "find_tool", lambda *_: None)
+    monkeypatch.setattr(_tools, "find_tool", lambda *_: None)
     with pytest.raises(UserError, match=f"install the ROCm package {package}"):
-        tool.capture([sys.executable, "-c", ""], "x", root=tmp_path)
+        capture(tool, [sys.executable, "-c", ""], "x", root=tmp_path)
 
 
 def stand_in(folder: Path, name: str, version: str, leaves: str, code: int = 0) -> Path:
@@ -88,7 +88,7 @@ def test_counted_command_becomes_a_run(version: str, monkeypatch: pytest.MonkeyP
     sysinfo(made)
     write_csv(made / "pmc_perf.csv", [launch(0, "moe_align", SQ_WAVES=4)])
     tool = stand_in(tmp_path, "rocprof-compute", version, f'mkdir -p "$out"; cp -r {made} "$out/MI300X_A1"')
-    monkeypatch.setattr(rocprof_compute, "find_tool", lambda *_: tool)
+    monkeypatch.setattr(_tools, "find_tool", lambda *_: tool)
     profiles = tmp_path / "profiles"
     argv = ["capture", "rocprof-compute", "--name", "a", "-k", "moe_align", "-b", "2", "--profiles", str(profiles)]
     assert cli.main([*argv, "--", sys.executable, "/home/ada/x.py"]) == 0
@@ -104,7 +104,7 @@ def test_traced_command_becomes_a_run(monkeypatch: pytest.MonkeyPatch, tmp_path:
     header = '"Kind","Agent_Id","Kernel_Name","Correlation_Id","Start_Timestamp","End_Timestamp","Grid_Size_X"'
     row = '"KERNEL_DISPATCH","Agent 4","gemm",1,10,30,64'
     leaves = f"mkdir -p \"$out/host/\"; printf '%s\\n%s\\n' '{header}' '{row}' > \"$out/host/7_kernel_trace.csv\""
-    monkeypatch.setattr(rocprofv3, "find_tool", lambda *_: stand_in(tmp_path, "rocprofv3", "1.1.0", leaves))
+    monkeypatch.setattr(_tools, "find_tool", lambda *_: stand_in(tmp_path, "rocprofv3", "1.1.0", leaves))
     argv = ["capture", "rocprofv3", "--name", "amd/t", "--profiles", str(tmp_path / "p"), "--", sys.executable]
     assert cli.main(argv) == 0
     assert Path(capsys.readouterr().out.strip()) == tmp_path / "p" / "amd" / "t"
@@ -117,10 +117,10 @@ def test_traced_command_becomes_a_run(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_failed_capture_says_why_and_keeps_nothing(
     tool, leaves: str, code: int, sentence: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(tool, "find_tool", lambda *_: stand_in(tmp_path, "tool", "3.1.0", leaves, code))
+    monkeypatch.setattr(_tools, "find_tool", lambda *_: stand_in(tmp_path, "tool", "3.1.0", leaves, code))
     profiles = tmp_path / "profiles"
     with pytest.raises(UserError, match=sentence):
-        tool.capture([sys.executable, "-c", ""], "x", root=profiles)
+        capture(tool, [sys.executable, "-c", ""], "x", root=profiles)
     assert not profiles.exists()
 
 
@@ -131,21 +131,22 @@ SHOWN = [line.strip() for line in (REPO / "docs" / "amd.md").read_text().splitli
 def test_commands_of_the_docs_are_understood(line: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked: dict[str, object] = {}
 
-    def capture(workload: list[str], name: str, **options: object) -> object:
-        asked.update(options, workload=workload, name=name)
+    def capture(profiler: object, workload: list[str], name: str, **options: object) -> object:
+        asked.update(options, workload=workload, name=name, profiler=profiler)
         return type("Run", (), {"path": tmp_path, "manifest": {"hidden": {}}})()
 
     argv = shlex.split(line)[1:]
     tool = {"rocprof-compute": rocprof_compute, "rocprofv3": rocprofv3}[argv[1]]
-    monkeypatch.setattr(tool, "capture", capture)
+    monkeypatch.setattr("moe_lab.runs.capture.capture", capture)
     assert cli.main(argv) == 0
+    assert asked["profiler"] is tool
     assert asked["workload"][:3] == ["python", "-m", "moe_lab.gpu"]
     if tool is rocprof_compute:
         assert asked["options"] == rocprof_compute.Options(("moe_align",), ("2", "7", "15", "16", "17"))
 
 
 def test_doctor_says_what_the_absence_of_amd_tools_costs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rocprof_compute, "find_tool", lambda *_: None)
+    monkeypatch.setattr(_tools, "find_tool", lambda *_: None)
     monkeypatch.setattr(rocprofv3, "available", lambda: Tool(Path(shutil.which("true") or "true"), "1.1.0"))
     checks = {c.name: c for c in doctor.examine()}
     assert checks["rocprof-compute"].found is None

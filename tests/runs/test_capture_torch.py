@@ -12,7 +12,7 @@ from kineto_builder import KinetoBuilder
 
 from moe_lab import cli
 from moe_lab.analysis.breakdown import breakdown
-from moe_lab.runs.capture import torch_profiler
+from moe_lab.runs.capture import capture, torch_profiler
 from moe_lab.runs.capture.torch_profiler import RUNNER, Options
 from moe_lab.spec.errors import UserError
 
@@ -113,8 +113,8 @@ def python(tmp_path, monkeypatch):
 
 def test_capture_of_any_python_command_is_a_redacted_run(python, tmp_path):
     code = "import os, torch, sys; assert os.environ['MOE_LAB_RANGES'] == 'torch'; sys.exit(0)"
-    run = torch_profiler.capture(
-        [python, "-c", code, "/home/ada/model", "--api-key", "sk-live"], "mlp", root=tmp_path / "p"
+    run = capture(
+        torch_profiler, [python, "-c", code, "/home/ada/model", "--api-key", "sk-live"], "mlp", root=tmp_path / "p"
     )
     assert run.manifest["name"] == "h200/mlp"
     assert run.manifest["tool"] == {"name": "torch.profiler", "version": "9.9+stand.in", "options": ["--window=all"]}
@@ -131,10 +131,10 @@ def test_capture_of_any_python_command_is_a_redacted_run(python, tmp_path):
 
 def test_window_limits_the_trace_and_traces_once(python, tmp_path):
     code = "import torch; p = torch.cuda.profiler; p.start(); p.stop(); p.start(); p.stop()"
-    torch_profiler.capture([python, "-c", code], "x", options=Options("profiler-api"), root=tmp_path / "p")
+    capture(torch_profiler, [python, "-c", code], "x", options=Options("profiler-api"), root=tmp_path / "p")
     assert (tmp_path / "site" / "log").read_text() == "start stop"
     with pytest.raises(UserError, match=r"never called torch\.cuda\.profiler\.start.*try --window all"):
-        torch_profiler.capture([python, "-c", ""], "y", options=Options("profiler-api"), root=tmp_path / "p")
+        capture(torch_profiler, [python, "-c", ""], "y", options=Options("profiler-api"), root=tmp_path / "p")
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_window_limits_the_trace_and_traces_once(python, tmp_path):
 )
 def test_failing_program_keeps_its_status_and_leaves_no_run(program, code, python, tmp_path):
     with pytest.raises(UserError, match=f"exit code {code}"):
-        torch_profiler.capture([python, "-c", program], "x", root=tmp_path / "p")
+        capture(torch_profiler, [python, "-c", program], "x", root=tmp_path / "p")
     assert not (tmp_path / "p").exists()
 
 

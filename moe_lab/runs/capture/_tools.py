@@ -32,6 +32,12 @@ def find_tool(binary: str, patterns: tuple[str, ...] = ()) -> Path | None:
     return Path(max(usable, key=_version_key)) if usable else None
 
 
+def available(binary: str, patterns: tuple[str, ...], how: str) -> Tool | str:
+    """Return a profiler of this machine, or the reason why there is none and how to get it."""
+    path = find_tool(binary, patterns)
+    return probe(path) if path else f"{binary} was not found; {how}."
+
+
 def probe(path: Path) -> Tool:
     """Return the tool with the version number that ``path --version`` prints."""
     text = output([str(path), "--version"]) or ""

@@ -9,6 +9,7 @@ from typing import Any
 
 from moe_lab.runs import Run, import_report
 from moe_lab.runs.capture._facts import gpu_name
+from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard import children, places, scratch
 from moe_lab.spec.guard.places import full_name, profiles_root
 
@@ -21,12 +22,14 @@ class Work:
     Attributes:
         folder: private, for the raw report; it stays and is named if something fails after the command ran.
         said: the file in which our own workload describes itself.
+        name: of the run; without a GPU, the report's is put before it.
+        overwrite: whether a run of that name is replaced.
     """
 
     def __init__(self, name: str, root: Path, overwrite: bool, private: scratch.Scratch, held: places.Claim):
         self.folder = private.folder
         self.said = private.folder / "workload.json"
-        self._name, self._root, self._overwrite = name, root, overwrite
+        self.name, self.overwrite, self._root = name, overwrite, root
         self._private, self._held = private, held
 
     @property
@@ -38,15 +41,23 @@ class Work:
         """Say that the command is about to run: what it leaves is worth keeping from now on."""
         self._private.worth_keeping = True
 
-    def run(self, argv: Sequence[str]) -> int:
-        """Run the profiler; returns its exit code."""
+    def run(self, argv: Sequence[str], tool: str, hint: str = "") -> None:
+        """Run the profiler.
+
+        Raises:
+            UserError: it, or the profiled command, failed.
+        """
         self.started()
-        return children.wait(subprocess.Popen(list(argv), env=self.env))
+        code = children.wait(subprocess.Popen(list(argv), env=self.env))
+        if code:
+            raise UserError(
+                f"The profiled command (or {tool}) stopped with exit code {code}, see its output above.{hint}"
+            )
 
     def keep(self, report: Path, manifest: Mapping[str, Any]) -> Run:
         """Make the run from the report."""
-        place = {"root": self._root, "overwrite": self._overwrite, "held": self._held}
-        return import_report(report, self._name, manifest=manifest, **place)  # type: ignore[arg-type]
+        place = {"root": self._root, "overwrite": self.overwrite, "held": self._held}
+        return import_report(report, self.name, manifest=manifest, **place)  # type: ignore[arg-type]
 
 
 @contextmanager

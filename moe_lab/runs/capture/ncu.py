@@ -6,16 +6,15 @@ import subprocess
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from moe_lab.runs import Run
-from moe_lab.runs.capture import _ncu_log
-from moe_lab.runs.capture._facts import check_command, default_window, describe, gpu_name
-from moe_lab.runs.capture._tools import Tool, find_tool, output, probe
-from moe_lab.runs.capture._work import prepared
+from moe_lab.runs.capture import Traced, _ncu_log, _tools, option, window
+from moe_lab.runs.capture._facts import gpu_name
+from moe_lab.runs.capture._tools import Tool, output
+from moe_lab.runs.capture._work import Work
 from moe_lab.runs.parse import parse_report
 from moe_lab.spec import metrics
 from moe_lab.spec.errors import UserError
+from moe_lab.spec.guard import options as types
 from moe_lab.spec.guard.places import full_name
 from moe_lab.spec.metrics import Metric, parts
 
@@ -48,17 +47,31 @@ class Options:
         cache_control: ``all`` flushes the caches before each pass, ``none`` leaves them as they are.
         expected: how many kernels will be profiled, for the time left.
         extra: further arguments for ncu.
+        keep_report: where to copy the .ncu-rep; it holds environment and paths, so no run does.
     """
 
-    collect: str = "full"
-    wanted: str = ""
-    ranges: tuple[str, ...] = ()
-    kernel: str = ""
-    launch_count: int | None = None
-    window: str = "all"
-    cache_control: str = "all"
-    expected: int | None = None
-    extra: tuple[str, ...] = ()
+    collect: str = option("full", "--set", choices=metrics.SETS, help="how much to measure (default: full)")
+    wanted: str = option("", "--metrics", metavar="LIST", help="instead: columns or ncu names of spec/metrics.csv")
+    ranges: tuple[str, ...] = option(
+        (), "--ranges", metavar="FILTER", help='only kernels in such a range: "moe_lab@w13/"'
+    )
+    kernel: str = option("", "--kernel", type=types.pattern, metavar="REGEX", help="only kernels of such a name")
+    launch_count: int | None = option(
+        None,
+        "--launch-count",
+        type=types.count,
+        metavar="N",
+        help="only N launches of each kernel, grid and block",
+    )
+    window: str = window("cudaProfilerStart to Stop")
+    cache_control: str = option("all", "--cache-control", choices=("all", "none"), help="flush caches before each pass")
+    expected: int | None = option(
+        None, "--expect", type=types.count, metavar="N", help="kernels to come, to show the time left"
+    )
+    extra: tuple[str, ...] = option((), "--ncu-option", metavar="OPTION", help="a further option for ncu")
+    keep_report: Path | None = option(
+        None, "--keep-report", type=Path, metavar="FILE", help="also copy the .ncu-rep (holds paths) to FILE"
+    )
 
     def metrics(self) -> tuple[Metric, ...]:
         """Return the metrics to measure."""
@@ -67,10 +80,7 @@ class Options:
 
 def available() -> Tool | str:
     """Return the ncu of this machine, or the reason why there is none and how to get it."""
-    path = find_tool("ncu", INSTALL_PATTERNS)
-    if path is None:
-        return f"ncu was not found; {HOW_TO_GET}."
-    return probe(path)
+    return _tools.available("ncu", INSTALL_PATTERNS, HOW_TO_GET)
 
 
 def command(ncu: str, workload: Sequence[str], out: str, names: Sequence[str], options: Options) -> list[str]:
@@ -128,46 +138,26 @@ def _is_known(name: str, known: Collection[str]) -> bool:
     return name.startswith(_ALWAYS) or name in known or name.partition(".")[0] in known
 
 
-def capture(
-    workload: Sequence[str],
-    name: str,
-    *,
-    options: Options | None = None,
-    root: Path | None = None,
-    overwrite: bool = False,
-    keep_report: Path | None = None,
-) -> Run:
-    """Measure the counters of any command's kernels and keep them as a redacted run folder.
-
-    Args:
-        workload: the command, one string an argument.
-        name: ``<run>`` or ``<gpu>/<run>``.
-        options: what to measure; by default everything, in the window of ``default_window``.
-        root: profiles folder.
-        overwrite: replace a run of that name.
-        keep_report: where to copy the .ncu-rep; it holds environment and paths, so no run does.
+def trace(work: Work, tool: Tool, workload: Sequence[str], options: Options) -> Traced:
+    """Measure the counters of the command's kernels.
 
     Raises:
-        UserError: ncu is missing or may not count, the command fails, or no kernel matches the filters.
+        UserError: ncu may not count, the command fails, or no kernel matches the filters.
     """
-    check_command(workload, "ncu")
-    ncu = available()
-    if isinstance(ncu, str):
-        raise UserError(ncu)
-    options = options or Options(window=default_window(workload))
-    wanted, name = options.metrics(), full_name(name, gpu_name())  # its page does not name the GPU
-    if keep_report:
-        _check_copy(keep_report, overwrite)
-    with prepared(name, root, overwrite) as work:
-        out = work.folder / "report"
-        argv = command(str(ncu.path), workload, str(out), names_of(wanted, known_names(ncu)), options)
-        work.started()
-        code, cost = _ncu_log.run(argv, out.with_suffix(".log"), work.env, options.expected)
-        page = _page(ncu, out, code, workload, options)
-        if keep_report:
-            shutil.copyfile(out.with_suffix(".ncu-rep"), keep_report)
-            keep_report.chmod(0o600)
-        return work.keep(page, _manifest(ncu, argv, workload, work.said, options, cost))
+    wanted, work.name = options.metrics(), full_name(work.name, gpu_name())  # its page does not name the GPU
+    if options.keep_report:
+        _check_copy(options.keep_report, work.overwrite)
+    out = work.folder / "report"
+    argv = command(str(tool.path), workload, str(out), names_of(wanted, known_names(tool)), options)
+    work.started()
+    code, cost = _ncu_log.run(argv, out.with_suffix(".log"), work.env, options.expected)
+    page = _page(tool, out, code, workload, options)
+    if options.keep_report:
+        shutil.copyfile(out.with_suffix(".ncu-rep"), options.keep_report)
+        options.keep_report.chmod(0o600)
+    flags = argv[1 : next(i for i, a in enumerate(argv) if a.startswith("--metrics="))]
+    facts = {"metrics": options.wanted or options.collect, "replay": cost.as_dict()}
+    return Traced(page, flags, facts, {"name": gpu_name()})
 
 
 def _check_copy(copy: Path, overwrite: bool) -> None:
@@ -176,17 +166,6 @@ def _check_copy(copy: Path, overwrite: bool) -> None:
         raise UserError(f"--keep-report: no file can be written to the folder of '{copy.name}'; choose another one.")
     if os.path.lexists(copy) and (not overwrite or not copy.is_file() or copy.suffix != ".ncu-rep"):
         raise UserError(f"--keep-report: there already is a '{copy.name}'; choose another file name.")
-
-
-def _manifest(
-    ncu: Tool, argv: list[str], workload: Sequence[str], said: Path, options: Options, cost: _ncu_log.Replay
-) -> dict[str, Any]:
-    flags = argv[1 : next(i for i, a in enumerate(argv) if a.startswith("--metrics="))]
-    manifest = describe("ncu", ncu.version, flags, workload, said)
-    manifest["tool"] |= {"metrics": options.wanted or options.collect, "replay": cost.as_dict()}
-    if not manifest["gpu"].get("name"):
-        manifest["gpu"]["name"] = gpu_name()
-    return manifest
 
 
 def known_names(tool: Tool) -> set[str]:

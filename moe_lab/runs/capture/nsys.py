@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from moe_lab.runs import Run
-from moe_lab.runs.capture._facts import check_command, default_window, describe
-from moe_lab.runs.capture._tools import Tool, find_tool, probe
-from moe_lab.runs.capture._work import prepared
+from moe_lab.runs.capture import Traced, _tools, option, window
+from moe_lab.runs.capture._tools import Tool
+from moe_lab.runs.capture._work import Work
 from moe_lab.spec.errors import UserError
 
 INFO = {"about": "NVIDIA Nsight Systems: kernels, API calls, ranges, CUDA graphs", "needs": []}
@@ -37,14 +36,13 @@ class Options:
         extra: further arguments for ``nsys profile``.
     """
 
-    window: str = "all"
-    extra: tuple[str, ...] = ()
+    window: str = window("cudaProfilerStart to Stop")
+    extra: tuple[str, ...] = option((), "--nsys-option", metavar="OPTION", help="a further option for nsys profile")
 
 
 def available() -> Tool | str:
     """Return the nsys of this machine, or the reason why there is none and how to get it."""
-    path = find_tool("nsys", INSTALL_PATTERNS)
-    return probe(path) if path else f"nsys was not found; {HOW_TO_GET}."
+    return _tools.available("nsys", INSTALL_PATTERNS, HOW_TO_GET)
 
 
 def command(nsys: str, workload: Sequence[str], out: str, options: Options) -> list[str]:
@@ -88,34 +86,15 @@ def export_sqlite(report: Path, out: Path) -> None:
         )
 
 
-def capture(
-    workload: Sequence[str],
-    name: str,
-    *,
-    options: Options | None = None,
-    root: Path | None = None,
-    overwrite: bool = False,
-) -> Run:
-    """Profile any command and keep the result as a redacted run folder.
-
-    Args:
-        workload: the command, one string an argument.
-        name: ``<run>`` or ``<gpu>/<run>``.
-        options: how to trace; by default node-level graphs and the window of ``default_window``.
-        root: profiles folder.
-        overwrite: replace a run of that name.
+def trace(work: Work, tool: Tool, workload: Sequence[str], options: Options) -> Traced:
+    """Profile the command.
 
     Raises:
-        UserError: nsys is missing, the command fails, or nothing was traced.
+        UserError: the command fails, or nothing was traced.
     """
-    check_command(workload, "nsys")
-    nsys = _nsys()
-    options = options or Options(window=default_window(workload))
-    with prepared(name, root, overwrite) as work:
-        argv = command(str(nsys.path), workload, str(work.folder / "report"), options)
-        report = _traced(work.folder, work.run(argv), options)
-        flags = argv[2 : argv.index("-o")]
-        return work.keep(report, describe("nsys", nsys.version, flags, workload, work.said))
+    argv = command(str(tool.path), workload, str(work.folder / "report"), options)
+    work.run(argv, "nsys")
+    return Traced(_traced(work.folder, options), argv[2 : argv.index("-o")])
 
 
 def _nsys() -> Tool:
@@ -125,9 +104,7 @@ def _nsys() -> Tool:
     return found
 
 
-def _traced(folder: Path, code: int, options: Options) -> Path:
-    if code:
-        raise UserError(f"The profiled command (or nsys) stopped with exit code {code}, see its output above.")
+def _traced(folder: Path, options: Options) -> Path:
     if (folder / "report.sqlite").exists():
         return folder / "report.sqlite"
     if list(folder.glob("*.qdstrm")):

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from moe_lab.runs import Run
-from moe_lab.runs.capture._facts import check_command, describe
-from moe_lab.runs.capture._tools import Tool, find_tool, probe
-from moe_lab.runs.capture._work import prepared
+from moe_lab.runs.capture import Traced, _tools, option
+from moe_lab.runs.capture._tools import Tool
+from moe_lab.runs.capture._work import Work
 from moe_lab.runs.parse.rocprof_compute import sniff
 from moe_lab.spec.errors import UserError
 
@@ -35,16 +34,15 @@ class Options:
         extra: further arguments for ``rocprof-compute profile``.
     """
 
-    kernels: tuple[str, ...] = ()
-    blocks: tuple[str, ...] = ()
-    roof_only: bool = False
-    extra: tuple[str, ...] = ()
+    kernels: tuple[str, ...] = option((), "-k", "--kernel", metavar="NAME", help="count only this kernel")
+    blocks: tuple[str, ...] = option((), "-b", "--block", metavar="ID", help="count only this table")
+    roof_only: bool = option(False, "--roof-only", help="measure the roofs and what the roofline needs")
+    extra: tuple[str, ...] = option((), "--tool-option", metavar="OPTION", help="a further one for rocprof-compute")
 
 
 def available() -> Tool | str:
     """Return the rocprof-compute of this machine, or the reason why there is none and how to get it."""
-    path = find_tool("rocprof-compute", INSTALL_PATTERNS)
-    return probe(path) if path else f"rocprof-compute was not found; {HOW_TO_GET}."
+    return _tools.available("rocprof-compute", INSTALL_PATTERNS, HOW_TO_GET)
 
 
 def command(tool: str, workload: Sequence[str], out: str, options: Options, version: str | None) -> list[str]:
@@ -78,44 +76,19 @@ def _older(version: str | None) -> bool:
     return bool(numbers) and tuple(numbers[:2]) < OUTPUT_DIRECTORY_SINCE
 
 
-def capture(
-    workload: Sequence[str],
-    name: str,
-    *,
-    options: Options | None = None,
-    root: Path | None = None,
-    overwrite: bool = False,
-) -> Run:
-    """Count a command's kernels and keep the result as a redacted run folder.
-
-    Args:
-        workload: the command, one string an argument; it runs once for each group of counters.
-        name: ``<run>`` or ``<gpu>/<run>``.
-        options: what to count; by default everything, for all kernels.
-        root: profiles folder.
-        overwrite: replace a run of that name.
+def trace(work: Work, tool: Tool, workload: Sequence[str], options: Options) -> Traced:
+    """Count the command's kernels; it runs once for each group of counters.
 
     Raises:
-        UserError: the tool is missing, the command fails, or nothing was counted.
+        UserError: the command fails, or nothing was counted.
     """
-    check_command(workload, "rocprof-compute")
-    tool = available()
-    if isinstance(tool, str):
-        raise UserError(tool)
-    options = options or Options()
-    with prepared(name, root, overwrite) as work:
-        out = work.folder / "workloads"
-        argv = command(str(tool.path), workload, str(out), options, tool.version)
-        found = _counted(out, work.run(argv))
-        flags = argv[2 : argv.index("-p" if "-p" in argv else "--output-directory")]
-        return work.keep(found, describe("rocprof-compute", tool.version, flags, workload, work.said))
+    out = work.folder / "workloads"
+    argv = command(str(tool.path), workload, str(out), options, tool.version)
+    work.run(argv, "rocprof-compute")
+    return Traced(_counted(out), argv[2 : argv.index("-p" if "-p" in argv else "--output-directory")])
 
 
-def _counted(out: Path, code: int) -> Path:
-    if code:
-        raise UserError(
-            f"The profiled command (or rocprof-compute) stopped with exit code {code}, see its output above."
-        )
+def _counted(out: Path) -> Path:
     folders = sorted({p.parent for p in out.rglob("sysinfo.csv*")})
     if not folders or not sniff(folders[0]):
         raise UserError(

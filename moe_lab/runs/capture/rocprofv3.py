@@ -2,12 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from moe_lab.runs import Run
-from moe_lab.runs.capture._facts import check_command, describe
-from moe_lab.runs.capture._tools import Tool, find_tool, probe
-from moe_lab.runs.capture._work import prepared
+from moe_lab.runs.capture import Traced, _tools, option
+from moe_lab.runs.capture._tools import Tool
+from moe_lab.runs.capture._work import Work
 from moe_lab.runs.parse.rocprofv3 import sniff
 from moe_lab.spec.errors import UserError
 
@@ -27,14 +25,13 @@ class Options:
         extra: further arguments for rocprofv3.
     """
 
-    output_format: str = "csv"
-    extra: tuple[str, ...] = ()
+    output_format: str = option("csv", "--output-format", choices=("csv", "rocpd"), help="what rocprofv3 writes")
+    extra: tuple[str, ...] = option((), "--tool-option", metavar="OPTION", help="a further one for rocprofv3")
 
 
 def available() -> Tool | str:
     """Return the rocprofv3 of this machine, or the reason why there is none and how to get it."""
-    path = find_tool("rocprofv3", INSTALL_PATTERNS)
-    return probe(path) if path else f"rocprofv3 was not found; {HOW_TO_GET}."
+    return _tools.available("rocprofv3", INSTALL_PATTERNS, HOW_TO_GET)
 
 
 def command(tool: str, workload: Sequence[str], out: str, options: Options) -> list[str]:
@@ -42,37 +39,15 @@ def command(tool: str, workload: Sequence[str], out: str, options: Options) -> l
     return [tool, *TRACES, "--output-format", options.output_format, *options.extra, "-d", out, "--", *workload]
 
 
-def capture(
-    workload: Sequence[str],
-    name: str,
-    *,
-    options: Options | None = None,
-    root: Path | None = None,
-    overwrite: bool = False,
-) -> Run:
-    """Trace any command and keep the result as a redacted run folder.
-
-    Args:
-        workload: the command, one string an argument.
-        name: ``<run>`` or ``<gpu>/<run>``.
-        options: how to trace.
-        root: profiles folder.
-        overwrite: replace a run of that name.
+def trace(work: Work, tool: Tool, workload: Sequence[str], options: Options) -> Traced:
+    """Trace the command.
 
     Raises:
-        UserError: rocprofv3 is missing, the command fails, or nothing was traced.
+        UserError: the command fails, or nothing was traced.
     """
-    check_command(workload, "rocprofv3")
-    tool = available()
-    if isinstance(tool, str):
-        raise UserError(tool)
-    options = options or Options()
-    with prepared(name, root, overwrite) as work:
-        out = work.folder / "trace"
-        argv = command(str(tool.path), workload, str(out), options)
-        code = work.run(argv)
-        if code:
-            raise UserError(f"The profiled command (or rocprofv3) stopped with exit code {code}, see its output above.")
-        if not out.is_dir() or not sniff(out):
-            raise UserError("rocprofv3 wrote no kernel trace: the command started no kernel on the GPU.")
-        return work.keep(out, describe("rocprofv3", tool.version, argv[1 : argv.index("-d")], workload, work.said))
+    out = work.folder / "trace"
+    argv = command(str(tool.path), workload, str(out), options)
+    work.run(argv, "rocprofv3")
+    if not out.is_dir() or not sniff(out):
+        raise UserError("rocprofv3 wrote no kernel trace: the command started no kernel on the GPU.")
+    return Traced(out, argv[1 : argv.index("-d")])

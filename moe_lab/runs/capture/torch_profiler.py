@@ -8,13 +8,17 @@ from importlib.metadata import PackageNotFoundError, version
 from itertools import dropwhile
 from pathlib import Path
 
-from moe_lab.runs import Run
-from moe_lab.runs.capture._facts import check_command, default_window, describe
+from moe_lab.runs.capture import Traced, window
 from moe_lab.runs.capture._tools import Tool
-from moe_lab.runs.capture._work import prepared
+from moe_lab.runs.capture._work import Work
 from moe_lab.spec.errors import UserError
 
-INFO = {"about": "torch.profiler: kernels, API calls, ranges of a Python command", "needs": []}
+INFO = {
+    "about": "torch.profiler: kernels, API calls, ranges of a Python command",
+    "needs": [],
+    "called": "torch",
+    "of_program": True,
+}
 
 RUNNER = Path(__file__).with_name("_torch_runner.py")
 HOW_TO_GET = "install torch into the environment of the profiled program (pip install 'moe-lab[gpu]')"
@@ -29,7 +33,7 @@ class Options:
         window: ``all`` (the whole command) or ``profiler-api`` (between torch.cuda.profiler.start and stop).
     """
 
-    window: str = "all"
+    window: str = window("torch.cuda.profiler.start to stop")
 
 
 def available() -> Tool | str:
@@ -52,7 +56,7 @@ def command(workload: Sequence[str], out: str, options: Options) -> list[str]:
         UserError: the command is not Python's.
     """
     python, flags, program = _split(workload)
-    return [*python, *flags, str(RUNNER), out, options.window, "--", *program]
+    return [*python, *flags, str(RUNNER), out, options.window or "all", "--", *program]
 
 
 def _split(workload: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
@@ -87,45 +91,17 @@ def _interpreter(script: str) -> list[str]:
     return words
 
 
-def capture(
-    workload: Sequence[str],
-    name: str,
-    *,
-    options: Options | None = None,
-    root: Path | None = None,
-    overwrite: bool = False,
-) -> Run:
-    """Profile any Python command and keep the result as a redacted run folder.
-
-    Only the process itself is traced, not those that it starts.
-
-    Args:
-        workload: the command, one string an argument.
-        name: ``<run>`` or ``<gpu>/<run>``.
-        options: how to trace; by default the window of ``default_window``.
-        root: profiles folder.
-        overwrite: replace a run of that name.
+def trace(work: Work, tool: Tool | str, workload: Sequence[str], options: Options) -> Traced:
+    """Profile the command: the process itself, not those that it starts.
 
     Raises:
         UserError: the command is not Python's, fails, or runs nothing on the GPU.
     """
-    check_command(workload, "torch")
-    options = options or Options(window=default_window(workload))
-    with prepared(name, root, overwrite) as work:
-        trace = work.folder / "trace.json"
-        _check(trace, work.run(command(workload, str(trace), options)), options)
-        versions = json.loads(Path(f"{trace}.versions").read_text())
-        manifest = describe("torch.profiler", versions["torch"], [f"--window={options.window}"], workload, work.said)
-        manifest["versions"] = {**versions, **manifest["versions"]}
-        return work.keep(trace, manifest)
-
-
-def _check(trace: Path, code: int, options: Options) -> None:
-    if code:
-        raise UserError(
-            f"The profiled command stopped with exit code {code}, see its output above. "
-            f"(If it lacks torch: {HOW_TO_GET}.)"
-        )
-    if not trace.exists():
+    out = work.folder / "trace.json"
+    work.run(command(workload, str(out), options), "torch", f" (If it lacks torch: {HOW_TO_GET}.)")
+    if not out.exists():
         hint = "; try --window all" if options.window == "profiler-api" else ""
         raise UserError(f"The command never called torch.cuda.profiler.start, so nothing was traced{hint}.")
+    versions = json.loads(Path(f"{out}.versions").read_text())
+    facts = {"name": "torch.profiler", "version": versions["torch"]}
+    return Traced(out, [f"--window={options.window}"], facts, versions=versions)

@@ -1,4 +1,4 @@
-"""What the command line does about tiles: find them, list them, exchange them with vLLM and SGLang."""
+"""``moe-lab configs``: tuned tiles, listed, and exchanged with vLLM and SGLang."""
 
 import argparse
 import json
@@ -7,26 +7,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from moe_lab.spec import bench_options, configs
+from moe_lab.spec import configs
 from moe_lab.spec.configs import Tuned, choose, engines, measured
 from moe_lab.spec.errors import UserError
 
+INFO = {"about": "tuned tiles: list them, exchange them with vLLM and SGLang"}
 
-def add(subcommands: Any) -> None:
-    """Add ``tune`` and ``configs`` to the command line."""
-    formatter = argparse.ArgumentDefaultsHelpFormatter
-    tuning = subcommands.add_parser(
-        "tune", help="find tiles of a backend's GEMMs in a given time", formatter_class=formatter
-    )
-    bench_options.add_tune(tuning)
-    tuning.add_argument("--name", required=True, help="name of the run: RUN or GPU/RUN; of an unfinished one: goes on")
-    tuning.add_argument("--profiles", type=Path, metavar="DIR", help="profiles folder")
-    tuning.add_argument("--overwrite", action="store_true", help="begin anew, and replace a run of that name")
-    tuning.set_defaults(run=tune)
-    files = subcommands.add_parser("configs", help="tuned tiles: list them, exchange them with vLLM and SGLang")
-    files.set_defaults(run=listing, format="table")
-    files.add_argument("--format", choices=("table", "json"), default="table")
-    actions = files.add_subparsers(dest="action", metavar="[export | import]")
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add its options."""
+    parser.set_defaults(run=listing, format="table")
+    parser.add_argument("--format", choices=("table", "json"), default="table")
+    actions = parser.add_subparsers(dest="action", metavar="[export | import]")
     export = actions.add_parser("export", help="write the files that an engine loads")
     export.add_argument("source", metavar="FILE_OR_RUN", help="file of tiles, or run of moe-lab tune")
     export.add_argument("--for", dest="engine", choices=engines.ENGINES, required=True, help="who will load them")
@@ -46,28 +38,11 @@ def add(subcommands: Any) -> None:
     importer.set_defaults(run=import_tiles)
 
 
-def tune(arguments: argparse.Namespace) -> int:
-    """Find tiles, keep what was measured as a run with its file of tiles, and print both; 1 if it is not finished."""
-    from moe_lab.runs import tune as run
-
-    bench_options.seconds(arguments.budget)
-    argv = bench_options.tune_argv(arguments)
-    place = {"root": arguments.profiles, "overwrite": arguments.overwrite}
-    kept, code = run.measure(argv, arguments.name, budget=arguments.budget, **place)
-    rows = kept.manifest["rows"]
-    if not rows["complete"]:
-        print("moe-lab: not finished; the same command goes on from here.", file=sys.stderr)
-    print(kept.path)
-    found = sorted(kept.path.glob("E=*.json"))
-    print(found[0] if found else "no M has a result yet")
-    return 1 if code or not rows["complete"] else 0
-
-
 def listing(arguments: argparse.Namespace) -> None:
     """Print every file of tiles that a lookup finds."""
     import pandas as pd
 
-    from moe_lab.cli.commands import aligned
+    from moe_lab.cli._print import aligned
 
     rows = [_row(configs.read(path)) for path in configs.files()]
     if arguments.format == "json":

@@ -1,20 +1,21 @@
-"""What the command line does with the runs that there are: list them, search them again."""
+"""``moe-lab runs``: list the runs in profiles/, or search them for secrets."""
 
 import argparse
 import sys
 from pathlib import Path
 from typing import Any
 
-from moe_lab.cli.commands import aligned
+from moe_lab.cli._print import aligned
 from moe_lab.spec.errors import UserError
 
+INFO = {"about": "list the runs in profiles/, or search them for secrets"}
 
-def add(subcommands: Any) -> None:
-    """Add ``runs`` and ``runs check``."""
-    listing = subcommands.add_parser("runs", help="list the runs in profiles/, or search them for secrets")
-    listing.add_argument("--profiles", type=Path, metavar="DIR", help="profiles folder")
-    listing.set_defaults(run=list_runs)
-    actions = listing.add_subparsers(dest="action", metavar="[check RUN ...]")
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add its options."""
+    parser.add_argument("--profiles", type=Path, metavar="DIR", help="profiles folder")
+    parser.set_defaults(run=list_runs)
+    actions = parser.add_subparsers(dest="action", metavar="[check RUN ...]")
     check = actions.add_parser("check", help="search every byte of runs for secrets, hosts, users, addresses, paths")
     check.add_argument("runs", nargs="*", metavar="RUN", help="names or folders; default: every run")
     check.add_argument("--profiles", type=Path, metavar="DIR", default=argparse.SUPPRESS, help="profiles folder")

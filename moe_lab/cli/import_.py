@@ -1,15 +1,35 @@
-"""What the command line makes runs from: reports of profilers, results of benchmarks."""
+"""``moe-lab import``: make runs from reports of profilers and results of benchmarks."""
 
 import argparse
 import re
 from pathlib import Path
 
-from moe_lab.cli.commands import print_run
+from moe_lab.cli._print import add_destination, destination, print_run
 from moe_lab.spec.errors import UserError
+from moe_lab.spec.guard import options
 from moe_lab.spec.guard.entry import one_line
 
+INFO = {"about": "make a redacted run from an existing report or benchmark result"}
 
-def import_report(arguments: argparse.Namespace) -> None:
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add its options."""
+    parser.add_argument(
+        "report",
+        type=Path,
+        nargs="+",
+        metavar="REPORT",
+        help="report of a profiler, or results of a benchmark (several: parts of one)",
+    )
+    parser.add_argument("--name", help="name of the run: RUN or GPU/RUN (default: the report's file name)")
+    parser.add_argument("--root", type=options.pattern, metavar="REGEX", help="with --keep: of which ranges")
+    parser.add_argument("--keep", type=options.count, metavar="N", help="keep the first N instances of each root range")
+    parser.add_argument("--max-mb", type=options.amount, metavar="MB", help="refuse a run with a larger report")
+    add_destination(parser, name="")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
     """Make a run from the report of each rank, or from results of a benchmark, and print its folder."""
     from moe_lab import runs
     from moe_lab.runs import bench_runs, rows
@@ -17,7 +37,7 @@ def import_report(arguments: argparse.Namespace) -> None:
     if arguments.root and not arguments.keep:
         raise UserError("--root chooses the ranges for --keep; give --keep N too.")
     name = arguments.name or re.sub(r"[^A-Za-z0-9_.+-]+", "_", arguments.report[0].name.split(".")[0]).lstrip(".+-")
-    place = {"root": arguments.profiles, "overwrite": arguments.overwrite}
+    place = destination(arguments)
     if all(map(rows.is_result, arguments.report)):
         if arguments.keep or arguments.max_mb:
             raise UserError("--keep and --max-mb are for reports; a benchmark's result is kept as it is.")

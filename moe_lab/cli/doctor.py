@@ -1,0 +1,30 @@
+"""``moe-lab doctor``: what this machine can capture, and what to do about the rest."""
+
+import argparse
+import json
+
+INFO = {"about": "what this machine can capture, and what to do about the rest"}
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add its options."""
+    parser.add_argument("--format", choices=("table", "json"), default="table")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print what this machine can capture."""
+    from moe_lab.runs.doctor import examine
+
+    checks = examine()
+    if arguments.format == "json":
+        print(json.dumps([c.as_dict() for c in checks], indent=1))
+        return
+    width = max(len(c.name) for c in checks)
+    for check in checks:
+        if check.found:
+            print(f"ok       {check.name.ljust(width)}  {check.found}")
+        else:
+            print(
+                f"missing  {check.name.ljust(width)}  costs: {check.costs}\n{' ' * (width + 11)}get it: {check.remedy}"
+            )

@@ -1,0 +1,59 @@
+"""``moe-lab report``: run notebooks and write pages."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+INFO = {"about": "run notebooks, write self-contained HTML and reports/index.html"}
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add its options."""
+    parser.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="paths or names; default: every notebook")
+    parser.add_argument(
+        "-p",
+        "--parameter",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="set a notebook parameter",
+    )
+    parser.add_argument(
+        "--grid", type=Path, metavar="FILE", help="YAML: parameter names to lists of values; one page a point"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("reports"), metavar="DIR", help="output folder (default: reports)"
+    )
+    parser.add_argument("--show-code", action="store_true", help="show code cells (by default a button shows them)")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run notebooks and print the path of the index page; 1 if one failed."""
+    from moe_lab import report as reports
+
+    parameters = {name: _value(text) for name, text in arguments.parameter}
+    built = reports.build(
+        arguments.notebooks or None,
+        out=arguments.out,
+        parameters=parameters,
+        grid=arguments.grid,
+        show_code=arguments.show_code,
+    )
+    failed = [page for page in built.pages if page.failed]
+    for page in failed:
+        print(f"moe-lab: '{page.title}' failed: {page.failed}", file=sys.stderr)
+    print(built.index)
+    return 1 if failed else 0
+
+
+def _value(text: str) -> Any:
+    """Read a parameter's value: JSON where it is JSON (16, 0.5, true, [1, 2]), else the text itself."""
+    from moe_lab.spec.guard.entry import decode_json
+
+    try:
+        return decode_json(text)
+    except ValueError:
+        return text

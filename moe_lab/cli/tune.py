@@ -1,0 +1,33 @@
+"""``moe-lab tune``: find tiles of a backend's GEMMs in a given time."""
+
+import argparse
+import sys
+
+from moe_lab.cli._print import NAME, add_destination, destination
+from moe_lab.spec import bench_options
+
+INFO = {"about": "find tiles of a backend's GEMMs in a given time"}
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add its options."""
+    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
+    bench_options.add_tune(parser)
+    add_destination(parser, f"{NAME}; of an unfinished one: goes on", "begin anew, and replace a run of that name")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Find tiles, keep what was measured as a run with its file of tiles, and print both; 1 if it is not finished."""
+    from moe_lab.runs import tune
+
+    bench_options.seconds(arguments.budget)
+    argv = bench_options.tune_argv(arguments)
+    kept, code = tune.measure(argv, arguments.name, budget=arguments.budget, **destination(arguments))
+    rows = kept.manifest["rows"]
+    if not rows["complete"]:
+        print("moe-lab: not finished; the same command goes on from here.", file=sys.stderr)
+    print(kept.path)
+    found = sorted(kept.path.glob("E=*.json"))
+    print(found[0] if found else "no M has a result yet")
+    return 1 if code or not rows["complete"] else 0
