@@ -1,8 +1,9 @@
 """Captures: ``<name>.py`` is a profiler, ``capture`` what all of them have in common.
 
-A profiler has ``INFO`` (``called``: its name on the command line, where it is not the file's; ``of_program``: whether
-the profiled program may bring it), ``Options`` (a dataclass of ``option`` fields, which the command line takes too),
-``available() -> Tool | reason``, a pure ``command(...) -> argv``, and ``trace(work, tool, workload, options) -> Traced``.
+A profiler has ``INFO`` (``called``: its name on the command line, where that is another than the file's;
+``of_program``: whether the profiled program may bring it), ``Options`` (a dataclass of ``option`` fields, which the
+command line takes too), ``available() -> Tool | reason``, a pure ``command(...) -> argv``, and ``trace(work, tool,
+workload, options) -> Traced``.
 """
 
 import argparse
