@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from moe_lab.analysis.roles import RULES, Rule, apply
-from moe_lab.runs.attribution.attribute import Bools, Ints
 from moe_lab.runs.attribution.columns import strings
+from moe_lab.runs.attribution.keys import Bools, Ints
 from moe_lab.runs.attribution.tree import Times, Tree, build, paths, times
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.launches import Launches

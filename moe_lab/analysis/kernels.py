@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 
 from moe_lab.analysis.breakdown import UNATTRIBUTED
-from moe_lab.runs.attribution.attribute import Ints
 from moe_lab.runs.attribution.columns import strings
+from moe_lab.runs.attribution.keys import Ints
 from moe_lab.runs.attribution.tree import Tree, build, paths
 from moe_lab.spec.launches import Launches
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from moe_lab.runs.attribution.attribute import Bools, Ints, distinct
 from moe_lab.runs.attribution.columns import array, codes, integers, strings
+from moe_lab.runs.attribution.keys import Bools, Ints, distinct
 from moe_lab.runs.attribution.tree import Tree, build
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard.entry import one_line, read_yaml

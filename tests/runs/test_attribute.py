@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moe_lab.runs.attribution import attribute, replay
+from moe_lab.runs.attribution import attribute, keys, replay
 
 BIG = (1 << 56) + 1  # thread ids beyond 2**53, which a float cannot tell apart
 
@@ -107,14 +107,14 @@ def test_ranges_that_only_touch_are_siblings():
 def test_match_finds_the_first_call_of_the_process_with_the_id(operations, calls):
     process, correlation = ints(BIG + o[0] for o in operations), ints(o[1] for o in operations)
     call_process, call_correlation = ints(BIG + c[0] for c in calls), ints(c[1] for c in calls)
-    found = attribute.match(process, correlation, call_process, call_correlation)
+    found = keys.match(process, correlation, call_process, call_correlation)
     expected = [calls.index(o) if o[1] >= 0 and o in calls else -1 for o in operations]
     assert found.tolist() == expected
 
 
 @given(st.lists(st.tuples(st.integers(-(2**62), 2**62), st.integers(-3, 3), st.integers(0, 2**60)), max_size=20))
 def test_distinct_numbers_rows_as_sorting_them_does(rows):
-    first, code = attribute.distinct(*(ints(column) for column in (zip(*rows, strict=True) if rows else ([], [], []))))
+    first, code = keys.distinct(*(ints(column) for column in (zip(*rows, strict=True) if rows else ([], [], []))))
     values = sorted(set(rows))
     assert [rows[i] for i in first] == values
     assert code.tolist() == [values.index(r) for r in rows]

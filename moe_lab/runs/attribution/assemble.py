@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from moe_lab.runs.attribution import attribute, replay
-from moe_lab.runs.attribution.attribute import Bools, Ints
+from moe_lab.runs.attribution import attribute, keys, replay
 from moe_lab.runs.attribution.columns import integers, paths, strings
+from moe_lab.runs.attribution.keys import Bools, Ints
 from moe_lab.runs.attribution.replay import LOST, OUTSIDE, NodeEvents
 from moe_lab.spec.launches import COLUMNS, RANGE_COLUMNS, Launches, tidy
 
@@ -126,7 +126,7 @@ def assemble(
     ranges = _close(ranges, ops, calls, meta["warnings"])
     ranges = ranges.take(attribute.order(ranges.thread, ranges.start, ranges.end))
     forest = attribute.nest(ranges.thread, ranges.start, ranges.end, ranges.free)
-    call = attribute.match(ops.process, ops.correlation, calls.process, calls.correlation)
+    call = keys.match(ops.process, ops.correlation, calls.process, calls.correlation)
     called = np.flatnonzero(call >= 0)
     where = calls.thread[call[called]], calls.start[call[called]], calls.end[call[called]]
     launch = np.full(len(call), -1, np.int64)
@@ -167,10 +167,7 @@ def _close(ranges: Ranges, ops: Operations, calls: Calls, warnings: list[str]) -
 
 
 def _captured(ops: Operations, when: Ints, nodes: NodeEvents | None, forest: attribute.Forest) -> tuple[Ints, int]:
-    """Return the innermost range in which the graph node of each operation was captured, and how many are not known.
-
-    A range of -1 means none.
-    """
+    """Return the innermost range at the capture of each operation's graph node (-1 = none), and how many are not known."""
     capture = np.full(len(when), -1, np.int64)
     graph = np.flatnonzero(ops.graph_node >= 0)
     event = np.full(len(graph), -1, np.int64)
@@ -191,7 +188,7 @@ def _replayed(
     if not len(known):
         return replay.Replayed(NONE, NONE, NONE, NONE), launch
     # One launch of a graph is one correlation id, which all of its kernels carry.
-    number = attribute.distinct(ops.process[known], ops.correlation[known])[1]
+    number = keys.distinct(ops.process[known], ops.correlation[known])[1]
     made = replay.combine(forest.parent, forest.depth, ranges.name, launch[known], capture[known], number)
     range_id = launch.copy()
     range_id[known] = made.range_id

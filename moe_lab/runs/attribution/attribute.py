@@ -6,17 +6,11 @@ Everything is arrays in, arrays out, ids are row numbers, -1 means none, and eac
 quadratic and none loops over operations in Python. Times are integer nanoseconds; thread and process ids are 64-bit.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
 
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
-
-DENSE = 8  # a lookup table may have this many slots a row before sorting is cheaper
+from moe_lab.runs.attribution.keys import Bools, Ints, groups, runs, shared
 
 
 @dataclass(frozen=True)
@@ -135,7 +129,7 @@ def innermost(forest: Forest, thread: Ints, start: Ints, end: Ints) -> Ints:
         int64 [m], rows of ``forest``.
     """
     found = np.full(len(thread), -1, np.int64)
-    for rows, calls in _shared(forest.thread, thread):
+    for rows, calls in shared(forest.thread, thread):
         tree = rows[~forest.crossing[rows]]
         if not len(tree):
             continue
@@ -155,7 +149,7 @@ def crossing_pairs(forest: Forest, thread: Ints, start: Ints, end: Ints) -> tupl
     """Return (call, range) for every call inside a crossing range; arguments as for ``innermost``."""
     crossing = np.flatnonzero(forest.crossing)
     pairs: list[tuple[Ints, Ints]] = []
-    for rows, calls in _shared(forest.thread[crossing], thread):
+    for rows, calls in shared(forest.thread[crossing], thread):
         ranges = crossing[rows]
         # A crossing range holds a run [first, last) of the calls in order of start, minus those that end after it.
         sorted_calls = calls[np.argsort(start[calls], kind="stable")]
@@ -169,94 +163,3 @@ def crossing_pairs(forest: Forest, thread: Ints, start: Ints, end: Ints) -> tupl
     if not pairs:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     return np.concatenate([p[0] for p in pairs]), np.concatenate([p[1] for p in pairs])
-
-
-def runs(first: Ints, count: Ints) -> Ints:
-    """Return ``first[0], first[0] + 1, ...`` (``count[0]`` of them), then the run of ``first[1]``, and so on.
-
-    Args:
-        first: int64 [n].
-        count: int64 [n], >= 0.
-
-    Returns:
-        int64 [sum of count].
-    """
-    found: Ints = np.arange(count.sum()) + np.repeat(first - (np.cumsum(count) - count), count)
-    return found
-
-
-def match(process: Ints, correlation: Ints, call_process: Ints, call_correlation: Ints) -> Ints:
-    """Return the API call of each operation: the first one with its process and correlation id, -1 where none.
-
-    Args:
-        process: int64 [n], process id of the operations.
-        correlation: int64 [n], unique only within a process; negative = unknown.
-        call_process: int64 [m], process id of the calls, in the same numbering.
-        call_correlation: int64 [m].
-    """
-    found = np.full(len(process), -1, np.int64)
-    for calls, rows in _shared(call_process, process):
-        known = rows[correlation[rows] >= 0]
-        if not len(known):
-            continue
-        low, high = int(correlation[known].min()), int(correlation[known].max())
-        ids = call_correlation[calls]
-        used = (ids >= low) & (ids <= high)  # most API calls launch nothing: they need not be looked at again
-        calls, ids = calls[used], ids[used]
-        if high - low < DENSE * (len(known) + len(calls)) + 1024:
-            # A profiler counts correlation ids up, so a table that they index is small, and many times as fast as a
-            # sort. Written backwards: where an id repeats, its first call is written last and stays.
-            slots = np.full(high - low + 1, -1, np.int64)
-            slots[ids[::-1] - low] = calls[::-1]
-            found[known] = slots[correlation[known] - low]
-        elif len(calls):
-            by_id = np.argsort(ids, kind="stable")
-            at = np.minimum(np.searchsorted(ids[by_id], correlation[known]), len(by_id) - 1)
-            same = ids[by_id][at] == correlation[known]
-            found[known[same]] = calls[by_id][at[same]]
-    return found
-
-
-def groups(key: Ints) -> list[Ints]:
-    """Return the rows of each distinct key, in order of the key; rows keep their order."""
-    if not len(key):
-        return []
-    values = np.sort(pd.unique(key))  # hashing: few values among millions of rows
-    if len(values) == 1:
-        return [np.arange(len(key))]
-    code = np.searchsorted(values, key)
-    by_key = np.argsort(code.astype(np.uint16) if len(values) < 65536 else code, kind="stable")  # 16 bits: radix sort
-    return np.split(by_key, np.cumsum(np.bincount(code))[:-1])
-
-
-def _shared(left: Ints, right: Ints) -> Iterator[tuple[Ints, Ints]]:
-    """Yield (rows of ``left``, rows of ``right``) for every key that both have."""
-    of_right = {int(right[rows[0]]): rows for rows in groups(right)}
-    for rows in groups(left):
-        other = of_right.get(int(left[rows[0]]))
-        if other is not None:
-            yield rows, other
-
-
-def distinct(*columns: Ints) -> tuple[Ints, Ints]:
-    """Number the distinct rows of some columns.
-
-    Returns:
-        (first, code): the first row of each distinct one, in order of the columns, and for every row its number.
-    """
-    # The columns of a row become the digits of one number: one sort of integers instead of a sort of tuples, which is
-    # what makes a million rows a matter of a tenth of a second. The number must not overflow 64 bits.
-    packed = np.zeros(len(columns[0]), np.int64)
-    size = 1
-    for column in columns:
-        low, high = (int(column.min()), int(column.max())) if len(column) else (0, 0)
-        if high - low >= 4 * len(column) + 1024:  # sparse (addresses, packed thread ids): ranks take fewer bits
-            column = np.unique(column, return_inverse=True)[1].ravel().astype(np.int64)
-            low, high = 0, int(column.max())
-        if size * (high - low + 1) >= 2**62:  # no room for this digit: rank what is packed, at most one value a row
-            packed = np.unique(packed, return_inverse=True)[1].ravel().astype(np.int64)
-            size = int(packed.max()) + 1
-        packed = packed * (high - low + 1) + (column - low)
-        size *= high - low + 1
-    _, first, code = np.unique(packed, return_index=True, return_inverse=True)
-    return first.astype(np.int64), code.ravel().astype(np.int64)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from moe_lab.runs.attribution.attribute import Bools, Ints, distinct
+from moe_lab.runs.attribution.keys import Bools, Ints, distinct
 
 
 def integers(values: Ints, missing: Bools | None = None) -> "pd.Series[Any]":

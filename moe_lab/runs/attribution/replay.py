@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moe_lab.runs.attribution.attribute import Bools, Ints, distinct
+from moe_lab.runs.attribution.keys import Bools, Ints, distinct
 
 CLONES = 64  # a node cloned more often than this would be a damaged report that goes round in circles
 LOST = (

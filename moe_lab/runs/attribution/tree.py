@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from moe_lab.runs.attribution import columns
-from moe_lab.runs.attribution.attribute import Bools, Ints
 from moe_lab.runs.attribution.columns import array, codes
+from moe_lab.runs.attribution.keys import Bools, Ints
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.launches import Launches
 from moe_lab.spec.ranges import parse_root, stage_of

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from moe_lab.runs.attribution.assemble import NONE, Operations
-from moe_lab.runs.attribution.attribute import Bools, Ints, distinct
+from moe_lab.runs.attribution.keys import Bools, Ints, distinct
 
 OVERLAP_NS = 1000  # two kernels of a stream may share so much: the grain of the clocks
 OFTEN = 10  # times as long as the longest kernel that it covers: no early start of the next does that

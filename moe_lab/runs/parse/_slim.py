@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from moe_lab.runs.attribution.assemble import KINDS
-from moe_lab.runs.attribution.attribute import Ints
 from moe_lab.runs.attribution.columns import array
+from moe_lab.runs.attribution.keys import Ints
 from moe_lab.runs.attribution.tree import build, times
 from moe_lab.spec.launches import Launches
 

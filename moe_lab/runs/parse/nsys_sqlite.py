@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from moe_lab.runs.attribution.assemble import NO_CALLS, NO_RANGES, Calls, Operations, Ranges, assemble
-from moe_lab.runs.attribution.attribute import Ints, match
+from moe_lab.runs.attribution.keys import Ints, match
 from moe_lab.runs.parse import _doubts
 from moe_lab.runs.parse._slim import Keep
 from moe_lab.runs.parse._sqlite import MAGIC, Database, open_database, reading

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from moe_lab.runs.attribution.assemble import NO_RANGES, Calls, Operations, Ranges, assemble
-from moe_lab.runs.attribution.attribute import Ints, distinct, groups, match
+from moe_lab.runs.attribution.keys import Ints, distinct, groups, match
 from moe_lab.runs.parse import _doubts
 from moe_lab.runs.parse._names import short_name
 from moe_lab.runs.parse._slim import Keep

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from moe_lab.runs.attribution.attribute import Ints
+from moe_lab.runs.attribution.keys import Ints
 from moe_lab.runs.parse.kineto.values import amount, encodable, integer, known, span, text, three
 from moe_lab.spec.ranges import display_name
 

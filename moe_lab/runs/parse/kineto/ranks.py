@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moe_lab.runs.attribution.attribute import Bools, Ints, distinct, groups, runs
+from moe_lab.runs.attribution.keys import Bools, Ints, distinct, groups, runs
 
 SLACK_NS = 1_000_000  # by which clocks of CPU and GPU may differ
 PAIRS = 50_000_000  # of operations and calls with the same id that are looked at

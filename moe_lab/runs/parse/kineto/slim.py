@@ -14,7 +14,7 @@ import numpy as np
 
 from moe_lab.runs import redact
 from moe_lab.runs.attribution.assemble import KINDS
-from moe_lab.runs.attribution.attribute import Bools, Ints, distinct
+from moe_lab.runs.attribution.keys import Bools, Ints, distinct
 from moe_lab.runs.parse._slim import Keep
 from moe_lab.runs.parse.kineto import events
 from moe_lab.runs.parse.kineto.join import Join, range_tables

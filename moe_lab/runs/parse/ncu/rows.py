@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from moe_lab.runs.attribution.attribute import Ints
 from moe_lab.runs.attribution.columns import integers, paths, strings
+from moe_lab.runs.attribution.keys import Ints
 from moe_lab.runs.parse._names import short_name
 from moe_lab.spec.launches import COLUMNS, RANGE_COLUMNS, Launches, tidy
 from moe_lab.spec.metrics import BY_COLUMN, COUNTERS, METRICS

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from moe_lab.runs import redact
-from moe_lab.runs.attribution.attribute import Ints
+from moe_lab.runs.attribution.keys import Ints
 from moe_lab.runs.parse._slim import Keep
 from moe_lab.runs.parse._sqlite import Database, uri
 from moe_lab.runs.parse.nsys import meta

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from moe_lab.runs.attribution.assemble import KINDS, NONE, Calls, Operations, Ranges
-from moe_lab.runs.attribution.attribute import Bools, Ints
+from moe_lab.runs.attribution.keys import Bools, Ints
 from moe_lab.runs.attribution.replay import NodeEvents
 from moe_lab.runs.parse import _doubts
 from moe_lab.runs.parse._sqlite import TEXT_LENGTH, Database

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from moe_lab.runs.attribution.assemble import Operations
-from moe_lab.runs.attribution.attribute import match
+from moe_lab.runs.attribution.keys import match
 from moe_lab.runs.parse import _doubts
 from moe_lab.spec.errors import UserError
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from moe_lab.runs.attribution.attribute import distinct
+from moe_lab.runs.attribution.keys import distinct
 from moe_lab.runs.parse import _doubts, _folder
 from moe_lab.runs.parse._sqlite import MAGIC, Database, open_database, reading, uri
 from moe_lab.runs.parse.rocprof import tables as rocprof

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from moe_lab.runs import redact
-from moe_lab.runs.attribution.attribute import Bools, Ints, match
+from moe_lab.runs.attribution.keys import Bools, Ints, match
 from moe_lab.runs.parse._slim import Keep
 from moe_lab.runs.parse.rocprof import checks
 from moe_lab.runs.parse.rocprof import tables as rocprof

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from moe_lab.runs.attribution.attribute import Ints, distinct
+from moe_lab.runs.attribution.keys import Ints, distinct
 from moe_lab.runs.parse import _csv, _folder
 from moe_lab.runs.parse.rocprof import checks
 from moe_lab.runs.parse.rocprof.checks import AGAIN
