@@ -167,7 +167,7 @@ def _close(ranges: Ranges, ops: Operations, calls: Calls, warnings: list[str]) -
 
 
 def _captured(ops: Operations, when: Ints, nodes: NodeEvents | None, forest: attribute.Forest) -> tuple[Ints, int]:
-    """Return the innermost range at the capture of each operation's graph node (-1 = none), and how many are not known."""
+    """Return the innermost range at the capture of each operation's node (-1 = none), and how many are not known."""
     capture = np.full(len(when), -1, np.int64)
     graph = np.flatnonzero(ops.graph_node >= 0)
     event = np.full(len(graph), -1, np.int64)
