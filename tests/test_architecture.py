@@ -104,3 +104,11 @@ def test_analysis_never_draws_and_plots_never_read_files() -> None:
         assert not {i for i in imports(path) if i.split(".")[0] == "plotly"}, path.name
     for path in (PACKAGE / "pages").rglob("plots.py"):
         assert not {i for i in imports(path) if i.startswith(("moe_lab.runs", "moe_lab.spec.guard"))}, path
+
+
+def test_analysis_is_table_to_table_and_reads_no_files() -> None:
+    """Of runs it knows the type, and what attribution makes of tables; pages/load.py is what loads."""
+    for path in (PACKAGE / "analysis").rglob("*.py"):
+        runs = {i for i in imports(path) if i.startswith(("moe_lab.runs", "moe_lab.spec.guard.places"))}
+        taken = {i for i in runs if i != "moe_lab.runs.Run" and not i.startswith("moe_lab.runs.attribution.")}
+        assert not taken | ({"moe_lab.runs"} & imports(path)), f"{path.name} loads: {sorted(taken)}"

@@ -12,8 +12,9 @@ import pytest
 from checkout import REPO
 from sweep_builder import row, write
 
-from moe_lab import cli, report
+from moe_lab import cli, report, runs
 from moe_lab.analysis import leads, roofs, sweep
+from moe_lab.pages import load
 from moe_lab.pages import readme as tables
 from moe_lab.pages.show import notes
 from moe_lab.pages.show.findings import number
@@ -107,7 +108,7 @@ def test_pages_index_and_readme_give_the_same_number_for_the_same_quantity(tmp_p
     done = report.build(["02", "03", "04", "06"], out=tmp_path, parameters={}, grid=None, show_code=False)
     sweep_page, counters_page, align_page, tuning_page = (plain(page.html) for page in done.pages)
     index = plain(done.index)
-    found = leads.leads(sweep.at(sweep.load("h200/experts_qwen3_sweep"), ""), "auto")
+    found = leads.leads(sweep.at(load.experts_bench("h200/experts_qwen3_sweep"), ""), "auto")
     low, high = (found.loc[i] for i in (found["speedup"].idxmin(), found["speedup"].idxmax()))
     for end in (low, high):
         said = f"{number(end['speedup'])} at M = {end['M']:,} (best peer at this M: {end['peer']})"
@@ -116,12 +117,12 @@ def test_pages_index_and_readme_give_the_same_number_for_the_same_quantity(tmp_p
         line = next(row for row in README.splitlines() if row.startswith(f"| {end['M']} |") and end["peer"] in row)
         assert f"| {end['speedup']:.2f}" in line
     for name in ("experts_deepseek_v3", "experts_gpt-oss-120b", "experts_mixtral-8x7b"):
-        rows = sweep.at(sweep.load(f"h200/{name}"), "")
+        rows = sweep.at(load.experts_bench(f"h200/{name}"), "")
         own = leads.leads(rows, "auto")["speedup"]
         assert f"from {number(own.min())} at" in sweep_page
         (line,) = [row for row in README.splitlines() if row.startswith(f"| {rows['model'].iloc[0]}, H200 |")]
         assert {f"{value:.2f}" for value in own} == set(re.findall(r"\d\.\d\d", line))
-    for roof in roofs.of_gpu("NVIDIA H200").to_dict("records"):
+    for roof in roofs.of_gpu("NVIDIA H200", runs.list_runs()).to_dict("records"):
         label, unit = notes.ROOFS[roof["kind"]]
         row = f"{label} {roof['value'] / 1e12:,.2f} {unit}"
         assert all(row in page for page in (sweep_page, counters_page, align_page, tuning_page)), row

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from moe_lab.analysis.bench_rows import BenchRun, bench_rows
+from moe_lab.analysis.bench_rows import BenchRun
 from moe_lab.spec import published
 from moe_lab.spec.launches import Launches
 
@@ -40,20 +40,8 @@ def is_floor(rows: pd.DataFrame) -> "pd.Series[bool]":
     return rows["algorithm"].str.startswith("(").astype(bool)
 
 
-_COLUMNS = [*CASE, "algorithm", "mode", "launches", "median_us", "p20_us", "p80_us", "rows_useful", "rows_padded"]
-_COLUMNS += ["padding_waste_pct", "minimum_bytes", "deterministic", "kernels_warm_us", "error"]
-
-
-def load(name: str) -> Bench:
-    """Return the benchmark of a run; without a run, the sentence that says so.
-
-    Args:
-        name: run name or folder; empty = none.
-
-    Raises:
-        UserError: the run is a capture, or of another benchmark.
-    """
-    return Bench(*bench_rows("align", name, _COLUMNS))
+COLUMNS = [*CASE, "algorithm", "mode", "launches", "median_us", "p20_us", "p80_us", "rows_useful", "rows_padded"]
+COLUMNS += ["padding_waste_pct", "minimum_bytes", "deterministic", "kernels_warm_us", "error"]
 
 
 def first(rows: pd.DataFrame) -> pd.DataFrame:

@@ -12,16 +12,14 @@ from typing import Any
 
 import pandas as pd
 
-from moe_lab import runs
 from moe_lab.analysis.align import Bench, at, is_floor
 from moe_lab.analysis.counters import counters_table
 from moe_lab.analysis.phases import rows_of
+from moe_lab.runs import Run
 from moe_lab.spec import plugins, ranges
 from moe_lab.spec.launches import Launches
 
 ORDER = ("count", "count+cumsum", "count+cumsum+place", "sort", "cumsum", "cumsum+place", "place", "other")
-CAPTURE = "moe-lab capture nsys --name align_steps -- python -m moe_lab.gpu align"
-COUNT = "moe-lab capture ncu --name align_counters --ranges moe_lab@align/ -- python -m moe_lab.gpu align"
 COLUMNS = ["algorithm", "tokens", "step", "us", "kernels", "pct"]
 
 
@@ -35,29 +33,9 @@ class Capture:
         missing: one sentence, empty if there is one.
     """
 
-    run: runs.Run | None
+    run: Run | None
     launches: Launches | None
     missing: str = ""
-
-
-def load(name: str, what: str, make: str) -> Capture:
-    """Return a capture by name, or the sentence that says that it is missing.
-
-    Args:
-        name: run name, run folder or report file; empty = none.
-        what: what it would have shown.
-        make: the command that makes one.
-
-    Raises:
-        UserError: it is there, but cannot be read.
-    """
-    known = {str(run.manifest["name"]) for run in runs.list_runs()}
-    if not name:
-        return Capture(None, None, f"No capture was asked for, so there is no {what}; `{make}` makes one.")
-    if name not in known and not (runs.profiles_root() / name).exists():
-        return Capture(None, None, f"There is no run '{name}', so there is no {what}; `{make}` makes one.")
-    run = runs.load(name)
-    return Capture(run, run.launches())
 
 
 def split(bench: Bench, capture: Capture, E: int, topk: int) -> tuple[pd.DataFrame, str]:

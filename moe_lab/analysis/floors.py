@@ -29,8 +29,8 @@ def floors(phases: Sequence[Phase], measured: Iterable[Run] | None = None) -> pd
     """Set the time of each expert GEMM beside the least work it can be: minimum bytes and useful FLOPs.
 
     Args:
-        phases: of ``analysis.phases.load_phases``.
-        measured: benchmarks to look for the GPU's roofs in; by default every run in the profiles folder.
+        phases: of ``pages.load.layers``.
+        measured: benchmarks to look for the GPU's roofs in; by default those that each phase knows.
 
     Returns:
         Columns phase, stage (w13, w2), time_ms, experts_hit, experts, rows_useful, rows_padded (NA if unknown),
@@ -57,7 +57,7 @@ MEASURED, PEAK = "measured", "theoretical peak"
 
 def _roof(phase: Phase, benchmarks: list[Run] | None) -> dict[str, Any]:
     """Return the roof of reading of the phase's GPU, and whether it was measured."""
-    known = roofline.roofs(gpu_facts(phase), benchmarks)
+    known = roofline.roofs(gpu_facts(phase), phase.known if benchmarks is None else benchmarks)
     for row in known[known["kind"] == "dram"].to_dict("records"):
         return {"roof_tb_per_s": float(row["value"]) / 1e12, "roof": MEASURED if row["measured"] else PEAK}
     return {"roof_tb_per_s": float("nan"), "roof": None}

@@ -7,7 +7,7 @@ import pandas as pd
 
 from moe_lab.analysis import limits, roofline, tiles, traffic
 from moe_lab.analysis.captures import Captures
-from moe_lab.runs import Run, list_runs
+from moe_lab.runs import Run
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ def each(captures: Captures, measured: Iterable[Run] | None = None) -> list[Tabl
 
     Args:
         captures: what was loaded, perhaps with a timeline.
-        measured: benchmarks to look for roofs in; by default every run in the profiles folder.
+        measured: benchmarks to look for roofs in; by default those that the captures know.
     """
-    known = list(list_runs() if measured is None else measured)
+    known = list(captures.known if measured is None else measured)
     found = [gpu for gpu in captures.gpus if (captures.table["gpu"] == gpu).any()] or [*captures.gpus][:1] or [""]
     return [_tables(captures, gpu, len(found) > 1, known) for gpu in found]
 

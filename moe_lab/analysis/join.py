@@ -1,52 +1,15 @@
 """Counters beside the true time: ncu runs each kernel alone, with cold caches, a timeline as the program runs it."""
 
-from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
-from moe_lab import runs
-from moe_lab.analysis import gemms, limits
-from moe_lab.analysis.captures import Captures, exists, gpu_facts, short_gpu
+from moe_lab.analysis import gemms
 from moe_lab.spec.launches import Launches
 from moe_lab.spec.ranges import parse_root, stages_of
 
 APART_PCT = 15.0
 KEYS = ("backend", "tiles", "M", "stage", "name", "grid_blocks", "block_threads")
-
-
-def load(captures: Captures, timeline: str) -> Captures:
-    """Return the captures with the true times of a timeline joined to them, its notes, its gaps and its run.
-
-    Only rows of the timeline's own GPU get its times; those of others are NA.
-
-    Args:
-        captures: as ``captures.load`` returns them.
-        timeline: run name, run folder or report file; empty = none.
-
-    Raises:
-        UserError: it is there, but cannot be read.
-    """
-    if not timeline or captures.table.empty:
-        return captures
-    if not exists(timeline):
-        said = f"There is no run '{runs.shown(timeline)}', so times are those of Nsight Compute."
-        return replace(captures, missing=[*captures.missing, said])
-    run = runs.load(timeline)
-    launches = run.launches()
-    gpu = short_gpu(gpu_facts(run, launches).get("name"))
-    own = captures.table["gpu"] == gpu
-    if not own.any():
-        of = f"The timeline {run.manifest['name']} is of {gpu or 'an unknown GPU'}"
-        return replace(captures, notes=[*captures.notes, f"{of}, so no counters here get its times."])
-    joined = join(captures.table[own], launches)
-    table = captures.table.assign(**{c: joined[c].reindex(captures.table.index) for c in ("timeline_us", "apart_pct")})
-    about = "" if own.all() else f"On {gpu}: "
-    notes = [*captures.notes, *(f"{about}{note}" for note in joined.attrs["notes"])]
-    named = {**captures.runs, str(run.manifest["name"]): run}
-    gaps = limits.gaps(launches).assign(gpu=gpu)
-    shown = table[["series", "M"]].drop_duplicates()
-    return replace(captures, runs=named, table=table, notes=notes, gaps=gaps.merge(shown, on=["series", "M"]))
 
 
 def join(table: pd.DataFrame, timeline: Launches) -> pd.DataFrame:

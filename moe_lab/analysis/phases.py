@@ -1,17 +1,15 @@
 """One decoder layer in its phases: load the runs, split the layer into stages, set published figures beside them."""
 
 import re
-import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 import pandas as pd
 
 from moe_lab.analysis.breakdown import UNATTRIBUTED, breakdown
 from moe_lab.analysis.timeline import timeline
-from moe_lab.runs import Run, load
+from moe_lab.runs import Run
 from moe_lab.spec import published, ranges
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.launches import Launches
@@ -30,6 +28,7 @@ class Phase:
         layer_range: regex of the range that is one layer.
         ranges: ``breakdown`` of the layer, one row a range; ``attrs["coverage"]`` says what it covers.
         stages: ``stages`` of those ranges.
+        known: runs to look for the roofs of its GPU in.
     """
 
     name: str
@@ -38,6 +37,7 @@ class Phase:
     layer_range: str
     ranges: pd.DataFrame
     stages: pd.DataFrame
+    known: Sequence[Run] = ()
 
     @property
     def layer_ms(self) -> float:
@@ -51,34 +51,18 @@ class Phase:
         return "layer" if re.fullmatch(r"layers\.\d+", name) else name
 
 
-def load_phases(runs: Mapping[str, str], layer_range: str, capture_command: str = "") -> list[Phase]:
-    """Load the runs of a layer's phases, or capture a command now.
+def phase(name: str, run: Run, launches: Launches, layer_range: str) -> Phase:
+    """Look at a run through one layer.
 
     Args:
-        runs: phase -> run name, run folder or report file; an empty value leaves the phase out.
+        name: of the phase.
+        run: where the launches come from.
+        launches: of the run.
         layer_range: regex; the ranges that are one layer.
-        capture_command: when not empty, profile this command with Nsight Systems and look at that run instead.
 
     Raises:
-        UserError: nothing to load, an unknown run, or no range matches.
+        UserError: not exactly one range matches.
     """
-    if capture_command:
-        run = _capture(capture_command)
-        return [_phase(str((run.manifest.get("workload") or {}).get("phase") or "capture"), run, layer_range)]
-    chosen = {phase: name for phase, name in runs.items() if name}
-    if not chosen:
-        raise UserError(f"There is no run to look at: give at least one of {', '.join(f'{p}_run' for p in runs)}.")
-    return [_phase(phase, load(name), layer_range) for phase, name in chosen.items()]
-
-
-def _capture(command: str) -> Run:
-    from moe_lab.runs.capture import capture, nsys
-
-    return capture(nsys, shlex.split(command), f"captured/{datetime.now():%Y-%m-%d_%H%M%S}")
-
-
-def _phase(name: str, run: Run, layer_range: str) -> Phase:
-    launches = run.launches()
     table = breakdown(launches, layer_range)
     roots = table.loc[(table["depth"] == 0) & (table["path"] != UNATTRIBUTED), "name"]
     if len(roots) != 1:

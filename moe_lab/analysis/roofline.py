@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from moe_lab import runs
 from moe_lab.analysis import roofs as measured_roofs
 from moe_lab.analysis import traffic
 from moe_lab.analysis.roofs import value as peak
+from moe_lab.runs import Run
 from moe_lab.spec.problem import MoEProblem, Part
 
 ROCPROF_COMPUTE = {"dram": "HBM", "l2": "L2", "tensor": "MFMA BF16"}  # as ``amd_memory.roofs`` calls them
@@ -21,13 +21,13 @@ LEVELS = ("dram", "l2")
 Row = Mapping[Hashable, Any]
 
 
-def roofs(gpu: Mapping[str, Any], measured: Iterable[runs.Run] | None = None) -> pd.DataFrame:
+def roofs(gpu: Mapping[str, Any], measured: Iterable[Run]) -> pd.DataFrame:
     """Return the roofs of a GPU, as ``analysis.roofs.with_peaks`` returns them.
 
     Args:
         gpu: name, sm_count, compute_capability, sm_clock_khz, memory_bandwidth_bytes_per_s and roofs (as
             ``amd_memory.roofs``), those that are known.
-        measured: benchmarks to look for measured roofs in; by default every run in the profiles folder.
+        measured: benchmarks to look for measured roofs in.
     """
     known = measured_roofs.of_gpu(gpu.get("name"), measured)
     own = [row for row in _of_roofline_csv(gpu) if row["kind"] not in set(known["kind"])]

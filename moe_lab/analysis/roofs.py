@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from moe_lab import runs
+from moe_lab.runs import Run
 
 COLUMNS = ("kind", "value", "low", "high", "repetitions", "how", "run", "runs", "measured")
 # kind -> names in a benchmark's ``measured``; a benchmark with the first name comes before one that has only others.
@@ -32,27 +32,26 @@ BEFORE = {
 TENSOR_FLOP_PER_CYCLE = {"8.0": 2048, "9.0": 4096, "10.0": 8192, "10.3": 8192}
 
 
-def of_gpu(name: str | None, known: Iterable[runs.Run] | None = None) -> pd.DataFrame:
+def of_gpu(name: str | None, known: Iterable[Run]) -> pd.DataFrame:
     """Return the measured roofs of a GPU.
 
     Args:
         name: as manifests state it, such as ``NVIDIA H200``.
-        known: benchmarks to look in; by default every run in the profiles folder.
+        known: benchmarks to look in.
 
     Returns:
         One row a kind that was measured: kind (dram, l2: bytes/s; tensor, tensor fp8: FLOP/s), value (of the newest
         benchmark), low and high (over the repetitions, where a benchmark states them, and over all benchmarks),
         repetitions (NA where not stated), how, run (whose value it is), runs (how many measured it), measured (True).
     """
-    every = runs.list_runs() if known is None else known
-    same = [r for r in every if name and (r.manifest.get("gpu") or {}).get("name") == name]
+    same = [r for r in known if name and (r.manifest.get("gpu") or {}).get("name") == name]
     same = sorted(same, key=lambda r: str(r.manifest.get("date") or ""), reverse=True)
     stated = [(str(r.manifest.get("name")), of_run(r)) for r in same]
     rows = [row for kind in MEASURED if (row := _newest(kind, stated))]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def of_run(run: runs.Run) -> dict[str, dict[str, Any]]:
+def of_run(run: Run) -> dict[str, dict[str, Any]]:
     """Return what a benchmark measured of its GPU: name -> value, low, high, repetitions and how."""
     gpu, measured = run.manifest.get("gpu"), run.manifest.get("measured")
     found = measured.get("roofs") if isinstance(measured, Mapping) else None

@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from moe_lab.analysis.bench_rows import BenchRun, bench_rows
+from moe_lab.analysis.bench_rows import BenchRun
 from moe_lab.analysis.leads import leads
 from moe_lab.analysis.phases import rows_of
 
-_COLUMNS = ["model", "M", "K", "N", "E", "topk", "format", "routing", "seed", "backend", "version", "part", "stage"]
-_COLUMNS += ["mode", "median_us", "p20_us", "p80_us", "correct", "error_max_rel", "bound_max_rel", "experts_hit"]
-_COLUMNS += ["rows_useful", "rows_padded", "padding_waste_pct", "rows_most", "workspace_bytes", "minimum_bytes"]
-_COLUMNS += ["useful_gflop", "minimum_gb_per_s", "useful_tflops_per_s", "executed_tflops_per_s", "roofline_us"]
-_COLUMNS += ["bound_by", "pct_of_roofline", "pct_of_copy", "pct_of_read", "pct_of_matmul", "sm_mhz", "temperature_c"]
-_COLUMNS += ["roof_bytes_per_s", "roof_flops_per_s", "power_w", "throttled", "kernels_us", "error"]
+COLUMNS = ["model", "M", "K", "N", "E", "topk", "format", "routing", "seed", "backend", "version", "part", "stage"]
+COLUMNS += ["mode", "median_us", "p20_us", "p80_us", "correct", "error_max_rel", "bound_max_rel", "experts_hit"]
+COLUMNS += ["rows_useful", "rows_padded", "padding_waste_pct", "rows_most", "workspace_bytes", "minimum_bytes"]
+COLUMNS += ["useful_gflop", "minimum_gb_per_s", "useful_tflops_per_s", "executed_tflops_per_s", "roofline_us"]
+COLUMNS += ["bound_by", "pct_of_roofline", "pct_of_copy", "pct_of_read", "pct_of_matmul", "sm_mhz", "temperature_c"]
+COLUMNS += ["roof_bytes_per_s", "roof_flops_per_s", "power_w", "throttled", "kernels_us", "error"]
 
 
 @dataclass(frozen=True)
@@ -44,18 +44,6 @@ class Sweep(BenchRun):
     def measured(self) -> dict[str, Any]:
         """What the run measured of the GPU: roofs and l2."""
         return (self.run.manifest.get("measured") or {}) if self.run else {}
-
-
-def load(name: str) -> Sweep:
-    """Return the benchmark of a run; without a run, the sentence that says so.
-
-    Args:
-        name: run name or folder; empty = none.
-
-    Raises:
-        UserError: the run is a capture, or of another benchmark.
-    """
-    return Sweep(*bench_rows("experts", name, _COLUMNS))
 
 
 def at(sweep: Sweep, model: str, routing: str = "", part: str = "full", mode: str = "graph") -> pd.DataFrame:

@@ -4,29 +4,17 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from moe_lab.analysis.bench_rows import BenchRun, bench_rows
+from moe_lab.analysis.bench_rows import BenchRun
 from moe_lab.spec.configs import FIELDS, choose
 
-_COLUMNS = ["M", "K", "N", "E", "topk", "format", "model", "backend", "routing", "phase", "part", "round", "w13", "w2"]
-_COLUMNS += ["origin", "repetitions", "median_us", "p20_us", "p80_us", "reference_us", "correct", "error_max_rel"]
-_COLUMNS += ["bound_max_rel", "error", "seconds"]
+COLUMNS = ["M", "K", "N", "E", "topk", "format", "model", "backend", "routing", "phase", "part", "round", "w13", "w2"]
+COLUMNS += ["origin", "repetitions", "median_us", "p20_us", "p80_us", "reference_us", "correct", "error_max_rel"]
+COLUMNS += ["bound_max_rel", "error", "seconds"]
 
 
 @dataclass(frozen=True)
 class Tuning(BenchRun):
     """A run of a tuning."""
-
-
-def load(name: str) -> Tuning:
-    """Return the tuning of a run; without a run, the sentence that says so.
-
-    Args:
-        name: run name or folder; empty = none.
-
-    Raises:
-        UserError: the run is a capture, or of a benchmark.
-    """
-    return Tuning(*bench_rows("tune", name, _COLUMNS))
 
 
 def landscape(tuning: Tuning, M: int = 0) -> pd.DataFrame:

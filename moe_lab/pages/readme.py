@@ -10,6 +10,7 @@ from moe_lab.analysis import align as align_bench
 from moe_lab.analysis import leads, sweep
 from moe_lab.analysis.phases import rows_of
 from moe_lab.analysis.roofs import of_gpu
+from moe_lab.pages import load
 
 PEERS = ("vllm_triton", "sglang_triton", "triton_kernels", "deep_gemm", "torch_grouped")
 PROJECTS = {"vllm": "vLLM", "sglang": "SGLang"}
@@ -24,7 +25,7 @@ NAMES = {
 def benches(run: str) -> Iterator[tuple[str, sweep.Sweep]]:
     """Give (GPU, benchmark) of each folder in profiles/ that has an experts benchmark of that name."""
     for gpu, name in named(run, "experts"):
-        yield gpu, sweep.load(name)
+        yield gpu, load.experts_bench(name)
 
 
 def named(run: str, bench: str) -> Iterator[tuple[str, str]]:
@@ -48,7 +49,7 @@ def roofs() -> str:
     names = {str((r.manifest.get("gpu") or {}).get("name")) for r in runs.list_runs() if r.manifest.get("measured")}
     lines = []
     for gpu in sorted(names, reverse=True):
-        known = of_gpu(gpu)
+        known = of_gpu(gpu, runs.list_runs())
         said = [_roof(one) for one in rows_of(known) if one.kind in NAMES]
         if "tensor" in set(known["kind"]):  # else only a copy was measured
             name, how = gpu.removeprefix("NVIDIA "), "by its newest benchmark (lowest to highest of all)"
@@ -197,7 +198,7 @@ def align(run: str, names: Sequence[str], E: int = 256, topk: int = 8, head: str
         topk: experts per token.
         head: of the first column.
     """
-    rows = align_bench.at(align_bench.load(run), E, topk)
+    rows = align_bench.at(load.align_bench(run), E, topk)
     wide = rows.pivot_table("median_us", "tokens", "algorithm")
     lines = [line([head, *(f"`{n}`" for n in names)]), "|" + "---:|" * (len(names) + 1)]
     for tokens, row in wide.reindex(columns=list(names)).iterrows():

@@ -7,14 +7,14 @@ import pandas as pd
 
 from moe_lab.analysis import align, align_steps, leads, sweep, tuning
 from moe_lab.analysis.phases import rows_of
-from moe_lab.pages import readme
+from moe_lab.pages import load, readme
 
 SHOWN = ("auto", "multi_block", "two_kernel")
 
 
 def empty(run: str) -> str:
     """Return what the align benchmark measures for kernels that do nothing: one, and two that wait for each other."""
-    rows = align.load(run).rows
+    rows = load.align_bench(run).rows
     found = rows[(rows["mode"] == "graph") & rows["algorithm"].isin([align.EMPTY, "(2 empty)"])]
     low, high = (found.groupby("algorithm")["median_us"].quantile(q) for q in (0.1, 0.9))
     one, two = (f"{low[n]:.1f} to {high[n]:.1f}" for n in (align.EMPTY, "(2 empty)"))
@@ -29,7 +29,7 @@ def duels(run: str, rivals: Sequence[str], ours: str = "auto") -> str:
         rivals: algorithms.
         ours: the algorithm that they are set against.
     """
-    table = align.rivals(align.duels(align.load(run), ours)).set_index("rival").loc[list(rivals)]
+    table = align.rivals(align.duels(load.align_bench(run), ours)).set_index("rival").loc[list(rivals)]
     parts = [
         f"`{one.Index}` {one.ahead} of {one.cells}" + "".join(f", {n} {w}" for n, w in _rest(one) if n)
         for one in table.itertuples()
@@ -48,7 +48,7 @@ def counters(run: str, algorithms: Sequence[str] = SHOWN) -> str:
         run: capture of the align workload with Nsight Compute.
         algorithms: names.
     """
-    table = align_steps.counters(align_steps.load(run, "", align_steps.COUNT))
+    table = align_steps.counters(load.steps(run, load.COUNT))
     head = ["kernel of", "does", "us", "active multiprocessors", "sectors a store", "warps wait for"]
     lines = [readme.line(head), "|---|---|---:|---:|---:|---|"]
     for one in rows_of(table[table["algorithm"].isin(list(algorithms))]):
@@ -91,7 +91,7 @@ def tuned(names: Sequence[str]) -> str:
     lines = [readme.line(head), "|---|---:|---:|---:|---:|---|---|"]
     for name in names:
         for gpu, run in readme.named(name, "tune"):
-            lines.append(_tuned(gpu, tuning.load(run)))
+            lines.append(_tuned(gpu, load.tuned(run)))
     return "\n".join(lines)
 
 

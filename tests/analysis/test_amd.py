@@ -13,7 +13,7 @@ from moe_lab import runs
 from moe_lab.analysis import amd
 from moe_lab.analysis.amd import evaluation
 from moe_lab.analysis.amd import memory as amd_memory
-from moe_lab.analysis.amd import runs as amd_runs
+from moe_lab.pages import load
 from moe_lab.pages.rocprof_compute import findings, plots, tables
 from moe_lab.report import build
 from moe_lab.runs.parse import parse_report
@@ -289,7 +289,7 @@ def test_kernels_that_share_a_short_name_are_told_apart(tmp_path):
 
 def test_notebook_without_runs_says_that_its_figures_are_published(tmp_path, monkeypatch):
     monkeypatch.setenv("MOE_LAB_PROFILES", str(tmp_path))
-    assert amd_runs.load_counted("") == []
+    assert load.amd_counts("") == []
     [sentence, *_] = [s for s in findings.all_of([]) if s]
     assert sentence.startswith("Only published figures are shown")
     assert "330" in sentence
@@ -301,19 +301,19 @@ def test_notebook_takes_the_counted_runs_of_profiles_and_says_so(tmp_path, monke
     monkeypatch.setenv("MOE_LAB_PROFILES", str(tmp_path / "profiles"))
     folder(tmp_path / "w")
     runs.import_report(tmp_path / "w", "counted", manifest={"tool": {"name": "rocprof-compute", "version": "3.4.0"}})
-    [one] = amd_runs.load_counted("")
+    [one] = load.amd_counts("")
     assert (one.name, one.given, one.gpu) == ("mi300x/counted", False, "MI300X")
     assert "measured; run in profiles/" in tables.provenance([one]).html()
-    both = amd_runs.load_counted(f"{tmp_path / 'w'},{tmp_path / 'w'}")
+    both = load.amd_counts(f"{tmp_path / 'w'},{tmp_path / 'w'}")
     assert [b.name for b in both] == ["w (1)", "w (2)"]
     assert "measured; folder given" in tables.provenance(both).html()
     with pytest.raises(UserError, match="matches 'nothing'"):
-        amd_runs.load_counted("", "nothing")
+        load.amd_counts("", "nothing")
 
 
 def test_sentences_carry_the_numbers_of_the_tables(tmp_path):
     folder(tmp_path / "w")
-    said = findings.all_of(amd_runs.load_counted(str(tmp_path / "w")))
+    said = findings.all_of(load.amd_counts(str(tmp_path / "w")))
     assert said[0].startswith(
         "On MI300X (w), align takes 5.00\u00a0k cycles, keeps 18 of 304 CUs active, hits vL1D in 72"
     )

@@ -8,6 +8,7 @@ from bench_builder import row
 
 from moe_lab import report, runs
 from moe_lab.analysis import align, align_steps
+from moe_lab.pages import load
 from moe_lab.pages.align_sort import findings, plots, tables
 from moe_lab.runs import bench_runs
 from moe_lab.spec import published
@@ -26,7 +27,7 @@ def profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def bench(profiles: Path, rows: list[dict[str, Any]], *, complete: bool = True, **header: Any) -> align.Bench:
     path = bench_builder.write(profiles / "a.json", rows, complete=complete, **header)
     bench_runs.import_bench([path], "h200/x", root=profiles, overwrite=True)
-    return align.load("h200/x")
+    return load.align_bench("h200/x")
 
 
 def three(us: dict[str, tuple[float, float, float]], **case: Any) -> list[dict[str, Any]]:
@@ -100,14 +101,14 @@ def test_peers_stand_beside_the_same_size_only(profiles: Path) -> None:
 
 
 def test_load_without_a_run_is_a_sentence_and_a_capture_an_error(profiles: Path) -> None:
-    nothing = align.load("h200/none")
+    nothing = load.align_bench("h200/none")
     assert "There is no run 'h200/none'" in nothing.missing
     assert "moe-lab bench align --name none" in nothing.missing
     assert align.duels(nothing, "auto").empty
     (profiles / "h200" / "cap").mkdir(parents=True)
     (profiles / "h200" / "cap" / "run.json").write_text("{}")
     with pytest.raises(UserError, match="is a capture, not a benchmark"):
-        align.load("h200/cap")
+        load.align_bench("h200/cap")
 
 
 @pytest.mark.parametrize(
@@ -161,7 +162,7 @@ def test_split_says_whether_it_is_from_a_capture_or_from_the_benchmark(profiles:
     table, said = align_steps.split(own, align_steps.Capture(elsewhere, captured()), 256, 8)
     assert said.startswith("The capture b200/steps is of NVIDIA B200, the benchmark of NVIDIA H200, so it is not used.")
     assert table["us"].tolist() == [80, 20], "the benchmark's own"
-    missing = align_steps.load("h200/none", "split", align_steps.CAPTURE)
+    missing = load.steps("h200/none")
     table, said = align_steps.split(own, missing, 256, 8)
     assert "There is no run 'h200/none'" in said
     assert said.endswith("one eager call a size, caches warm.")
@@ -265,7 +266,7 @@ def test_notebook_shows_a_sweep(profiles: Path, tmp_path: Path) -> None:
 
 
 def test_tables_say_what_is_missing() -> None:
-    note = tables.behind(align.behind(align.duels(align.load(""), "auto")), "auto")
+    note = tables.behind(align.behind(align.duels(load.align_bench(""), "auto")), "auto")
     assert "no case in which another algorithm is ahead" in note._repr_mimebundle_()["text/plain"]
 
 
@@ -280,7 +281,7 @@ def test_outliers_are_far_above_both_neighbours_and_marked_in_plot_table_and_fin
     ]
     path = bench_builder.write(profiles / "a.json", lines)
     bench_runs.import_bench([path], "h200/odd", root=profiles)
-    bench = align.load("h200/odd")
+    bench = load.align_bench("h200/odd")
     found = align.outliers(bench.timed)
     assert found[["algorithm", "tokens", "low_us", "high_us"]].to_numpy().tolist() == [["auto", 1024, 5.3, 6.4]]
     assert len(bench.timed) == 10, "marked, not left out"

@@ -9,6 +9,7 @@ from sweep_builder import row
 
 from moe_lab import report
 from moe_lab.analysis import leads, sweep
+from moe_lab.pages import load
 from moe_lab.pages.m_sweep import cautions, findings, plots, tables
 from moe_lab.runs import bench_runs
 from moe_lab.spec import published
@@ -26,7 +27,7 @@ def profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def bench(profiles: Path, rows: list[dict[str, Any]], *, complete: bool = True, **header: Any) -> sweep.Sweep:
     path = sweep_builder.write(profiles / "a.json", rows, complete=complete, **header)
     bench_runs.import_bench([path], "h200/x", root=profiles, overwrite=True)
-    return sweep.load("h200/x")
+    return load.experts_bench("h200/x")
 
 
 # At 1 ours takes half of a's time; at 16 it is slower by 10 %; at 256 the medians differ within the spread.
@@ -151,14 +152,14 @@ def test_published_sweep_is_marked_and_has_the_crossing_of_the_article() -> None
 def test_load_without_a_run_is_a_sentence_and_another_benchmark_an_error(profiles: Path) -> None:
     import bench_builder
 
-    nothing = sweep.load("h200/none")
+    nothing = load.experts_bench("h200/none")
     assert "There is no run 'h200/none'" in nothing.missing
     assert "moe-lab bench experts --name none" in nothing.missing
     assert findings.all_of(nothing, sweep.at(nothing, ""), pd.DataFrame(), "auto", "a") == [nothing.missing]
     path = bench_builder.write(profiles / "a.json", [bench_builder.row("auto", "graph", 1.0)])
     bench_runs.import_bench([path], "h200/align", root=profiles)
     with pytest.raises(UserError, match="is of the benchmark 'align', not of experts"):
-        sweep.load("h200/align")
+        load.experts_bench("h200/align")
 
 
 def said(own: sweep.Sweep, ours: str = "ours", baseline: str = "a") -> list[str]:
@@ -308,7 +309,7 @@ def test_tables_mark_what_is_published_and_give_a_sentence_for_nothing(profiles:
     assert "the L2 cache was cold" in tables.cold(own).sentence
     assert [c.key for c in tables.roofs(own).columns][:3] == ["what", "value", "unit"]
     assert "4.50" in tables.roofs(own).html()
-    nothing = sweep.load("")
+    nothing = load.experts_bench("")
     for shown in (
         tables.summary(sweep.times(nothing.rows, "a", "b"), "a", "b"),
         tables.winners(sweep.winners(nothing.rows)),
@@ -327,7 +328,7 @@ def test_notebook_runs_with_a_sweep_and_without(profiles: Path, tmp_path: Path) 
             4,
             "auto is ahead of the best peer, the quickest kernel of another project at each M, at 2 of 2 sizes",
         ),
-        ("", 0, "No benchmark was asked"),
+        ("", 0, "No run was asked"),
     ):
         built = report.build([notebook], out=tmp_path / f"out{figures}", parameters={"sweep_run": name})
         (page,) = built.pages

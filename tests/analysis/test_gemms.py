@@ -6,9 +6,10 @@ import pandas as pd
 import pytest
 from ncu_builder import raw, stack
 
-from moe_lab.analysis import captures, gemms, join
+from moe_lab.analysis import gemms, join
 from moe_lab.analysis.limits import limits
 from moe_lab.analysis.traffic import traffic
+from moe_lab.pages import load
 from moe_lab.runs.parse import parse_report
 
 TIME, SMS = "gpu__time_duration.sum", "launch__sm_count"
@@ -24,7 +25,7 @@ def profiles(tmp_path, monkeypatch):
 def test_run_gives_a_row_a_backend_m_and_gemm_with_problem_tiles_and_counters(profiles):
     run = counters_run.make(profiles)
     assert sum(p.stat().st_size for p in run.path.iterdir()) < 100_000
-    found = captures.load(["h200/experts_counters_fused_moe"])
+    found = load.counts(["h200/experts_counters_fused_moe"])
     table = found.table
     assert table[["series", "M", "stage"]].to_numpy().tolist() == [
         [gemm_rows.row(p)["series"], gemm_rows.row(p)["M"], s] for p in gemm_rows.POINTS for s in ("w13", "w2")
@@ -48,20 +49,18 @@ def test_run_gives_a_row_a_backend_m_and_gemm_with_problem_tiles_and_counters(pr
 def test_load_keeps_the_backends_and_m_that_are_asked_for(profiles):
     counters_run.make(profiles)
     name = "h200/experts_counters_fused_moe"
-    table = captures.load([name], ["fused_moe", "vllm_triton"], [16]).table
+    table = load.counts([name], ["fused_moe", "vllm_triton"], [16]).table
     assert set(table["backend"]) == {"fused_moe", "vllm_triton"}
     assert set(table["M"]) == {16}
-    none = captures.load([name], ["nope"])
+    none = load.counts([name], ["nope"])
     assert none.table.empty
     assert none.notes == [f"{name}: no range w13 or w2 of such a backend and M lies in them."]
 
 
 def test_run_that_is_not_there_becomes_a_sentence(profiles):
-    found = captures.load(["h200/experts_counters_peers"])
+    found = load.counts(["h200/experts_counters_peers"])
     assert found.table.empty
-    assert found.missing[0].startswith(
-        "There is no run 'h200/experts_counters_peers', so it has no counters here; `moe"
-    )
+    assert found.missing[0].startswith("There is no run 'h200/experts_counters_peers'; `moe-lab capture ncu --name")
     assert limits(found.table).empty
     assert gemms.some(found.table) == gemms.of_stage(found.table, "w13") == []
 
@@ -156,8 +155,8 @@ def test_join_says_which_kernels_the_timeline_lacks(tmp_path):
 
 def test_join_without_its_run_says_so_and_keeps_ncus_times(profiles):
     counters_run.make(profiles)
-    found = captures.load(["h200/experts_counters_fused_moe"])
-    assert join.load(found, "") is found
-    missing = join.load(found, "h200/nowhere")
-    assert missing.missing == ["There is no run 'h200/nowhere', so times are those of Nsight Compute."]
+    found = load.counts(["h200/experts_counters_fused_moe"])
+    assert load.beside_timeline(found, "") is found
+    missing = load.beside_timeline(found, "h200/nowhere")
+    assert missing.missing[0].startswith("There is no run 'h200/nowhere'; `moe-lab capture nsys --name")
     assert "timeline_us" not in missing.table

@@ -12,8 +12,9 @@ from rocprofv3_builder import call, kernel, marker, write
 from workload_builder import launch, sysinfo, write_csv
 
 from moe_lab import report, runs
-from moe_lab.analysis import captures, gpus, join
+from moe_lab.analysis import gpus
 from moe_lab.analysis.captures import Captures
+from moe_lab.pages import load
 from moe_lab.pages.kernel_counters import findings, plots, tables
 from moe_lab.spec.ranges import root_name
 
@@ -56,10 +57,10 @@ def two():
 
 
 def test_one_gpu_gets_no_column_and_several_get_one_in_every_table(profiles):
-    alone = gpus.each(captures.load([H200]))
+    alone = gpus.each(load.counts([H200]))
     assert [one.gpu for one in alone] == ["H200"]
     assert gpus.together(alone) is alone[0]
-    both = gpus.each(captures.load([H200, amd(profiles / "MI300X_A1")]))
+    both = gpus.each(load.counts([H200, amd(profiles / "MI300X_A1")]))
     whole = gpus.together(both)
     assert [one.gpu for one in both] == ["H200", "MI300X"]
     for name in gpus.FRAMES:
@@ -74,7 +75,7 @@ def test_one_gpu_gets_no_column_and_several_get_one_in_every_table(profiles):
 
 def test_kernels_of_amd_without_ranges_are_rows_by_name_with_na_where_a_counter_has_no_counterpart(profiles):
     """80 reads of 128 B, 10 writes and 10 atomics of 64 B pass between vL1D and L2; 30 of 40 requests hit L2."""
-    found = captures.load([amd(profiles / "MI300X_A1")])
+    found = load.counts([amd(profiles / "MI300X_A1")])
     [kernel] = found.table.to_dict("records")
     assert (kernel["series"], kernel["name"], kernel["gpu"], kernel["timed_by"]) == (
         *("gemm", "gemm", "MI300X"),
@@ -87,18 +88,18 @@ def test_kernels_of_amd_without_ranges_are_rows_by_name_with_na_where_a_counter_
     assert all(pd.isna(kernel[column]) for column in unknown)
     assert "MI300X_A1: the report has no ranges, so backend, M and stage are not known" in found.notes[0]
     assert found.notes[1].startswith("Counters of an AMD GPU: an SM is a CU")
-    assert captures.load([str(profiles / "MI300X_A1")], M=[16]).table.empty
+    assert load.counts([str(profiles / "MI300X_A1")], M=[16]).table.empty
 
 
 def test_roofs_of_amd_are_those_of_its_own_roofline_csv(profiles):
     measured = {"HBMBw": 4000.0, "L2Bw": 20_000.0, "MFMABF16Flops": 900_000.0}
-    h200, with_roofs = gpus.each(captures.load([H200, amd(profiles / "MI300X_A1", measured)]))
+    h200, with_roofs = gpus.each(load.counts([H200, amd(profiles / "MI300X_A1", measured)]))
     assert with_roofs.roofs.set_index("kind")["value"].to_dict() == {"dram": 4e12, "tensor": 9e14, "l2": 2e13}
     assert h200.roofs.set_index("kind")["value"]["dram"] == pytest.approx(4.814e12, rel=1e-3)
     [cost] = with_roofs.costs.to_dict("records")
     assert cost["l2_us"] == pytest.approx(11520 / 2e13 * 1e6)
     assert (cost["binding"], cost["dram_bytes_from"]) == ("l2", "not known")
-    without = gpus.each(captures.load([H200, amd(profiles / "MI300X_B")]))[1]
+    without = gpus.each(load.counts([H200, amd(profiles / "MI300X_B")]))[1]
     assert without.roofs.empty
     assert without.costs["floor_us"].isna().all()
 
@@ -111,7 +112,7 @@ def test_kernels_of_amd_with_roctx_ranges_have_stage_and_m_and_no_counters(profi
         markers=[marker(root, 1, 1000, 1400), marker("w13", 2, 1010, 1100), marker("w2", 4, 1200, 1300)],
         calls=[call("hipLaunchKernel", 3, 1020, 1030), call("hipLaunchKernel", 5, 1210, 1220)],
     )
-    found = captures.load([H200, str(folder)])
+    found = load.counts([H200, str(folder)])
     own = found.table[found.table["gpu"] == "MI300X"]
     assert own[["series", "M", "stage", "duration_us", "smem_bytes"]].to_numpy().tolist() == [
         ["fused_moe", 16, "w13", 4, 2048],
@@ -142,20 +143,20 @@ def test_timeline_gives_times_to_its_own_gpu_only(tmp_path):
     text = (runs.load(ours).report).read_text()
     l40 = tmp_path / "l40.csv"
     l40.write_text(text.replace("NVIDIA H200", "NVIDIA L40"))
-    counted = captures.load([ours, str(l40)])
-    joined = join.load(counted, timeline)
+    counted = load.counts([ours, str(l40)])
+    joined = load.beside_timeline(counted, timeline)
     assert joined.table.groupby("gpu")["timeline_us"].count().to_dict() == {"H200": 8, "L40": 0}
     assert joined.table["duration_us"].tolist() == counted.table["duration_us"].tolist()
     assert joined.notes == []
     assert joined.gaps["gpu"].unique().tolist() == ["H200"]
     assert [len(one.gemms) for one in gpus.each(joined)] == [8, 8]
-    other = join.load(captures.load([str(l40)]), timeline)
+    other = load.beside_timeline(load.counts([str(l40)]), timeline)
     assert "timeline_us" not in other.table
     assert other.notes == [f"The timeline {timeline} is of H200, so no counters here get its times."]
 
 
 def test_findings_name_the_gpu_of_each_and_what_is_not_known(profiles):
-    found = captures.load([amd(profiles / "MI300X_A1"), H200])
+    found = load.counts([amd(profiles / "MI300X_A1"), H200])
     said = [s.replace("\u00a0", " ") for s in findings.all_of(found, gpus.each(found)) if s]
     assert said[0].startswith("On H200, w13 at M = 8,192 fused_moe untuned")
     assert said[1].startswith("On MI300X, too little was counted to say what limits the expert GEMMs; no AMD counter")
@@ -166,7 +167,7 @@ def test_findings_name_the_gpu_of_each_and_what_is_not_known(profiles):
     assert "roofs of DRAM, L2 and tensor, which nothing measured, so none is drawn" in unknown
     general = ("On ", "Published", "Not known on ", "Caution")
     assert all(" on H200: " in s or s.startswith(general) for s in said)
-    alone = captures.load([H200])
+    alone = load.counts([H200])
     assert not [
         s for s in findings.all_of(alone, gpus.each(alone)) if " on H200: " in s and not s.startswith("Not known")
     ]
@@ -188,12 +189,12 @@ def test_figures_tell_gpus_apart():
 
 def test_runs_of_one_name_are_told_apart_and_no_sentence_holds_a_path(profiles):
     folders = [amd(profiles / place / "MI300X_A1") for place in ("before", "after")]
-    found = captures.load([*folders, H200, str(profiles / "gone")])
+    found = load.counts([*folders, H200, str(profiles / "gone")])
     assert [*found.runs] == ["MI300X_A1", "MI300X_A1 (2)", H200]
     assert found.table["run"].unique().tolist() == [*found.runs]
     assert [*found.gpus] == ["MI300X", "H200"]
     assert [*found.named_runs()] == ["MI300X_A1", "MI300X_A1 (2)", "experts_counters_fused_moe"]
-    assert found.missing[0].startswith("There is no run 'gone', so")
+    assert found.missing[0].startswith("There is no run 'gone'; `moe-lab capture")
     assert str(profiles) not in " ".join([*found.notes, *found.missing])
     assert tables.provenance(found.named_runs()).html().count("AMD Instinct MI300X") == 2
 
@@ -202,25 +203,25 @@ def test_runs_without_a_gpu_name_are_not_taken_for_one_gpu(profiles):
     text = (profiles / H200 / "report.csv").read_text().replace("NVIDIA H200", "")
     for name in ("a.csv", "b.csv"):
         (profiles / name).write_text(text)
-    found = captures.load([str(profiles / "a.csv"), str(profiles / "b.csv")])
+    found = load.counts([str(profiles / "a.csv"), str(profiles / "b.csv")])
     assert [*found.gpus] == ["an unknown GPU (a.csv)", "an unknown GPU (b.csv)"]
 
 
 def test_runs_are_found_by_the_last_part_of_their_name_and_by_a_path_from_the_current_folder(profiles, monkeypatch):
     amd(profiles / "elsewhere" / "workloads" / "MI300X_A1")
     monkeypatch.chdir(profiles / "elsewhere")
-    found = captures.load(["experts_counters_fused_moe", "workloads/MI300X_A1", "workloads/gone", ""])
+    found = load.counts(["experts_counters_fused_moe", "workloads/MI300X_A1", "workloads/gone", ""])
     assert [*found.runs] == [H200, "MI300X_A1"]
-    assert [said.partition(",")[0] for said in found.missing] == [
+    assert [said.partition(";")[0] for said in found.missing] == [
         "There is no run 'workloads/gone'",
-        "There is no run ''",
+        "No run was asked for",
     ]
 
 
 @real
 @pytest.mark.parametrize("name", ["MI200", "MI300X_A1", "MI350"])
 def test_real_folder_stands_beside_the_committed_counters(name):
-    found = captures.load(["h200/experts_counters_auto", str(DATA / name)])
+    found = load.counts(["h200/experts_counters_auto", str(DATA / name)])
     h200, amd_part = gpus.each(found)
     assert (h200.amd, amd_part.amd) == (False, True)
     [kernel] = amd_part.gemms.to_dict("records")

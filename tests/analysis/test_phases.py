@@ -3,9 +3,11 @@ from typing import Any
 import pytest
 from launches_fixture import MANIFEST, SHARES, launches, phase
 
+from moe_lab import runs
 from moe_lab.analysis import phases
 from moe_lab.analysis.breakdown import coverage
-from moe_lab.runs.capture import nsys
+from moe_lab.pages import load
+from moe_lab.runs import capture
 from moe_lab.spec.errors import UserError
 
 
@@ -49,7 +51,7 @@ def test_part_is_the_layer_or_the_name_of_a_part_of_it() -> None:
 
 def test_load_phases_without_any_run_says_what_to_give() -> None:
     with pytest.raises(UserError, match="prefill_run, decode_run"):
-        phases.load_phases({"prefill": "", "decode": ""}, "layers")
+        load.layers({"prefill": "", "decode": ""}, "layers")
 
 
 class FixtureRun:
@@ -63,16 +65,16 @@ class FixtureRun:
 
 def test_load_phases_captures_the_command_that_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[list[str]] = []
-    monkeypatch.setattr(nsys, "capture", lambda command, name: asked.append(list(command)) or FixtureRun())
-    found = phases.load_phases({"prefill": "not/looked/at"}, r"layers\.0$", "python -m x --name 'a b'")
+    monkeypatch.setattr(capture, "capture", lambda profiler, command, name: asked.append(list(command)) or FixtureRun())
+    found = load.layers({"prefill": "not/looked/at"}, r"layers\.0$", "python -m x --name 'a b'")
     assert asked == [["python", "-m", "x", "--name", "a b"]]
     assert [p.name for p in found] == ["decode"]
 
 
 def test_load_phases_refuses_a_range_that_is_not_one_layer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(phases, "load", lambda name: FixtureRun())
+    monkeypatch.setattr(load.runs, "open", lambda name, make: runs.Opened(FixtureRun()))
     with pytest.raises(UserError, match=r"matches 2 ranges .*; make it match one layer"):
-        phases.load_phases({"decode": "tiny"}, "^(self_attn|mlp)$")
+        load.layers({"decode": "tiny"}, "^(self_attn|mlp)$")
 
 
 def test_layer_timeline_gives_every_operation_its_stage() -> None:

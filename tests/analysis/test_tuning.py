@@ -12,6 +12,7 @@ from tuning_builder import A, B, C, row
 
 from moe_lab import cli, report, runs
 from moe_lab.analysis import tuning
+from moe_lab.pages import load
 from moe_lab.pages.tuning import findings, tables
 from moe_lab.runs import bench_runs
 from moe_lab.spec import bench_options, configs
@@ -313,14 +314,14 @@ def profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def load(profiles: Path, lines: list[dict[str, Any]], **changes: Any) -> tuning.Tuning:
+def tuned_run(profiles: Path, lines: list[dict[str, Any]], **changes: Any) -> tuning.Tuning:
     path = tuning_builder.write(profiles / "a.json", lines, **changes)
     bench_runs.import_bench([path], "h200/tune_qwen3-30b-a3b", root=profiles, overwrite=True)
-    return tuning.load("h200/tune_qwen3-30b-a3b")
+    return load.tuned("h200/tune_qwen3-30b-a3b")
 
 
 def test_chosen_tiles_stand_beside_the_backends_own_and_the_best_seen(profiles: Path) -> None:
-    table = tuning.chosen(load(profiles, tuning_builder.rows())).set_index("M")
+    table = tuning.chosen(tuned_run(profiles, tuning_builder.rows())).set_index("M")
     assert table.loc[64, ["w13", "w2", "us", "one"]].tolist() == [A, B, 100.0, A]
     assert table["gain_pct"].tolist() == pytest.approx([50.0, 50.0])
     assert table["one_pct"].tolist() == pytest.approx([10.0, 10.0])
@@ -329,14 +330,14 @@ def test_chosen_tiles_stand_beside_the_backends_own_and_the_best_seen(profiles: 
 
 
 def test_the_nearest_key_is_the_one_that_a_lookup_takes(profiles: Path) -> None:
-    (line,) = tuning.between(load(profiles, tuning_builder.rows())).to_dict("records")
+    (line,) = tuning.between(tuned_run(profiles, tuning_builder.rows())).to_dict("records")
     assert (line["M"], line["nearest"], line["other"]) == (6, 1, 64), "6 / 1 is less than 64 / 6"
     assert (line["nearest_us"], line["other_us"], line["best_us"]) == (126.0, 150.0, 120.0)
     assert line["cost_pct"] == pytest.approx(5.0)
 
 
 def test_landscape_has_every_tile_once_in_its_last_round(profiles: Path) -> None:
-    run = load(profiles, [*tuning_builder.rows(), row("search", "w13", 64, 102.0, C, round=1, reference_us=200.0)])
+    run = tuned_run(profiles, [*tuning_builder.rows(), row("search", "w13", 64, 102.0, C, round=1, reference_us=200.0)])
     table = tuning.landscape(run, 64).set_index(["part", "tile"])
     assert table.loc[("w13", A), ["us", "round", "over_best"]].tolist() == [51.0, 1, 1.0]
     assert table.loc[("w13", C), "us"] == pytest.approx(51.0), "its turn ran at half the speed"
@@ -345,17 +346,20 @@ def test_landscape_has_every_tile_once_in_its_last_round(profiles: Path) -> None
 
 
 def test_findings_are_rendered_from_the_rows(profiles: Path) -> None:
-    said = findings.all_of(load(profiles, tuning_builder.rows()))
+    said = findings.all_of(tuned_run(profiles, tuning_builder.rows()))
     assert said[0].startswith("On H200, qwen3-30b-a3b, bf16, fused_moe: tuned tiles save 50")
     assert any("at 1 size between" in s and "5.0" in s and "(key 1)" in s for s in said)
     assert any(s.startswith("Shipped tiles in our kernel: vllm 0.15.0's are 20") for s in said)
     assert any("7 kernels compiled, 1 of them" in s for s in said)
     own_only = [r for r in tuning_builder.rows() if r["origin"] == "default"]
-    assert "no tile is quicker than the backend's own at any of 2 sizes" in findings.all_of(load(profiles, own_only))[0]
+    assert (
+        "no tile is quicker than the backend's own at any of 2 sizes"
+        in findings.all_of(tuned_run(profiles, own_only))[0]
+    )
 
 
 def test_without_a_run_everything_says_so(profiles: Path) -> None:
-    none = tuning.load("h200/tune_qwen3-30b-a3b")
+    none = load.tuned("h200/tune_qwen3-30b-a3b")
     assert findings.all_of(none) == [none.missing]
     assert "moe-lab tune --name tune_qwen3-30b-a3b" in none.missing
     best = tuning.chosen(none)
@@ -366,7 +370,7 @@ def test_without_a_run_everything_says_so(profiles: Path) -> None:
 @pytest.mark.parametrize("there", [True, False], ids=["run", "no-run"])
 def test_notebook_renders_with_and_without_its_run(profiles: Path, there: bool) -> None:
     if there:
-        load(profiles, tuning_builder.rows())
+        tuned_run(profiles, tuning_builder.rows())
     notebook = REPO / "notebooks" / "06_tuning.ipynb"
     out = profiles / "out"
     built = report.build([str(notebook)], out=out, parameters={}, grid=None, show_code=False)

@@ -6,8 +6,9 @@ import pandas as pd
 import pytest
 from gemm_rows import GPU, reference, row, table
 
-from moe_lab.analysis import captures, gpus, join, limits, roofline, traffic
+from moe_lab.analysis import gpus, limits, roofline, traffic
 from moe_lab.analysis.captures import Captures
+from moe_lab.pages import load
 from moe_lab.pages.kernel_counters import findings, plots, tables
 from moe_lab.spec import published
 
@@ -143,7 +144,7 @@ def test_figures_hold_every_point_that_is_known():
 def committed():
     """The captures that the notebook reads: our kernels and others, and a timeline of all of them."""
     names = [f"h200/experts_counters_{kernels}" for kernels in ("auto", "untuned", "backends")]
-    return join.load(captures.load(names), "h200/experts_timeline_backends")
+    return load.beside_timeline(load.counts(names), "h200/experts_timeline_backends")
 
 
 def test_committed_captures_meet_the_reference_of_the_same_tiles(committed):

@@ -1,15 +1,12 @@
 """Which AMD runs a notebook looks at: folders given by path, else those in profiles/."""
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from moe_lab.runs import Run, list_runs, load
+from moe_lab.runs import Run
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.launches import Launches
-
-TOOL = "rocprof-compute"
 
 
 @dataclass(frozen=True)
@@ -35,33 +32,12 @@ class Counted:
         return re.sub(r"^(AMD Instinct|AMD)\s+", "", name)
 
 
-def load_counted(folders: str | Sequence[str] = "", kernels: str = "") -> list[Counted]:
-    """Load the runs to look at.
-
-    Args:
-        folders: workload folder, run name or run folder; several separated by commas, or as a sequence. Empty = every
-            run in profiles/ that was made with rocprof-compute, which may be none.
-        kernels: regex searched in full kernel names; empty = all kernels.
+def counted(run: Run, launches: Launches, given: bool) -> Counted:
+    """Return a run with its counters.
 
     Raises:
-        UserError: an unknown or unreadable run, one without counters, or no kernel of that name in any of them.
+        UserError: it has none.
     """
-    named = folders.split(",") if isinstance(folders, str) else folders
-    given = [n.strip() for n in named if n.strip()]
-    found = [load(n) for n in given] or [r for r in list_runs() if (r.manifest.get("tool") or {}).get("name") == TOOL]
-    runs = [_counted(run, bool(given)) for run in found]
-    runs = _apart(runs)
-    if not kernels or not runs:
-        return runs
-    chosen = [replace(r, launches=_only(r.launches, kernels)) for r in runs]
-    kept = [r for r in chosen if len(r.launches.table)]
-    if not kept:
-        raise UserError(f"No kernel of {', '.join(r.name for r in runs)} matches '{kernels}'; give another expression.")
-    return kept
-
-
-def _counted(run: Run, given: bool) -> Counted:
-    launches = run.launches()
     if not launches.meta.get("counters"):
         raise UserError(
             f"{run.manifest['name']} has no counters of AMD's rocprof-compute; give a workload folder that it made."
@@ -69,7 +45,7 @@ def _counted(run: Run, given: bool) -> Counted:
     return Counted(str(run.manifest["name"]), run, launches, given)
 
 
-def _apart(runs: list[Counted]) -> list[Counted]:
+def apart(runs: list[Counted]) -> list[Counted]:
     """Tell runs of one name apart by a number."""
     names = [r.name for r in runs]
     return [
@@ -78,7 +54,8 @@ def _apart(runs: list[Counted]) -> list[Counted]:
     ]
 
 
-def _only(launches: Launches, kernels: str) -> Launches:
+def only(launches: Launches, kernels: str) -> Launches:
+    """Return the launches whose full kernel name a regular expression finds."""
     try:
         chosen = launches.table["name_full"].astype(str).str.contains(kernels, regex=True)
     except re.error as error:

@@ -76,7 +76,7 @@ def layer(phases: Sequence[Phase]) -> list[str]:
     """Say where the time of one layer goes; the first sentence is the headline.
 
     Args:
-        phases: one run a phase, as ``phases.load_phases`` returns them.
+        phases: one run a phase, as ``pages.load.layers`` returns them.
     """
     floor = floors(phases)
     by_phase = floor.groupby("phase", sort=False) if len(floor) else ()

@@ -1,0 +1,201 @@
+"""From the names in a notebook's parameters to what its analysis takes: the only place of pages that reads runs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+
+from moe_lab import runs
+from moe_lab.analysis import align, align_steps, amd, captures, counters, gemms, join, limits, phases, sweep, tuning
+from moe_lab.analysis.amd.runs import Counted, apart, counted, only
+from moe_lab.runs import Run
+from moe_lab.spec.errors import UserError
+
+CAPTURE = "moe-lab capture nsys --name align_steps -- python -m moe_lab.gpu align"
+COUNT = "moe-lab capture ncu --name align_counters --ranges moe_lab@align/ -- python -m moe_lab.gpu align"
+COUNT_EXPERTS = (
+    "moe-lab capture ncu --name experts_counters_fused_moe --ranges moe_lab@w13/ --ranges moe_lab@w2/ -- "
+    "python -m moe_lab.gpu experts"
+)
+TIME_EXPERTS = "moe-lab capture nsys --name experts_timeline -- python -m moe_lab.gpu experts"
+LAYER = "moe-lab capture nsys --name layer -- python -m moe_lab.gpu layer"
+AMD = "moe-lab capture rocprof-compute --name counted -- COMMAND"
+
+
+def align_bench(name: str) -> align.Bench:
+    """Return a run of the align benchmark, as ``runs.open`` finds it; without one, the sentence that says so."""
+    return align.Bench(*_bench("align", name, align.COLUMNS))
+
+
+def experts_bench(name: str) -> sweep.Sweep:
+    """Return a run of the experts benchmark, as ``runs.open`` finds it; without one, the sentence that says so."""
+    return sweep.Sweep(*_bench("experts", name, sweep.COLUMNS))
+
+
+def tuned(name: str) -> tuning.Tuning:
+    """Return a run of a tuning, as ``runs.open`` finds it; without one, the sentence that says so."""
+    return tuning.Tuning(*_bench("tune", name, tuning.COLUMNS))
+
+
+def _bench(bench: str, name: str, columns: Sequence[str]) -> tuple[Run | None, pd.DataFrame, str, list[Run]]:
+    """Return run, rows (NA in columns that it lacks), the sentence without a run, and where to look for roofs."""
+    command = "moe-lab tune" if bench == "tune" else f"moe-lab bench {bench}"
+    found = runs.open(name, f"{command} --name {name.split('/')[-1] or 'X'}", bench=bench)
+    if found.run is None:
+        return None, pd.DataFrame({column: pd.Series(dtype="object") for column in columns}), found.missing, []
+    rows = found.run.rows()
+    return (
+        found.run,
+        rows.reindex(columns=[*rows.columns, *(c for c in columns if c not in rows)]),
+        "",
+        runs.list_runs(),
+    )
+
+
+def steps(name: str, make: str = CAPTURE) -> align_steps.Capture:
+    """Return a capture of ``moe_lab.gpu align``; without one, the sentence that says so.
+
+    Args:
+        name: as ``runs.open`` takes it; empty = none.
+        make: ``CAPTURE`` or ``COUNT``: the command that makes one.
+
+    Raises:
+        UserError: it is there, but cannot be read.
+    """
+    found = runs.open(name, make)
+    return align_steps.Capture(found.run, found.run.launches() if found.run else None, found.missing)
+
+
+def layers(names: Mapping[str, str], layer_range: str, capture_command: str = "") -> list[phases.Phase]:
+    """Load the runs of a layer's phases, or capture a command now.
+
+    Args:
+        names: phase -> run name, run folder or report file; an empty value leaves the phase out.
+        layer_range: regex; the ranges that are one layer.
+        capture_command: when not empty, capture this now (``runs.open``, ``commands``) and look at that run instead.
+
+    Raises:
+        UserError: nothing to load, an unknown run, or no range matches.
+    """
+    if capture_command:
+        run = _there(runs.open(capture_command, commands=True))
+        chosen = {str((run.manifest.get("workload") or {}).get("phase") or "capture"): run}
+    else:
+        chosen = {phase: _there(runs.open(name, LAYER)) for phase, name in names.items() if name}
+    if not chosen:
+        raise UserError(f"There is no run to look at: give at least one of {', '.join(f'{p}_run' for p in names)}.")
+    known = runs.list_runs()
+    found = [phases.phase(name, run, run.launches(), layer_range) for name, run in chosen.items()]
+    return [replace(one, known=known) for one in found]
+
+
+def _there(found: runs.Opened) -> Run:
+    if found.run is None:
+        raise UserError(found.missing)
+    return found.run
+
+
+def counts(names: Sequence[str], backends: Sequence[str] = (), M: Sequence[int] = ()) -> captures.Captures:
+    """Load captures of counters, or timelines, of any GPUs; those that do not exist become sentences.
+
+    Args:
+        names: as ``runs.open`` takes them, also workload folders of rocprof-compute.
+        backends: only these; empty = all.
+        M: only these numbers of tokens; empty = all.
+
+    Raises:
+        UserError: a run is there, but cannot be read.
+    """
+    found: dict[str, Run] = {}
+    gpus: dict[str, dict[str, Any]] = {}
+    missing, notes, parts, of = [], [], [], dict[str, str]()
+    for name in names:
+        opened = runs.open(name, COUNT_EXPERTS)
+        if opened.run is None:
+            missing.append(opened.missing)
+            continue
+        run = opened.run
+        launches = run.launches()
+        shown, facts = _apart(str(run.manifest["name"]), found), captures.gpu_facts(run, launches)
+        gpu = of[shown] = captures.short_gpu(facts.get("name")) or f"an unknown GPU ({shown})"
+        gpus[gpu] = {**facts, **{k: v for k, v in gpus.get(gpu, {}).items() if v is not None}}
+        found[shown] = run if run.manifest.get("gpu") else replace(run, manifest={**run.manifest, "gpu": facts})
+        notes += [counters.AMD_NOTE] if amd.has_counters(launches) else []
+        parts.append(gemms.gemms(launches, run.manifest.get("workload") or {}, facts).assign(run=shown, gpu=gpu))
+    table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*gemms.ALL_COLUMNS, "gpu"])
+    table = table[_wanted(table, "backend", backends) & _wanted(table, "M", M)].reset_index(drop=True)
+    said = [*captures.notes_on(table, of), *dict.fromkeys(notes)]
+    return captures.Captures(found, table, gpus, missing, said, known=runs.list_runs())
+
+
+def _apart(name: str, others: Mapping[str, Run]) -> str:
+    """Return the name, with a number if another run has it."""
+    number = 1
+    while (shown := name if number == 1 else f"{name} ({number})") in others:
+        number += 1
+    return shown
+
+
+def _wanted(table: pd.DataFrame, column: str, values: Sequence[Any]) -> "pd.Series[bool]":
+    return table[column].isin(values) if values else pd.Series(True, index=table.index)
+
+
+def beside_timeline(counted: captures.Captures, timeline: str) -> captures.Captures:
+    """Return the captures with the true times of a timeline joined to them, its notes, its gaps and its run.
+
+    Only rows of the timeline's own GPU get its times; those of others are NA.
+
+    Args:
+        counted: as ``counts`` returns them.
+        timeline: as ``runs.open`` takes it; empty = none.
+
+    Raises:
+        UserError: it is there, but cannot be read.
+    """
+    if not timeline or counted.table.empty:
+        return counted
+    opened = runs.open(timeline, TIME_EXPERTS)
+    if opened.run is None:
+        return replace(counted, missing=[*counted.missing, opened.missing])
+    run = opened.run
+    launches = run.launches()
+    gpu = captures.short_gpu(captures.gpu_facts(run, launches).get("name"))
+    own = counted.table["gpu"] == gpu
+    if not own.any():
+        of = f"The timeline {run.manifest['name']} is of {gpu or 'an unknown GPU'}"
+        return replace(counted, notes=[*counted.notes, f"{of}, so no counters here get its times."])
+    joined = join.join(counted.table[own], launches)
+    table = counted.table.assign(**{c: joined[c].reindex(counted.table.index) for c in ("timeline_us", "apart_pct")})
+    about = "" if own.all() else f"On {gpu}: "
+    notes = [*counted.notes, *(f"{about}{note}" for note in joined.attrs["notes"])]
+    named = {**counted.runs, str(run.manifest["name"]): run}
+    gaps = limits.gaps(launches).assign(gpu=gpu)
+    shown = table[["series", "M"]].drop_duplicates()
+    return replace(counted, runs=named, table=table, notes=notes, gaps=gaps.merge(shown, on=["series", "M"]))
+
+
+def amd_counts(folders: str | Sequence[str] = "", kernels: str = "") -> list[Counted]:
+    """Load runs with counters of AMD GPUs.
+
+    Args:
+        folders: as ``runs.open`` takes them, or workload folders; several separated by commas, or as a sequence.
+            Empty = every run in profiles/ that was made with rocprof-compute, which may be none.
+        kernels: regex searched in full kernel names; empty = all kernels.
+
+    Raises:
+        UserError: an unknown or unreadable run, one without counters, or no kernel of that name in any of them.
+    """
+    named = folders.split(",") if isinstance(folders, str) else folders
+    given = [_there(runs.open(n.strip(), AMD)) for n in named if n.strip()]
+    found = given or [r for r in runs.list_runs() if (r.manifest.get("tool") or {}).get("name") == "rocprof-compute"]
+    every = apart([counted(run, run.launches(), bool(given)) for run in found])
+    if not kernels or not every:
+        return every
+    chosen = [replace(r, launches=only(r.launches, kernels)) for r in every]
+    kept = [r for r in chosen if len(r.launches.table)]
+    if not kept:
+        raise UserError(
+            f"No kernel of {', '.join(r.name for r in every)} matches '{kernels}'; give another expression."
+        )
+    return kept
