@@ -3,7 +3,6 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
 from moe_lab.cli._print import aligned
 from moe_lab.spec.errors import UserError
@@ -34,7 +33,7 @@ def list_runs(arguments: argparse.Namespace) -> None:
             "run": run.manifest["name"],
             "gpu": (run.manifest.get("gpu") or {}).get("name"),
             "date": run.manifest.get("date"),
-            "what": _what(run.manifest),
+            "what": run.what,
         }
         for run in found
     ]
@@ -47,16 +46,6 @@ def list_runs(arguments: argparse.Namespace) -> None:
             "There are no runs; make one with `moe-lab capture nsys --name X -- COMMAND` or `moe-lab import`."
         )
     print(aligned(pd.DataFrame(rows)))
-
-
-def _what(manifest: dict[str, Any]) -> str:
-    """Return what a run is of: the layer of a capture, or how many rows of which benchmark."""
-    if "rows" in manifest:
-        count = manifest["rows"]["count"]
-        return f"bench {manifest['bench']}, {count} {'row' if count == 1 else 'rows'}"
-    workload = manifest.get("workload") or {}
-    said = {k: workload.get(k) for k in ("workload", "model", "phase", "M", "backend")}
-    return " ".join(f"M={v}" if k == "M" else str(v) for k, v in said.items() if v is not None)
 
 
 def check_runs(arguments: argparse.Namespace) -> int:

@@ -48,6 +48,16 @@ class Run:
         """Whether it holds the rows of a benchmark instead of a report."""
         return "rows" in self.manifest
 
+    @property
+    def what(self) -> str:
+        """What it is of: the layer of a capture, or how many rows of which benchmark; empty where nothing says so."""
+        if self.is_bench:
+            count = self.manifest["rows"]["count"]
+            return f"bench {self.manifest['bench']}, {count} {'row' if count == 1 else 'rows'}"
+        workload = self.manifest.get("workload") or {}
+        said = {k: workload.get(k) for k in ("workload", "model", "phase", "M", "backend")}
+        return " ".join(f"M={v}" if k == "M" else str(v) for k, v in said.items() if v is not None)
+
     def rows(self) -> pd.DataFrame:
         """Read the rows of a benchmark; NA where a quantity is not known.
 

@@ -1,0 +1,119 @@
+"""What ``import moe_lab`` gives: a run or report as an object, its tables, and two of them compared."""
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from moe_lab import runs
+from moe_lab.analysis import breakdown as time_of
+from moe_lab.analysis import compare as beside
+from moe_lab.analysis import counters as hardware
+from moe_lab.analysis import kernels as longest
+from moe_lab.spec.errors import UserError
+from moe_lab.spec.launches import Launches
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A capture or benchmark; its tables are read when they are asked for.
+
+    Attributes:
+        run: the run folder or report behind it.
+    """
+
+    run: runs.Run
+
+    @property
+    def name(self) -> str:
+        """The run's name, ``<gpu>/<run>``; of a bare report that of its file."""
+        return str(self.run.manifest["name"])
+
+    @cached_property
+    def launches(self) -> Launches:
+        """Every GPU operation of a capture, with its ranges; a UserError for a benchmark."""
+        return self.run.launches()
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """The rows of a benchmark; a UserError for a capture."""
+        return self.run.rows()
+
+    def breakdown(self, root: str | None = None, *, spread: bool = False, roles: bool = False) -> pd.DataFrame:
+        """Return the time of every range below the roots, as ``analysis.breakdown.breakdown`` does."""
+        return time_of.breakdown(self.launches, root, spread=spread, roles=roles)
+
+    def kernels(self, root: str | None = None, limit: int = 20) -> pd.DataFrame:
+        """Return the kernels that take most time, as ``analysis.kernels.top_kernels`` does."""
+        return longest.top_kernels(self.launches, root, limit)
+
+    def counters(self, metrics: Sequence[str] | None = None) -> pd.DataFrame:
+        """Return the hardware counters of each kernel, as ``analysis.counters.counters_table`` does."""
+        return hardware.counters_table(self.launches, metrics)
+
+    def _repr_html_(self) -> str:
+        manifest = self.run.manifest
+        tool = manifest.get("tool") or {}
+        said = {
+            "name": self.name,
+            "GPU": (manifest.get("gpu") or {}).get("name"),
+            "tool": " ".join(str(tool[key]) for key in ("name", "version") if tool.get(key)),
+            "date": manifest.get("date"),
+            "holds": self.run.what or "a report",
+        }
+        cells = [f"<tr><th>{key}</th><td>{html.escape(str(value or '–'))}</td></tr>" for key, value in said.items()]
+        return f"<table>{''.join(cells)}</table>"
+
+
+def load(run_or_report: str | Path | Loaded) -> Loaded:
+    """Return a run or report.
+
+    Args:
+        run_or_report: run name (``<gpu>/<run>``, or its last part), run folder or report file.
+
+    Raises:
+        UserError: there is nothing of that name, or it cannot be read.
+    """
+    return run_or_report if isinstance(run_or_report, Loaded) else Loaded(runs.load(run_or_report))
+
+
+def breakdown(run_or_report: str | Path | Loaded, root: str | None = None, *, spread: bool = False) -> pd.DataFrame:
+    """Return the time of every range of a capture: ``load(run_or_report).breakdown(root)``."""
+    return load(run_or_report).breakdown(root, spread=spread)
+
+
+def kernels(run_or_report: str | Path | Loaded, root: str | None = None, limit: int = 20) -> pd.DataFrame:
+    """Return the kernels of a capture that take most time: ``load(run_or_report).kernels(root, limit)``."""
+    return load(run_or_report).kernels(root, limit)
+
+
+def compare(a: str | Path | Loaded, b: str | Path | Loaded, root: str | None = None) -> pd.DataFrame:
+    """Set two runs beside each other.
+
+    Args:
+        a: what ``load`` takes.
+        b: the same.
+        root: of captures, an expression that matches one range in both; by default their only root.
+
+    Returns:
+        Of captures ``analysis.compare.captures`` (stage, time_a_ms, time_b_ms, ratio), of benchmarks
+        ``analysis.compare.benchmarks`` (the case, time_a_us, time_b_us, ratio); ratio is b over a.
+
+    Raises:
+        UserError: they cannot be compared, or one cannot be read.
+    """
+    one, other = load(a), load(b)
+    kinds = [str(each.run.manifest["bench"]) if each.run.is_bench else "" for each in (one, other)]
+    if kinds[0] != kinds[1]:
+        said = [f"{each.name} is {_kind(kind)}" for each, kind in zip((one, other), kinds, strict=True)]
+        raise UserError(f"{' and '.join(said)}; give two runs of one kind to compare.")
+    if kinds[0]:
+        return beside.benchmarks(one.rows, other.rows, kinds[0])
+    return beside.captures(one.launches, other.launches, root)
+
+
+def _kind(bench: str) -> str:
+    return f"of the benchmark '{bench}'" if bench else "a capture"
