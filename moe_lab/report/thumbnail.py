@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from moe_lab.pages.show import palette
+
 WIDTH, HEIGHT, PAD = 320, 120, 6
-_FALLBACK = ("#3b6fb6", "#f28e2b", "#35b39c", "#a8321f", "#6f2f80")
 
 
 def draw(figure: dict[str, Any]) -> str:
@@ -37,7 +38,7 @@ def _values(raw: Any) -> list[Any]:
 def _color(trace: dict[str, Any], i: int, number: int) -> str:
     color = (trace.get("marker") or {}).get("color") or (trace.get("line") or {}).get("color")
     chosen = color[i] if isinstance(color, list) and i < len(color) else color
-    return escape(chosen) if isinstance(chosen, str) else _FALLBACK[number % len(_FALLBACK)]
+    return escape(chosen) if isinstance(chosen, str) else palette.nth(number)
 
 
 def _bars(traces: list[dict[str, Any]], layout: dict[str, Any]) -> list[str]:

@@ -11,6 +11,7 @@ from moe_lab import report
 from moe_lab.analysis import leads, sweep
 from moe_lab.pages import load
 from moe_lab.pages.m_sweep import cautions, findings, plots, tables
+from moe_lab.pages.show import palette
 from moe_lab.runs import bench_runs
 from moe_lab.spec import published
 from moe_lab.spec.errors import UserError
@@ -294,10 +295,17 @@ def test_plots_draw_what_the_tables_hold(profiles: Path) -> None:
     assert [trace.name for trace in skewed] == ["auto, zipf:1.2"]
 
 
-def test_colours_stay_the_same_and_releases_of_a_peer_share_theirs() -> None:
-    two = plots.colors(["auto", "vllm_triton@0.14", "vllm_triton@0.15"], "auto")
-    assert two["vllm_triton@0.14"] == two["vllm_triton@0.15"] == plots.colors(["vllm_triton"], "x")["vllm_triton"]
-    assert len({*plots.COLORS.values(), plots.colors(["auto"], "auto")["auto"]}) == len(plots.COLORS) + 1
+def test_colours_stay_the_same_and_releases_of_a_peer_share_theirs(profiles: Path) -> None:
+    rows = sweep.at(bench(profiles, sweep_builder.rows()), "")
+    two = pd.concat([rows, rows[rows["backend"] == "auto"].assign(backend="vllm_triton@0.14")])
+    two = pd.concat([two, rows[rows["backend"] == "auto"].assign(backend="vllm_triton@0.15")])
+    drawn = {trace.name: trace.line for trace in plots.times(two, "auto").data if trace.name != "roofline bound"}
+    old, new = drawn["vllm_triton@0.14"], drawn["vllm_triton@0.15"]
+    assert old.color == new.color == palette.of("vllm_triton")
+    assert old.dash != new.dash
+    alone = {t.name: t.line.color for t in plots.times(rows[rows["backend"] != "auto"], "x").data}
+    assert all(drawn[name].color == color for name, color in alone.items() if name in drawn)
+    assert len({line.color for line in drawn.values()}) == len({name.partition("@")[0] for name in drawn})
 
 
 def test_tables_mark_what_is_published_and_give_a_sentence_for_nothing(profiles: Path) -> None:

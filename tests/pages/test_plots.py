@@ -9,7 +9,9 @@ import pytest
 from launches_fixture import SHARES, phase
 
 from moe_lab.analysis import phases
-from moe_lab.pages.show import markup, plots
+from moe_lab.pages.layer_breakdown import plots
+from moe_lab.pages.show import figures, palette
+from moe_lab.spec import plugins
 
 # Machado, Oliveira and Fernandes 2009, severity 1.0, on linear RGB.
 VISION = {
@@ -39,20 +41,39 @@ def cielab(rgb: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("vision", VISION)
 def test_stage_colours_differ_for_every_eye(vision: str) -> None:
     # 10 units of CIELAB are a difference seen at a glance; these stages appear together in every layer.
-    seen = {s: cielab(VISION[vision] @ linear(plots.STAGES[s])) for s in SHARES}
+    seen = {s: cielab(VISION[vision] @ linear(palette.STAGES[s])) for s in SHARES}
     close = [(a, b) for a, b in combinations(seen, 2) if np.linalg.norm(seen[a] - seen[b]) < 15]
     assert not close
 
 
 def test_stage_color_of_a_fused_stage_is_that_of_its_first_part() -> None:
-    assert plots.stage_color("w13+act") == plots.STAGES["w13"]
-    assert plots.stage_color("never heard of") == plots.STAGES["other"]
+    assert palette.stage("w13+act") == palette.STAGES["w13"]
+    assert palette.stage("never heard of") == palette.STAGES["other"]
 
 
-def test_backend_color_is_stable_and_distinct() -> None:
-    assert len(set(plots.BACKENDS.values())) == len(plots.BACKENDS)
-    assert plots.backend_color("mine") == plots.backend_color("mine")
-    assert plots.backend_color("mine") not in plots.BACKENDS.values()
+def oklab(color: str) -> np.ndarray:
+    lms = [[0.4122215, 0.5363325, 0.0514460], [0.2119035, 0.6806995, 0.1073970], [0.0883025, 0.2817188, 0.6299787]]
+    to = [[0.2104543, 0.7936178, -0.0040720], [1.9779985, -2.4285922, 0.4505937], [0.0259040, 0.7827718, -0.8086758]]
+    return np.array(to) @ np.cbrt(np.array(lms) @ linear(color))
+
+
+def test_any_two_plugins_differ_in_colour() -> None:
+    seen = {name: oklab(palette.of(name)) for kind in ("experts", "align") for name in plugins.names(kind)}
+    close = [(a, b) for a, b in combinations(seen, 2) if np.linalg.norm(seen[a] - seen[b]) < 0.06]
+    assert len(seen) > 20
+    assert not close
+
+
+def test_a_plugin_from_outside_and_an_unknown_name_have_colours_of_their_own(tmp_path, monkeypatch) -> None:
+    (tmp_path / "mine.py").write_text('INFO = {"kind": "experts", "about": "mine"}')
+    unknown = palette.of("mine")
+    assert unknown == palette.of("mine") != palette.of("yours")
+    monkeypatch.setenv(plugins.FILES, str(tmp_path / "mine.py"))
+    every = {*plugins.names("experts"), *plugins.names("align")}
+    assert "mine" in every
+    assert len({palette.of(name) for name in every}) == len(every)
+    assert palette.of("mine@2") == palette.of("mine")
+    assert palette.of("auto") == palette.AUTO
 
 
 def test_stage_shares_draws_each_number_of_the_table() -> None:
@@ -147,7 +168,7 @@ def test_every_figure_takes_names_as_text() -> None:
 def test_text_in_every_kind_of_column_is_escaped() -> None:
     seen = {}
 
-    @markup.as_text
+    @figures.as_text
     def draw(frame: pd.DataFrame, *, names: dict[str, list[str]]) -> None:
         seen.update(frame=frame, names=names)
 

@@ -1,30 +1,18 @@
 """Figures of the align benchmark: tables become plotly figures, nothing is computed here."""
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from moe_lab.pages.show import plots
-from moe_lab.pages.show.markup import as_text
+from moe_lab.analysis.align_steps import ORDER
+from moe_lab.pages.show import palette
+from moe_lab.pages.show.figures import as_text
 
-# In the order in which a figure meets them; dark and light alternate, so that greys still tell neighbours apart.
-PALETTE = ("#0072b2", "#e69f00", "#6f2f80", "#35b39c", "#a8321f", "#56b4e9", "#9a7b4f", "#cc79a7", "#117733", "#8a8f98")
-OURS = "#d55e00"
-FLOOR, LIMIT = plots.STAGES["rest of mlp"], plots.STAGES["other"]
-STEPS = {
-    "count": "#3b6fb6",
-    "count+cumsum": "#8fb3dd",
-    "count+cumsum+place": "#9a7b4f",
-    "sort": "#6f2f80",
-    "cumsum": "#f28e2b",
-    "cumsum+place": "#f5d777",
-    "place": "#35b39c",
-    "other": plots.STAGES["other"],
-}
+FLOOR, LIMIT = palette.STAGES["rest of mlp"], palette.STAGES["other"]
+STEPS = palette.series(ORDER[:-1]) | {"other": palette.STAGES["other"]}
 # Slower is orange, faster blue, equal almost white; told apart with every common colour blindness.
 DIVERGING = [[0, "#b35806"], [0.35, "#f1a340"], [0.5, "#f7f7f7"], [0.65, "#92c5de"], [1, "#2166ac"]]
 
@@ -81,12 +69,6 @@ def _hover(cell: dict[Any, Any]) -> str:
     return f"{case}{cell['ours_us']:.2f} µs against {cell['theirs_us']:.2f} µs{rival}"
 
 
-def colors(names: Sequence[str], ours: str) -> dict[str, str]:
-    """Return a colour for each algorithm: ours has its own, the others follow the palette in alphabetical order."""
-    others = sorted(set(names) - {ours})
-    return {ours: OURS} | {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(others)}
-
-
 @as_text
 def curves(
     rows: pd.DataFrame, limit: pd.DataFrame, ours: str, limit_label: str = "", outliers: pd.DataFrame | None = None
@@ -103,12 +85,11 @@ def curves(
     odd = {} if outliers is None else {str(n): set(part["tokens"]) for n, part in outliers.groupby("algorithm")}
     figure = go.Figure()
     named = [n for n in dict.fromkeys(rows["algorithm"]) if not n.startswith("(")]
-    color = colors(named, ours)
     for name in sorted(named, key=lambda n: n == ours):
         part = rows[rows["algorithm"] == name]
         spread = list(zip(part["p20_us"], part["p80_us"], strict=True))
         figure.add_scatter(
-            **_line(part["tokens"], part["median_us"], name, color[name], 3.2 if name == ours else 1.6),
+            **_line(part["tokens"], part["median_us"], name, palette.of(name), 3.2 if name == ours else 1.6),
             mode="lines+markers",
             marker={
                 "size": 7 if name == ours else 5,
@@ -158,7 +139,7 @@ def padding(rows: pd.DataFrame) -> go.Figure:
     """
     figure = go.Figure()
     dashes = dict(zip(sorted(set(rows["block_m"])), ("solid", "dash", "dot", "dashdot"), strict=False))
-    shade = dict(zip(dict.fromkeys(rows["routing"]), (OURS, *PALETTE), strict=False))
+    shade = palette.series(list(dict.fromkeys(rows["routing"])))
     for (routing, block_m), part in rows[rows["padding_waste_pct"] > 0].groupby(["routing", "block_m"], sort=False):
         name = f"{routing}, block_m {block_m}"
         figure.add_scatter(

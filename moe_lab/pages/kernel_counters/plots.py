@@ -6,8 +6,9 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from moe_lab.pages.show import plots
-from moe_lab.pages.show.markup import as_text
+from moe_lab.analysis.limits import NAMED_STALLS
+from moe_lab.pages.show import palette
+from moe_lab.pages.show.figures import as_text
 
 COUNTERS = {
     "sm_throughput_pct": "compute (% of the theoretical peak)",
@@ -16,7 +17,6 @@ COUNTERS = {
     "l2_hit_pct": "L2 hits (%)",
 }
 LEVELS = {"dram": ("DRAM", "circle"), "l2": ("L2", "diamond-open")}
-_MORE = ("#332288", "#cc79a7", "#999933", "#e69f00", "#44aa99", "#882255")
 _DASHES = ("solid", "dot", "dash", "dashdot", "longdash")
 
 
@@ -30,10 +30,10 @@ def styles(rows: pd.DataFrame) -> dict[str, tuple[str, str]]:
     for series, backend in rows[["series", "backend"]].drop_duplicates().itertuples(index=False):
         number = seen.get(backend, 0)
         seen[backend] = number + 1
-        used = {color for color, _ in out.values()}
-        wanted = [*([] if number else [plots.backend_color(str(backend))]), *_MORE]
-        color = next((c for c in wanted if c not in used), _MORE[number % len(_MORE)])
-        out[str(series)] = (color, _DASHES[number % len(_DASHES)])
+        out[str(series)] = (
+            palette.of(f"{backend} {number}" if number else str(backend)),
+            _DASHES[number % len(_DASHES)],
+        )
     return out
 
 
@@ -131,7 +131,7 @@ def _on(rows: pd.DataFrame) -> str:
 
 def _roof(x: list[float], y: list[float], name: str, kind: str) -> dict[str, Any]:
     dash = {"dram": "solid", "l2": "dash", "tensor": "dot"}[kind]
-    line = {"color": plots.STAGES["other"], "width": 1.6, "dash": dash}
+    line = {"color": palette.STAGES["other"], "width": 1.6, "dash": dash}
     hover = f"{name}: %{{y:.3g}} TFLOP/s at %{{x:.3g}} FLOP/byte<extra></extra>"
     return {"x": x, "y": y, "name": name, "mode": "lines", "line": line, "hovertemplate": hover}
 
@@ -162,9 +162,9 @@ def waterfall(moved: pd.DataFrame, stage: str, M: int) -> go.Figure:
             textposition="outside",
             cliponaxis=False,
             showlegend=False,
-            connector={"line": {"color": plots.STAGES["rest of layer"], "width": 1}},
-            increasing={"marker": {"color": plots.STAGES["w13"]}},
-            totals={"marker": {"color": plots.STAGES["self_attn"]}},
+            connector={"line": {"color": palette.STAGES["rest of layer"], "width": 1}},
+            increasing={"marker": {"color": palette.STAGES["w13"]}},
+            totals={"marker": {"color": palette.STAGES["self_attn"]}},
             customdata=values,
             hovertemplate="%{y}: %{customdata:.4g} GB<extra></extra>",  # x is where the bar ends
             row=panel,
@@ -214,7 +214,6 @@ def stalls(shares: pd.DataFrame, stage: str) -> go.Figure:
     sums = shares.groupby("reason")["pct"].sum().sort_values(ascending=False)
     order = [*sums.index.drop("other", errors="ignore"), *(["other"] if "other" in sums.index else [])]
     figure = go.Figure()
-    palette = [c for name, c in plots.STAGES.items() if not name.startswith(("rest", "norm", "other"))]
     for number, reason in enumerate(order):
         part = shares[shares["reason"] == reason]
         figure.add_bar(
@@ -222,7 +221,7 @@ def stalls(shares: pd.DataFrame, stage: str) -> go.Figure:
             x=part["pct"].tolist(),
             y=part["row"].tolist(),
             name=reason,
-            marker={"color": plots.STAGES["other"] if reason == "other" else palette[number % len(palette)]},
+            marker={"color": palette.STAGES["other"] if reason == "other" else palette.nth(number, NAMED_STALLS)},
             hovertemplate="%{y}: %{x:.0f} %<extra>" + str(reason) + "</extra>",
         )
     bars = list(dict.fromkeys(shares["row"]))

@@ -7,25 +7,10 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from moe_lab.pages.align_sort.plots import OURS
-from moe_lab.pages.show import plots
-from moe_lab.pages.show.markup import as_text
+from moe_lab.pages.show import palette
+from moe_lab.pages.show.figures import as_text
 
 _DASHES = ("solid", "dash", "dot", "dashdot")
-# Ours has its own colour; the rest are told apart with every common colour blindness where they meet most.
-COLORS = {
-    "fused_moe": "#9a7b4f",
-    "grouped": "#117733",
-    "torch_grouped": "#e69f00",
-    "torch_loop": "#8a8f98",
-    "vllm_triton": "#35b39c",
-    "sglang_triton": "#cc79a7",
-    "triton_kernels": "#6f2f80",
-    "deep_gemm": "#0072b2",
-    "sonic_moe": "#56b4e9",
-    "scattermoe": "#a8321f",
-    "flashinfer_cutlass": "#332288",
-}
 
 
 @as_text
@@ -37,8 +22,8 @@ def times(rows: pd.DataFrame, ours: str) -> go.Figure:
         ours: the backend to draw thick.
     """
     figure = go.Figure()
-    color = colors(list(dict.fromkeys(rows["backend"])), ours)
-    for name in sorted(color, key=lambda n: n == ours):
+    names = list(dict.fromkeys(rows["backend"]))
+    for name in sorted(names, key=lambda n: n == ours):
         part = rows[rows["backend"] == name]
         spread = [f"{low:.1f} to {high:.1f}" for low, high in zip(part["p20_us"], part["p80_us"], strict=True)]
         figure.add_scatter(
@@ -46,14 +31,14 @@ def times(rows: pd.DataFrame, ours: str) -> go.Figure:
             y=part["median_us"].tolist(),
             name=name,
             mode="lines+markers",
-            line=_line(name, list(color), color[name], ours),
+            line=_line(name, names, ours),
             marker={"size": 7 if name == ours else 5},
             customdata=spread,
             hovertemplate="M = %{x:,}: %{y:,.1f} µs (p20 to p80 %{customdata})<extra>" + name + "</extra>",
         )
     bound = rows.dropna(subset="roofline_us").drop_duplicates("M")
     if len(bound):
-        style = {"color": plots.STAGES["other"], "width": 1.8, "dash": "dot"}
+        style = {"color": palette.STAGES["other"], "width": 1.8, "dash": "dot"}
         hover = "M = %{x:,}: %{y:,.1f} µs<extra>roofline bound</extra>"
         x, y = bound["M"].tolist(), bound["roofline_us"].tolist()
         figure.add_scatter(x=x, y=y, name="roofline bound", mode="lines", line=style, hovertemplate=hover)
@@ -71,22 +56,22 @@ def shares(rows: pd.DataFrame, ours: str) -> go.Figure:
         ours: the backend to draw thick.
     """
     figure = go.Figure()
-    color = colors(list(dict.fromkeys(rows["backend"])), ours)
-    for name in sorted(color, key=lambda n: n == ours):
+    names = list(dict.fromkeys(rows["backend"]))
+    for name in sorted(names, key=lambda n: n == ours):
         part = rows[(rows["backend"] == name) & rows["pct_of_roofline"].notna()]
         figure.add_scatter(
             x=part["M"].tolist(),
             y=part["pct_of_roofline"].tolist(),
             name=name,
             mode="lines+markers",
-            line=_line(name, list(color), color[name], ours),
+            line=_line(name, names, ours),
             customdata=[
                 f"{by} bound{', which is wrong' if pct > 100 else ''}"
                 for by, pct in zip(part["bound_by"], part["pct_of_roofline"], strict=True)
             ],
             hovertemplate="M = %{x:,}: %{y:.0f} % of the %{customdata}<extra>" + name + "</extra>",
         )
-    figure.add_hline(y=100, line={"color": plots.STAGES["other"], "width": 1.2, "dash": "dot"})
+    figure.add_hline(y=100, line={"color": palette.STAGES["other"], "width": 1.2, "dash": "dot"})
     figure.update_layout(template="moe_lab", height=400 + 12 * len(figure.data), xaxis=_m_axis(rows), showlegend=True)
     figure.update_yaxes(title={"text": "bound over time (%)"}, rangemode="tozero")
     return figure
@@ -113,7 +98,7 @@ def stages(split: pd.DataFrame, backends: Sequence[str]) -> go.Figure:
                 name=stage,
                 legendgroup=stage,
                 showlegend=stage not in drawn,
-                marker={"color": plots.stage_color(stage), "pattern": {"shape": "/" if "+" in stage else ""}},
+                marker={"color": palette.stage(stage), "pattern": {"shape": "/" if "+" in stage else ""}},
                 customdata=part["us"].tolist(),
                 hovertemplate="M = %{x}: %{y:.0f} %, %{customdata:,.1f} µs<extra>" + stage + "</extra>",
                 row=i,
@@ -138,7 +123,6 @@ def skew(rows: pd.DataFrame, ours: str) -> go.Figure:
         ours: the backend to draw thick.
     """
     figure = go.Figure()
-    color = colors(list(dict.fromkeys(rows["backend"])), ours)
     dashes = {routing: _DASHES[i % len(_DASHES)] for i, routing in enumerate(dict.fromkeys(rows["routing"]))}
     for (name, routing), part in rows.groupby(["backend", "routing"], sort=False):
         said = [f"time {r:.2f}, bound {b:.2f}" for r, b in zip(part["ratio"], part["bound_ratio"], strict=True)]
@@ -147,7 +131,7 @@ def skew(rows: pd.DataFrame, ours: str) -> go.Figure:
             y=part["ratio_net"].tolist(),
             name=f"{name}, {routing}",
             mode="lines+markers",
-            line={"color": color[str(name)], "width": 3.2 if name == ours else 1.6, "dash": dashes[str(routing)]},
+            line={"color": palette.of(str(name)), "width": 3.2 if name == ours else 1.6, "dash": dashes[str(routing)]},
             customdata=said,
             hovertemplate="M = %{x:,}: %{y:.2f} (%{customdata})<extra>" + f"{name}, {routing}</extra>",
         )
@@ -156,18 +140,11 @@ def skew(rows: pd.DataFrame, ours: str) -> go.Figure:
     return figure
 
 
-def colors(names: Sequence[str], ours: str) -> dict[str, str]:
-    """Return a colour for each backend, the same in every figure; releases of one peer share theirs."""
-    return {
-        name: OURS if name == ours else COLORS.get(name.partition("@")[0], plots.backend_color(name)) for name in names
-    }
-
-
-def _line(name: str, names: Sequence[str], color: str, ours: str) -> dict[str, object]:
+def _line(name: str, names: Sequence[str], ours: str) -> dict[str, object]:
     """Return the style of a backend's line: a second release of one peer is dashed."""
     same = [n for n in names if n.partition("@")[0] == name.partition("@")[0]]
     dash = _DASHES[same.index(name) % len(_DASHES)]
-    return {"color": color, "width": 3.2 if name == ours else 1.6, "dash": dash}
+    return {"color": palette.of(name), "width": 3.2 if name == ours else 1.6, "dash": dash}
 
 
 def _m_axis(rows: pd.DataFrame) -> dict[str, object]:

@@ -9,15 +9,14 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from moe_lab.pages.rocprof_compute.tables import NONE
-from moe_lab.pages.show import plots
-from moe_lab.pages.show.markup import as_text
+from moe_lab.pages.show import palette
+from moe_lab.pages.show.figures import as_text
 from moe_lab.pages.show.notes import Note
 
 KERNELS = 3  # kernels drawn; the tables have all
-WAYS = {"read": "#3b6fb6", "write": "#f28e2b", "atomic": "#6f2f80", "not told apart": plots.STAGES["rest of mlp"]}
-SERIES = ("#3b6fb6", "#f28e2b", "#6f2f80", "#35b39c", "#a8321f", "#56b4e9")
+WAYS = palette.series(("read", "write", "atomic")) | {"not told apart": palette.STAGES["rest of mlp"]}
 HATCHED = {"shape": "/", "fillmode": "overlay", "fgcolor": "rgba(255,255,255,0.55)", "size": 7, "solidity": 0.22}
-LEVELS = {"LDS": "#6f2f80", "vL1D": "#35b39c", "L2": "#f28e2b", "HBM": "#3b6fb6"}
+LEVELS = palette.series(("LDS", "vL1D", "L2", "HBM"))
 NO_ROOFLINE = Note(
     "No roofline: these folders have no roofline.csv (profile with `--roof-only`), and of none of their kernels are "
     "floating-point operations, bytes and duration all known."
@@ -47,7 +46,7 @@ def align_published(table: pd.DataFrame) -> go.Figure:
             cliponaxis=False,
             showlegend=False,
             hovertemplate=f"%{{y}}: %{{x:g}} {title}<extra>published</extra>",
-            marker={"color": SERIES[0], "pattern": HATCHED},
+            marker={"color": palette.nth(0), "pattern": HATCHED},
             row=row,
             col=1,
         )
@@ -82,7 +81,7 @@ def stalls(tables: Mapping[str, pd.DataFrame]) -> go.Figure | Note:
             cliponaxis=False,
             customdata=part["of"].tolist(),
             hovertemplate="%{y}: %{x:.2f} % of %{customdata}<extra>" + name + "</extra>",
-            marker={"color": SERIES[i % len(SERIES)]},
+            marker={"color": palette.nth(i)},
         )
     most = max(float(t["value"].max()) for _, _, t in known if len(t))
     order = [_broken(label) for label in labels[::-1]]
@@ -192,7 +191,7 @@ def _roofs(figure: go.Figure, roof: pd.DataFrame, compute: pd.DataFrame) -> None
     top = float(compute["value"].max()) if len(compute) else math.nan
     for name, value in zip(compute["name"], compute["value"], strict=True):
         dash = "dot" if name.startswith("VALU") else "dash"
-        _line(figure, _X, (value, value), f"{name}, {value / 1e3:.3g} TFLOP/s", plots.STAGES["other"], dash)
+        _line(figure, _X, (value, value), f"{name}, {value / 1e3:.3g} TFLOP/s", palette.STAGES["other"], dash)
     for name, value in zip(*(roof.loc[roof["kind"] == "bandwidth", c] for c in ("name", "value")), strict=True):
         end = top / value if top == top else _X[1]
         _line(figure, (_X[0], end), (_X[0] * value, end * value), f"{name}, {value:,.0f} GB/s", LEVELS[name], "solid")

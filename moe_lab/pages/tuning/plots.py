@@ -4,10 +4,9 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from moe_lab.pages.show.markup import as_text
-from moe_lab.pages.show.plots import STAGES
+from moe_lab.pages.show import palette
+from moe_lab.pages.show.figures import as_text
 
-_COLORS = ("#6f2f80", "#0072b2", "#f28e2b", "#a8321f")  # by block_m
 _SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "star")
 
 
@@ -21,7 +20,7 @@ def landscape(rows: pd.DataFrame) -> go.Figure:
     parts = list(dict.fromkeys(rows["part"]))
     titles = [f"{part} at M = {int(rows['M'].iloc[0]):,}" for part in parts]
     figure = make_subplots(rows=len(parts), vertical_spacing=0.26 / len(parts), subplot_titles=titles)
-    colors = dict(zip(sorted(set(rows["block_m"])), _COLORS, strict=False))
+    colors = palette.series(sorted(set(rows["block_m"])))
     symbols = dict(zip(sorted(set(rows["block_k"])), _SYMBOLS, strict=False))
     drawn: set[str] = set()
     for (part, block_m, block_k), own in rows.groupby(["part", "block_m", "block_k"], sort=True):
@@ -65,7 +64,7 @@ def keys(chosen: pd.DataFrame, between: pd.DataFrame) -> go.Figure:
         y=saved["gain_pct"].tolist(),
         name="saved at a tuned M",
         mode="lines+markers",
-        line={"color": STAGES["self_attn"], "width": 2.4},
+        line={"color": palette.STAGES["self_attn"], "width": 2.4},
         hovertemplate="M = %{x:,}: %{y:.1f} % less than the backend's own tile<extra></extra>",
     )
     figure.add_scatter(
@@ -73,7 +72,7 @@ def keys(chosen: pd.DataFrame, between: pd.DataFrame) -> go.Figure:
         y=between["cost_pct"].tolist(),
         name="lost to the nearest key between them",
         mode="markers",
-        marker={"color": STAGES["w2"], "size": 9, "symbol": "diamond"},
+        marker={"color": palette.STAGES["w2"], "size": 9, "symbol": "diamond"},
         customdata=between["nearest"].tolist(),
         hovertemplate="M = %{x:,}: the tiles of M = %{customdata:,} cost %{y:.1f} %<extra></extra>",
     )

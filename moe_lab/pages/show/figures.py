@@ -1,14 +1,50 @@
-"""Names of others in figures: plotly reads ``<b>``, ``&amp;`` and ``%{x}`` in a text as markup, so data is escaped."""
+"""What all figures share: their look, and names of others as text.
+
+plotly reads ``<b>``, ``&amp;`` and ``%{x}`` in a text as markup, so data is escaped. Importing this sets plotly's
+renderer so that a figure is stored both as JSON, for JupyterLab and ``moe-lab report``, and as HTML that draws offline,
+for plain nbconvert. The environment variable PLOTLY_RENDERER still wins.
+"""
 
 import html
+import os
 from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 import pandas as pd
+import plotly.graph_objects as go
+import plotly.io as pio
 
 P = ParamSpec("P")
 R = TypeVar("R")
+_GREY = "#6b7480"
+_GRID = "rgba(128,136,148,0.28)"
+_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+
+pio.templates["moe_lab"] = go.layout.Template(
+    layout={
+        "font": {"family": _FONT, "size": 13, "color": _GREY},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "margin": {"l": 12, "r": 16, "t": 30, "b": 12},
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "rgba(128,136,148,0.7)", "activecolor": _GREY},
+        "xaxis": {"automargin": True, "gridcolor": _GRID, "zeroline": False, "ticks": "outside", "tickcolor": _GRID},
+        "yaxis": {"automargin": True, "gridcolor": _GRID, "zeroline": False},
+        "legend": {
+            "orientation": "h",
+            "x": 0,
+            "xref": "container",
+            "yref": "container",
+            "y": 0,
+            "yanchor": "bottom",
+            "traceorder": "normal",
+        },
+        "hoverlabel": {"font": {"family": _FONT, "size": 13}},
+        "bargap": 0.28,
+    }
+)
+if "PLOTLY_RENDERER" not in os.environ:
+    pio.renderers.default = "plotly_mimetype+notebook"
 
 
 def plain(text: str) -> str:

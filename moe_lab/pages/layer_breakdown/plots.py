@@ -1,89 +1,16 @@
-"""Tables become plotly figures; nothing is computed here and nothing is shown.
+"""Figures of one layer: tables become plotly figures, nothing is computed here."""
 
-Importing this sets plotly's renderer so that a figure is stored both as JSON, for JupyterLab and ``moe-lab report``,
-and as HTML that draws offline, for plain nbconvert. The environment variable PLOTLY_RENDERER still wins.
-"""
-
-import os
-import zlib
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
-import plotly.io as pio
 from plotly.subplots import make_subplots
 
-from moe_lab.pages.show.markup import as_text
+from moe_lab.pages.show import palette
+from moe_lab.pages.show.figures import as_text
 
 MAX_POINTS = 5000  # a trace; more makes a page slow
-
-# Colours told apart with deuteranopia and protanopia as well; tests/test_plots.py computes the distances.
-STAGES: dict[str, str] = {
-    "norm": "#c9ced6",
-    "self_attn": "#3b6fb6",
-    "router": "#c79be0",
-    "align": "#6f2f80",
-    "quant": "#8fd0f2",
-    "dispatch": "#17694a",
-    "w13": "#f28e2b",
-    "act": "#f5d777",
-    "w2": "#a8321f",
-    "combine": "#35b39c",
-    "shared_experts": "#9a7b4f",
-    "other": "#5d6570",
-    "rest of mlp": "#7b8490",
-    "rest of layer": "#b3bac4",
-}
-BACKENDS: dict[str, str] = {
-    "fused_moe": "#d55e00",
-    "torch_grouped": "#0072b2",
-    "torch_loop": "#8a8f98",
-    "vllm": "#009e73",
-    "sglang": "#cc79a7",
-    "triton_kernels": "#56b4e9",
-    "deep_gemm": "#e69f00",
-    "sonic_moe": "#6a3d9a",
-}
-_SPARE = ("#882255", "#44aa99", "#999933", "#332288", "#117733")
-_GREY = "#6b7480"
 _GREY_RANGE = "#9aa3af"
-_GRID = "rgba(128,136,148,0.28)"
-_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-
-pio.templates["moe_lab"] = go.layout.Template(
-    layout={
-        "font": {"family": _FONT, "size": 13, "color": _GREY},
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        "margin": {"l": 12, "r": 16, "t": 30, "b": 12},
-        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "rgba(128,136,148,0.7)", "activecolor": _GREY},
-        "xaxis": {"automargin": True, "gridcolor": _GRID, "zeroline": False, "ticks": "outside", "tickcolor": _GRID},
-        "yaxis": {"automargin": True, "gridcolor": _GRID, "zeroline": False},
-        "legend": {
-            "orientation": "h",
-            "x": 0,
-            "xref": "container",
-            "yref": "container",
-            "y": 0,
-            "yanchor": "bottom",
-            "traceorder": "normal",
-        },
-        "hoverlabel": {"font": {"family": _FONT, "size": 13}},
-        "bargap": 0.28,
-    }
-)
-if "PLOTLY_RENDERER" not in os.environ:
-    pio.renderers.default = "plotly_mimetype+notebook"
-
-
-def stage_color(stage: str | None) -> str:
-    """Return a stage's colour; a fused stage (``w13+act``) has its first part's, an unknown one that of ``other``."""
-    return STAGES.get((stage or "other").split("+")[0], STAGES["other"])
-
-
-def backend_color(backend: str) -> str:
-    """Return a backend's colour, the same in every figure; an unknown one always gets the same spare colour."""
-    return BACKENDS.get(backend) or _SPARE[zlib.crc32(backend.encode()) % len(_SPARE)]
 
 
 @as_text
@@ -109,7 +36,7 @@ def stage_shares(rows: pd.DataFrame) -> go.Figure:
             customdata=part["time_ms"].tolist(),
             hovertemplate=f"{stage}: %{{x:.1f}} %, %{{customdata:.4f}} ms<extra>%{{y}}</extra>",
             marker={
-                "color": stage_color(stage),
+                "color": palette.stage(stage),
                 "line": {"width": 0.6, "color": "rgba(255,255,255,0.85)"},
                 "pattern": {
                     "shape": ["/" if p else "" for p in part["published"]],
@@ -158,7 +85,7 @@ def stage_times(stages: dict[str, pd.DataFrame]) -> go.Figure:
             name=phase,
             showlegend=False,
             hovertemplate=f"{phase}, %{{y}}: %{{x:.4g}} {unit}<extra></extra>",
-            marker={"color": [stage_color(s) for s in table["stage"]]},
+            marker={"color": [palette.stage(s) for s in table["stage"]]},
             row=i,
             col=1,
         )
@@ -187,7 +114,7 @@ def timeline(operations: pd.DataFrame, ranges: pd.DataFrame, title: str = "") ->
     figure = go.Figure()
     row: Any
     for row in ranges.itertuples():
-        color = _GREY_RANGE if pd.isna(row.stage) else stage_color(row.stage)
+        color = _GREY_RANGE if pd.isna(row.stage) else palette.stage(row.stage)
         bar = _bars(pd.Series([row.start_us]), pd.Series([row.end_us - row.start_us]), scale)
         style = {"color": color, "opacity": 0.45, "line": {"width": 1, "color": color}}
         hover = f"{row.name}: %{{customdata:.4g}} {unit}<extra></extra>"  # x is where the bar ends
@@ -195,7 +122,7 @@ def timeline(operations: pd.DataFrame, ranges: pd.DataFrame, title: str = "") ->
         figure.add_bar(**bar, y=lane, name=row.name, text=[row.name], marker=style, hovertemplate=hover)
     for (stream, stage), part in operations.groupby(["stream", "stage"], sort=False):
         bar = _bars(part["start_us"], part["duration_us"], scale)
-        style = {"color": stage_color(str(stage)), "line": {"width": 0}}
+        style = {"color": palette.stage(str(stage)), "line": {"width": 0}}
         hover = f"%{{hovertext}}<br>%{{customdata:.4g}} {unit}<extra>{stage}</extra>"
         lane = [lanes[len(depths) + streams.index(stream)]] * len(part)
         names = part["name"].tolist()

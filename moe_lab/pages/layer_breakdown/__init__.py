@@ -1,0 +1,1 @@
+"""The page of notebook 01: where the time of one layer goes."""

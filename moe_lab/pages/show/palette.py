@@ -1,0 +1,58 @@
+"""Colours, computed: every plugin and every stage has one of its own, the same on every page.
+
+Hues spread evenly over the circle of OKLCH; dark, light and middle take turns. ``auto`` has the orange they leave free.
+"""
+
+import math
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+from moe_lab.spec import plugins
+
+AUTO = "#d55e00"
+LIGHTNESS = (0.45, 0.78, 0.6)  # of OKLCH, in turn
+CHROMA, FIRST, SPAN = 0.12, 75.0, 300.0  # hues in degrees; AUTO has 45
+GREYS = {"norm": 0.85, "other": 0.49, "rest of mlp": 0.58, "rest of layer": 0.78}
+# In this order stages that meet differ for colour-blind eyes as well; a test computes the distances.
+_ORDER = ("align", "combine", "router", "quant", "dispatch", "self_attn", "act", "w13", "shared_experts", "w2")
+
+
+def oklch(lightness: float, chroma: float, hue: float) -> str:
+    """Return ``#rrggbb`` of a colour of OKLCH, cut off where sRGB ends; ``hue`` in degrees."""
+    a, b = chroma * math.cos(math.radians(hue)), chroma * math.sin(math.radians(hue))
+    long = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3
+    middle = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3
+    short = (lightness - 0.0894841775 * a - 1.2914855480 * b) ** 3
+    red = 4.0767416621 * long - 3.3077115913 * middle + 0.2309699292 * short
+    green = -1.2684380046 * long + 2.6097574011 * middle - 0.3413193965 * short
+    blue = -0.0041960863 * long - 0.7034186147 * middle + 1.7076147010 * short
+    cut = [min(1.0, max(0.0, v)) for v in (red, green, blue)]
+    srgb = [12.92 * v if v <= 0.0031308 else 1.055 * v ** (1 / 2.4) - 0.055 for v in cut]
+    return "#" + "".join(f"{round(255 * v):02x}" for v in srgb)
+
+
+def nth(i: int, count: int = 6) -> str:
+    """Return the ``i``-th of ``count`` colours; past the last one they start again."""
+    return oklch(LIGHTNESS[i % count % 3], CHROMA, FIRST + SPAN * (i % count) / count)
+
+
+def series(names: Sequence[Any]) -> dict[Any, str]:
+    """Return a colour for each name, by its place."""
+    return {name: nth(i, len(names)) for i, name in enumerate(names)}
+
+
+def of(name: str) -> str:
+    """Return the colour of a backend or align algorithm, by its place or its name; releases of a peer share theirs."""
+    name = name.partition("@")[0]
+    every = sorted({*plugins.names("experts"), *plugins.names("align")} - {"auto"})
+    number, count = (every.index(name), len(every)) if name in every else (zlib.crc32(name.encode()), 999)
+    return AUTO if name == "auto" else nth(number, count)
+
+
+def stage(name: str | None) -> str:
+    """Return a stage's colour; a fused stage (``w13+act``) has its first part's, an unknown one that of ``other``."""
+    return STAGES.get((name or "other").split("+")[0], STAGES["other"])
+
+
+STAGES = series(_ORDER) | {name: oklch(grey, 0.012, 260) for name, grey in GREYS.items()}
