@@ -4,7 +4,7 @@ import pytest
 from launches_fixture import WORKLOAD, phase
 
 from moe_lab.analysis.floors import floors
-from moe_lab.pages.show import tables
+from moe_lab.pages.layer_breakdown import tables
 from moe_lab.runs import Run
 
 

@@ -4,6 +4,7 @@ from launches_fixture import phase
 
 from moe_lab.analysis import kernels
 from moe_lab.analysis.floors import floors
+from moe_lab.pages.layer_breakdown import tables as page
 from moe_lab.pages.show import mime, tables
 
 
@@ -42,7 +43,7 @@ def test_table_escapes_what_a_report_says() -> None:
 
 
 def test_ranges_shows_ours_and_the_published_times_with_their_units() -> None:
-    rows = cells(tables.ranges(phase()).html())
+    rows = cells(page.ranges(phase()).html())
     assert rows[0] == ["", "decode, H200", "L40, published"]
     assert rows[1][:3] == ["range", "kernel timems", "of layer%"]
     w13 = next(row for row in rows if row[0] == "w13")
@@ -50,12 +51,12 @@ def test_ranges_shows_ours_and_the_published_times_with_their_units() -> None:
 
 
 def test_ranges_of_another_phase_has_no_published_columns() -> None:
-    assert "published" not in tables.ranges(phase("capture")).html()
+    assert "published" not in page.ranges(phase("capture")).html()
 
 
 def test_kernels_shows_the_launch_geometry() -> None:
     given = phase()
-    rows = cells(tables.kernels(kernels.top_kernels(given.launches, given.layer_range, limit=1)).html())
+    rows = cells(page.kernels(kernels.top_kernels(given.launches, given.layer_range, limit=1)).html())
     named = dict(zip(rows[0], rows[1], strict=True))
     assert named["kernel"] == "grouped_gemm"
     assert named["grid_blocksblocks"] == "6,144"
@@ -63,7 +64,7 @@ def test_kernels_shows_the_launch_geometry() -> None:
 
 
 def test_provenance_names_gpu_tool_and_what_was_left_out() -> None:
-    shown = tables.provenance([phase()])
+    shown = page.provenance([phase()])
     rows = dict(cells(shown.html())[1:])
     assert rows["GPU"] == "NVIDIA H200, 132 SMs, 140 GiB"
     assert rows["Profiler"] == "nsys 2025.3.2"
@@ -73,16 +74,16 @@ def test_provenance_names_gpu_tool_and_what_was_left_out() -> None:
 
 
 def test_provenance_leaves_out_facts_that_no_run_states() -> None:
-    rows = dict(cells(tables.provenance([phase(gpu=None, versions=None, workload=None)]).html())[1:])
+    rows = dict(cells(page.provenance([phase(gpu=None, versions=None, workload=None)]).html())[1:])
     assert "Driver" not in rows
     assert "Workload" not in rows
 
 
 def test_floors_without_a_stated_problem_says_so() -> None:
-    assert "No run here states its problem" in tables.floors(floors([phase(workload=None)])).html()
+    assert "No run here states its problem" in page.floors(floors([phase(workload=None)])).html()
 
 
 @pytest.mark.parametrize("stage", ["w13", "w2"])
 def test_floors_gives_each_gemm_its_speed(stage: str) -> None:
-    rows = cells(tables.floors(floors([phase()], [])).html())
+    rows = cells(page.floors(floors([phase()], [])).html())
     assert next(row for row in rows if row[1:2] == [stage])[8:] == ["20.1", "–", "–", "–"]
