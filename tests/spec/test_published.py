@@ -1,7 +1,11 @@
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
 from moe_lab.spec import published
+
+FILES = sorted(path.stem for path in Path(published.__file__).parent.glob("*.csv"))
 
 
 def test_published_shares_are_the_times_over_the_layer() -> None:
@@ -34,3 +38,13 @@ def test_published_align_figures_are_per_size_and_name_their_source() -> None:
     assert amd.loc["multi-block", "active_cus"] == 66
     assert pd.isna(amd.loc["earlier count_and_sort_expert_tokens", "coalescing_pct"]), "not published"
     assert "SGLang" in published.ALIGN_AMD.setup
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_published_file_says_where_its_figures_come_from_and_what_they_do_not_show(name: str) -> None:
+    source, rows = published.source(name), published.table(name)
+    assert source.label
+    assert source.setup
+    assert source.caveat
+    assert len(rows)
+    assert not any(str(column).startswith(("#", "Unnamed")) for column in rows), "every line of the head is a key"

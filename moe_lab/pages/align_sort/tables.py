@@ -95,9 +95,9 @@ def amd() -> Table:
 def amd_source() -> Note:
     """Return where the published counters are from, what else was said there, and what may be compared."""
     source = published.ALIGN_AMD
-    speed = f"Published speed-ups over the earlier two kernels: {published.ALIGN_SPEEDUPS}"
+    speed = f"Published speed-ups over the earlier two kernels: {source.also['speedups']}"
     return Note(
-        f"{source.label} ({source.setup}). {_upper(published.ALIGN_AMD_MULTI_BLOCK)}. {speed}. It is {source.caveat}."
+        f"{source.label} ({source.setup}). {_upper(source.also['multi_block'])}. {speed}. It is {source.caveat}."
     )
 
 
