@@ -184,7 +184,8 @@ def test_counters_say_which_call_and_step_a_kernel_is_of() -> None:
 
 def say(own: align.Bench, ours: str = "ours", baseline: str = "a") -> list[str]:
     split = align_steps.from_bench(own, 256, 8)
-    found = findings.all_of(own, align.duels(own, ours), split, ours, baseline, 256, 8)
+    duels = align.duels(own, ours)
+    found = [str(f) for f in findings.all_of(own, duels, split, ours, baseline, 256, 8) if f]
     return [text.replace("\u00a0", " ") for text in found if text]
 
 
@@ -285,7 +286,7 @@ def test_outliers_are_far_above_both_neighbours_and_marked_in_plot_table_and_fin
     found = align.outliers(bench.timed)
     assert found[["algorithm", "tokens", "low_us", "high_us"]].to_numpy().tolist() == [["auto", 1024, 5.3, 6.4]]
     assert len(bench.timed) == 10, "marked, not left out"
-    sentence = findings.outliers(bench).replace("\u00a0", " ")
+    sentence = str(findings.outliers(bench)).replace("\u00a0", " ")
     assert "1 of 10 medians are more than 2 times both neighbours in tokens (eager in 1)" in sentence
     assert "at 1,024 tokens x 8 of 256 experts 36.6 µs between 5.30 µs and 6.40 µs" in sentence
     shown = tables.modes(align.modes(bench, 256, 8, ["auto", "two_kernel"])).html()

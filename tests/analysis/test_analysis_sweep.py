@@ -156,7 +156,9 @@ def test_load_without_a_run_is_a_sentence_and_another_benchmark_an_error(profile
     nothing = load.experts_bench("h200/none")
     assert "There is no run 'h200/none'" in nothing.missing
     assert "moe-lab bench experts --name none" in nothing.missing
-    assert findings.all_of(nothing, sweep.at(nothing, ""), pd.DataFrame(), "auto", "a") == [nothing.missing]
+    assert [*map(str, findings.all_of(nothing, sweep.at(nothing, ""), pd.DataFrame(), "auto", "a"))] == [
+        nothing.missing
+    ]
     path = bench_builder.write(profiles / "a.json", [bench_builder.row("auto", "graph", 1.0)])
     bench_runs.import_bench([path], "h200/align", root=profiles)
     with pytest.raises(UserError, match="is of the benchmark 'align', not of experts"):
@@ -165,7 +167,7 @@ def test_load_without_a_run_is_a_sentence_and_another_benchmark_an_error(profile
 
 def said(own: sweep.Sweep, ours: str = "ours", baseline: str = "a") -> list[str]:
     rows = sweep.at(own, "")
-    return findings.all_of(own, rows, sweep.skew(own, "", [ours, baseline]), ours, baseline)
+    return [str(f) for f in findings.all_of(own, rows, sweep.skew(own, "", [ours, baseline]), ours, baseline) if f]
 
 
 def test_findings_say_who_is_ahead_where_and_by_how_much(profiles: Path) -> None:
@@ -218,12 +220,12 @@ def test_findings_say_because_only_with_the_time_of_the_cause(
 
 
 def test_other_runs_in_which_ours_is_behind_are_said(profiles: Path) -> None:
-    text = cautions.behind([bench(profiles, lines())], "ours").replace("\u00a0", " ")
+    text = str(cautions.behind([bench(profiles, lines())], "ours")).replace("\u00a0", " ")
     assert text.startswith("Behind the best peer in other runs: ours with qwen3-30b-a3b on ")
     assert text.endswith(" at M = 16 (0.909 times as fast as a).")
-    assert cautions.behind([bench(profiles, [row("ours", 1, 1.0), row("a", 1, 2.0)])], "ours") == ""
-    assert cautions.behind([], "ours") == ""
-    near = cautions.behind([bench(profiles, [row("ours", 1, 50.5), row("a", 1, 50.0)])], "ours")
+    assert cautions.behind([bench(profiles, [row("ours", 1, 1.0), row("a", 1, 2.0)])], "ours") is None
+    assert cautions.behind([], "ours") is None
+    near = str(cautions.behind([bench(profiles, [row("ours", 1, 50.5), row("a", 1, 50.0)])], "ours"))
     assert near.endswith("(0.990 times as fast as a, within the spread of the repetitions).")
 
 

@@ -157,7 +157,7 @@ def test_timeline_gives_times_to_its_own_gpu_only(tmp_path):
 
 def test_findings_name_the_gpu_of_each_and_what_is_not_known(profiles):
     found = load.counts([amd(profiles / "MI300X_A1"), H200])
-    said = [s.replace("\u00a0", " ") for s in findings.all_of(found, gpus.each(found)) if s]
+    said = [str(f).replace("\u00a0", " ") for f in findings.all_of(found, gpus.each(found)) if f]
     assert said[0].startswith("On H200, w13 at M = 8,192 fused_moe untuned")
     assert said[1].startswith("On MI300X, too little was counted to say what limits the expert GEMMs; no AMD counter")
     assert any(s.startswith("Limiter at M = 16 on H200: ") for s in said)
@@ -169,7 +169,9 @@ def test_findings_name_the_gpu_of_each_and_what_is_not_known(profiles):
     assert all(" on H200: " in s or s.startswith(general) for s in said)
     alone = load.counts([H200])
     assert not [
-        s for s in findings.all_of(alone, gpus.each(alone)) if " on H200: " in s and not s.startswith("Not known")
+        s
+        for s in map(str, findings.all_of(alone, gpus.each(alone)))
+        if " on H200: " in s and not s.startswith("Not known")
     ]
 
 

@@ -6,7 +6,9 @@ import pytest
 from launches_fixture import SHARES, phase
 
 from moe_lab import runs
+from moe_lab.pages.layer_breakdown import findings as layer
 from moe_lab.pages.show import findings, mime
+from moe_lab.pages.show.findings import Finding
 
 
 @pytest.fixture(autouse=True)
@@ -15,8 +17,8 @@ def benchmarks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOE_LAB_PROFILES", str(tmp_path))
 
 
-def plain(sentences: list[str]) -> list[str]:
-    return [s.replace(findings.NBSP, " ") for s in sentences if s]
+def plain(found: list[Finding | None] | list[str]) -> list[str]:
+    return [str(f).replace(findings.NBSP, " ") for f in found if f]
 
 
 @pytest.mark.parametrize(
@@ -40,18 +42,18 @@ def test_time_takes_the_unit_in_which_it_reads_best() -> None:
 
 def test_layer_headline_names_experts_and_attention() -> None:
     experts, attention = SHARES["w13"] + SHARES["w2"], SHARES["self_attn"]
-    assert plain(findings.layer([phase()]))[0] == (
+    assert plain(layer.all_of([phase()]))[0] == (
         f"In one layer on H200, the expert GEMMs take {experts} % and attention {attention} % of 100 µs in decode."
     )
 
 
 def test_layer_headline_does_not_repeat_itself_for_the_second_phase() -> None:
-    headline = plain(findings.layer([phase("prefill"), phase("decode")]))[0]
+    headline = plain(layer.all_of([phase("prefill"), phase("decode")]))[0]
     assert headline.endswith("of 100 µs in prefill; 60 % and 22 % of 100 µs in decode.")
 
 
 def test_layer_findings_say_launches_gaps_padding_and_floors() -> None:
-    said = plain(findings.layer([phase()]))
+    said = plain(layer.all_of([phase()]))
     # 10 kernels of 100 us within 110 us; 1280 rows computed for 16 * 8 useful ones.
     assert "Launches: one layer in decode is 10 kernels with 10.0 µs of gaps between them (9.1 % of its span)." in said
     assert "Padding to tiles: in decode they compute 1,280 rows for 128 useful ones (900 % more)." in said
@@ -65,20 +67,20 @@ def test_layer_findings_say_launches_gaps_padding_and_floors() -> None:
 def test_layer_findings_rate_the_traffic_where_the_memory_is_known(tmp_path: Path) -> None:
     # w13 moves 504 MB in 40 us and w2 252 MB in 20 us: 12.59 and 12.62 TB/s, impossible on a GPU, easy to check.
     gpu = {"name": "NVIDIA H200", "memory_bandwidth_bytes_per_s": 20e12}
-    said = next(s for s in plain(findings.layer([phase(gpu=gpu)])) if s.startswith("Speed"))
+    said = next(s for s in plain(layer.all_of([phase(gpu=gpu)])) if s.startswith("Speed"))
     assert said.endswith("minimum traffic, 63 % and 63 % of the 20.0 TB/s that are the theoretical peak of its memory.")
     (tmp_path / "h200" / "bench").mkdir(parents=True)
     manifest = {"schema": 1, "name": "h200/bench", "gpu": gpu, "measured": {"roofs": {"read_bytes_per_s": 10e12}}}
     (tmp_path / "h200" / "bench" / "run.json").write_text(json.dumps(manifest))
     measured = dataclasses.replace(phase(gpu=gpu), known=runs.list_runs())
-    said = next(s for s in plain(findings.layer([measured])) if s.startswith("Speed"))
+    said = next(s for s in plain(layer.all_of([measured])) if s.startswith("Speed"))
     assert said.endswith(
         "126 % and 126 % of the 10.0 TB/s that reading was measured to reach; over 100 % is a wrong bound."
     )
 
 
 def test_layer_findings_state_the_coverage() -> None:
-    said = next(s for s in plain(findings.layer([phase()])) if s.startswith("Coverage"))
+    said = next(s for s in plain(layer.all_of([phase()])) if s.startswith("Coverage"))
     assert said == (
         "Coverage: in decode the layer ran 2 times and holds 100 % of the kernel time in the report, "
         "100 % of it in named stages."
@@ -86,13 +88,13 @@ def test_layer_findings_state_the_coverage() -> None:
 
 
 def test_layer_findings_set_the_published_shares_beside_ours() -> None:
-    said = next(s for s in plain(findings.layer([phase()])) if s.startswith("Published profile: on 1x NVIDIA L40"))
+    said = next(s for s in plain(layer.all_of([phase()])) if s.startswith("Published profile: on 1x NVIDIA L40"))
     assert "in decode expert GEMMs 54 % (here 60 %) and attention 41 % (here 22 %)" in said
     assert said.endswith("compare shares, not times.")
 
 
 def test_layer_findings_leave_out_what_a_run_does_not_say() -> None:
-    said = plain(findings.layer([phase("capture", workload=None, gpu=None)]))
+    said = plain(layer.all_of([phase("capture", workload=None, gpu=None)]))
     assert "on unknown GPU" in said[0]
     assert not [s for s in said if s.startswith(("Published", "Speed", "Padding"))]
 
@@ -100,11 +102,16 @@ def test_layer_findings_leave_out_what_a_run_does_not_say() -> None:
 def test_layer_findings_follow_the_numbers() -> None:
     given = phase()
     half = dataclasses.replace(given, stages=given.stages.assign(pct_of_layer=given.stages["pct_of_layer"] / 2))
-    assert "take 30 % and attention 11 %" in plain(findings.layer([half]))[0]
+    assert "take 30 % and attention 11 %" in plain(layer.all_of([half]))[0]
 
 
 def test_show_stores_the_headline_for_the_index_card() -> None:
-    bundle = findings.show(["Because: a < b.", "", "Second: it is so."])._repr_mimebundle_()
-    assert bundle[mime.HEADLINE] == {"headline": "Because: a < b.", "findings": ["Second: it is so."]}
+    bundle = findings.show(
+        [Finding("Because", "a < b."), None, Finding("Second", "it is so: seen.")]
+    )._repr_mimebundle_()
+    assert bundle[mime.HEADLINE] == {"headline": "Because: a < b.", "findings": ["Second: it is so: seen."]}
     assert "a &lt; b" in bundle["text/html"]
-    assert "<strong>Second.</strong> It is so." in bundle["text/html"]
+    assert "<strong>Second.</strong> It is so: seen." in bundle["text/html"]
+    assert bundle["text/plain"] == "Because: a < b.\n- Second: it is so: seen."
+    doubt = findings.show([Finding("", "first"), findings.caution("stopped early.")])._repr_mimebundle_()
+    assert '<li class="caution"><strong>Caution.</strong> Stopped early.</li>' in doubt["text/html"]

@@ -19,7 +19,8 @@ from moe_lab.spec.errors import UserError
 
 PARAMETERS = 'M = 16  # tokens\nbackend = "fused_moe"  # experts backend\nscale = 1.0  # of the axis'
 FIGURE = "import plotly.graph_objects as go\nfigure = go.Figure(go.Bar(x=['a', 'b'], y=[M, 2]))\nfigure.show()"
-HEADLINE = "from moe_lab.pages.show import findings\nfindings.show([f'M is {M}.', 'Second: more.'])"
+HEADLINE = """from moe_lab.pages.show.findings import Finding, show
+show([Finding('', f'M is {M}.'), Finding('Second', 'more.')])"""
 
 
 def notebook(folder: Path, *cells: str, name: str = "01_tiny") -> Path:

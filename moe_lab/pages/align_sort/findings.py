@@ -1,6 +1,5 @@
 """What the align benchmark found, as sentences rendered from its tables."""
 
-from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -9,12 +8,12 @@ import pandas as pd
 from moe_lab.analysis import align
 from moe_lab.analysis.align import Bench
 from moe_lab.analysis.phases import rows_of
-from moe_lab.pages.show.findings import NBSP, number, percent
+from moe_lab.pages.show.findings import NBSP, Finding, caution, each, listed, number, percent
 
 
 def all_of(
     bench: Bench, duel: pd.DataFrame, split: pd.DataFrame, ours: str, baseline: str, E: int, topk: int
-) -> list[str]:
+) -> list[Finding | None]:
     """Say which algorithm wins where and why; the first sentence is the headline.
 
     Args:
@@ -27,15 +26,16 @@ def all_of(
         topk: experts per token of those.
     """
     if bench.run is None:
-        return [bench.missing]
+        return [Finding("", bench.missing)]
     if duel.empty:
-        return [f"{bench.run.manifest['name']} has no case with {ours} and another algorithm; give another algorithm."]
+        why = f"{bench.run.manifest['name']} has no case with {ours} and another algorithm; give another algorithm."
+        return [Finding("", why)]
     return [
         against(bench, duel, ours, baseline),
         without_floor(duel, baseline, E, topk),
-        _each("Quickest", winners(bench, ours, E, topk)),
+        each("Quickest", winners(bench, ours, E, topk)),
         not_best(duel, ours),
-        _each("Where kernel time goes", where(split, ours, baseline)),
+        each("Where kernel time goes", where(split, ours, baseline)),
         limit(bench, ours, E, topk),
         calling(bench, ours, E, topk),
         waste(bench, E, topk),
@@ -52,44 +52,38 @@ def _tokens(value: int) -> str:
     return f"{value:,} {'token' if value == 1 else 'tokens'}"
 
 
-def _listed(words: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]])) if words else ""
-
-
-def _each(about: str, parts: Iterable[str]) -> str:
-    said = [text for text in parts if text]
-    return f"{about}: {'; '.join(said)}." if said else ""
-
-
-def against(bench: Bench, duel: pd.DataFrame, ours: str, baseline: str) -> str:
+def against(bench: Bench, duel: pd.DataFrame, ours: str, baseline: str) -> Finding:
     """Say in how many cases ours is ahead of the baseline, and by how much."""
     rows = duel[duel["rival"] == baseline]
     if rows.empty:
-        return f"The run has no case with both {ours} and {baseline}."
+        return Finding("", f"The run has no case with both {ours} and {baseline}.")
     gpu = str(((bench.run.manifest if bench.run else {}).get("gpu") or {}).get("name") or "an unknown GPU")
     ahead = int((rows["verdict"] == "ahead").sum())
     share = f"all {len(rows)} cases" if ahead == len(rows) > 1 else f"{ahead} of {len(rows)} cases"
     most: Any = next(rows_of(rows.nlargest(1, "speedup")))
     ends = dict.fromkeys(number(value) for value in (rows["speedup"].min(), rows["speedup"].max()))
     spread = f"{' to '.join(ends)} times as fast"
-    return (
-        f"On {gpu.removeprefix('NVIDIA ')}, {ours} is ahead of {baseline} in {share}, {spread}: {_us(most.ours_us)} "
-        f"against {_us(most.theirs_us)} at {_tokens(most.tokens)} x {most.topk} of {most.E} experts."
+    return Finding(
+        f"On {gpu.removeprefix('NVIDIA ')}, {ours} is ahead of {baseline} in {share}, {spread}",
+        f"{_us(most.ours_us)} "
+        f"against {_us(most.theirs_us)} at {_tokens(most.tokens)} x {most.topk} of {most.E} experts.",
     )
 
 
-def without_floor(duel: pd.DataFrame, baseline: str, E: int, topk: int) -> str:
+def without_floor(duel: pd.DataFrame, baseline: str, E: int, topk: int) -> Finding | None:
     """Say what the ratios are once the time of an empty kernel is taken off both."""
     rows = align.first(duel[(duel["rival"] == baseline) & (duel["E"] == E) & (duel["topk"] == topk)])
     rows = rows.dropna(subset="speedup_net").sort_values("tokens")
     if rows.empty:
-        return ""
+        return None
     parts = [
         f"at {_tokens(row.tokens)} {number(row.speedup)} times becomes {number(row.speedup_net)}"
         for row in rows_of(rows.iloc[[0, -1]].drop_duplicates("tokens"))
     ]
     floor = _us(float(rows["empty_us"].median()))
-    return f"Without the {floor} that an empty kernel measures: with {topk} of {E} experts, {'; '.join(parts)}."
+    return Finding(
+        f"Without the {floor} that an empty kernel measures", f"with {topk} of {E} experts, {'; '.join(parts)}."
+    )
 
 
 def winners(bench: Bench, ours: str, E: int, topk: int) -> list[str]:
@@ -102,10 +96,10 @@ def winners(bench: Bench, ours: str, E: int, topk: int) -> list[str]:
         sizes = [row.tokens for row in group]
         where = f"at {_tokens(sizes[0])}" if len(sizes) == 1 else f"from {sizes[0]:,} to {_tokens(sizes[-1])}"
         parts.append(f"{name} {where}")
-    return [f"with {topk} of {E} experts, apart from {ours}, {_listed(parts)}"] if parts else []
+    return [f"with {topk} of {E} experts, apart from {ours}, {listed(parts)}"] if parts else []
 
 
-def not_best(duel: pd.DataFrame, ours: str) -> str:
+def not_best(duel: pd.DataFrame, ours: str) -> Finding | None:
     """Say in how many cases another algorithm is quicker than ours, by how much at most, and where."""
     best = align.best_others(duel)
     clear = align.behind(duel)
@@ -117,7 +111,7 @@ def not_best(duel: pd.DataFrame, ours: str) -> str:
     for row in rows_of(clear.head(1)):
         names = [f"{name} in {count}" for name, count in clear["rival"].value_counts().items()]
         parts.append(
-            f"in {len(clear)} of {len(best)} cases another algorithm is ahead of {ours} ({_listed(names)}), at most by "
+            f"in {len(clear)} of {len(best)} cases another algorithm is ahead of {ours} ({listed(names)}), at most by "
             f"{percent(row.lost_pct)} ({_us(row.lost_us)}), at {_tokens(row.tokens)} x {row.topk} of {row.E} experts "
             f"({row.rival})"
         )
@@ -126,7 +120,7 @@ def not_best(duel: pd.DataFrame, ours: str) -> str:
             f"in {len(even)} more the quickest other has the lower median, by {_us(float(even['lost_us'].max()))} at "
             "most, but within the spread of the repetitions"
         )
-    return _each(f"Where {ours} is not the quickest", parts)
+    return each(f"Where {ours} is not the quickest", parts)
 
 
 def where(split: pd.DataFrame, ours: str, baseline: str) -> list[str]:
@@ -143,44 +137,45 @@ def where(split: pd.DataFrame, ours: str, baseline: str) -> list[str]:
             f"{name} spends {_us(float(part['us'].sum()))} in {count} {'kernel' if count == 1 else 'kernels'}, "
             f"{percent(float(top.pct))} of it on {top.step}"
         )
-    return [f"at {_tokens(max(shared))}, {_listed(parts)}"] if shared else []
+    return [f"at {_tokens(max(shared))}, {listed(parts)}"] if shared else []
 
 
-def limit(bench: Bench, ours: str, E: int, topk: int) -> str:
+def limit(bench: Bench, ours: str, E: int, topk: int) -> Finding | None:
     """Say how far ours is from moving the data once, at the largest size."""
     speed = align.bandwidth(bench)
     rows = align.at(bench, E, topk)
     mine = rows[rows["algorithm"] == ours]
     if speed is None or mine.empty:
-        return ""
+        return None
     last: Any = mine.iloc[-1]
     least = last.minimum_bytes / speed[0] * 1e6
     floor = rows[(rows["algorithm"] == align.EMPTY) & (rows["tokens"] == last.tokens)]["median_us"]
     rest = f", of which an empty kernel is {_us(float(floor.iloc[0]))}" if len(floor) else ""
-    return (
-        f"Data movement: at {_tokens(last.tokens)} x {topk} of {E} experts the GPU moves the least bytes "
+    return Finding(
+        "Data movement",
+        f"at {_tokens(last.tokens)} x {topk} of {E} experts the GPU moves the least bytes "
         f"({number(last.minimum_bytes / 1e6)}{NBSP}MB) in {_us(least)} ({speed[1]}); {ours} takes "
-        f"{_us(float(last.median_us))}{rest}."
+        f"{_us(float(last.median_us))}{rest}.",
     )
 
 
-def calling(bench: Bench, ours: str, E: int, topk: int) -> str:
+def calling(bench: Bench, ours: str, E: int, topk: int) -> Finding | None:
     """Say what eager calls and allocation add to the time of a graph replay, at the smallest and largest size."""
     table = align.modes(bench, E, topk, [ours])
     names = {"eager": "an eager call", "eager+allocation": "one that allocates"}
     keys = {mode: f"{ours}|{mode}" for mode in ("graph", *names)}
     if table.empty or not set(keys.values()) <= set(table.columns):
-        return ""
+        return None
     ends = table.iloc[[0, -1]].to_dict("records")
     parts = [
         f"at {_tokens(end['tokens'])} a graph replay of {ours} takes {_us(end[keys['graph']])}, "
-        + _listed([f"{said} {_us(end[keys[mode]])}" for mode, said in names.items()])
+        + listed([f"{said} {_us(end[keys[mode]])}" for mode, said in names.items()])
         for end in ends
     ]
-    return _each("Ways of calling", parts)
+    return each("Ways of calling", parts)
 
 
-def waste(bench: Bench, E: int, topk: int) -> str:
+def waste(bench: Bench, E: int, topk: int) -> Finding | None:
     """Say how many rows of padding each routing costs, at the smallest and largest size."""
     rows = align.padding(bench, E, topk)
     rows = rows[rows["block_m"] == rows["block_m"].iloc[0]] if len(rows) else rows
@@ -189,35 +184,38 @@ def waste(bench: Bench, E: int, topk: int) -> str:
         part = rows[rows["routing"] == routing]
         low: Any = part.iloc[0]
         high: Any = part.iloc[-1]
-        each = [f"{percent(row.padding_waste_pct)} at {_tokens(row.tokens)}" for row in (low, high)]
-        parts.append(f"{routing} routing {_listed(list(dict.fromkeys(each)))}")
+        ends = [f"{percent(row.padding_waste_pct)} at {_tokens(row.tokens)}" for row in (low, high)]
+        parts.append(f"{routing} routing {listed(list(dict.fromkeys(ends)))}")
     about = f"with {topk} of {E} experts and block_m {rows['block_m'].iloc[0]}, padding adds to the useful rows: "
-    return f"Padding: {about}{', '.join(parts)}." if parts else ""
+    return Finding("Padding", f"{about}{', '.join(parts)}.") if parts else None
 
 
-def outliers(bench: Bench) -> str:
+def outliers(bench: Bench) -> Finding | None:
     """Say which medians are far above both neighbours in tokens, and in which ways of calling."""
     rows = align.outliers(bench.timed)
     if rows.empty:
-        return ""
+        return None
     rows = rows.assign(times=rows["median_us"] / rows[["low_us", "high_us"]].max(axis=1))
     one: Any = next(rows_of(rows.nlargest(1, "times")))
-    modes = _listed([f"{mode} in {count}" for mode, count in rows["mode"].value_counts().items()])
-    return (
-        f"Outliers: {len(rows)} of {len(bench.timed):,} medians are more than {align.OUTLIER:g} times both neighbours "
+    modes = listed([f"{mode} in {count}" for mode, count in rows["mode"].value_counts().items()])
+    return Finding(
+        "Outliers",
+        f"{len(rows)} of {len(bench.timed):,} medians are more than {align.OUTLIER:g} times both neighbours "
         f"in tokens ({modes}), so something disturbed them; marked, not left out. Most: {one.algorithm}, {one.mode}, "
         f"at {_tokens(one.tokens)} x {one.topk} of {one.E} experts {_us(one.median_us)} between {_us(one.low_us)} and "
-        f"{_us(one.high_us)} (p20 to p80 {number(one.p20_us)} to {_us(one.p80_us)})."
+        f"{_us(one.high_us)} (p20 to p80 {number(one.p20_us)} to {_us(one.p80_us)}).",
     )
 
 
-def failures(bench: Bench) -> list[str]:
+def failures(bench: Bench) -> list[Finding]:
     """Say which algorithms failed where, and whether the benchmark came to its end."""
     out = []
     for name, part in bench.failed.groupby("algorithm", sort=True):
         one: Any = part.iloc[0]
         where = f"{_tokens(one.tokens)} x {one.topk} of {one.E} experts"
-        out.append(f"Failed: {name} in {len(part)} rows, for example at {where}: {str(one.error).rstrip('.')}.")
+        out.append(
+            Finding("Failed", f"{name} in {len(part)} rows, for example at {where}: {str(one.error).rstrip('.')}.")
+        )
     if bench.run and bench.run.manifest["rows"].get("complete") is False:
-        out.append("Caution: the benchmark was stopped before its end, so some sizes are missing.")
+        out.append(caution("the benchmark was stopped before its end, so some sizes are missing."))
     return out

@@ -1,6 +1,7 @@
 """What hardware counters say of the expert GEMMs, as sentences rendered from the tables of ``moe_lab.analysis``."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -8,10 +9,9 @@ import pandas as pd
 from moe_lab.analysis.captures import Captures
 from moe_lab.analysis.gpus import Tables
 from moe_lab.analysis.phases import rows_of
-from moe_lab.pages.kernel_counters.limiters import every_m, headline
+from moe_lab.pages.kernel_counters.limiters import every_m, gb, headline, which, who
 from moe_lab.pages.kernel_counters.tables import NAMES
-from moe_lab.pages.kernel_counters.words import each, gb, listed, which, who
-from moe_lab.pages.show.findings import NBSP, number, percent
+from moe_lab.pages.show.findings import NBSP, Finding, caution, each, listed, number, percent
 from moe_lab.spec import published
 
 EXTRAS = {
@@ -34,7 +34,7 @@ WRITES_STAY = 0.995  # times the fewest bytes, below which it does not read as 1
 _KEYS = ["series", "M", "stage"]
 
 
-def all_of(captures: Captures, parts: Sequence[Tables], stage: str = "w13") -> list[str]:
+def all_of(captures: Captures, parts: Sequence[Tables], stage: str = "w13") -> list[Finding | None]:
     """Say what limits each GEMM and what would help, GPU by GPU; the first sentence is the headline.
 
     Args:
@@ -43,18 +43,18 @@ def all_of(captures: Captures, parts: Sequence[Tables], stage: str = "w13") -> l
         stage: of the headlines.
     """
     if captures.table.empty:
-        return [*captures.missing, *captures.notes]
+        return [Finding("", said) for said in (*captures.missing, *captures.notes)]
     known_first = sorted(parts, key=lambda one: bool(one.limits["limiter"].isna().all()))
     return [
         *(headline(one.limits, stage, one.gpu, one.amd) for one in known_first),
         *(said for one in parts for said in _named(_of_gpu(captures, one, stage), one.gpu, len(parts) > 1)),
         against_published(pd.concat([one.limits for one in parts])),
         *(not_known(one) for one in parts),
-        *(f"Caution: {note}" for note in (*captures.notes, *captures.missing)),
+        *(caution(note) for note in (*captures.notes, *captures.missing)),
     ]
 
 
-def _of_gpu(captures: Captures, one: Tables, stage: str) -> list[str]:
+def _of_gpu(captures: Captures, one: Tables, stage: str) -> list[Finding | None]:
     gaps = captures.gaps
     return [
         *every_m(one.limits),
@@ -69,13 +69,12 @@ def _of_gpu(captures: Captures, one: Tables, stage: str) -> list[str]:
     ]
 
 
-def _named(sentences: Iterable[str], gpu: str, several: bool) -> Iterable[str]:
-    """Give the sentences, with the GPU in what they are about where there are several."""
-    for about, colon, text in (said.partition(": ") for said in sentences if said):
-        yield f"{about} on {gpu}{colon}{text}" if several else f"{about}{colon}{text}"
+def _named(found: Iterable[Finding | None], gpu: str, several: bool) -> list[Finding]:
+    """Return what was found, with the GPU in what it is about where there are several."""
+    return [replace(f, about=f"{f.about} on {gpu}") if several else f for f in found if f]
 
 
-def on_chip(limits: pd.DataFrame, moved: pd.DataFrame, others: pd.DataFrame) -> str:
+def on_chip(limits: pd.DataFrame, moved: pd.DataFrame, others: pd.DataFrame) -> Finding | None:
     """Say how much traffic the kernels limited on the chip make, and which tile would make less."""
     parts = []
     limited = limits[limits["limiter"] == "on-chip memory"]
@@ -102,7 +101,7 @@ def _instead(best: Any) -> str:
     return f"{said} by the model; launched in these runs they took {number(best.counted_us)}{NBSP}µs{counted}"
 
 
-def dram(limits: pd.DataFrame, moved: pd.DataFrame) -> str:
+def dram(limits: pd.DataFrame, moved: pd.DataFrame) -> Finding | None:
     """Say how far the kernels bound by DRAM are from the fewest bytes."""
     waste = []
     for row in rows_of(limits[limits["limiter"] == "DRAM"]):
@@ -110,18 +109,18 @@ def dram(limits: pd.DataFrame, moved: pd.DataFrame) -> str:
         if own is not None and not pd.isna(own.dram_waste):
             waste.append((float(own.dram_waste), f"{row.stage} of {row.series} at M = {row.M:,}"))
     if not waste:
-        return ""
+        return None
     ends = " to ".join(dict.fromkeys(number(w[0]) for w in (min(waste), max(waste))))
     most = f", most in {max(waste)[1]}" if len(waste) > 1 else ""
     less = "; below 1, what they wrote last stays in L2" if min(waste)[0] < WRITES_STAY else ""
-    return f"DRAM traffic: where DRAM limits, the kernels move {ends} times the fewest bytes{most}{less}."
+    return Finding("DRAM traffic", f"where DRAM limits, the kernels move {ends} times the fewest bytes{most}{less}.")
 
 
-def ceilings(costs: pd.DataFrame) -> str:
+def ceilings(costs: pd.DataFrame) -> Finding | None:
     """Say which kernels are closest to and farthest from the highest of their roofs."""
     known = costs.dropna(subset="pct_of_floor")
     if known.empty:
-        return ""
+        return None
     ends: list[Any] = [*rows_of(known.nlargest(1, "pct_of_floor")), *rows_of(known.nsmallest(1, "pct_of_floor"))]
     parts = [
         f"{which(r)} takes {number(r.duration_us)}{NBSP}µs where the {NAMES[r.binding]} "
@@ -131,7 +130,7 @@ def ceilings(costs: pd.DataFrame) -> str:
     return each("Time against the roofs", [f"closest, {parts[0]}", *(f"farthest, {p}" for p in parts[1:])])
 
 
-def over(costs: pd.DataFrame, roofs: pd.DataFrame) -> list[str]:
+def over(costs: pd.DataFrame, roofs: pd.DataFrame) -> list[Finding | None]:
     """Say which kernels exceed a roof: a wrong one where they exceed its fastest repetition too, and how far those lie.
 
     A roof is what the GPU sustains; for a moment, before its power cap, it can do more.
@@ -158,32 +157,33 @@ def _over(own: pd.DataFrame, roof: Any) -> list[str]:
     ]
 
 
-def streaming(gemms: pd.DataFrame, limits: pd.DataFrame) -> str:
+def streaming(gemms: pd.DataFrame, limits: pd.DataFrame) -> Finding | None:
     """Say why ncu's L2 throughput is no share of what L2 can serve: it is high where little passes to the SMs."""
     known = gemms.assign(found=limits["limiter"].to_numpy()).dropna(subset=["l2_throughput_pct", "l2_sm_bytes"])
     known = known[(known["duration_us"] > 0).fillna(False)]
     known["rate"] = known["l2_sm_bytes"].astype(float) / known["duration_us"].astype(float) / 1e6
     streams, most = known[known["found"] == "DRAM"].nlargest(1, "l2_throughput_pct"), known.nlargest(1, "rate")
     if streams.empty or float(most["rate"].iloc[0]) < 1.2 * float(streams["rate"].iloc[0]):
-        return ""
+        return None
     one, other = next(rows_of(streams)), next(rows_of(most))
-    return (
-        f"L2 throughput of ncu, which names no limiter here: {percent(one.l2_throughput_pct)} while {which(one)} gets "
+    return Finding(
+        "L2 throughput of ncu, which names no limiter here",
+        f"{percent(one.l2_throughput_pct)} while {which(one)} gets "
         f"{number(one.rate)}{NBSP}TB/s from L2, {percent(other.l2_throughput_pct)} while {which(other)} gets "
-        f"{number(other.rate)}; it counts what DRAM fills too."
+        f"{number(other.rate)}; it counts what DRAM fills too.",
     )
 
 
-def extras(limits: pd.DataFrame, switched: pd.DataFrame) -> list[str]:
+def extras(limits: pd.DataFrame, switched: pd.DataFrame) -> list[Finding | None]:
     """Say what a last wave, padding and empty blocks cost, and where the configuration switches."""
-    out = []
+    out: list[Finding | None] = []
     for column, (about, text) in EXTRAS.items():
         rows = limits[limits[column].notna()].sort_values(column, ascending=False)
         worst: Any = next(rows_of(rows), None)
         if worst is not None:
             whose = f"at M = {worst.M:,} {worst.stage} of {who(worst)}"
             more = f" (most of {len(rows)} such kernels)" if len(rows) > 1 else ""
-            out.append(f"{about}: {whose} {text.format(percent(float(getattr(worst, column))))}{more}.")
+            out.append(Finding(about, f"{whose} {text.format(percent(float(getattr(worst, column))))}{more}."))
     rows = switched[switched["stage"].str.startswith("w13")]
     parts = []
     for series, own in rows.groupby("series", sort=False):
@@ -192,23 +192,23 @@ def extras(limits: pd.DataFrame, switched: pd.DataFrame) -> list[str]:
     return [*out, each("Configuration switches", parts)]
 
 
-def waits(limits: pd.DataFrame, stage: str) -> str:
+def waits(limits: pd.DataFrame, stage: str) -> Finding | None:
     """Say what warps wait for most at the largest M."""
     rows = limits[(limits["part"] == stage) & limits["stalls"].map(bool)]
     parts = [
         f"those of {who(r)} for {r.stalls[0][0]} ({percent(r.stalls[0][1])} of their time)"
         for r in rows_of(rows[rows["M"] == rows["M"].max()])
     ]
-    return each(f"Warps wait most, in {stage} at M = {rows['M'].max():,}", parts) if parts else ""
+    return each(f"Warps wait most, in {stage} at M = {rows['M'].max():,}", parts) if parts else None
 
 
-def launch_gaps(gaps: pd.DataFrame) -> str:
+def launch_gaps(gaps: pd.DataFrame) -> Finding | None:
     """Say where the GPU idles between kernels."""
     parts = [f"at M = {r.M:,} {percent(r.gap_pct)} of {number(r.span_us)}{NBSP}µs in {r.series}" for r in rows_of(gaps)]
     return each("Launch gaps, which a CUDA graph closes", parts)
 
 
-def not_known(one: Tables) -> str:
+def not_known(one: Tables) -> Finding | None:
     """Say which quantities no kernel of a GPU has, and which of its roofs are not known."""
     lost = [name for column, name in QUANTITIES.items() if one.gemms[column].isna().all()]
     roofs = [name for kind, name in NAMES.items() if kind not in set(one.roofs["kind"])]
@@ -222,14 +222,16 @@ def not_known(one: Tables) -> str:
     return each(f"Not known on {one.gpu}", parts)
 
 
-def against_published(limits: pd.DataFrame) -> str:
+def against_published(limits: pd.DataFrame) -> Finding | None:
     """Say what was published for an L40, where an M of it was measured here too."""
     theirs, source = published.w13_counters(), published.L40_COUNTERS
     parts = [
         f"{r.backend} at M = {r.M:,} compute {percent(r.sm_throughput_pct)}, memory {percent(r.mem_throughput_pct)}"
         for r in rows_of(theirs[theirs["M"].isin(limits["M"])].tail(2))
     ]
-    return f"Published counters: on {source.setup}, {listed(parts)}; it is {source.caveat}." if parts else ""
+    return (
+        Finding("Published counters", f"on {source.setup}, {listed(parts)}; it is {source.caveat}.") if parts else None
+    )
 
 
 def _same(table: pd.DataFrame, row: Any) -> Any:

@@ -7,8 +7,7 @@ from typing import Any
 import pandas as pd
 
 from moe_lab.analysis.phases import rows_of
-from moe_lab.pages.kernel_counters.words import each, listed, who
-from moe_lab.pages.show.findings import percent
+from moe_lab.pages.show.findings import NBSP, Finding, each, listed, number, percent
 
 WHAT_HELPS = {
     "on-chip memory": "larger tiles, which read each row and each weight less often",
@@ -22,7 +21,24 @@ AMD_LIMITER = "no AMD counter here is a share of the peak of compute or memory; 
 _TILE = r" \d+x\d+x\d+"
 
 
-def headline(limits: pd.DataFrame, stage: str, gpu: str, amd: bool = False) -> str:
+def who(row: Any) -> str:
+    """Name a backend with its tile: ``fused_moe (64x64x32)``."""
+    kind = ["persistent"] if not pd.isna(row.persistent) and row.persistent else []
+    kind += [] if pd.isna(row.tile) else [str(row.tile)]
+    return f"{row.series} ({' '.join(kind) or 'tiles not known'})"
+
+
+def which(row: Any) -> str:
+    """Name a GEMM: ``w13 of fused_moe at M = 16``; a kernel of a report without ranges has only its name."""
+    return str(row.series) if pd.isna(row.stage) else f"{row.stage} of {row.series} at M = {row.M:,}"
+
+
+def gb(size: float) -> str:
+    """Return bytes as gigabytes."""
+    return f"{number(size / 1e9)}{NBSP}GB"
+
+
+def headline(limits: pd.DataFrame, stage: str, gpu: str, amd: bool = False) -> Finding:
     """Say what limits one stage at the largest and at the smallest M.
 
     Args:
@@ -37,10 +53,10 @@ def headline(limits: pd.DataFrame, stage: str, gpu: str, amd: bool = False) -> s
     rows = known[known["part"] == stage] if (known["part"] == stage).any() else known
     if rows.empty:
         how = AMD_LIMITER if amd else "measure them with --set full"
-        return f"On {gpu}, too little was counted to say what limits the expert GEMMs; {how}."
+        return Finding("", f"On {gpu}, too little was counted to say what limits the expert GEMMs; {how}.")
     sizes = sorted(set(rows["M"]), reverse=True)
     parts = [_at(rows[rows["M"] == M]) for M in dict.fromkeys((sizes[0], sizes[-1]))]
-    return f"On {gpu}, {rows['part'].iloc[0]} {'. And '.join(parts)} (of each unit's roof or peak)."
+    return Finding("", f"On {gpu}, {rows['part'].iloc[0]} {'. And '.join(parts)} (of each unit's roof or peak).")
 
 
 def _at(rows: pd.DataFrame) -> str:
@@ -92,7 +108,7 @@ def _shares(rows: Sequence[Any]) -> str:
     return ", ".join(said)
 
 
-def every_m(limits: pd.DataFrame) -> list[str]:
+def every_m(limits: pd.DataFrame) -> list[Finding | None]:
     """Say what limits every kernel, one sentence an M, and what helps against it."""
     out = []
     for M, rows in limits[limits["limiter"].notna()].groupby("M", sort=True):
@@ -104,6 +120,6 @@ def every_m(limits: pd.DataFrame) -> list[str]:
                 stages.setdefault(r.series, []).append(r.stage)
             whose = listed([f"{series} ({', '.join(of)})" for series, of in stages.items()])
             parts.append(f"{name} ({_shares(own)}) for {whose}")
-        out.append(f"Limiter at M = {M:,}: {'; '.join(parts)}.")
+        out.append(Finding(f"Limiter at M = {M:,}", f"{'; '.join(parts)}."))
     helps = [f"against {name} {text}" for name, text in WHAT_HELPS.items() if (limits["limiter"] == name).any()]
     return [*out, each("What helps", helps)]

@@ -8,7 +8,7 @@ from moe_lab.analysis import roofs, sweep
 from moe_lab.analysis.leads import leads
 from moe_lab.analysis.phases import rows_of
 from moe_lab.analysis.sweep import Sweep
-from moe_lab.pages.show.findings import NBSP, number, percent
+from moe_lab.pages.show.findings import NBSP, Finding, number, percent
 
 
 def gpu(bench: Sweep) -> str:
@@ -17,7 +17,7 @@ def gpu(bench: Sweep) -> str:
     return str(name).removeprefix("NVIDIA ")
 
 
-def behind(others: Sequence[Sweep], ours: str) -> str:
+def behind(others: Sequence[Sweep], ours: str) -> Finding | None:
     """Say where the median of ours is behind the best peer's in other runs.
 
     Args:
@@ -32,10 +32,10 @@ def behind(others: Sequence[Sweep], ours: str) -> str:
             what = f"{one.ours} with {rows['model'].iloc[0]} on {gpu(bench)} at M = {one.M:,}"
             spread = "" if one.verdict == "behind" else ", within the spread of the repetitions"
             parts.append(f"{what} ({number(one.speedup)} times as fast as {one.peer}{spread})")
-    return f"Behind the best peer in other runs: {'; '.join(parts)}." if parts else ""
+    return Finding("Behind the best peer in other runs", f"{'; '.join(parts)}.") if parts else None
 
 
-def over(bench: Sweep, rows: pd.DataFrame) -> str:
+def over(bench: Sweep, rows: pd.DataFrame) -> list[Finding]:
     """Say what exceeds its bound, and how far the roof's measurements lie apart.
 
     The bound is wrong where the fastest repetition of the run's roof is exceeded too; else the card was quicker for a
@@ -43,10 +43,10 @@ def over(bench: Sweep, rows: pd.DataFrame) -> str:
     """
     above = rows[(rows["pct_of_roofline"] > 100).fillna(False)]
     found = above.groupby("bound_by", sort=False) if bench.run is not None else ()
-    return " ".join(said for by, own in found for said in _over(bench, own, "dram" if by == "memory" else "tensor"))
+    return [said for by, own in found for said in _over(bench, own, "dram" if by == "memory" else "tensor")]
 
 
-def _over(bench: Sweep, above: pd.DataFrame, kind: str) -> Iterable[str]:
+def _over(bench: Sweep, above: pd.DataFrame, kind: str) -> Iterable[Finding]:
     mine = roofs.of_kind(roofs.of_run(bench.run), kind) if bench.run else None
     tera = "TFLOP/s" if kind == "tensor" else "TB/s"
     said = f"; this run measured {number(mine['value'] / 1e12)}{NBSP}{tera}" if mine else ""
@@ -60,7 +60,8 @@ def _over(bench: Sweep, above: pd.DataFrame, kind: str) -> Iterable[str]:
     ):
         for most in rows_of(rows.nlargest(1, "pct_of_roofline")):
             sizes = ", ".join(f"{m:,}" for m in sorted(set(rows["M"])))
-            yield (
-                f"{about}: at M = {sizes} it is exceeded, most by {most.backend} at M = {most.M:,} "
-                f"({percent(most.pct_of_roofline)} of it), {why}{said}."
+            yield Finding(
+                about,
+                f"at M = {sizes} it is exceeded, most by {most.backend} at M = {most.M:,} "
+                f"({percent(most.pct_of_roofline)} of it), {why}{said}.",
             )

@@ -1,6 +1,5 @@
 """What the experts benchmark found, as sentences rendered from its tables."""
 
-from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -11,14 +10,14 @@ from moe_lab.analysis.leads import largest_excess, leads, with_ours
 from moe_lab.analysis.phases import rows_of
 from moe_lab.analysis.sweep import Sweep
 from moe_lab.pages.m_sweep.cautions import gpu, over
-from moe_lab.pages.show.findings import number, percent, time
+from moe_lab.pages.show.findings import Finding, caution, each, number, percent, time
 from moe_lab.spec import published
 
 PICKED = (1, 16, 256, 4096)  # Ms that get a sentence of their own, with the largest of the run
 MOST, ALL = 0.5, 1.05  # of a difference that a part must explain to be called its cause; traced times are not exact
 
 
-def all_of(bench: Sweep, rows: pd.DataFrame, skewed: pd.DataFrame, ours: str, baseline: str) -> list[str]:
+def all_of(bench: Sweep, rows: pd.DataFrame, skewed: pd.DataFrame, ours: str, baseline: str) -> list[Finding | None]:
     """Say which backend wins where and why; the first sentence is the headline.
 
     Args:
@@ -29,60 +28,65 @@ def all_of(bench: Sweep, rows: pd.DataFrame, skewed: pd.DataFrame, ours: str, ba
         baseline: what it is set against first.
     """
     if bench.run is None:
-        return [bench.missing]
+        return [Finding("", bench.missing)]
     if rows.empty:
-        return [f"{bench.run.manifest['name']} has no times of this model and routing; give another.", *failures(bench)]
+        why = f"{bench.run.manifest['name']} has no times of this model and routing; give another."
+        return [Finding("", why), *failures(bench)]
     return [
         headline(bench, rows, ours),
         *duels(rows, ours),
-        _each("Quickest", places(rows)),
-        _each("Changing places", changes(rows, ours, baseline)),
-        _each("Against the bound", bound(rows, ours)),
-        over(bench, rows),
-        _each("Routing skew", uneven(skewed, ours)),
-        _each("Padding", padding(rows, ours, baseline)),
-        _each("Published sweep", [elsewhere()]),
+        each("Quickest", places(rows)),
+        each("Changing places", changes(rows, ours, baseline)),
+        each("Against the bound", bound(rows, ours)),
+        *over(bench, rows),
+        each("Routing skew", uneven(skewed, ours)),
+        each("Padding", padding(rows, ours, baseline)),
+        each("Published sweep", [elsewhere()]),
         *state(bench, rows),
         *failures(bench),
     ]
 
 
-def headline(bench: Sweep, rows: pd.DataFrame, ours: str) -> str:
+def headline(bench: Sweep, rows: pd.DataFrame, ours: str) -> Finding:
     """Say at how many Ms ours is ahead of the best peer, and how far on the whole."""
     where = f"On {gpu(bench)}, {rows['model'].iloc[0]}, {rows['routing'].iloc[0]} routing"
     table = leads(rows, ours)
     if table.empty:
         first = sweep.winners(rows)["winner"].value_counts()
         names = ", ".join(dict.fromkeys(rows["backend"]))
-        return f"{where}: {first.index[0]} is the quickest at {first.iloc[0]} of {first.sum()} sizes, of: {names}."
+        said = f"{first.index[0]} is the quickest at {first.iloc[0]} of {first.sum()} sizes, of: {names}."
+        return Finding(where, said)
     counts = {verdict: int((table["verdict"] == verdict).sum()) for verdict in ("ahead", "even", "behind")}
     others = [f", {name} at {count}" for name, count in counts.items() if count and name != "ahead"]
     ends: list[Any] = [next(rows_of(table.nsmallest(1, "speedup"))), next(rows_of(table.nlargest(1, "speedup")))]
     low, high = (f"{number(end.speedup)} at M = {end.M:,} (best peer at this M: {end.peer})" for end in ends)
-    return (
-        f"{where}: {table['ours'].iloc[0]} is ahead of the best peer, the quickest kernel of another project at each "
+    return Finding(
+        where,
+        f"{table['ours'].iloc[0]} is ahead of the best peer, the quickest kernel of another project at each "
         f"M, at {counts['ahead']} of {len(table)} sizes{''.join(others)}; on the geometric mean "
-        f"{number(sweep.geometric_mean(table['speedup']))} times as fast, from {low} to {high}."
+        f"{number(sweep.geometric_mean(table['speedup']))} times as fast, from {low} to {high}.",
     )
 
 
-def duels(rows: pd.DataFrame, ours: str) -> list[str]:
+def duels(rows: pd.DataFrame, ours: str) -> list[Finding]:
     """Say at some Ms whether ours or the best peer is ahead, by how much, and in which part most of it lies."""
     table = leads(rows, ours)
     sizes = {*PICKED, *table["M"].tail(1)}
     return [_duel(rows[rows["M"] == one.M], one) for one in rows_of(table) if one.M in sizes]
 
 
-def _duel(rows: pd.DataFrame, one: Any) -> str:
+def _duel(rows: pd.DataFrame, one: Any) -> Finding:
     peer = f"the best peer at this M, {one.peer}"
     fast, late = sorted((one.ours_us, one.peer_us))
     times = f"{time(fast / 1e3)} against {time(late / 1e3)}"
     if one.verdict == "even":
-        return f"At M = {one.M:,}: {one.ours} and {peer}, cannot be told apart ({times})."
+        return Finding(f"At M = {one.M:,}", f"{one.ours} and {peer}, cannot be told apart ({times}).")
     names = (one.ours, one.peer) if one.verdict == "ahead" else (one.peer, one.ours)
     first, second = (one.ours, f"{peer},") if one.verdict == "ahead" else (f"{peer[:1].upper()}{peer[1:]},", one.ours)
     lead = percent(100 * (1 - fast / late))
-    return f"At M = {one.M:,}: {first} is ahead of {second} by {lead} ({times}){_because(rows, *names, late - fast)}."
+    return Finding(
+        f"At M = {one.M:,}", f"{first} is ahead of {second} by {lead} ({times}){_because(rows, *names, late - fast)}."
+    )
 
 
 def _because(rows: pd.DataFrame, quick: str, slow: str, gap_us: float) -> str:
@@ -180,39 +184,37 @@ def elsewhere() -> str:
     )
 
 
-def state(bench: Sweep, rows: pd.DataFrame) -> list[str]:
+def state(bench: Sweep, rows: pd.DataFrame) -> list[Finding]:
     """Say whether the cache was cold, and when the GPU ran slower than asked for."""
     out = []
     cold = bench.measured.get("l2") or {}
     if cold and cold["ratio"] < 1:
         out.append(
-            f"Not known: whether the L2 cache was cold. A read after the flush took {cold['ratio']} times a warm one, "
-            "which no cache explains: the check failed."
+            Finding(
+                "Not known",
+                f"whether the L2 cache was cold. A read after the flush took {cold['ratio']} times a warm one, "
+                "which no cache explains: the check failed.",
+            )
         )
     elif cold and not cold["cold"]:
         out.append(
-            f"Caution: the L2 cache was not cold (a read after the flush took {cold['ratio']} times a warm one)."
+            caution(f"the L2 cache was not cold (a read after the flush took {cold['ratio']} times a warm one).")
         )
     slowed = rows[rows["throttled"].notna() & (rows["throttled"] != "no")]
     if len(slowed):
         why = ", ".join(sorted({reason for text in slowed["throttled"] for reason in text.split(", ")}))
         sizes = [f"{int(m):,}" for m in sorted(set(slowed["M"]))]
-        out.append(f"Clocks: the GPU ran below the clocks asked for ({why}) at M = {', '.join(sizes)}.")
+        out.append(Finding("Clocks", f"the GPU ran below the clocks asked for ({why}) at M = {', '.join(sizes)}."))
     return out
 
 
-def failures(bench: Sweep) -> list[str]:
+def failures(bench: Sweep) -> list[Finding]:
     """Say which backends failed where, and whether the benchmark came to its end."""
     out = []
     for name, part in bench.failed.groupby("backend", sort=True):
         one: Any = next(rows_of(part))
         count = f"{len(part)} {'row' if len(part) == 1 else 'rows'}"
-        out.append(f"Failed: {name} in {count}, for example at M = {one.M:,}: {str(one.error).rstrip('.')}.")
+        out.append(Finding("Failed", f"{name} in {count}, for example at M = {one.M:,}: {str(one.error).rstrip('.')}."))
     if bench.run and bench.run.manifest["rows"].get("complete") is False:
-        out.append("Caution: the benchmark was stopped before its end, so some sizes are missing.")
+        out.append(caution("the benchmark was stopped before its end, so some sizes are missing."))
     return out
-
-
-def _each(about: str, parts: Iterable[str] | Sequence[str]) -> str:
-    said = [text for text in parts if text]
-    return f"{about}: {'; '.join(said)}." if said else ""

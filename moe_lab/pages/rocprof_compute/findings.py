@@ -8,11 +8,11 @@ import pandas as pd
 from moe_lab.analysis import amd
 from moe_lab.analysis.amd import memory as amd_memory
 from moe_lab.analysis.amd.runs import Counted
-from moe_lab.pages.show.findings import NBSP, number, percent
+from moe_lab.pages.show.findings import NBSP, Finding, caution, number, percent
 from moe_lab.spec import published
 
 
-def all_of(shown: Sequence[Counted]) -> list[str]:
+def all_of(shown: Sequence[Counted]) -> list[Finding | None]:
     """Say what the first kernel of each run does, and which figures are whose; the first sentence is the headline.
 
     Args:
@@ -25,11 +25,11 @@ def all_of(shown: Sequence[Counted]) -> list[str]:
         *(memory(one) for one in shown),
         *(dies(one) for one in shown),
         *(missing(one) for one in shown),
-        *(f"Caution: in {one.name}, {w[:1].lower()}{w[1:]}" for one in shown for w in one.launches.meta["warnings"]),
+        *(caution(f"in {one.name}, {w[:1].lower()}{w[1:]}") for one in shown for w in one.launches.meta["warnings"]),
     ]
 
 
-def _theirs(shown: Sequence[Counted]) -> str:
+def _theirs(shown: Sequence[Counted]) -> Finding:
     table = published.align_amd().set_index("kernel")["cycles_k"]
     first, last = table.iloc[0], table.iloc[-1]
     said = (
@@ -37,11 +37,13 @@ def _theirs(shown: Sequence[Counted]) -> str:
         f"one {number(last)}{NBSP}k; the multi-block design is faster by {published.ALIGN_AMD.also['speedups']}"
     )
     if shown:
-        return f"Published, not measured here: {said}."
-    return f"Only published figures are shown, because no AMD run is in profiles/ and none was given: {said}."
+        return Finding("Published, not measured here", f"{said}.")
+    return Finding(
+        "Only published figures are shown, because no AMD run is in profiles/ and none was given", f"{said}."
+    )
 
 
-def kernel(one: Counted) -> str:
+def kernel(one: Counted) -> Finding:
     """Say how the kernel that takes most time uses the GPU."""
     row = {str(k): v for k, v in amd.kernels(one.launches, 1).iloc[0].to_dict().items()}
     cus = one.launches.meta["machine"].get("cu_per_gpu")
@@ -53,57 +55,58 @@ def kernel(one: Counted) -> str:
     if _known(row, "vl1d_coalescing_pct"):
         parts.append(f"coalesces {percent(row['vl1d_coalescing_pct'])} of the best case")
     where = one.gpu if one.gpu == one.name else f"{one.gpu} ({one.name})"
-    return f"On {where}, {row['name']} {', '.join(parts) or 'has no known metric'}."
+    return Finding("", f"On {where}, {row['name']} {', '.join(parts) or 'has no known metric'}.")
 
 
-def waiting(one: Counted) -> str:
+def waiting(one: Counted) -> Finding | None:
     """Say what the first kernel's memory path waits for most."""
     table = amd.stalls(one.launches, limit=1)
     own = table[(table["kernel"] == table["kernel"].iloc[0]) & (table["group"] == "stall")].dropna(subset="value")
     top = own[own["value"] > 0].nlargest(2, "value").to_dict("records")
     if not top:
-        return ""
+        return None
     said = [f"{r['label']} in {percent(r['value'])} of {r['of']}" for r in top]
-    return f"Waiting in {one.name}: mostly, {' and '.join(said)}."
+    return Finding(f"Waiting in {one.name}", f"mostly, {' and '.join(said)}.")
 
 
-def memory(one: Counted) -> str:
+def memory(one: Counted) -> Finding | None:
     """Say what the first kernel moves at each level."""
     table = amd_memory.traffic(one.launches, 1)
     own = table[table["kernel"] == table["kernel"].iloc[0]]
     known = [r for r in own.to_dict("records") if _known(r, "bytes") and r["bytes"] > 0]
     moved = [f"{number(r['bytes'] / 1e6)}{NBSP}MB at {r['level']}{_rate(r)}" for r in known]
-    return f"Memory in {one.name}: one launch moves {', '.join(moved)}." if moved else ""
+    return Finding(f"Memory in {one.name}", f"one launch moves {', '.join(moved)}.") if moved else None
 
 
 def _rate(row: dict[str, Any]) -> str:
     return f" ({number(row['gb_per_s'])}{NBSP}GB/s)" if _known(row, "gb_per_s") else ""
 
 
-def dies(one: Counted) -> str:
+def dies(one: Counted) -> Finding | None:
     """Say how well grids fill the dies, where there are several."""
     table = amd.fills(one.launches)
     if table.empty:
-        return ""
+        return None
     worst = table.sort_values("fill_pct", kind="stable").to_dict("records")[0]
     if worst["fill_pct"] == 100:
-        return f"Dies in {one.name}: every grid is a multiple of the {worst['xcds']} dies."
-    return (
-        f"Dies in {one.name}: {worst['name']} has {worst['grid_blocks']:,} work-groups for {worst['xcds']} dies, "
-        f"{worst['most']} on the fullest, which fills {percent(worst['fill_pct'])} of them."
+        return Finding(f"Dies in {one.name}", f"every grid is a multiple of the {worst['xcds']} dies.")
+    return Finding(
+        f"Dies in {one.name}",
+        f"{worst['name']} has {worst['grid_blocks']:,} work-groups for {worst['xcds']} dies, "
+        f"{worst['most']} on the fullest, which fills {percent(worst['fill_pct'])} of them.",
     )
 
 
-def missing(one: Counted) -> str:
+def missing(one: Counted) -> Finding | None:
     """Say how many metrics could not be computed; they are shown as missing, never as 0."""
     table = amd.metrics(one.launches)
     lost = table[table["value"].isna()].drop_duplicates("metric")
     total = table["metric"].nunique()
     if lost.empty:
-        return ""
+        return None
     some = ", ".join(dict.fromkeys(lost["label"]))
     why = "for want of counters, time stamps or operations"
-    return f"Not known in {one.name}: {len(lost)} of {total} metrics, {why} ({some})."
+    return Finding(f"Not known in {one.name}", f"{len(lost)} of {total} metrics, {why} ({some}).")
 
 
 def _known(row: dict[str, Any], key: str) -> bool:

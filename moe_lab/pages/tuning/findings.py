@@ -7,24 +7,26 @@ import pandas as pd
 from moe_lab.analysis import tuning
 from moe_lab.analysis.phases import rows_of
 from moe_lab.analysis.tuning import Tuning
-from moe_lab.pages.show.findings import percent, time
+from moe_lab.pages.show.findings import Finding, percent, time
 
 
-def all_of(run: Tuning) -> list[str]:
+def all_of(run: Tuning) -> list[Finding | None]:
     """Say what tuning gains, where, and what a lookup costs; the first sentence is the headline.
 
     Args:
         run: of the tuning.
     """
     if run.run is None:
-        return [run.missing]
+        return [Finding("", run.missing)]
     best = tuning.chosen(run)
     if best.empty:
-        return [f"{run.run.manifest['name']} has no M with a result yet; run the same tuning again to go on."]
+        return [
+            Finding("", f"{run.run.manifest['name']} has no M with a result yet; run the same tuning again to go on.")
+        ]
     first: Any = next(rows_of(run.rows[run.rows["phase"] == "final"]))
     gpu = str((run.run.manifest.get("gpu") or {}).get("name") or "an unknown GPU").removeprefix("NVIDIA ")
     return [
-        f"On {gpu}, {first.model}, {first.format}, {first.backend}: {gain(best)}.",
+        Finding(f"On {gpu}, {first.model}, {first.format}, {first.backend}", f"{gain(best)}."),
         tiles(best),
         single(best),
         keys(tuning.between(run)),
@@ -52,14 +54,14 @@ def _sizes(count: int) -> str:
     return f"{count} size{'' if count == 1 else 's'}"
 
 
-def tiles(best: pd.DataFrame) -> str:
+def tiles(best: pd.DataFrame) -> Finding:
     """Say from which M to which a tile has how many rows."""
     block_m = best["w13"].str.split("x").str[0].astype(int)
     spans = [
         f"{rows} at M = {int(part['M'].min()):,}" + (f" to {int(part['M'].max()):,}" if len(part) > 1 else "")
         for rows, part in ((int(part["r"].iloc[0]), part) for _, part in best.assign(r=block_m).groupby(_runs(block_m)))
     ]
-    return f"Rows of the best tile: {'; '.join(spans)}."
+    return Finding("Rows of the best tile", f"{'; '.join(spans)}.")
 
 
 def _runs(values: "pd.Series[Any]") -> "pd.Series[Any]":
@@ -67,46 +69,48 @@ def _runs(values: "pd.Series[Any]") -> "pd.Series[Any]":
     return changed.cumsum()
 
 
-def single(best: pd.DataFrame) -> str:
+def single(best: pd.DataFrame) -> Finding | None:
     """Say what it costs to have one tile for both GEMMs, as vLLM does."""
     known = best.dropna(subset="one_pct").astype({"one_pct": float})
     if known.empty:
-        return ""
+        return None
     most: Any = next(rows_of(known.nlargest(1, "one_pct")))
     if most.one_pct < 0.05:
-        return "One tile for both GEMMs: at every size the best pair is one tile."
-    return (
-        f"One tile for both GEMMs: it costs {percent(float(known['one_pct'].median()))} on the median, "
-        f"most at M = {most.M:,}, {percent(most.one_pct)}."
+        return Finding("One tile for both GEMMs", "at every size the best pair is one tile.")
+    return Finding(
+        "One tile for both GEMMs",
+        f"it costs {percent(float(known['one_pct'].median()))} on the median, "
+        f"most at M = {most.M:,}, {percent(most.one_pct)}.",
     )
 
 
-def keys(between: pd.DataFrame) -> str:
+def keys(between: pd.DataFrame) -> Finding | None:
     """Say what the nearest key costs between the tuned Ms."""
     if between.empty:
-        return ""
+        return None
     worst: Any = next(rows_of(between.nlargest(1, "cost_pct")))
-    return (
-        f"Nearest key: at {_sizes(len(between))} between the tuned ones its tiles cost "
+    return Finding(
+        "Nearest key",
+        f"at {_sizes(len(between))} between the tuned ones its tiles cost "
         f"{percent(float(between['cost_pct'].median()))} on the median against the best measured there, most at "
-        f"M = {worst.M:,}, {percent(worst.cost_pct)} (key {worst.nearest:,})."
+        f"M = {worst.M:,}, {percent(worst.cost_pct)} (key {worst.nearest:,}).",
     )
 
 
-def others(shipped: pd.DataFrame) -> str:
+def others(shipped: pd.DataFrame) -> Finding | None:
     """Say how far the tiles that other projects ship are from the best in our kernel."""
     parts = [
         f"{name}'s are {_slower(own)} slower on the median of {_sizes(len(own))}"
         for name, own in shipped.groupby("release")
     ]
-    return f"Shipped tiles in our kernel: {'; '.join(parts)}." if parts else ""
+    return Finding("Shipped tiles in our kernel", f"{'; '.join(parts)}.") if parts else None
 
 
 def _slower(own: pd.DataFrame) -> str:
     return percent(max(0.0, float(own["slower_pct"].median())))
 
 
-def effort(run: Tuning, best: pd.DataFrame) -> str:
+def effort(run: Tuning, best: pd.DataFrame) -> Finding:
     """Say how many tiles were compiled, and how far the choice is from the best ever seen."""
     compiled = run.rows[run.rows["phase"] == "compile"]
     wrong = int(compiled["error"].notna().sum())
@@ -119,4 +123,4 @@ def effort(run: Tuning, best: pd.DataFrame) -> str:
     ended = (
         "" if run.run is None or run.run.manifest["rows"]["complete"] else "; the budget ended before all were measured"
     )
-    return f"Search: {len(compiled):,} kernels compiled, {wrong:,} of them could not be run{far}{ended}."
+    return Finding("Search", f"{len(compiled):,} kernels compiled, {wrong:,} of them could not be run{far}{ended}.")
