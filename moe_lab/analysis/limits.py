@@ -8,31 +8,28 @@ Tail, padding and launch gaps come on top of a limiter.
 """
 
 import math
-from collections.abc import Hashable, Mapping
 from typing import Any
 
 import pandas as pd
 
-from moe_lab.analysis import roofline, roofs, traffic
+from moe_lab.analysis import roofline, roofs, rules, traffic
 from moe_lab.analysis.breakdown import UNATTRIBUTED, breakdown
+from moe_lab.analysis.rules import Row
+from moe_lab.analysis.rules import value as _known
 from moe_lab.spec.launches import Launches
 from moe_lab.spec.ranges import parse_root
 
-NEAR_PCT = {"DRAM": 65.0, "on-chip memory": 70.0, "tensor pipe": 70.0}  # of DRAM, streaming reaches 80 to 92 %
 ON_CHIP_POINTS = 2.0  # by which the busiest memory must exceed DRAM to be another one
-FULL_PCT = 60.0  # nothing is busy below this
 TAIL_PCT = 15.0
 PADDING_PCT = 20.0
 GAPS_PCT = 10.0
 EMPTY_PCT = 30.0
 NAMED_STALLS = 10  # as many as have a colour of their own
-LIMITERS = ("too few blocks", "DRAM", "on-chip memory", "tensor pipe", "latency", "nothing alone")
-Row = Mapping[Hashable, Any]
 NO_ROOFS = pd.DataFrame(columns=list(roofs.COLUMNS))
 
 
 def limiter(row: Row, known: pd.DataFrame = NO_ROOFS) -> str | None:
-    """Return what limits a kernel, one of ``LIMITERS``; None where too little was counted to say.
+    """Return what limits a kernel: the first of ``rules.RULES`` that fires; None where too little was counted to say.
 
     Args:
         row: of ``analysis.gemms.gemms``.
@@ -41,13 +38,7 @@ def limiter(row: Row, known: pd.DataFrame = NO_ROOFS) -> str | None:
     if _known(row, "sm_throughput_pct") is None or _known(row, "mem_throughput_pct") is None:
         return None
     found = {unit: share for unit, share in shares(row, known).items() if share is not None}
-    busiest = max(found, key=lambda unit: found[unit])
-    most = max(found[busiest], _known(row, "mem_throughput_pct") or 0)
-    if _few_blocks(row) and most < FULL_PCT:
-        return "too few blocks"
-    if found[busiest] >= NEAR_PCT[busiest]:
-        return busiest
-    return "latency" if max(most, _known(row, "l2_throughput_pct") or 0) < FULL_PCT else "nothing alone"
+    return next((rule.name for rule in rules.RULES if rule.fires(row, found)), None)
 
 
 def shares(row: Row, known: pd.DataFrame = NO_ROOFS) -> dict[str, float | None]:
@@ -68,18 +59,6 @@ def shares(row: Row, known: pd.DataFrame = NO_ROOFS) -> dict[str, float | None]:
 
 def _larger(*values: float | None) -> float | None:
     return max((v for v in values if v is not None), default=None)
-
-
-def _known(row: Row, column: str) -> float | None:
-    return None if traffic.absent(row.get(column)) else float(row[column])
-
-
-def _few_blocks(row: Row) -> bool:
-    """Return whether fewer blocks have work than there are SMs."""
-    working = _known(row, "tiles_computed")
-    working = _known(row, "grid_blocks") if working is None else working
-    count = _known(row, "sm_count")
-    return working is not None and count is not None and working < count
 
 
 def on_chip(row: Row) -> str:

@@ -5,8 +5,9 @@ import pytest
 from gemm_rows import GPU, POINTS, reference, row, table
 from launches_fixture import phase
 
-from moe_lab.analysis import limits, roofline
+from moe_lab.analysis import limits, roofline, rules
 from moe_lab.analysis.limits import limiter, stall_shares
+from moe_lab.pages.kernel_counters import limiters, tables
 
 PEAKS = roofline.roofs(GPU, [])
 
@@ -118,3 +119,13 @@ def test_gaps_between_kernels_fire_from_a_tenth_of_the_span():
     assert len(found) == 1
     assert found["gap_pct"].iloc[0] == pytest.approx(100 * found["gap_us"].iloc[0] / found["span_us"].iloc[0])
     assert found["gap_pct"].iloc[0] >= limits.GAPS_PCT
+
+
+def test_a_new_limiter_is_one_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = rules.Rule("cold clocks", lambda row, units: row["M"] == 8192, "limited by cold clocks", "a warmer GPU")
+    monkeypatch.setattr(rules, "RULES", [mine, *rules.RULES])
+    found = limits.limits(table(row("untuned 8192"), row("untuned 8192", M=4096)), PEAKS)
+    assert found["limiter"].tolist() == ["cold clocks", "on-chip memory"]
+    assert "limited by cold clocks" in str(limiters.headline(found, "w13", "H200"))
+    assert "against cold clocks a warmer GPU" in " ".join(map(str, limiters.every_m(found)))
+    assert "cold clocks" in tables.kernels(table(row("untuned 8192")), found.head(1)).html()

@@ -6,17 +6,10 @@ from typing import Any
 
 import pandas as pd
 
+from moe_lab.analysis import rules
 from moe_lab.analysis.phases import rows_of
 from moe_lab.pages.show.findings import NBSP, Finding, each, listed, number, percent
 
-WHAT_HELPS = {
-    "on-chip memory": "larger tiles, which read each row and each weight less often",
-    "DRAM": "fewer bytes (fewer experts hit, narrower weights), or more in flight where the share is low",
-    "tensor pipe": "less padding and a shorter start and end of the pipeline",
-    "latency": "more bytes in flight (stages, blocks on an SM) or fewer waits",
-    "too few blocks": "smaller tiles, or a split of the depth, that give every SM work",
-    "nothing alone": "overlapping the units that share the time",
-}
 AMD_LIMITER = "no AMD counter here is a share of the peak of compute or memory; notebook 05 shows what kernels wait for"
 _TILE = r" \d+x\d+x\d+"
 
@@ -73,21 +66,14 @@ def _at(rows: pd.DataFrame) -> str:
 
 
 def _by_limiter(rows: pd.DataFrame) -> list[Any]:
-    order = ("on-chip memory", "too few blocks", "latency", "nothing alone", "DRAM", "tensor pipe")
+    order = [rule.name for rule in rules.RULES]
     return sorted(rows_of(rows), key=lambda r: order.index(r.limiter))
 
 
 def _limited(rows: Sequence[Any], name: str) -> str:
     where = " and ".join(dict.fromkeys(str(r.on_chip) for r in rows))
     compute = listed([percent(r.compute_pct) for r in rows])
-    return {
-        "DRAM": "bound by DRAM, near the roof",
-        "on-chip memory": f"limited by on-chip memory traffic ({where}) at {compute} of the compute roof",
-        "tensor pipe": "limited by compute, not by memory",
-        "latency": "limited by latency",
-        "too few blocks": "limited by too few blocks",
-        "nothing alone": "limited by no unit alone",
-    }[name]
+    return next(rule.says for rule in rules.RULES if rule.name == name).format(where=where, compute=compute)
 
 
 def _evidence(row: Any) -> str:
@@ -121,5 +107,5 @@ def every_m(limits: pd.DataFrame) -> list[Finding | None]:
             whose = listed([f"{series} ({', '.join(of)})" for series, of in stages.items()])
             parts.append(f"{name} ({_shares(own)}) for {whose}")
         out.append(Finding(f"Limiter at M = {M:,}", f"{'; '.join(parts)}."))
-    helps = [f"against {name} {text}" for name, text in WHAT_HELPS.items() if (limits["limiter"] == name).any()]
+    helps = [f"against {r.name} {r.helps}" for r in rules.RULES if (limits["limiter"] == r.name).any()]
     return [*out, each("What helps", helps)]
