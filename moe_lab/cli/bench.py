@@ -8,18 +8,15 @@ from moe_lab.cli._print import add_destination, destination, print_run
 from moe_lab.spec import bench_options
 
 INFO = {"about": "measure on this machine's GPU and keep the rows as a run"}
-WHAT = {
-    "align": ("align algorithms over sizes", bench_options.add_align, bench_options.align_argv),
-    "experts": ("experts backends over tokens", bench_options.add_experts, bench_options.experts_argv),
-}
+WHAT = {"align": "align algorithms over sizes", "experts": "experts backends over tokens"}
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add a subcommand a benchmark."""
     benches = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
-    for name, (about, add_options, _) in WHAT.items():
+    for name, about in WHAT.items():
         bench = benches.add_parser(name, help=about, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-        add_options(bench)
+        bench_options.add(name, bench)
         add_destination(bench)
         bench.set_defaults(run=partial(run, name))
 
@@ -28,7 +25,7 @@ def run(name: str, arguments: argparse.Namespace) -> int:
     """Run a benchmark and print the run's folder; 1 if the measuring process did not come to its end."""
     from moe_lab.runs import bench_runs
 
-    run, code = bench_runs.measure(name, WHAT[name][2](arguments), arguments.name, **destination(arguments))
+    run, code = bench_runs.measure(name, bench_options.argv(name, arguments), arguments.name, **destination(arguments))
     kept = run.manifest["rows"]
     if kept["failed"]:
         print(f"moe-lab: {kept['failed']} of {kept['count']} rows have an error instead of times.", file=sys.stderr)

@@ -12,7 +12,7 @@ INFO = {"about": "find tiles of a backend's GEMMs in a given time"}
 def add(parser: argparse.ArgumentParser) -> None:
     """Add its options."""
     parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
-    bench_options.add_tune(parser)
+    bench_options.add("tune", parser)
     add_destination(parser, f"{NAME}; of an unfinished one: goes on", "begin anew, and replace a run of that name")
     parser.set_defaults(run=run)
 
@@ -22,7 +22,7 @@ def run(arguments: argparse.Namespace) -> int:
     from moe_lab.runs import tune
 
     bench_options.seconds(arguments.budget)
-    argv = bench_options.tune_argv(arguments)
+    argv = bench_options.argv("tune", arguments)
     kept, code = tune.measure(argv, arguments.name, budget=arguments.budget, **destination(arguments))
     rows = kept.manifest["rows"]
     if not rows["complete"]:

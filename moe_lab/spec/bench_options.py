@@ -1,6 +1,12 @@
-"""Options of the benchmarks: the same for ``moe-lab bench`` and for the process that it starts. Imports no torch."""
+"""Options of the benchmarks, one entry each: both command lines, and the argv from one to the other, come from it.
+
+A list is written with commas, ``1,2,4,...,64`` goes on as it began; words with spaces between are joined.
+"""
 
 import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from moe_lab.spec import plugins
@@ -8,110 +14,12 @@ from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard import options as types
 from moe_lab.spec.guard.entry import integer, one_line
 
-MODES = ("graph", "eager", "eager+allocation")
-TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536)
-
-
-def add_align(parser: argparse.ArgumentParser) -> None:
-    """Add what the align benchmark can vary; every combination is measured."""
-    parser.add_argument("--tokens", type=types.tokens, nargs="+", default=list(TOKENS), metavar="M", help="tokens")
-    parser.add_argument("--experts", type=types.experts, nargs="+", default=[128, 256], metavar="E", help="experts")
-    parser.add_argument("--topk", type=types.experts, nargs="+", default=[8], metavar="N", help="experts per token")
-    parser.add_argument("--block-m", type=types.rows, nargs="+", default=[64], metavar="ROWS", help="rows of a tile")
-    parser.add_argument(
-        "--routing",
-        nargs="+",
-        default=["uniform"],
-        metavar="SPEC",
-        help="uniform, zipf:S, balanced, hot or replay:FILE",
-    )
-    parser.add_argument(
-        "--algorithms",
-        nargs="+",
-        default=["all"],
-        metavar="NAME",
-        help=f"all that are available here, or of: {', '.join(plugins.names('align'))}",
-    )
-    parser.add_argument(
-        "--modes", nargs="+", default=list(MODES), choices=MODES, metavar="MODE", help=f"of: {', '.join(MODES)}"
-    )
-    parser.add_argument(
-        "--kernels",
-        nargs="+",
-        default=["all"],
-        metavar="M",
-        help="all, none, or the tokens at which a profiler also reads the kernels of a call",
-    )
-    parser.add_argument("--repetitions", type=types.count, default=50, metavar="N", help="timed calls of each variant")
-    parser.add_argument("--seed", type=types.seed, default=0, help="of the routing")
-    parser.add_argument("--table", action="store_true", help="also print the medians of the first mode on stderr")
-
-
-_ALIGN = ("tokens", "experts", "topk", "block_m", "routing", "algorithms", "modes", "kernels", "repetitions", "seed")
-
-
-def align_argv(options: argparse.Namespace) -> list[str]:
-    """Return the options of ``add_align`` as arguments, those at their default left out."""
-    parser = argparse.ArgumentParser()
-    add_align(parser)
-    argv: list[str] = []
-    for name in _ALIGN:
-        value: Any = getattr(options, name)
-        if value != parser.get_default(name):
-            argv += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, list) else [value])]
-    return [*argv, "--table"] if options.table else argv
-
-
+ALIGN_MODES = ("graph", "eager", "eager+allocation")
 EXPERTS_MODES = ("graph", "eager")
 PARTS = ("full", "w13", "w2")
-EXPERTS_M = "1,2,4,...,16384"
+TUNABLE = ("fused_moe", "grouped")
 # What tells one row of the experts benchmark from every other.
 EXPERTS_KEY = ("model", "M", "format", "routing", "seed", "backend", "part", "mode")
-
-
-def add_experts(parser: argparse.ArgumentParser) -> None:
-    """Add what the experts benchmark can vary; lists are separated by commas."""
-    parser.add_argument("--model", default="qwen3-30b-a3b", metavar="LIST", help="presets, or sizes as KxNxExTOPK")
-    parser.add_argument("--m", default=EXPERTS_M, metavar="LIST", help="tokens; 1,2,4,...,64 goes on as it began")
-    parser.add_argument(
-        "--backends",
-        default="all",
-        metavar="LIST",
-        help=f"all that are available and can be captured, or of: {', '.join(plugins.names('experts'))}; NAME@VERSION "
-        "takes one release of a peer",
-    )
-    parser.add_argument(
-        "--routing", default="uniform", metavar="LIST", help="uniform, zipf:S, balanced, hot or replay:FILE"
-    )
-    parser.add_argument("--parts", default="full,w13,w2", metavar="LIST", help=f"of: {', '.join(PARTS)}")
-    parser.add_argument("--modes", default="graph,eager", metavar="LIST", help=f"of: {', '.join(EXPERTS_MODES)}")
-    parser.add_argument("--format", default="bf16", help=f"of: {', '.join(plugins.names('formats'))}")
-    parser.add_argument("--repetitions", type=types.count, default=50, metavar="N", help="timed calls of each variant")
-    parser.add_argument("--seed", type=types.seed, default=0, help="of weights, tokens and routing")
-    parser.add_argument(
-        "--kernels", default="all", choices=("all", "none"), help="whether a profiler reads the kernels"
-    )
-    parser.add_argument(
-        "--patience",
-        type=types.count,
-        default=300,
-        metavar="S",
-        help="seconds after which a backend that hangs is stopped",
-    )
-    parser.add_argument(
-        "--device", default="cuda", choices=("cuda", "cpu"), help="cpu runs Triton's interpreter: for tests only"
-    )
-
-
-_EXPERTS = ("model", "m", "backends", "routing", "parts", "modes", "format", "repetitions", "seed", "kernels")
-
-
-def experts_argv(options: argparse.Namespace) -> list[str]:
-    """Return the options of ``add_experts`` as arguments, those at their default left out."""
-    parser = argparse.ArgumentParser()
-    add_experts(parser)
-    given = ((name, getattr(options, name)) for name in (*_EXPERTS, "patience", "device"))
-    return [part for name, value in given if value != parser.get_default(name) for part in (f"--{name}", str(value))]
 
 
 def listed(text: str, known: tuple[str, ...] = ()) -> list[str]:
@@ -129,8 +37,13 @@ def listed(text: str, known: tuple[str, ...] = ()) -> list[str]:
     return parts
 
 
-def numbers(text: str) -> list[int]:
-    """Return the numbers of a comma-separated list; ``...`` goes on with the ratio of the two before it.
+def numbers(text: str, least: int = 0, most: int = types.TOKENS) -> list[int]:
+    """Return the numbers of a comma-separated list, each once; ``...`` goes on with the ratio of the two before it.
+
+    Args:
+        text: the list.
+        least: the smallest number that may be in it.
+        most: the largest.
 
     Raises:
         UserError: it is no such list.
@@ -140,69 +53,159 @@ def numbers(text: str) -> list[int]:
     try:
         for i, part in enumerate(parts):
             if part != "...":
-                out.append(integer(part, range(types.TOKENS + 1)))
+                out.append(integer(part, range(least, most + 1)))
                 continue
-            last, ratio = integer(parts[i + 1], range(types.TOKENS + 1)), out[-1] // out[-2]
+            last, ratio = integer(parts[i + 1], range(least, most + 1)), out[-1] // out[-2]
             if ratio < 2:
                 raise ValueError("it does not grow")
             while out[-1] * ratio < last:
                 out.append(out[-1] * ratio)
     except (ValueError, IndexError, ZeroDivisionError):
         raise UserError(
-            f"'{one_line(text, 60)}' is no list of tokens from 0 to {types.TOKENS}; write for example 1,16,256 or "
+            f"'{one_line(text, 60)}' is no list of numbers from {least} to {most}; write for example 1,16,256 or "
             "1,2,4,...,16384."
         ) from None
     return list(dict.fromkeys(out))
 
 
-TUNABLE = ("fused_moe", "grouped")
-_TUNE = ("model", "m", "between", "backend", "budget", "format", "routing", "seed", "candidates", "jobs", "patience")
+@dataclass(frozen=True)
+class Option:
+    """One option.
+
+    Attributes:
+        name: of the attribute; the flag is ``--name``.
+        default: as it is typed.
+        about: help.
+        of: type of one value, or what checks a list.
+        metavar: LIST where it is a list.
+        choices: what it may be; empty = anything that ``of`` takes.
+    """
+
+    name: str
+    default: Any
+    about: str
+    of: Callable[[str], Any] = str
+    metavar: str | None = None
+    choices: Sequence[str] = ()
+
+    @property
+    def flag(self) -> str:
+        """As it is typed."""
+        return f"--{self.name.replace('_', '-')}"
+
+    def add(self, parser: argparse.ArgumentParser) -> None:
+        """Add it to a command line."""
+        if self.metavar == "LIST":
+            joined = {"nargs": "+", "action": _Joined, "const": self.of}
+            parser.add_argument(self.flag, default=self.default, metavar="LIST", help=self.about, **joined)  # type: ignore[arg-type]
+        elif self.default is False:
+            parser.add_argument(self.flag, action="store_true", help=self.about)
+        else:
+            more = {"metavar": self.metavar} if self.metavar else {}
+            kind = {"choices": self.choices} if self.choices else {"type": self.of}
+            parser.add_argument(self.flag, default=self.default, help=self.about, **kind, **more)  # type: ignore[arg-type]
 
 
-def add_tune(parser: argparse.ArgumentParser) -> None:
-    """Add what a tuning can vary."""
-    parser.add_argument("--model", default="qwen3-30b-a3b", help="preset, or sizes as KxNxExTOPK")
-    parser.add_argument("--m", default=EXPERTS_M, metavar="LIST", help="tokens; 1,2,4,...,64 goes on as it began")
-    parser.add_argument(
-        "--between",
-        type=types.few,
-        default=4,
-        metavar="N",
-        help="Ms between them at which to judge the keys",
-    )
-    parser.add_argument("--backend", default="fused_moe", choices=TUNABLE, help="whose tiles")
-    parser.add_argument("--budget", default="5m", metavar="TIME", help="when to stop: 90s, 5m or 1h; a rerun goes on")
-    parser.add_argument("--format", default="bf16", help=f"of: {', '.join(plugins.names('formats'))}")
-    parser.add_argument("--routing", default="uniform", metavar="SPEC", help="uniform, zipf:S, balanced, hot")
-    parser.add_argument("--seed", type=types.seed, default=0, help="of weights, tokens and routing")
-    parser.add_argument(
-        "--candidates",
-        type=types.count,
-        default=40,
-        metavar="N",
-        help="tiles per GEMM and block_m to compile",
-    )
-    parser.add_argument(
-        "--jobs",
-        type=types.few,
-        default=0,
-        metavar="N",
-        help="compiling processes; 0 = one a core, at most 16",
-    )
-    parser.add_argument(
-        "--patience", type=types.count, default=120, metavar="S", help="seconds after which a tile counts as hung"
-    )
-    parser.add_argument(
-        "--device", default="cuda", choices=("cuda", "cpu"), help="cpu runs Triton's interpreter: for tests only"
+class _Joined(argparse.Action):
+    """Words that are joined to one list, which is checked where it is typed."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        """Keep the list as text."""
+        text = ",".join(values)
+        try:
+            self.const(text)
+        except UserError as error:
+            raise argparse.ArgumentError(self, str(error)) from None
+        setattr(namespace, self.dest, text)
+
+
+TOKENS = partial(numbers, least=0)
+EXPERTS = partial(numbers, least=1, most=types.EXPERTS)
+ROUTING = "uniform, zipf:S, balanced, hot or replay:FILE"
+REPETITIONS = Option("repetitions", 50, "timed calls of each variant", types.count, "N")
+MODEL = "presets, or sizes as KxNxExTOPK"
+M = Option("m", "1,2,4,...,16384", "tokens", TOKENS, "LIST")
+DEVICE = Option("device", "cuda", "cpu runs Triton's interpreter: for tests only", choices=("cuda", "cpu"))
+
+
+def of(bench: str) -> tuple[Option, ...]:
+    """Return the options of ``align`` (every combination of its lists is measured), ``experts`` or ``tune``."""
+    formats = Option("format", "bf16", f"of: {', '.join(plugins.names('formats'))}")
+    seed = Option("seed", 0, "seed of weights, tokens and routing", types.seed)
+    if bench == "align":
+        return (
+            Option("tokens", "1,4,16,...,65536", "tokens", TOKENS, "LIST"),
+            Option("experts", "128,256", "experts", EXPERTS, "LIST"),
+            Option("topk", "8", "experts per token", EXPERTS, "LIST"),
+            Option("block_m", "64", "rows of a tile", partial(numbers, least=1, most=1024), "LIST"),
+            Option("routing", "uniform", ROUTING, listed, "LIST"),
+            Option("algorithms", "all", f"all that can run here, or of: {_names('align')}", listed, "LIST"),
+            Option("modes", ",".join(ALIGN_MODES), f"of: {', '.join(ALIGN_MODES)}", _modes, "LIST"),
+            Option(
+                "kernels",
+                "all",
+                "where a profiler also reads the kernels of a call: all, none, or tokens",
+                listed,
+                "LIST",
+            ),
+            REPETITIONS,
+            seed,
+            Option("table", False, "also print the medians of the first mode on stderr"),
+        )
+    if bench == "experts":
+        peers = "NAME@VERSION takes one release of a peer"
+        return (
+            Option("model", "qwen3-30b-a3b", MODEL, listed, "LIST"),
+            M,
+            Option("backends", "all", f"all that can run here, or of: {_names('experts')}; {peers}", listed, "LIST"),
+            Option("routing", "uniform", ROUTING, listed, "LIST"),
+            Option("parts", "full,w13,w2", f"of: {', '.join(PARTS)}", partial(listed, known=PARTS), "LIST"),
+            Option(
+                "modes", "graph,eager", f"of: {', '.join(EXPERTS_MODES)}", partial(listed, known=EXPERTS_MODES), "LIST"
+            ),
+            formats,
+            REPETITIONS,
+            seed,
+            Option("kernels", "all", "whether a profiler reads the kernels", choices=("all", "none")),
+            Option("patience", 300, "seconds after which a backend that hangs is stopped", types.count, "S"),
+            DEVICE,
+        )
+    return (
+        Option("model", "qwen3-30b-a3b", "preset, or sizes as KxNxExTOPK"),
+        M,
+        Option("between", 4, "sizes between those of --m at which the nearest key is judged", types.few, "N"),
+        Option("backend", "fused_moe", "whose tiles", choices=TUNABLE),
+        Option("budget", "5m", "time budget: 90s, 5m or 1h; the same command goes on later", metavar="TIME"),
+        formats,
+        Option("routing", "uniform", "uniform, zipf:S, balanced or hot", metavar="SPEC"),
+        seed,
+        Option("candidates", 40, "tiles to compile for each GEMM and block_m", types.count, "N"),
+        Option("jobs", 0, "processes that compile; 0 = one a core, at most 16", types.few, "N"),
+        Option("patience", 120, "seconds after which a tile counts as hung", types.count, "S"),
+        DEVICE,
     )
 
 
-def tune_argv(options: argparse.Namespace) -> list[str]:
-    """Return the options of ``add_tune`` as arguments, those at their default left out."""
-    parser = argparse.ArgumentParser()
-    add_tune(parser)
-    given = ((name, getattr(options, name)) for name in (*_TUNE, "device"))
-    return [part for name, value in given if value != parser.get_default(name) for part in (f"--{name}", str(value))]
+def _names(kind: str) -> str:
+    return ", ".join(plugins.names(kind))
+
+
+_modes = partial(listed, known=ALIGN_MODES)
+
+
+def add(bench: str, parser: argparse.ArgumentParser) -> None:
+    """Add the options of a benchmark to a command line."""
+    for option in of(bench):
+        option.add(parser)
+
+
+def argv(bench: str, options: argparse.Namespace) -> list[str]:
+    """Return the options of a benchmark as arguments, those at their default left out."""
+    given = ((option, getattr(options, option.name)) for option in of(bench))
+    changed = ((option, value) for option, value in given if value != option.default)
+    return [
+        part for option, value in changed for part in ([option.flag] if value is True else [option.flag, str(value)])
+    ]
 
 
 def seconds(text: str) -> float:

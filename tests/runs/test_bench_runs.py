@@ -62,8 +62,7 @@ def test_bench_starts_the_workload_and_keeps_its_rows_as_a_run(child, tmp_path: 
         "moe_lab.gpu",
         "bench-align",
         "--tokens",
-        "1",
-        "4",
+        "1,4",
         "--routing",
         "zipf:1.0",
         "--out",
@@ -128,12 +127,12 @@ def test_bench_says_how_many_rows_have_no_times(child, tmp_path: Path, capfd) ->
 
 def test_bench_process_takes_the_same_options() -> None:
     workload = pytest.importorskip("moe_lab.gpu.__main__", reason="needs the gpu extra", exc_type=ImportError)
-    argv = ["--tokens", "1", "2", "--experts", "8", "--topk", "1", "--block-m", "16", "--kernels", "2", "--table"]
+    argv = ["--tokens", "1,2", "--experts", "8", "--topk", "1", "--block-m", "16", "--kernels", "2", "--table"]
     parser = workload.argparse.ArgumentParser()
-    bench_options.add_align(parser)
+    bench_options.add("align", parser)
     asked = parser.parse_args(argv)
-    assert bench_options.align_argv(asked) == argv
-    child = workload.parser().parse_args(["bench-align", *bench_options.align_argv(asked), "--out", "x"])
+    assert bench_options.argv("align", asked) == argv
+    child = workload.parser().parse_args(["bench-align", *bench_options.argv("align", asked), "--out", "x"])
     assert vars(child).items() >= vars(asked).items()
 
 

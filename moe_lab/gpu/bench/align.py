@@ -21,7 +21,7 @@ from moe_lab.gpu.bench.stages import trace
 from moe_lab.gpu.kernels.nothing import launch_nothing
 from moe_lab.gpu.routing import parse_spec, synthetic
 from moe_lab.spec import plugins
-from moe_lab.spec.bench_options import MODES
+from moe_lab.spec.bench_options import ALIGN_MODES
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.ranges import Mark
 
@@ -57,7 +57,7 @@ def align_rows(
     algorithms: Sequence[str],
     *,
     repetitions: int = 50,
-    modes: Sequence[str] = MODES,
+    modes: Sequence[str] = ALIGN_MODES,
     device: torch.device | str = "cuda",
     kernels: bool = True,
     most_topk: int = 0,
@@ -68,7 +68,7 @@ def align_rows(
         case: the input.
         algorithms: align plugins; those that do not take so many pairs are left out.
         repetitions: timed calls of each variant.
-        modes: of ``MODES``; ``graph`` replays a CUDA graph of one call.
+        modes: of ``ALIGN_MODES``; ``graph`` replays a CUDA graph of one call.
         device: the GPU.
         kernels: whether a profiler also reads the kernels of a call: some 0.1 s a case.
         most_topk: the largest topk that the same M and E are asked for, so that their ids are drawn once.

@@ -10,8 +10,8 @@ import torch
 from moe_lab.gpu.bench import result
 from moe_lab.gpu.routing import parse_spec
 from moe_lab.spec import bench_options, plugins
+from moe_lab.spec.bench_options import listed, numbers
 from moe_lab.spec.errors import UserError
-from moe_lab.spec.guard.entry import integer
 
 
 def add(commands: Any) -> None:
@@ -20,7 +20,7 @@ def add(commands: Any) -> None:
         "bench-align", help="time align algorithms", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     bench.set_defaults(run=run)
-    bench_options.add_align(bench)
+    bench_options.add("align", bench)
     bench.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON lines to write")
 
 
@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     cases = list(align_cases(settings))
     rows: list[dict[str, Any]] = []
     with options.out.open("w") as file, tqdm(cases, unit="case", file=sys.stderr, mininterval=1.0) as bar:
-        arguments = ["bench-align", *bench_options.align_argv(options)]
+        arguments = ["bench-align", *bench_options.argv("align", options)]
         against = result.measured(device, torch.bfloat16)
         result.append(file, [result.header("align", KEY, arguments, settings, device, against)])
         for case in bar:
@@ -66,37 +66,29 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
         raise UserError("No GPU is visible to torch; the align benchmark needs one.")
     if not options.out.resolve().parent.is_dir():
         raise UserError(f"The folder of --out '{options.out}' does not exist; make it first.")
-    names = options.algorithms
+    names = listed(options.algorithms)
     if names == ["all"]:
         names = [name for name in plugins.names("align") if plugins.unavailable("align", name) is None]
     for name in names:
         plugins.load("align", name)
-    for spec in options.routing:
+    settings = {name: numbers(getattr(options, name)) for name in ("tokens", "experts", "topk", "block_m")}
+    if min(settings["topk"]) > max(settings["experts"]):
+        raise UserError("Use topk <= experts.")
+    routings = listed(options.routing)
+    for spec in routings:
         parse_spec(spec)
-    if min(options.topk) > max(options.experts) or options.repetitions < 1 or min(options.tokens) < 0:
-        raise UserError("Use topk <= experts, at least one repetition, and no negative tokens.")
-    return {
-        "tokens": options.tokens,
-        "experts": options.experts,
-        "topk": options.topk,
-        "block_m": options.block_m,
-        "routing": options.routing,
+    named = {
+        "routing": routings,
         "algorithms": names,
-        "modes": options.modes,
+        "modes": listed(options.modes),
         "kernels": _traced(options.kernels),
-        "repetitions": options.repetitions,
-        "seed": options.seed,
     }
+    return {**settings, **named, "repetitions": options.repetitions, "seed": options.seed}
 
 
-def _traced(given: list[str]) -> list[Any]:
+def _traced(given: str) -> list[Any]:
     """Return the tokens at which kernels are read: ``["all"]``, or numbers, none for ``none``."""
-    if given in (["all"], ["none"]):
-        return given if given == ["all"] else []
-    try:
-        return [integer(text, range(2**31)) for text in given]
-    except ValueError:
-        raise UserError(f"--kernels takes all, none or numbers of tokens; not {' '.join(given)}.") from None
+    return {"all": ["all"], "none": []}[given] if given in ("all", "none") else numbers(given)
 
 
 def table(rows: list[dict[str, Any]], mode: str) -> str:

@@ -29,7 +29,7 @@ def add(commands: Any) -> None:
         "bench-experts", help="time experts backends", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     bench.set_defaults(run=run)
-    bench_options.add_experts(bench)
+    bench_options.add("experts", bench)
     bench.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON lines to write")
     bench.add_argument("--state", type=Path, metavar="FILE", help=argparse.SUPPRESS)
 
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     if not options.out.resolve().parent.is_dir():
         raise UserError(f"The folder of --out '{options.out}' does not exist; make it first.")
     _settings(options)
-    lines = supervise.supervise(bench_options.experts_argv(options), options.out, options.patience)
+    lines = supervise.supervise(bench_options.argv("experts", options), options.out, options.patience)
     failed = sum(line.get("error") is not None for line in lines)
     return {"bench": "experts", "rows": len(lines), "failed": failed, "out": options.out.name}
 
@@ -83,17 +83,15 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     routings = listed(options.routing)
     for spec in routings:
         parse_spec(spec)
-    if options.repetitions < 1:
-        raise UserError("Use at least one repetition.")
     gpu = options.device == "cuda"
-    modes = listed(options.modes, bench_options.EXPERTS_MODES)
+    modes = listed(options.modes)
     backends = _backends(options.backends)
     settings = {
         "models": listed(options.model),
         "M": numbers(options.m),
         "routing": routings,
         "backends": backends,
-        "parts": listed(options.parts, bench_options.PARTS),
+        "parts": listed(options.parts),
         "modes": modes if gpu else ["eager"],
         "format": options.format,
         "kernels": options.kernels == "all",
@@ -144,7 +142,7 @@ def _begin(file: Any, settings: dict[str, Any], options: argparse.Namespace, dev
     if known.activation_group:  # a product of the dtype is no roof of quantised factors
         against["roofs"].pop("matmul_flops_per_s", None)
     if file.tell() == 0:
-        arguments = ["bench-experts", *bench_options.experts_argv(options)]
+        arguments = ["bench-experts", *bench_options.argv("experts", options)]
         said = settings | {"releases": {name: _release(name) for name in settings["backends"]}}
         result.append(file, [result.header("experts", bench_options.EXPERTS_KEY, arguments, said, device, against)])
     roofs: dict[str, Any] = against["roofs"]

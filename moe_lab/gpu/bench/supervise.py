@@ -13,22 +13,40 @@ for, which names the one. The supervisor itself never touches the GPU.
 import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from moe_lab.spec.bench_options import EXPERTS_KEY
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard.children import watch
+from moe_lab.spec.guard.entry import read_json
 
 RESTARTS = 40
 ALL = "*"
 
 
+_Told = TypeVar("_Told", bound="Told")
+
+
+class Told:
+    """What a measuring process is told: a dataclass of plain values."""
+
+    @classmethod
+    def read(cls: type[_Told], path: Path) -> _Told:
+        """Return what ``write`` wrote."""
+        return read_json(path, cls, what="what a measuring process is told", then="begin anew with --overwrite")
+
+    def write(self, path: Path) -> None:
+        """Write it for the measuring process."""
+        path.write_text(json.dumps(self.__dict__))
+
+
 @dataclass
-class State:
-    """What the measuring process is told.
+class State(Told):
+    """What the measuring process of the experts benchmark is told.
 
     Attributes:
         left_out: (case or ``"*"``, backend or ``"*"``, reason) of what is not run.
@@ -39,15 +57,6 @@ class State:
     left_out: list[tuple[Any, str, str]] = field(default_factory=list)
     careful: list[Any] = field(default_factory=list)
     no_trace: bool = False
-
-    @classmethod
-    def read(cls, path: Path) -> "State":
-        """Return what ``write`` wrote."""
-        return cls(**json.loads(path.read_text()))
-
-    def write(self, path: Path) -> None:
-        """Write it for the measuring process."""
-        path.write_text(json.dumps(self.__dict__))
 
     def reasons(self, case: Any, backends: Sequence[str]) -> dict[str, str]:
         """Return why backends are not run in a case."""
@@ -100,7 +109,7 @@ def resume(out: Path) -> list[Any]:
     with out.open("r+b") as file:
         file.truncate(whole.rfind(b"\n") + 1)
     rows = _rows(out)
-    return [[row.get(key) for key in ("model", "M", "dtype", "routing", "seed")] for row in rows]
+    return [[row.get(key) for key in EXPERTS_KEY[:5]] for row in rows]
 
 
 def _rows(out: Path) -> list[dict[str, Any]]:
@@ -126,23 +135,56 @@ def supervise(arguments: Sequence[str], out: Path, patience_s: float) -> list[di
         UserError: it stopped with an explained mistake, before it noted anything, or too often.
     """
     out.unlink(missing_ok=True)
-    state_path = out.with_name(f".{out.name}.state")
     state, deaths = State(), Counter[str]()
-    argv = [sys.executable, "-m", "moe_lab.gpu", "bench-experts", *arguments]
+
+    def learn(note: dict[str, Any], died: str) -> bool:
+        what = f"{note['backend'] or 'several backends'}, {note['step']}, case {note['case']}"
+        print(f"\nThe measuring process {died} ({what}); it goes on without that.", file=sys.stderr)  # noqa: T201
+        state.learn(note, died, deaths)
+        return True
+
+    argv = [sys.executable, "-m", "moe_lab.gpu", "bench-experts", *arguments, "--out", str(out)]
+    run_again(argv, state, out, patience_s, learn, "case")
+    return _rows(out)
+
+
+def run_again(
+    argv: Sequence[str],
+    state: Told,
+    out: Path,
+    patience_s: float,
+    learn: Callable[[Any, str], bool],
+    first: str,
+    until_noted: bool = False,
+) -> None:
+    """Run a measuring process until it comes to its end, again after each death.
+
+    Args:
+        argv: its command, to which ``--state`` is added.
+        state: what it is told.
+        out: file that it writes.
+        patience_s: how long its note may stay the same.
+        learn: called with its last note and how it died; changes the state, and returns whether it is run again.
+        first: what it notes at first: case, tile.
+        until_noted: whether to wait for the first note without end.
+
+    Raises:
+        UserError: it stopped with an explained mistake, before it noted anything, or too often.
+    """
+    path = out.with_name(f".{out.name}.state")
+    note = note_path(path)
     try:
         for _ in range(RESTARTS):
-            state.write(state_path)
-            note_path(state_path).unlink(missing_ok=True)
-            died = watch([*argv, "--out", str(out), "--state", str(state_path)], note_path(state_path), patience_s)
+            state.write(path)
+            note.unlink(missing_ok=True)
+            died = watch([*argv, "--state", str(path)], note, patience_s, until_noted=until_noted)
             if died is None:
-                return _rows(out)
-            if not note_path(state_path).exists():
-                raise UserError(f"The measuring process {died} before its first case; see its output above.")
-            note = json.loads(note_path(state_path).read_text())
-            what = f"{note['backend'] or 'several backends'}, {note['step']}, case {note['case']}"
-            print(f"\nThe measuring process {died} ({what}); it goes on without that.", file=sys.stderr)  # noqa: T201
-            state.learn(note, died, deaths)
+                return
+            if not note.exists():
+                raise UserError(f"The measuring process {died} before its first {first}; see its output above.")
+            if not learn(json.loads(note.read_text()), died):
+                return
         raise UserError(f"The measuring process died {RESTARTS} times; the rows up to there are in {out.name}.")
     finally:
-        for path in (state_path, note_path(state_path)):
-            path.unlink(missing_ok=True)
+        for file in (path, note):
+            file.unlink(missing_ok=True)

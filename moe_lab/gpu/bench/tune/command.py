@@ -15,12 +15,13 @@ import torch
 from moe_lab.gpu.bench import result
 from moe_lab.gpu.bench.align import one_line
 from moe_lab.gpu.bench.examine import Weights, refuse
+from moe_lab.gpu.bench.supervise import note_path
 from moe_lab.gpu.bench.tune import candidates, search
 from moe_lab.gpu.bench.tune.case import Case, centres
 from moe_lab.gpu.bench.tune.journal import KEY, Journal
 from moe_lab.gpu.bench.tune.session import Session, State
 from moe_lab.gpu.bench.tune.steps import Budget, compile_all, judge_between, tune_all
-from moe_lab.gpu.bench.tune.supervise import note_path, supervise
+from moe_lab.gpu.bench.tune.supervise import supervise
 from moe_lab.gpu.routing import parse_spec
 from moe_lab.gpu.weights import DTYPES
 from moe_lab.spec import bench_options, plugins
@@ -34,7 +35,7 @@ def add(commands: Any) -> None:
     """Add the subcommand to the parser of ``moe_lab.gpu``."""
     tune = commands.add_parser("tune", help="find tiles", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     tune.set_defaults(run=run)
-    bench_options.add_tune(tune)
+    bench_options.add("tune", tune)
     tune.add_argument("--out", type=Path, metavar="FILE", help="JSON lines to append to")
     tune.add_argument("--until", type=float, help=argparse.SUPPRESS)
     tune.add_argument("--state", type=Path, help=argparse.SUPPRESS)
@@ -55,7 +56,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     if options.state:
         return work(options, settings)
     until = time.time() + bench_options.seconds(options.budget)
-    argv = [sys.executable, "-m", "moe_lab.gpu", "tune", *bench_options.tune_argv(options)]
+    argv = [sys.executable, "-m", "moe_lab.gpu", "tune", *bench_options.argv("tune", options)]
     # A compiling process may use up its own patience, and the note does not change meanwhile.
     supervise([*argv, "--out", str(options.out), "--until", str(until)], options.out, 2 * options.patience + 60, until)
     journal = Journal(options.out)
@@ -70,7 +71,7 @@ def work(options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any
     budget = Budget(time.time(), options.until)
     journal = Journal(options.out)
     if journal.header is None:
-        arguments = ["tune", *bench_options.tune_argv(options)]
+        arguments = ["tune", *bench_options.argv("tune", options)]
         against = result.measured(device, DTYPES[MoEProblem.preset(options.model, 1, options.format).dtype])
         journal.begin(result.header("tune", KEY, arguments, settings, device, against))
     _refuse_strangers(journal, settings)
@@ -85,7 +86,7 @@ def work(options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any
         *(options.backend, options.routing, options.seed, journal, state, noted, device), rounds=rounds, most=most
     )
     middles = search.between(settings["M"], options.between)
-    argv = [sys.executable, "-m", "moe_lab.gpu", "tune", *bench_options.tune_argv(options), "--compiler"]
+    argv = [sys.executable, "-m", "moe_lab.gpu", "tune", *bench_options.argv("tune", options), "--compiler"]
     plans = plan(options, problems, device)
     compile_all(session, problems, plans, argv, options, budget)
     weights = Weights(problems[0], device, options.seed)

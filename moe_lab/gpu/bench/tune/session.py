@@ -4,12 +4,10 @@ A tile's time counts relative to that of the reference measured in the same turn
 processes, after a restart) can be compared although clocks and temperature have changed between them.
 """
 
-import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,11 +15,11 @@ import torch
 from moe_lab.gpu.bench.check import Errors
 from moe_lab.gpu.bench.clock import interleave, quantiles_us
 from moe_lab.gpu.bench.examine import Entry, guard
+from moe_lab.gpu.bench.supervise import Told
 from moe_lab.gpu.bench.tune.case import Case, Step
 from moe_lab.gpu.bench.tune.journal import Journal, Row, key
 from moe_lab.gpu.bench.tune.search import ROUNDS, Key, Pair
 from moe_lab.spec.configs import Sizes, text
-from moe_lab.spec.guard.entry import read_json
 from moe_lab.spec.problem import MoEProblem
 
 Build = Callable[[], tuple[Step, Errors]]
@@ -29,7 +27,7 @@ Clock = Callable[..., tuple[dict[Any, list[float]], Any]]
 
 
 @dataclass
-class State:
+class State(Told):
     """What a measuring process is told of those before it.
 
     Attributes:
@@ -39,15 +37,6 @@ class State:
 
     dead: list[tuple[list[Any], str]] = field(default_factory=list)
     alone: list[list[Any]] = field(default_factory=list)
-
-    @classmethod
-    def read(cls, path: Path) -> "State":
-        """Return what ``write`` wrote."""
-        return read_json(path, cls, what="what a tuning learnt", then="begin anew with --overwrite")
-
-    def write(self, path: Path) -> None:
-        """Write it for the measuring process."""
-        path.write_text(json.dumps(asdict(self)))
 
 
 @dataclass(frozen=True)
