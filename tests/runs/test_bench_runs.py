@@ -74,7 +74,7 @@ def test_bench_starts_the_workload_and_keeps_its_rows_as_a_run(child, tmp_path: 
     assert run.rows()["median_us"].tolist() == [5.0, 9.0]
     assert run.manifest["tool"]["name"] == "moe_lab bench align"
     assert run.manifest["command"] == [
-        *("moe-lab", "bench", "align", "--tokens", "1", "4", "--routing", "zipf:1.0", "--name", "x"),
+        *("moe-lab", "bench", "align", "--tokens", "1,4", "--routing", "zipf:1.0", "--name", "x"),
     ]
     assert run.manifest["rows"]["complete"] is True
     assert run.manifest["gpu"]["sm_count"] == 132
