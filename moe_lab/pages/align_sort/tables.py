@@ -38,7 +38,8 @@ def behind(frame: pd.DataFrame, ours: str) -> Table | Note:
         *heads("rival", label="quickest"),
         *heads("theirs_us"),
         *heads("ours_us", label=ours),
-        *heads("lost_us lost_pct"),
+        *heads("lost_us", digits=2),
+        *heads("lost_pct"),
     ]
     some = f"Every case in which another algorithm is ahead of {ours}, the largest loss first"
     none = f"There is no case in which another algorithm is ahead of {ours}."
@@ -57,8 +58,8 @@ def peers(frame: pd.DataFrame, ours: str, baseline: str) -> Table | Note:
     columns = [
         *_SIZE,
         *heads("baseline_us", label=baseline, group=here),
-        *heads("ours_us", label=ours, group=here),
-        *heads("empty_us speedup speedup_net", group=here),
+        *heads("ours_us", label=ours, digits=1, group=here),
+        *heads("empty_us speedup speedup_net", digits=1, group=here),
         *(Column(key, label, "µs", 1, elsewhere, theirs=True) for key, label in published.ALIGN_PEERS.items()),
     ]
     missing = f"Nothing to show: no size that was also measured elsewhere with both {ours} and {baseline}."
@@ -88,7 +89,8 @@ def _any_odd(frame: pd.DataFrame) -> bool:
 
 def amd() -> Table:
     """Return the published counters of the multi-block align & sort on AMD."""
-    columns = heads("kernel vgprs sgprs active_cus l1_hit_pct coalescing_pct l1_utilisation_pct cycles_k")
+    columns = heads("kernel")
+    columns += heads("vgprs sgprs active_cus l1_hit_pct coalescing_pct l1_utilisation_pct cycles_k", digits=0)
     return Table(published.align_amd(), columns)
 
 
@@ -115,8 +117,10 @@ def counters(frame: pd.DataFrame, missing: str) -> Table | Note:
     columns = [
         *heads("algorithm"),
         *_SIZE,
+        *heads("name step"),
+        *heads("duration_us", digits=2),
         *heads(
-            "name step duration_us cycles_elapsed grid_blocks active_sms registers_per_thread smem_bytes "
+            "cycles_elapsed grid_blocks active_sms registers_per_thread smem_bytes "
             "smem_bank_conflicts l1_hit_pct l2_hit_pct sectors_per_load_request sectors_per_store_request "
             "dram_read_bytes dram_write_bytes stalls"
         ),

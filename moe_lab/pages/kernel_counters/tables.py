@@ -1,5 +1,7 @@
 """Tables of the notebook of kernel counters: a DataFrame in, HTML out."""
 
+from dataclasses import replace
+
 import pandas as pd
 
 from moe_lab.pages.rocprof_compute.tables import glossary
@@ -23,6 +25,7 @@ WORTH_PCT = 10.0  # less than this is within the error of the model
 NONE = "Nothing to show: no run with the kernels of w13 or w2 was read."
 NAMES = {"dram": "DRAM", "l2": "L2", "tensor": "tensor"}
 _WHO = heads("series M stage")
+_GRID, _BLOCK = heads("grid_blocks", label="grid"), heads("block_threads", label="block")
 
 
 def _who(frame: pd.DataFrame) -> list[Column]:
@@ -62,7 +65,8 @@ def kernels(table: pd.DataFrame, limits: pd.DataFrame) -> Table | Note:
         *heads("dram_pct on_chip_pct compute_pct", group=busy, most=100.0),
         *heads("duration_us"),
         *(heads("timeline_us") if "timeline_us" in table else []),
-        *heads("grid_blocks block_threads"),
+        *_GRID,
+        *_BLOCK,
         *heads("sm_throughput_pct mem_throughput_pct", group=counted, bar=100.0),
         *heads("dram_throughput_pct tensor_pipe_pct", group=counted),
         *heads("dram_read_gb l2_sm_gb"),
@@ -77,8 +81,10 @@ def published_counters() -> Table:
     """Return what was published for an L40, marked as others' figures."""
     source = published.L40_COUNTERS
     columns = [
-        *heads("backend M stage duration_us grid_blocks block_threads", theirs=True),
-        *heads("sm_throughput_pct mem_throughput_pct", bar=100.0, theirs=True),
+        *heads("backend M stage", theirs=True),
+        *heads("duration_us", digits=0, theirs=True),
+        *(replace(column, theirs=True) for column in (*_GRID, *_BLOCK)),
+        *heads("sm_throughput_pct mem_throughput_pct", unit="% of its peak", bar=100.0, theirs=True),
     ]
     return Table(published.w13_counters(), columns, f"{source.label}, not measured here: {source.setup}")
 
@@ -154,10 +160,9 @@ def geometry(table: pd.DataFrame) -> Table | Note:
     """
     columns = [
         *_who(table),
-        *heads(
-            "name tile tile_source grid_blocks tiles_computed blocks_empty registers_per_thread smem_bytes "
-            "blocks_per_sm"
-        ),
+        *heads("name tile tile_source"),
+        *_GRID,
+        *heads("tiles_computed blocks_empty registers_per_thread smem_bytes blocks_per_sm"),
         *heads("limiter", label="no more for"),
         *heads("occupancy_achieved_pct waves working_waves last_wave_fill_pct rows_padded rows_useful"),
     ]

@@ -1,6 +1,7 @@
 """Tables of the AMD notebook: a DataFrame in, HTML out."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -37,13 +38,14 @@ GLOSSARY = (
 def align_published() -> Table:
     """Return the published counters of the align kernels on AMD, marked as others' figures."""
     source = published.ALIGN_AMD
+    theirs: dict[str, Any] = {"group": source.label, "digits": 0, "theirs": True}  # as they were published
     columns = [
         *heads("kernel"),
-        *heads(
-            "vgprs sgprs active_cus l1_hit_pct coalescing_pct l1_utilisation_pct cycles_k",
-            group=source.label,
-            theirs=True,
-        ),
+        *heads("vgprs sgprs active_cus", **theirs),
+        *heads("l1_hit_pct", label="vL1D hit rate", **theirs),
+        *heads("coalescing_pct", **theirs),
+        *heads("l1_utilisation_pct", label="vL1D utilisation", **theirs),
+        *heads("cycles_k", **theirs),
     ]
     return Table(published.align_amd(), columns, f"Published, not measured here: {source.setup}.")
 
@@ -63,8 +65,10 @@ def kernels(tables: Mapping[str, pd.DataFrame]) -> Table | Note:
         *heads("registers_per_thread", label="VGPRs"),
         *heads(
             "scalar_registers_per_wave active_cus vl1d_hit_pct vl1d_coalescing_pct vl1d_utilization_pct cycles_k "
-            "median_us launches grid_blocks block_threads xcd_fill_pct accumulation_registers_per_thread"
+            "median_us launches"
         ),
+        *heads("grid_blocks", unit="work-groups"),
+        *heads("block_threads xcd_fill_pct accumulation_registers_per_thread"),
         *heads("smem_bytes", label="LDS", unit="B per group"),
         *heads("wavefront_occupancy valu_pct mfma_pct l2_hit_pct lds_bank_conflict_pct"),
     ]
