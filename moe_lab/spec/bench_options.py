@@ -107,20 +107,37 @@ class Option:
 
 
 class _Joined(argparse.Action):
-    """Words that are joined to one list, which is checked where it is typed."""
+    """Words that are joined to one list, which is checked where it is typed, and kept as text."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        """Keep the list as text."""
+        """Keep the list."""
         text = ",".join(values)
         try:
-            self.const(text)
+            setattr(namespace, self.dest, self.kept(text, self.const(text)))
         except UserError as error:
             raise argparse.ArgumentError(self, str(error)) from None
-        setattr(namespace, self.dest, text)
+
+    def kept(self, text: str, values: Any) -> Any:
+        return text
+
+
+class _Split(_Joined):
+    """The same, kept as values."""
+
+    def kept(self, text: str, values: Any) -> Any:
+        return values
+
+
+def add_list(
+    parser: argparse.ArgumentParser, flag: str, default: str, about: str, of: Callable[[str], Any] = listed
+) -> None:
+    """Add an option that takes a list, as the benchmarks do, and keeps its values."""
+    parser.add_argument(flag, nargs="+", action=_Split, const=of, default=of(default), metavar="LIST", help=about)
 
 
 TOKENS = partial(numbers, least=0)
 EXPERTS = partial(numbers, least=1, most=types.EXPERTS)
+ROWS = partial(numbers, least=1, most=1024)
 ROUTING = "uniform, zipf:S, balanced, hot or replay:FILE"
 REPETITIONS = Option("repetitions", 50, "timed calls of each variant", types.count, "N")
 MODEL = "presets, or sizes as KxNxExTOPK"
@@ -137,7 +154,7 @@ def of(bench: str) -> tuple[Option, ...]:
             Option("tokens", "1,4,16,...,65536", "tokens", TOKENS, "LIST"),
             Option("experts", "128,256", "experts", EXPERTS, "LIST"),
             Option("topk", "8", "experts per token", EXPERTS, "LIST"),
-            Option("block_m", "64", "rows of a tile", partial(numbers, least=1, most=1024), "LIST"),
+            Option("block_m", "64", "rows of a tile", ROWS, "LIST"),
             Option("routing", "uniform", ROUTING, listed, "LIST"),
             Option("algorithms", "all", f"all that can run here, or of: {_names('align')}", listed, "LIST"),
             Option("modes", ",".join(ALIGN_MODES), f"of: {', '.join(ALIGN_MODES)}", _modes, "LIST"),

@@ -14,6 +14,7 @@ import torch
 from moe_lab.gpu.routing import SPECS, parse_spec, synthetic
 from moe_lab.gpu.workloads.window import cache_flush, profiler_window, range_api
 from moe_lab.spec import plugins, ranges
+from moe_lab.spec.bench_options import EXPERTS, ROWS, TOKENS, add_list
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard import options as types
 
@@ -24,13 +25,11 @@ def add(commands: Any) -> None:
         "align", help="call align algorithms", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     align.set_defaults(run=run)
-    align.add_argument(
-        "--algorithms", nargs="+", default=["auto"], metavar="NAME", help=f"of: {', '.join(plugins.names('align'))}"
-    )
-    align.add_argument("--tokens", type=types.tokens, nargs="+", default=[16, 1024, 16384], metavar="M", help="tokens")
-    align.add_argument("--experts", type=types.experts, nargs="+", default=[256], metavar="E", help="experts")
-    align.add_argument("--topk", type=types.experts, nargs="+", default=[8], metavar="N", help="experts per token")
-    align.add_argument("--block-m", type=types.rows, nargs="+", default=[64], metavar="ROWS", help="rows of a tile")
+    add_list(align, "--algorithms", "auto", f"of: {', '.join(plugins.names('align'))}")
+    add_list(align, "--tokens", "16,1024,16384", "tokens", TOKENS)
+    add_list(align, "--experts", "256", "experts", EXPERTS)
+    add_list(align, "--topk", "8", "experts per token", EXPERTS)
+    add_list(align, "--block-m", "64", "rows of a tile", ROWS)
     align.add_argument("--routing", default="uniform", help=SPECS)
     align.add_argument("--iterations", type=types.count, default=5, help="calls of each algorithm and size")
     align.add_argument("--seed", type=types.seed, default=0, help="of the routing")

@@ -22,6 +22,7 @@ from moe_lab.gpu.routing import SPECS, parse_spec, synthetic
 from moe_lab.gpu.weights import expert_weights, tokens
 from moe_lab.gpu.workloads.window import cache_flush, profiler_window, range_api
 from moe_lab.spec import plugins, ranges
+from moe_lab.spec.bench_options import TOKENS, add_list
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard import options as types
 from moe_lab.spec.guard.entry import integer
@@ -47,11 +48,9 @@ def add(commands: Any) -> None:
     )
     experts.set_defaults(run=run)
     experts.add_argument("--model", default="qwen3-30b-a3b", help=f"preset: {', '.join(MODELS)}; or KxNxExTOPK")
-    experts.add_argument("--m", type=types.tokens, nargs="+", default=[16, 128, 1024, 8192], metavar="M", help="tokens")
-    experts.add_argument(
-        "--backend", nargs="+", default=["fused_moe"], help=f"of: {', '.join(plugins.names('experts'))}"
-    )
-    experts.add_argument("--tiles", nargs="+", default=[AUTO], metavar="TILES", help=TILES)
+    add_list(experts, "--m", "16,128,1024,8192", "tokens", TOKENS)
+    add_list(experts, "--backend", "fused_moe", f"of: {', '.join(plugins.names('experts'))}")
+    add_list(experts, "--tiles", AUTO, TILES)
     experts.add_argument(
         "--split", action="store_true", help="w13 and w2 as launches of their own, where one does both"
     )
