@@ -15,6 +15,7 @@ from moe_lab.analysis.amd import evaluation
 from moe_lab.analysis.amd import memory as amd_memory
 from moe_lab.pages import load
 from moe_lab.pages.rocprof_compute import findings, plots, tables
+from moe_lab.pages.show import provenance
 from moe_lab.report import build
 from moe_lab.runs.parse import parse_report
 from moe_lab.spec import published
@@ -294,7 +295,7 @@ def test_notebook_without_runs_says_that_its_figures_are_published(tmp_path, mon
     assert sentence.startswith("Only published figures are shown")
     assert "330" in sentence
     assert tables.kernels({}).sentence.startswith("No run of rocprof-compute is shown")
-    assert "published by others" in tables.provenance([]).html()
+    assert "published by others" in provenance.of([], published.ALIGN_AMD).html()
 
 
 def test_notebook_takes_the_counted_runs_of_profiles_and_says_so(tmp_path, monkeypatch):
@@ -303,10 +304,10 @@ def test_notebook_takes_the_counted_runs_of_profiles_and_says_so(tmp_path, monke
     runs.import_report(tmp_path / "w", "counted", manifest={"tool": {"name": "rocprof-compute", "version": "3.4.0"}})
     [one] = load.amd_counts("")
     assert (one.name, one.given, one.gpu) == ("mi300x/counted", False, "MI300X")
-    assert "measured; run in profiles/" in tables.provenance([one]).html()
+    assert "measured; run in profiles/" in provenance.of([one]).html()
     both = load.amd_counts(f"{tmp_path / 'w'},{tmp_path / 'w'}")
     assert [b.name for b in both] == ["w (1)", "w (2)"]
-    assert "measured; folder given" in tables.provenance(both).html()
+    assert "measured; report or folder given" in provenance.of(both).html()
     with pytest.raises(UserError, match="matches 'nothing'"):
         load.amd_counts("", "nothing")
 

@@ -16,6 +16,7 @@ from moe_lab.analysis import gpus
 from moe_lab.analysis.captures import Captures
 from moe_lab.pages import load
 from moe_lab.pages.kernel_counters import findings, plots, tables
+from moe_lab.pages.show import provenance
 from moe_lab.spec.ranges import root_name
 
 DATA = checkout.DATA / "rocprof-compute"
@@ -198,7 +199,7 @@ def test_runs_of_one_name_are_told_apart_and_no_sentence_holds_a_path(profiles):
     assert [*found.named_runs()] == ["MI300X_A1", "MI300X_A1 (2)", "experts_counters_fused_moe"]
     assert found.missing[0].startswith("There is no run 'gone'; `moe-lab capture")
     assert str(profiles) not in " ".join([*found.notes, *found.missing])
-    assert tables.provenance(found.named_runs()).html().count("AMD Instinct MI300X") == 2
+    assert provenance.table(found.named_runs()).html().count("AMD Instinct MI300X") == 2
 
 
 def test_runs_without_a_gpu_name_are_not_taken_for_one_gpu(profiles):

@@ -5,7 +5,7 @@ from launches_fixture import phase
 from moe_lab.analysis import kernels
 from moe_lab.analysis.floors import floors
 from moe_lab.pages.layer_breakdown import tables as page
-from moe_lab.pages.show import mime, tables
+from moe_lab.pages.show import mime, provenance, tables
 
 
 def cells(markup: str) -> list[list[str]]:
@@ -64,17 +64,17 @@ def test_kernels_shows_the_launch_geometry() -> None:
 
 
 def test_provenance_names_gpu_tool_and_what_was_left_out() -> None:
-    shown = page.provenance([phase()])
+    shown = provenance.of([phase()])
     rows = dict(cells(shown.html())[1:])
     assert rows["GPU"] == "NVIDIA H200, 132 SMs, 140 GiB"
-    assert rows["Profiler"] == "nsys 2025.3.2"
+    assert rows["Tool"] == "nsys 2025.3.2"
     assert rows["Left out of the run"] == "Environment variables were dropped."
     card = shown._repr_mimebundle_()[mime.PROVENANCE][0]
     assert card == {"phase": "decode", "run": "h200/tiny_decode", "gpu": "H200", "date": "2026-05-12T10:11:12+00:00"}
 
 
 def test_provenance_leaves_out_facts_that_no_run_states() -> None:
-    rows = dict(cells(page.provenance([phase(gpu=None, versions=None, workload=None)]).html())[1:])
+    rows = dict(cells(provenance.of([phase(gpu=None, versions=None, workload=None)]).html())[1:])
     assert "Driver" not in rows
     assert "Workload" not in rows
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pandas as pd
 
 from moe_lab.pages.rocprof_compute.tables import glossary
-from moe_lab.pages.show.notes import Note, or_note, provenance, roofs
+from moe_lab.pages.show.notes import Note, or_note, roofs
 from moe_lab.pages.show.tables import Column, Table, heads
 from moe_lab.spec import published
 
@@ -15,7 +15,6 @@ __all__ = [
     "glossary",
     "kernels",
     "other_tiles",
-    "provenance",
     "published_counters",
     "roofs",
     "traffic",

@@ -1,84 +1,11 @@
 """Tables of the layer breakdown: ranges, top kernels, floors of the expert GEMMs, and what was measured."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import pandas as pd
 
 from moe_lab.analysis import phases as layer
 from moe_lab.analysis.phases import Phase
-from moe_lab.pages.show import mime
 from moe_lab.pages.show.tables import Column, Table, heads
 from moe_lab.spec import published
-
-
-def provenance(phases: Sequence[Phase]) -> Table:
-    """Return what was measured, on what, with what: one row a fact, one column a phase.
-
-    Args:
-        phases: one run a phase.
-    """
-    facts = [_facts(p) for p in phases]
-    frame = pd.DataFrame(
-        [{"fact": key, **{p.name: f[key] for p, f in zip(phases, facts, strict=True)}} for key in facts[0]]
-    )
-    frame = frame[frame[[p.name for p in phases]].notna().any(axis=1)]
-    cards = [
-        {
-            "phase": p.name,
-            "run": p.run.manifest.get("name"),
-            "gpu": layer.gpu_name(p),
-            "date": p.run.manifest.get("date"),
-        }
-        for p in phases
-    ]
-    columns = [*heads("fact"), *(Column(p.name, p.name, wrap=True) for p in phases)]
-    return Table(frame, columns, extra={mime.PROVENANCE: cards})
-
-
-def _facts(phase: Phase) -> dict[str, str | None]:
-    manifest = phase.run.manifest
-    gpu, versions, tool = layer.gpu_facts(phase), manifest.get("versions") or {}, manifest.get("tool") or {}
-    memory = gpu.get("memory_bytes")
-    hardware = [gpu.get("name"), f"{gpu['sm_count']} SMs" if gpu.get("sm_count") else None]
-    hardware.append(f"{memory / 2**30:.0f} GiB" if memory else None)
-    stack = [f"{name} {versions[name]}" for name in ("cuda", "torch", "triton", "moe_lab") if versions.get(name)]
-    command = manifest.get("command")
-    return {
-        "Run": manifest.get("name"),
-        "GPU": _joined(hardware),
-        "Driver": versions.get("driver"),
-        "Software": _joined(stack),
-        "Profiler": _joined([tool.get("name"), tool.get("version")], " "),
-        "Captured": str(manifest.get("date") or "")[:16].replace("T", " ") or None,
-        "Workload": _workload(manifest.get("workload") or {}),
-        "Command": " ".join(command) if isinstance(command, list) else command,
-        "Left out of the run": " ".join(manifest.get("redacted") or []) or None,
-    }
-
-
-def _joined(parts: Sequence[Any], by: str = ", ") -> str | None:
-    return by.join(str(p) for p in parts if p) or None
-
-
-def _workload(workload: dict[str, Any]) -> str | None:
-    keys = (
-        "model",
-        "phase",
-        "M",
-        "batch",
-        "input_len",
-        "context",
-        "format",
-        "dtype",
-        "backend",
-        "align",
-        "routing",
-        "iterations",
-    )
-    stated = [f"{k} {workload[k]}" for k in keys if workload.get(k) is not None]
-    launch = {True: "CUDA graph", False: "no CUDA graph"}.get(workload.get("graph"))  # type: ignore[arg-type]
-    return _joined([*stated, launch])
 
 
 def ranges(phase: Phase) -> Table:

@@ -7,7 +7,6 @@ import pandas as pd
 
 from moe_lab.analysis import amd
 from moe_lab.analysis.amd.runs import Counted
-from moe_lab.pages.show import mime
 from moe_lab.pages.show.notes import Note, Tall
 from moe_lab.pages.show.tables import Column, Table, heads
 from moe_lab.spec import published
@@ -128,27 +127,3 @@ def glossary() -> Table:
     """Return which word of AMD's stands for which of NVIDIA's, and what moe_lab calls both."""
     frame = pd.DataFrame(GLOSSARY, columns=["nvidia", "amd", "ours"])
     return Table(frame, heads("nvidia amd ours"))
-
-
-def provenance(shown: Sequence[Counted]) -> Table:
-    """Return what is shown and where it comes from: one row a source, published figures among them.
-
-    Args:
-        shown: the runs.
-    """
-    source = published.ALIGN_AMD
-    rows = [{"what": source.label, "kind": "published by others", "gpu": "MI100 and later", "how": source.setup}]
-    for one in shown:
-        tool, machine = one.run.manifest.get("tool") or {}, one.launches.meta["machine"]
-        version = f" {tool['version']}" if tool.get("version") else ""
-        cus, dies = machine.get("cu_per_gpu"), machine.get("num_xcd")
-        gpu = ", ".join(
-            [one.gpu, *([f"{cus:.0f} CUs"] if cus else []), *([f"{dies:.0f} dies"] if dies and dies > 1 else [])]
-        )
-        how = f"rocprof-compute{version}, {one.launches.meta['schema']}"
-        kind = "measured; folder given" if one.given else "measured; run in profiles/"
-        rows.append({"what": one.name, "kind": kind, "gpu": gpu, "how": how})
-    columns = [*heads("what", label="figures"), *heads("kind gpu")]
-    columns.append(Column("how", "made with", wrap=True))
-    cards = [{"phase": "counters", "run": r.name, "gpu": r.gpu, "date": r.run.manifest.get("date")} for r in shown]
-    return Table(pd.DataFrame(rows), columns, extra={mime.PROVENANCE: cards} if cards else {})

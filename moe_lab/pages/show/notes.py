@@ -1,16 +1,12 @@
-"""What stands where a table or figure would be, long tables, and where the numbers of a page come from."""
+"""What stands where a table or figure would be, long tables, and the table of roofs."""
 
 import html
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
-from moe_lab.analysis.roofs import of_kind, of_run
-from moe_lab.pages.show import mime
-from moe_lab.pages.show.tables import Column, Table, heads
-from moe_lab.runs import Run
+from moe_lab.pages.show.tables import Table, heads
 
 
 class Note:
@@ -73,55 +69,3 @@ def roofs(known: pd.DataFrame) -> Table | Note:
         *heads("run", label="value of"),
     ]
     return or_note(shown, Table(shown, columns), "No roof of this GPU was measured, so there is no bound.")
-
-
-def provenance(runs: dict[str, Run | None]) -> Table | Note:
-    """Return what was measured, on what, with what: one row a fact, one column a run.
-
-    Args:
-        runs: what each is for -> run, None if there is none.
-    """
-    there = {what: run for what, run in runs.items() if run is not None}
-    facts = {what: _facts(run) for what, run in there.items()}
-    names = list(dict.fromkeys(fact for own in facts.values() for fact in own))
-    rows = [{"fact": fact, **{what: own.get(fact) for what, own in facts.items()}} for fact in names]
-    frame = pd.DataFrame(rows, columns=["fact", *facts])
-    frame = frame[frame[list(facts)].notna().any(axis=1)] if facts else frame
-    cards = [
-        {
-            "phase": what,
-            "run": run.manifest.get("name"),
-            "gpu": (run.manifest.get("gpu") or {}).get("name"),
-            "date": run.manifest.get("date"),
-        }
-        for what, run in there.items()
-    ]
-    columns = [*heads("fact"), *(Column(what, what, wrap=True) for what in facts)]
-    return or_note(frame, Table(frame, columns, extra={mime.PROVENANCE: cards}), "No run was read.")
-
-
-def _roof(kind: str, value: float) -> str:
-    what, unit = ROOFS[kind]
-    return f"{what} {value / 1e12:.2f} {unit.partition(',')[0]}"
-
-
-def _facts(run: Run) -> dict[str, str | None]:
-    manifest = run.manifest
-    gpu, versions, tool = (manifest.get(key) or {} for key in ("gpu", "versions", "tool"))
-    rows = manifest.get("rows")
-    stack: Sequence[str] = [f"{n} {versions[n]}" for n in ("cuda", "torch", "triton", "moe_lab") if versions.get(n)]
-    command = manifest.get("command")
-    own = {kind: found for kind in ROOFS if (found := of_kind(of_run(run), kind))}
-    return {
-        "Run": manifest.get("name"),
-        "GPU": gpu.get("name"),
-        "Roofs in the run": ", ".join(_roof(kind, one["value"]) for kind, one in own.items()) or None,
-        "Driver": versions.get("driver"),
-        "Software": ", ".join(stack) or None,
-        "Tool": " ".join(str(p) for p in (tool.get("name"), tool.get("version")) if p) or None,
-        "Measured": str(manifest.get("date") or "")[:16].replace("T", " ") or None,
-        "Rows": f"{rows['count']:,}, {rows['failed']:,} of them failed" if rows else None,
-        "Came to its end": {True: "yes", False: "no"}.get(rows["complete"]) if rows else None,
-        "Command": " ".join(command) if isinstance(command, list) else command,
-        "Left out of the run": " ".join(manifest.get("redacted") or []) or None,
-    }

@@ -1,0 +1,135 @@
+"""Where the numbers of a page come from: the one table that every notebook ends with."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import pandas as pd
+
+from moe_lab.analysis.captures import short_gpu
+from moe_lab.analysis.roofs import of_kind, of_run
+from moe_lab.pages.show import mime
+from moe_lab.pages.show.notes import ROOFS, Note, or_note
+from moe_lab.pages.show.tables import Column, Table, heads
+from moe_lab.runs import Run, profiles_root
+from moe_lab.spec.launches import Launches
+from moe_lab.spec.published import Source
+
+_STATED = (
+    *("model", "phase", "M", "batch", "input_len", "context", "format", "dtype", "backend", "align", "routing"),
+    "iterations",
+)
+
+
+class Seen(Protocol):
+    """What a page looks at: a run, the name it has there, and its launches."""
+
+    @property
+    def name(self) -> str:
+        """As shown."""
+
+    @property
+    def run(self) -> Run:
+        """Where it comes from."""
+
+    @property
+    def launches(self) -> Launches:
+        """What its report says."""
+
+
+def of(seen: Sequence[Seen], *published: Source) -> Table | Note:
+    """Return ``table`` of runs whose reports were read.
+
+    Args:
+        seen: such as the phases of a layer.
+        published: sources of figures that others measured, a column each.
+    """
+    return table({one.name: one.run for one in seen}, {one.name: one.launches.meta for one in seen}, published)
+
+
+def table(
+    runs: Mapping[str, Run | None],
+    metas: Mapping[str, Mapping[str, Any]] | None = None,
+    published: Sequence[Source] = (),
+) -> Table | Note:
+    """Return what was measured, on what, with what: one row a fact, one column a run.
+
+    Args:
+        runs: what each is for -> run, None if there is none.
+        metas: what the reports of some of them say (``Launches.meta``).
+        published: sources of figures that others measured, a column each.
+    """
+    there = {what: run for what, run in runs.items() if run is not None}
+    told = {what: (metas or {}).get(what) or {} for what in there}
+    facts = {what: _facts(run, told[what]) for what, run in there.items()}
+    facts |= {source.label: {"Figures": "published by others", "Workload": source.setup} for source in published}
+    names = list(dict.fromkeys(fact for own in facts.values() for fact in own))
+    rows = [{"fact": fact, **{what: own.get(fact) for what, own in facts.items()}} for fact in names]
+    frame = pd.DataFrame(rows, columns=["fact", *facts])
+    frame = frame[frame[list(facts)].notna().any(axis=1)] if facts else frame
+    cards = [
+        {
+            "phase": what,
+            "run": run.manifest.get("name"),
+            "gpu": short_gpu(_gpu(run, told[what]).get("name")),
+            "date": run.manifest.get("date"),
+        }
+        for what, run in there.items()
+    ]
+    columns = [*heads("fact"), *(Column(what, what, wrap=True) for what in facts)]
+    extra = {mime.PROVENANCE: cards} if cards else {}
+    return or_note(frame, Table(frame, columns, extra=extra), "No run was read.")
+
+
+def _gpu(run: Run, meta: Mapping[str, Any]) -> dict[str, Any]:
+    return {**(meta.get("gpu") or {}), **(run.manifest.get("gpu") or {})}
+
+
+def _facts(run: Run, meta: Mapping[str, Any]) -> dict[str, str | None]:
+    manifest = run.manifest
+    versions, tool, rows = manifest.get("versions") or {}, manifest.get("tool") or {}, manifest.get("rows")
+    command = manifest.get("command")
+    own = {kind: found for kind in ROOFS if (found := of_kind(of_run(run), kind))}
+    kept = run.path.resolve().is_relative_to(profiles_root().resolve())
+    return {
+        "Run": manifest.get("name"),
+        "Figures": f"measured; {'run in profiles/' if kept else 'report or folder given'}",
+        "GPU": _hardware(_gpu(run, meta), meta.get("machine") or {}),
+        "Roofs in the run": _joined([_roof(kind, one["value"]) for kind, one in own.items()]),
+        "Driver": versions.get("driver"),
+        "Software": _joined([f"{n} {versions[n]}" for n in ("cuda", "torch", "triton", "moe_lab") if versions.get(n)]),
+        "Tool": _joined([tool.get("name"), tool.get("version")], " "),
+        "Measured": str(manifest.get("date") or "")[:16].replace("T", " ") or None,
+        "Workload": _workload(manifest.get("workload") or {}),
+        "Rows": f"{rows['count']:,}, {rows['failed']:,} of them failed" if rows else None,
+        "Came to its end": {True: "yes", False: "no"}.get(rows["complete"]) if rows else None,
+        "Command": " ".join(command) if isinstance(command, list) else command,
+        "Left out of the run": " ".join(manifest.get("redacted") or []) or None,
+    }
+
+
+def _hardware(gpu: Mapping[str, Any], machine: Mapping[str, Any]) -> str | None:
+    """Return a GPU's name and sizes.
+
+    Args:
+        gpu: what run and report say of it.
+        machine: what rocprof-compute says of an AMD GPU; empty for any other.
+    """
+    units, memory, dies = gpu.get("sm_count"), gpu.get("memory_bytes"), machine.get("num_xcd") or 1
+    sizes = [f"{units:.0f} {'CUs' if machine else 'SMs'}" if units else None]
+    sizes += [f"{dies:.0f} dies" if dies > 1 else None, f"{memory / 2**30:.0f} GiB" if memory else None]
+    return _joined([gpu.get("name"), *sizes])
+
+
+def _roof(kind: str, value: float) -> str:
+    what, unit = ROOFS[kind]
+    return f"{what} {value / 1e12:.2f} {unit.partition(',')[0]}"
+
+
+def _workload(workload: Mapping[str, Any]) -> str | None:
+    stated = [f"{key} {workload[key]}" for key in _STATED if workload.get(key) is not None]
+    launch = {True: "CUDA graph", False: "no CUDA graph", None: None}[workload.get("graph")]
+    return _joined([*stated, launch])
+
+
+def _joined(parts: Sequence[Any], by: str = ", ") -> str | None:
+    return by.join(str(part) for part in parts if part) or None
