@@ -59,6 +59,15 @@ def test_the_tree_that_the_readme_draws_is_the_tree() -> None:
     assert drawn == {p.relative_to(PACKAGE).as_posix() for p in folders}
 
 
+def test_no_file_is_long_and_nine_functions_of_ten_are_short() -> None:
+    trees = {path: ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py")}
+    long = [str(path.relative_to(PACKAGE)) for path in trees if len(path.read_text().splitlines()) > 250]
+    assert not long, f"more than 250 lines: {long}"
+    functions = [n for tree in trees.values() for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)]
+    lengths = sorted(f.end_lineno - f.lineno + 1 for f in functions)
+    assert lengths[len(lengths) * 9 // 10] <= 27
+
+
 def test_tests_mirror_the_package() -> None:
     folders = {p.name for p in Path(__file__).parent.iterdir() if p.is_dir()} - {"__pycache__", "builders", "samples"}
     assert folders == {*GPU_HALF, *HOST_HALF}
