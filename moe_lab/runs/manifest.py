@@ -25,7 +25,13 @@ def build(
     gpu = meta["gpu"] or {}
     facts = {k: gpu.get(k) for k in ("name", "sm_count", "memory_bytes", "compute_capability")}
     workload = given.get("workload")
-    versions = {"driver": meta["driver"], "cuda": meta["cuda"], "torch": None, "triton": None, "moe_lab": __version__}
+    versions = {
+        "driver": meta.get("driver"),
+        "cuda": meta.get("cuda"),
+        "torch": None,
+        "triton": None,
+        "moe_lab": __version__,
+    }
     command = list(given.get("command") or [])
     if command:
         dropped = [

@@ -153,6 +153,9 @@ def load(kind: str, name: str) -> ModuleType:
     path = _sources(kind)[name]
     if path.is_relative_to(PACKAGE):
         return importlib.import_module(f"moe_lab.{FOLDERS[kind].replace('/', '.')}.{name}")
+    from moe_lab.spec import contract
+
+    contract.check(kind, name)
     return _outside(f"moe_lab_plugin_{kind}.{name}", path)
 
 

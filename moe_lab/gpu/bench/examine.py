@@ -179,12 +179,15 @@ def _padded(backend: Any, problem: MoEProblem, topk_ids: Tensor) -> int | None:
 
 
 def refuse(name: str, info: dict[str, Any], problem: MoEProblem, device: torch.device) -> None:
-    """Raise UserError where a backend's INFO does not have the problem's format or activation."""
+    """Raise UserError where a backend's INFO does not have the problem's format, activation or sizes."""
     formats = info.get("cpu_formats", info["formats"]) if device.type == "cpu" else info["formats"]
     if problem.format not in formats:
         raise UserError(f"{name} does not take {problem.format} here, only: {', '.join(formats) or 'nothing'}.")
     if problem.activation not in info["activations"]:
         raise UserError(f"{name} has no activation {problem.activation}, only: {', '.join(info['activations'])}.")
+    multiple = info.get("multiple_of", 1)
+    if problem.K % multiple or problem.N % multiple:
+        raise UserError(f"{name} takes K and N that are multiples of {multiple}, not {problem.K} and {problem.N}.")
 
 
 def _compare(name: str, oracle: Oracle, y: Tensor, entry: Entry, tf32: bool) -> None:
