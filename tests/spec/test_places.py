@@ -141,7 +141,7 @@ def test_a_failure_after_the_command_keeps_and_names_the_raw_report(fault, tmp_p
     with pytest.raises((UserError, KeyboardInterrupt), match="is kept as it came") as error:  # noqa: PT012, SIM117
         with _work.prepared("h200/x", tmp_path / "p", False) as work:
             report = work.folder / "report.sqlite"
-            assert work.run([sys.executable, "-c", f"open({str(report)!r}, 'w').write('raw')"]) == 0
+            work.run([sys.executable, "-c", f"open({str(report)!r}, 'w').write('raw')"], "a profiler")
             work.keep(report, {})
     assert str(work.folder) in str(error.value)
     assert report.read_text() == "raw"
