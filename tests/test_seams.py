@@ -44,7 +44,9 @@ def process(plugin: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("kind", plugins.FOLDERS)
 def test_every_plugin_keeps_the_contract_of_its_kind(kind):
     for name in plugins.names(kind):
-        assert contract.check(kind, name)["about"]
+        contract.check(kind, name, plugins.info(kind, name))
+        if plugins.unavailable(kind, name) is None:
+            contract.check_names(kind, name, plugins.load(kind, name))
 
 
 def test_an_experts_backend_is_one_file(recipe, tmp_path):
@@ -165,6 +167,13 @@ def test_an_entry_point_adds_a_plugin(tmp_path):
     assert (done.returncode, done.stdout) == (0, "hello world\n"), done.stderr
 
 
+def test_a_wrong_info_is_refused_where_plugins_are_listed(recipe, capsys):
+    path = recipe("experts backend")
+    path.write_text(path.read_text().replace('"formats": ["fp32", "bf16"]', '"formats": 3'))
+    assert cli.main(["--plugin", str(path), "backends"]) == 2
+    assert "needs formats to be a list" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -175,10 +184,22 @@ def test_an_entry_point_adds_a_plugin(tmp_path):
         ("INFO = {\n", "is no plugin that can be read (SyntaxError)"),
         ("INFO = {'kind': 'cli', 'about': 'x', 'colour': 1}\n", "has no use for colour"),
         ("INFO = {'kind': 'cli', 'about': 1}\n", "needs about to be a str"),
+        ("INFO = {'kind': 'cli', 'about': 'x'}\n", "has no 'add'"),
         ("INFO = {'kind': 'cli', 'about': 'x'}\n1 / 0\n", "fails when it is loaded (ZeroDivisionError"),
         ("INFO = {'kind': 'cli', 'about': 'x'}\n", "There already is a plugin of cli called 'doctor'"),
     ],
-    ids=["missing", "no-info", "no-kind", "no-literal", "no-python", "unknown-key", "wrong-type", "broken", "clash"],
+    ids=[
+        "missing",
+        "no-info",
+        "no-kind",
+        "no-literal",
+        "no-python",
+        "unknown-key",
+        "wrong-type",
+        "no-name",
+        "broken",
+        "clash",
+    ],
 )
 def test_a_plugin_that_cannot_be_is_one_sentence(recipe, tmp_path, capsys, text, said):
     path = tmp_path / ("doctor.py" if said.startswith("There already") else "newcomer.py")

@@ -93,6 +93,7 @@ def breakdown(
     rows = np.flatnonzero(code >= 0)
     frame = _instances(inside, rows).assign(code=code[rows])
     grouped = frame.groupby("code", sort=True)
+    # Medians of instances are what a layer takes; the share is of totals, so that rows of one depth add up to the root.
     out = grouped[list(PER_INSTANCE)].median()
     out.insert(0, "instances", grouped.size())
     out["total_kernel_sum_ms"] = grouped["kernel_sum_ms"].sum()
@@ -143,6 +144,7 @@ def _coverage(tree: Tree) -> Coverage:
     inside = tree.operation_root >= 0
     in_root = int(duration[inside].sum())
     stages = tree.stages()
+    # Copies have no part in the shares: the time of kernels is what the rows show.
     staged = inside & (stages[np.where(inside, tree.range_id, 0)] >= 0) if len(stages) else inside
     marked = bool((stages >= 0).any())
     graph = tree.graph & tree.kernel
@@ -179,7 +181,7 @@ def _instances(inside: Times, rows: Ints) -> pd.DataFrame:
 
 def _unattributed(tree: Tree, spread: bool) -> pd.DataFrame:
     """Return the last row: kernels directly in a root, or, without roots, in no range."""
-    if tree.whole:
+    if tree.whole:  # one made range around what lies in none, so that the same code gives its times
         zero, none = np.zeros(1, np.int64), np.zeros(0, np.int64)
         one = replace(
             tree,
@@ -209,7 +211,7 @@ def _tree_order(tree: Tree, code: Ints, rows: Ints, first: Ints) -> list[int]:
     inner = rows[tree.root[rows] != rows]
     parent[code[inner]] = code[tree.parent[inner]]
     children: dict[int, list[int]] = {}
-    for own in np.argsort(first, kind="stable")[::-1].tolist():
+    for own in np.argsort(first, kind="stable")[::-1].tolist():  # the last first: a stack gives them back in order
         children.setdefault(int(parent[own]), []).append(own)
     order, stack = [], children.get(-1, [])
     while stack:

@@ -92,12 +92,14 @@ def fit(limits: Limits, block_threads: int, registers_per_thread: int, smem_byte
         smem_bytes: static and dynamic shared memory a block.
     """
     warps = math.ceil(block_threads / WARP_THREADS)
+    # Registers are given to whole warps, in units, and from the quarter of the SM that the warp runs on.
     per_warp = max(1, math.ceil(registers_per_thread * WARP_THREADS / REGISTER_UNIT)) * REGISTER_UNIT
     by = {
         "registers": limits.registers // PARTS // per_warp * PARTS // warps,
         "warps": limits.warps // warps,
         "sm": limits.blocks,
     }
+    # The driver keeps some shared memory of every block for itself, and gives it in units.
     asked = math.ceil((smem_bytes + limits.reserved_smem_bytes) / SMEM_UNIT_BYTES) * SMEM_UNIT_BYTES
     if asked:
         by["smem"] = limits.smem_bytes // asked
@@ -106,7 +108,7 @@ def fit(limits: Limits, block_threads: int, registers_per_thread: int, smem_byte
 
 def last_wave_fill_pct(grid_blocks: int, blocks_at_once: int) -> float:
     """Return how full the last wave of a grid is: its blocks, of those that run at once on the whole GPU."""
-    return 100 * ((grid_blocks - 1) % blocks_at_once + 1) / blocks_at_once
+    return 100 * ((grid_blocks - 1) % blocks_at_once + 1) / blocks_at_once  # a full last wave is 100, not 0
 
 
 def geometry(launches: Launches) -> pd.DataFrame:

@@ -50,6 +50,7 @@ def _times(timeline: Launches) -> pd.DataFrame:
             own = {key: fields.get(key, "") for key in KEYS[:3]} | {"stage": stage, "name": row["name"]}
             own |= {key: str(row[key]) for key in KEYS[5:]}
             rows.append(own | {"timeline_us": row["duration_ns"] / 1e3})
+    # ncu replays a kernel alone, the timeline runs it among others: only kernel, grid and block tell that two are one.
     frame = pd.DataFrame(rows, columns=[*KEYS, "timeline_us"])
     return frame.groupby(list(KEYS), sort=False)["timeline_us"].median().reset_index()
 

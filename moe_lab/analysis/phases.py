@@ -100,6 +100,7 @@ def stages(table: pd.DataFrame) -> pd.DataFrame:
     claimed: list[str] = []
     for row in rows_of(table[table["path"] != UNATTRIBUTED]):
         stage = ranges.stage_of(row.name)
+        # A stage within a stage is part of the outer one: counted there already.
         if stage is None or any(row.path.startswith(f"{path}/") for path in claimed):
             continue
         claimed.append(row.path)
@@ -108,7 +109,7 @@ def stages(table: pd.DataFrame) -> pd.DataFrame:
         total["pct_of_layer"] += row.pct_of_root
         total["kernels"] += row.kernels
     out = pd.DataFrame([{"stage": stage, **values} for stage, values in rows.items()], columns=_STAGE_COLUMNS)
-    rest = 100 - out["pct_of_layer"].sum()
+    rest = 100 - out["pct_of_layer"].sum()  # by shares, not by medians, which need not add up
     if rest > 0.005:
         layer: Any = table.iloc[0]
         other = ["other", layer.kernel_sum_ms * rest / 100, rest, layer.kernels - out["kernels"].sum()]

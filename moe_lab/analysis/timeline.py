@@ -64,6 +64,7 @@ def _choose(tree: Tree, inside: Times, root: str | None, instance: str | int) ->
     roots = roots[np.argsort(inside.first[roots], kind="stable")]
     if instance == "median":
         span = inside.last[roots] - inside.first[roots]
+        # An instance that ran, not a mean of several: its operations must fit together. Of two middle ones the shorter.
         return int(roots[np.argsort(span, kind="stable")[(len(roots) - 1) // 2]])
     if isinstance(instance, str) or not -len(roots) <= instance < len(roots):
         raise UserError(f"There is no instance {instance!r}; give 'median' or a number from 0 to {len(roots) - 1}.")

@@ -88,6 +88,7 @@ def rows_padded(row: Row, block_m: int) -> int | None:
     if absent(row.get("rows_useful")) or absent(row.get("experts_hit")):
         return None
     rows, hit = int(row["rows_useful"]), int(row["experts_hit"])
+    # An expert's last tile is half empty on average, and none has less than one tile.
     return max(rows + hit * (block_m - 1) // 2, hit * block_m)
 
 
@@ -104,6 +105,7 @@ def minimum(row: Row) -> float | None:
     M, K, N, E, topk, hit, *_ = (int(s) for s in sizes if s is not None)
     part: Part = "w13" if row["part"] == "w13" else "w2"
     problem = MoEProblem(M, K, N, E, topk, str(row["format"]))
+    # A stage that is fused with the next writes less than the GEMM by itself; the difference is not in its fewest.
     spared = M * topk * (2 * N if part == "w13" else K) - _written(row)
     return float(problem.minimum_bytes(hit, part) - spared * DTYPE_BYTES[problem.dtype])
 
@@ -156,7 +158,7 @@ def _row(row: Row, l2_bytes: float | None) -> dict[str, Any]:
     out |= of(row, l2_bytes) or {}
     if own is not None and "l2_b_bytes" in out:
         weights = int(row["experts_hit"]) * int(row["gemm_n"]) * int(row["gemm_k"]) * int(row["element_bytes"])
-        again = out["l2_b_bytes"] - weights
+        again = out["l2_b_bytes"] - weights  # a tile of rows reads its expert's weights once: more tiles, more times
         out |= {"weights_again_bytes": again, "rows_again_bytes": out["l2_model_bytes"] - own - again}
     out |= {"minimum_bytes": own, "dram_bytes": total(row, "dram_read_bytes", "dram_write_bytes")}
     sides = {"l2_sm_bytes": "SMs", "l2_bytes": "all sides"}
@@ -164,6 +166,7 @@ def _row(row: Row, l2_bytes: float | None) -> dict[str, Any]:
     out |= {"l2_counted_bytes": row[counted], "l2_counted_of": sides[counted]} if counted else {}
     through = row.get("l2_sm_bytes")
     through = out.get("l2_model_bytes") if absent(through) else through
+    # Reads alone against a minimum that has writes in it would look too good.
     written = not absent(row.get("dram_write_bytes"))
     out["dram_waste"] = _ratio(out["dram_bytes"], own) if written else None
     out["l2_per_minimum"] = _ratio(through, own)

@@ -38,7 +38,7 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in plugins.names("cli"):
         called = name.strip("_").replace("_", "-")
-        command = commands.add_parser(called, help=plugins.info("cli", name)["about"])
+        command = commands.add_parser(called, help=plugins.info("cli", name)["about"], allow_abbrev=False)
         if words and words[0] == called:
             plugins.load("cli", name).add(command)
     return parser

@@ -15,7 +15,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Add a subcommand a benchmark."""
     benches = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
     for name, about in WHAT.items():
-        bench = benches.add_parser(name, help=about, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        bench = benches.add_parser(
+            name, help=about, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
+        )
         bench_options.add(name, bench)
         add_destination(bench)
         bench.set_defaults(run=partial(run, name))

@@ -1,8 +1,11 @@
-"""What a plugin's ``INFO`` may say: for each kind, key -> type and meaning; a ``!`` after a key: it must be there."""
+"""What a plugin may give: the keys of its ``INFO``, with type and meaning, and the names in its file.
 
+A ``!`` after a key or a name: it must be there; names with ``|`` between: one of them must.
+"""
+
+from types import ModuleType
 from typing import Any
 
-from moe_lab.spec import plugins
 from moe_lab.spec.errors import UserError
 
 _ANY: dict[str, tuple[type, str]] = {
@@ -61,19 +64,54 @@ KEYS: dict[str, dict[str, tuple[type, str]]] = {
 }
 
 
-def check(kind: str, name: str) -> dict[str, Any]:
-    """Return a plugin's INFO.
+NAMES: dict[str, dict[str, str]] = {
+    "align": {"align!": "the algorithm", "scratch": "(numel, E) -> numbers of scratch memory"},
+    "experts": {
+        "experts|at!": "the layer's experts; or (version) -> the object of a peer's release that has them",
+        "prepare": "(w13, w2) -> what is laid out once",
+        "block_m": "(problem) -> rows to which an expert's are padded",
+        "tiles": "(problem, device, tile) -> tiles of both GEMMs, where INFO says tile",
+    },
+    "formats": {
+        "quantise": "(w) -> numbers with scales",
+        "dequantise": "(weights, dtype) -> what they stand for",
+        "quantise_activations": "(x) -> numbers with scales",
+    },
+    "comm": {"dispatch!": "tokens to the ranks of their experts", "combine!": "what they made of them, back"},
+    "capture": {
+        "Options!": "a dataclass of option fields",
+        "available!": "() -> the tool, or why there is none",
+        "command!": "the argv, pure",
+        "trace!": "(work, tool, workload, options) -> Traced",
+    },
+    "parse": {"sniff!": "(path) -> whether it reads it", "parse!": "(path) -> Launches", "slim!": "the small copy"},
+    "cli": {"add!": "(parser): its options, and run"},
+}
+
+
+def check(kind: str, name: str, said: dict[str, Any]) -> None:
+    """Refuse an INFO that has a key that nothing reads, one of another type, or lacks one.
 
     Raises:
-        UserError: it has a key that nothing reads, one of another type, or lacks one.
+        UserError: so it is.
     """
-    said, keys = plugins.info(kind, name), {**_ANY, **KEYS[kind]}
+    keys = {**_ANY, **KEYS[kind]}
     known = {key.rstrip("!"): of for key, (of, _) in keys.items()}
     lacking = [key[:-1] for key in keys if key.endswith("!") and key[:-1] not in said]
     unknown = [key for key in said if key not in known]
-    wrong = [key for key, of in known.items() if key in said and not isinstance(said[key], of)]
+    wrong = [key for key, of in known.items() if key in said and type(said[key]) is not of]
     if lacking or unknown or wrong:
         why = f"lacks {', '.join(lacking)}" if lacking else f"has no use for {', '.join(unknown)}" if unknown else ""
         why = why or f"needs {wrong[0]} to be a {known[wrong[0]].__name__}"
         raise UserError(f"INFO of the {kind} plugin '{name}' {why}; the keys are in moe_lab/spec/contract.py.")
-    return said
+
+
+def check_names(kind: str, name: str, module: ModuleType) -> None:
+    """Refuse a file that lacks a name.
+
+    Raises:
+        UserError: so it is.
+    """
+    for wanted in (key[:-1] for key in NAMES[kind] if key.endswith("!")):
+        if not any(hasattr(module, one) for one in wanted.split("|")):
+            raise UserError(f"The {kind} plugin '{name}' has no '{wanted}'; see moe_lab/spec/contract.py.")

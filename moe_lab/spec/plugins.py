@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from moe_lab.spec import contract
 from moe_lab.spec.errors import UserError
 
 PACKAGE = Path(__file__).parents[1]
@@ -92,12 +93,15 @@ def info(kind: str, name: str) -> dict[str, Any]:
     of ``moe_lab.spec.peers``; ``install`` says how to get them; other keys are those of ``contract.KEYS``.
 
     Raises:
-        UserError: there is no such plugin, or its file has no INFO.
+        UserError: there is no such plugin, its file has no INFO, or one that breaks the contract.
     """
     sources = _sources(kind)
     if name not in sources:
         raise UserError(f"No {kind} plugin is called '{name}'; choose one of: {', '.join(sorted(sources))}.")
-    return dict(_info(sources[name]))
+    said = dict(_info(sources[name]))
+    if not sources[name].is_relative_to(PACKAGE):  # ours are checked by the tests
+        contract.check(kind, name, said)
+    return said
 
 
 def _info(path: Path) -> dict[str, Any]:
@@ -153,10 +157,9 @@ def load(kind: str, name: str) -> ModuleType:
     path = _sources(kind)[name]
     if path.is_relative_to(PACKAGE):
         return importlib.import_module(f"moe_lab.{FOLDERS[kind].replace('/', '.')}.{name}")
-    from moe_lab.spec import contract
-
-    contract.check(kind, name)
-    return _outside(f"moe_lab_plugin_{kind}.{name}", path)
+    module = _outside(f"moe_lab_plugin_{kind}.{name}", path)
+    contract.check_names(kind, name, module)
+    return module
 
 
 def _outside(called: str, path: Path) -> ModuleType:
