@@ -11,7 +11,7 @@ from pathlib import Path
 
 from moe_lab import __version__
 from moe_lab.spec import plugins
-from moe_lab.spec.guard import places, scratch, terminal
+from moe_lab.spec.guard import terminal
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,6 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     def run() -> int:
         words = plugins.take(sys.argv[1:] if argv is None else argv)
         arguments = _parser(words).parse_args(words)
+        from moe_lab.spec.guard import places, scratch  # not for --help, which is to be there at once
+
         profiles = getattr(arguments, "profiles", None) or places.profiles_root()
         for removed in [*scratch.sweep(Path(tempfile.gettempdir())), *places.sweep(profiles)]:
             print(f"moe-lab: {removed}", file=sys.stderr)
