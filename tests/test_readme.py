@@ -14,7 +14,7 @@ from sweep_builder import row, write
 
 from moe_lab import cli, report, runs
 from moe_lab.analysis import leads, roofs, sweep
-from moe_lab.pages import load
+from moe_lab.pages import load, readme_docs
 from moe_lab.pages import readme as tables
 from moe_lab.pages.show import notes
 from moe_lab.pages.show.findings import number
@@ -148,3 +148,9 @@ def test_readme_tables_name_each_runs_releases_and_every_size_at_which_ours_is_n
     assert "at M = 1: behind, 0.80 times as fast as `triton_kernels`; " in said
     assert "at M = 256: even, 1.02 times as fast as `triton_kernels`." in said
     assert "M = 16" not in said
+
+
+def test_figures_of_the_readme_are_those_that_the_script_makes() -> None:
+    made = readme_docs.figures()
+    assert {path.stem for path in (REPO / "docs" / "figures").glob("*.png")} == set(made)
+    assert all(len(figure.data) > 1 for figure in made.values())

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from moe_lab.analysis import align, align_steps, leads, sweep, tuning
+from moe_lab.analysis import align, align_steps, leads, phases, sweep, tuning
 from moe_lab.analysis.phases import rows_of
 from moe_lab.pages import load, readme
 
@@ -111,3 +111,16 @@ def _tuned(gpu: str, run: tuning.Tuning) -> str:
 def _shipped(run: tuning.Tuning) -> list[tuple[Any, pd.DataFrame]]:
     found = tuning.shipped(run)
     return list(found.groupby("release")) if len(found) else []
+
+
+def figures() -> dict[str, Any]:
+    """Return the figures of the README by name: ``docs/figures/<name>.png`` is each."""
+    from moe_lab.pages.layer_breakdown import plots
+    from moe_lab.pages.m_sweep import plots as sweep_plots
+
+    runs = {"prefill": "h200/qwen3-30b-a3b_prefill_b16x2048", "decode": "h200/qwen3-30b-a3b_decode_b16_ctx2048"}
+    found = {"stages": plots.stage_shares(phases.share_rows(load.layers(runs, r"(^|\.)layers\.0$")))}
+    for gpu in ("h200", "h100"):
+        rows = sweep.at(load.experts_bench(f"{gpu}/experts_qwen3_sweep"), "")
+        found[f"experts_{gpu}"] = sweep_plots.shares(rows, "auto")
+    return found
