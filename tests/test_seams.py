@@ -180,6 +180,8 @@ def test_a_wrong_info_is_refused_where_plugins_are_listed(recipe, capsys):
         (None, "is no file; give --plugin"),
         ("x = 1\n", "has no INFO dictionary"),
         ("INFO = {'about': 'x'}\n", "does not say what it is"),
+        ("INFO = {'about': 'x', 'kind': ['cli']}\n", "does not say what it is"),
+        ("INFO = 3\n", "is no plugin that can be read (TypeError)"),
         ("INFO = {'about': f'{x}', 'kind': 'cli'}\n", "is no plugin that can be read (ValueError)"),
         ("INFO = {\n", "is no plugin that can be read (SyntaxError)"),
         ("INFO = {'kind': 'cli', 'about': 'x', 'colour': 1}\n", "has no use for colour"),
@@ -192,6 +194,8 @@ def test_a_wrong_info_is_refused_where_plugins_are_listed(recipe, capsys):
         "missing",
         "no-info",
         "no-kind",
+        "kind-list",
+        "no-dictionary",
         "no-literal",
         "no-python",
         "unknown-key",
@@ -207,3 +211,8 @@ def test_a_plugin_that_cannot_be_is_one_sentence(recipe, tmp_path, capsys, text,
         path.write_text(textwrap.dedent(text))
     assert cli.main(["--plugin", str(path), "newcomer"]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_an_option_without_its_file_is_one_sentence(capsys):
+    assert cli.main(["--plugin"]) == 2
+    assert "'' is no file; give --plugin" in capsys.readouterr().err

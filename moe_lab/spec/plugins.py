@@ -75,12 +75,12 @@ def take(words: Sequence[str]) -> list[str]:
     rest, paths = list(words), []
     while rest and rest[0].partition("=")[0] == "--plugin":
         _, given, value = rest.pop(0).partition("=")
-        path = Path(value if given else rest.pop(0) if rest else "").absolute()
+        path = Path(value if given else rest.pop(0) if rest else "")
         if not path.is_file():
             raise UserError(f"'{path.name}' is no file; give --plugin the Python file of a plugin.")
-        if _info(path).get("kind") not in FOLDERS:
+        if _info(path).get("kind") not in list(FOLDERS):  # what a file says need not be hashable
             raise UserError(f"{path.name} does not say what it is: its INFO needs 'kind', one of {', '.join(FOLDERS)}.")
-        paths.append(str(path))
+        paths.append(str(path.absolute()))
     if paths:
         os.environ[FILES] = os.pathsep.join([*paths, *filter(None, [os.environ.get(FILES)])])
     return rest
@@ -107,7 +107,7 @@ def info(kind: str, name: str) -> dict[str, Any]:
 def _info(path: Path) -> dict[str, Any]:
     try:
         return _literal(path, path.stat().st_mtime_ns)
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, TypeError, ValueError, SyntaxError) as error:
         raise UserError(
             f"{path.name} is no plugin that can be read ({type(error).__name__}); it must be a Python file with a "
             "literal INFO dictionary (see CONTRIBUTING.md)."
