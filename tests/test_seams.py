@@ -167,6 +167,12 @@ def test_an_entry_point_adds_a_plugin(tmp_path):
     assert (done.returncode, done.stdout) == (0, "hello world\n"), done.stderr
 
 
+def test_a_file_that_is_gone_is_named_with_the_variable(monkeypatch, capsys):
+    monkeypatch.setenv(plugins.FILES, "/nowhere/gone.py")
+    assert cli.main(["backends"]) == 2
+    assert "$MOE_LAB_PLUGINS names gone.py, which is no file" in capsys.readouterr().err
+
+
 def test_a_wrong_info_is_refused_where_plugins_are_listed(recipe, capsys):
     path = recipe("experts backend")
     path.write_text(path.read_text().replace('"formats": ["fp32", "bf16"]', '"formats": 3'))

@@ -63,6 +63,8 @@ def _installed(kind: str) -> tuple[tuple[str, Path], ...]:
 def _given(kind: str) -> list[tuple[str, Path]]:
     """Return (name, file) of the files in $MOE_LAB_PLUGINS that are of a kind."""
     paths = [Path(part) for part in os.environ.get(FILES, "").split(os.pathsep) if part]
+    if gone := [path.name for path in paths if not path.is_file()]:
+        raise UserError(f"${FILES} names {gone[0]}, which is no file; take it out of there.")
     return [(path.stem, path) for path in paths if _info(path).get("kind") == kind]
 
 
