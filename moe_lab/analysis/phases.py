@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from moe_lab.analysis.breakdown import UNATTRIBUTED, breakdown
+from moe_lab.analysis.captures import short_gpu
 from moe_lab.analysis.timeline import timeline
 from moe_lab.runs import Run
 from moe_lab.spec import published, ranges
@@ -179,5 +180,4 @@ def gpu_facts(phase: Phase) -> dict[str, Any]:
 
 def gpu_name(phase: Phase) -> str:
     """Return the GPU's name without its vendor, or ``unknown GPU``."""
-    name = gpu_facts(phase).get("name")
-    return re.sub(r"^(NVIDIA|AMD Instinct|AMD)\s+", "", str(name)) if name else "unknown GPU"
+    return short_gpu(gpu_facts(phase).get("name")) or "unknown GPU"

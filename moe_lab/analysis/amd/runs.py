@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
+from moe_lab.analysis.captures import short_gpu
 from moe_lab.runs import Run
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.launches import Launches
@@ -28,8 +29,7 @@ class Counted:
     @property
     def gpu(self) -> str:
         """The GPU's name without its vendor."""
-        name = str((self.launches.meta.get("gpu") or {}).get("name") or "unknown GPU")
-        return re.sub(r"^(AMD Instinct|AMD)\s+", "", name)
+        return short_gpu((self.launches.meta.get("gpu") or {}).get("name")) or "unknown GPU"
 
 
 def counted(run: Run, launches: Launches, given: bool) -> Counted:

@@ -109,9 +109,10 @@ def _backends(text: str) -> list[str]:
         UserError: there is no backend of that name.
     """
     if text != "all":
-        for name in listed(text):
+        asked = listed(text)
+        for name in asked:
             plugins.info("experts", name.partition("@")[0])
-        return listed(text)
+        return asked
     able = [n for n in plugins.names("experts") if plugins.info("experts", n).get("cuda_graph")]
     return [name for name in able if plugins.unavailable("experts", name) is None]
 
