@@ -7,23 +7,18 @@ limiter if it is busy enough. The busiest memory is on the chip where "Memory Th
 Tail, padding and launch gaps come on top of a limiter.
 """
 
-import math
 from typing import Any
 
 import pandas as pd
 
 from moe_lab.analysis import roofline, roofs, rules, traffic
 from moe_lab.analysis.breakdown import UNATTRIBUTED, breakdown
-from moe_lab.analysis.rules import Row
-from moe_lab.analysis.rules import value as _known
+from moe_lab.analysis.rules import Row, Rule, value
 from moe_lab.spec.launches import Launches
 from moe_lab.spec.ranges import parse_root
 
 ON_CHIP_POINTS = 2.0  # by which the busiest memory must exceed DRAM to be another one
-TAIL_PCT = 15.0
-PADDING_PCT = 20.0
-GAPS_PCT = 10.0
-EMPTY_PCT = 30.0
+GAPS_PCT = 10.0  # of a span; less is the launch latency of any stream of kernels
 NAMED_STALLS = 10  # as many as have a colour of their own
 NO_ROOFS = pd.DataFrame(columns=list(roofs.COLUMNS))
 
@@ -35,56 +30,39 @@ def limiter(row: Row, known: pd.DataFrame = NO_ROOFS) -> str | None:
         row: of ``analysis.gemms.gemms``.
         known: ``roofline.roofs`` of its GPU.
     """
-    if _known(row, "sm_throughput_pct") is None or _known(row, "mem_throughput_pct") is None:
+    rule = _rule(row, shares(row, known))
+    return rule.name if rule else None
+
+
+def _rule(row: Row, of_units: dict[str, float | None]) -> Rule | None:
+    if value(row, "sm_throughput_pct") is None or value(row, "mem_throughput_pct") is None:
         return None
-    found = {unit: share for unit, share in shares(row, known).items() if share is not None}
-    return next((rule.name for rule in rules.RULES if rule.fires(row, found)), None)
+    found = {column: share for column, share in of_units.items() if share is not None}
+    return next((rule for rule in rules.RULES if rule.fires(row, found)), None)
 
 
 def shares(row: Row, known: pd.DataFrame = NO_ROOFS) -> dict[str, float | None]:
-    """Return the share of each unit in percent: DRAM, on-chip memory, tensor pipe; None where it was not counted.
+    """Return the share of each unit in percent; None where it was not counted.
 
     Args:
         row: of ``analysis.gemms.gemms``.
         known: ``roofline.roofs`` of its GPU.
+
+    Returns:
+        dram_pct, on_chip_pct (the busiest memory on the chip), compute_pct (the tensor pipe).
     """
     of_roof = {kind: roofline.share_pct(row, known, kind) for kind in ("dram", "l2", "tensor")}
-    counted, memory = _known(row, "dram_throughput_pct"), _known(row, "mem_throughput_pct")
+    counted, memory = value(row, "dram_throughput_pct"), value(row, "mem_throughput_pct")
     dram = _larger(counted, of_roof["dram"])
     beside = dram if counted is None else counted
     apart = memory is not None and beside is not None and memory > beside + ON_CHIP_POINTS
-    compute = _larger(_known(row, "sm_throughput_pct"), _known(row, "tensor_pipe_pct"), of_roof["tensor"])
-    return {"DRAM": dram, "on-chip memory": _larger(memory if apart else None, of_roof["l2"]), "tensor pipe": compute}
+    compute = _larger(value(row, "sm_throughput_pct"), value(row, "tensor_pipe_pct"), of_roof["tensor"])
+    on_chip = _larger(memory if apart else None, of_roof["l2"])
+    return {"dram_pct": dram, "on_chip_pct": on_chip, "compute_pct": compute}  # the first of equals is the busiest
 
 
 def _larger(*values: float | None) -> float | None:
     return max((v for v in values if v is not None), default=None)
-
-
-def on_chip(row: Row) -> str:
-    """Return which memory on the chip is the busier: ``L1`` or ``L2``; both, where neither was counted."""
-    l1, l2 = _known(row, "l1_throughput_pct"), _known(row, "l2_throughput_pct")
-    if l1 is None or l2 is None:
-        return "L1 or L2"
-    return "L1" if l1 > l2 else "L2"
-
-
-def tail_pct(row: Row) -> float | None:
-    """Return the share of the SMs' time that the last wave leaves idle, if every block takes the same time."""
-    waves = _known(row, "working_waves")
-    return None if waves is None or waves <= 1 else 100 * (1 - waves / math.ceil(waves))
-
-
-def padding_pct(row: Row) -> float | None:
-    """Return the rows of padding, of the useful rows."""
-    padded, useful = _known(row, "rows_padded"), _known(row, "rows_useful")
-    return None if padded is None or not useful else 100 * (padded / useful - 1)
-
-
-def empty_pct(row: Row) -> float | None:
-    """Return the blocks that were launched for the upper bound and find no tile, of all blocks."""
-    empty, grid = _known(row, "blocks_empty"), _known(row, "grid_blocks")
-    return None if empty is None or not grid else 100 * empty / grid
 
 
 def limits(table: pd.DataFrame, known: pd.DataFrame = NO_ROOFS) -> pd.DataFrame:
@@ -95,41 +73,41 @@ def limits(table: pd.DataFrame, known: pd.DataFrame = NO_ROOFS) -> pd.DataFrame:
         known: ``roofline.roofs`` of its GPU.
 
     Returns:
-        Columns series, backend, M, stage, part, tile, persistent, limiter, limiter_pct (the share that made it so; NA
-        for a limiter that is no unit), on_chip (L1, L2; NA unless that limits), dram_pct, on_chip_pct and compute_pct
-        (``shares``), memory_pct (ncu's "Memory Throughput"), l2_pct (of the measured roof of L2), tail_pct,
-        padding_pct and empty_pct (NA where the rule does not fire: tail below ``TAIL_PCT`` or while DRAM limits;
-        padding below ``PADDING_PCT`` or while DRAM or L2 limits, from which padding reads nothing; empty blocks below
-        ``EMPTY_PCT``), stalls (the largest reasons to wait).
+        Columns series, backend, M, stage, part, tile, persistent, limiter, limiter_pct (``Rule.share``; NA where it has
+        none), on_chip (``Rule.where``: L1, L2), dram_pct, on_chip_pct and compute_pct (``shares``), memory_pct (ncu's
+        "Memory Throughput"), l2_pct (of the measured roof of L2), stalls (the largest reasons to wait), and a column
+        for each of ``rules.EXTRAS``, NA where its cost is small or the limiter hides it.
     """
     rows = []
     for row in table.to_dict("records"):
-        found, share = limiter(row, known), shares(row, known)
+        of_units = shares(row, known)
+        rule = _rule(row, of_units)
         own: dict[str, Any] = {k: row.get(k) for k in ("series", "backend", "M", "stage", "tile", "persistent", "part")}
-        own |= {"limiter": found, "on_chip": on_chip(row) if found == "on-chip memory" else None}
-        own |= {"limiter_pct": share.get(str(found)), "dram_pct": share["DRAM"], "compute_pct": share["tensor pipe"]}
-        own |= {"on_chip_pct": share["on-chip memory"], "memory_pct": row.get("mem_throughput_pct")}
-        own |= {"l2_pct": roofline.share_pct(row, known, "l2"), "stalls": stalls(row)}
-        rows.append(own | _extras(row, found))
-    return pd.DataFrame(rows, columns=list(COLUMNS)).convert_dtypes()
+        own |= of_units | _evidence(row, rule, of_units)
+        own |= {"memory_pct": row.get("mem_throughput_pct"), "l2_pct": roofline.share_pct(row, known, "l2")}
+        rows.append(own | {"stalls": stalls(row)} | _extras(row, rule))
+    return pd.DataFrame(rows, columns=[*COLUMNS, *(extra.column for extra in rules.EXTRAS)]).convert_dtypes()
 
 
 COLUMNS = (
     *("series", "backend", "M", "stage", "part", "tile", "persistent", "limiter", "limiter_pct", "on_chip"),
-    *("dram_pct", "on_chip_pct", "compute_pct", "memory_pct", "l2_pct", "tail_pct", "padding_pct", "empty_pct"),
-    "stalls",
+    *("dram_pct", "on_chip_pct", "compute_pct", "memory_pct", "l2_pct", "stalls"),
 )
 
 
-def _extras(row: Row, found: str | None) -> dict[str, float | None]:
-    tail, padding, empty = tail_pct(row), padding_pct(row), empty_pct(row)
-    busy = found in ("on-chip memory", "tensor pipe", "latency", "nothing alone")
-    computes = busy and not (found == "on-chip memory" and on_chip(row) == "L2")
-    return {
-        "tail_pct": tail if tail is not None and tail >= TAIL_PCT and busy else None,
-        "padding_pct": padding if padding is not None and padding >= PADDING_PCT and computes else None,
-        "empty_pct": empty if empty is not None and empty >= EMPTY_PCT else None,
-    }
+def _evidence(row: Row, rule: Rule | None, of_units: dict[str, float | None]) -> dict[str, Any]:
+    if rule is None:
+        return {"limiter": None, "limiter_pct": None, "on_chip": None}
+    share = of_units[rule.share] if rule.share in of_units else value(row, rule.share)
+    return {"limiter": rule.name, "limiter_pct": share, "on_chip": rule.where(row) if rule.where else None}
+
+
+def _extras(row: Row, rule: Rule | None) -> dict[str, float | None]:
+    hides = set(rule.hides if rule else rules.SM_TIME)
+    if rule and rule.where and rule.where(row) == "L2":
+        hides.add("padding_pct")  # masked rows read nothing from L2
+    costs = {extra: extra.pct(row) for extra in rules.EXTRAS if extra.column not in hides}
+    return {extra.column: cost for extra, cost in costs.items() if cost is not None and cost >= extra.least_pct}
 
 
 def stalls(row: Row, most: int = 3) -> list[tuple[str, float]]:

@@ -5,9 +5,9 @@ import pytest
 from gemm_rows import GPU, POINTS, reference, row, table
 from launches_fixture import phase
 
-from moe_lab.analysis import limits, roofline, rules
+from moe_lab.analysis import limits, roofline, rules, tiles
 from moe_lab.analysis.limits import limiter, stall_shares
-from moe_lab.pages.kernel_counters import limiters, tables
+from moe_lab.pages.kernel_counters import findings, limiters, tables
 
 PEAKS = roofline.roofs(GPU, [])
 
@@ -122,10 +122,29 @@ def test_gaps_between_kernels_fire_from_a_tenth_of_the_span():
 
 
 def test_a_new_limiter_is_one_object(monkeypatch: pytest.MonkeyPatch) -> None:
-    mine = rules.Rule("cold clocks", lambda row, units: row["M"] == 8192, "limited by cold clocks", "a warmer GPU")
-    monkeypatch.setattr(rules, "RULES", [mine, *rules.RULES])
-    found = limits.limits(table(row("untuned 8192"), row("untuned 8192", M=4096)), PEAKS)
+    """What it is, its evidence and what costs on top of it: tables, sentences and the page's table take all of it."""
+    cold = rules.Rule(
+        "cold clocks",
+        lambda row, units: row["M"] == 8192,
+        "limited by cold clocks",
+        "a warmer GPU",
+        share="l1_throughput_pct",
+        hides=("tail_pct",),
+    )
+    monkeypatch.setattr(rules, "RULES", [cold, *rules.RULES])
+    rows = table(row("untuned 8192", l1_throughput_pct=77.0, working_waves=1.05), row("untuned 8192", M=4096))
+    found = limits.limits(rows, PEAKS)
     assert found["limiter"].tolist() == ["cold clocks", "on-chip memory"]
-    assert "limited by cold clocks" in str(limiters.headline(found, "w13", "H200"))
+    assert (found["limiter_pct"].iloc[0], found["tail_pct"].isna().all()) == (77.0, True)
+    headline = str(limiters.headline(found, "w13", "H200")).replace("\u00a0", " ")
+    assert "cold clocks 77 %, compute 33 %, on chip 96 %, DRAM 14 %) is limited by cold clocks" in headline
     assert "against cold clocks a warmer GPU" in " ".join(map(str, limiters.every_m(found)))
-    assert "cold clocks" in tables.kernels(table(row("untuned 8192")), found.head(1)).html()
+    assert "cold clocks" in tables.kernels(rows, found).html()
+
+
+def test_a_new_cost_on_top_of_a_limiter_is_one_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    spills = rules.Extra("spill_pct", lambda row: 12.0, 10.0, "Spills", "waits {} of its time for spilled registers")
+    monkeypatch.setattr(rules, "EXTRAS", [*rules.EXTRAS, spills])
+    rows = table(row("untuned 8192"))
+    said = " ".join(map(str, findings.extras(limits.limits(rows, PEAKS), tiles.switches(rows))))
+    assert "Spills: at M = 8,192 w13 of" in said

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from moe_lab.analysis import rules
 from moe_lab.analysis.captures import Captures
 from moe_lab.analysis.gpus import Tables
 from moe_lab.analysis.phases import rows_of
@@ -14,11 +15,6 @@ from moe_lab.pages.kernel_counters.tables import NAMES
 from moe_lab.pages.show.findings import NBSP, Finding, caution, each, listed, number, percent
 from moe_lab.spec import published
 
-EXTRAS = {
-    "tail_pct": ("Tail wave", "leaves {} of the SMs' time idle in its last wave; whole waves of blocks would not"),
-    "padding_pct": ("Padding", "computes {} more rows than are useful; fewer rows a tile save them"),
-    "empty_pct": ("Empty blocks", "launches {} of its blocks for nothing: the grid is sized for the most padding"),
-}
 QUANTITIES = {
     "duration_us": "time",
     "sm_throughput_pct": "compute throughput",
@@ -177,13 +173,14 @@ def streaming(gemms: pd.DataFrame, limits: pd.DataFrame) -> Finding | None:
 def extras(limits: pd.DataFrame, switched: pd.DataFrame) -> list[Finding | None]:
     """Say what a last wave, padding and empty blocks cost, and where the configuration switches."""
     out: list[Finding | None] = []
-    for column, (about, text) in EXTRAS.items():
-        rows = limits[limits[column].notna()].sort_values(column, ascending=False)
+    for extra in rules.EXTRAS:
+        rows = limits[limits[extra.column].notna()].sort_values(extra.column, ascending=False)
         worst: Any = next(rows_of(rows), None)
         if worst is not None:
             whose = f"at M = {worst.M:,} {worst.stage} of {who(worst)}"
             more = f" (most of {len(rows)} such kernels)" if len(rows) > 1 else ""
-            out.append(Finding(about, f"{whose} {text.format(percent(float(getattr(worst, column))))}{more}."))
+            cost = percent(float(getattr(worst, extra.column)))
+            out.append(Finding(extra.about, f"{whose} {extra.says.format(cost)}{more}."))
     rows = switched[switched["stage"].str.startswith("w13")]
     parts = []
     for series, own in rows.groupby("series", sort=False):

@@ -9,8 +9,10 @@ import pandas as pd
 from moe_lab.analysis import rules
 from moe_lab.analysis.phases import rows_of
 from moe_lab.pages.show.findings import NBSP, Finding, each, listed, number, percent
+from moe_lab.spec import schema
 
 AMD_LIMITER = "no AMD counter here is a share of the peak of compute or memory; notebook 05 shows what kernels wait for"
+UNITS = ("compute_pct", "on_chip_pct", "dram_pct")  # as ``limits.shares`` names them
 _TILE = r" \d+x\d+x\d+"
 
 
@@ -70,18 +72,24 @@ def _by_limiter(rows: pd.DataFrame) -> list[Any]:
     return sorted(rows_of(rows), key=lambda r: order.index(r.limiter))
 
 
+def _rule(name: str) -> rules.Rule:
+    return next(rule for rule in rules.RULES if rule.name == name)
+
+
 def _limited(rows: Sequence[Any], name: str) -> str:
     where = " and ".join(dict.fromkeys(str(r.on_chip) for r in rows))
     compute = listed([percent(r.compute_pct) for r in rows])
-    return next(rule.says for rule in rules.RULES if rule.name == name).format(where=where, compute=compute)
+    return _rule(name).says.format(where=where, compute=compute)
 
 
 def _evidence(row: Any) -> str:
-    """Return the share of what limits a kernel and of what does not; of DRAM alone where that does."""
-    shares = {"compute": row.compute_pct, "on chip": row.on_chip_pct, "DRAM": row.dram_pct}
-    first = {"DRAM": "DRAM", "on-chip memory": "on chip", "tensor pipe": "compute"}.get(row.limiter)
-    names = [first] if first == "DRAM" else [*([first] if first else []), *(n for n in shares if n != first)]
-    return ", ".join(f"{name} {percent(shares[name])}" for name in names if not pd.isna(shares[name]))
+    """Return the share of what limits a kernel and, unless that says enough, of the other units."""
+    rule = _rule(row.limiter)
+    shares = {rule.share: row.limiter_pct} if rule.share else {}
+    if not rule.alone:
+        shares = {**shares, **{c: getattr(row, c) for c in UNITS if c != rule.share}}
+    names = {column: schema.shown()[column].label if column in UNITS else rule.name for column in shares}
+    return ", ".join(f"{names[c]} {percent(v)}" for c, v in shares.items() if not pd.isna(v))
 
 
 def _shares(rows: Sequence[Any]) -> str:
