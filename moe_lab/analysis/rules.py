@@ -13,6 +13,8 @@ from typing import Any
 from moe_lab.analysis import traffic
 
 FULL_PCT = 60.0  # nothing is busy below this
+PADDING_PCT = 20.0  # below this, other costs of the same kernels are larger
+DRAM_PCT = 65.0  # streaming reaches 80 to 92 %
 SM_TIME = ("tail_pct", "padding_pct")  # time of SMs, which is free where they wait for bytes or for work
 Row = Mapping[Hashable, Any]
 Units = Mapping[str, float]
@@ -154,7 +156,7 @@ RULES = [
     _unit(
         "DRAM",
         "dram_pct",
-        65.0,  # streaming reaches 80 to 92 %
+        DRAM_PCT,
         "bound by DRAM, near the roof",
         "fewer bytes (fewer experts hit, narrower weights), or more in flight where the share is low",
         alone=True,
@@ -179,7 +181,7 @@ EXTRAS = [
     Extra(
         "padding_pct",
         _padding_pct,
-        20.0,
+        PADDING_PCT,
         "Padding",
         "computes {} more rows than are useful; fewer rows a tile save them",
     ),

@@ -2,6 +2,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from launches_fixture import SHARES, phase
 
@@ -109,9 +110,40 @@ def test_show_stores_the_headline_for_the_index_card() -> None:
     bundle = findings.show(
         [Finding("Because", "a < b."), None, Finding("Second", "it is so: seen.")]
     )._repr_mimebundle_()
-    assert bundle[mime.HEADLINE] == {"headline": "Because: a < b.", "findings": ["Second: it is so: seen."]}
+    stored = bundle[mime.HEADLINE]
+    assert (stored["headline"], stored["findings"]) == ("Because: a < b.", ["Second: it is so: seen."])
     assert "a &lt; b" in bundle["text/html"]
     assert "<strong>Second.</strong> It is so: seen." in bundle["text/html"]
     assert bundle["text/plain"] == "Because: a < b.\n- Second: it is so: seen."
     doubt = findings.show([Finding("", "first"), findings.caution("stopped early.")])._repr_mimebundle_()
     assert '<li class="caution"><strong>Caution.</strong> Stopped early.</li>' in doubt["text/html"]
+
+
+def test_a_finding_has_the_rows_it_is_rendered_from_on_the_page_and_as_data() -> None:
+    rows = pd.DataFrame({"M": [16, 8192], "limiter": ["DRAM", "<b>"], "pct": pd.array([99.5, None], dtype="Float64")})
+    found = Finding("Wrong bound", "it is exceeded.", findings.rows(rows, "M limiter pct lacking"), "problem")
+    bundle = findings.show([Finding("", "first"), found])._repr_mimebundle_()
+    assert json.loads(json.dumps(bundle[mime.HEADLINE]["found"]))[1] == {
+        "about": "Wrong bound",
+        "text": "it is exceeded.",
+        "severity": "problem",
+        "rows": [{"M": 16, "limiter": "DRAM", "pct": 99.5}, {"M": 8192, "limiter": "<b>", "pct": None}],
+    }
+    page = bundle["text/html"]
+    assert '<li class="problem">' in page
+    assert "<summary>2 rows</summary>" in page
+    assert "<th>limited by</th>" in page, "the schema's head"
+    assert "&lt;b&gt;" in page
+    assert "Wrong bound" in bundle["text/plain"]
+
+
+def test_layer_findings_name_what_is_a_problem_and_carry_its_rows() -> None:
+    said = {f.about: f for f in layer.all_of([phase()]) if f}
+    assert said["Padding to tiles"].severity == "problem", "900 % more rows, and no roof says that they are free"
+    assert said["Padding to tiles"].rows["rows_padded"].tolist() == [1280]
+    assert said["Launches"].severity == "normal", "the gaps are 9 % of the span"
+    assert said["Coverage"].severity == "normal"
+    given = phase()
+    half = dataclasses.replace(given, stages=given.stages.assign(stage="other"))
+    assert {f.about: f for f in layer.all_of([half]) if f}["Coverage"].severity == "caution"
+    assert all(len(f.rows) for f in said.values() if f.about not in ("Caution", "Around the expert GEMMs"))

@@ -5,9 +5,10 @@ from typing import Any
 
 import pandas as pd
 
-from moe_lab.analysis import align
+from moe_lab.analysis import align, rules
 from moe_lab.analysis.align import Bench
 from moe_lab.analysis.phases import rows_of
+from moe_lab.pages.show import findings
 from moe_lab.pages.show.findings import NBSP, Finding, caution, each, listed, number, percent
 
 
@@ -33,15 +34,18 @@ def all_of(
     return [
         against(bench, duel, ours, baseline),
         without_floor(duel, baseline, E, topk),
-        each("Quickest", winners(bench, ours, E, topk)),
+        winners(bench, ours, E, topk),
         not_best(duel, ours),
-        each("Where kernel time goes", where(split, ours, baseline)),
+        where(split, ours, baseline),
         limit(bench, ours, E, topk),
         calling(bench, ours, E, topk),
         waste(bench, E, topk),
         outliers(bench),
         *failures(bench),
     ]
+
+
+_DUEL = "tokens E topk routing rival ours_us theirs_us empty_us speedup speedup_net verdict"
 
 
 def _us(value: float) -> str:
@@ -67,6 +71,8 @@ def against(bench: Bench, duel: pd.DataFrame, ours: str, baseline: str) -> Findi
         f"On {gpu.removeprefix('NVIDIA ')}, {ours} is ahead of {baseline} in {share}, {spread}",
         f"{_us(most.ours_us)} "
         f"against {_us(most.theirs_us)} at {_tokens(most.tokens)} x {most.topk} of {most.E} experts.",
+        findings.rows(rows.sort_values("speedup"), _DUEL),
+        "problem" if (rows["verdict"] == "behind").any() else "normal",
     )
 
 
@@ -81,12 +87,14 @@ def without_floor(duel: pd.DataFrame, baseline: str, E: int, topk: int) -> Findi
         for row in rows_of(rows.iloc[[0, -1]].drop_duplicates("tokens"))
     ]
     floor = _us(float(rows["empty_us"].median()))
-    return Finding(
-        f"Without the {floor} that an empty kernel measures", f"with {topk} of {E} experts, {'; '.join(parts)}."
+    about, said = (
+        f"Without the {floor} that an empty kernel measures",
+        f"with {topk} of {E} experts, {'; '.join(parts)}.",
     )
+    return Finding(about, said, findings.rows(rows.iloc[[0, -1]].drop_duplicates("tokens"), _DUEL))
 
 
-def winners(bench: Bench, ours: str, E: int, topk: int) -> list[str]:
+def winners(bench: Bench, ours: str, E: int, topk: int) -> Finding | None:
     """Say which algorithm is quickest from how many tokens on, apart from ours, and how ours stands there."""
     rows = align.at(bench, E, topk)
     rows = rows[~align.is_floor(rows)] if len(rows) else rows
@@ -96,7 +104,8 @@ def winners(bench: Bench, ours: str, E: int, topk: int) -> list[str]:
         sizes = [row.tokens for row in group]
         where = f"at {_tokens(sizes[0])}" if len(sizes) == 1 else f"from {sizes[0]:,} to {_tokens(sizes[-1])}"
         parts.append(f"{name} {where}")
-    return [f"with {topk} of {E} experts, apart from {ours}, {listed(parts)}"] if parts else []
+    said = [f"with {topk} of {E} experts, apart from {ours}, {listed(parts)}"] if parts else []
+    return each("Quickest", said, findings.rows(others, "tokens algorithm median_us p20_us p80_us"))
 
 
 def not_best(duel: pd.DataFrame, ours: str) -> Finding | None:
@@ -120,24 +129,26 @@ def not_best(duel: pd.DataFrame, ours: str) -> Finding | None:
             f"in {len(even)} more the quickest other has the lower median, by {_us(float(even['lost_us'].max()))} at "
             "most, but within the spread of the repetitions"
         )
-    return each(f"Where {ours} is not the quickest", parts)
+    shown = findings.rows(pd.concat([clear, even]), f"{_DUEL} lost_us")
+    return each(f"Where {ours} is not the quickest", parts, shown, "problem" if len(clear) else "normal")
 
 
-def where(split: pd.DataFrame, ours: str, baseline: str) -> list[str]:
+def where(split: pd.DataFrame, ours: str, baseline: str) -> Finding | None:
     """Say on which step ours and the baseline spend their kernel time at the largest size, and in how many kernels."""
-    parts = []
     both = split[split["algorithm"].isin([ours, baseline])] if len(split) else split
     shared = [m for m in set(both["tokens"]) if both.loc[both["tokens"] == m, "algorithm"].nunique() == 2]
+    rows = both[both["tokens"] == max(shared, default=0)]
+    parts = []
     for name in (baseline, ours) if shared else ():
-        tokens = max(shared)
-        part = both[(both["algorithm"] == name) & (both["tokens"] == tokens)]
+        part = rows[rows["algorithm"] == name]
         top: Any = next(rows_of(part.nlargest(1, "us")))
         count = int(part["kernels"].sum())
         parts.append(
             f"{name} spends {_us(float(part['us'].sum()))} in {count} {'kernel' if count == 1 else 'kernels'}, "
             f"{percent(float(top.pct))} of it on {top.step}"
         )
-    return [f"at {_tokens(max(shared))}, {listed(parts)}"] if shared else []
+    said = [f"at {_tokens(max(shared))}, {listed(parts)}"] if shared else []
+    return each("Where kernel time goes", said, findings.rows(rows, "algorithm tokens step us pct kernels"))
 
 
 def limit(bench: Bench, ours: str, E: int, topk: int) -> Finding | None:
@@ -156,6 +167,7 @@ def limit(bench: Bench, ours: str, E: int, topk: int) -> Finding | None:
         f"at {_tokens(last.tokens)} x {topk} of {E} experts the GPU moves the least bytes "
         f"({number(last.minimum_bytes / 1e6)}{NBSP}MB) in {_us(least)} ({speed[1]}); {ours} takes "
         f"{_us(float(last.median_us))}{rest}.",
+        findings.rows([last], "algorithm tokens minimum_bytes median_us"),
     )
 
 
@@ -166,28 +178,33 @@ def calling(bench: Bench, ours: str, E: int, topk: int) -> Finding | None:
     keys = {mode: f"{ours}|{mode}" for mode in ("graph", *names)}
     if table.empty or not set(keys.values()) <= set(table.columns):
         return None
+    shown = table.iloc[[0, -1]].rename(columns={key: mode for mode, key in keys.items()})
     ends = table.iloc[[0, -1]].to_dict("records")
     parts = [
         f"at {_tokens(end['tokens'])} a graph replay of {ours} takes {_us(end[keys['graph']])}, "
         + listed([f"{said} {_us(end[keys[mode]])}" for mode, said in names.items()])
         for end in ends
     ]
-    return each("Ways of calling", parts)
+    return each(
+        "Ways of calling", parts, shown[["tokens", *keys]].add_suffix("_us").rename(columns={"tokens_us": "tokens"})
+    )
 
 
 def waste(bench: Bench, E: int, topk: int) -> Finding | None:
     """Say how many rows of padding each routing costs, at the smallest and largest size."""
     rows = align.padding(bench, E, topk)
     rows = rows[rows["block_m"] == rows["block_m"].iloc[0]] if len(rows) else rows
+    if rows.empty:
+        return None
+    ends = pd.concat([part.iloc[[0, -1]] for _, part in rows.groupby("routing", sort=False)])
     parts = []
-    for routing in dict.fromkeys(rows["routing"]):
-        part = rows[rows["routing"] == routing]
-        low: Any = part.iloc[0]
-        high: Any = part.iloc[-1]
-        ends = [f"{percent(row.padding_waste_pct)} at {_tokens(row.tokens)}" for row in (low, high)]
-        parts.append(f"{routing} routing {listed(list(dict.fromkeys(ends)))}")
+    for routing, part in ends.groupby("routing", sort=False):
+        said = [f"{percent(row.padding_waste_pct)} at {_tokens(row.tokens)}" for row in rows_of(part)]
+        parts.append(f"{routing} routing {listed(list(dict.fromkeys(said)))}")
     about = f"with {topk} of {E} experts and block_m {rows['block_m'].iloc[0]}, padding adds to the useful rows: "
-    return Finding("Padding", f"{about}{', '.join(parts)}.") if parts else None
+    # With few tokens the GEMMs wait for weights, whatever is padded.
+    costs = ends.loc[ends["tokens"] == ends["tokens"].max(), "padding_waste_pct"] >= rules.PADDING_PCT
+    return Finding("Padding", f"{about}{', '.join(parts)}.", ends, "problem" if costs.any() else "normal")
 
 
 def outliers(bench: Bench) -> Finding | None:
@@ -204,6 +221,8 @@ def outliers(bench: Bench) -> Finding | None:
         f"in tokens ({modes}), so something disturbed them; marked, not left out. Most: {one.algorithm}, {one.mode}, "
         f"at {_tokens(one.tokens)} x {one.topk} of {one.E} experts {_us(one.median_us)} between {_us(one.low_us)} and "
         f"{_us(one.high_us)} (p20 to p80 {number(one.p20_us)} to {_us(one.p80_us)}).",
+        findings.rows(rows, "algorithm mode tokens E topk median_us low_us high_us p20_us p80_us"),
+        "caution",
     )
 
 
@@ -213,9 +232,8 @@ def failures(bench: Bench) -> list[Finding]:
     for name, part in bench.failed.groupby("algorithm", sort=True):
         one: Any = part.iloc[0]
         where = f"{_tokens(one.tokens)} x {one.topk} of {one.E} experts"
-        out.append(
-            Finding("Failed", f"{name} in {len(part)} rows, for example at {where}: {str(one.error).rstrip('.')}.")
-        )
+        said = f"{name} in {len(part)} rows, for example at {where}: {str(one.error).rstrip('.')}."
+        out.append(Finding("Failed", said, findings.rows(part, "algorithm tokens E topk mode error"), "problem"))
     if bench.run and bench.run.manifest["rows"].get("complete") is False:
         out.append(caution("the benchmark was stopped before its end, so some sizes are missing."))
     return out

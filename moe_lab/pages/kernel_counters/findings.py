@@ -12,6 +12,7 @@ from moe_lab.analysis.gpus import Tables
 from moe_lab.analysis.phases import rows_of
 from moe_lab.pages.kernel_counters.limiters import every_m, gb, headline, which, who
 from moe_lab.pages.kernel_counters.tables import NAMES
+from moe_lab.pages.show import findings
 from moe_lab.pages.show.findings import NBSP, Finding, caution, each, listed, number, percent
 from moe_lab.spec import published
 
@@ -28,6 +29,7 @@ QUANTITIES = {
 }
 WRITES_STAY = 0.995  # times the fewest bytes, below which it does not read as 1.00
 _KEYS = ["series", "M", "stage"]
+_FLOORS = "series tile M stage duration_us dram_us l2_us tensor_us pct_of_floor"
 
 
 def all_of(captures: Captures, parts: Sequence[Tables], stage: str = "w13") -> list[Finding | None]:
@@ -72,7 +74,7 @@ def _named(found: Iterable[Finding | None], gpu: str, several: bool) -> list[Fin
 
 def on_chip(limits: pd.DataFrame, moved: pd.DataFrame, others: pd.DataFrame) -> Finding | None:
     """Say how much traffic the kernels limited on the chip make, and which tile would make less."""
-    parts = []
+    parts, told = [], []
     limited = limits[limits["limiter"] == "on-chip memory"]
     for row in rows_of(limited[limited["M"] == limited["M"].max()]):
         own = _same(moved, row)
@@ -84,7 +86,8 @@ def on_chip(limits: pd.DataFrame, moved: pd.DataFrame, others: pd.DataFrame) -> 
         through, how = (own.l2_counted_bytes, "counted") if counted else (own.l2_model_bytes, "by the model")
         said = f"at M = {row.M:,} {row.stage} of {who(row)} takes {gb(through)} through L2 ({how})"
         parts.append(f"{said}, {number(own.l2_per_minimum)} times the fewest bytes{_instead(best)}")
-    return each("On-chip traffic", parts)
+        told.append(own)
+    return each("On-chip traffic", parts, findings.rows(told, "series tile M stage l2_per_minimum l2_counted_of"))
 
 
 def _instead(best: Any) -> str:
@@ -99,17 +102,16 @@ def _instead(best: Any) -> str:
 
 def dram(limits: pd.DataFrame, moved: pd.DataFrame) -> Finding | None:
     """Say how far the kernels bound by DRAM are from the fewest bytes."""
-    waste = []
-    for row in rows_of(limits[limits["limiter"] == "DRAM"]):
-        own = _same(moved, row)
-        if own is not None and not pd.isna(own.dram_waste):
-            waste.append((float(own.dram_waste), f"{row.stage} of {row.series} at M = {row.M:,}"))
-    if not waste:
+    keys = limits.loc[limits["limiter"] == "DRAM", _KEYS]
+    rows = keys.merge(moved, on=_KEYS).dropna(subset="dram_waste").astype({"dram_waste": float})
+    if rows.empty:
         return None
-    ends = " to ".join(dict.fromkeys(number(w[0]) for w in (min(waste), max(waste))))
-    most = f", most in {max(waste)[1]}" if len(waste) > 1 else ""
-    less = "; below 1, what they wrote last stays in L2" if min(waste)[0] < WRITES_STAY else ""
-    return Finding("DRAM traffic", f"where DRAM limits, the kernels move {ends} times the fewest bytes{most}{less}.")
+    least, most = rows["dram_waste"].min(), rows["dram_waste"].max()
+    ends = " to ".join(dict.fromkeys(number(w) for w in (least, most)))
+    worst = f", most in {which(next(rows_of(rows.nlargest(1, 'dram_waste'))))}" if len(rows) > 1 else ""
+    less = "; below 1, what they wrote last stays in L2" if least < WRITES_STAY else ""
+    said = f"where DRAM limits, the kernels move {ends} times the fewest bytes{worst}{less}."
+    return Finding("DRAM traffic", said, findings.rows(rows, "series tile M stage dram_waste"))
 
 
 def ceilings(costs: pd.DataFrame) -> Finding | None:
@@ -123,7 +125,8 @@ def ceilings(costs: pd.DataFrame) -> Finding | None:
         f"roof alone asks for {number(r.floor_us)} ({percent(r.pct_of_floor)})"
         for r in ends[: len(known)]
     ]
-    return each("Time against the roofs", [f"closest, {parts[0]}", *(f"farthest, {p}" for p in parts[1:])])
+    said = [f"closest, {parts[0]}", *(f"farthest, {p}" for p in parts[1:])]
+    return each("Time against the roofs", said, findings.rows(ends[: len(known)], _FLOORS))
 
 
 def over(costs: pd.DataFrame, roofs: pd.DataFrame) -> list[Finding | None]:
@@ -131,15 +134,20 @@ def over(costs: pd.DataFrame, roofs: pd.DataFrame) -> list[Finding | None]:
 
     A roof is what the GPU sustains; for a moment, before its power cap, it can do more.
     """
-    wrong, fast = [], []
+    wrong, fast, above, below = [], [], [costs.head(0)], [costs.head(0)]
     for kind, own in costs[(costs["pct_of_floor"] > 100).fillna(False)].groupby("binding", sort=False):
         roof: Any = next(rows_of(roofs[roofs["kind"] == kind]))
         most = 100 if pd.isna(roof.high) else 100 * float(roof.high) / float(roof.value)
         beyond = own["pct_of_floor"] > most
         wrong += _over(own[beyond], roof)
         fast += _over(own[~beyond], roof)
+        above.append(own[beyond])
+        below.append(own[~beyond])
     about = "Above what the card sustains, below its fastest repetition, so no wrong bound"
-    return [each("Wrong bound", wrong), each(about, fast)]
+    return [
+        each("Wrong bound", wrong, findings.rows(pd.concat(above), _FLOORS), "problem"),
+        each(about, fast, findings.rows(pd.concat(below), _FLOORS), "caution"),
+    ]
 
 
 def _over(own: pd.DataFrame, roof: Any) -> list[str]:
@@ -167,6 +175,7 @@ def streaming(gemms: pd.DataFrame, limits: pd.DataFrame) -> Finding | None:
         f"{percent(one.l2_throughput_pct)} while {which(one)} gets "
         f"{number(one.rate)}{NBSP}TB/s from L2, {percent(other.l2_throughput_pct)} while {which(other)} gets "
         f"{number(other.rate)}; it counts what DRAM fills too.",
+        findings.rows([one, other], "series tile M stage l2_throughput_pct duration_us"),
     )
 
 
@@ -180,29 +189,32 @@ def extras(limits: pd.DataFrame, switched: pd.DataFrame) -> list[Finding | None]
             whose = f"at M = {worst.M:,} {worst.stage} of {who(worst)}"
             more = f" (most of {len(rows)} such kernels)" if len(rows) > 1 else ""
             cost = percent(float(getattr(worst, extra.column)))
-            out.append(Finding(extra.about, f"{whose} {extra.says.format(cost)}{more}."))
+            shown = findings.rows(rows, f"series tile M stage limiter {extra.column}")
+            out.append(Finding(extra.about, f"{whose} {extra.says.format(cost)}{more}.", shown, "problem"))
     rows = switched[switched["stage"].str.startswith("w13")]
     parts = []
     for series, own in rows.groupby("series", sort=False):
         later = ", ".join(f"at M = {r.M:,} {r.after}" for r in rows_of(own))
         parts.append(f"{series} {own['before'].iloc[0]}, {later}")
-    return [*out, each("Configuration switches", parts)]
+    return [*out, each("Configuration switches", parts, findings.rows(rows, "series stage M_before M before after"))]
 
 
 def waits(limits: pd.DataFrame, stage: str) -> Finding | None:
     """Say what warps wait for most at the largest M."""
     rows = limits[(limits["part"] == stage) & limits["stalls"].map(bool)]
-    parts = [
-        f"those of {who(r)} for {r.stalls[0][0]} ({percent(r.stalls[0][1])} of their time)"
-        for r in rows_of(rows[rows["M"] == rows["M"].max()])
+    rows = rows[rows["M"] == rows["M"].max()]
+    parts = [f"those of {who(r)} for {r.stalls[0][0]} ({percent(r.stalls[0][1])} of their time)" for r in rows_of(rows)]
+    told = [
+        {"series": r.series, "M": r.M, "reason": reason, "pct": pct} for r in rows_of(rows) for reason, pct in r.stalls
     ]
-    return each(f"Warps wait most, in {stage} at M = {rows['M'].max():,}", parts) if parts else None
+    return each(f"Warps wait most, in {stage} at M = {rows['M'].max():,}", parts, pd.DataFrame(told)) if parts else None
 
 
 def launch_gaps(gaps: pd.DataFrame) -> Finding | None:
     """Say where the GPU idles between kernels."""
     parts = [f"at M = {r.M:,} {percent(r.gap_pct)} of {number(r.span_us)}{NBSP}µs in {r.series}" for r in rows_of(gaps)]
-    return each("Launch gaps, which a CUDA graph closes", parts)
+    told = findings.rows(gaps, "series M span_us gap_us gap_pct kernels")
+    return each("Launch gaps, which a CUDA graph closes", parts, told, "problem")
 
 
 def not_known(one: Tables) -> Finding | None:
@@ -216,19 +228,20 @@ def not_known(one: Tables) -> Finding | None:
         if roofs
         else "",
     ]
-    return each(f"Not known on {one.gpu}", parts)
+    return each(f"Not known on {one.gpu}", parts, severity="caution")
 
 
 def against_published(limits: pd.DataFrame) -> Finding | None:
     """Say what was published for an L40, where an M of it was measured here too."""
     theirs, source = published.w13_counters(), published.L40_COUNTERS
+    rows = theirs[theirs["M"].isin(limits["M"])].tail(2)
     parts = [
         f"{r.backend} at M = {r.M:,} compute {percent(r.sm_throughput_pct)}, memory {percent(r.mem_throughput_pct)}"
-        for r in rows_of(theirs[theirs["M"].isin(limits["M"])].tail(2))
+        for r in rows_of(rows)
     ]
-    return (
-        Finding("Published counters", f"on {source.setup}, {listed(parts)}; it is {source.caveat}.") if parts else None
-    )
+    said = f"on {source.setup}, {listed(parts)}; it is {source.caveat}."
+    told = findings.rows(rows, "backend M sm_throughput_pct mem_throughput_pct")
+    return Finding("Published counters", said, told) if parts else None
 
 
 def _same(table: pd.DataFrame, row: Any) -> Any:

@@ -8,10 +8,12 @@ import pandas as pd
 
 from moe_lab.analysis import rules
 from moe_lab.analysis.phases import rows_of
+from moe_lab.pages.show import findings
 from moe_lab.pages.show.findings import NBSP, Finding, each, listed, number, percent
 from moe_lab.spec import schema
 
 AMD_LIMITER = "no AMD counter here is a share of the peak of compute or memory; notebook 05 shows what kernels wait for"
+EVIDENCE = "series tile M stage limiter dram_pct on_chip_pct compute_pct"
 UNITS = ("compute_pct", "on_chip_pct", "dram_pct")  # as ``limits.shares`` names them
 _TILE = r" \d+x\d+x\d+"
 
@@ -51,7 +53,8 @@ def headline(limits: pd.DataFrame, stage: str, gpu: str, amd: bool = False) -> F
         return Finding("", f"On {gpu}, too little was counted to say what limits the expert GEMMs; {how}.")
     sizes = sorted(set(rows["M"]), reverse=True)
     parts = [_at(rows[rows["M"] == M]) for M in dict.fromkeys((sizes[0], sizes[-1]))]
-    return Finding("", f"On {gpu}, {rows['part'].iloc[0]} {'. And '.join(parts)} (of each unit's roof or peak).")
+    said = f"On {gpu}, {rows['part'].iloc[0]} {'. And '.join(parts)} (of each unit's roof or peak)."
+    return Finding("", said, findings.rows(rows[rows["M"].isin([sizes[0], sizes[-1]])], EVIDENCE))
 
 
 def _at(rows: pd.DataFrame) -> str:
@@ -114,6 +117,6 @@ def every_m(limits: pd.DataFrame) -> list[Finding | None]:
                 stages.setdefault(r.series, []).append(r.stage)
             whose = listed([f"{series} ({', '.join(of)})" for series, of in stages.items()])
             parts.append(f"{name} ({_shares(own)}) for {whose}")
-        out.append(Finding(f"Limiter at M = {M:,}", f"{'; '.join(parts)}."))
+        out.append(Finding(f"Limiter at M = {M:,}", f"{'; '.join(parts)}.", findings.rows(rows, EVIDENCE)))
     helps = [f"against {r.name} {r.helps}" for r in rules.RULES if (limits["limiter"] == r.name).any()]
     return [*out, each("What helps", helps)]

@@ -6,11 +6,17 @@ from typing import Any
 import pandas as pd
 
 from moe_lab.analysis.floors import MEASURED, floors
+from moe_lab.analysis.limits import GAPS_PCT
 from moe_lab.analysis.phases import Phase, gpu_name, published_rows, rows_of
+from moe_lab.analysis.rules import DRAM_PCT, PADDING_PCT
+from moe_lab.pages.show import findings
 from moe_lab.pages.show.findings import NBSP, Finding, caution, each, listed, number, percent, time
 from moe_lab.spec import published
 
 EXPERTS = ("w13", "w2")
+COVERED_PCT = 90.0  # in named stages; below it what is left may be larger than the stages that are compared
+_SHARES = "phase stage time_ms pct_of_layer"
+_FLOOR = "phase stage time_ms experts_hit minimum_tb_per_s useful_tflops_per_s roof_tb_per_s roof pct_of_roof"
 
 
 def all_of(phases: Sequence[Phase]) -> list[Finding | None]:
@@ -21,27 +27,34 @@ def all_of(phases: Sequence[Phase]) -> list[Finding | None]:
     """
     floor = floors(phases)
     by_phase = floor.groupby("phase", sort=False) if len(floor) else ()
+    shares = findings.rows(pd.concat([p.stages.assign(phase=p.name) for p in phases]), _SHARES)
     cautions = [(p.name, warning) for p in phases for warning in p.launches.meta.get("warnings") or []]
+    wrong = len(floor) and (floor["pct_of_roof"] > 100).any()
     return [
-        experts_against_attention(phases),
-        each("Largest stages", map(_largest, phases)),
-        each("Launches", map(_launches, phases)),
-        each("Around the expert GEMMs", map(_around, phases)),
-        each("Speed of the expert GEMMs", [_speed(rows) for _, rows in by_phase]),
-        each("Padding to tiles", _padding(floor)),
+        experts_against_attention(phases, shares),
+        each("Largest stages", map(_largest, phases), shares),
+        launches(phases),
+        each("Around the expert GEMMs", map(_around, phases), shares),
+        each(
+            "Speed of the expert GEMMs",
+            [_speed(rows) for _, rows in by_phase],
+            findings.rows(floor, _FLOOR),
+            "problem" if wrong else "normal",
+        ),
+        padding(floor),
         against_published(phases),
-        each("Coverage", map(_coverage, phases)),
+        coverage(phases),
         *(caution(f"in {name}, {_lower(warning)}") for name, warning in cautions),
     ]
 
 
-def experts_against_attention(phases: Sequence[Phase]) -> Finding | None:
-    """Say what share of the layer the expert GEMMs and the attention take in each phase."""
+def experts_against_attention(phases: Sequence[Phase], shares: pd.DataFrame) -> Finding | None:
+    """Say what share of the layer the expert GEMMs and the attention take in each phase; ``shares`` are its rows."""
     parts: list[str] = []
     before: list[str] = []
     for phase in phases:
-        shares = {"the expert GEMMs": _share(phase, *EXPERTS), "attention": _share(phase, "self_attn")}
-        known = {what: share for what, share in shares.items() if share is not None}
+        both = {"the expert GEMMs": _share(phase, *EXPERTS), "attention": _share(phase, "self_attn")}
+        known = {what: share for what, share in both.items() if share is not None}
         if known:
             subjects = [f"{what} {percent(share)}" for what, share in known.items()]
             subjects = [percent(share) for share in known.values()] if list(known) == before else subjects
@@ -50,22 +63,27 @@ def experts_against_attention(phases: Sequence[Phase]) -> Finding | None:
             parts.append(f"{text} of {time(phase.layer_ms)} in {phase.name}")
             before = list(known)
     gpus = listed(list(dict.fromkeys(gpu_name(p) for p in phases)))
-    return Finding("", f"In one {phases[0].part} on {gpus}, {'; '.join(parts)}.") if parts else None
+    return Finding("", f"In one {phases[0].part} on {gpus}, {'; '.join(parts)}.", shares) if parts else None
 
 
 def against_published(phases: Sequence[Phase]) -> Finding | None:
     """Set the shares beside those published for an L40."""
-    parts = []
+    parts, told = [], []
     for phase in phases:
         theirs = published_rows(phase, published.layer_table()).set_index("name")["pct_of_layer"]
         attention, experts = _share(phase, "self_attn"), _share(phase, *EXPERTS)
         if len(theirs) and attention is not None and experts is not None:
             both = float(theirs["w13"] + theirs["w2"])
+            told.append(
+                {"phase": phase.name, "experts_pct": experts, "published_experts_pct": both, "attention_pct": attention}
+                | {"published_attention_pct": float(theirs["self_attn"])}
+            )
             parts.append(
                 f"in {phase.name} expert GEMMs {percent(both)} (here {percent(experts)}) and attention "
                 f"{percent(float(theirs['self_attn']))} (here {percent(attention)})"
             )
-    return each("Published profile", [f"on {published.L40.setup}", *parts, published.L40.caveat] if parts else [])
+    said = [f"on {published.L40.setup}", *parts, published.L40.caveat] if parts else []
+    return each("Published profile", said, pd.DataFrame(told))
 
 
 def _share(phase: Phase, *names: str) -> float | None:
@@ -79,13 +97,18 @@ def _largest(phase: Phase) -> str:
     return f"in {phase.name} {listed(named)}" if named else ""
 
 
-def _launches(phase: Phase) -> str:
-    top: Any = phase.ranges.iloc[0]
-    if pd.isna(top.span_ms) or not top.span_ms:
-        return ""
-    gaps = f"{time(top.gap_ms)} of gaps between them ({percent(100 * top.gap_ms / top.span_ms)} of its span)"
-    gaps = gaps if top.gap_ms > 0 else "no gap between them"
-    return f"one {phase.part} in {phase.name} is {top.kernels:.0f} kernels with {gaps}"
+def launches(phases: Sequence[Phase]) -> Finding | None:
+    """Say of how many kernels a layer is, and how long the GPU idles between them."""
+    parts, told = [], [p.ranges.iloc[:1].assign(phase=p.name) for p in phases]
+    for phase in phases:
+        top: Any = phase.ranges.iloc[0]
+        if not pd.isna(top.span_ms) and top.span_ms:
+            gaps = f"{time(top.gap_ms)} of gaps between them ({percent(100 * top.gap_ms / top.span_ms)} of its span)"
+            gaps = gaps if top.gap_ms > 0 else "no gap between them"
+            parts.append(f"one {phase.part} in {phase.name} is {top.kernels:.0f} kernels with {gaps}")
+    shown = findings.rows(pd.concat(told), "phase name kernels span_ms gap_ms")
+    idle = (shown["gap_ms"] >= GAPS_PCT / 100 * shown["span_ms"]).fillna(False)
+    return each("Launches", parts, shown, "problem" if idle.any() else "normal")
 
 
 def _around(phase: Phase) -> str:
@@ -121,23 +144,37 @@ def _of_roof(rows: pd.DataFrame) -> str:
     return f", {shares} of the {number(rows['roof_tb_per_s'].iloc[0])}{NBSP}TB/s {what}{over}"
 
 
-def _padding(rows: pd.DataFrame) -> list[str]:
-    known = rows.dropna(subset="rows_padded").drop_duplicates("phase") if len(rows) else rows
-    return [
+def padding(floor: pd.DataFrame) -> Finding | None:
+    """Say how many rows the expert GEMMs compute for the useful ones."""
+    rows = floor.dropna(subset="rows_padded").drop_duplicates("phase") if len(floor) else floor
+    parts = [
         f"in {row.phase} they compute {row.rows_padded:,} rows for {row.rows_useful:,} useful ones "
         f"({percent(100 * (row.rows_padded / row.rows_useful - 1))} more)"
-        for row in rows_of(known)
+        for row in rows_of(rows)
     ]
+    # Where DRAM limits, padded rows are free: they read nothing.
+    costs = [
+        r.rows_padded >= (1 + PADDING_PCT / 100) * r.rows_useful and not (r.pct_of_roof >= DRAM_PCT)
+        for r in rows_of(rows.astype({"pct_of_roof": float}) if len(rows) else rows)
+    ]
+    shown = findings.rows(rows, "phase rows_useful rows_padded pct_of_roof")
+    return each("Padding to tiles", parts, shown, "problem" if any(costs) else "normal")
 
 
-def _coverage(phase: Phase) -> str:
-    other = phase.stages.loc[phase.stages["stage"] == "other", "pct_of_layer"].sum()
-    instances = int(phase.ranges["instances"].iloc[0])
-    reported = phase.ranges.attrs["coverage"]["in_root_pct"]
-    return (
-        f"in {phase.name} the {phase.part} ran {instances} {'times' if instances > 1 else 'time'} and holds "
-        f"{percent(reported)} of the kernel time in the report, {percent(100 - other)} of it in named stages"
-    )
+def coverage(phases: Sequence[Phase]) -> Finding | None:
+    """Say what of the report's kernel time lies in the layer, and what of that in named stages."""
+    parts, told = [], []
+    for phase in phases:
+        named = 100 - float(phase.stages.loc[phase.stages["stage"] == "other", "pct_of_layer"].sum())
+        instances = int(phase.ranges["instances"].iloc[0])
+        reported = phase.ranges.attrs["coverage"]["in_root_pct"]
+        told.append({"phase": phase.name, "instances": instances, "in_layer_pct": reported, "in_stages_pct": named})
+        parts.append(
+            f"in {phase.name} the {phase.part} ran {instances} {'times' if instances > 1 else 'time'} and holds "
+            f"{percent(reported)} of the kernel time in the report, {percent(named)} of it in named stages"
+        )
+    low = any(row["in_stages_pct"] < COVERED_PCT for row in told)
+    return each("Coverage", parts, pd.DataFrame(told), "caution" if low else "normal")
 
 
 def _lower(sentence: str) -> str:

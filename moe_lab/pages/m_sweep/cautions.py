@@ -8,7 +8,8 @@ from moe_lab.analysis import roofs, sweep
 from moe_lab.analysis.leads import leads
 from moe_lab.analysis.phases import rows_of
 from moe_lab.analysis.sweep import Sweep
-from moe_lab.pages.show.findings import NBSP, Finding, number, percent
+from moe_lab.pages.show import findings
+from moe_lab.pages.show.findings import NBSP, Finding, Severity, each, number, percent
 
 
 def gpu(bench: Sweep) -> str:
@@ -24,7 +25,7 @@ def behind(others: Sequence[Sweep], ours: str) -> Finding | None:
         others: benchmarks; of each the first model and routing.
         ours: a backend; where a run lacks it, the quickest of ours.
     """
-    parts = []
+    parts, told = [], []
     for bench in others:
         rows = sweep.at(bench, "")
         found = leads(rows, ours) if len(rows) else rows
@@ -32,7 +33,9 @@ def behind(others: Sequence[Sweep], ours: str) -> Finding | None:
             what = f"{one.ours} with {rows['model'].iloc[0]} on {gpu(bench)} at M = {one.M:,}"
             spread = "" if one.verdict == "behind" else ", within the spread of the repetitions"
             parts.append(f"{what} ({number(one.speedup)} times as fast as {one.peer}{spread})")
-    return Finding("Behind the best peer in other runs", f"{'; '.join(parts)}.") if parts else None
+            told.append({"gpu": gpu(bench), "model": rows["model"].iloc[0], **one._asdict()})
+    shown = findings.rows(told, "gpu model M ours ours_us peer peer_us speedup verdict")
+    return each("Behind the best peer in other runs", parts, shown, "problem")
 
 
 def over(bench: Sweep, rows: pd.DataFrame) -> list[Finding]:
@@ -54,9 +57,11 @@ def _over(bench: Sweep, above: pd.DataFrame, kind: str) -> Iterable[Finding]:
         said += f", {roof.runs} {'benchmarks' if roof.runs > 1 else 'benchmark'} of this GPU "
         said += f"{number(roof.low / 1e12)} to {number(roof.high / 1e12)}"
     beyond = above["pct_of_roofline"] > (100 * mine["high"] / mine["value"] if mine else 100)
-    for rows, about, why in (
-        (above[beyond], "Wrong bound", "so the GPU can do more than the roof says"),
-        (above[~beyond], "Above what the card sustains", "but not its roof's fastest repetition: no wrong bound"),
+    wrong: tuple[str, str, Severity] = ("Wrong bound", "so the GPU can do more than the roof says", "problem")
+    moment = "but not its roof's fastest repetition: no wrong bound"
+    for rows, (about, why, severity) in (
+        (above[beyond], wrong),
+        (above[~beyond], ("Above what the card sustains", moment, "caution")),
     ):
         for most in rows_of(rows.nlargest(1, "pct_of_roofline")):
             sizes = ", ".join(f"{m:,}" for m in sorted(set(rows["M"])))
@@ -64,4 +69,6 @@ def _over(bench: Sweep, above: pd.DataFrame, kind: str) -> Iterable[Finding]:
                 about,
                 f"at M = {sizes} it is exceeded, most by {most.backend} at M = {most.M:,} "
                 f"({percent(most.pct_of_roofline)} of it), {why}{said}.",
+                findings.rows(rows, "backend M median_us roofline_us bound_by pct_of_roofline"),
+                severity,
             )

@@ -5,14 +5,17 @@ from typing import Any
 
 import pandas as pd
 
-from moe_lab.analysis import sweep
+from moe_lab.analysis import rules, sweep
 from moe_lab.analysis.leads import largest_excess, leads, with_ours
 from moe_lab.analysis.phases import rows_of
 from moe_lab.analysis.sweep import Sweep
 from moe_lab.pages.m_sweep.cautions import gpu, over
+from moe_lab.pages.show import findings
 from moe_lab.pages.show.findings import Finding, caution, each, number, percent, time
 from moe_lab.spec import published
 
+_LEADS = "M ours ours_us peer peer_us speedup verdict"
+_SKEW = "M routing ratio bound_ratio ratio_net"
 PICKED = (1, 16, 256, 4096)  # Ms that get a sentence of their own, with the largest of the run
 MOST, ALL = 0.5, 1.05  # of a difference that a part must explain to be called its cause; traced times are not exact
 
@@ -35,13 +38,13 @@ def all_of(bench: Sweep, rows: pd.DataFrame, skewed: pd.DataFrame, ours: str, ba
     return [
         headline(bench, rows, ours),
         *duels(rows, ours),
-        each("Quickest", places(rows)),
-        each("Changing places", changes(rows, ours, baseline)),
-        each("Against the bound", bound(rows, ours)),
+        each("Quickest", places(rows), findings.rows(sweep.winners(rows), "M winner ms next lead_pct verdict")),
+        changes(rows, ours, baseline),
+        each("Against the bound", bound(rows, ours), _bounds(rows, ours)),
         *over(bench, rows),
-        each("Routing skew", uneven(skewed, ours)),
-        each("Padding", padding(rows, ours, baseline)),
-        each("Published sweep", [elsewhere()]),
+        each("Routing skew", uneven(skewed, ours), findings.rows(_of(skewed, ours), _SKEW)),
+        padding(rows, ours, baseline),
+        elsewhere(),
         *state(bench, rows),
         *failures(bench),
     ]
@@ -65,6 +68,7 @@ def headline(bench: Sweep, rows: pd.DataFrame, ours: str) -> Finding:
         f"{table['ours'].iloc[0]} is ahead of the best peer, the quickest kernel of another project at each "
         f"M, at {counts['ahead']} of {len(table)} sizes{''.join(others)}; on the geometric mean "
         f"{number(sweep.geometric_mean(table['speedup']))} times as fast, from {low} to {high}.",
+        findings.rows(table, _LEADS),
     )
 
 
@@ -79,14 +83,14 @@ def _duel(rows: pd.DataFrame, one: Any) -> Finding:
     peer = f"the best peer at this M, {one.peer}"
     fast, late = sorted((one.ours_us, one.peer_us))
     times = f"{time(fast / 1e3)} against {time(late / 1e3)}"
+    told = findings.rows([one], _LEADS)
     if one.verdict == "even":
-        return Finding(f"At M = {one.M:,}", f"{one.ours} and {peer}, cannot be told apart ({times}).")
+        return Finding(f"At M = {one.M:,}", f"{one.ours} and {peer}, cannot be told apart ({times}).", told)
     names = (one.ours, one.peer) if one.verdict == "ahead" else (one.peer, one.ours)
     first, second = (one.ours, f"{peer},") if one.verdict == "ahead" else (f"{peer[:1].upper()}{peer[1:]},", one.ours)
     lead = percent(100 * (1 - fast / late))
-    return Finding(
-        f"At M = {one.M:,}", f"{first} is ahead of {second} by {lead} ({times}){_because(rows, *names, late - fast)}."
-    )
+    said = f"{first} is ahead of {second} by {lead} ({times}){_because(rows, *names, late - fast)}."
+    return Finding(f"At M = {one.M:,}", said, told, "problem" if one.verdict == "behind" else "normal")
 
 
 def _because(rows: pd.DataFrame, quick: str, slow: str, gap_us: float) -> str:
@@ -112,25 +116,24 @@ def places(rows: pd.DataFrame) -> list[str]:
     return parts
 
 
-def changes(rows: pd.DataFrame, ours: str, baseline: str) -> list[str]:
+def changes(rows: pd.DataFrame, ours: str, baseline: str) -> Finding | None:
     """Say where two backends change places: ours and the baseline, and the baseline with each other."""
     names = [name for name in dict.fromkeys(rows["backend"]) if name != baseline]
-    parts = []
-    for name in sorted(names, key=lambda n: n != ours)[:3]:
-        found = list(rows_of(sweep.crossings(rows, name, baseline)))
-        parts += [
-            f"{row.after} overtakes {row.before} between M = {row.low:,} and {row.high:,} (about {number(row.M, 2)})"
-            for row in found[:3]
-        ]
-    return parts
+    first = sorted(names, key=lambda n: n != ours)[:3]
+    found = pd.concat([sweep.crossings(rows, name, baseline).head(3) for name in (*first, baseline)])
+    parts = [
+        f"{row.after} overtakes {row.before} between M = {row.low:,} and {row.high:,} (about {number(row.M, 2)})"
+        for row in rows_of(found)
+    ]
+    return each("Changing places", parts, found)
 
 
 def bound(rows: pd.DataFrame, ours: str) -> list[str]:
     """Say what share of the roofline bound ours reaches, where it is highest and where lowest."""
-    rows, name = with_ours(rows, ours)
-    own = rows[(rows["backend"] == name) & rows["pct_of_roofline"].notna()]
+    own = _bounds(rows, ours)
     if own.empty:
         return []
+    name = own["backend"].iloc[0]
     low: Any = next(rows_of(own.nsmallest(1, "pct_of_roofline")))
     high: Any = next(rows_of(own.nlargest(1, "pct_of_roofline")))
     memory = own[own["bound_by"] == "memory"]["M"]
@@ -143,9 +146,19 @@ def bound(rows: pd.DataFrame, ours: str) -> list[str]:
     ]
 
 
+def _bounds(rows: pd.DataFrame, ours: str) -> pd.DataFrame:
+    rows, name = with_ours(rows, ours)
+    own = rows[(rows["backend"] == name) & rows["pct_of_roofline"].notna()]
+    return findings.rows(own, "backend M median_us roofline_us bound_by pct_of_roofline")
+
+
+def _of(skewed: pd.DataFrame, ours: str) -> pd.DataFrame:
+    return skewed[skewed["backend"] == ours] if len(skewed) else skewed
+
+
 def uneven(skewed: pd.DataFrame, ours: str) -> list[str]:
     """Say what each routing costs ours at the largest M, beyond what its bound changes."""
-    own = skewed[skewed["backend"] == ours] if len(skewed) else skewed
+    own = _of(skewed, ours)
     parts = []
     for routing, part in own.groupby("routing", sort=False) if len(own) else ():
         last: Any = list(rows_of(part.sort_values("M")))[-1]
@@ -158,29 +171,33 @@ def uneven(skewed: pd.DataFrame, ours: str) -> list[str]:
     return parts
 
 
-def padding(rows: pd.DataFrame, ours: str, baseline: str) -> list[str]:
+def padding(rows: pd.DataFrame, ours: str, baseline: str) -> Finding | None:
     """Say how many rows of padding the two compute at the smallest and largest M."""
-    parts = []
+    parts, told = [], [rows.head(0)]
     for name in dict.fromkeys((ours, baseline)):
         own = rows[(rows["backend"] == name) & rows["padding_waste_pct"].notna()]
-        for row in rows_of(own.iloc[[0, -1]].drop_duplicates("M")) if len(own) else ():
-            more = (
-                f"{percent(row.padding_waste_pct)} more rows than"
-                if row.padding_waste_pct >= 0.05
-                else "no more rows than"
-            )
+        ends = own.iloc[[0, -1]].drop_duplicates("M") if len(own) else own
+        told.append(ends)
+        for row in rows_of(ends):
+            waste = row.padding_waste_pct
+            more = f"{percent(waste)} more rows than" if waste >= 0.05 else "no more rows than"
             parts.append(f"{name} computes {more} the useful ones at M = {row.M:,}")
-    return parts
+    ends = pd.concat(told)
+    costs = (ends["padding_waste_pct"] >= rules.PADDING_PCT) & (ends["bound_by"] == "compute")  # else it is free
+    shown = findings.rows(ends, "backend M rows_useful rows_padded padding_waste_pct bound_by")
+    return each("Padding", parts, shown, "problem" if costs.any() else "normal")
 
 
-def elsewhere() -> str:
+def elsewhere() -> Finding:
     """Say where the two backends of the published sweep change places."""
     table = published.sweep_table()
     first: Any = next(rows_of(table[table["speedup"] > 1].head(1)))
-    last: Any = list(rows_of(table))[-1]
-    return (
+    last: Any = next(rows_of(table.tail(1)))
+    return Finding(
+        "Published sweep",
         f"on {published.SWEEP.setup.partition(',')[0]}, triton-kernels is the quicker one from M = {first.M:,} on, "
-        f"{number(last.speedup)} times as fast as SGLang's at M = {last.M:,}"
+        f"{number(last.speedup)} times as fast as SGLang's at M = {last.M:,}.",
+        table,
     )
 
 
@@ -194,6 +211,7 @@ def state(bench: Sweep, rows: pd.DataFrame) -> list[Finding]:
                 "Not known",
                 f"whether the L2 cache was cold. A read after the flush took {cold['ratio']} times a warm one, "
                 "which no cache explains: the check failed.",
+                severity="caution",
             )
         )
     elif cold and not cold["cold"]:
@@ -204,7 +222,8 @@ def state(bench: Sweep, rows: pd.DataFrame) -> list[Finding]:
     if len(slowed):
         why = ", ".join(sorted({reason for text in slowed["throttled"] for reason in text.split(", ")}))
         sizes = [f"{int(m):,}" for m in sorted(set(slowed["M"]))]
-        out.append(Finding("Clocks", f"the GPU ran below the clocks asked for ({why}) at M = {', '.join(sizes)}."))
+        said = f"the GPU ran below the clocks asked for ({why}) at M = {', '.join(sizes)}."
+        out.append(Finding("Clocks", said, findings.rows(slowed, "backend M sm_mhz power_w throttled"), "caution"))
     return out
 
 
@@ -214,7 +233,8 @@ def failures(bench: Sweep) -> list[Finding]:
     for name, part in bench.failed.groupby("backend", sort=True):
         one: Any = next(rows_of(part))
         count = f"{len(part)} {'row' if len(part) == 1 else 'rows'}"
-        out.append(Finding("Failed", f"{name} in {count}, for example at M = {one.M:,}: {str(one.error).rstrip('.')}."))
+        said = f"{name} in {count}, for example at M = {one.M:,}: {str(one.error).rstrip('.')}."
+        out.append(Finding("Failed", said, findings.rows(part, "backend M routing error"), "problem"))
     if bench.run and bench.run.manifest["rows"].get("complete") is False:
         out.append(caution("the benchmark was stopped before its end, so some sizes are missing."))
     return out

@@ -8,8 +8,12 @@ import pandas as pd
 from moe_lab.analysis import amd
 from moe_lab.analysis.amd import memory as amd_memory
 from moe_lab.analysis.amd.runs import Counted
+from moe_lab.analysis.phases import rows_of
+from moe_lab.pages.show import findings
 from moe_lab.pages.show.findings import NBSP, Finding, caution, number, percent
 from moe_lab.spec import published
+
+FILL_PCT = 80.0  # of the dies; a grid of less idles them for longer than other costs of a launch
 
 
 def all_of(shown: Sequence[Counted]) -> list[Finding | None]:
@@ -55,31 +59,31 @@ def kernel(one: Counted) -> Finding:
     if _known(row, "vl1d_coalescing_pct"):
         parts.append(f"coalesces {percent(row['vl1d_coalescing_pct'])} of the best case")
     where = one.gpu if one.gpu == one.name else f"{one.gpu} ({one.name})"
-    return Finding("", f"On {where}, {row['name']} {', '.join(parts) or 'has no known metric'}.")
+    told = findings.rows([row], "name launches kernel_cycles active_cus vl1d_hit_pct vl1d_coalescing_pct")
+    return Finding("", f"On {where}, {row['name']} {', '.join(parts) or 'has no known metric'}.", told)
 
 
 def waiting(one: Counted) -> Finding | None:
     """Say what the first kernel's memory path waits for most."""
     table = amd.stalls(one.launches, limit=1)
     own = table[(table["kernel"] == table["kernel"].iloc[0]) & (table["group"] == "stall")].dropna(subset="value")
-    top = own[own["value"] > 0].nlargest(2, "value").to_dict("records")
-    if not top:
+    top = own[own["value"] > 0].nlargest(2, "value")
+    if top.empty:
         return None
-    said = [f"{r['label']} in {percent(r['value'])} of {r['of']}" for r in top]
-    return Finding(f"Waiting in {one.name}", f"mostly, {' and '.join(said)}.")
+    said = [f"{r.label} in {percent(r.value)} of {r.of}" for r in rows_of(top)]
+    return Finding(f"Waiting in {one.name}", f"mostly, {' and '.join(said)}.", findings.rows(top, "label value of"))
 
 
 def memory(one: Counted) -> Finding | None:
     """Say what the first kernel moves at each level."""
     table = amd_memory.traffic(one.launches, 1)
-    own = table[table["kernel"] == table["kernel"].iloc[0]]
-    known = [r for r in own.to_dict("records") if _known(r, "bytes") and r["bytes"] > 0]
-    moved = [f"{number(r['bytes'] / 1e6)}{NBSP}MB at {r['level']}{_rate(r)}" for r in known]
-    return Finding(f"Memory in {one.name}", f"one launch moves {', '.join(moved)}.") if moved else None
-
-
-def _rate(row: dict[str, Any]) -> str:
-    return f" ({number(row['gb_per_s'])}{NBSP}GB/s)" if _known(row, "gb_per_s") else ""
+    own = table[(table["kernel"] == table["kernel"].iloc[0]) & (table["bytes"] > 0).fillna(False)]
+    moved = []
+    for row in rows_of(own):
+        rate = "" if pd.isna(row.gb_per_s) else f" ({number(row.gb_per_s)}{NBSP}GB/s)"
+        moved.append(f"{number(row.bytes / 1e6)}{NBSP}MB at {row.level}{rate}")
+    told = findings.rows(own, "level bytes hit_pct gb_per_s")
+    return Finding(f"Memory in {one.name}", f"one launch moves {', '.join(moved)}.", told) if moved else None
 
 
 def dies(one: Counted) -> Finding | None:
@@ -94,6 +98,8 @@ def dies(one: Counted) -> Finding | None:
         f"Dies in {one.name}",
         f"{worst['name']} has {worst['grid_blocks']:,} work-groups for {worst['xcds']} dies, "
         f"{worst['most']} on the fullest, which fills {percent(worst['fill_pct'])} of them.",
+        findings.rows(table, "name grid_blocks launches xcds most least fill_pct"),
+        "problem" if worst["fill_pct"] < FILL_PCT else "normal",
     )
 
 
@@ -106,7 +112,8 @@ def missing(one: Counted) -> Finding | None:
         return None
     some = ", ".join(dict.fromkeys(lost["label"]))
     why = "for want of counters, time stamps or operations"
-    return Finding(f"Not known in {one.name}", f"{len(lost)} of {total} metrics, {why} ({some}).")
+    said = f"{len(lost)} of {total} metrics, {why} ({some})."
+    return Finding(f"Not known in {one.name}", said, findings.rows(lost, "metric label source"), "caution")
 
 
 def _known(row: dict[str, Any], key: str) -> bool:

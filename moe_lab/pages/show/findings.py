@@ -1,16 +1,22 @@
-"""Sentences rendered from numbers: no figure in a report is typed by hand.
+"""Sentences rendered from numbers, with the rows that they are rendered from: no figure in a report is typed by hand.
 
-The first finding of a notebook is its headline; ``show`` stores it beside the HTML so that the index card can quote it.
+The first finding of a notebook is its headline; ``show`` stores it beside the HTML so that the index card can quote it,
+and with it every finding as data.
 """
 
 import html
+import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from moe_lab.pages.show import mime
+import pandas as pd
+
+from moe_lab.pages.show import mime, tables
 
 NBSP = "\u00a0"
+MOST_ROWS = 40  # more is a table of the page, not what one sentence rests on
+Severity = Literal["normal", "problem", "caution"]
 
 
 @dataclass(frozen=True)
@@ -20,20 +26,36 @@ class Finding:
     Attributes:
         about: its subject; empty for a headline.
         text: what is said of it, a sentence or the rest of one.
-        severity: ``normal``, or ``caution`` for what casts doubt on numbers.
+        rows: the rows of a table that the numbers are from, in its columns; empty where there is no such table.
+        severity: ``problem`` for what costs time, fails or breaks a bound, ``caution`` for what casts doubt on numbers.
     """
 
     about: str
     text: str
-    severity: str = "normal"
+    rows: pd.DataFrame = field(default_factory=pd.DataFrame, compare=False, repr=False)
+    severity: Severity = "normal"
 
     def __str__(self) -> str:
         return f"{self.about}: {self.text}" if self.about else self.text
 
     def html(self) -> str:
-        """Return the subject in bold and the text after it as a sentence."""
+        """Return the subject in bold and the text after it as a sentence; a click shows the rows."""
         about, text = html.escape(self.about), html.escape(self.text)
-        return f"<strong>{about}.</strong> {text[:1].upper()}{text[1:]}" if about else text
+        said = f"<strong>{about}.</strong> {text[:1].upper()}{text[1:]}" if about else text
+        return said + self.details()
+
+    def details(self) -> str:
+        """Return the rows as a table to unfold; empty without any."""
+        if self.rows.empty:
+            return ""
+        count = f"{len(self.rows)} {'row' if len(self.rows) == 1 else 'rows'}"
+        table = tables.Table(self.rows, tables.guessed(self.rows)).bare()
+        return f'<details class="rows"><summary>{count}</summary>{table}</details>'
+
+    def data(self) -> dict[str, Any]:
+        """Return the finding as JSON can hold it; a number that is not known is null."""
+        rows = json.loads(self.rows.to_json(orient="records"))
+        return {"about": self.about, "text": self.text, "severity": self.severity, "rows": rows}
 
 
 class Findings:
@@ -49,11 +71,12 @@ class Findings:
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         first, *rest = self.found or [Finding("", "No finding: the runs hold too little.")]
         items = "".join(f'<li class="{f.severity}">{f.html()}</li>' for f in rest)
-        top = html.escape(str(first))
+        top = f'<p class="headline">{html.escape(str(first))}</p>{first.details()}'
+        stored = {"headline": str(first), "findings": [str(f) for f in rest]}
         return {
-            "text/html": f'<div class="findings"><p class="headline">{top}</p><ul>{items}</ul></div>',
+            "text/html": f'{tables.style()}<div class="findings">{top}<ul>{items}</ul></div>',
             "text/plain": "\n".join([str(first), *(f"- {f}" for f in rest)]),
-            mime.HEADLINE: {"headline": str(first), "findings": [str(f) for f in rest]},
+            mime.HEADLINE: {**stored, "found": [f.data() for f in (first, *rest)]},
         }
 
 
@@ -62,10 +85,26 @@ def show(found: Sequence[Finding | None]) -> Findings:
     return Findings(found)
 
 
-def each(about: str, parts: Iterable[str]) -> Finding | None:
+def rows(found: Iterable[Any], columns: str) -> pd.DataFrame:
+    """Return what a finding was rendered from.
+
+    Args:
+        found: a table, or rows of one as ``rows_of`` returns them.
+        columns: those to keep, separated by spaces; the ones that the table lacks are left out.
+
+    Returns:
+        The first ``MOST_ROWS``.
+    """
+    table = found if isinstance(found, pd.DataFrame) else pd.DataFrame(list(found))
+    return table[[c for c in columns.split() if c in table]].head(MOST_ROWS)
+
+
+def each(
+    about: str, parts: Iterable[str], rows: pd.DataFrame | None = None, severity: Severity = "normal"
+) -> Finding | None:
     """Return one finding of the parts that say something; None without any."""
     said = [text for text in parts if text]
-    return Finding(about, f"{'; '.join(said)}.") if said else None
+    return Finding(about, f"{'; '.join(said)}.", pd.DataFrame() if rows is None else rows, severity) if said else None
 
 
 def caution(text: str) -> Finding:

@@ -1,5 +1,6 @@
 """MIME types of what notebooks store in their outputs for the report to read."""
 
 PLOTLY = "application/vnd.plotly.v1+json"
-HEADLINE = "application/vnd.moe_lab.headline+json"  # {"headline": sentence, "findings": [sentence, ...]}
+# {"headline": sentence, "findings": [sentence, ...], "found": [{"about", "text", "severity", "rows"}, ...]}
+HEADLINE = "application/vnd.moe_lab.headline+json"
 PROVENANCE = "application/vnd.moe_lab.provenance+json"  # [{"phase", "run", "gpu", "date"}, ...]

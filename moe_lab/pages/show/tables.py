@@ -50,6 +50,13 @@ def heads(names: str, **same: Any) -> list[Column]:
     return [replace(Column(f.column, f.label, f.unit, f.digits, wrap=f.wrap), **same) for f in of]
 
 
+def guessed(frame: pd.DataFrame) -> list[Column]:
+    """Return every column as the schema shows it; a number that it does not know with one decimal."""
+    known = schema.shown()
+    digits = {str(c): 1 if pd.api.types.is_float_dtype(frame[c]) else None for c in frame}
+    return [heads(c)[0] if c in known else Column(c, c.replace("_", " "), digits=digits[c]) for c in digits]
+
+
 class Table:
     """A table that a notebook displays; plain text where there is no HTML.
 
@@ -70,11 +77,15 @@ class Table:
         return {"text/html": self.html(), "text/plain": text, **self.extra}
 
     def html(self) -> str:
-        """Return the table with its style, in a box of its own that scrolls sideways."""
+        """Return the table with its style."""
+        return style() + self.bare()
+
+    def bare(self) -> str:
+        """Return the table without its style, in a box of its own that scrolls sideways."""
         caption = f"<caption><span>{html.escape(self.caption)}</span></caption>" if self.caption else ""
         body = "".join(self._row(row) for row in self.frame.to_dict("records"))
         table = f'<table class="lab">{caption}<thead>{self._head()}</thead><tbody>{body}</tbody></table>'
-        return f'<style>{_css()}</style><div class="scroll" tabindex="0">{table}</div>'
+        return f'<div class="scroll" tabindex="0">{table}</div>'
 
     def _head(self) -> str:
         groups = ""
@@ -119,5 +130,6 @@ def _cell(column: Column, value: Any, level: int, odd: bool = False) -> str:
     return f'<td class="{" ".join(kinds)}"{style}>{text}</td>'
 
 
-def _css() -> str:
-    return (files(__package__) / "table.css").read_text(encoding="utf-8")
+def style() -> str:
+    """Return what all tables of a page look like, as an element."""
+    return f"<style>{(files(__package__) / 'table.css').read_text(encoding='utf-8')}</style>"

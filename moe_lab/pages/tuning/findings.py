@@ -7,7 +7,8 @@ import pandas as pd
 from moe_lab.analysis import tuning
 from moe_lab.analysis.phases import rows_of
 from moe_lab.analysis.tuning import Tuning
-from moe_lab.pages.show.findings import Finding, percent, time
+from moe_lab.pages.show import findings
+from moe_lab.pages.show.findings import Finding, each, percent, time
 
 
 def all_of(run: Tuning) -> list[Finding | None]:
@@ -26,7 +27,11 @@ def all_of(run: Tuning) -> list[Finding | None]:
     first: Any = next(rows_of(run.rows[run.rows["phase"] == "final"]))
     gpu = str((run.run.manifest.get("gpu") or {}).get("name") or "an unknown GPU").removeprefix("NVIDIA ")
     return [
-        Finding(f"On {gpu}, {first.model}, {first.format}, {first.backend}", f"{gain(best)}."),
+        Finding(
+            f"On {gpu}, {first.model}, {first.format}, {first.backend}",
+            f"{gain(best)}.",
+            findings.rows(best, "M w13 w2 us default_us gain_pct"),
+        ),
         tiles(best),
         single(best),
         keys(tuning.between(run)),
@@ -61,7 +66,7 @@ def tiles(best: pd.DataFrame) -> Finding:
         f"{rows} at M = {int(part['M'].min()):,}" + (f" to {int(part['M'].max()):,}" if len(part) > 1 else "")
         for rows, part in ((int(part["r"].iloc[0]), part) for _, part in best.assign(r=block_m).groupby(_runs(block_m)))
     ]
-    return Finding("Rows of the best tile", f"{'; '.join(spans)}.")
+    return Finding("Rows of the best tile", f"{'; '.join(spans)}.", findings.rows(best, "M w13 w2"))
 
 
 def _runs(values: "pd.Series[Any]") -> "pd.Series[Any]":
@@ -75,13 +80,13 @@ def single(best: pd.DataFrame) -> Finding | None:
     if known.empty:
         return None
     most: Any = next(rows_of(known.nlargest(1, "one_pct")))
-    if most.one_pct < 0.05:
-        return Finding("One tile for both GEMMs", "at every size the best pair is one tile.")
-    return Finding(
-        "One tile for both GEMMs",
-        f"it costs {percent(float(known['one_pct'].median()))} on the median, "
-        f"most at M = {most.M:,}, {percent(most.one_pct)}.",
+    said = (
+        f"it costs {percent(float(known['one_pct'].median()))} on the median, most at M = {most.M:,}, "
+        f"{percent(most.one_pct)}."
     )
+    same = "at every size the best pair is one tile."
+    shown = findings.rows(known, "M w13 w2 us one one_us one_pct")
+    return Finding("One tile for both GEMMs", same if most.one_pct < 0.05 else said, shown)
 
 
 def keys(between: pd.DataFrame) -> Finding | None:
@@ -94,6 +99,7 @@ def keys(between: pd.DataFrame) -> Finding | None:
         f"at {_sizes(len(between))} between the tuned ones its tiles cost "
         f"{percent(float(between['cost_pct'].median()))} on the median against the best measured there, most at "
         f"M = {worst.M:,}, {percent(worst.cost_pct)} (key {worst.nearest:,}).",
+        findings.rows(between, "M nearest nearest_us best_us cost_pct"),
     )
 
 
@@ -103,7 +109,9 @@ def others(shipped: pd.DataFrame) -> Finding | None:
         f"{name}'s are {_slower(own)} slower on the median of {_sizes(len(own))}"
         for name, own in shipped.groupby("release")
     ]
-    return Finding("Shipped tiles in our kernel", f"{'; '.join(parts)}.") if parts else None
+    return each(
+        "Shipped tiles in our kernel", parts, findings.rows(shipped, "M release w13 w2 us chosen_us slower_pct")
+    )
 
 
 def _slower(own: pd.DataFrame) -> str:
@@ -120,7 +128,8 @@ def effort(run: Tuning, best: pd.DataFrame) -> Finding:
         if len(seen)
         else ""
     )
-    ended = (
-        "" if run.run is None or run.run.manifest["rows"]["complete"] else "; the budget ended before all were measured"
-    )
-    return Finding("Search", f"{len(compiled):,} kernels compiled, {wrong:,} of them could not be run{far}{ended}.")
+    complete = run.run is None or run.run.manifest["rows"]["complete"]
+    ended = "" if complete else "; the budget ended before all were measured"
+    said = f"{len(compiled):,} kernels compiled, {wrong:,} of them could not be run{far}{ended}."
+    shown = findings.rows(best, "M tried failed over_seen_pct")
+    return Finding("Search", said, shown, "normal" if complete else "caution")
