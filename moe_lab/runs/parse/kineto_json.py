@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from moe_lab.runs.attribution.assemble import assemble
-from moe_lab.runs.parse import _doubts
+from moe_lab.runs.parse import _doubts, _facts
 from moe_lab.runs.parse._slim import Keep
 from moe_lab.runs.parse.kineto import chrome, file
 from moe_lab.runs.parse.kineto import events as kineto
@@ -73,7 +73,7 @@ def _parsed(path: Path) -> Launches:
     if float(np.maximum(operations.end - operations.start, 0).astype(float).sum()) >= MOST_NS:
         raise file.Damaged("the durations of its GPU operations add up to more than 100 years")
     operations, doubts = _doubts.mended(operations)
-    meta = _facts(header, joined, [*_doubtful(tables, joined), *_doubts.negative(operations), *doubts])
+    meta = _meta(header, joined, [*_doubtful(tables, joined), *_doubts.negative(operations), *doubts])
     return assemble(operations, joined.calls(), joined.ranges(), None, meta, "")
 
 
@@ -126,7 +126,7 @@ def slim(source: Path, target: Path, keep: Keep | None = None) -> tuple[list[str
     return list(kineto_slim.DROPPED), hosts
 
 
-def _facts(header: dict[str, Any], joined: Join, warnings: list[str]) -> dict[str, Any]:
+def _meta(header: dict[str, Any], joined: Join, warnings: list[str]) -> dict[str, Any]:
     """Return the plain facts of the trace."""
     gpus = kineto_slim.gpus(header)
     operation = joined.operation
@@ -134,26 +134,24 @@ def _facts(header: dict[str, Any], joined: Join, warnings: list[str]) -> dict[st
     own = next((g for g in gpus if g.get("id") == used), gpus[0] if gpus else None)
     schema = header.get("schemaVersion")
     alone = len(set(joined.process.tolist()) - {-1}) < 2  # of several processes the header names one at most
-    return {
-        "tool": {"name": "torch.profiler", "version": None},
-        "rank": kineto_slim.rank(header) if alone else None,
-        "schema": str(schema) if integer(schema) >= 0 else None,
-        "gpu": _gpu(own) if own else None,
-        "gpu_count": len(gpus) or None,
-        "graph_mode": "Node" if joined.graph.any() else None,
-        "driver": None,
-        "date": _date(header.get("baseTimeNanoseconds"), int(operation["start"][0])),
-        "cuda": _cuda(header.get("cuda_runtime_version")),
-        "warnings": warnings,
-    }
+    return _facts.facts(
+        "torch.profiler",
+        rank=kineto_slim.rank(header) if alone else None,
+        schema=str(schema) if integer(schema) >= 0 else None,
+        gpu=_gpu(own) if own else None,
+        gpu_count=len(gpus) or None,
+        graph_mode="Node" if joined.graph.any() else None,
+        date=_date(header.get("baseTimeNanoseconds"), int(operation["start"][0])),
+        cuda=_facts.cuda_version(header.get("cuda_runtime_version")),
+        warnings=warnings,
+    )
 
 
 def _gpu(properties: dict[str, Any]) -> dict[str, Any]:
     gpu: dict[str, Any] = {ours: properties.get(theirs) for ours, theirs in GPU_FACTS.items()}
     threads, warp = properties.get("maxThreadsPerMultiprocessor"), properties.get("warpSize")
     gpu["max_warps_per_sm"] = threads // warp if threads is not None and warp else None
-    major, minor = properties.get("computeMajor"), properties.get("computeMinor")
-    gpu["compute_capability"] = None if major is None or minor is None else f"{major}.{minor}"
+    gpu["compute_capability"] = _facts.capability(properties.get("computeMajor"), properties.get("computeMinor"))
     return gpu
 
 
@@ -163,8 +161,3 @@ def _date(base: Any, start: int) -> str | None:
     if not 1e9 < seconds < 1e10:
         return None
     return datetime.fromtimestamp(seconds, timezone.utc).date().isoformat()
-
-
-def _cuda(version: Any) -> str | None:
-    """Return ``12.8`` for 12080, CUDA's way to write versions."""
-    return f"{version // 1000}.{version % 1000 // 10}" if type(version) is int and 0 < version < 10**6 else None

@@ -25,9 +25,7 @@ def parse(path: Path) -> Launches:
         UserError: the file holds no kernels, breaks off, or has numbers that cannot be known.
     """
     found = pages.read(Path(path))
-    meta = rows.facts(found.gpu, found.rows)
-    meta["warnings"] += found.notes
-    return rows.assemble(found.rows, meta)
+    return rows.assemble(found.rows, rows.facts(found.gpu, found.rows, found.notes))
 
 
 def slim(source: Path, target: Path, keep: Keep | None = None) -> tuple[list[str], list[str]]:

@@ -32,9 +32,7 @@ def parse(path: Path) -> Launches:
         UserError: ncu-report is not installed, or the file is no report or holds no kernels.
     """
     rows, gpu, notes = _read(Path(path))
-    meta = ncu.facts(gpu, rows)
-    meta["warnings"] += notes
-    return ncu.assemble(rows, meta)
+    return ncu.assemble(rows, ncu.facts(gpu, rows, notes))
 
 
 def slim(source: Path, target: Path, keep: Keep | None = None) -> tuple[list[str], list[str]]:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from moe_lab.runs import redact
-from moe_lab.runs.parse._names import short_name
+from moe_lab.runs.parse._facts import facts, short_name
 from moe_lab.runs.parse._slim import Keep
 from moe_lab.runs.parse.rocprof import workload
 from moe_lab.runs.parse.rocprof.workload_files import AGAIN, LAUNCH
@@ -70,20 +70,15 @@ def parse(path: Path) -> Launches:
     table = _table(found)
     lost = int(table["duration_ns"].isna().sum())
     warnings = [*found.notes, *([NO_TIMES.format(lost=lost, all=len(table))] if lost else [])]
-    meta = {
-        "tool": {"name": "rocprof-compute", "version": None},
-        "schema": f"{found.form}, sysinfo {machine.get('version', 'without a version')}",
-        "gpu": _gpu(machine),
-        "gpu_count": None,
-        "graph_mode": None,
-        "driver": None,
-        "date": None,
-        "cuda": None,
-        "warnings": warnings,
-        "machine": machine,
-        "roofs": found.roofs.to_dict("records"),
-        "counters": list(found.counters.columns),
-    }
+    meta = facts(
+        "rocprof-compute",
+        schema=f"{found.form}, sysinfo {machine.get('version', 'without a version')}",
+        gpu=_gpu(machine),
+        warnings=warnings,
+        machine=machine,
+        roofs=found.roofs.to_dict("records"),
+        counters=list(found.counters.columns),
+    )
     return Launches(table, tidy(pd.DataFrame(), RANGE_COLUMNS), meta)
 
 

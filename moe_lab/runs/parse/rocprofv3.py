@@ -9,7 +9,7 @@ import pandas as pd
 from moe_lab.runs.attribution.assemble import NO_RANGES, Calls, Operations, Ranges, assemble
 from moe_lab.runs.attribution.keys import Ints, distinct, groups, match
 from moe_lab.runs.parse import _doubts
-from moe_lab.runs.parse._names import short_name
+from moe_lab.runs.parse._facts import short_name
 from moe_lab.runs.parse._slim import Keep
 from moe_lab.runs.parse.rocprof import checks, rocpd
 from moe_lab.runs.parse.rocprof import slim as rocprof_slim

@@ -6,7 +6,7 @@ import numpy as np
 
 from moe_lab.runs.attribution.assemble import KINDS, NONE, Calls, Operations, Ranges
 from moe_lab.runs.attribution.keys import Ints, distinct, match
-from moe_lab.runs.parse._names import short_name
+from moe_lab.runs.parse._facts import short_name
 from moe_lab.runs.parse.kineto import events
 from moe_lab.runs.parse.kineto.ranks import owners
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from moe_lab.runs.parse import _facts
 from moe_lab.runs.parse.ncu import lines as ncu_lines
 from moe_lab.runs.parse.ncu import units as ncu_units
 from moe_lab.runs.parse.ncu.rows import Axes, Named, Profiled
@@ -126,7 +127,7 @@ def _raw(header: list[str], units: list[str], lines: list[list[str]], comma: boo
     for line in lines:
         cells = dict(zip(header, line, strict=False))
         values = {name: _base(BY_NAME[name], name, cells[name], unit.get(name, ""), comma) for name in names}
-        yield cells, {name: value for name, value in values.items() if value is not None}, _facts(cells, comma)
+        yield cells, {name: value for name, value in values.items() if value is not None}, _of_gpu(cells, comma)
 
 
 def _base(metric: Metric, name: str, text: str, unit: str, comma: bool) -> float | None:
@@ -151,7 +152,7 @@ def fits(metric: Metric, name: str, base: str) -> bool:
     return not whole or metric.unit not in UNITS or base.split("/block")[0] == metric.unit
 
 
-def _facts(cells: Mapping[str, str], comma: bool) -> dict[str, Any]:
+def _of_gpu(cells: Mapping[str, str], comma: bool) -> dict[str, Any]:
     texts = {name: cells[name] for name in FACTS if cells.get(name)}
     return {name: text if FACTS[name] == "name" else _whole(name, text, comma) for name, text in texts.items()}
 
@@ -218,10 +219,8 @@ def _ranges(text: str) -> tuple[int, tuple[Named, ...]]:
 
 
 def _integer(text: str | None) -> int:
-    try:
-        return entry.integer((text or "").strip(), range(2**63))
-    except ValueError:
-        return -1
+    found = _facts.number((text or "").strip(), range(2**63))
+    return -1 if found is None else found
 
 
 def _axes(text: str | None) -> Axes | None:

@@ -9,7 +9,8 @@ import pandas as pd
 
 from moe_lab.runs.attribution.columns import integers, paths, strings
 from moe_lab.runs.attribution.keys import Ints
-from moe_lab.runs.parse._names import short_name
+from moe_lab.runs.parse import _facts
+from moe_lab.runs.parse._facts import short_name
 from moe_lab.spec.launches import COLUMNS, RANGE_COLUMNS, Launches, tidy
 from moe_lab.spec.metrics import BY_COLUMN, COUNTERS, METRICS
 from moe_lab.spec.ranges import display_name
@@ -47,13 +48,8 @@ class Profiled:
     measured: Mapping[str, float] = field(default_factory=dict)
 
 
-def facts(gpu: Mapping[str, Any], rows: Sequence[Profiled]) -> dict[str, Any]:
-    """Return the plain facts of a report.
-
-    Args:
-        gpu: what is known of the GPU: name, memory_bytes, compute_capability.
-        rows: the kernels.
-    """
+def facts(gpu: Mapping[str, Any], rows: Sequence[Profiled], notes: list[str]) -> dict[str, Any]:
+    """Return the plain facts of a report; ``notes`` are its warnings."""
     sms = {BY_COLUMN["sm_count"].value(r.measured) for r in rows} - {None}
     count = sms.pop() if len(sms) == 1 else None
     devices = {r.device for r in rows} - {-1}
@@ -61,18 +57,13 @@ def facts(gpu: Mapping[str, Any], rows: Sequence[Profiled]) -> dict[str, Any]:
     known |= {key: gpu[key] for key in ("l2_cache_bytes", "sm_clock_khz") if gpu.get(key)}
     if gpu.get("memory_bus_bits") and gpu.get("memory_clock_khz"):  # two transfers a clock
         known["memory_bandwidth_bytes_per_s"] = gpu["memory_bus_bits"] // 8 * gpu["memory_clock_khz"] * 2000
-    return {
-        "tool": {"name": "ncu", "version": None},
-        "schema": None,
-        "gpu": {**known, "sm_count": None if count is None else int(count)},
-        "gpu_count": len(devices) or None,
-        "graph_mode": None,
-        "driver": None,
-        "date": None,
-        "cuda": None,
-        "warnings": [],
-        "counters": [m.column for m in COUNTERS if any(m.value(r.measured) is not None for r in rows)],
-    }
+    return _facts.facts(
+        "ncu",
+        gpu={**known, "sm_count": None if count is None else int(count)},
+        gpu_count=len(devices) or None,
+        warnings=notes,
+        counters=[m.column for m in COUNTERS if any(m.value(r.measured) is not None for r in rows)],
+    )
 
 
 def assemble(rows: Sequence[Profiled], meta: dict[str, Any]) -> Launches:

@@ -3,6 +3,7 @@
 from datetime import date
 from typing import Any
 
+from moe_lab.runs.parse import _facts
 from moe_lab.runs.parse._sqlite import Database
 from moe_lab.runs.redact.names import is_telling
 from moe_lab.spec.errors import UserError
@@ -44,17 +45,18 @@ def facts(database: Database) -> dict[str, Any]:
     gpus, left_out = _gpus(database)
     schema = exported.get("EXPORT_SCHEMA_VERSION")
     modes = sorted({v for k, v in captured.items() if k.endswith("CUDA_GRAPH_TRACE_OPTIONS:MODE") and v})
-    return {
-        "tool": {"name": "nsys", "version": exported.get("EXPORT_PRODUCT_VERSION")},
-        "schema": schema,
-        "gpu": gpus[0] if gpus else None,
-        "gpu_count": len(gpus) or None,
-        "graph_mode": "+".join(modes) or None,
-        "driver": system.get("NvDriverVersion") or None,
-        "date": _date(database),
-        "cuda": _cuda(system.get("CudaDriverVersion")),
-        "warnings": _schema_warning(schema) + left_out,
-    }
+    return _facts.facts(
+        "nsys",
+        exported.get("EXPORT_PRODUCT_VERSION"),
+        schema=schema,
+        gpu=gpus[0] if gpus else None,
+        gpu_count=len(gpus) or None,
+        graph_mode="+".join(modes) or None,
+        driver=system.get("NvDriverVersion") or None,
+        date=_date(database),
+        cuda=_facts.cuda_version(_facts.number(system.get("CudaDriverVersion"), range(1, 10**6))),
+        warnings=_schema_warning(schema) + left_out,
+    )
 
 
 def graph_level_replays(database: Database) -> int:
@@ -99,8 +101,7 @@ def _gpus(database: Database) -> tuple[list[dict[str, Any]], list[str]]:
         known = {c: _fact(c, v) for c, v in zip(columns, row, strict=True)}
         wrong |= {c for c, v in zip(columns, row, strict=True) if v is not None and known[c] is None}
         gpu: dict[str, Any] = dict.fromkeys(GPU_FACTS) | {ours: known[c] for ours, c in asked.items()}
-        major, minor = known.get("computeMajor"), known.get("computeMinor")
-        gpu["compute_capability"] = None if major is None or minor is None else f"{major}.{minor}"
+        gpu["compute_capability"] = _facts.capability(known.get("computeMajor"), known.get("computeMinor"))
         gpus.append(gpu)
     said = f"TARGET_INFO_GPU has values of {', '.join(sorted(wrong))} that cannot be true; they are left out."
     return gpus, [said] if wrong else []
@@ -123,15 +124,6 @@ def _date(database: Database) -> str | None:
         return date.fromisoformat(str(rows[0][0])).isoformat() if rows else None
     except ValueError:
         return None
-
-
-def _cuda(version: str | None) -> str | None:
-    """Return ``13.2`` for ``13020``, CUDA's way to write versions."""
-    try:
-        number = entry.integer(version, range(1, 10**6))
-    except ValueError:
-        return None
-    return f"{number // 1000}.{number % 1000 // 10}"
 
 
 def _schema_warning(schema: str | None) -> list[str]:

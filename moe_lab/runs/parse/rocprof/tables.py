@@ -9,11 +9,10 @@ import numpy as np
 import pandas as pd
 
 from moe_lab.runs.attribution.keys import Ints, distinct
-from moe_lab.runs.parse import _csv, _folder
+from moe_lab.runs.parse import _csv, _facts, _folder
 from moe_lab.runs.parse.rocprof import checks
 from moe_lab.runs.parse.rocprof.checks import AGAIN
 from moe_lab.spec.errors import UserError
-from moe_lab.spec.guard import entry
 
 _API = ("Process_Id", "Thread_Id", "Correlation_Id", "Start_Timestamp", "End_Timestamp")
 KERNEL = (
@@ -190,37 +189,17 @@ def facts(tables: Tables, warnings: list[str]) -> dict[str, Any]:
     numbers = [c for c in ("Node_Id", "Logical_Node_Id") if c in gpus]
     own = next((gpus[gpus[c] == used] for c in numbers if (gpus[c] == used).any()), gpus)
     first = {str(k): v for k, v in own.iloc[0].items()} if len(own) else None
-    return {
-        "tool": {"name": "rocprofv3", "version": None},
-        "schema": None,
-        "gpu": _gpu(first) if first else None,
-        "gpu_count": len(gpus) or None,
-        "graph_mode": None,
-        "driver": None,
-        "date": None,
-        "cuda": None,
-        "warnings": warnings,
-    }
+    gpu = _gpu(first) if first else None
+    return _facts.facts("rocprofv3", gpu=gpu, gpu_count=len(gpus) or None, warnings=warnings)
 
 
 def _gpu(agent: dict[str, Any]) -> dict[str, Any]:
-    count = {"sm_count": _count(agent.get("Cu_Count")), "warp_threads": _count(agent.get("Wave_Front_Size"))}
+    said = {k: str(v) for k, v in agent.items() if pd.notna(v) and str(v)}
+    count = {"sm_count": "Cu_Count", "warp_threads": "Wave_Front_Size"}
     return {
-        "name": next((str(agent[c]) for c in ("Product_Name", "Name") if c in agent and _said(agent[c])), None),
-        "chip": str(agent["Name"]) if _said(agent.get("Name")) else None,
+        "name": said.get("Product_Name", said.get("Name")),
+        "chip": said.get("Name"),
         "memory_bytes": None,
         "compute_capability": None,
-        **count,
+        **{k: _facts.number(said.get(v, "").removesuffix(".0"), range(1, 2**20)) for k, v in count.items()},
     }
-
-
-def _said(value: Any) -> bool:
-    return bool(pd.notna(value) and str(value))
-
-
-def _count(value: Any) -> int | None:
-    """Return a plausible number of units, None for anything else."""
-    try:
-        return entry.integer(str(value).removesuffix(".0"), range(1, 2**20))
-    except ValueError:
-        return None
