@@ -84,7 +84,11 @@ NAMES: dict[str, dict[str, str]] = {
         "command!": "the argv, pure",
         "trace!": "(work, tool, workload, options) -> Traced",
     },
-    "parse": {"sniff!": "(path) -> whether it reads it", "parse!": "(path) -> Launches", "slim!": "the small copy"},
+    "parse": {
+        "sniff!": "(path) -> whether it reads it",
+        "parse!": "(path) -> Launches",
+        "slim!": "(source, target, keep) -> what was left out, and names of machines",
+    },
     "cli": {"add!": "(parser): its options, and run"},
 }
 

@@ -19,8 +19,8 @@ FILE_BYTES = 4_000_000_000  # of a file
 UNPACKED_BYTES = 1_000_000_000  # of what a .gz unpacks to
 HEADER_BYTES = 4_000_000
 COLUMNS = 20_000  # the widest folder of rocprof-compute has about 2,700
-BLANK = ["", "NaN", "nan", "NA", "N/A", "None"]  # how the tools write that a value is not known
 _PIECE = 1 << 24
+BLANK = ["", "NaN", "nan", "NA", "N/A", "None"]  # how the tools write that a value is not known
 _CELL = re.compile(r"In CSV column #(\d+): (?:Row #(\d+): )?CSV conversion error to (\w+): invalid (.*)", re.S)
 
 
@@ -107,14 +107,13 @@ def _bytes(path: Path) -> bytes:
 
 
 def _unpacked(path: Path) -> bytes:
-    pieces, size = [], 0
+    data = bytearray()
     with gzip.open(path) as file:
-        while piece := file.read(_PIECE):
-            size += len(piece)
-            if size > UNPACKED_BYTES:
+        while piece := file.read(_PIECE):  # read(most) would set aside all of it, however small the file
+            data += piece
+            if len(data) > UNPACKED_BYTES:
                 raise ValueError(f"it unpacks to more than the {UNPACKED_BYTES / 1e6:.0f} MB that are read")
-            pieces.append(piece)
-    return b"".join(pieces)
+    return bytes(data)
 
 
 def _header(data: bytes) -> list[str]:

@@ -10,6 +10,10 @@ from moe_lab.runs.attribution.keys import Ints
 from moe_lab.runs.attribution.tree import build, times
 from moe_lab.spec.launches import Launches
 
+# What every plugin's ``slim(source, target, keep)`` gives: what was left out, as sentences, and the names of machines
+# that the report knows. ``target`` is a file or folder that does not exist; ``keep`` None = all of it.
+Slimmed = tuple[list[str], list[str]]
+
 
 @dataclass(frozen=True)
 class Keep:

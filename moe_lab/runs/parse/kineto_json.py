@@ -9,12 +9,11 @@ import numpy as np
 
 from moe_lab.runs.attribution.assemble import assemble
 from moe_lab.runs.parse import _doubts, _facts
-from moe_lab.runs.parse._slim import Keep
 from moe_lab.runs.parse.kineto import chrome, file
 from moe_lab.runs.parse.kineto import events as kineto
-from moe_lab.runs.parse.kineto import slim as kineto_slim
 from moe_lab.runs.parse.kineto.join import Join
-from moe_lab.runs.parse.kineto.slim import GPU_FACTS
+from moe_lab.runs.parse.kineto.slim import GPU_FACTS, gpus_of, rank_of
+from moe_lab.runs.parse.kineto.slim import slim as slim
 from moe_lab.runs.parse.kineto.values import integer
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.launches import Launches
@@ -107,28 +106,9 @@ def _doubtful(tables: kineto.Tables, joined: Join) -> list[str]:
     return said
 
 
-def slim(source: Path, target: Path, keep: Keep | None = None) -> tuple[list[str], list[str]]:
-    """Write a small, redacted copy of a trace; see ``kineto_slim.write``.
-
-    Args:
-        source: the trace.
-        target: file to write, gzip.
-        keep: which part of it; None = all of it.
-
-    Returns:
-        (left_out, hosts): what was left out, as sentences, and the names of the machine that the trace knows.
-    """
-    header: dict[str, Any] = {}
-    with file.reading(Path(source)):
-        tables = kineto.read(chrome.events(Path(source), header))
-        hosts = kineto_slim.hosts(header)
-        kineto_slim.write(tables, header, target, keep, hosts)
-    return list(kineto_slim.DROPPED), hosts
-
-
 def _meta(header: dict[str, Any], joined: Join, warnings: list[str]) -> dict[str, Any]:
     """Return the plain facts of the trace."""
-    gpus = kineto_slim.gpus(header)
+    gpus = gpus_of(header)
     operation = joined.operation
     used = int(operation["device"][0])
     own = next((g for g in gpus if g.get("id") == used), gpus[0] if gpus else None)
@@ -136,7 +116,7 @@ def _meta(header: dict[str, Any], joined: Join, warnings: list[str]) -> dict[str
     alone = len(set(joined.process.tolist()) - {-1}) < 2  # of several processes the header names one at most
     return _facts.facts(
         "torch.profiler",
-        rank=kineto_slim.rank(header) if alone else None,
+        rank=rank_of(header) if alone else None,
         schema=str(schema) if integer(schema) >= 0 else None,
         gpu=_gpu(own) if own else None,
         gpu_count=len(gpus) or None,

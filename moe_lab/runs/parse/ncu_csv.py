@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from moe_lab.runs.parse._slim import Keep
+from moe_lab.runs.parse._slim import Keep, Slimmed
 from moe_lab.runs.parse.ncu import lines, pages, rows
-from moe_lab.runs.parse.ncu import slim as ncu_slim
+from moe_lab.runs.parse.ncu.slim import write
 from moe_lab.spec.launches import Launches
 
 INFO = {"about": "CSV page of Nsight Compute (ncu --csv, raw or details)", "report": "report.csv"}
@@ -28,17 +28,7 @@ def parse(path: Path) -> Launches:
     return rows.assemble(found.rows, rows.facts(found.gpu, found.rows, found.notes))
 
 
-def slim(source: Path, target: Path, keep: Keep | None = None) -> tuple[list[str], list[str]]:
-    """Write a small, redacted copy: the raw page in base units.
-
-    Args:
-        source: the file.
-        target: file to write.
-        keep: which part of it; None = all of it.
-
-    Returns:
-        (left_out, hosts): what was left out, as sentences, and names of the machine.
-    """
+def slim(source: Path, target: Path, keep: Keep | None = None) -> Slimmed:
+    """Write a small, redacted copy: the raw page in base units; as ``Slimmed`` says."""
     found = pages.read(Path(source))
-    ncu_slim.write(found.rows, found.gpu, target, keep, found.hosts)
-    return list(ncu_slim.DROPPED), found.hosts
+    return write(found.rows, found.gpu, target, keep, found.hosts)

@@ -5,10 +5,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-from moe_lab.runs.parse._slim import Keep
+from moe_lab.runs.parse._slim import Keep, Slimmed
 from moe_lab.runs.parse.ncu import pages, units
 from moe_lab.runs.parse.ncu import rows as ncu
-from moe_lab.runs.parse.ncu import slim as ncu_slim
+from moe_lab.runs.parse.ncu.slim import write
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard.entry import one_line
 from moe_lab.spec.launches import Launches
@@ -35,11 +35,10 @@ def parse(path: Path) -> Launches:
     return ncu.assemble(rows, ncu.facts(gpu, rows, notes))
 
 
-def slim(source: Path, target: Path, keep: Keep | None = None) -> tuple[list[str], list[str]]:
+def slim(source: Path, target: Path, keep: Keep | None = None) -> Slimmed:
     """Write a small, redacted copy as CSV, because a .ncu-rep holds environment and paths; see ``ncu_csv.slim``."""
     rows, gpu, _ = _read(Path(source))
-    ncu_slim.write(rows, gpu, target, keep, ())
-    return list(ncu_slim.DROPPED), []
+    return write(rows, gpu, target, keep, [])
 
 
 def _read(path: Path) -> tuple[list[ncu.Profiled], dict[str, Any], list[str]]:

@@ -10,11 +10,10 @@ import numpy as np
 from moe_lab.runs.attribution.assemble import NO_CALLS, NO_RANGES, Calls, Operations, Ranges, assemble
 from moe_lab.runs.attribution.keys import Ints, match
 from moe_lab.runs.parse import _doubts
-from moe_lab.runs.parse._slim import Keep
 from moe_lab.runs.parse._sqlite import MAGIC, Database, open_database, reading
 from moe_lab.runs.parse.nsys import meta as nsys_meta
-from moe_lab.runs.parse.nsys import slim as nsys_slim
 from moe_lab.runs.parse.nsys import tables
+from moe_lab.runs.parse.nsys.slim import slim as slim
 from moe_lab.runs.parse.rocprof.rocpd import is_database
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.launches import Launches
@@ -74,23 +73,6 @@ def _parse(database: Database, allow_graph_level: bool) -> Launches:
         ops = replace(ops, graph=match(ops.process, ops.correlation, *launches) >= 0)
     nodes = tables.nodes(database) if (ops.graph_node >= 0).any() else None
     return assemble(ops, calls or NO_CALLS, _usable(found, meta["warnings"]), nodes, meta)
-
-
-def slim(source: Path, target: Path, keep: Keep | None = None) -> tuple[list[str], list[str]]:
-    """Write a small, redacted copy of an export.
-
-    Args:
-        source: the export.
-        target: file to write; must not exist.
-        keep: which part of it; None = all of it.
-
-    Returns:
-        (left_out, hosts): what was left out, as sentences, and the names of the machines that the report knows.
-    """
-    with reading(Path(source)):
-        database = open_database(Path(source))
-        nsys_slim.slim(database, target, keep)
-        return list(nsys_slim.DROPPED), nsys_meta.hosts(database)
 
 
 def _check_graphs(

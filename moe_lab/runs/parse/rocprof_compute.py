@@ -9,7 +9,7 @@ import pandas as pd
 
 from moe_lab.runs import redact
 from moe_lab.runs.parse._facts import facts, short_name
-from moe_lab.runs.parse._slim import Keep
+from moe_lab.runs.parse._slim import Keep, Slimmed
 from moe_lab.runs.parse.rocprof import workload
 from moe_lab.runs.parse.rocprof.workload_files import AGAIN, LAUNCH
 from moe_lab.spec.errors import UserError
@@ -82,17 +82,8 @@ def parse(path: Path) -> Launches:
     return Launches(table, tidy(pd.DataFrame(), RANGE_COLUMNS), meta)
 
 
-def slim(source: Path, target: Path, keep: Keep | None = None) -> tuple[list[str], list[str]]:
-    """Write a small, redacted workload folder that reads the same.
-
-    Args:
-        source: the folder.
-        target: folder to make.
-        keep: which launches; None = all.
-
-    Returns:
-        (left_out, hosts): what was left out, as sentences, and names of the machine.
-    """
+def slim(source: Path, target: Path, keep: Keep | None = None) -> Slimmed:
+    """Write a small, redacted workload folder that reads the same; as ``Slimmed`` says."""
     folder = workload.folder_of(Path(source))
     assert folder is not None  # it was parsed before
     found = workload.read(folder)

@@ -10,10 +10,10 @@ from moe_lab.runs.attribution.assemble import NO_RANGES, Calls, Operations, Rang
 from moe_lab.runs.attribution.keys import Ints, distinct, groups, match
 from moe_lab.runs.parse import _doubts
 from moe_lab.runs.parse._facts import short_name
-from moe_lab.runs.parse._slim import Keep
 from moe_lab.runs.parse.rocprof import checks, rocpd
-from moe_lab.runs.parse.rocprof import slim as rocprof_slim
 from moe_lab.runs.parse.rocprof import tables as rocprof
+from moe_lab.runs.parse.rocprof.slim import read
+from moe_lab.runs.parse.rocprof.slim import slim as slim
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.launches import Launches
 from moe_lab.spec.ranges import display_name
@@ -68,7 +68,7 @@ def parse(path: Path) -> Launches:
     """
     path = Path(path)
     warnings: list[str] = []
-    tables = _read(path, warnings)
+    tables = read(path, warnings)
     if not len(tables.kernels):
         raise UserError(f"{path.name} has no kernel trace with kernels in it; {HOW}.")
     ops = _operations(tables)
@@ -84,27 +84,6 @@ def parse(path: Path) -> Launches:
     ops, doubts = _doubts.mended(ops, streams=bool((_ints(tables.kernels, "Stream_Id") >= 0).all()))
     warnings += doubts
     return assemble(ops, calls, ranges, None, rocprof.facts(tables, warnings), "")
-
-
-def slim(source: Path, target: Path, keep: Keep | None = None) -> tuple[list[str], list[str]]:
-    """Write a small, redacted copy of the files.
-
-    Args:
-        source: the folder or file.
-        target: folder to make.
-        keep: which part of it; None = all of it.
-
-    Returns:
-        (left_out, hosts): what was left out, as sentences, and names of the machine.
-    """
-    hosts = rocprof_slim.hosts(rocprof.find(Path(source)), Path(source)) + rocpd.hosts(rocpd.find(Path(source)))
-    rocprof_slim.write(_read(Path(source), []), target, keep, hosts)
-    return list(rocprof_slim.DROPPED), hosts
-
-
-def _read(path: Path, warnings: list[str]) -> rocprof.Tables:
-    groups_of_files = rocprof.find(path)
-    return rocprof.read(groups_of_files) if groups_of_files else rocpd.read(rocpd.find(path), warnings)
 
 
 class _Threads:

@@ -6,7 +6,7 @@ It is written from numbers and redacted names only, so nothing else of the trace
 import gzip
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ import numpy as np
 from moe_lab.runs import redact
 from moe_lab.runs.attribution.assemble import KINDS
 from moe_lab.runs.attribution.keys import Bools, Ints, distinct
-from moe_lab.runs.parse._slim import Keep
-from moe_lab.runs.parse.kineto import events
+from moe_lab.runs.parse._slim import Keep, Slimmed
+from moe_lab.runs.parse.kineto import chrome, events
+from moe_lab.runs.parse.kineto.file import reading
 from moe_lab.runs.parse.kineto.join import Join, range_tables
 from moe_lab.spec.guard.entry import INT64, NAME_LENGTH, visible
 
@@ -42,51 +43,37 @@ DROPPED = (
 )
 
 
-def hosts(header: dict[str, Any]) -> list[str]:
-    """Return the names of machines and users that the header has, those of ``distributedInfo`` too."""
-    return redact.names_in(header)
-
-
-def rank(header: dict[str, Any]) -> int | None:
+def rank_of(header: dict[str, Any]) -> int | None:
     """Return the rank of the process that wrote the trace, None where it was one of no group."""
     group = header.get("distributedInfo")
     found = group.get("rank") if isinstance(group, dict) else None
     return found if type(found) is int and 0 <= found < 1 << 31 else None
 
 
-def write(
-    tables: events.Tables, header: dict[str, Any], target: Path, keep: Keep | None, known_hosts: Iterable[str]
-) -> None:
-    """Write the small copy, gzip, the same bytes for the same trace.
-
-    Args:
-        tables: the events.
-        header: the other keys of the trace.
-        target: file to write.
-        keep: which part of it; None = all of it.
-        known_hosts: host names to take out of names.
-    """
-    said = {k: header[k] for k in HEADER if type(header.get(k)) is int and header[k] in INT64}
-    lines = _lines(tables, keep, list(known_hosts))
-    with target.open("wb") as file, gzip.GzipFile("", "wb", mtime=0, fileobj=file) as packed:
-        out = io.TextIOWrapper(packed, encoding="utf-8")
-        properties = json.dumps(_properties(header, list(known_hosts)))
-        out.write("{" + "".join(f'"{k}": {v}, ' for k, v in said.items()))
-        if (own := rank(header)) is not None:
-            out.write(f'"distributedInfo": {{"rank": {own}}}, ')
-        out.write(f'"deviceProperties": {properties},\n"traceEvents": [\n')
-        for number, line in enumerate(lines):
-            out.write(f",\n{line}" if number else line)
-        out.write("\n]}\n")
-        out.flush()
-        out.detach()
+def slim(source: Path, target: Path, keep: Keep | None = None) -> Slimmed:
+    """Write a small, redacted copy of a trace, gzip, the same bytes for the same trace; as ``Slimmed`` says."""
+    header: dict[str, Any] = {}
+    with reading(Path(source)):
+        tables = events.read(chrome.events(Path(source), header))
+        hosts = redact.names_in(header)  # those of distributedInfo too
+        said = {k: header[k] for k in HEADER if type(header.get(k)) is int and header[k] in INT64}
+        if (own := rank_of(header)) is not None:
+            said["distributedInfo"] = {"rank": own}
+        gpus = [{k: g[k] for k in PROPERTIES if k in g} for g in gpus_of(header)]
+        said["deviceProperties"] = [redact.tree(g, hosts) for g in gpus]
+        with (
+            target.open("wb") as file,
+            gzip.GzipFile("", "wb", mtime=0, fileobj=file) as packed,
+            io.TextIOWrapper(packed, encoding="utf-8") as out,
+        ):
+            out.write(json.dumps(said)[:-1] + ',\n"traceEvents": [\n')
+            for number, line in enumerate(_lines(tables, keep, hosts)):
+                out.write(f",\n{line}" if number else line)
+            out.write("\n]}\n")
+    return list(DROPPED), hosts
 
 
-def _properties(header: dict[str, Any], known_hosts: list[str]) -> list[dict[str, Any]]:
-    return [redact.tree({k: g[k] for k in PROPERTIES if k in g}, known_hosts) for g in gpus(header)]
-
-
-def gpus(header: dict[str, Any]) -> list[dict[str, Any]]:
+def gpus_of(header: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the properties of the GPUs: whole numbers from 0 up, and names of at most ``NAME_LENGTH`` characters."""
     found = header.get("deviceProperties")
     listed = [g for g in found if isinstance(g, dict)] if isinstance(found, list) else []

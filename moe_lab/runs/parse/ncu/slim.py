@@ -1,12 +1,12 @@
 """A small copy of a counter report: ncu's raw page in base units, only the metrics that the analysis reads."""
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from moe_lab.runs import redact
-from moe_lab.runs.parse._slim import Keep
+from moe_lab.runs.parse._slim import Keep, Slimmed
 from moe_lab.runs.parse.ncu.pages import DEFAULT_DOMAIN, FACTS
 from moe_lab.runs.parse.ncu.rows import Named, Profiled
 from moe_lab.spec.metrics import BY_NAME
@@ -21,19 +21,8 @@ DROPPED = (
 )
 
 
-def write(
-    rows: Sequence[Profiled], gpu: dict[str, Any], target: Path, keep: Keep | None, known_hosts: Iterable[str]
-) -> None:
-    """Write the copy.
-
-    Args:
-        rows: the kernels.
-        gpu: what is known of the GPU.
-        target: file to write.
-        keep: which kernels; None = all.
-        known_hosts: host names to take out of names.
-    """
-    hosts = list(known_hosts)
+def write(rows: Sequence[Profiled], gpu: dict[str, Any], target: Path, keep: Keep | None, hosts: list[str]) -> Slimmed:
+    """Write the copy of some kernels and what is known of their GPU, without the ``hosts``; as ``Slimmed`` says."""
     kept = list(rows) if keep is None else [rows[i] for i in keep.operations["kernel"].tolist()]
     units = {name: _unit(name) for name in BY_NAME if any(name in r.measured for r in kept)}
     texts = {theirs: redact.tree(gpu[ours], hosts) for theirs, ours in FACTS.items() if gpu.get(ours) is not None}
@@ -48,6 +37,7 @@ def write(
             fields = _fields(row, number, *numbers, gpu.get("compute_capability"), hosts)
             out.writerow([*fields, *texts.values(), *(_value(row.measured.get(name)) for name in units)])
     partial.replace(target)
+    return list(DROPPED), hosts
 
 
 def _unit(name: str) -> str:

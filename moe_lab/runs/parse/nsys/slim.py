@@ -3,14 +3,15 @@
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from moe_lab.runs import redact
 from moe_lab.runs.attribution.keys import Ints
-from moe_lab.runs.parse._slim import Keep
-from moe_lab.runs.parse._sqlite import Database, uri
+from moe_lab.runs.parse._slim import Keep, Slimmed
+from moe_lab.runs.parse._sqlite import Database, open_database, reading, uri
 from moe_lab.runs.parse.nsys import meta
 from moe_lab.runs.parse.nsys.meta import GPU_FACTS
 from moe_lab.runs.parse.nsys.tables import COMMON, COPY, DOMAIN, GRAPH_LAUNCH, KERNEL, PUSH_POP, SET, START_END
@@ -44,31 +45,31 @@ DROPPED = (
 )
 
 
-def slim(database: Database, target: Path, keep: Keep | None = None) -> None:
-    """Write the small copy.
+def slim(source: Path, target: Path, keep: Keep | None = None) -> Slimmed:
+    """Write a small, redacted copy of an export; as ``Slimmed`` says."""
+    with reading(Path(source)):
+        database = open_database(Path(source))
+        known = meta.hosts(database)
+        with closing(sqlite3.connect(target.resolve().as_uri(), uri=True, isolation_level=None)) as out:
+            # As bytes: sqlite3 refuses to hand over text that is no UTF-8. Of facts, which are versions and names of
+            # GPUs, four numbers with dots are no address.
+            for name, addresses in (("redact", True), ("redact_fact", False)):
+                hide = partial(_redacted, known, addresses)
+                out.create_function(name, 1, hide, deterministic=True)
+            out.execute("PRAGMA temp_store = MEMORY")
+            out.execute("ATTACH ? AS src", (uri(database.path),))
+            out.execute("PRAGMA main.journal_mode = OFF")
+            out.execute("PRAGMA main.synchronous = OFF")
+            out.execute("BEGIN")
+            _Copy(out, database, keep).run()
+            out.execute("COMMIT")
+            out.execute("DETACH src")
+            out.execute("VACUUM")
+        return list(DROPPED), known
 
-    Args:
-        database: the export.
-        target: file to write; must not exist.
-        keep: which part of it; None = all of it.
-    """
-    known = meta.hosts(database)
-    with closing(sqlite3.connect(target.resolve().as_uri(), uri=True, isolation_level=None)) as out:
-        # As bytes: sqlite3 refuses to hand over text that is no UTF-8.
-        plain = lambda value: redact.text(value.decode("utf-8", "replace"), known)  # noqa: E731
-        out.create_function("redact", 1, plain, deterministic=True)
-        # Facts are versions and names of GPUs: four numbers with dots are no address there.
-        fact = lambda value: redact.text(value.decode("utf-8", "replace"), known, addresses=False)  # noqa: E731
-        out.create_function("redact_fact", 1, fact, deterministic=True)
-        out.execute("PRAGMA temp_store = MEMORY")
-        out.execute("ATTACH ? AS src", (uri(database.path),))
-        out.execute("PRAGMA main.journal_mode = OFF")
-        out.execute("PRAGMA main.synchronous = OFF")
-        out.execute("BEGIN")
-        _Copy(out, database, keep).run()
-        out.execute("COMMIT")
-        out.execute("DETACH src")
-        out.execute("VACUUM")
+
+def _redacted(known: list[str], addresses: bool, value: bytes) -> str:
+    return redact.text(value.decode("utf-8", "replace"), known, addresses=addresses)
 
 
 class _Copy:

@@ -1,7 +1,6 @@
 """A small copy of rocprofv3's CSV files: what the analysis reads, nothing that names the machine or its user."""
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +8,8 @@ import pandas as pd
 
 from moe_lab.runs import redact
 from moe_lab.runs.attribution.keys import Bools, Ints, match
-from moe_lab.runs.parse._slim import Keep
-from moe_lab.runs.parse.rocprof import checks
+from moe_lab.runs.parse._slim import Keep, Slimmed
+from moe_lab.runs.parse.rocprof import checks, rocpd
 from moe_lab.runs.parse.rocprof import tables as rocprof
 from moe_lab.runs.redact.names import is_telling
 
@@ -30,25 +29,24 @@ DROPPED = (
 )
 
 
-def hosts(groups: list[dict[str, Path]], source: Path) -> list[str]:
+def read(path: Path, warnings: list[str]) -> rocprof.Tables:
+    """Return the rows of the CSV files of a report, or of its databases where it has none."""
+    groups = rocprof.find(path)
+    return rocprof.read(groups) if groups else rocpd.read(rocpd.find(path), warnings)
+
+
+def _hosts(source: Path) -> list[str]:
     """Return the names that rocprofv3 gave folders and files after the profiled machine (%hostname%/%pid%)."""
-    files = [file for group in groups for file in group.values()]
+    files = [file for group in rocprof.find(source) for file in group.values()]
     named = {f.parent.name for f in files if f.parent != source and f.name.partition("_")[0].isdigit()}
     named |= {found[1] for f in files if (found := _NAMED.match(f.name))}
-    return sorted(filter(is_telling, named))
+    return sorted(filter(is_telling, named)) + rocpd.hosts(rocpd.find(source))
 
 
-def write(tables: rocprof.Tables, target: Path, keep: Keep | None, known_hosts: Iterable[str]) -> None:
-    """Write the small copy.
-
-    Args:
-        tables: the rows.
-        target: folder to make.
-        keep: which part of them; None = all.
-        known_hosts: host names to take out of names.
-    """
+def slim(source: Path, target: Path, keep: Keep | None = None) -> Slimmed:
+    """Write a small, redacted copy as CSV files in a folder; as ``Slimmed`` says."""
+    tables, known = read(Path(source), []), _hosts(Path(source))
     target.mkdir()
-    known = list(known_hosts)
     chosen = _chosen(tables, keep)
     numbers = _threads(tables)
     for kind, name in FILES.items():
@@ -67,6 +65,7 @@ def write(tables: rocprof.Tables, target: Path, keep: Keep | None, known_hosts: 
     if len(agents):
         texts = {c: _redacted(agents[c].astype(str), known) for c in ("Name", "Product_Name") if c in agents}
         agents.assign(**texts).to_csv(target / f"{first}_agent_info.csv", index=False)
+    return list(DROPPED), known
 
 
 def _redacted(column: "pd.Series[str]", known_hosts: list[str]) -> "pd.Series[str]":
