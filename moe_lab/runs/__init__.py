@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from moe_lab.runs import redact
-from moe_lab.runs.manifest import build
 from moe_lab.runs.parse import format_of, parse_report
 from moe_lab.runs.parse._slim import first_instances
 from moe_lab.runs.ranks import together
+from moe_lab.runs.run_json import build
 from moe_lab.runs.stored import MissingRunError as MissingRunError
 from moe_lab.runs.stored import Opened as Opened
 from moe_lab.runs.stored import Run as Run

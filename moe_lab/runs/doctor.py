@@ -10,8 +10,7 @@ from pathlib import Path
 
 from moe_lab.runs.capture import ncu, nsys, rocprof_compute, rocprofv3
 from moe_lab.runs.capture._facts import driver_version
-from moe_lab.runs.capture._ncu_chips import knows_gpu
-from moe_lab.runs.capture._ncu_log import NEWER
+from moe_lab.runs.capture._ncu_log import NEWER, knows_gpu
 from moe_lab.runs.capture._tools import Tool, find_tool, output
 
 PARAMS = Path("/proc/driver/nvidia/params")  # of the loaded NVIDIA driver

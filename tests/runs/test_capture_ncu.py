@@ -11,7 +11,7 @@ from ncu_builder import ROOT, raw, stack
 
 from moe_lab import cli
 from moe_lab.runs import doctor
-from moe_lab.runs.capture import _ncu_chips, _ncu_log, _tools, _work, capture, ncu
+from moe_lab.runs.capture import _ncu_log, _tools, _work, capture, ncu
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.metrics import of_set
 
@@ -268,7 +268,7 @@ def test_doctor_holds_ncu_against_the_gpu(
 ) -> None:
     (stand_in / "chips").write_text(listed)
     monkeypatch.setenv("CHIPS_FILE", str(stand_in / "chips"))
-    monkeypatch.setattr(_ncu_chips, "compute_capability", lambda: capability)
+    monkeypatch.setattr(_ncu_log, "compute_capability", lambda: capability)
     check = next(c for c in doctor.examine() if c.name == "ncu")
     assert check.found == found
     assert remedy in check.remedy

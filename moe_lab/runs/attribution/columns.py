@@ -1,6 +1,6 @@
 """numpy columns to pandas columns of the tidy schema, without passing through floats or Python objects."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,12 @@ def codes(series: "pd.Series[Any]") -> tuple[Ints, NDArray[np.object_]]:
     """Return (code, values) of a string column: a number for each distinct string, -1 for NA."""
     code, values = pd.factorize(series)
     return code.astype(np.int64), np.asarray(values, dtype=object)
+
+
+def numbered(values: Iterable[str | None]) -> tuple[Ints, list[str]]:
+    """Return (code, values) of texts: a number for each distinct one, in order of its first place; -1 for None."""
+    code, known = codes(pd.Series(list(values), dtype=object))
+    return code, known.tolist()
 
 
 def paths(parent: Ints, level: Ints, name: Ints, names: Sequence[str]) -> tuple[Ints, list[str], Ints]:

@@ -1,4 +1,4 @@
-"""What Nsight Compute says while it works: progress, passes, and why it could not."""
+"""What Nsight Compute says: progress and passes while it works, why it could not, and which chips it knows."""
 
 import re
 import subprocess
@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from moe_lab.runs.capture._facts import compute_capability
+from moe_lab.runs.capture._tools import Tool, output
 from moe_lab.spec.guard import terminal
 
 _DONE = re.compile(r'==PROF== Profiling "[^"]*"[^\n]*?(?: - )?(\d+) pass(?:es)?')
@@ -20,6 +22,12 @@ NO_PERMISSION = (
 )
 NEWER = "install a newer one (package nsight-compute of NVIDIA's CUDA repository) or put it on PATH first"
 _POLL_S = 0.3
+# Compute capability -> how the names of its chips begin in `ncu --list-chips`.
+CHIPS = {
+    **{"7.0": "gv100", "7.5": "tu1", "8.0": "ga100", "8.6": "ga10", "8.9": "ad10", "9.0": "gh100"},
+    **{"10.0": "gb100", "12.0": "gb20"},
+}
+_CHIP = re.compile(r"\b[a-z]{2}\d[0-9a-z]{1,3}\b")
 
 
 @dataclass(frozen=True)
@@ -98,3 +106,10 @@ def explain(text: str, code: int, version: str | None) -> str | None:
 
 def _text(log: Path) -> str:
     return log.read_text(errors="replace") if log.exists() else ""
+
+
+def knows_gpu(tool: Tool) -> bool | None:
+    """Return whether ncu lists the chip of this machine's first GPU; None where ncu or the driver does not say."""
+    chip = CHIPS.get(compute_capability() or "")
+    chips = _CHIP.findall((output([str(tool.path), "--list-chips"]) or "").lower())
+    return any(known.startswith(chip) for known in chips) if chip and chips else None

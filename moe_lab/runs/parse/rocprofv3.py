@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from moe_lab.runs.attribution.assemble import NO_RANGES, Calls, Operations, Ranges, assemble
+from moe_lab.runs.attribution.columns import numbered
 from moe_lab.runs.attribution.keys import Ints, distinct, groups, match
 from moe_lab.runs.parse import _doubts
 from moe_lab.runs.parse._facts import short_name
@@ -109,11 +110,9 @@ def _operations(tables: rocprof.Tables) -> Operations:
     """Return kernels, then copies."""
     kernels, copies = tables.kernels, tables.copies
     full, fulls = pd.factorize(kernels["Kernel_Name"])
-    names: dict[str, int] = {}
-    shown = [names.setdefault(short_name(str(n)), len(names)) for n in fulls]
     way, ways = pd.factorize(copies["Direction"])
-    directions = [names.setdefault(_direction(str(d)), len(names)) for d in ways]
-    code = np.concatenate([np.array(shown, np.int64)[full], np.array(directions, np.int64)[way]])
+    shown, names = numbered([*(short_name(str(n)) for n in fulls), *(_direction(str(d)) for d in ways)])
+    code = shown[np.concatenate([full, way + len(fulls)])]
     none = np.full(len(copies), -1, np.int64)
     sizes = {ours: np.concatenate([_ints(kernels, theirs), none]) for ours, theirs in KERNEL.items()}
     for axis in "xyz":
@@ -133,7 +132,7 @@ def _operations(tables: rocprof.Tables) -> Operations:
     fullest = np.concatenate([full.astype(np.int64), none])
     missing = np.full(len(start), -1, np.int64)
     return Operations(
-        start, end, process, correlation, missing, kind, code, fullest, list(names), [str(n) for n in fulls], sizes
+        start, end, process, correlation, missing, kind, code, fullest, names, [str(n) for n in fulls], sizes
     )
 
 
@@ -209,9 +208,8 @@ def _ranges(tables: rocprof.Tables, thread: _Threads, warnings: list[str]) -> Ra
             f"{elsewhere} roctxRangeStart ranges belong to no thread, and the process has several: they are left out."
         )
     code, values = pd.factorize(frame["Function"].to_numpy(object)[rows])
-    number: dict[str, int] = {}
-    shown = np.array([number.setdefault(display_name(str(v)), len(number)) for v in values], np.int64)
+    shown, names = numbered(display_name(str(v)) for v in values)
     free = _ints(frame, "Thread_Id")[rows] <= 0
     none = np.full(len(rows), -1, np.int64)
     where = (_ints(frame, "process")[rows], thread.markers[rows], free)
-    return Ranges(start[rows], end[rows], *where, shown[code] if len(rows) else none, none, rows, list(number), [])
+    return Ranges(start[rows], end[rows], *where, shown[code], none, rows, names, [])

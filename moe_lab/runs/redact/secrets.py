@@ -20,21 +20,8 @@ _HARMLESS = {
     *("eos", "bos", "budget", "limit", "rate", "time", "latency", "dim", "block", "value", "values", "cache", "topk"),
 }
 _KEY_OF = {
-    *(
-        "api",
-        "access",
-        "private",
-        "secret",
-        "ssh",
-        "aws",
-        "wandb",
-        "hf",
-        "openai",
-        "anthropic",
-        "encryption",
-        "signing",
-    ),
-    *("account", "license", "service", "client", "shared", "storage", "master", "x", "tls", "ssl", "pem"),
+    *("api", "access", "private", "secret", "ssh", "aws", "wandb", "hf", "openai", "anthropic", "encryption"),
+    *("signing", "account", "license", "service", "client", "shared", "storage", "master", "x", "tls", "ssl", "pem"),
 }
 _PLAIN = re.compile(r"[-+]?\d{1,9}(\.\d+)?|true|false|none|null|auto|on|off|yes|no", re.IGNORECASE)
 _NAMED = re.compile(r"([A-Za-z_][\w.-]{0,100})(\\*[\"']?\s*\]?\s*(?:=|(?<!:):(?!:|//))\s*)")

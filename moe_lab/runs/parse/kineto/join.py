@@ -1,10 +1,12 @@
 """Operations, calls and ranges of a torch.profiler trace, put together for attribution."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from moe_lab.runs.attribution.assemble import KINDS, NONE, Calls, Operations, Ranges
+from moe_lab.runs.attribution.assemble import KINDS, Calls, Operations, Ranges
+from moe_lab.runs.attribution.columns import numbered
 from moe_lab.runs.attribution.keys import Ints, distinct, match
 from moe_lab.runs.parse._facts import short_name
 from moe_lab.runs.parse.kineto import events
@@ -80,12 +82,10 @@ class Join:
 
     def _names(self, *shown: Any) -> tuple[Ints, list[str]]:
         """Return (code, values): names of kernels, memcpys and memsets, each through its function; None = no name."""
-        number: dict[str, int] = {}
-        codes: list[Ints] = []
-        for table, show in zip(self.tables.operations, shown, strict=True):
-            known = [number.setdefault(show(n), len(number)) if show else -1 for n in table.names]
-            codes.append(np.array(known, np.int64)[np.array(table.code, np.int64)] if known else NONE)
-        return np.concatenate(codes), list(number)
+        tables = self.tables.operations
+        texts = (show(n) if show else None for table, show in zip(tables, shown, strict=True) for n in table.names)
+        code, values = numbered(texts)
+        return code[_name_of_row(tables)], values
 
     def calls(self) -> Calls:
         """Return the API calls, and operators that stand in for them."""
@@ -97,15 +97,12 @@ class Join:
         tables = range_tables(self.tables)
         parts = [t.arrays() for t in tables]
         found = {c: np.concatenate([p[c] for p in parts]) for c in parts[0]}
-        number: dict[str, int] = {}
-        codes = []
-        for table, part in zip(tables, parts, strict=True):
-            shown = [number.setdefault(events.range_name(n), len(number)) for n in table.names]
-            codes.append(np.array(shown, np.int64)[part["name"]] if shown else NONE)
+        shown, names = numbered(events.range_name(n) for table in tables for n in table.names)
+        name = shown[_name_of_row(tables)]
         none = np.full(len(found["start"]), -1, np.int64)
         free = np.zeros(len(none), bool)
         where = (found["pid"], self._thread(found), free)
-        return Ranges(found["start"], found["end"], *where, np.concatenate(codes), none, found["row"], list(number), [])
+        return Ranges(found["start"], found["end"], *where, name, none, found["row"], names, [])
 
     def _thread(self, table: dict[str, Ints]) -> Ints:
         """Number (process, thread) the same way for calls and ranges."""
@@ -114,6 +111,12 @@ class Join:
         first, _ = distinct(pid, tid)
         known = np.rec.fromarrays([pid[first], tid[first]])
         return np.searchsorted(known, np.rec.fromarrays([table["pid"], table["tid"]])).astype(np.int64)
+
+
+def _name_of_row(tables: Sequence[events.Table]) -> Ints:
+    """Return the name of every row of some tables: its place among the names of all of them."""
+    first = np.cumsum([0, *(len(table.names) for table in tables)])
+    return np.concatenate([np.array(table.code, np.int64) + at for table, at in zip(tables, first, strict=False)])
 
 
 def range_tables(tables: events.Tables) -> list[events.Table]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from moe_lab.runs.attribution.columns import integers, paths, strings
+from moe_lab.runs.attribution.columns import integers, numbered, paths, strings
 from moe_lab.runs.attribution.keys import Ints
 from moe_lab.runs.parse import _facts
 from moe_lab.runs.parse._facts import short_name
@@ -146,10 +146,8 @@ class _Ranges:
 
     def table(self, processes: list[int]) -> pd.DataFrame:
         """Return the table of ranges."""
-        names = list(dict.fromkeys(display_name(r[0][1]) for r in self.rows))
-        code = {name: number for number, name in enumerate(names)}
+        name, names = numbered(display_name(r[0][1]) for r in self.rows)
         parent, depth, process, thread = (np.array([r[i] for r in self.rows], np.int64) for i in range(1, 5))
-        name = np.array([code[display_name(r[0][1])] for r in self.rows], np.int64)
         path, values, _ = paths(parent, depth, name, names)
         threads = np.unique(thread, return_inverse=True)[1].ravel()
         frame = {

@@ -17,17 +17,7 @@ _UNGROUPED = re.compile(r"[0-9]{4,}")
 _NO_NUMBER = {"", "-", "n/a", "na", "nan", "-nan", "inf", "-inf", "no data"}
 # Counts of the launch that are whole; waves and occupancies are not.
 _WHOLE = {
-    "ns",
-    "byte",
-    "byte/block",
-    "register/thread",
-    "block",
-    "thread",
-    "warp",
-    "inst",
-    "sector",
-    "cycle",
-    "request",
+    *("ns", "byte", "byte/block", "register/thread", "block", "thread", "warp", "inst", "sector", "cycle", "request"),
 }
 _SCALED_BELOW = 1000  # ncu takes the next prefix from here on; what may be 1.234 or 1,234 is on one side or the other
 LARGEST = 2.0**62  # so that sums of two stay within 64 bits

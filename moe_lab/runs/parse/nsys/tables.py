@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from moe_lab.runs.attribution.assemble import KINDS, NONE, Calls, Operations, Ranges
+from moe_lab.runs.attribution.columns import numbered
 from moe_lab.runs.attribution.keys import Bools, Ints
 from moe_lab.runs.attribution.replay import NodeEvents
 from moe_lab.runs.parse import _doubts
@@ -21,13 +22,7 @@ COMMON = {
     "process": "globalPid",
     "graph_node": "graphNodeId",
 }
-GEOMETRY = {
-    "grid_x": "gridX",
-    "grid_y": "gridY",
-    "grid_z": "gridZ",
-    "block_x": "blockX",
-    "block_y": "blockY",
-    "block_z": "blockZ",
+GEOMETRY = {f"{what}_{axis}": f"{what}{axis.upper()}" for what in ("grid", "block") for axis in "xyz"} | {
     "registers_per_thread": "registersPerThread",
     "smem_static_bytes": "staticSharedMemory",
     "smem_dynamic_bytes": "dynamicSharedMemory",
@@ -147,12 +142,12 @@ def ranges(database: Database, warnings: list[str]) -> tuple[Ranges, int] | None
     domain, domains = _domains(thread & PID, data.get("domainId", np.zeros_like(missing)), made, name, names)
     ended = data.get("endGlobalTid", missing)
     elsewhere = free & (ended != -1) & (ended != thread)
-    name, names = _display(name, names)
+    shown, names = numbered(map(display_name, names))
     open_ = np.asarray(read.column("end").is_null().to_numpy(zero_copy_only=False), bool)
     wrong = ~made & _doubts.impossible(data["start"], np.where(open_, data["start"], data["end"]))
     if wrong.any():
         warnings.append(f"{int(wrong.sum())} ranges have times that cannot be true; they are left out.")
-    rest = (thread & PID, thread, free, name, domain, data["rowid"], names, domains)
+    rest = (thread & PID, thread, free, shown[name], domain, data["rowid"], names, domains)
     found = Ranges(data["start"], data["end"], *rest)
     return found.take(np.flatnonzero(~made & ~elsewhere & ~wrong)), int(elsewhere.sum())
 
@@ -186,9 +181,8 @@ def texts(database: Database, ids: Ints) -> tuple[Ints, list[str]]:
             longest = database.rows(f"SELECT max(length(value)) {among}", some)[0][0] or 0
             _check_length(database, int(longest))
             strings.update(database.rows(f"SELECT id, CAST(value AS TEXT) {among}", some))
-    number: dict[str, int] = {}
-    codes = [number.setdefault(strings[i], len(number)) if strings.get(i) else -1 for i in wanted.tolist()]
-    return np.array(codes, np.int64)[code.ravel()], list(number)
+    own, values = numbered(strings.get(i) or None for i in wanted.tolist())
+    return own[code.ravel()], values
 
 
 def direction(kind: int) -> str:
@@ -227,20 +221,11 @@ def _check_length(database: Database, length: int) -> None:
         raise database.wrong(f"a name in it has {length:,} characters, more than {TEXT_LENGTH:,}")
 
 
-def _display(code: Ints, names: list[str]) -> tuple[Ints, list[str]]:
-    """Return (code, values) of the names as shown, equal ones joined."""
-    number: dict[str, int] = {}
-    shown = [number.setdefault(display_name(n), len(number)) for n in names]
-    return np.array(shown, np.int64)[code], list(number)
-
-
 def _domains(process: Ints, domain: Ints, made: Bools, name: Ints, names: list[str]) -> tuple[Ints, list[str]]:
     """Return (code, values): the domain of every event, by the rows that created them; -1 for the default domain."""
-    known: dict[tuple[int, int], int] = {}
-    number: dict[str, int] = {}
-    for row in np.flatnonzero(made).tolist():
-        known[int(process[row]), int(domain[row])] = number.setdefault(names[name[row]], len(number))
+    rows = np.flatnonzero(made)
+    own, values = numbered(names[n] for n in name[rows])
     code = np.full(len(domain), -1, np.int64)
-    for (pid, key), value in known.items():
-        code[(process == pid) & (domain == key)] = value
-    return code, list(number)
+    for row, value in zip(rows, own, strict=True):
+        code[(process == process[row]) & (domain == domain[row])] = value
+    return code, values

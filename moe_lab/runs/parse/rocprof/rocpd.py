@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from moe_lab.runs.attribution.keys import distinct
 from moe_lab.runs.parse import _doubts, _folder
 from moe_lab.runs.parse._sqlite import MAGIC, Database, open_database, reading, uri
 from moe_lab.runs.parse.rocprof import tables as rocprof
@@ -126,14 +125,8 @@ def read(paths: list[Path], warnings: list[str]) -> rocprof.Tables:
     parts = [_read(path, warnings) for path in paths]
     frames = {kind: pd.concat([p[kind] for p in parts], ignore_index=True) for kind in (*rocprof.COLUMNS, "agents")}
     tables = {kind: rocprof.coerced(frames[kind], columns) for kind, columns in rocprof.COLUMNS.items()}
-    keys = pd.concat([frames[kind]["guid"] for kind in tables], ignore_index=True)
-    process = pd.concat([tables[kind]["Process_Id"] for kind in tables], ignore_index=True)
-    code = distinct(pd.factorize(keys)[0].astype("int64"), process.to_numpy("int64"))[1]
-    at = 0
-    for frame in tables.values():
-        frame["process"] = code[at : at + len(frame)]
-        at += len(frame)
-    return rocprof.Tables(**tables, agents=frames["agents"])
+    guid = pd.concat([frames[kind]["guid"] for kind in tables], ignore_index=True)
+    return rocprof.together(tables, pd.factorize(guid)[0].astype(np.int64), frames["agents"])
 
 
 def _read(path: Path, warnings: list[str]) -> dict[str, pd.DataFrame]:

@@ -120,12 +120,16 @@ def read(groups: list[dict[str, Path]]) -> Tables:
         for kind, frame in frames.items():
             parts[kind].append(frame.assign(group=number))
     joined = {kind: pd.concat(frames, ignore_index=True) for kind, frames in parts.items()}
-    keys = [(f["group"].to_numpy(np.int64), f["Process_Id"].to_numpy(np.int64)) for f in joined.values()]
-    code = distinct(*(np.concatenate(column) for column in zip(*keys, strict=True)))[1]
-    sizes = np.cumsum([len(f) for f in joined.values()])[:-1]
-    for frame, process in zip(joined.values(), np.split(code, sizes), strict=True):
-        frame["process"] = process
-    return Tables(**joined, agents=agents[0] if agents else pd.DataFrame())
+    owner = np.concatenate([f["group"].to_numpy(np.int64) for f in joined.values()])
+    return together(joined, owner, agents[0] if agents else pd.DataFrame())
+
+
+def together(frames: dict[str, pd.DataFrame], group: Ints, agents: pd.DataFrame) -> Tables:
+    """Return the tables with their processes numbered; ``group``: int64 [rows of all], where a process id is unique."""
+    pid = np.concatenate([f["Process_Id"].to_numpy(np.int64) for f in frames.values()])
+    parts = np.split(distinct(group, pid)[1], np.cumsum([len(f) for f in frames.values()])[:-1])
+    numbered = {kind: f.assign(process=part) for (kind, f), part in zip(frames.items(), parts, strict=True)}
+    return Tables(**numbered, agents=agents)
 
 
 def _table(path: Path | None, columns: tuple[str, ...]) -> pd.DataFrame:
