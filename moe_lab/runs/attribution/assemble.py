@@ -99,17 +99,6 @@ NO_CALLS = Calls(NONE, NONE, NONE, NONE, NONE)
 NO_RANGES = Ranges(NONE, NONE, NONE, NONE, NONE.astype(bool), NONE, NONE, NONE, [], [])
 
 
-@dataclass(frozen=True)
-class _Attributed:
-    """Ranges of every operation: int64 [n] of row numbers, -1 = none; ``how`` indexes ``ATTRIBUTIONS``."""
-
-    range_id: Ints
-    launch: Ints
-    capture: Ints
-    how: Ints
-    made: replay.Replayed
-
-
 def assemble(
     ops: Operations, calls: Calls, ranges: Ranges, nodes: NodeEvents | None, meta: dict[str, Any], lost: str = LOST
 ) -> Launches:
@@ -151,9 +140,9 @@ def assemble(
         meta["warnings"].append(f"{uncalled} have no API call in the report, so no launch range.")
     processes = np.unique(np.concatenate([ops.process[ops.process != -1], ranges.process]))
     meta["processes"] = len(processes)
-    done = _Attributed(range_id, launch, capture, how, made)
+    found = {"range_id": range_id, "launch_range_id": launch, "capture_range_id": capture}
     pairs = pd.DataFrame({"operation": called[member], "range_id": crossing})
-    return Launches(_table(ops, processes, done), _ranges(ranges, processes, forest, made), meta, pairs)
+    return Launches(_table(ops, processes, how, found), _ranges(ranges, processes, forest, made), meta, pairs)
 
 
 def _close(ranges: Ranges, ops: Operations, calls: Calls, warnings: list[str]) -> Ranges:
@@ -195,24 +184,21 @@ def _replayed(
     return made, range_id
 
 
-def _table(ops: Operations, processes: Ints, done: _Attributed) -> pd.DataFrame:
-    """Return the table of launches."""
+def _table(ops: Operations, processes: Ints, how: Ints, found: dict[str, Ints]) -> pd.DataFrame:
+    """Return the table of launches; ``found`` is the ranges of each: int64 [n] of row numbers, -1 = none."""
     always = np.zeros(len(ops.start), bool)
     out: dict[str, Any] = {
         "kind": strings(ops.kind, KINDS),
         "name": strings(ops.name, ops.names),
         "name_full": strings(ops.full, ops.fulls),
-        "attribution": strings(done.how, ATTRIBUTIONS),
+        "attribution": strings(how, ATTRIBUTIONS),
         "start_ns": integers(ops.start, always),
         "end_ns": integers(ops.end, always),
         "duration_ns": integers(ops.end - ops.start, always),
         "process": integers(np.searchsorted(processes, ops.process), ops.process == -1),
         "correlation": integers(ops.correlation),
         "graph_node": integers(ops.graph_node),
-        "range_id": integers(done.range_id),
-        "launch_range_id": integers(done.launch),
-        "capture_range_id": integers(done.capture),
-        **{name: integers(values) for name, values in ops.columns.items()},
+        **{name: integers(values) for name, values in {**found, **ops.columns}.items()},
     }
     for product, axes in (("grid_blocks", "grid_"), ("block_threads", "block_")):
         sizes = [ops.columns[axes + axis] for axis in "xyz" if axes + axis in ops.columns]

@@ -29,7 +29,8 @@ def find_tool(binary: str, patterns: tuple[str, ...] = ()) -> Path | None:
         return Path(on_path)
     found = [p for pattern in patterns for p in glob.glob(os.path.expandvars(pattern))]
     usable = [p for p in found if os.access(p, os.X_OK) and os.path.isfile(p)]
-    return Path(max(usable, key=_version_key)) if usable else None
+    version = lambda path: [int(n) for n in re.findall(r"\d+", path)]  # noqa: E731
+    return Path(max(usable, key=version)) if usable else None
 
 
 def available(binary: str, patterns: tuple[str, ...], how: str) -> Tool | str:
@@ -52,7 +53,3 @@ def output(argv: list[str], timeout_s: float = 30) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout
-
-
-def _version_key(path: str) -> tuple[int, ...]:
-    return tuple(int(n) for n in re.findall(r"\d+", path))

@@ -35,20 +35,7 @@ _PROBE_LAUNCHES = 1000  # kernels looked at to list the ranges that exist
 
 @dataclass(frozen=True)
 class Options:
-    """What to measure, of which kernels.
-
-    Attributes:
-        collect: one of ``metrics.SETS``.
-        wanted: instead of a set, a comma-separated list of our columns or ncu's names.
-        ranges: NVTX filters such as ``moe_lab@w13/`` (domain@range; the slash says push/pop); empty = every kernel.
-        kernel: regular expression for the kernel's name; empty = every kernel.
-        launch_count: launches of each configuration (kernel, grid, block) to profile; None = all.
-        window: ``all`` (the whole command) or ``profiler-api`` (between cudaProfilerStart and cudaProfilerStop).
-        cache_control: ``all`` flushes the caches before each pass, ``none`` leaves them as they are.
-        expected: how many kernels will be profiled, for the time left.
-        extra: further arguments for ncu.
-        keep_report: where to copy the .ncu-rep; it holds environment and paths, so no run does.
-    """
+    """What to measure, of which kernels; the help of each option says more."""
 
     collect: str = option("full", "--set", choices=metrics.SETS, help="how much to measure (default: full)")
     wanted: str = option("", "--metrics", metavar="LIST", help="instead: columns or ncu names of spec/metrics.csv")

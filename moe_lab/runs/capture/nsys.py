@@ -29,12 +29,7 @@ HOW_TO_GET = "install Nsight Systems (package nsight-systems of NVIDIA's CUDA re
 
 @dataclass(frozen=True)
 class Options:
-    """How to trace.
-
-    Attributes:
-        window: ``all`` (the whole command) or ``profiler-api`` (between cudaProfilerStart and cudaProfilerStop).
-        extra: further arguments for ``nsys profile``.
-    """
+    """How to trace; the help of each option says more."""
 
     window: str = window("cudaProfilerStart to Stop")
     extra: tuple[str, ...] = option((), "--nsys-option", metavar="OPTION", help="a further option for nsys profile")
@@ -76,7 +71,9 @@ def export_sqlite(report: Path, out: Path) -> None:
     Raises:
         UserError: nsys is missing or cannot read the report.
     """
-    nsys = _nsys()
+    nsys = available()
+    if isinstance(nsys, str):
+        raise UserError(nsys)
     done = subprocess.run(export_command(str(nsys.path), str(report), str(out)), capture_output=True, text=True)
     if done.returncode or not out.exists():
         last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["it printed nothing"]
@@ -95,13 +92,6 @@ def trace(work: Work, tool: Tool, workload: Sequence[str], options: Options) -> 
     argv = command(str(tool.path), workload, str(work.folder / "report"), options)
     work.run(argv, "nsys")
     return Traced(_traced(work.folder, options), argv[2 : argv.index("-o")])
-
-
-def _nsys() -> Tool:
-    found = available()
-    if isinstance(found, str):
-        raise UserError(found)
-    return found
 
 
 def _traced(folder: Path, options: Options) -> Path:

@@ -25,14 +25,7 @@ OUTPUT_DIRECTORY_SINCE = (3, 5)  # --path went with 3.7.0
 
 @dataclass(frozen=True)
 class Options:
-    """What to count.
-
-    Attributes:
-        kernels: only kernels whose names contain one of these; empty = all.
-        blocks: only these metric tables, such as ``2``, ``16`` or ``17.1``; empty = all.
-        roof_only: measure the roofs of the GPU and count what the roofline needs, nothing else.
-        extra: further arguments for ``rocprof-compute profile``.
-    """
+    """What to count; the help of each option says more."""
 
     kernels: tuple[str, ...] = option((), "-k", "--kernel", metavar="NAME", help="count only this kernel")
     blocks: tuple[str, ...] = option((), "-b", "--block", metavar="ID", help="count only this table")
@@ -55,6 +48,8 @@ def command(tool: str, workload: Sequence[str], out: str, options: Options, vers
         options: what to count.
         version: of the tool; it decides between ``-p`` and ``--output-directory``, which None takes.
     """
+    numbers = [int(n) for n in (version or "").split(".") if n.isdigit()]
+    older = bool(numbers) and tuple(numbers[:2]) < OUTPUT_DIRECTORY_SINCE
     return [
         tool,
         "profile",
@@ -64,16 +59,11 @@ def command(tool: str, workload: Sequence[str], out: str, options: Options, vers
         *(["-b", *options.blocks] if options.blocks else []),
         *(["--roof-only"] if options.roof_only else []),
         *options.extra,
-        "-p" if _older(version) else "--output-directory",
+        "-p" if older else "--output-directory",
         out,
         "--",
         *workload,
     ]
-
-
-def _older(version: str | None) -> bool:
-    numbers = [int(n) for n in (version or "").split(".") if n.isdigit()]
-    return bool(numbers) and tuple(numbers[:2]) < OUTPUT_DIRECTORY_SINCE
 
 
 def trace(work: Work, tool: Tool, workload: Sequence[str], options: Options) -> Traced:

@@ -18,12 +18,7 @@ TRACES = ("--kernel-trace", "--marker-trace", "--hip-trace", "--memory-copy-trac
 
 @dataclass(frozen=True)
 class Options:
-    """How to trace.
-
-    Attributes:
-        output_format: ``csv``, or ``rocpd`` (a database; ROCm 7 and later).
-        extra: further arguments for rocprofv3.
-    """
+    """How to trace; the help of each option says more."""
 
     output_format: str = option("csv", "--output-format", choices=("csv", "rocpd"), help="what rocprofv3 writes")
     extra: tuple[str, ...] = option((), "--tool-option", metavar="OPTION", help="a further one for rocprofv3")

@@ -27,11 +27,7 @@ WITH_VALUE = ("-X", "-W", "--check-hash-based-pycs")  # options of python that t
 
 @dataclass(frozen=True)
 class Options:
-    """How to trace.
-
-    Attributes:
-        window: ``all`` (the whole command) or ``profiler-api`` (between torch.cuda.profiler.start and stop).
-    """
+    """How to trace; the help of each option says more."""
 
     window: str = window("torch.cuda.profiler.start to stop")
 

@@ -27,13 +27,7 @@ def impossible(start: Ints, end: Ints) -> Bools:
 
 
 def without_kernels(count: int, api: str, then: str) -> str:
-    """Return the sentence on graph launches whose kernels are not in the report.
-
-    Args:
-        count: graph launches.
-        api: CUDA or HIP.
-        then: what to do, as the end of the sentence.
-    """
+    """Return the sentence on ``count`` graph launches of CUDA or HIP without kernels; ``then`` says what to do."""
     return (
         f"The report has {count} {api} graph launches without the kernels inside them: these are missing from every "
         f"number; {then}."
@@ -67,7 +61,8 @@ def mended(ops: Operations, streams: bool = True) -> tuple[Operations, list[str]
         return ops, []
     start, end = ops.start[rows], ops.end[rows]
     said: list[str] = []
-    wrong = _covering(start, end, same, _of_graph(ops)[rows])
+    of_graph = np.asarray((ops.graph_node >= 0) | ops.graph, bool)
+    wrong = _covering(start, end, same, of_graph[rows])
     if streams and wrong.any():
         at = np.flatnonzero(wrong)
         longer = end[at] - start[at + 1]
@@ -99,10 +94,6 @@ def _in_line(ops: Operations) -> tuple[Ints, Bools]:
     line = distinct(ops.process[rows], device[rows], stream[rows])[1] if len(rows) else NONE
     order = np.lexsort((ops.start[rows], line))
     return rows[order], np.asarray(line[order][1:] == line[order][:-1], bool)
-
-
-def _of_graph(ops: Operations) -> Bools:
-    return np.asarray((ops.graph_node >= 0) | ops.graph, bool)
 
 
 def _covering(start: Ints, end: Ints, same: Bools, graph: Bools) -> Bools:

@@ -66,7 +66,7 @@ class Database:
     def rows(self, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Return the rows of a small query."""
         with reading(self.path), closing(sqlite3.connect(uri(self.path), uri=True)) as connection:
-            connection.text_factory = _text
+            connection.text_factory = lambda value: value.decode("utf-8", "replace")
             return connection.execute(query, parameters).fetchall()
 
     def count(self, source: str) -> int:
@@ -103,9 +103,11 @@ class Database:
         asked = [f'{e} AS "{n}"' for e, n in numbers]
         asked += [f"ifnull(CAST({e} AS TEXT), '') AS \"{n}\"" for e, n in map(_named, texts)]
         query = f"SELECT {', '.join(asked)} FROM {_origin(source)}" + (f" WHERE {where}" if where else "")
+        # A table in one batch: its columns need not be put together afterwards.
+        batch = max(self.count(source), 1) if source in self.tables else BATCH
         try:
             with reading(self.path), adbc.connect(uri(self.path)) as connection, connection.cursor() as cursor:
-                cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": str(self._batch(source))})
+                cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": str(batch)})
                 cursor.execute(query)
                 table = cursor.fetch_arrow_table()
         except _MismatchError as error:
@@ -118,10 +120,6 @@ class Database:
             if table.schema.field(i).type != "int64":
                 raise self.not_integers(source, name)
         return table
-
-    def _batch(self, source: str) -> int:
-        """Return how many rows to read at once: all of a table, so that its columns need not be put together."""
-        return max(self.count(source), 1) if source in self.tables else BATCH
 
     def not_integers(self, source: str, column: str) -> UserError:
         """Return the error for a column that holds text, bytes or fractions where whole numbers belong."""
@@ -235,7 +233,3 @@ def damaged(path: Path, why: str = "") -> UserError:
     return UserError(
         f"{path.name} is truncated or damaged{said}; copy it again, or export the report again with `nsys export`."
     )
-
-
-def _text(value: bytes) -> str:
-    return value.decode("utf-8", "replace")

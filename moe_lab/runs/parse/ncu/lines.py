@@ -39,13 +39,19 @@ def tables(path: Path) -> Iterator[tuple[list[str], list[list[str]]]]:
             if found:
                 if header:
                     yield header, lines
-                header, lines, quoted = _heading(text, found[1], number), [], text.startswith('"')
+                if found[1] != ",":
+                    name = "semicolons" if found[1] == ";" else "tabs"
+                    raise ValueError(f"{name} separate its fields; commas should")
+                header, lines, quoted = _cells(text, number), [], text.startswith('"')
             elif header and _LINE.match(text):
                 line = _cells(text, number)
-                if _fits(header, line):
+                # On the details page the lines of rules are longer than the others.
+                details = "Metric Value" in header
+                least = header.index("Metric Value") + 1 if details else len(header)
+                if len(line) == least or (details and len(line) > least):
                     lines.append(line)
                 elif text.startswith('"') or not quoted:
-                    raise ValueError(f"line {number} has {len(line)} fields where {_least(header)} belong")
+                    raise ValueError(f"line {number} has {len(line)} fields where {least} belong")
             if header and not text.endswith("\n") and _BEGUN.match(text) and not text.endswith('"'):
                 raise ValueError(f"its last line, {number}, breaks off")
     if header:
@@ -68,12 +74,6 @@ def _numbered(file: IO[str]) -> Iterator[tuple[int, str]]:
         yield number, text
 
 
-def _heading(text: str, separator: str, number: int) -> list[str]:
-    if separator != ",":
-        raise ValueError(f"{'semicolons' if separator == ';' else 'tabs'} separate its fields; commas should")
-    return _cells(text, number)
-
-
 def _cells(text: str, number: int) -> list[str]:
     if "\0" in text or _HALF.search(text):
         raise ValueError(f"line {number} is not UTF-8 text")
@@ -81,12 +81,3 @@ def _cells(text: str, number: int) -> list[str]:
         return next(csv.reader([text], strict=True), [])
     except csv.Error as error:
         raise ValueError(f"line {number}: {error}") from None
-
-
-def _least(header: list[str]) -> int:
-    """Return the fields that a line has at least; on the details page lines differ."""
-    return header.index("Metric Value") + 1 if "Metric Value" in header else len(header)
-
-
-def _fits(header: list[str], line: list[str]) -> bool:
-    return len(line) >= _least(header) if "Metric Value" in header else len(line) == len(header)

@@ -24,11 +24,13 @@ DROPPED = (
 def write(rows: Sequence[Profiled], gpu: dict[str, Any], target: Path, keep: Keep | None, hosts: list[str]) -> Slimmed:
     """Write the copy of some kernels and what is known of their GPU, without the ``hosts``; as ``Slimmed`` says."""
     kept = list(rows) if keep is None else [rows[i] for i in keep.operations["kernel"].tolist()]
-    units = {name: _unit(name) for name in BY_NAME if any(name in r.measured for r in kept)}
+    there = {name: metric for name, metric in BY_NAME.items() if any(name in r.measured for r in kept)}
+    # The name of a part of a metric has no unit of ours.
+    units = {name: metric.unit if name in metric.names else "" for name, metric in there.items()}
     texts = {theirs: redact.tree(gpu[ours], hosts) for theirs, ours in FACTS.items() if gpu.get(ours) is not None}
-    processes, threads = ({old: new for new, old in enumerate(sorted(ids), 1)} for ids in _ids(kept))
-    partial = target.with_name(target.name + ".partial")
-    with partial.open("w", newline="") as file:
+    ids = {r.process for r in kept}, {r.thread for r in kept}
+    processes, threads = ({old: new for new, old in enumerate(sorted(own - {-1}), 1)} for own in ids)
+    with target.open("w", newline="") as file:
         out = csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\n")
         out.writerow([*FIELDS, *texts, *units])
         out.writerow([*("" for _ in (*FIELDS, *texts)), *units.values()])
@@ -36,17 +38,7 @@ def write(rows: Sequence[Profiled], gpu: dict[str, Any], target: Path, keep: Kee
             numbers = processes.get(row.process, 0), threads.get(row.thread, 0)
             fields = _fields(row, number, *numbers, gpu.get("compute_capability"), hosts)
             out.writerow([*fields, *texts.values(), *(_value(row.measured.get(name)) for name in units)])
-    partial.replace(target)
     return list(DROPPED), hosts
-
-
-def _unit(name: str) -> str:
-    """Return the base unit of one of ncu's names; empty for those that are only part of a metric."""
-    return BY_NAME[name].unit if name in BY_NAME[name].names else ""
-
-
-def _ids(rows: Sequence[Profiled]) -> tuple[set[int], set[int]]:
-    return {r.process for r in rows if r.process >= 0}, {r.thread for r in rows if r.thread >= 0}
 
 
 def _fields(row: Profiled, number: int, process: int, thread: int, capability: Any, hosts: list[str]) -> list[Any]:

@@ -138,7 +138,9 @@ def _read(path: Path, warnings: list[str]) -> dict[str, pd.DataFrame]:
     domain = regions["Domain"]
     calls, markers = regions[domain.str.startswith("HIP")], regions[domain.str.startswith("MARKER_CORE")].copy()
     free = markers["Function"].str.startswith(_FREE)
-    markers["Function"] = [_message(*pair) for pair in zip(markers["extdata"], markers["Function"], strict=True)]
+    # The view's name is only the roctx function; the text of the range stands beside it.
+    said = zip(markers["extdata"], markers["Function"], strict=True)
+    markers["Function"] = [str(_json(extdata).get("message") or name) for extdata, name in said]
     markers["Thread_Id"] = markers["Thread_Id"].where(~free, 0)
     facts = pd.DataFrame([_facts(text) for text in agents.pop("extdata")], index=agents.index, dtype=object)
     return {"kernels": kernels, "copies": copies, "calls": calls, "markers": markers, "agents": agents.join(facts)}
@@ -170,7 +172,9 @@ def _view(database: Database, view: str, warnings: list[str]) -> pd.DataFrame:
             f"{lost} rows of {table} name no thread, region or name of {database.path.name}, so its view {view} leaves "
             "them out: they are missing from every number."
         )
-    frame: pd.DataFrame = database.read(source, sorted(integers), sorted(texts)).to_pandas(types_mapper=_dtype)
+    rows = database.read(source, sorted(integers), sorted(texts))
+    # Whole numbers stay whole where some are missing.
+    frame: pd.DataFrame = rows.to_pandas(types_mapper=lambda kind: pd.Int64Dtype() if kind == "int64" else None)
     if "Start_Timestamp" not in frame:
         return frame
     start, end = (frame[c].to_numpy(np.int64, na_value=-1) for c in ("Start_Timestamp", "End_Timestamp"))
@@ -192,22 +196,12 @@ def _joins(database: Database) -> bool:
         return False
 
 
-def _dtype(kind: Any) -> Any:
-    """Return the pandas type of an Arrow column: whole numbers stay whole where some are missing."""
-    return pd.Int64Dtype() if kind == "int64" else None
-
-
 def _json(text: str) -> dict[str, Any]:
     try:
         found: dict[str, Any] = entry.decode_json(text, dict[str, Any])
     except ValueError:
         return {}
     return found
-
-
-def _message(extdata: str, name: str) -> str:
-    """Return the text of a range: the view's name is only the roctx function."""
-    return str(_json(extdata).get("message") or name)
 
 
 def _facts(extdata: str) -> dict[str, int | None]:

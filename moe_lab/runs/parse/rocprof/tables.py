@@ -74,8 +74,8 @@ def what(path: Path) -> tuple[str, str] | None:
     if path.suffix != ".csv":
         return None
     with path.open(encoding="utf-8-sig", errors="replace") as file:
-        header = file.readline(4096)
-    return ("kernels", path.name) if {"Kernel_Name", "Grid_Size_X", "Start_Timestamp"} <= _fields(header) else None
+        fields = {field.strip().strip('"') for field in file.readline(4096).split(",")}
+    return ("kernels", path.name) if {"Kernel_Name", "Grid_Size_X", "Start_Timestamp"} <= fields else None
 
 
 def find(path: Path) -> list[dict[str, Path]]:
@@ -100,10 +100,6 @@ def _beside(path: Path, start: str) -> list[Path]:
     """Return a file and those of its process in the same folder, which their names tell."""
     names = [f"{start}_{end}.csv" if start else f"{end}.csv" for ends in ENDS.values() for end in ends]
     return [path, *(f for name in names if (f := path.with_name(name)) != path and _folder.inside(f, path.parent))]
-
-
-def _fields(header: str) -> set[str]:
-    return {field.strip().strip('"') for field in header.split(",")}
 
 
 def read(groups: list[dict[str, Path]]) -> Tables:

@@ -74,9 +74,9 @@ def read(folder: Path) -> Workload:
     _check_together(folder, counted, machine)
     roofline = files.find(folder, "roofline")
     launches = counted[[c for c in counted if not COUNTER.fullmatch(str(c)) and not CHANNEL.fullmatch(str(c))]]
-    roofs = _roofs(files.read_csv(roofline)) if roofline else pd.DataFrame()
+    roofs = files.read_csv(roofline).apply(files.number) if roofline else pd.DataFrame()
     notes = [*_early(folder), *_unusable(counted)]
-    return Workload(_launches(launches), _counters(counted, machine), machine, roofs, notes, form)
+    return Workload(_launches(launches), _counters(counted, machine), machine, roofs.where(roofs >= 0), notes, form)
 
 
 def _early(folder: Path) -> list[str]:
@@ -92,11 +92,6 @@ def _unusable(counted: pd.DataFrame) -> list[str]:
     cells = sum(int(files.unusable(counted[c]).sum()) for c in own)
     said = f"{cells} of {len(own) * len(counted)} counter values are text or negative: they are not known."
     return [said] if cells else []
-
-
-def _roofs(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows with what is no positive number left blank."""
-    return frame.apply(files.number).where(lambda values: values >= 0)
 
 
 def _join(folder: Path, frames: list[pd.DataFrame]) -> pd.DataFrame:
