@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import pandas as pd
@@ -23,14 +23,14 @@ from moe_lab.spec.guard.entry import conform, decode_json, integer, one_line, re
 
 FILE = "rows.csv"
 
-# dtype of the schema -> (in words, types, least value).
-KINDS: dict[str, tuple[str, Any, int | None]] = {
-    "string": ("text", str, None),
-    "Int64": ("whole number from 0 up", int, 0),
-    "number": ("number", int | float, None),
-    "time": ("number from 0 up", int | float, 0),
-    "boolean": ("true or false", bool, None),
-    "pairs": ("list of names and numbers", None, None),
+# dtype of the schema -> (in words, type).
+KINDS: dict[str, tuple[str, Any]] = {
+    "string": ("text", str),
+    "Int64": ("whole number from 0 up", Annotated[int, msgspec.Meta(ge=0)]),
+    "number": ("number", float),
+    "time": ("number from 0 up", Annotated[float, msgspec.Meta(ge=0)]),
+    "boolean": ("true or false", bool),
+    "pairs": ("list of names and numbers", list[tuple[str, float]]),
 }
 
 
@@ -127,33 +127,19 @@ def _check_rows(result: Result) -> None:
 
 
 def _check(column: str, value: Any, number: int) -> None:
-    """Raise ValueError where a column of the schema holds another type, or a time below zero; others may hold anything.
-
-    Args:
-        column: its name.
-        value: None = not known.
-        number: of the row, for the sentence.
-    """
+    """Raise ValueError where a column of the schema holds another type or a time below zero; others may hold any."""
     known = schema.of("rows").get(column)
-    if known is None or value is None:
-        return
-    said, types, least = KINDS[known.dtype]
-    right = (
-        _is_pairs(value) if types is None else isinstance(value, types) and isinstance(value, bool) == (types is bool)
-    )
-    if not right or (least is not None and value < least):
-        raise ValueError(f"row {number} has no {said} in '{column}'")
+    if known is not None and value is not None and not _fits(value, known.dtype):
+        raise ValueError(f"row {number} has no {KINDS[known.dtype][0]} in '{column}'")
 
 
-def _is_pairs(value: Any) -> bool:
-    """Return whether a value is a list of (text, number)."""
-    return isinstance(value, list | tuple) and all(
-        isinstance(item, list | tuple)
-        and len(item) == 2
-        and isinstance(item[0], str)
-        and isinstance(item[1], int | float)
-        for item in value
-    )
+def _fits(value: Any, kind: str) -> bool:
+    """Return whether a value is of one of ``KINDS``."""
+    try:
+        msgspec.convert(value, KINDS[kind][1])
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 def write(rows: Sequence[Mapping[str, Any]], path: Path) -> dict[str, Any]:
@@ -186,7 +172,7 @@ def _kind(column: Sequence[Any]) -> str:
     for kind, types in (("boolean", bool), ("Int64", int), ("Float64", int | float), ("string", str)):
         if all(isinstance(v, types) and (kind == "boolean" or not isinstance(v, bool)) for v in values):
             return kind if values else "string"
-    return "pairs" if all(_is_pairs(v) for v in values) else "json"
+    return "pairs" if all(_fits(v, "pairs") for v in values) else "json"
 
 
 def _text(value: Any, kind: str, names: dict[str, int]) -> str:

@@ -16,12 +16,7 @@ from moe_lab.spec.guard.places import full_name
 
 
 def journal_path(name: str, root: Path | None = None) -> Path:
-    """Return where the rows of an unfinished tuning lie, beside the run.
-
-    Args:
-        name: ``<gpu>/<run>``.
-        root: profiles folder.
-    """
+    """Return where the rows of an unfinished tuning lie, beside the run ``<gpu>/<run>``."""
     target = (root or runs.profiles_root()) / name
     return target.with_name(f".tune-{target.name}.jsonl")
 

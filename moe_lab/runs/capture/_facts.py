@@ -36,12 +36,7 @@ def describe(
 ) -> dict[str, Any]:
     """Return what is known of a capture; ``import_report`` redacts it and adds what the report says.
 
-    Args:
-        tool: name of the profiler.
-        version: its version.
-        flags: how it was called.
-        workload: the profiled command.
-        said: the file in which our own workload describes itself; absent for any other.
+    ``flags`` say how the tool was called, ``said`` is the file in which our own workload describes itself.
     """
     own: dict[str, Any] | None = dict(json.loads(said.read_text())) if said.exists() else None
     versions = dict((own or {}).get("versions", {}))

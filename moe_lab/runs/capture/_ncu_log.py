@@ -5,9 +5,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from moe_lab.runs.capture._facts import compute_capability
 from moe_lab.runs.capture._tools import Tool, output
@@ -46,19 +45,11 @@ class Replay:
     most_passes: int
     wall_s: float
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the fields as plain values."""
-        return asdict(self)
-
 
 def run(argv: Sequence[str], log: Path, env: Mapping[str, str], expected: int | None) -> tuple[int, Replay]:
-    """Run ncu with its messages in ``log``, show progress on stderr, and return (exit code, what it cost).
+    """Run ncu, which ``argv`` makes write to ``log``, with progress on stderr; return (exit code, what it cost).
 
-    Args:
-        argv: the command line; it must send ncu's messages to ``log``.
-        log: file of the messages.
-        env: environment.
-        expected: how many kernels will be profiled, for the time left; None = not known.
+    ``expected`` is how many kernels will be profiled, for the time left; None = not known.
     """
     from tqdm import tqdm
 
@@ -84,13 +75,7 @@ def passes(text: str) -> list[int]:
 
 
 def explain(text: str, code: int, version: str | None) -> str | None:
-    """Return why ncu got no counters, None where its messages hold no reason.
-
-    Args:
-        text: its messages.
-        code: its exit code.
-        version: its version.
-    """
+    """Return why ncu got no counters, None where the ``text`` of its messages holds no reason."""
     if "ERR_NVGPUCTRPERM" in text:
         return NO_PERMISSION
     if re.search(r"not supported on (?:this )?device|[Uu]nsupported GPU|UnsupportedGpu", text):

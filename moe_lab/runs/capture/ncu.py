@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from moe_lab.runs.capture import Traced, _ncu_log, _tools, option, window
@@ -74,13 +74,6 @@ def command(ncu: str, workload: Sequence[str], out: str, names: Sequence[str], o
     """Return the argv that profiles ``workload`` into ``out``.ncu-rep and ncu's messages into ``out``.log. Pure.
 
     The clock is left alone, so that times compare with those of a timeline; the SM clock is among the metrics.
-
-    Args:
-        ncu: the executable.
-        workload: the command.
-        out: report, without suffix.
-        names: ncu's metric names.
-        options: what to profile.
     """
     count = options.launch_count
     return [
@@ -109,11 +102,9 @@ def export_command(ncu: str, report: str) -> list[str]:
 
 
 def names_of(wanted: Sequence[Metric], known: Collection[str]) -> list[str]:
-    """Return the name of each metric that this GPU knows; those that it does not know are left out.
+    """Return the name of each metric that this GPU knows; the others are left out.
 
-    Args:
-        wanted: the metrics.
-        known: base names that ncu lists; empty = not asked, so the best name of each.
+    ``known`` are the base names that ncu lists; empty = not asked, so the best name of each metric.
     """
     if not known:
         return [m.names[0] for m in wanted]
@@ -143,7 +134,7 @@ def trace(work: Work, tool: Tool, workload: Sequence[str], options: Options) -> 
         shutil.copyfile(out.with_suffix(".ncu-rep"), options.keep_report)
         options.keep_report.chmod(0o600)
     flags = argv[1 : next(i for i, a in enumerate(argv) if a.startswith("--metrics="))]
-    facts = {"metrics": options.wanted or options.collect, "replay": cost.as_dict()}
+    facts = {"metrics": options.wanted or options.collect, "replay": asdict(cost)}
     return Traced(page, flags, facts, {"name": gpu_name()})
 
 

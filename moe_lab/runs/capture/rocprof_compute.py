@@ -41,12 +41,7 @@ def available() -> Tool | str:
 def command(tool: str, workload: Sequence[str], out: str, options: Options, version: str | None) -> list[str]:
     """Return the argv that counts ``workload`` into a workload folder in ``out``. Pure.
 
-    Args:
-        tool: the executable.
-        workload: the command.
-        out: folder.
-        options: what to count.
-        version: of the tool; it decides between ``-p`` and ``--output-directory``, which None takes.
+    The tool's version decides between ``-p`` and ``--output-directory``, which None takes.
     """
     numbers = [int(n) for n in (version or "").split(".") if n.isdigit()]
     older = bool(numbers) and tuple(numbers[:2]) < OUTPUT_DIRECTORY_SINCE

@@ -43,10 +43,7 @@ def available() -> Tool | str:
 def command(workload: Sequence[str], out: str, options: Options) -> list[str]:
     """Return the argv that profiles ``workload`` into ``out`` (JSON). Pure, but for reading a script's first line.
 
-    Args:
-        workload: ``python [options] (-m MODULE | -c CODE | FILE) ...``, or a script that Python runs.
-        out: file to write.
-        options: how to trace.
+    The workload is ``python [options] (-m MODULE | -c CODE | FILE) ...``, or a script that Python runs.
 
     Raises:
         UserError: the command is not Python's.

@@ -15,9 +15,7 @@ TIMES = 2**61  # ns, 73 years: no time reaches it, and sums and doubled times st
 def impossible(start: Ints, end: Ints) -> Bools:
     """Return which times cannot be true: negative, beyond ``TIMES``, ended before begun, or too long to be summed.
 
-    Args:
-        start: int64 [n], ns; -1 = none.
-        end: int64 [n], ns.
+    Both are int64 [n], ns; -1 = none.
     """
     wrong = (start < 0) | (end < start) | (end >= TIMES)
     length = np.where(wrong, 0, end - np.where(wrong, end, start))

@@ -102,46 +102,27 @@ def read(events: Iterable[dict[str, Any]]) -> Tables:
     """
     kinds = (Table(OPERATION + GEOMETRY), Table(OPERATION + GEOMETRY), Table(OPERATION + GEOMETRY))
     tables = Tables(kinds, Table(CALL), Table(RANGE), Table(RANGE), Table(RANGE))
+    sorted_by: dict[str, tuple[Table, Callable[..., tuple[int, ...]]]] = {
+        **{category: (kinds[kind], _operation) for category, kind in OPERATIONS.items()},
+        **dict.fromkeys(CALLS, (tables.calls, _call)),
+        **dict.fromkeys(OPERATORS, (tables.operators, _range)),
+        ANNOTATION: (tables.annotations, _range),
+        PYTHON: (tables.modules, _range),
+    }
     for row, event in enumerate(events):
-        if event.get("ph") == "X":
-            add(tables, event, row)
-        elif _category(event) in OPERATIONS:
-            tables.partial += 1
+        said, name, args = event.get("cat"), event.get("name"), event.get("args")
+        category = said.lower() if isinstance(said, str) else ""
+        if event.get("ph") != "X":
+            tables.partial += category in OPERATIONS
+            continue
+        module = isinstance(name, str) and name.startswith(MODULE)
+        if category not in sorted_by or (category == PYTHON and not module):
+            continue
+        table, make = sorted_by[category]
+        where = f"event {row + 1} ({category})"
+        found = make(tables, event, args if isinstance(args, dict) else {}, row)
+        table.add(text(name, where), (*span(event, where), *found))
     return tables
-
-
-def add(tables: Tables, event: dict[str, Any], row: int) -> Table | None:
-    """Put an event into its table; return that table, None if the event is none of those that are read.
-
-    Raises:
-        Damaged: it has no name, time or duration.
-    """
-    category = _category(event)
-    target: Table
-    make: Callable[[Tables, dict[str, Any], dict[str, Any], int], tuple[int, ...]]
-    name = event.get("name")
-    if category in OPERATIONS:
-        target, make = tables.operations[OPERATIONS[category]], _operation
-    elif category in CALLS:
-        target, make = tables.calls, _call
-    elif category == ANNOTATION:
-        target, make = tables.annotations, _range
-    elif category in OPERATORS:
-        target, make = tables.operators, _range
-    elif category == PYTHON and isinstance(name, str) and name.startswith(MODULE):
-        target, make = tables.modules, _range
-    else:
-        return None
-    where = f"event {row + 1} ({category})"
-    args = event.get("args")
-    found = make(tables, event, args if isinstance(args, dict) else {}, row)
-    target.add(text(name, where), (*span(event, where), *found))
-    return target
-
-
-def _category(event: dict[str, Any]) -> str:
-    found = event.get("cat")
-    return found.lower() if isinstance(found, str) else ""
 
 
 def _operation(tables: Tables, event: dict[str, Any], args: dict[str, Any], row: int) -> tuple[int, ...]:

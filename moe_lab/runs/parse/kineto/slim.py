@@ -99,26 +99,25 @@ def _lines(tables: events.Tables, keep: Keep | None, known_hosts: list[str]) -> 
         yield from _operations(table, joined.operation, rows, kept, linked, CATEGORIES[number], known_hosts)
     number_of = _Numbers(tables)
     found = np.union1d(joined.found[kept & (joined.found >= 0)], joined.empty)
-    calls = tables.calls.arrays()
-    own = np.arange(1, 1 + len(calls["start"])) if joined.renumber else calls["correlation"]
-    ids = np.stack([own, np.full(len(own), -1, np.int64)])
-    yield from _on_cpu(tables.calls, calls, found, "cuda_runtime", ids, number_of, known_hosts)
+    calls = tables.calls.arrays() | {"external": np.full(len(tables.calls), -1, np.int64)}
+    if joined.renumber:
+        calls["correlation"] = np.arange(1, 1 + len(tables.calls))
+    yield from _on_cpu(tables.calls, calls, found, "cuda_runtime", number_of, known_hosts)
     shown = range_tables(tables)
-    stand_in = np.unique(joined.stand_in[kept & (joined.stand_in >= 0)])
     for table, category in (
         (tables.annotations, events.ANNOTATION),
         (tables.modules, events.PYTHON),
         (tables.operators, events.OPERATORS[0]),
     ):
-        columns = table.arrays()
+        none = np.full(len(table), -1, np.int64)
+        columns = table.arrays() | {"correlation": none}
         ranges = any(table is t for t in shown)
         chosen = (np.isin(columns["row"], keep.ranges) if keep else np.ones(len(table), bool)) & ranges
         if table is tables.operators:
-            chosen[stand_in] = True
-            ids = np.stack([np.full(len(table), -1, np.int64), columns["external"]])
+            chosen[joined.stand_in[kept & (joined.stand_in >= 0)]] = True
         else:
-            ids = np.full((2, len(table)), -1, np.int64)
-        yield from _on_cpu(table, columns, np.flatnonzero(chosen), category, ids, number_of, known_hosts)
+            columns["external"] = none
+        yield from _on_cpu(table, columns, np.flatnonzero(chosen), category, number_of, known_hosts)
 
 
 def _kept(joined: Join, keep: Keep | None) -> Bools:
@@ -177,14 +176,14 @@ def _on_cpu(
     columns: dict[str, Ints],
     rows: Ints,
     category: str,
-    ids: Ints,
     number_of: _Numbers,
     known_hosts: list[str],
 ) -> Iterator[str]:
-    """Yield some calls or ranges; ids is int64 [2, n]: correlation and External id, -1 = leave out."""
+    """Yield some calls or ranges; a correlation or External id of -1 is left out."""
     names = _texts(table, known_hosts)
-    data = (columns[c][rows].tolist() for c in ("name", "pid", "tid", "start", "end"))
-    for name, pid, tid, start, end, correlation, external in zip(*data, *ids[:, rows].tolist(), strict=True):
+    wanted = ("name", "pid", "tid", "start", "end", "correlation", "external")
+    data = (columns[c][rows].tolist() for c in wanted)
+    for name, pid, tid, start, end, correlation, external in zip(*data, strict=True):
         said = [f'"correlation": {correlation}'] if correlation >= 0 else []
         said += [f'"External id": {external}'] if external >= 0 else []
         where = f'"pid": {number_of.pids[pid]}, "tid": {number_of.tids[pid, tid]}'

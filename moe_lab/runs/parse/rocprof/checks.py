@@ -20,13 +20,9 @@ TEN_DAYS_NS = 864_000_000_000_000  # no kernel takes so long; sums of durations 
 
 
 def numbers(path: Path, frame: pd.DataFrame, texts: Collection[str], operations: bool) -> None:
-    """Refuse numbers that cannot be.
+    """Refuse numbers of a file that cannot be: int64, -1 = not there, in all columns but the ``texts``.
 
-    Args:
-        path: the file, for the sentence.
-        frame: its rows; int64, -1 = not there, but for the columns ``texts``.
-        texts: columns of text.
-        operations: whether the rows are kernels or copies, which end after they start.
+    ``operations`` says whether the rows are kernels or copies, which end after they start.
 
     Raises:
         UserError: a number is negative or too large, or an operation ends before it starts.
@@ -52,13 +48,7 @@ def numbers(path: Path, frame: pd.DataFrame, texts: Collection[str], operations:
 
 
 def missing(calls: pd.DataFrame, ops: Operations, how: str) -> list[str]:
-    """Return sentences on launches of the HIP trace that have no kernel in the kernel trace.
-
-    Args:
-        calls: calls of the HIP API.
-        ops: kernels and copies.
-        how: what to do to have all, as a command.
-    """
+    """Return sentences on launches of the HIP trace without a kernel in the kernel trace; ``how`` to have all."""
     process, correlation = (calls[c].to_numpy(np.int64) for c in ("process", "Correlation_Id"))
     alone = match(process, correlation, ops.process, ops.correlation) < 0
     names = calls["Function"].astype(str)

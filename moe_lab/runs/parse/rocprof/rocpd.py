@@ -113,11 +113,7 @@ def hosts(paths: list[Path]) -> list[str]:
 
 
 def read(paths: list[Path], warnings: list[str]) -> rocprof.Tables:
-    """Read databases, one or more processes each.
-
-    Args:
-        paths: the databases.
-        warnings: sentences on rows that cannot be read are added.
+    """Read databases, one or more processes each; sentences on rows that cannot be read go to ``warnings``.
 
     Raises:
         UserError: a file is damaged, holds values that cannot be true, or is of a schema with other views.
