@@ -115,11 +115,13 @@ def assemble(
     ranges = _close(ranges, ops, calls, meta["warnings"])
     ranges = ranges.take(attribute.order(ranges.thread, ranges.start, ranges.end))
     forest = attribute.nest(ranges.thread, ranges.start, ranges.end, ranges.free)
+    # Everything below is of operations whose call is known; the others keep -1 and count as not attributed.
     call = keys.match(ops.process, ops.correlation, calls.process, calls.correlation)
     called = np.flatnonzero(call >= 0)
     where = calls.thread[call[called]], calls.start[call[called]], calls.end[call[called]]
     launch = np.full(len(call), -1, np.int64)
     launch[called] = attribute.innermost(forest, *where)
+    # Ranges that overlap without nesting are in no tree: an operation may lie in several, so these are pairs.
     member, crossing = attribute.crossing_pairs(forest, *where)
     # When a graph was launched, not when its kernel ran: a node id may be in use again by then.
     when = ops.start.copy()
@@ -138,6 +140,7 @@ def assemble(
     if len(called) < len(call):
         uncalled = f"{len(call) - len(called)} of {len(call)} GPU operations"
         meta["warnings"].append(f"{uncalled} have no API call in the report, so no launch range.")
+    # Numbers in place of ids: tables of two captures of one program are then alike.
     processes = np.unique(np.concatenate([ops.process[ops.process != -1], ranges.process]))
     meta["processes"] = len(processes)
     found = {"range_id": range_id, "launch_range_id": launch, "capture_range_id": capture}
@@ -147,6 +150,7 @@ def assemble(
 
 def _close(ranges: Ranges, ops: Operations, calls: Calls, warnings: list[str]) -> Ranges:
     """End open ranges at the last timestamp of the report."""
+    # nsys leaves the end out, parsers give -1: smaller than any start.
     still_open = ranges.end < ranges.start
     if not still_open.any():
         return ranges
@@ -158,6 +162,7 @@ def _close(ranges: Ranges, ops: Operations, calls: Calls, warnings: list[str]) -
 def _captured(ops: Operations, when: Ints, nodes: NodeEvents | None, forest: attribute.Forest) -> tuple[Ints, int]:
     """Return the innermost range at the capture of each operation's node (-1 = none), and how many are not known."""
     capture = np.full(len(when), -1, np.int64)
+    # A node is created on the CPU, on the capturing thread: ranges around that moment are found as those of a call.
     graph = np.flatnonzero(ops.graph_node >= 0)
     event = np.full(len(graph), -1, np.int64)
     if nodes is not None:
@@ -207,13 +212,14 @@ def _table(ops: Operations, processes: Ints, how: Ints, found: dict[str, Ints]) 
             out[product] = integers(
                 np.where((x < 0) | (y < 0) | (z < 0) | (x.astype(float) * y * z >= 2**62), -1, x * y * z)
             )
-    return tidy(pd.DataFrame(out, copy=False), COLUMNS)
+    return tidy(pd.DataFrame(out, copy=False), COLUMNS)  # copy=False: the columns are ours, and may have millions
 
 
 def _ranges(ranges: Ranges, processes: Ints, forest: attribute.Forest, made: replay.Replayed) -> pd.DataFrame:
     """Return the table of ranges: the real ones, then those made for replays."""
     real = len(ranges.start)
     parent, depth = np.concatenate([forest.parent, made.parent]), np.concatenate([forest.depth, made.depth])
+    # A made range has the name, domain and thread of the captured one that it stands for: its row there.
     row = np.concatenate([np.arange(real), made.source])
     name = ranges.name[row]
     synthetic = np.arange(len(row)) >= real  # made for a replay: it has a name and a place, but no time on the CPU

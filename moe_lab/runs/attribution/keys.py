@@ -25,7 +25,7 @@ def match(process: Ints, correlation: Ints, call_process: Ints, call_correlation
         call_correlation: int64 [m].
     """
     found = np.full(len(process), -1, np.int64)
-    for calls, rows in shared(call_process, process):
+    for calls, rows in shared(call_process, process):  # ids of two processes collide, so one process at a time
         known = rows[correlation[rows] >= 0]
         if not len(known):
             continue
@@ -75,6 +75,7 @@ def groups(key: Ints) -> list[Ints]:
 
 def shared(left: Ints, right: Ints) -> Iterator[tuple[Ints, Ints]]:
     """Yield (rows of ``left``, rows of ``right``) for every key that both have."""
+    # Each side is grouped once: a mask a key would be quadratic where every thread is a key.
     of_right = {int(right[rows[0]]): rows for rows in groups(right)}
     for rows in groups(left):
         other = of_right.get(int(left[rows[0]]))

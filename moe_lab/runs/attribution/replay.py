@@ -73,8 +73,10 @@ def creations(process: Ints, node: Ints, when: Ints, events: NodeEvents) -> Ints
         # A node id is used again after its graph is gone: the event that counts is the last one before the launch
         # (or before the clone was made), not the last one of the report.
         at = last[slot]
+        # A step back for all at a time: as many rounds as an id was used again, which is seldom.
         while (late := (events.start[rows[at]] > time) & (at > first[slot])).any():
             at = at - late
+        # Where even the first event is later, it is taken: a node must have been made, so its time is the doubtful one.
         row = rows[at]
         made = events.original[row] < 0
         found[todo[made]] = row[made]
@@ -135,11 +137,11 @@ def combine(parent: Ints, depth: Ints, name: Ints, launch: Ints, capture: Ints, 
         if not len(rows):
             break
         source = inner[rows, skip[rows] + level]
-        at, which = distinct(context[rows], source)
+        at, which = distinct(context[rows], source)  # `at`: the rows that make a range, `which`: the one of each row
         parents.append(made[rows[at]])
         sources.append(source[at])
         depths.append(level_of[rows[at]] + 1 + level)
-        made[rows] = total + which
+        made[rows] = total + which  # numbered on from the real ranges, as one table holds both
         context[rows] = which
         total += len(at)
     empty = [np.zeros(0, np.int64)]

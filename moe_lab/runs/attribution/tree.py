@@ -56,7 +56,7 @@ class Tree:
 
     def inherit(self, own: Bools) -> Ints:
         """Return, for every range, the innermost range at or above it for which ``own`` holds, else -1: int64 [n]."""
-        found = np.where(own, np.arange(len(own)), -1)
+        found = np.where(own, np.arange(len(own)), -1)  # from the top down: what a parent has is known before
         for rows in self.levels()[1:]:
             above = found[self.parent[rows]]
             found[rows] = np.where(own[rows], rows, above)
@@ -66,7 +66,7 @@ class Tree:
         """Return which ranges are among the given ones (negative = none) or around them: bool [n]."""
         found = np.zeros(len(self.parent), bool)
         found[ranges[ranges >= 0]] = True
-        for rows in reversed(self.levels()[1:]):
+        for rows in reversed(self.levels()[1:]):  # from the bottom up, so that a mark reaches the top in one pass
             found[self.parent[rows[found[rows]]]] = True
         return found
 

@@ -51,12 +51,15 @@ class Join:
         """
         op, call = self.operation, self.call
         self.found = match(self.process, op["correlation"], call["pid"], call["correlation"])
+        # A row of 0 behind the last call: what found none (-1) reads it.
+        graph = np.append(call["graph"], 0)
         self.stand_in = np.full(len(self.found), -1, np.int64)
-        self.graph = (op["graph_node"] >= 0) | ((self.found >= 0) & (np.append(call["graph"], 0)[self.found] > 0))
+        self.graph = (op["graph_node"] >= 0) | (graph[self.found] > 0)
         rows = np.flatnonzero((self.found < 0) & (op["correlation"] >= 0))
         owner = match(self.process[rows], op["external"][rows], self.operator["pid"], self.operator["external"])
         rows, owner = rows[owner >= 0], owner[owner >= 0]
         self.stand_in[rows] = owner
+        # The operator becomes a call with the operation's own correlation id, so that all that follows finds it.
         extra = {c: self.operator[c][owner] for c in ("start", "end", "pid", "tid")}
         extra["correlation"] = op["correlation"][rows]
         self.call = {c: np.concatenate([call[c], extra[c]]) for c in extra}
@@ -108,6 +111,7 @@ class Join:
         """Number (process, thread) the same way for calls and ranges."""
         sources = (self.call, *(t.arrays() for t in (self.tables.annotations, self.tables.modules)), self.operator)
         pid, tid = (np.concatenate([s[c] for s in sources]) for c in ("pid", "tid"))
+        # A tid is that of a thread within its process only; all tables are asked, so that each pair has one number.
         first, _ = distinct(pid, tid)
         known = np.rec.fromarrays([pid[first], tid[first]])
         return np.searchsorted(known, np.rec.fromarrays([table["pid"], table["tid"]])).astype(np.int64)
