@@ -48,34 +48,16 @@ def measure(
     with places.claim(root or places.profiles_root(), full, overwrite=True) as held:
         if overwrite:
             journal.unlink(missing_ok=True)
-        return _measured(arguments, name, full, journal, budget, root, held)
-
-
-def _measured(
-    arguments: Sequence[str],
-    name: str,
-    full: str,
-    journal: Path,
-    budget: str,
-    root: Path | None,
-    held: places.Claim,
-) -> tuple[runs.Run, int]:
-    """Tune, and make the run that was claimed."""
-    code = bench_runs.wait([sys.executable, "-m", "moe_lab.gpu", "tune", *arguments, "--out", str(journal)])
-    if not rows.is_result(journal):
-        raise UserError(f"The tuning {bench_runs.stopped(code)} before it measured anything; see its output above.")
-    if not _has_rows(journal):
-        raise UserError(f"Nothing was measured in {budget}; run it again with a longer --budget.")
-    given = {"command": ["moe-lab", "tune", *arguments, "--name", name.split("/")[-1]]}
-    run = bench_runs.import_bench([journal], full, root=root, manifest=given, overwrite=True, held=held)
-    tuned = choose.tuned(choose.records(run.rows()), run.manifest)
-    if tuned is not None:
-        configs.write(tuned, run.path)
-    if run.manifest["rows"]["complete"]:
-        journal.unlink()
-    return run, code
-
-
-def _has_rows(journal: Path) -> bool:
-    with journal.open("rb") as file:
-        return any(b'"phase":' in line for line in file)
+        code = bench_runs.wait([sys.executable, "-m", "moe_lab.gpu", "tune", *arguments, "--out", str(journal)])
+        if not rows.is_result(journal):
+            raise UserError(f"The tuning {bench_runs.stopped(code)} before it measured anything; see its output above.")
+        if b'"phase":' not in journal.read_bytes():  # a key of every row
+            raise UserError(f"Nothing was measured in {budget}; run it again with a longer --budget.")
+        given = {"command": ["moe-lab", "tune", *arguments, "--name", name.split("/")[-1]]}
+        run = bench_runs.import_bench([journal], full, root=root, manifest=given, overwrite=True, held=held)
+        tuned = choose.tuned(choose.records(run.rows()), run.manifest)
+        if tuned is not None:
+            configs.write(tuned, run.path)
+        if run.manifest["rows"]["complete"]:
+            journal.unlink()
+        return run, code

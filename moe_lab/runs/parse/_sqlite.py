@@ -187,22 +187,18 @@ def open_database(path: Path) -> Database:
     if not path.is_file():
         raise UserError(f"There is no file {path.name}; give the path of a report that exists.")
     _check_file(path)
-    kinds = "SELECT name, type, wr FROM pragma_table_list WHERE schema = 'main' AND name NOT LIKE 'sqlite_%'"
+    kinds = "SELECT name, type, wr FROM pragma_table_list WHERE schema = 'main' AND name NOT LIKE 'sqlite_%' ORDER BY 1"
     database = Database(path, {})
-    plain: list[str] = []
-    odd: dict[str, str] = {}
     for name, kind, no_rowid in database.rows(kinds):
-        if kind == "table" and not no_rowid:
-            plain.append(name)
+        if kind != "table" or no_rowid:
+            database.odd[name] = "a table WITHOUT ROWID" if kind == "table" else f"a {kind}"
+            continue
+        columns = [str(c) for (c,) in database.rows("SELECT name FROM pragma_table_info(?)", (name,))]
+        if "rowid" in map(str.lower, columns):
+            database.odd[name] = "a table with a column rowid"
         else:
-            odd[name] = "a table WITHOUT ROWID" if kind == "table" else f"a {kind}"
-    tables: dict[str, tuple[str, ...]] = {}
-    for name in sorted(plain):
-        tables[name] = tuple(str(c) for (c,) in database.rows("SELECT name FROM pragma_table_info(?)", (name,)))
-    for name in [t for t, columns in tables.items() if any(c.lower() == "rowid" for c in columns)]:
-        odd[name] = "a table with a column rowid"
-        del tables[name]
-    return Database(path, tables, odd)
+            database.tables[name] = tuple(columns)
+    return database
 
 
 def _check_file(path: Path) -> None:

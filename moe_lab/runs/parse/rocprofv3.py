@@ -113,26 +113,24 @@ def _operations(tables: rocprof.Tables) -> Operations:
     way, ways = pd.factorize(copies["Direction"])
     shown, names = numbered([*(short_name(str(n)) for n in fulls), *(_direction(str(d)) for d in ways)])
     code = shown[np.concatenate([full, way + len(fulls)])]
-    none = np.full(len(copies), -1, np.int64)
-    sizes = {ours: np.concatenate([_ints(kernels, theirs), none]) for ours, theirs in KERNEL.items()}
+    both = pd.concat([kernels, copies.reindex(columns=kernels.columns, fill_value=-1)], ignore_index=True)
+    columns = {ours: _ints(both, theirs) for ours, theirs in KERNEL.items()}
     for axis in "xyz":
-        items, group = _ints(kernels, f"Grid_Size_{axis.upper()}"), _ints(kernels, f"Workgroup_Size_{axis.upper()}")
+        items, group = _ints(both, f"Grid_Size_{axis.upper()}"), _ints(both, f"Workgroup_Size_{axis.upper()}")
         blocks = np.where((items < 0) | (group <= 0), -1, -(-items // np.maximum(group, 1)))
-        sizes |= {f"grid_{axis}": np.concatenate([blocks, none]), f"block_{axis}": np.concatenate([group, none])}
+        columns |= {f"grid_{axis}": blocks, f"block_{axis}": group}
     to_device = copies["Direction"].str.endswith("TO_DEVICE").to_numpy(bool)
     agent = np.where(to_device, _ints(copies, "Destination_Agent_Id"), _ints(copies, "Source_Agent_Id"))
-    sizes["device"] = np.concatenate([_ints(kernels, "Agent_Id"), agent])
-    stream, queue = _ints(kernels, "Stream_Id"), _ints(kernels, "Queue_Id")
-    sizes["stream"] = np.concatenate([np.where(stream >= 0, stream, queue), _ints(copies, "Stream_Id")])
+    columns["device"] = np.concatenate([_ints(kernels, "Agent_Id"), agent])
+    columns["stream"] = np.where(both["Stream_Id"] >= 0, _ints(both, "Stream_Id"), _ints(both, "Queue_Id"))
     start, end, process, correlation = (
-        np.concatenate([_ints(kernels, c), _ints(copies, c)])
-        for c in ("Start_Timestamp", "End_Timestamp", "process", "Correlation_Id")
+        _ints(both, c) for c in ("Start_Timestamp", "End_Timestamp", "process", "Correlation_Id")
     )
     kind = np.repeat(np.arange(2), [len(kernels), len(copies)])
-    fullest = np.concatenate([full.astype(np.int64), none])
-    missing = np.full(len(start), -1, np.int64)
+    missing = np.full(len(both), -1, np.int64)
+    fullest = np.concatenate([full, np.full(len(copies), -1)]).astype(np.int64)
     return Operations(
-        start, end, process, correlation, missing, kind, code, fullest, names, [str(n) for n in fulls], sizes
+        start, end, process, correlation, missing, kind, code, fullest, names, [str(n) for n in fulls], columns
     )
 
 

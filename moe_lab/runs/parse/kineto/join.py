@@ -1,6 +1,7 @@
 """Operations, calls and ranges of a torch.profiler trace, put together for attribution."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from moe_lab.runs.attribution.keys import Ints, distinct, match
 from moe_lab.runs.parse._facts import short_name
 from moe_lab.runs.parse.kineto import events
 from moe_lab.runs.parse.kineto.ranks import owners
+
+FIRST_PID = 1001  # GPU events have the device where the process stands
 
 
 class Join:
@@ -93,7 +96,7 @@ class Join:
     def calls(self) -> Calls:
         """Return the API calls, and operators that stand in for them."""
         call = self.call
-        return Calls(call["start"], call["end"], call["pid"], self._thread(call), call["correlation"])
+        return Calls(call["start"], call["end"], call["pid"], self.numbers(call)["tid"], call["correlation"])
 
     def ranges(self) -> Ranges:
         """Return user annotations and module calls, or operators if there are neither."""
@@ -104,17 +107,24 @@ class Join:
         name = shown[_name_of_row(tables)]
         none = np.full(len(found["start"]), -1, np.int64)
         free = np.zeros(len(none), bool)
-        where = (found["pid"], self._thread(found), free)
+        where = (found["pid"], self.numbers(found)["tid"], free)
         return Ranges(found["start"], found["end"], *where, name, none, found["row"], names, [])
 
-    def _thread(self, table: dict[str, Ints]) -> Ints:
-        """Number (process, thread) the same way for calls and ranges."""
-        sources = (self.call, *(t.arrays() for t in (self.tables.annotations, self.tables.modules)), self.operator)
-        pid, tid = (np.concatenate([s[c] for s in sources]) for c in ("pid", "tid"))
+    @cached_property
+    def _threads(self) -> dict[str, Ints]:
+        """Columns pid and tid of the different threads, in order."""
         # A tid is that of a thread within its process only; all tables are asked, so that each pair has one number.
-        first, _ = distinct(pid, tid)
-        known = np.rec.fromarrays([pid[first], tid[first]])
-        return np.searchsorted(known, np.rec.fromarrays([table["pid"], table["tid"]])).astype(np.int64)
+        sources = (self.call, *(t.arrays() for t in (self.tables.annotations, self.tables.modules)), self.operator)
+        all_of = {c: np.concatenate([s[c] for s in sources]) for c in ("pid", "tid")}
+        first, _ = distinct(*all_of.values())
+        return {c: values[first] for c, values in all_of.items()}
+
+    def numbers(self, table: dict[str, Ints]) -> dict[str, Ints]:
+        """Return numbers for process and thread, in the order of their ids, so that sorting by them stays the same."""
+        known = self._threads
+        pids = np.unique(known["pid"])
+        thread = np.searchsorted(np.rec.fromarrays([*known.values()]), np.rec.fromarrays([table["pid"], table["tid"]]))
+        return {"pid": FIRST_PID + np.searchsorted(pids, table["pid"]), "tid": 1 + thread.astype(np.int64)}
 
 
 def _name_of_row(tables: Sequence[events.Table]) -> Ints:

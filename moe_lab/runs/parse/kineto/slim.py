@@ -14,7 +14,7 @@ import numpy as np
 
 from moe_lab.runs import redact
 from moe_lab.runs.attribution.assemble import KINDS
-from moe_lab.runs.attribution.keys import Bools, Ints, distinct
+from moe_lab.runs.attribution.keys import Ints
 from moe_lab.runs.parse._slim import Keep, Slimmed
 from moe_lab.runs.parse.kineto import chrome, events
 from moe_lab.runs.parse.kineto.file import reading
@@ -34,7 +34,17 @@ GPU_FACTS = {
 PROPERTIES = ("id", *GPU_FACTS.values(), "maxThreadsPerMultiprocessor", "computeMajor", "computeMinor")
 HEADER = ("schemaVersion", "cuda_runtime_version", "cuda_driver_version")
 CATEGORIES = ("kernel", "gpu_memcpy", "gpu_memset")
-FIRST_PID = 1001  # GPU events have the device where the process stands
+# Key of an event's args -> our column.
+ARGS = {
+    "External id": "external",
+    "device": "device",
+    "stream": "stream",
+    "correlation": "correlation",
+    "graph node id": "graph_node",
+    "bytes": "bytes",
+    "registers per thread": "registers",
+    "shared memory": "smem",
+}
 DROPPED = (
     "Left out: environment, host, user, paths, process and thread names, time of day.",
     "Process and thread ids are renumbered.",
@@ -86,117 +96,56 @@ def _plain(key: str, value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**63
 
 
-def _lines(tables: events.Tables, keep: Keep | None, known_hosts: list[str]) -> Iterator[str]:
+def _lines(tables: events.Tables, keep: Keep | None, hosts: list[str]) -> Iterator[str]:
     """Yield the events as JSON: operations, their calls, ranges, operators that stand in for calls."""
     joined = Join(tables)
+    operation = joined.operation
     if joined.renumber:  # the copy has other places in the file, by which processes were told apart
-        joined.operation["correlation"] = np.where(joined.found >= 0, joined.found + 1, -1)
-    kept = _kept(joined, keep)
-    bounds = np.cumsum([0, *joined.counts])
-    linked = np.where(joined.stand_in >= 0, joined.operation["external"], -1)
-    for number, table in enumerate(tables.operations):
-        rows = np.arange(bounds[number], bounds[number + 1])
-        yield from _operations(table, joined.operation, rows, kept, linked, CATEGORIES[number], known_hosts)
-    number_of = _Numbers(tables)
+        operation["correlation"] = np.where(joined.found >= 0, joined.found + 1, -1)
+    linked = np.where(joined.stand_in >= 0, operation["external"], -1)
+    operation |= {"external": linked, "pid": operation["device"], "tid": operation["stream"]}
+    kept = np.zeros(len(joined.process), bool)
+    for number, (first, count) in enumerate(zip(np.cumsum([0, *joined.counts]), joined.counts, strict=False)):
+        rows = first + (keep.operations[KINDS[number]] if keep else np.arange(count))
+        kept[rows] = True
+        yield from _events(tables.operations[number], operation, rows, CATEGORIES[number], hosts)
     found = np.union1d(joined.found[kept & (joined.found >= 0)], joined.empty)
-    calls = tables.calls.arrays() | {"external": np.full(len(tables.calls), -1, np.int64)}
+    calls = tables.calls.arrays()
+    del calls["external"]
     if joined.renumber:
         calls["correlation"] = np.arange(1, 1 + len(tables.calls))
-    yield from _on_cpu(tables.calls, calls, found, "cuda_runtime", number_of, known_hosts)
+    yield from _events(tables.calls, calls | joined.numbers(calls), found, "cuda_runtime", hosts)
     shown = range_tables(tables)
     for table, category in (
         (tables.annotations, events.ANNOTATION),
         (tables.modules, events.PYTHON),
         (tables.operators, events.OPERATORS[0]),
     ):
-        none = np.full(len(table), -1, np.int64)
-        columns = table.arrays() | {"correlation": none}
+        columns = table.arrays()
         ranges = any(table is t for t in shown)
         chosen = (np.isin(columns["row"], keep.ranges) if keep else np.ones(len(table), bool)) & ranges
         if table is tables.operators:
             chosen[joined.stand_in[kept & (joined.stand_in >= 0)]] = True
         else:
-            columns["external"] = none
-        yield from _on_cpu(table, columns, np.flatnonzero(chosen), category, number_of, known_hosts)
+            del columns["external"]
+        yield from _events(table, columns | joined.numbers(columns), np.flatnonzero(chosen), category, hosts)
 
 
-def _kept(joined: Join, keep: Keep | None) -> Bools:
-    kept = np.zeros(len(joined.process), bool)
-    for number, first in enumerate(np.cumsum([0, *joined.counts])[:-1]):
-        rows = keep.operations[KINDS[number]] if keep else np.arange(joined.counts[number])
-        kept[first + rows] = True
-    return kept
-
-
-class _Numbers:
-    """Processes and threads, numbered in the order of their ids, so that sorting by them stays the same."""
-
-    def __init__(self, tables: events.Tables) -> None:
-        parts = [t.arrays() for t in (tables.calls, tables.annotations, tables.modules, tables.operators)]
-        pid, tid = (np.concatenate([p[c] for p in parts]) for c in ("pid", "tid"))
-        first, _ = distinct(pid, tid)
-        self.pids = {p: FIRST_PID + i for i, p in enumerate(np.unique(pid).tolist())}
-        self.tids = {key: i for i, key in enumerate(zip(pid[first].tolist(), tid[first].tolist(), strict=True), 1)}
-
-
-def _operations(
-    table: events.Table,
-    columns: dict[str, Ints],
-    rows: Ints,
-    kept: Bools,
-    linked: Ints,
-    category: str,
-    known_hosts: list[str],
+def _events(
+    table: events.Table, columns: dict[str, Ints], rows: Ints, category: str, hosts: list[str]
 ) -> Iterator[str]:
-    """Yield the kept operations of a kind."""
-    names = _texts(table, known_hosts)
-    rows = rows[kept[rows]]
-    data = {c: columns[c][rows].tolist() for c in (*events.OPERATION, *events.GEOMETRY, "name")}
-    for i, external in enumerate(linked[rows].tolist()):
-        args = {
-            "External id": external,
-            "device": data["device"][i],
-            "stream": data["stream"][i],
-            "correlation": data["correlation"][i],
-            "graph node id": data["graph_node"][i],
-            "bytes": data["bytes"][i],
-            "registers per thread": data["registers"][i],
-            "shared memory": data["smem"][i],
-        }
-        said = [f'"{k}": {v}' for k, v in args.items() if v >= 0]
-        for key, axes in (("grid", events.GEOMETRY[:3]), ("block", events.GEOMETRY[3:])):
-            sizes = [data[a][i] for a in axes]
+    """Yield some rows of a table as JSON; what is -1 is left out."""
+    names = [json.dumps(redact.text(name, hosts)) for name in table.names]
+    data = {c: values[rows].tolist() for c, values in columns.items()}
+    args = {key: data[c] for key, c in ARGS.items() if c in data}
+    for i, (name, start, end) in enumerate(zip(data["name"], data["start"], data["end"], strict=True)):
+        said = [f'"{key}": {values[i]}' for key, values in args.items() if values[i] >= 0]
+        for key in ("grid", "block") if "grid_x" in data else ():
+            sizes = [data[f"{key}_{axis}"][i] for axis in "xyz"]
             said += [f'"{key}": {sizes}'] if min(sizes) >= 0 else []
-        where = f'"pid": {data["device"][i]}, "tid": {data["stream"][i]}'
-        yield _event(category, names[data["name"][i]], where, data["start"][i], data["end"][i], said)
-
-
-def _on_cpu(
-    table: events.Table,
-    columns: dict[str, Ints],
-    rows: Ints,
-    category: str,
-    number_of: _Numbers,
-    known_hosts: list[str],
-) -> Iterator[str]:
-    """Yield some calls or ranges; a correlation or External id of -1 is left out."""
-    names = _texts(table, known_hosts)
-    wanted = ("name", "pid", "tid", "start", "end", "correlation", "external")
-    data = (columns[c][rows].tolist() for c in wanted)
-    for name, pid, tid, start, end, correlation, external in zip(*data, strict=True):
-        said = [f'"correlation": {correlation}'] if correlation >= 0 else []
-        said += [f'"External id": {external}'] if external >= 0 else []
-        where = f'"pid": {number_of.pids[pid]}, "tid": {number_of.tids[pid, tid]}'
-        yield _event(category, names[name], where, start, end, said)
-
-
-def _texts(table: events.Table, known_hosts: list[str]) -> list[str]:
-    return [json.dumps(redact.text(name, known_hosts)) for name in table.names]
-
-
-def _event(category: str, name: str, where: str, start: int, end: int, args: list[str]) -> str:
-    times = f'"ts": {_us(start)}, "dur": {_us(end - start)}'
-    return f'{{"ph": "X", "cat": "{category}", "name": {name}, {where}, {times}, "args": {{{", ".join(args)}}}}}'
+        where = f'"cat": "{category}", "name": {names[name]}, "pid": {data["pid"][i]}, "tid": {data["tid"][i]}'
+        times = f'"ts": {_us(start)}, "dur": {_us(end - start)}'
+        yield f'{{"ph": "X", {where}, {times}, "args": {{{", ".join(said)}}}}}'
 
 
 def _us(ns: int) -> str:

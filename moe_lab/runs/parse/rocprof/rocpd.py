@@ -18,45 +18,32 @@ from moe_lab.runs.redact.names import is_telling
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard import entry
 
-_AXES = (("Workgroup", "workgroup"), ("Grid", "grid"))
-_WHERE = {
-    "Process_Id": "pid",
-    "Thread_Id": "tid",
-    "Correlation_Id": "stack_id",
-    "Start_Timestamp": "start",
-    "End_Timestamp": "end",
-}
-# View -> (whole numbers, texts): column as in the CSV files -> that of the view.
-_SIZES = {f"{ours}_Size_{axis.upper()}": f"{theirs}_{axis}" for ours, theirs in _AXES for axis in "xyz"}
-_VIEWS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
+# View -> (whole numbers, texts): the view's columns under the names of the CSV files.
+_WHERE = (
+    *("pid AS Process_Id", "tid AS Thread_Id", "stack_id AS Correlation_Id", '"start" AS Start_Timestamp'),
+    '"end" AS End_Timestamp',
+)
+_AXES = [f"{group}_{axis} AS {group.title()}_Size_{axis.upper()}" for group in ("workgroup", "grid") for axis in "xyz"]
+_VIEWS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "kernels": (
-        {
-            "Agent_Id": "agent_abs_index",
-            "Queue_Id": "queue_id",
-            "Stream_Id": "stream_id",
-            "LDS_Block_Size": "lds_size",
-            "Scratch_Size": "scratch_size",
-            "VGPR_Count": "vgpr_count",
-            "Accum_VGPR_Count": "accum_vgpr_count",
-            "SGPR_Count": "sgpr_count",
-            **_SIZES,
-            **_WHERE,
-        },
-        {"Kernel_Name": "name", "guid": "guid"},
+        (
+            *("agent_abs_index AS Agent_Id", "queue_id AS Queue_Id", "stream_id AS Stream_Id"),
+            *("lds_size AS LDS_Block_Size", "scratch_size AS Scratch_Size", "vgpr_count AS VGPR_Count"),
+            *("accum_vgpr_count AS Accum_VGPR_Count", "sgpr_count AS SGPR_Count", *_AXES, *_WHERE),
+        ),
+        ("name AS Kernel_Name", "guid AS guid"),
     ),
     "memory_copies": (
-        {
-            "Stream_Id": "stream_id",
-            "Source_Agent_Id": "src_agent_abs_index",
-            "Destination_Agent_Id": "dst_agent_abs_index",
-            **_WHERE,
-        },
-        {"Direction": "name", "guid": "guid"},
+        (
+            *("stream_id AS Stream_Id", "src_agent_abs_index AS Source_Agent_Id"),
+            *("dst_agent_abs_index AS Destination_Agent_Id", *_WHERE),
+        ),
+        ("name AS Direction", "guid AS guid"),
     ),
-    "regions": (_WHERE, {"Domain": "category", "Function": "name", "extdata": "extdata", "guid": "guid"}),
+    "regions": (_WHERE, ("category AS Domain", "name AS Function", "extdata AS extdata", "guid AS guid")),
     "rocpd_info_agent": (
-        {"Node_Id": "absolute_index", "Logical_Node_Id": "logical_index"},
-        {"Agent_Type": "type", "Name": "name", "Product_Name": "product_name", "extdata": "extdata"},
+        ("absolute_index AS Node_Id", "logical_index AS Logical_Node_Id"),
+        ("type AS Agent_Type", "name AS Name", "product_name AS Product_Name", "extdata AS extdata"),
     ),
 }
 # What each view shows -> the table whose rows it joins with others, and drops where one of those is missing.
@@ -145,7 +132,7 @@ def _read(path: Path, warnings: list[str]) -> dict[str, pd.DataFrame]:
 def _check_schema(database: Database) -> None:
     for view, (integers, texts) in _VIEWS.items():
         present = {c for (c,) in database.rows("SELECT name FROM pragma_table_info(?)", (view,))}
-        missing = sorted({*integers.values(), *texts.values()} - present)
+        missing = sorted({c.partition(" AS ")[0].strip('"') for c in (*integers, *texts)} - present)
         if missing:
             why = f"{view} has no {', '.join(missing)}" if present else f"it has no {view}"
             raise UserError(
@@ -156,7 +143,7 @@ def _check_schema(database: Database) -> None:
 
 def _view(database: Database, view: str, warnings: list[str]) -> pd.DataFrame:
     """Return the rows of a view in order of time; of kernels also those that the view drops."""
-    integers, texts = ({f'"{theirs}" AS {ours}' for ours, theirs in part.items()} for part in _VIEWS[view])
+    integers, texts = _VIEWS[view]
     table = _BEHIND.get(view, "")
     there = database.rows("SELECT 1 FROM sqlite_master WHERE name = ?", (table,))
     lost = database.count(table) - database.count(view) if there else 0
@@ -168,7 +155,7 @@ def _view(database: Database, view: str, warnings: list[str]) -> pd.DataFrame:
             f"{lost} rows of {table} name no thread, region or name of {database.path.name}, so its view {view} leaves "
             "them out: they are missing from every number."
         )
-    rows = database.read(source, sorted(integers), sorted(texts))
+    rows = database.read(source, integers, texts)
     # Whole numbers stay whole where some are missing.
     frame: pd.DataFrame = rows.to_pandas(types_mapper=lambda kind: pd.Int64Dtype() if kind == "int64" else None)
     if "Start_Timestamp" not in frame:

@@ -2,6 +2,7 @@
 
 import re
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -94,8 +95,8 @@ def _database(path: Path) -> pd.DataFrame:
         raise UserError(f"{path.name} is no rocpd database with counters ({str(error)[:80]}); {AGAIN}.") from None
 
 
-def named(name: str, frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the frame with column names as in ``NEEDED`` and ``LAUNCH``; older files write ``wave_size``."""
+def named(name: str, frame: pd.DataFrame, also: Sequence[str] = ()) -> pd.DataFrame:
+    """Return the frame with columns as in ``NEEDED``, ``also`` and ``LAUNCH``; older files write ``wave_size``."""
     known = {c.lower(): c for c in (*NEEDED, *LAUNCH.values(), "Dispatch_ID")}
     frame = frame.rename(columns={c: known.get(str(c).lower(), str(c)) for c in frame.columns})
     twice = sorted(set(frame.columns[frame.columns.duplicated()]))
@@ -103,7 +104,7 @@ def named(name: str, frame: pd.DataFrame) -> pd.DataFrame:
         raise UserError(f"{name} has the column {', '.join(twice)[:80]} twice; {AGAIN}.")
     for column in (c for c in NUMBERS if c in frame):
         frame[column] = whole(frame[column], f"{name}, column {column}")
-    lost = [c for c in NEEDED if c not in frame]
+    lost = [c for c in (*NEEDED, *also) if c not in frame]
     if lost:
         raise UserError(f"{name} is of a generation that moe-lab does not know: it has no {', '.join(lost)}; {AGAIN}.")
     return frame
@@ -111,10 +112,7 @@ def named(name: str, frame: pd.DataFrame) -> pd.DataFrame:
 
 def _wide(name: str, frame: pd.DataFrame) -> pd.DataFrame:
     """Turn one row a counter into one row a launch; a launch that ran in several passes has their median duration."""
-    frame = named(name, frame)
-    lost = [c for c in ("Dispatch_ID", "Counter_Value") if c not in frame]
-    if lost:
-        raise UserError(f"{name} is of a generation that moe-lab does not know: it has no {', '.join(lost)}; {AGAIN}.")
+    frame = named(name, frame, ("Dispatch_ID", "Counter_Value"))
     keys = ["Dispatch_ID", "Kernel_Name", "Grid_Size", "Workgroup_Size"]
     frame = frame.assign(duration=frame["End_Timestamp"] - frame["Start_Timestamp"])
     grouped = frame.groupby(keys, sort=False, dropna=False)
