@@ -205,11 +205,7 @@ def _capture(asked: str) -> Run:
 
 
 def read(folder: Path) -> Run:
-    """Return the run of a folder.
-
-    Raises:
-        UserError: its ``run.json`` cannot be read.
-    """
+    """Return the run of a folder."""
     return Run(folder, run_json.read(folder / MANIFEST))
 
 

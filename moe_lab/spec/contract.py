@@ -82,7 +82,7 @@ NAMES: dict[str, dict[str, str]] = {
         "Options!": "a dataclass of option fields",
         "available!": "() -> the tool, or why there is none",
         "command!": "the argv, pure",
-        "trace!": "(work, tool, workload, options) -> Traced",
+        "trace!": "(work, tool, workload, options) -> Traced; UserError where it fails or traced nothing",
     },
     "parse": {
         "sniff!": "(path) -> whether it reads it",

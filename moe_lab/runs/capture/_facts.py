@@ -13,11 +13,7 @@ from moe_lab.spec.errors import UserError
 
 
 def check_command(workload: Sequence[str], tool: str) -> None:
-    """Refuse a command that is missing.
-
-    Raises:
-        UserError: there is none, or its program was not found.
-    """
+    """Refuse a command that is missing."""
     if not workload:
         raise UserError(
             f"There is no command to profile; put it after '--': moe-lab capture {tool} --name X -- python ..."

@@ -42,11 +42,7 @@ class Work:
         self._private.worth_keeping = True
 
     def run(self, argv: Sequence[str], tool: str, hint: str = "") -> None:
-        """Run the profiler.
-
-        Raises:
-            UserError: it, or the profiled command, failed.
-        """
+        """Run the profiler."""
         self.started()
         code = children.wait(subprocess.Popen(list(argv), env=self.env))
         if code:

@@ -84,11 +84,7 @@ def export_sqlite(report: Path, out: Path) -> None:
 
 
 def trace(work: Work, tool: Tool, workload: Sequence[str], options: Options) -> Traced:
-    """Profile the command.
-
-    Raises:
-        UserError: the command fails, or nothing was traced.
-    """
+    """Profile the command."""
     argv = command(str(tool.path), workload, str(work.folder / "report"), options)
     work.run(argv, "nsys")
     return Traced(_traced(work.folder, options), argv[2 : argv.index("-o")])

@@ -62,11 +62,7 @@ def command(tool: str, workload: Sequence[str], out: str, options: Options, vers
 
 
 def trace(work: Work, tool: Tool, workload: Sequence[str], options: Options) -> Traced:
-    """Count the command's kernels; it runs once for each group of counters.
-
-    Raises:
-        UserError: the command fails, or nothing was counted.
-    """
+    """Count the command's kernels; it runs once for each group of counters."""
     out = work.folder / "workloads"
     argv = command(str(tool.path), workload, str(out), options, tool.version)
     work.run(argv, "rocprof-compute")

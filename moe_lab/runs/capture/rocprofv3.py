@@ -35,11 +35,7 @@ def command(tool: str, workload: Sequence[str], out: str, options: Options) -> l
 
 
 def trace(work: Work, tool: Tool, workload: Sequence[str], options: Options) -> Traced:
-    """Trace the command.
-
-    Raises:
-        UserError: the command fails, or nothing was traced.
-    """
+    """Trace the command."""
     out = work.folder / "trace"
     argv = command(str(tool.path), workload, str(out), options)
     work.run(argv, "rocprofv3")

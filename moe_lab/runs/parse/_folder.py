@@ -15,9 +15,6 @@ def files(folder: Path, ends: tuple[str, ...], depth: int) -> list[Path]:
         folder: the folder.
         ends: how their names end.
         depth: levels of folders: 1 = only the files of the folder itself.
-
-    Raises:
-        UserError: it holds more than ``ENTRIES`` files and folders, so that it is no report.
     """
     found: list[Path] = []
     seen = 0

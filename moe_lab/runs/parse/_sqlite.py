@@ -34,11 +34,7 @@ class Database:
     odd: dict[str, str] = field(default_factory=dict)
 
     def table(self, name: str) -> str | None:
-        """Return the table of that name, or its newest version (``NAME_V2``, ``NAME_V3``), or None.
-
-        Raises:
-            UserError: what has that name is no plain table.
-        """
+        """Return the table of that name, or its newest version (``NAME_V2``, ``NAME_V3``), or None."""
         found = {t: m for t in (*self.tables, *self.odd) if (m := _VERSION.fullmatch(t)) and m[1] == name}
         plain = name in self.tables or name in self.odd
         newest = name if plain else max(found, key=lambda t: int(found[t][2]), default=None)
@@ -50,11 +46,7 @@ class Database:
         return newest
 
     def columns(self, table: str, required: Sequence[str], optional: Sequence[str] = ()) -> list[str]:
-        """Return which of the columns there are.
-
-        Raises:
-            UserError: a required one is missing.
-        """
+        """Return which of the columns there are; without a required one the export cannot be read."""
         missing = [c for c in required if c not in self.tables[table]]
         if missing:
             raise UserError(
@@ -74,11 +66,7 @@ class Database:
         return int(self.rows(f"SELECT count(*) FROM {_origin(source)}")[0][0])
 
     def check(self, *tables: str | None) -> None:
-        """Look through the pages of some tables for damage; about 0.1 s for 50 MB.
-
-        Raises:
-            UserError: a page is damaged.
-        """
+        """Look through the pages of some tables for damage; about 0.1 s for 50 MB."""
         for table in filter(None, tables):
             found = str(self.rows(f"PRAGMA quick_check('{table}')")[0][0])
             if found != "ok":
@@ -140,11 +128,7 @@ class _MismatchError(Exception):
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn what the libraries raise while they read a file into one sentence.
-
-    Raises:
-        UserError: it is damaged, or needs more memory than there is.
-    """
+    """Turn what the libraries raise while they read a file into one sentence."""
     import adbc_driver_manager
     import pyarrow as pa
 

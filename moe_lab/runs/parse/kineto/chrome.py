@@ -40,9 +40,6 @@ def events(path: Path, header: dict[str, Any]) -> Iterator[dict[str, Any]]:
     Args:
         path: JSON, plain or gzip: an object with ``traceEvents``, or an array of events.
         header: takes up the other keys of the object; complete once the events are.
-
-    Raises:
-        Damaged: not such a file, or a damaged one.
     """
     text = file.text(path)
     try:

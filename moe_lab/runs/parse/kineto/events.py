@@ -95,11 +95,7 @@ class Tables:
 
 
 def read(events: Iterable[dict[str, Any]]) -> Tables:
-    """Sort complete events into tables; all others are passed over.
-
-    Raises:
-        Damaged: an event that is read has no name, time or duration.
-    """
+    """Sort complete events into tables; all others are passed over."""
     kinds = (Table(OPERATION + GEOMETRY), Table(OPERATION + GEOMETRY), Table(OPERATION + GEOMETRY))
     tables = Tables(kinds, Table(CALL), Table(RANGE), Table(RANGE), Table(RANGE))
     sorted_by: dict[str, tuple[Table, Callable[..., tuple[int, ...]]]] = {

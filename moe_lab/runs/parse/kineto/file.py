@@ -31,11 +31,7 @@ class Damaged(Exception):  # noqa: N818  # it becomes a sentence, no one sees it
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn what goes wrong while a trace is read into one sentence.
-
-    Raises:
-        UserError: the trace is damaged, or needs more memory than there is.
-    """
+    """Turn what goes wrong while a trace is read into one sentence."""
     try:
         yield
     except Damaged as error:

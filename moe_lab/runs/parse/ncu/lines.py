@@ -34,7 +34,9 @@ def tables(path: Path) -> Iterator[tuple[list[str], list[list[str]]]]:
     lines: list[list[str]] = []
     quoted = False
     with _open(path) as file:
-        for number, text in _numbered(file):
+        for number, text in enumerate(iter(lambda: file.readline(LINE_LENGTH), ""), start=1):
+            if len(text) == LINE_LENGTH:
+                raise ValueError(f"line {number} has more than {LINE_LENGTH} characters")
             found = HEADER.match(text)
             if found:
                 if header:
@@ -63,15 +65,6 @@ def _open(path: Path) -> IO[str]:
         mark = file.read(2)
     wide = mark in (b"\xff\xfe", b"\xfe\xff")  # a PowerShell redirection
     return path.open(encoding="utf-16" if wide else "utf-8-sig", errors="replace" if wide else "surrogateescape")
-
-
-def _numbered(file: IO[str]) -> Iterator[tuple[int, str]]:
-    number = 0
-    while text := file.readline(LINE_LENGTH):
-        number += 1
-        if len(text) == LINE_LENGTH:
-            raise ValueError(f"line {number} has more than {LINE_LENGTH} characters")
-        yield number, text
 
 
 def _cells(text: str, number: int) -> list[str]:

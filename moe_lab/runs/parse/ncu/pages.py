@@ -52,11 +52,7 @@ class Pages:
 
 
 def read(path: Path) -> Pages:
-    """Read every page of a file.
-
-    Raises:
-        UserError: it holds no kernels, breaks off, or has numbers that cannot be known.
-    """
+    """Read every page of a file."""
     try:
         found = _read(path)
     except ValueError as error:
@@ -132,10 +128,7 @@ def _raw(header: list[str], units: list[str], lines: list[list[str]], comma: boo
 
 def _base(metric: Metric, name: str, text: str, unit: str, comma: bool) -> float | None:
     """Return a value in the base unit of its metric, None where there is none."""
-    try:
-        value = ncu_units.number(text, comma)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
+    value = _number(name, text, comma)
     if value is None:
         return None
     factor, base = ncu_units.scale(unit)
@@ -154,12 +147,14 @@ def fits(metric: Metric, name: str, base: str) -> bool:
 
 def _of_gpu(cells: Mapping[str, str], comma: bool) -> dict[str, Any]:
     texts = {name: cells[name] for name in FACTS if cells.get(name)}
-    return {name: text if FACTS[name] == "name" else _whole(name, text, comma) for name, text in texts.items()}
+    return {
+        name: text if FACTS[name] == "name" else int(_number(name, text, comma) or 0) for name, text in texts.items()
+    }
 
 
-def _whole(name: str, text: str, comma: bool) -> int:
+def _number(name: str, text: str, comma: bool) -> float | None:
     try:
-        return int(ncu_units.number(text, comma) or 0)
+        return ncu_units.number(text, comma)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
 

@@ -84,12 +84,9 @@ def assemble(rows: Sequence[Profiled], meta: dict[str, Any]) -> Launches:
 
 
 def _table(rows: Sequence[Profiled], own: Ints, processes: list[int]) -> pd.DataFrame:
-    count = len(rows)
-    names = list(dict.fromkeys(r.name for r in rows))
-    code = {name: number for number, name in enumerate(names)}
-    full = np.array([code[r.name] for r in rows], np.int64)
+    full, names = numbered(r.name for r in rows)
     out: dict[str, Any] = {
-        "kind": strings(np.zeros(count, np.int64), ["kernel"]),
+        "kind": strings(np.zeros(len(rows), np.int64), ["kernel"]),
         "name": strings(full, [short_name(n) for n in names]),
         "name_full": strings(full, names),
         "process": integers(np.searchsorted(processes, [r.process for r in rows])),
@@ -99,14 +96,14 @@ def _table(rows: Sequence[Profiled], own: Ints, processes: list[int]) -> pd.Data
         "launch_range_id": integers(own),
         "attribution": strings((own >= 0).astype(np.int64), ["none", "api"]),
     }
-    for what, sizes in (("grid", [r.grid for r in rows]), ("block", [r.block for r in rows])):
-        for axis, letter in enumerate("xyz"):
-            out[f"{what}_{letter}"] = integers(np.array([s[axis] if s else -1 for s in sizes], np.int64))
     for metric in METRICS:
         values = pd.Series([metric.value(r.measured) for r in rows], dtype="Float64")
         out[metric.column] = values.round().astype("Int64") if metric.column in COLUMNS else values
-    for product, shapes in (("grid_blocks", [r.grid for r in rows]), ("block_threads", [r.block for r in rows])):
-        products = pd.Series([s[0] * s[1] * s[2] if s else None for s in shapes], dtype="Int64")
+    for product, sizes in (("grid_blocks", [r.grid for r in rows]), ("block_threads", [r.block for r in rows])):
+        for axis, letter in enumerate("xyz"):
+            known = [s[axis] if s else -1 for s in sizes]
+            out[f"{product.partition('_')[0]}_{letter}"] = integers(np.array(known, np.int64))
+        products = pd.Series([s[0] * s[1] * s[2] if s else None for s in sizes], dtype="Int64")
         out[product] = products.fillna(out[product])
     order = [c for c in out if c in COLUMNS] + [m.column for m in COUNTERS]
     return tidy(pd.DataFrame({c: out[c] for c in order}), COLUMNS)

@@ -29,11 +29,7 @@ GPU_FACTS = {
 
 
 def facts(database: Database) -> dict[str, Any]:
-    """Return tool, schema, gpu, gpu_count, graph_mode, driver, date, cuda and warnings (a list of sentences).
-
-    Raises:
-        UserError: this is not an export of Nsight Systems.
-    """
+    """Return tool, schema, gpu, gpu_count, graph_mode, driver, date, cuda and warnings (a list of sentences)."""
     if not any(database.table(t) for t in ("META_DATA_EXPORT", "EXPORT_META_DATA", "CUPTI_ACTIVITY_KIND_KERNEL")):
         raise UserError(
             f"{database.path.name} is an SQLite file but not an export of Nsight Systems; "

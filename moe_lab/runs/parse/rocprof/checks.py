@@ -23,9 +23,6 @@ def numbers(path: Path, frame: pd.DataFrame, texts: Collection[str], operations:
     """Refuse numbers of a file that cannot be: int64, -1 = not there, in all columns but the ``texts``.
 
     ``operations`` says whether the rows are kernels or copies, which end after they start.
-
-    Raises:
-        UserError: a number is negative or too large, or an operation ends before it starts.
     """
     for column in (str(c) for c in frame if c not in texts):
         most = LATEST_NS if column.endswith("_Timestamp") else 2**63 - 1 if column.endswith("_Id") else 2**32

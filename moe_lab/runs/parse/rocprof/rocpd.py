@@ -69,14 +69,16 @@ def is_database(path: Path) -> bool:
     with path.open("rb") as file:
         if file.read(16) != MAGIC:
             return False
+    return bool(_rows(path, "SELECT 1 FROM sqlite_master WHERE name LIKE 'rocpd_kernel_dispatch%'"))
+
+
+def _rows(path: Path, query: str) -> list[Any]:
+    """Return the rows of a query, none of a damaged file or of a schema without its table."""
     try:
         with closing(sqlite3.connect(uri(path), uri=True)) as connection:
-            found = connection.execute(
-                "SELECT 1 FROM sqlite_master WHERE name LIKE 'rocpd_kernel_dispatch%'"
-            ).fetchone()
+            return connection.execute(query).fetchall()
     except sqlite3.Error:
-        return False
-    return found is not None
+        return []
 
 
 def find(path: Path) -> list[Path]:
@@ -88,23 +90,13 @@ def find(path: Path) -> list[Path]:
 
 def hosts(paths: list[Path]) -> list[str]:
     """Return the names of the profiled machines."""
-    found: set[str] = set()
-    for path in paths:
-        try:
-            with closing(sqlite3.connect(uri(path), uri=True)) as connection:
-                query = "SELECT CAST(hostname AS BLOB) FROM rocpd_info_node WHERE hostname <> ''"
-                found |= {row[0].decode("utf-8", "replace") for row in connection.execute(query)}
-        except sqlite3.Error:  # a schema without it has no name to take out
-            continue
+    query = "SELECT CAST(hostname AS BLOB) FROM rocpd_info_node WHERE hostname <> ''"
+    found = {row[0].decode("utf-8", "replace") for path in paths for row in _rows(path, query)}
     return sorted(filter(is_telling, found))
 
 
 def read(paths: list[Path], warnings: list[str]) -> rocprof.Tables:
-    """Read databases, one or more processes each; sentences on rows that cannot be read go to ``warnings``.
-
-    Raises:
-        UserError: a file is damaged, holds values that cannot be true, or is of a schema with other views.
-    """
+    """Read databases, one or more processes each; sentences on rows that cannot be read go to ``warnings``."""
     parts = [_read(path, warnings) for path in paths]
     frames = {kind: pd.concat([p[kind] for p in parts], ignore_index=True) for kind in (*rocprof.COLUMNS, "agents")}
     tables = {kind: rocprof.coerced(frames[kind], columns) for kind, columns in rocprof.COLUMNS.items()}

@@ -79,11 +79,7 @@ def what(path: Path) -> tuple[str, str] | None:
 
 
 def find(path: Path) -> list[dict[str, Path]]:
-    """Return the files of each process: those of a folder, or those that belong with a file.
-
-    Raises:
-        UserError: the folder holds too many files to be a report.
-    """
+    """Return the files of each process: those of a folder, or those that belong with a file."""
     alone = what(path) if path.is_file() else None
     if path.is_file() and alone is None:
         return []
@@ -103,11 +99,7 @@ def _beside(path: Path, start: str) -> list[Path]:
 
 
 def read(groups: list[dict[str, Path]]) -> Tables:
-    """Read the files of every process.
-
-    Raises:
-        UserError: a file is damaged, or lacks a column without which it is of no use.
-    """
+    """Read the files of every process."""
     parts: dict[str, list[pd.DataFrame]] = {kind: [] for kind in COLUMNS}
     agents = [_csv.read(group["agents"], AGAIN, **AGENTS) for group in groups if "agents" in group]
     for number, group in enumerate(groups):

@@ -57,11 +57,7 @@ def _is_workload(folder: Path) -> bool:
 
 
 def read(folder: Path) -> Workload:
-    """Read a workload folder of any generation.
-
-    Raises:
-        UserError: something is missing, breaks off, or does not belong together.
-    """
+    """Read a workload folder of any generation."""
     info = files.find(folder, "sysinfo")
     if info is None:
         raise UserError(f"{folder.name} has counters but no sysinfo.csv, so its GPU is not known; {AGAIN}.")

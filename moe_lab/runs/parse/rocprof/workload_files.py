@@ -75,11 +75,7 @@ def passes(folder: Path) -> tuple[list[pd.DataFrame], str]:
 
 
 def read_csv(path: Path) -> pd.DataFrame:
-    """Return the table of a file; names are text, what other columns hold is found out.
-
-    Raises:
-        UserError: it is damaged, or has no rows.
-    """
+    """Return the table of a file; names are text, what other columns hold is found out."""
     frame = _csv.read(path, f"copy it again, or {AGAIN}", text=("Kernel_Name", "Counter_Name"))
     if not len(frame):
         raise UserError(f"{path.name} has a heading and no rows; {AGAIN}.")
