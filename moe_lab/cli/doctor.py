@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from dataclasses import asdict
 
 INFO = {"about": "what this machine can capture, and what to do about the rest"}
 
@@ -18,7 +19,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     checks = examine()
     if arguments.format == "json":
-        print(json.dumps([c.as_dict() for c in checks], indent=1))
+        print(json.dumps([asdict(c) for c in checks], indent=1))
         return
     width = max(len(c.name) for c in checks)
     for check in checks:

@@ -5,7 +5,7 @@ import glob
 import importlib.metadata
 import os
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from moe_lab.runs.capture import ncu, nsys, rocprof_compute, rocprofv3
@@ -32,41 +32,23 @@ class Check:
     costs: str = ""
     remedy: str = ""
 
-    def as_dict(self) -> dict[str, str | None]:
-        """Return the check as plain data."""
-        return asdict(self)
-
 
 def examine() -> list[Check]:
     """Look at this machine; imports neither torch nor triton and runs nothing on the GPU."""
-    gpu = _gpu()
+    here = "nothing can be captured here; reports of committed and imported captures still work"
+    use = "use a machine with an NVIDIA or AMD GPU, and copy the run folder or report back"
+    counters = "no kernel counters on AMD; folders made elsewhere can still be read"
     return [
-        _check(
-            "GPU",
-            gpu,
-            "nothing can be captured here; reports of committed and imported captures still work",
-            "use a machine with an NVIDIA or AMD GPU, and copy the run folder or report back",
-        ),
+        _check("GPU", _gpu(), here, use),
         _check("driver", _driver(), "no GPU code runs", "install the GPU vendor's driver"),
-        _package(
-            "torch", "the layer cannot run, so only foreign commands can be captured", "pip install 'moe-lab[gpu]'"
-        ),
-        _package("triton", "the fused_moe backend cannot run", "pip install 'moe-lab[gpu]'"),
-        _package(
-            "cuda-core",
-            "align & sort on NVIDIA takes its Triton kernels: up to 4 times as slow",
-            "pip install 'moe-lab[gpu]'",
-        ),
-        _package("nvtx", "captures have no ranges, so no stage can be told from another", "pip install 'moe-lab[gpu]'"),
+        _package("torch", "the layer cannot run, so only foreign commands can be captured"),
+        _package("triton", "the fused_moe backend cannot run"),
+        _package("cuda-core", "align & sort on NVIDIA takes its Triton kernels: up to 4 times as slow"),
+        _package("nvtx", "captures have no ranges, so no stage can be told from another"),
         _nsys(),
         _ncu(),
-        _package("ncu-report", "a .ncu-rep can only be read where ncu is installed", "pip install 'moe-lab[ncu]'"),
-        _amd(
-            "rocprof-compute",
-            rocprof_compute.available(),
-            "no kernel counters on AMD; folders made elsewhere can still be read",
-            rocprof_compute.HOW_TO_GET,
-        ),
+        _package("ncu-report", "a .ncu-rep can only be read where ncu is installed", "ncu"),
+        _amd("rocprof-compute", rocprof_compute.available(), counters, rocprof_compute.HOW_TO_GET),
         _amd("rocprofv3", rocprofv3.available(), "no kernel and range traces on AMD", rocprofv3.HOW_TO_GET),
         _counters(),
     ]
@@ -93,11 +75,11 @@ def _driver() -> str | None:
     return f"amdgpu {amd.read_text().strip()}" if amd.exists() else None
 
 
-def _package(name: str, costs: str, remedy: str) -> Check:
+def _package(name: str, costs: str, extra: str = "gpu") -> Check:
     try:
         return Check(name, importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
-        return Check(name, None, costs, remedy)
+        return Check(name, None, costs, f"pip install 'moe-lab[{extra}]'")
 
 
 def _amd(name: str, tool: Tool | str, costs: str, remedy: str) -> Check:

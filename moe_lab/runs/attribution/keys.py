@@ -50,12 +50,7 @@ def match(process: Ints, correlation: Ints, call_process: Ints, call_correlation
 def runs(first: Ints, count: Ints) -> Ints:
     """Return ``first[0], first[0] + 1, ...`` (``count[0]`` of them), then the run of ``first[1]``, and so on.
 
-    Args:
-        first: int64 [n].
-        count: int64 [n], >= 0.
-
-    Returns:
-        int64 [sum of count].
+    ``first`` and ``count`` (>= 0) are int64 [n], the result is int64 [sum of count].
     """
     found: Ints = np.arange(count.sum()) + np.repeat(first - (np.cumsum(count) - count), count)
     return found

@@ -166,12 +166,7 @@ class Times:
 
 
 def times(tree: Tree, only: Bools | None = None) -> Times:
-    """Return the times of every range instance.
-
-    Args:
-        tree: the report.
-        only: bool [m], operations to count; by default all.
-    """
+    """Return the times of every range instance; ``only``: bool [m], which operations count, by default all."""
     result = Times(*(np.zeros(len(tree.parent), np.int64) for _ in range(6)))
     use = tree.range_id >= 0 if only is None else only & (tree.range_id >= 0)
     ops = np.flatnonzero(use)

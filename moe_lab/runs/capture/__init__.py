@@ -95,11 +95,7 @@ def option(default: Any, *flags: str, **parser: Any) -> Any:
 
 
 def window(what: str) -> Any:
-    """Return the option ``--window``: ``all``, or ``profiler-api``, between two calls of the workload.
-
-    Args:
-        what: those calls.
-    """
+    """Return the option ``--window``: ``all``, or ``profiler-api``, between two calls of the workload: ``what``."""
     said = f"the whole command, or {what} (default: profiler-api for moe_lab.gpu, else all)"
     return option("", "--window", choices=("all", "profiler-api"), help=said)
 

@@ -60,13 +60,7 @@ class Work:
 def prepared(name: str, root: Path | None, overwrite: bool) -> Iterator[Work]:
     """Claim the run's place and give a private folder for the raw report, before anything runs.
 
-    Args:
-        name: ``<run>`` or ``<gpu>/<run>``; without a GPU, that of the first one here is meant until the report says.
-        root: profiles folder; by default ``profiles_root()``.
-        overwrite: replace a run of that name.
-
-    Raises:
-        UserError: as ``places.claim`` and ``scratch.private``.
+    The arguments are those of ``capture``; a name without a GPU means the first one here until the report says which.
     """
     place = root or profiles_root()
     full = full_name(name, gpu_name())

@@ -9,12 +9,9 @@ ENTRIES = 20_000  # files and folders that are looked at; a report of one run ha
 
 
 def files(folder: Path, ends: tuple[str, ...], depth: int) -> list[Path]:
-    """Return files below a folder, sorted level by level; links that lead out of it are left out.
+    """Return the files below a folder whose names end so, level by level; links that lead out of it are left out.
 
-    Args:
-        folder: the folder.
-        ends: how their names end.
-        depth: levels of folders: 1 = only the files of the folder itself.
+    ``depth`` is how many levels of folders are looked at: 1 = only the files of the folder itself.
     """
     found: list[Path] = []
     seen = 0

@@ -80,11 +80,8 @@ def _pattern(known: tuple[str, ...]) -> re.Pattern[str] | None:
 def hide_addresses(value: str, ipv4: bool, in_argv: bool, found: list[tuple[str, str]]) -> str:
     """Return the string without e-mail, IP and MAC addresses and without the ids of devices.
 
-    Args:
-        value: any string.
-        ipv4: whether a value of four numbers with dots only is an address; it is none under a version. Local ones stay.
-        in_argv: whether ``name@machine:`` is a login.
-        found: takes up what was hidden.
+    ``ipv4`` says whether a value of four numbers with dots only is an address, which it is not under a version (local
+    ones stay); ``in_argv`` whether ``name@machine:`` is a login. What was hidden is added to ``found``.
     """
 
     def put(kind: str, word: str) -> Any:

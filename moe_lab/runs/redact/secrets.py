@@ -47,11 +47,9 @@ _MAYBE = re.compile(r"[=:@?&]|bearer|basic|BEGIN|[A-Za-z0-9]{2,}[-_][\w-]{8,}|[A
 
 @lru_cache(10_000)
 def is_name(name: str, in_argv: bool = True) -> bool:
-    """Return whether what is called so is a secret.
+    """Return whether the variable, option or key of that name is a secret: ``HF_TOKEN``, ``api-key``, ``apiKey``.
 
-    Args:
-        name: of a variable, an option or a key: ``HF_TOKEN``, ``api-key``, ``apiKey``.
-        in_argv: whether it stands on a command line, where ``pass`` and ``key`` have one meaning only.
+    On a command line (``in_argv``) ``pass`` and ``key`` have one meaning only.
     """
     words = [w.lower() for w in re.split(r"[_.\-]+|(?<=[a-z0-9])(?=[A-Z])", name) if w]
     for before, word in zip(["", *words], words, strict=False):

@@ -35,11 +35,9 @@ _decode = json.JSONDecoder(parse_float=str, parse_constant=str, strict=False, ob
 
 
 def events(path: Path, header: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the trace events in order of the file.
+    """Yield the trace events of a file, which is an object with ``traceEvents`` or an array of events, in its order.
 
-    Args:
-        path: JSON, plain or gzip: an object with ``traceEvents``, or an array of events.
-        header: takes up the other keys of the object; complete once the events are.
+    ``header`` takes up the other keys of the object; it is complete once the events are.
     """
     text = file.text(path)
     try:
@@ -126,11 +124,7 @@ def _skip(text: str, at: int) -> int:
 
 
 def nanoseconds(microseconds: Any) -> int | None:
-    """Return a time in ns, exactly; None if it is not a number, or none that 62 bits hold.
-
-    Args:
-        microseconds: an integer, or the text of a number with a fraction.
-    """
+    """Return a time in ns, exactly, of an integer or a text with a fraction; None if it is none that 62 bits hold."""
     if type(microseconds) is int:
         found = microseconds * 1000
     elif not isinstance(microseconds, str) or not microseconds.isascii():
