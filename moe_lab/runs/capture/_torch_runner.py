@@ -64,7 +64,7 @@ class Window:
         """Stop tracing once the GPU is done."""
         if self.running:
             self.running = False
-            if self.torch.cuda.is_initialized():
+            if self.torch.cuda.is_initialized():  # what still runs on the GPU would be missing from the trace
                 self.torch.cuda.synchronize()
             self.profile.stop()
 
@@ -80,6 +80,7 @@ def _run(program: list[str], isolated: bool) -> int:
         if kind == "-m":
             runpy.run_module(name, run_name="__main__", alter_sys=True)
         elif kind == "-c":
+            # What the code defines must be found in __main__, as pickle and multiprocessing look for it there.
             sys.modules["__main__"] = own = type(sys)("__main__")
             exec(compile(name, "<string>", "exec"), own.__dict__)
         else:

@@ -181,6 +181,7 @@ def _nothing(ncu: Tool, out: Path, workload: Sequence[str], options: Options) ->
     window = "; try --window all" if options.window == "profiler-api" else ""
     if not (options.ranges or options.kernel):
         return f"ncu saw no kernel run{window}."
+    # One counter and no filter: a pass a kernel, so this costs little more than the command itself.
     first = ("--launch-count", str(_PROBE_LAUNCHES))
     everything = replace(options, ranges=(), kernel="", launch_count=None, extra=first)
     argv = command(str(ncu.path), workload, str(out), ["launch__grid_size"], everything)

@@ -144,7 +144,7 @@ def _hide(value: str, hosts: tuple[str, ...], addresses: bool, in_argv: bool) ->
     return places.hide(value, found), tuple(found)
 
 
-_seen = lru_cache(200_000)(_hide)
+_seen = lru_cache(200_000)(_hide)  # a report says the same names a million times
 
 
 def _noted(found: Found) -> str:

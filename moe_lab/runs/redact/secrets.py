@@ -72,6 +72,7 @@ def hide(value: str, in_argv: bool, found: list[tuple[str, str]]) -> str:
     def after(match: re.Match[str], sign: str = "=") -> str:
         return match.group(1) + sign + _hidden(match.group(2), found)
 
+    # From the widest form to the narrowest: a key of many lines holds what looks like a value or a token of its own.
     value = _PEM.sub(whole, value)
     value = _URL.sub(whole, value)
     value = _QUERY.sub(after, value)

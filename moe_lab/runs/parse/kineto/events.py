@@ -106,18 +106,19 @@ def read(events: Iterable[dict[str, Any]]) -> Tables:
         PYTHON: (tables.modules, _range),
     }
     for row, event in enumerate(events):
-        said, name, args = event.get("cat"), event.get("name"), event.get("args")
+        said, name = event.get("cat"), event.get("name")
         category = said.lower() if isinstance(said, str) else ""
+        if category not in sorted_by:
+            continue
         if event.get("ph") != "X":
             tables.partial += category in OPERATIONS
             continue
-        module = isinstance(name, str) and name.startswith(MODULE)
-        if category not in sorted_by or (category == PYTHON and not module):
+        if category == PYTHON and not (isinstance(name, str) and name.startswith(MODULE)):
             continue
-        table, make = sorted_by[category]
+        (table, make), args = sorted_by[category], event.get("args")
         where = f"event {row + 1} ({category})"
-        found = make(tables, event, args if isinstance(args, dict) else {}, row)
-        table.add(text(name, where), (*span(event, where), *found))
+        row_of = make(tables, event, args if isinstance(args, dict) else {}, row)
+        table.add(text(name, where), (*span(event, where), *row_of))
     return tables
 
 
