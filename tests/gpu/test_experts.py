@@ -300,6 +300,74 @@ def test_hopper_matches_the_oracle_launch_after_launch(case, dtype, device, pois
         assert_close(y, problem, tensors)
 
 
+# The same for e4m3, where K and N are multiples of 128.
+HOPPER_FP8 = [
+    (1, 128, 128, 4, 2, "uniform", "silu", {}, "one step of K and of N; each block quantises the token"),
+    (3, 2048, 768, 128, 8, "uniform", "silu", {}, "hidden activations in groups of 64"),
+    (9, 7168, 256, 32, 8, "uniform", "silu", {}, "all blocks quantise together"),
+    (33, 384, 384, 8, 2, "uniform", "swigluoai", {}, "units of w2 that are odd in number"),
+    (300, 384, 128, 8, 4, "hot", "silu", {"shape": (2, 32, 8, 5)}, "sorted by each block, experts of several tiles"),
+    (100, 256, 128, 2, 2, "uniform", "silu", {"shape": (2, 112, 16, 4)}, "scales that are read when they are needed"),
+    (
+        700,
+        640,
+        256,
+        4,
+        2,
+        "zipf:1.0",
+        "silu",
+        {"shape": (2, 96, 16, 4), "own_sort": False, "split": True},
+        "two launches",
+    ),
+    (1500, 384, 384, 4, 2, "zipf:1.0", "silu", {}, "tokens as rows, the last tile of an expert of any number"),
+    (3000, 256, 128, 16, 4, "hot", "swigluoai", {"split": True}, "tokens as rows, two launches"),
+    (4000, 1024, 128, 8, 4, "uniform", "silu", {}, "tokens as rows, and rows of y that pass half of the L2 cache"),
+]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+@pytest.mark.parametrize("case", HOPPER_FP8, ids=[case[-1] for case in HOPPER_FP8])
+def test_hopper_in_fp8_matches_the_dequantised_oracle_launch_after_launch(case, dtype, device, poison):
+    """Nearly as near as the format's roundings allow: half of the bound on the RMS."""
+    from moe_lab.gpu.experts import hopper
+    from moe_lab.gpu.formats import quantise
+
+    *sizes, activation, options, _ = case
+    if torch.cuda.get_device_capability()[0] != 9:
+        pytest.skip("needs compute capability 9.0")
+    problem, (x, *weights, topk_weights, ids) = make((*sizes, ""), dtype, device, activation)
+    problem = replace(problem, format="fp8_block")
+    weights = [quantise(w, "fp8_block") for w in weights]
+    inputs = Inputs(x, *weights, topk_weights, ids)
+    options = {key: hopper.Shape(*value) if key == "shape" else value for key, value in options.items()}
+    oracle, prepared = Oracle(inputs, problem), hopper.prepare(*weights)
+    for _ in range(3):
+        y = hopper.experts(x, *prepared, topk_weights, ids, problem=problem, mark=SILENT, **options)
+        errors = oracle.errors(y)
+        assert oracle.right(errors), (errors, oracle.bound)
+        assert errors.rms_rel < oracle.bound.rms_rel / 2
+
+
+def test_e4m3_weights_are_prepared_by_a_permutation_with_their_scales_behind(device):
+    """K = 384: w2 has three units, so the last two share scales with one that is none."""
+    from moe_lab.gpu.experts import hopper
+    from moe_lab.gpu.formats import quantise
+
+    _, tensors = make((1, 384, 128, 2, 1, "uniform", ""), "fp16", device)
+    w13, w2 = (quantise(w, "fp8_block") for w in tensors[1:3])
+    for before, after, unit_pairs in zip((w13, w2), hopper.prepare(w13, w2), (1, 2), strict=True):
+        E, rows, k = before.values.shape
+        size = unit_pairs * 2 * 128 * k
+        if rows % 256:
+            size -= 128 * k
+        numbers, scales = after[:, :size], after[:, size:].contiguous().view(torch.float32)
+        kept = before.values.view(torch.uint8)
+        assert torch.equal(numbers.flatten().sort().values, kept.flatten().sort().values)
+        assert scales.shape == (E, unit_pairs * k // 128 * 4)
+        assert set(scales.flatten().tolist()) - {0.0} == set(before.scales.flatten().tolist())
+
+
 @pytest.mark.parametrize("name", ["hopper", "auto"])
 def test_weights_are_prepared_by_a_permutation(name, device):
     """Every weight is somewhere in what the kernel reads, once: 64 is one step of K, 192 a unit and a half of w2."""
@@ -308,6 +376,7 @@ def test_weights_are_prepared_by_a_permutation(name, device):
     for before, after in zip(
         tensors[1:3], prepared if name == "hopper" else next(iter(prepared[0].values())), strict=True
     ):
+        after = after.view(torch.float16)
         kept = after.flatten().sort().values
         zeros = torch.zeros(after.numel() - before.numel(), dtype=before.dtype, device=device)
         assert torch.equal(kept, torch.cat([before.flatten(), zeros]).sort().values)

@@ -16,16 +16,18 @@ from moe_lab.spec.problem import MoEProblem
 H200_SHARED_BYTES = 232448
 
 
+@pytest.mark.parametrize("format", ["bf16", "fp8_block"])
 @pytest.mark.parametrize("E", [8, 128, 512, 1024])
-def test_default_shapes_fit_a_block_with_and_without_its_own_sort(E):
+def test_default_shapes_fit_a_block_with_and_without_its_own_sort(E, format):
+    fp8 = format == "fp8_block"
     for M in (1, 8, 9, 128, 512, 1024, 2048, 4096, 16384, 65536):
-        problem = MoEProblem(M, 2048, 768, E, min(8, E), "bf16")
+        problem = MoEProblem(M, 2048, 768, E, min(8, E), format)
         shape = hopper.default_shape(problem)
-        assert shared_bytes(shape, E, 0) <= H200_SHARED_BYTES
-        inside = sorts_itself(problem.rows_useful, E, shape, H200_SHARED_BYTES)
+        assert shared_bytes(shape, E, 0, fp8) <= H200_SHARED_BYTES
+        inside = sorts_itself(problem.rows_useful, E, shape, H200_SHARED_BYTES, fp8)
         if inside:
             assert problem.rows_useful <= inside
-            assert shared_bytes(shape, E, inside) <= H200_SHARED_BYTES
+            assert shared_bytes(shape, E, inside, fp8) <= H200_SHARED_BYTES
         else:
             assert problem.rows_useful > MOST_PAIRS[0]
 
@@ -43,28 +45,47 @@ def test_tiles_are_padded_to_what_the_kernel_has_products_for():
             shape = hopper.default_shape(problem)
             assert shape.max_n % shape.step == 0
             assert hopper.block_m(problem) == shape.step
-            text = wgmma(shape, half=False)
+            text = wgmma(shape, "bf16")
             assert f"X({shape.step})" in text
             assert f"X({shape.max_n})" in text
-            assert text.count("wgmma.mma_async") == shape.max_n // shape.step
+            assert text.count("wgmma.mma_async") == 2 * (shape.max_n // shape.step)
 
 
 def test_one_product_names_each_accumulator_once():
-    text = wgmma(Shape(1, 8, 8, 4), half=True)
-    assert "m64n8k16.f32.f16.f16 {%0, %1, %2, %3}, %4, %5, 1, 1, 1, 0, 0;" in text
+    text = wgmma(Shape(1, 8, 8, 4), "f16")
+    assert 'm64n8k16.f32.f16.f16"\n"{%0, %1, %2, %3}, a, b, 1, 1, 1, 0, 0;' in text
     assert text.count('"+f"(d[') == 4
+
+
+def test_products_of_e4m3_are_of_32_columns_and_the_first_adds_nothing():
+    text = wgmma(Shape(2, 128, 128, 4, rows=True), "e4m3")
+    assert text.count("wgmma.mma_async") == 2, "one size, adding and not"
+    assert "m64n128k32.f32.e4m3.e4m3" in text
+    assert ", a, b, 0, 1, 1; }" in text
 
 
 @pytest.mark.parametrize("E", [8, 129, 1024])
 @pytest.mark.parametrize("most_pairs", [0, *MOST_PAIRS])
-@pytest.mark.parametrize("shape", [Shape(1, 8, 8, 9), Shape(2, 64, 8, 4), Shape(2, 176, 16, 4)])
-def test_shared_bytes_are_those_of_the_layout(shape, most_pairs, E):
+@pytest.mark.parametrize(
+    ("shape", "fp8"),
+    [
+        (Shape(1, 8, 8, 9), False),
+        (Shape(2, 64, 8, 4), False),
+        (Shape(2, 176, 16, 4), False),
+        (Shape(1, 8, 8, 9), True),
+        (Shape(2, 40, 8, 4), True),
+        (Shape(2, 128, 128, 4, rows=True), True),
+    ],
+)
+def test_shared_bytes_are_those_of_the_layout(shape, fp8, most_pairs, E):
     """The layout is standard C++ and holds Python's sum to it, as every launch does on a GPU."""
     compiler = shutil.which("c++") or pytest.skip("no C++ compiler")
     layout = SOURCE.with_name("layout.cuh").read_text()
     defined = {"MBLK": shape.units, "MAX_N": shape.max_n, "STAGES": shape.stages, "E": E, "MOST_PAIRS": most_pairs}
+    defined |= {"FP8": int(fp8), "ROWS": int(shape.rows)}
     for added in (0, 8):
-        macros = [f"-D{k}={v}" for k, v in {**defined, "SHARED": shared_bytes(shape, E, most_pairs) + added}.items()]
+        asked = shared_bytes(shape, E, most_pairs, fp8) + added
+        macros = [f"-D{k}={v}" for k, v in {**defined, "SHARED": asked}.items()]
         command = [compiler, "-std=c++17", "-fsyntax-only", "-x", "c++", "-", *macros]
         done = subprocess.run(command, input=layout, text=True, capture_output=True)
         assert (done.returncode == 0) == (added == 0), done.stderr
@@ -73,5 +94,5 @@ def test_shared_bytes_are_those_of_the_layout(shape, most_pairs, E):
 def test_text_of_a_kernel_holds_its_headers_once_and_no_other_include():
     text, headers = text_of(SOURCE), sorted(SOURCE.parent.glob("*.cuh"))
     assert "#include" not in text
-    assert len(headers) == 8
+    assert len(headers) == 10
     assert all(text.count(header.read_text()) == 1 for header in headers)

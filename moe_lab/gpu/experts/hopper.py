@@ -8,11 +8,13 @@ from torch import Tensor
 
 from moe_lab.gpu.align import Alignment, auto, buffers
 from moe_lab.gpu.experts._place_weight import place_weight
+from moe_lab.gpu.formats import Quantised, Weights
 from moe_lab.gpu.kernels._device import check_contiguous, shared_memory_bytes
 from moe_lab.gpu.kernels._nvrtc import usable
 from moe_lab.gpu.kernels.combine import combine
-from moe_lab.gpu.kernels.hopper import GROUP, UNIT_K, Shape, hopper_moe, shared_bytes, sorts_itself
-from moe_lab.gpu.kernels.hopper import prepare as prepare_units
+from moe_lab.gpu.kernels.hopper import GROUP, Shape, hopper_moe, scratch, shared_bytes, sorts_itself
+from moe_lab.gpu.kernels.hopper.prepare import STEP_BYTES
+from moe_lab.gpu.kernels.hopper.prepare import prepare as prepare_units
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.problem import MoEProblem
 from moe_lab.spec.ranges import Mark
@@ -22,7 +24,7 @@ INFO = {
     "needs": ["torch", "triton", "cuda.core"],
     "install": "pip install cuda-core",
     "hardware": "NVIDIA SM90",
-    "formats": ["fp16", "bf16"],
+    "formats": ["fp16", "bf16", "fp8_block"],
     "cpu_formats": [],
     "activations": ["silu", "swigluoai"],
     "multiple_of": 64,
@@ -40,20 +42,21 @@ def runs_on(device: torch.device) -> bool:
 
 
 def takes(problem: MoEProblem) -> bool:
-    """Return whether the kernel does a problem's dtype and sizes."""
-    return problem.dtype in ("fp16", "bf16") and not problem.K % UNIT_K and not problem.N % UNIT_K
+    """Return whether the kernel does a problem's format and sizes."""
+    columns = STEP_BYTES if problem.format == "fp8_block" else STEP_BYTES // 2
+    return problem.format in ("fp16", "bf16", "fp8_block") and not problem.K % columns and not problem.N % columns
 
 
-def prepare(w13: Tensor, w2: Tensor) -> tuple[Tensor, Tensor]:
+def prepare(w13: Weights, w2: Weights) -> tuple[Tensor, Tensor]:
     """Return both weights in the order in which the kernel reads them; see ``kernels.hopper.prepare``.
 
     Raises:
         UserError: sizes that the kernel does not take.
     """
-    if w13.shape[2] % UNIT_K or w2.shape[2] % UNIT_K:
-        raise UserError(
-            f"hopper needs K and N that are multiples of 64, not {w13.shape[2]} and {w2.shape[2]}; use grouped."
-        )
+    columns = STEP_BYTES // (w13.values if isinstance(w13, Quantised) else w13).itemsize
+    K, N = w13.shape[2], w2.shape[2]
+    if K % columns or N % columns:
+        raise UserError(f"hopper needs K and N that are multiples of {columns}, not {K} and {N}; use grouped.")
     return prepare_units(w13, w2)
 
 
@@ -88,20 +91,23 @@ def experts(
         return torch.empty_like(x)
     x, topk_weights = place_weight(x, topk_weights, problem, mark)
     shape = shape or default_shape(problem)
-    possible = sorts_itself(pairs, problem.E, shape, shared_memory_bytes(x.device.index)) > 0
+    fp8 = problem.format == "fp8_block"
+    possible = sorts_itself(pairs, problem.E, shape, shared_memory_bytes(x.device.index), fp8) > 0
     own_sort = possible and own_sort
     alignment = None if own_sort else _align(topk_ids, problem, mark)
-    hidden, rows = x.new_empty((pairs, problem.N)), x.new_empty((pairs, problem.K))
-    flags = zeros(problem.E + 2, x.device, ())
+    hidden, quantised = scratch(x, pairs, problem.N, shape, fp8)
+    rows = x.new_empty((pairs, problem.K))
+    flags = zeros(problem.E + 3, x.device, ())
     arguments = (x, w13, w2, topk_weights, topk_ids, alignment, hidden, rows, flags)
-    run = partial(hopper_moe, *arguments, shape=shape, activation=problem.activation)
+    run = partial(hopper_moe, *arguments, N=problem.N, quantised=quantised, shape=shape, activation=problem.activation)
+    before = "quant+" if fp8 else ""
     if split:
-        with mark("w13+act"):
+        with mark(f"{before}w13+act"):
             run(phases=(0, 0))
         with mark("w2"):
             run(phases=(1, 1))
     else:
-        with mark("align+w13+act+w2" if own_sort else "w13+act+w2"):
+        with mark(f"{before}{'align+' if own_sort else ''}w13+act+w2"):
             run()
     with mark("combine"):
         return combine(rows, problem.topk, topk_weights)
@@ -116,24 +122,27 @@ def _align(topk_ids: Tensor, problem: MoEProblem, mark: Mark) -> Alignment:
 
 def block_m(problem: MoEProblem) -> int:
     """Return the rows to which an expert's rows are padded."""
-    return default_shape(problem).step
+    shape = default_shape(problem)
+    return 64 if shape.rows else shape.step
 
 
 def default_shape(problem: MoEProblem) -> Shape:
-    """Return a configuration by the tokens and the mean rows of an expert: measured on an H200, docs/kernels.md."""
-    mean_rows = problem.rows_useful / problem.E
+    """Return a configuration by the tokens and the mean rows of an expert: measured, docs/kernels.md."""
+    mean_rows, fp8 = problem.rows_useful / problem.E, problem.format == "fp8_block"
     if problem.M <= 4:
         shape = Shape(1, 8, 8, 9)
     elif mean_rows <= 16:
         shape = Shape(2, 32, 8, 5)
     elif mean_rows <= 40:
         shape = Shape(2, 64, 8, 4)
+    elif fp8:
+        shape = Shape(2, 96, 16, 4) if mean_rows <= 80 else Shape(2, 128, 128, 4, rows=True)
     elif mean_rows <= 96:
         shape = Shape(2, 128, 16, 4)
     else:
         # Two equal tiles an expert at 256 rows, three at 512; one at 128.
         shape = Shape(2, 160 if mean_rows <= 144 else 144 if mean_rows <= 288 else 176, 16, 4)
-    while shared_bytes(shape, problem.E, 0) > SHARED_BYTES:  # tables of many experts
+    while shared_bytes(shape, problem.E, 0, fp8) > SHARED_BYTES:  # tables of many experts
         shape = shape._replace(max_n=shape.max_n - shape.step)
     return shape
 

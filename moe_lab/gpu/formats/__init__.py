@@ -28,6 +28,11 @@ class Quantised:
     values: Tensor
     scales: Tensor
 
+    @property
+    def shape(self) -> torch.Size:
+        """Of the numbers."""
+        return self.values.shape
+
     def __getitem__(self, expert: int) -> "Quantised":
         """Return those of one expert."""
         return replace(self, values=self.values[expert], scales=self.scales[expert])

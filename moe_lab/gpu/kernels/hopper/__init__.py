@@ -5,6 +5,7 @@ multiply, and weights that are fetched ahead of the activations they meet.
 """
 
 import functools
+import itertools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,11 +16,12 @@ from moe_lab.gpu.align import Alignment
 from moe_lab.gpu.kernels._device import l2_cache_bytes, multiprocessors, shared_memory_bytes
 from moe_lab.gpu.kernels._nvrtc import id_type, launch
 from moe_lab.gpu.kernels.activation import ALPHA, LIMIT
+from moe_lab.gpu.kernels.hopper.prepare import STEP_BYTES, UNIT_ROWS
 
 SOURCE = Path(__file__).with_name("hopper_moe.cu")
 THREADS = 512
-UNIT_ROWS, UNIT_K = 128, 64
 GROUP = 8  # rows to which align pads an expert's
+BLOCK_QUANTISES = 128  # groups of 128 numbers of x that every block quantises for itself, at most
 MOST_PAIRS = (512, 2048, 8192)  # pairs that a block sorts by itself, instead of being given them sorted
 
 
@@ -31,22 +33,51 @@ class Shape(NamedTuple):
         max_n: most tokens of a tile.
         step: tokens to which a tile is padded.
         stages: of the pipeline.
+        rows: tokens are the rows of a product and weights its columns, not the other way round; in ``fp8_block``.
     """
 
     units: int
     max_n: int
     step: int
     stages: int
+    rows: bool = False
 
 
-def shared_bytes(shape: Shape, E: int, most_pairs: int) -> int:
+def shared_bytes(shape: Shape, E: int, most_pairs: int, fp8: bool = False) -> int:
     """Return the shared memory of a block, as ``layout.cuh`` lays it out; another size does not compile."""
-    stage = shape.units * UNIT_ROWS * UNIT_K * 2 + shape.max_n * UNIT_K * 2
+    stage = shape.units * UNIT_ROWS * STEP_BYTES + shape.max_n * STEP_BYTES
     pairs = 2 * (most_pairs + shape.max_n) + 8 if most_pairs else 4 * (shape.stages + 1) * shape.max_n
-    return 1024 + shape.stages * (stage + 24) + 4 * (2 * E + 6) + pairs
+    tables = shape.stages * 24 + 4 * (2 * E + 6) + pairs
+    if fp8:
+        places = -(-shape.max_n // 16) * 16
+        groups = 3 - shape.units
+        tables += shape.stages * 4 * (groups * places + 4)
+        tables += 0 if shape.rows else 8 * places + shape.max_n * shape.units * 64
+        tables = -(-tables // 16) * 16
+    return 1024 + shape.stages * stage + tables
 
 
-def sorts_itself(numel: int, E: int, shape: Shape, most_shared: int) -> int:
+def row_bytes(features: int, group: int = STEP_BYTES) -> int:
+    """Return the bytes of a row of activations in e4m3: its numbers, then its groups' scales in their own sectors."""
+    return features + -(-features // (8 * group)) * 32
+
+
+def scratch(x: Tensor, pairs: int, N: int, shape: Shape, fp8: bool) -> tuple[Tensor, Tensor | None]:
+    """Return room for hidden activations and for quantised tokens, ``hidden`` and ``quantised`` of ``hopper_moe``.
+
+    A tile of w13 makes 64 hidden features for each of its units: so many share a scale. Few tokens are quantised by
+    each block for itself, in a place of its own.
+    """
+    M, K = x.shape
+    if not fp8:
+        return x.new_empty((pairs, N)), None
+    copies = multiprocessors(x.device) if M * (K // STEP_BYTES) <= BLOCK_QUANTISES else 1
+    rows = ((pairs, row_bytes(N, 64 * shape.units)), (copies * M, row_bytes(K)))
+    hidden, quantised = (x.new_empty(size, dtype=torch.uint8) for size in rows)
+    return hidden, quantised
+
+
+def sorts_itself(numel: int, E: int, shape: Shape, most_shared: int, fp8: bool = False) -> int:
     """Return for how many pairs the kernel is compiled that sorts so many by itself; 0 where it does not.
 
     Args:
@@ -54,44 +85,9 @@ def sorts_itself(numel: int, E: int, shape: Shape, most_shared: int) -> int:
         E: experts.
         shape: kernel configuration.
         most_shared: bytes of shared memory that a block may have.
+        fp8: whether the format is ``fp8_block``.
     """
-    return next((m for m in MOST_PAIRS if numel <= m and shared_bytes(shape, E, m) <= most_shared), 0)
-
-
-def prepare(w13: Tensor, w2: Tensor) -> tuple[Tensor, Tensor]:
-    """Return both weights as the kernel reads them: [E, units, k / 64, 128, 64], 16-bit, contiguous.
-
-    A unit holds 128 rows; rows past the last are zero. A thread of a warpgroup holds rows r and r + 8 of each 16, so r
-    is a gate row and r + 8 its up row in w13; in w2 they, and those 64 rows further on, are neighbouring features.
-    The eight 16-byte chunks of row r lie in the order of the 128-byte swizzle, chunk c at c ^ (r % 8).
-
-    Args:
-        w13: [E, 2N, K], gate rows then up rows; K and N multiples of 64.
-        w2: [E, K, N].
-    """
-    N = w13.shape[1] // 2
-    half, warp, up, lane = torch.meshgrid(
-        *(torch.arange(n, device=w13.device) for n in (2, 4, 2, 8)), indexing="ij"
-    )  # of the 128 rows of a unit
-    units13 = torch.arange(2 * N // UNIT_ROWS, device=w13.device)[:, None]
-    rows13 = units13 * 64 + (warp * 16 + lane * 2 + half).flatten() + up.flatten() * N
-    units2 = torch.arange(-(-w2.shape[1] // UNIT_ROWS), device=w13.device)[:, None]
-    rows2 = units2 * UNIT_ROWS + (warp * 32 + lane * 4 + half * 2 + up).flatten()
-    return _units(w13, rows13), _units(w2, rows2)
-
-
-def _units(w: Tensor, rows: Tensor) -> Tensor:
-    """Return w [E, rows, k] as units of the given rows [units, 128]."""
-    E, most, k = w.shape
-    chunk = torch.arange(8, device=w.device)
-    swizzled = chunk[:, None] ^ chunk[None, :]  # [row % 8, place] -> chunk
-    inside = (rows < most).flatten()[:, None]
-    result = w.new_empty((E, len(rows), k // UNIT_K, UNIT_ROWS, UNIT_K))
-    for expert in range(E):  # one at a time, so that no second copy of all weights is needed
-        taken = w[expert][rows.clamp(max=most - 1).flatten()] * inside
-        chunks = taken.view(len(rows), UNIT_ROWS // 8, 8, k // UNIT_K, 8, 8).permute(0, 3, 1, 2, 4, 5)
-        result[expert] = chunks[:, :, :, chunk[:, None], swizzled].reshape(result.shape[1:])
-    return result
+    return next((m for m in MOST_PAIRS if numel <= m and shared_bytes(shape, E, m, fp8) <= most_shared), 0)
 
 
 def keeps_y(y: Tensor) -> bool:
@@ -103,20 +99,30 @@ def keeps_y(y: Tensor) -> bool:
 
 
 @functools.cache
-def wgmma(shape: Shape, half: bool) -> str:
-    """Return CUDA C++ of ``wgmma<N>`` for each N of a shape, and of ``FOR_EACH_N``."""
-    sizes = range(shape.step, shape.max_n + 1, shape.step)
-    dtype = "f16" if half else "bf16"
-    text = ["template <int N> __device__ inline void wgmma(float*, unsigned long long, unsigned long long);"]
-    for n in sizes:
+def wgmma(shape: Shape, dtype: str) -> str:
+    """Return CUDA C++ of ``wgmma<N>`` for each N of a shape, and of ``FOR_EACH_N``.
+
+    ``wgmma_first<N>`` does not add to what was there before.
+
+    Args:
+        shape: kernel configuration.
+        dtype: of the operands in PTX: ``f16``, ``bf16`` or ``e4m3``.
+    """
+    sizes = [shape.max_n] if shape.rows else range(shape.step, shape.max_n + 1, shape.step)
+    names = {"wgmma": ("+", 1), "wgmma_first": ("=", 0)}
+    arguments = "(float* d, unsigned a, unsigned b)"
+    kind, layout = ("k32", "") if dtype == "e4m3" else ("k16", ", 0, 0")
+    text = [f"template <int N> __device__ inline void {name}{arguments};" for name in names]
+    for n, (name, (use, adds)) in itertools.product(sizes, names.items()):
         registers = ", ".join(f"%{i}" for i in range(n // 2))
-        outputs = ", ".join(f'"+f"(d[{i}])' for i in range(n // 2))
+        outputs = ", ".join(f'"{use}f"(d[{i}])' for i in range(n // 2))
+        a, b, high = (f"%{n // 2 + i}" for i in range(3))
         text.append(
-            f"template <> __device__ inline void wgmma<{n}>"
-            "(float* d, unsigned long long a, unsigned long long b) {\n"
-            f'asm volatile("wgmma.mma_async.sync.aligned.m64n{n}k16'
-            f'.f32.{dtype}.{dtype} {{{registers}}}, %{n // 2}, %{n // 2 + 1}, 1, 1, 1, 0, 0;"\n'
-            f': {outputs} : "l"(a), "l"(b)); }}'
+            f"template <> __device__ inline void {name}<{n}>{arguments} {{\n"
+            f'asm volatile("{{ .reg .b64 a, b; mov.b64 a, {{{a}, {high}}}; mov.b64 b, {{{b}, {high}}};"\n'
+            f'"wgmma.mma_async.sync.aligned.m64n{n}{kind}.f32.{dtype}.{dtype}"\n'
+            f'"{{{registers}}}, a, b, {adds}, 1, 1{layout}; }}"\n'
+            f': {outputs} : "r"(a), "r"(b), "n"(0x40000040)); }}'
         )
     return "\n".join([*text, "#define FOR_EACH_N(X) " + " ".join(f"X({n})" for n in sizes), ""])
 
@@ -132,6 +138,8 @@ def hopper_moe(
     y: Tensor,
     done: Tensor,
     *,
+    N: int,
+    quantised: Tensor | None = None,
     shape: Shape,
     activation: str,
     phases: tuple[int, int] = (0, 1),
@@ -145,31 +153,35 @@ def hopper_moe(
         topk_weights: [M, topk] fp32: only fetched into the L2 cache, for the sum after this.
         topk_ids: [M, topk] int32 or int64, contiguous.
         alignment: with groups of ``GROUP`` rows; None where a block sorts them itself, see ``sorts_itself``.
-        hidden: [M * topk, N], out, pair order.
+        hidden: [M * topk, N] of the dtype of x, or [M * topk, row_bytes(N)] uint8 with ``quantised``; out, pair order.
         y: [M * topk, K], out, pair order.
-        done: [E + 2] int32, zero before and after the launch; of one launch at a time.
+        done: [E + 3] int32, zero before and after the launch; of one launch at a time.
+        N: intermediate size.
+        quantised: [M, row_bytes(K)] uint8, out: x in e4m3; None where weights and activations are of the dtype of x.
         shape: kernel configuration.
         activation: one of ``activation.ACTIVATIONS``.
         phases: first and last.
     """
     (M, K), E, topk = x.shape, w13.shape[0], topk_ids.shape[1]
-    numel, N = M * topk, hidden.shape[1]
-    own = 0 if alignment is not None else sorts_itself(numel, E, shape, shared_memory_bytes(x.device.index))
-    half, shared = x.dtype == torch.float16, shared_bytes(shape, E, own)
+    numel, fp8 = M * topk, quantised is not None
+    own = 0 if alignment is not None else sorts_itself(numel, E, shape, shared_memory_bytes(x.device.index), fp8)
+    half, shared = x.dtype == torch.float16, shared_bytes(shape, E, own, fp8)
     launch(
         SOURCE,
         "hopper_moe",
         multiprocessors(x.device),
         THREADS,
         *(x, w13, w2, hidden, y, topk_weights, topk_ids, *(alignment or (topk_ids,) * 3), done),
+        x if quantised is None else quantised,
         *(numel, 2 * N, K, K, N, *phases),
         macros=(
             *(("MBLK", shape.units), ("MAX_N", shape.max_n), ("STEP", shape.step), ("STAGES", shape.stages)),
             *(("TOPK", topk), ("E", E), ("MOST_PAIRS", own), ("KEEP_Y", int(keeps_y(y))), ("HALF", int(half))),
+            *(("FP8", int(fp8)), ("ROWS", int(shape.rows)), ("BLOCK_QUANTISES", BLOCK_QUANTISES)),
             *(("SWIGLUOAI", int(activation == "swigluoai")), ("ALPHA", f"{ALPHA}f"), ("LIMIT", f"{LIMIT}f")),
             *(("ID", id_type(topk_ids)), ("SHARED", shared)),
         ),
-        prelude=wgmma(shape, half),
+        prelude=wgmma(shape, "e4m3" if fp8 else "f16" if half else "bf16"),
         shared=shared,
         cooperative=True,
     )

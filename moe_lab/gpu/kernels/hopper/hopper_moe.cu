@@ -8,22 +8,26 @@
 // on nothing that is computed here, so the warp that fetches them runs ahead by as many stages as fit, across tiles and
 // from w13 into w2; only the warps that gather rows of the hidden activations wait until the tiles of that expert are
 // done. All blocks run at the same time.
-// Weights are stored as they are used: 128 rows by 64 columns after one another, swizzled (see `prepare` in __init__.py), so a
-// copy is one piece.
+// Weights are stored as they are used: 128 rows by 128 bytes after one another, swizzled (see prepare.py), so a copy is one
+// piece.
 //
-// Threads: two warpgroups multiply (multiply.cuh, epilogue.cuh), two fetch (one warp the weights, weights.cuh; seven the
+// Threads: two warpgroups multiply (multiply.cuh, rows.cuh, epilogue.cuh, quantise.cuh), two fetch (one warp the weights, weights.cuh; seven the
 // rows, gather.cuh). Before that all of them find out which pairs are whose (sort.cuh) and so which tiles there are
 // (tiles.cuh).
 //
 // Compile-time: MBLK (1 or 2), MAX_N, STEP, STAGES, TOPK, E, MOST_PAIRS (0: sorted pairs are given; else as many as it
-// sorts itself at most), KEEP_Y (the L2 cache is told to keep rows of y), HALF (fp16, else bf16), SWIGLUOAI, ALPHA,
-// LIMIT, ID (type of topk_ids), SHARED (bytes that the launch asks for). wgmma<N>() and FOR_EACH_N(X) precede this text.
+// sorts itself at most), KEEP_Y (the L2 cache is told to keep rows of y), HALF (x and y are fp16, else bf16), FP8 (weights
+// and what they are multiplied with are e4m3), ROWS (tokens are the rows of a wgmma, see rows.cuh), BLOCK_QUANTISES, SWIGLUOAI,
+// ALPHA, LIMIT, ID (type of topk_ids), SHARED (bytes that the launch asks for). wgmma<N>(), wgmma_first<N>() and FOR_EACH_N(X)
+// precede this text.
 
 #include "layout.cuh"
 #include "ptx.cuh"
 #include "tiles.cuh"
 #include "sort.cuh"
 #include "epilogue.cuh"
+#include "quantise.cuh"
+#include "rows.cuh"
 #include "multiply.cuh"
 #include "weights.cuh"
 #include "gather.cuh"
@@ -31,12 +35,12 @@
 extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_moe(
     const char* x, const char* w13, const char* w2, char* hidden, char* y, const float* topk_weights,
     const ID* topk_ids, const int* sorted_token_ids, const int* expert_ids, const int* num_tokens_post_padded,
-    u32* done,
+    u32* done, char* quantised,
     int numel, int rows13, int columns, int k13, int k2, int first_phase, int last_phase) {
     Shared& s = shared();
     const int thread = threadIdx.x, lane = thread & 31;
 
-    if (thread == THREADS - 1 && first_phase == 0) prefetch_early(w13, topk_ids, numel, rows13 / 128, k13 / 64);
+    if (thread == THREADS - 1 && first_phase == 0) prefetch_early(w13, topk_ids, numel, rows13 / 128, k13 / COLUMNS);
     // The launch that sums up the rows will want the router's weights.
     for (int i = (blockIdx.x * THREADS + thread) * 32; i < numel; i += gridDim.x * THREADS * 32)
         asm volatile("prefetch.global.L2 [%0];" ::"l"(topk_weights + i));
@@ -47,6 +51,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_moe(
         }
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
         s.ended[0] = s.ended[1] = 0;
+#if FP8 && !ROWS
+        for (int i = 0; i < SCALES; i++) s.largest[i] = 0;
+#endif
         for (int i = 0; i < RING; i++) s.taken[i] = ~0ull;
     }
 #if MOST_PAIRS
@@ -58,18 +65,24 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_moe(
 #endif
     __syncthreads();
 
-    const Arguments a = {x, w13, w2, hidden, y, sorted, done,
-                         numel, rows13 / 128, (columns + 127) / 128, k13 / 64, k2 / 64, columns,
-                         first_phase < last_phase};
+    const int groups = numel / TOPK * (k13 / COLUMNS);
+    const bool alone = groups <= BLOCK_QUANTISES;
+    if (FP8 && alone) quantised += (u64)blockIdx.x * (numel / TOPK) * row_bytes(k13 / COLUMNS);
+    const Arguments a = {FP8 ? quantised : x, w13, w2, hidden, y, sorted, done,
+                         numel, rows13 / 128, (columns + 127) / 128, k13 / COLUMNS, k2 / COLUMNS, columns,
+                         first_phase < last_phase, FP8 && !first_phase && !alone ? gridDim.x * (CONSUMERS / 32) : 0};
     const int units13 = (a.units13 + MBLK - 1) / MBLK, units2 = (a.units2 + MBLK - 1) / MBLK;
     const int tiles13 = first_phase ? 0 : s.total * units13, skipped = first_phase ? s.total * units13 : 0;
     const Order order{tiles13, tiles13 + (last_phase ? s.total * units2 : 0)};
     const Block block{a, units13, units2, skipped, order};
     if (thread < CONSUMERS) {
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 208;");
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(CONSUMER_REGISTERS));
+#if FP8
+        if (!first_phase) quantise_rows(a, x, numel / TOPK);
+#endif
         multiply_tiles(block);
     } else {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 48;");
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(256 - CONSUMER_REGISTERS));
         const int warp = (thread - CONSUMERS) >> 5;
         if (warp == 0) {
             if (lane == 0) fetch_weights(block);

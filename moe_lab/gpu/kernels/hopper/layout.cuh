@@ -1,18 +1,22 @@
 // Sizes, and what a block keeps in shared memory. Standard C++, so that a test can hold Python's sizes to it without nvcc.
 //
 // From the next multiple of 1024 bytes on (the swizzle of 128 bytes repeats after so many) lie STAGES stages: W_BYTES of
-// weights, then MAX_N rows of 64 columns of tokens. `Shared` follows. Python asks the launch for SHARED bytes in all.
+// weights, then MAX_N rows of 128 bytes of tokens. `Shared` follows. Python asks the launch for SHARED bytes in all.
 
 typedef unsigned int u32;
 typedef unsigned long long u64;
 
 constexpr int CONSUMERS = 256, THREADS = 512, GATHERERS = 224;
-constexpr int UNIT = 16384;               // bytes of 128 weight rows by 64 columns
+constexpr int COLUMNS = FP8 ? 128 : 64;   // of a step: 128 bytes of a row
+constexpr int UNIT = 16384;               // bytes of 128 weight rows by COLUMNS
 constexpr int W_BYTES = MBLK * UNIT;
 constexpr int STAGE_BYTES = W_BYTES + MAX_N * 128;
 constexpr int ROWS_APART = GATHERERS / 8; // eight threads gather a row of 128 bytes, so many rows at a time
 constexpr int ROWS_EACH = (MAX_N + ROWS_APART - 1) / ROWS_APART; // rows that a gathering thread takes, at most
 constexpr int RING = STAGES + 1;          // tiles that are fetched or multiplied at the same time, at most
+constexpr int HIDDEN_GROUPS = 3 - MBLK;   // scales of a row of hidden activations a step: a tile of w13 makes 64 * MBLK features
+constexpr int SCALES = (MAX_N + 15) / 16 * 16; // places of the scales of a tile's rows, see scale_place
+constexpr int CONSUMER_REGISTERS = ROWS ? 216 : 208; // of a thread that multiplies; of another: 256 less these
 constexpr u32 EARLY_BYTES = 65536;        // of weights that a block asks the L2 cache for before it knows its tiles
 
 #if MOST_PAIRS
@@ -22,6 +26,15 @@ typedef int Pair;
 #endif
 
 struct Shared {
+#if FP8
+    alignas(16) float row_scales[STAGES][HIDDEN_GROUPS][SCALES];
+    float unit_scales[STAGES][4];         // of two units, each of the upper and lower eight rows of a warp's sixteen
+#endif
+#if FP8 && !ROWS
+    float inverse[SCALES];                // 448 / largest hidden activation of a column
+    u32 largest[SCALES];                  // bits of it
+    alignas(16) char rows[MAX_N * MBLK * 64]; // a tile's hidden activations on their way out
+#endif
     u64 full[STAGES];
     u64 empty[STAGES];
     u64 taken[RING];                      // the last w2 tiles: number among the block's tiles, then index
@@ -37,4 +50,5 @@ struct Shared {
 #endif
 };
 
+static_assert(!FP8 || MAX_N <= GATHERERS, "a row has a thread for its scale");
 static_assert(SHARED == 1024 + STAGES * STAGE_BYTES + sizeof(Shared), "shared_bytes() in Python is for another layout");

@@ -1,14 +1,5 @@
 // The product of a tile, by two warpgroups: weights are the 64 rows of a wgmma and tokens its N columns.
 
-// Keeps the compiler from moving reads and writes of the sums across: wgmma works at them until it is waited for.
-template <int N>
-__device__ inline void pin(float (&acc)[MBLK][N / 2]) {
-    #pragma unroll
-    for (int b = 0; b < MBLK; b++)
-        #pragma unroll
-        for (int i = 0; i < N / 2; i++) asm volatile("" : "+f"(acc[b][i])::"memory");
-}
-
 // One tile: its sums [MBLK * 64 rows of the group, N] stay in registers until the epilogue stores them.
 template <int N>
 __device__ inline void multiply(const Block& block, const Tile& t, const Pair* pairs, int& stage, u32& parity) {
@@ -21,11 +12,52 @@ __device__ inline void multiply(const Block& block, const Tile& t, const Pair* p
     for (int b = 0; b < MBLK; b++)
         #pragma unroll
         for (int i = 0; i < N / 2; i++) acc[b][i] = 0.0f; // undefined, those of every N would stay alive
+#if FP8
+    // A step has two parts: two blocks of weights, or, of hidden activations in groups of 64, two halves. Products of a part
+    // are sums of their own, since those of a wgmma keep few bits and each part has other scales.
+    float product[1][N / 2];
+    float4 scales[(N + 15) / 16];
+    const int unit = 2 * (MBLK == 2 ? group : t.unit & 1);
+    const bool halved = MBLK == 1 && t.phase;
+    for (int k = 0; k < steps; k++) {
+        wait(&s.full[stage], parity);
+        const u32 base = stages_begin() + stage * STAGE_BYTES;
+        const u32 w = descriptor(base + group * MBLK * 8192), x = descriptor(base + W_BYTES);
+        const float2 by = *(const float2*)(s.unit_scales[stage] + unit);
+        #pragma unroll
+        for (int part = 0; part < 2; part++) {
+            if (MBLK == 1 && part && !halved) break;
+            const u32 w_part = w + (MBLK == 2 ? part * 512 : part * 4), x_part = x + (MBLK == 2 ? 0 : part * 4);
+            pin<N>(product);
+            asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+            wgmma_first<N>(product[0], w_part, x_part);
+            wgmma<N>(product[0], w_part + 2, x_part + 2);
+            if (!halved) {
+                wgmma<N>(product[0], w_part + 4, x_part + 4);
+                wgmma<N>(product[0], w_part + 6, x_part + 6);
+            }
+            asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+            pin<N>(product);
+            // The scales of few columns stay in registers for both blocks.
+            const float* rows = s.row_scales[stage][MBLK == 2 ? 0 : part];
+            if (N <= 80 && (MBLK == 1 || part == 0)) read_scales<N>(scales, rows);
+            asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+            pin<N>(product);
+            if (N > 80) read_scales<N>(scales, rows);
+            add_scaled<N>(acc[MBLK == 2 ? part : 0], product[0], scales, by);
+        }
+        __syncwarp();
+        if (lane == 0) arrive(&s.empty[stage]);
+        if (++stage == STAGES) { stage = 0; parity ^= 1; }
+    }
+    if (t.phase) return store_rows<N>(a, t, pairs, acc, group);
+    store_hidden_e4m3<N>(a, t, pairs, acc, group);
+#else
     int previous = -1;
     for (int k = 0; k < steps; k++) {
         wait(&s.full[stage], parity);
         const u32 base = stages_begin() + stage * STAGE_BYTES;
-        const u64 w = descriptor(base + group * MBLK * 8192), x = descriptor(base + W_BYTES);
+        const u32 w = descriptor(base + group * MBLK * 8192), x = descriptor(base + W_BYTES);
         pin<N>(acc);
         asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
         #pragma unroll
@@ -48,6 +80,7 @@ __device__ inline void multiply(const Block& block, const Tile& t, const Pair* p
 
     if (t.phase) return store_rows<N>(a, t, pairs, acc, group);
     store_hidden<N>(a, t, pairs, acc, group);
+#endif
     if (!a.fused) return;                 // with w2 in another launch nobody waits for the tile
     __syncwarp();
     if (lane == 0)
@@ -65,9 +98,13 @@ __device__ inline void multiply_tiles(const Block& block) {
         const Pair* pairs = shared().pairs[slot];
 #endif
         slot = slot == RING - 1 ? 0 : slot + 1;
+#if ROWS
+        multiply_rows(block, t, pairs, stage, parity);
+#else
         switch (t.n) {
 #define CASE(N) case N: multiply<N>(block, t, pairs, stage, parity); break;
             FOR_EACH_N(CASE)
         }
+#endif
     }
 }

@@ -37,15 +37,16 @@ __device__ inline void wait(u64* b, u32 parity) {
 
 // `once`: what is copied is not read again, so the L2 cache may forget it first. An explicit evict_normal is slower
 // than no policy.
+template <int BYTES = UNIT>
 __device__ inline void bulk_copy(u32 to, const char* from, u64* barrier, bool once, u64 policy) {
     if (once)
         asm volatile(
             "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;"
-            ::"r"(to), "l"(from), "n"(UNIT), "r"(shared_address(barrier)), "l"(policy) : "memory");
+            ::"r"(to), "l"(from), "n"(BYTES), "r"(shared_address(barrier)), "l"(policy) : "memory");
     else
         asm volatile(
             "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
-            ::"r"(to), "l"(from), "n"(UNIT), "r"(shared_address(barrier)) : "memory");
+            ::"r"(to), "l"(from), "n"(BYTES), "r"(shared_address(barrier)) : "memory");
 }
 
 __device__ inline u64 evict_first() {
@@ -86,7 +87,24 @@ __device__ inline void store_y(u64 to, uint2 value, u64 policy) {
         asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(to), "r"(value.x), "r"(value.y));
 }
 
-__device__ inline u64 descriptor(u32 address) {
-    // K-major, 128-byte swizzle: groups of 8 rows lie 1024 bytes apart.
-    return (u64)((address & 0x3ffff) >> 4) | (1ull << 16) | (64ull << 32) | (1ull << 62);
+__device__ inline void store_y(u64 to, uint4 value, u64 policy) {
+    if (KEEP_Y)
+        asm volatile("st.global.L2::cache_hint.v4.b32 [%0], {%1, %2, %3, %4}, %5;"
+                     ::"l"(to), "r"(value.x), "r"(value.y), "r"(value.z), "r"(value.w), "l"(policy));
+    else
+        asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};"
+                     ::"l"(to), "r"(value.x), "r"(value.y), "r"(value.z), "r"(value.w));
+}
+
+// The lower half of a descriptor. The upper one, in every wgmma, says: K-major, 128-byte swizzle, groups of 8 rows lie 1024
+// bytes apart.
+__device__ inline u32 descriptor(u32 address) { return (address & 0x3ffff) >> 4 | 1 << 16; }
+
+// Keeps the compiler from moving reads and writes of the sums across: wgmma works at them until it is waited for.
+template <int N, int B>
+__device__ inline void pin(float (&acc)[B][N / 2]) {
+    #pragma unroll
+    for (int b = 0; b < B; b++)
+        #pragma unroll
+        for (int i = 0; i < N / 2; i++) asm volatile("" : "+f"(acc[b][i])::"memory");
 }

@@ -16,7 +16,7 @@ struct Tile {
     int unit;                             // of MBLK * 128 weight rows
     int row;                              // first sorted pair
     int valid;                            // pairs
-    int n;                                // columns of the wgmma
+    int n;                                // rows that are gathered: columns of the wgmma, or, as its rows, up to 128
     int tiles;                            // token tiles of the expert
 };
 
@@ -44,17 +44,28 @@ struct Order {
     }
 };
 
+// Of activations: in FP8 a row ends with its scales, in sectors of its own.
+__device__ inline u32 row_bytes(int steps, int groups = 1) {
+    return steps * 128 + (FP8 ? (steps * groups + 7) / 8 * 32 : 0);
+}
+
+// Of an expert's weights: in FP8 they end with 16 bytes of scales for every two units and step.
+__device__ inline u64 expert_bytes(int units, int steps) {
+    return (u64)units * steps * UNIT + (FP8 ? (units + 1) / 2 * steps * 16 : 0);
+}
+
 struct Arguments {
-    const char* x;                        // [M, k13]
+    const char* x;                        // [M, row_bytes(steps13)]
     const char* w13;                      // units of [E, 2 * N, k13]
     const char* w2;                       // units of [E, K, k2]
-    char* hidden;                         // [numel, k2]
+    char* hidden;                         // [numel, row_bytes(steps2, HIDDEN_GROUPS)]
     char* y;                              // [numel, K]
     const Pair* sorted;                   // pairs by expert
-    u32* done;                            // [E + 2], zero: w13 tiles done, of each expert; blocks that wait no more;
-                                          // w2 tiles taken
+    u32* done;                            // [E + 3], zero: w13 tiles done, of each expert; blocks that wait no more;
+                                          // w2 tiles taken; warps that quantised their share of x
     int numel, units13, units2, steps13, steps2, columns;
     bool fused;                           // both phases in this launch
+    u32 quantisers;                       // warps of all blocks that quantise x in this launch
 };
 
 __device__ inline Tile decode(int index, int units13, int units2) {
@@ -73,10 +84,10 @@ __device__ inline Tile decode(int index, int units13, int units2) {
     t.expert = low;
     const int before = low ? s.tile_end[low - 1] : 0, rows = s.row_begin[low + 1] - s.row_begin[low];
     t.tiles = s.tile_end[low] - before;
-    const int each = padded((rows + t.tiles - 1) / t.tiles), begin = (token_tile - before) * each;
+    const int each = ROWS ? MAX_N : padded((rows + t.tiles - 1) / t.tiles), begin = (token_tile - before) * each;
     t.row = s.row_begin[low] + begin;
     t.valid = min(each, rows - begin);
-    t.n = padded(t.valid);
+    t.n = ROWS ? t.valid : padded(t.valid);
     return t;
 }
 

@@ -12,7 +12,7 @@ __device__ inline void prefetch_early(const char* w13, const ID* topk_ids, int n
     const u32 unit_bytes = steps13 * UNIT;
     for (int u = unit; expert < E && u < min(unit + MBLK, units13); u++)
         asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;"
-                     ::"l"(w13 + ((u64)expert * units13 + u) * unit_bytes), "r"(min(unit_bytes, EARLY_BYTES / MBLK))
+                     ::"l"(w13 + expert * expert_bytes(units13, steps13) + (u64)u * unit_bytes), "r"(min(unit_bytes, EARLY_BYTES / MBLK))
                      : "memory");
 }
 
@@ -66,22 +66,39 @@ __device__ inline void fetch_weights(const Block& block) {
         if (index >= order.end) break;
         const Tile t = block.decode(index);
         const int units = t.phase ? a.units2 : a.units13, steps = t.phase ? a.steps2 : a.steps13;
-        const char* from = (t.phase ? a.w2 : a.w13) + ((u64)t.expert * units + t.unit * MBLK) * steps * UNIT;
+        const char* expert = (t.phase ? a.w2 : a.w13) + t.expert * expert_bytes(units, steps);
+        const char* from = expert + (u64)(t.unit * MBLK) * steps * UNIT;
         // Past the last unit: any weights, never stored.
         const u64 next = MBLK == 2 && t.unit * 2 + 1 < units ? (u64)steps * UNIT : 0;
+#if FP8
+        const char* scales = expert + (u64)units * steps * UNIT + (MBLK == 2 ? t.unit : t.unit / 2) * steps * 16;
+#endif
         const bool once = t.tiles == 1;
+        // With few tiles a block takes no second one of w2 before it begins to multiply the first: all weights of that may be
+        // here long before its rows are, and other blocks have nothing to do.
+        const bool late = MBLK == 1 && t.phase && steps <= STAGES;
+        const int first = stage;
+        const u32 consumed = parity;
         for (int k = 0; k < steps; k++, from += UNIT) {
-            if (k == max(0, steps - 2)) take(i + 1);
+            if (k == max(0, steps - 2) && !late) take(i + 1);
             // What the stage waits for may itself wait for a tile that is still to be told.
             while (teller.more() && !is_past_now(&s.empty[stage], parity ^ 1)) teller.tell(false);
             wait(&s.empty[stage], parity ^ 1);
             asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;"
-                         ::"r"(shared_address(&s.full[stage])), "r"(W_BYTES) : "memory");
+                         ::"r"(shared_address(&s.full[stage])), "r"(W_BYTES + (FP8 ? 16 : 0)) : "memory");
             const u32 to = stages_begin() + stage * STAGE_BYTES;
             bulk_copy(to, from, &s.full[stage], once, policy);
             if (MBLK == 2) bulk_copy(to + UNIT, from + next, &s.full[stage], once, policy);
+#if FP8
+            bulk_copy<16>(shared_address(s.unit_scales[stage]), scales + k * 16, &s.full[stage], once, policy);
+#endif
             if (++stage == STAGES) { stage = 0; parity ^= 1; }
             teller.tell(false);
+        }
+        if (late) {
+            while (teller.more() && !is_past_now(&s.empty[first], consumed)) teller.tell(false);
+            wait(&s.empty[first], consumed);
+            take(i + 1);
         }
     }
     teller.tell(true);
