@@ -56,9 +56,13 @@ def of_run(run: Run) -> dict[str, dict[str, Any]]:
     gpu, measured = run.manifest.get("gpu"), run.manifest.get("measured")
     found = measured.get("roofs") if isinstance(measured, Mapping) else None
     given = {**(gpu if isinstance(gpu, Mapping) else {}), **(found if isinstance(found, Mapping) else {})}
-    if str(given.get("matmul_dtype", "bfloat16")) not in ("bfloat16", "float16"):
-        given.pop("matmul_flops_per_s", None)
-    spread = given.get("spread") if isinstance(given.get("spread"), Mapping) else {}
+    spread = dict(given["spread"]) if isinstance(given.get("spread"), Mapping) else {}
+    dtype = str(given.get("matmul_dtype", "bfloat16"))
+    if dtype not in ("bfloat16", "float16"):
+        for of in (given, spread):
+            product = of.pop("matmul_flops_per_s", None)
+            if dtype.startswith("float8_e4m3") and product is not None:
+                of["fp8_flops_per_s"] = product
     names = [name for of in MEASURED.values() for name in of if name in given]
     return {name: row for name in names if (row := _stated(name, given[name], (spread or {}).get(name)))}
 

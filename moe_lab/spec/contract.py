@@ -44,6 +44,7 @@ KEYS: dict[str, dict[str, tuple[type, str]]] = {
         "activation_group": (int, "features that share a scale"),
         "scale_bytes": (int, "bytes of a scale"),
         "activation_roundoff": (float, "relative error of rounding an activation"),
+        "product": (str, "what is multiplied, where that is not of the dtype"),
         "engine": (str, "what vLLM and SGLang call it in names of files"),
     },
     "comm": {

@@ -26,6 +26,7 @@ class Format:
         activation_group: features of a row of activations that share a scale; None = no scales.
         scale_bytes: of a scale.
         activation_roundoff: unit roundoff of quantised activations; 0 = they keep the dtype.
+        product: what is multiplied, where that is not of the dtype: ``e4m3``.
         engine: what vLLM and SGLang write behind ``dtype=`` in the names of tuned files; empty = they leave it out.
     """
 
@@ -37,6 +38,7 @@ class Format:
     activation_group: int | None = None
     scale_bytes: int = 0
     activation_roundoff: float = 0.0
+    product: str = ""
     engine: str = ""
 
     @property

@@ -134,14 +134,13 @@ def _monitor(device: torch.device) -> Monitor | None:
 
 def _begin(file: Any, settings: dict[str, Any], options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """Measure the roofs, write the header of a new file, and return the roofs."""
-    from moe_lab.gpu.weights import DTYPES
+    from moe_lab.gpu.weights import PRODUCTS
 
     known = formats.get(settings["format"])
-    if known.dtype not in DTYPES:
-        raise UserError(f"The experts benchmark has no {known.dtype}; choose one of: {', '.join(DTYPES)}.")
-    against = result.measured(device, DTYPES[known.dtype])
-    if known.activation_group:  # a product of the dtype is no roof of quantised factors
-        against["roofs"].pop("matmul_flops_per_s", None)
+    multiplied = known.product or known.dtype
+    if multiplied not in PRODUCTS:
+        raise UserError(f"The experts benchmark has no {multiplied}; choose one of: {', '.join(PRODUCTS)}.")
+    against = result.measured(device, PRODUCTS[multiplied])
     if file.tell() == 0:
         arguments = ["bench-experts", *bench_options.argv("experts", options)]
         said = settings | {"releases": {name: _release(name) for name in settings["backends"]}}

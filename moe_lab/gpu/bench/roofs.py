@@ -32,9 +32,9 @@ def measure(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     may exceed it, up to the fastest repetition.
 
     Returns:
-        copy_bytes_per_s (read plus written), read_bytes_per_s, l2_read_bytes_per_s, matmul_flops_per_s (of ``dtype``),
-        matmul_size, matmul_dtype, and spread: for each of the four rates its slowest and fastest repetition (low, high:
-        in its unit), repetitions, and how it was measured.
+        copy_bytes_per_s (read plus written), read_bytes_per_s, l2_read_bytes_per_s, matmul_flops_per_s (of ``dtype``,
+        where this GPU multiplies it), matmul_size, matmul_dtype, and spread: for each of the rates its slowest and
+        fastest repetition (low, high: in its unit), repetitions, and how it was measured.
     """
     kind = str(dtype).removeprefix("torch.")
     product = _product(device, dtype)
@@ -42,8 +42,10 @@ def measure(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
         "copy_bytes_per_s": Rate.fastest(2 * COPIED, copy_seconds(device, COPIED, 20), f"copies of {COPIED} bytes"),
         "read_bytes_per_s": _read(device),
         "l2_read_bytes_per_s": _read_cache(device),
-        "matmul_flops_per_s": Rate.sustained(2 * SIZE**3, product, f"{kind} products of {SIZE} x {SIZE} x {SIZE}"),
     }
+    if product:
+        how = f"{kind} products of {SIZE} x {SIZE} x {SIZE}"
+        found["matmul_flops_per_s"] = Rate.sustained(2 * SIZE**3, product, how)
     values = {name: rate.value for name, rate in found.items()}
     spread = {name: rate.spread() for name, rate in found.items()}
     return {**values, "matmul_size": SIZE, "matmul_dtype": kind, "spread": spread}
@@ -122,9 +124,21 @@ def _reading(memory: torch.Tensor, passes: int, pattern: tuple[int, int, int, bo
 
 
 def _product(device: torch.device, dtype: torch.dtype) -> list[float]:
-    """Return the seconds of each product of two square matrices, repeated for half a second."""
+    """Return the seconds of each product of two square matrices for half a second; none of e4m3 before SM89."""
+    if dtype == torch.float8_e4m3fn and torch.cuda.get_device_capability(device) < (8, 9):
+        return []
     a = torch.randn(SIZE, SIZE, device=device, dtype=torch.float32).to(dtype)
     b = torch.randn(SIZE, SIZE, device=device, dtype=torch.float32).to(dtype)
-    out = torch.empty(SIZE, SIZE, device=device, dtype=dtype)
-    first = seconds(lambda: torch.mm(a, b, out=out), 3)[-1]
-    return seconds(lambda: torch.mm(a, b, out=out), max(4, round(0.5 / first)))
+    if dtype == torch.float8_e4m3fn:
+        one, b = torch.ones((), device=device), b.t()  # columns of the right factor have to be contiguous
+
+        def multiply() -> None:
+            torch._scaled_mm(a, b, scale_a=one, scale_b=one, out_dtype=torch.bfloat16)
+    else:
+        out = torch.empty(SIZE, SIZE, device=device, dtype=dtype)
+
+        def multiply() -> None:
+            torch.mm(a, b, out=out)
+
+    first = seconds(multiply, 3)[-1]
+    return seconds(multiply, max(4, round(0.5 / first)))

@@ -8,9 +8,11 @@ from torch import Tensor
 
 from moe_lab.gpu.experts import hopper
 from moe_lab.gpu.experts._tuned import gpu
+from moe_lab.gpu.formats import Quantised, Weights
 from moe_lab.gpu.weights import DTYPES
 from moe_lab.spec import plugins
 from moe_lab.spec.configs import measured
+from moe_lab.spec.errors import UserError
 from moe_lab.spec.problem import MoEProblem
 from moe_lab.spec.ranges import Mark
 
@@ -18,7 +20,7 @@ INFO = {
     "about": "the quickest of hopper, grouped and fused_moe for sizes, M and GPU, as measured",
     "needs": ["torch", "triton"],
     "hardware": "NVIDIA SM80+, AMD CDNA3+; the CPU under TRITON_INTERPRET=1 (fp32, fp16)",
-    "formats": ["fp32", "fp16", "bf16"],
+    "formats": ["fp32", "fp16", "bf16", "fp8_block"],
     "activations": ["silu", "swigluoai"],
     "cuda_graph": True,
     "source": "moe_lab",
@@ -26,7 +28,7 @@ INFO = {
 
 # Where nothing was measured: the first that can.
 BACKENDS = ("hopper", "fused_moe", "grouped")
-Prepared = dict[str, tuple[Tensor, Tensor]]
+Prepared = dict[str, tuple[Any, Any]]
 
 
 @cache
@@ -34,24 +36,37 @@ def _backend(name: str) -> Any:
     return plugins.load("experts", name)
 
 
+@cache
+def _formats(name: str) -> tuple[str, ...]:
+    return tuple(plugins.info("experts", name)["formats"])
+
+
 def possible(problem: MoEProblem, device: torch.device) -> tuple[str, ...]:
     """Return the backends that do a problem on a device, the likely best first."""
-    return BACKENDS if hopper.takes(problem) and hopper.runs_on(device) else BACKENDS[1:]
+    can = BACKENDS if hopper.takes(problem) and hopper.runs_on(device) else BACKENDS[1:]
+    return tuple(name for name in can if problem.format in _formats(name))
 
 
 def choose(problem: MoEProblem, device: torch.device) -> str:
-    """Return the backend that a call takes."""
-    can = possible(problem, device)
+    """Return the backend that a call takes.
+
+    Raises:
+        UserError: none does the format here.
+    """
+    if not (can := possible(problem, device)):
+        raise UserError(f"No backend of ours multiplies {problem.format} of these sizes on this device; choose bf16.")
     known = measured.find(problem, gpu(device))
     return (known.quickest(problem.M, problem.topk, can) if known else None) or can[0]
 
 
-def prepare(w13: Tensor, w2: Tensor) -> tuple[Prepared, None]:
+def prepare(w13: Weights, w2: Weights) -> tuple[Prepared, None]:
     """Return the weights as each backend that some M may choose takes them."""
-    (E, K, N), dtype = w2.shape, next(name for name, dtype in DTYPES.items() if dtype == w13.dtype)
-    problem = MoEProblem(1, K, N, E, 1, dtype)
-    can, known = possible(problem, w13.device), measured.find(problem, gpu(w13.device))
-    wanted = {known.quickest(M, known.topk, can) or can[0] for M in known.us} if known else {can[0]}
+    values = w2.values if isinstance(w2, Quantised) else w2
+    (E, K, N), device = values.shape, values.device
+    format = w2.format if isinstance(w2, Quantised) else next(n for n, dtype in DTYPES.items() if dtype == w2.dtype)
+    problem = MoEProblem(1, K, N, E, 1, format)
+    can, known = possible(problem, device), measured.find(problem, gpu(device))
+    wanted = {known.quickest(M, known.topk, can) or can[0] for M in known.us} if known else set(can[:1])
     prepared: Prepared = {}
     for name in sorted(wanted):
         backend = _backend(name)

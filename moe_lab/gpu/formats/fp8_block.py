@@ -16,6 +16,7 @@ INFO = {
     "activation_group": 128,
     "scale_bytes": 4,
     "activation_roundoff": 0.0625,
+    "product": "e4m3",
     "engine": "fp8_w8a8",
 }
 
