@@ -49,6 +49,38 @@ def test_every_plugin_keeps_the_contract_of_its_kind(kind):
             contract.check_names(kind, name, plugins.load(kind, name))
 
 
+@pytest.mark.parametrize("kind", plugins.FOLDERS)
+def test_every_name_of_the_contract_is_read_somewhere(kind):
+    # ways between ranks are held to their contract by the tests alone so far
+    folders = [plugins.PACKAGE, REPO / "tests" / "gpu"]
+    readers = [p.read_text() for f in folders for p in f.rglob("*.py") if p.name != "contract.py"]
+    for name in contract.callables(kind):
+        reads = re.compile(rf"\.{name}\b|attr\([^)]*\"{name}\"|\brun={name}\b")
+        assert any(reads.search(text) for text in readers), name
+
+
+def test_loading_lists_the_folder_of_a_kind_once(monkeypatch):
+    listed, real = [], plugins._sources
+    monkeypatch.setattr(plugins, "_sources", lambda kind: listed.append(kind) or real(kind))
+    plugins.load("cli", "doctor")
+    assert listed == ["cli"]
+
+
+def test_an_annotated_info_is_an_info(recipe, capsys):
+    path = recipe("command")
+    path.write_text(path.read_text().replace("INFO =", "INFO: dict[str, str] ="))
+    assert cli.main(["--plugin", str(path), "newcomer", "world"]) == 0
+    assert capsys.readouterr().out == "hello world\n"
+
+
+def test_the_help_of_capture_imports_no_pandas():
+    said = "import sys; from moe_lab import cli\ntry: cli.main(['capture', '--help'])\n"
+    said += "finally: print('pandas' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, cwd=REPO)
+    assert "rocprofv3" in done.stdout
+    assert done.stdout.endswith("False\n")
+
+
 def test_an_experts_backend_is_one_file(recipe, tmp_path):
     pytest.importorskip("torch")
     out = tmp_path / "rows.json"
@@ -193,6 +225,8 @@ def test_a_wrong_info_is_refused_where_plugins_are_listed(recipe, capsys):
         ("INFO = {'kind': 'cli', 'about': 'x', 'colour': 1}\n", "has no use for colour"),
         ("INFO = {'kind': 'cli', 'about': 1}\n", "needs about to be a str"),
         ("INFO = {'kind': 'cli', 'about': 'x'}\n", "has no 'add'"),
+        ("INFO = {'kind': 'cli', 'about': 'x'}\nadd = 3\n", "'add' of the cli plugin 'newcomer' cannot be called"),
+        ("INFO = {'kind': 'cli', 'about': 'x'}\nadd = print\ndef ad(): pass\n", "Nothing calls 'ad'"),
         ("INFO = {'kind': 'cli', 'about': 'x'}\n1 / 0\n", "fails when it is loaded (ZeroDivisionError"),
         ("INFO = {'kind': 'cli', 'about': 'x'}\n", "There already is a plugin of cli called 'doctor'"),
     ],
@@ -207,6 +241,8 @@ def test_a_wrong_info_is_refused_where_plugins_are_listed(recipe, capsys):
         "unknown-key",
         "wrong-type",
         "no-name",
+        "no-callable",
+        "unread-name",
         "broken",
         "clash",
     ],

@@ -3,6 +3,7 @@
 import argparse
 from functools import partial
 from types import ModuleType
+from typing import Any
 
 from moe_lab.cli._print import add_destination, destination, print_run
 from moe_lab.spec import plugins
@@ -12,19 +13,32 @@ INFO = {"about": "profile a command and keep the result as a redacted run"}
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add a subcommand a profiler."""
-    from moe_lab.runs import capture
-
-    tools = parser.add_subparsers(dest="tool", required=True, metavar="TOOL")
+    tools = parser.add_subparsers(dest="tool", required=True, metavar="TOOL", parser_class=_Profiler)
     for name in plugins.names("capture"):
-        profiler = plugins.load("capture", name)
-        called = capture.called(profiler)
-        program = "python ..." if profiler.INFO.get("of_program") else "COMMAND ..."
+        info = plugins.info("capture", name)
+        called = info.get("called", name.replace("_", "-"))
+        program = "python ..." if info.get("of_program") else "COMMAND ..."
         usage = f"moe-lab capture {called} --name NAME [options] -- {program}"
-        tool = tools.add_parser(called, help=profiler.INFO["about"], usage=usage)
-        add_destination(tool)
-        capture.add_options(tool, profiler.Options)
-        tool.add_argument("workload", nargs=argparse.REMAINDER, metavar=f"-- {program}", help="the command to profile")
-        tool.set_defaults(run=partial(run, profiler))
+        tools.add_parser(called, help=info["about"], usage=usage, plugin=name, program=program)
+
+
+class _Profiler(argparse.ArgumentParser):
+    """The parser of a profiler, which imports it only when its words are read: pandas comes with it."""
+
+    def __init__(self, *, plugin: str, program: str, **rest: Any) -> None:
+        super().__init__(**rest)
+        self.plugin, self.program = plugin, program
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        from moe_lab.runs import capture
+
+        profiler = plugins.load("capture", self.plugin)
+        add_destination(self)
+        capture.add_options(self, profiler.Options)
+        words = f"-- {self.program}"
+        self.add_argument("workload", nargs=argparse.REMAINDER, metavar=words, help="the command to profile")
+        self.set_defaults(run=partial(run, profiler))
+        return super().parse_known_args(args, namespace)
 
 
 def run(profiler: ModuleType, arguments: argparse.Namespace) -> None:

@@ -3,7 +3,7 @@
 A ``!`` after a key or a name: it must be there; names with ``|`` between: one of them must.
 """
 
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 from moe_lab.spec.errors import UserError
@@ -90,7 +90,7 @@ NAMES: dict[str, dict[str, str]] = {
         "parse!": "(path) -> Launches",
         "slim!": "(source, target, keep) -> what was left out, and names of machines",
     },
-    "cli": {"add!": "(parser): its options, and run"},
+    "cli": {"add!": "(parser): its options, and run", "run": "(arguments): what add set as run"},
 }
 
 
@@ -112,7 +112,7 @@ def check(kind: str, name: str, said: dict[str, Any]) -> None:
 
 
 def check_names(kind: str, name: str, module: ModuleType) -> None:
-    """Refuse a file that lacks a name.
+    """Refuse a file that lacks a name, or has one of them that cannot be called.
 
     Raises:
         UserError: so it is.
@@ -120,3 +120,26 @@ def check_names(kind: str, name: str, module: ModuleType) -> None:
     for wanted in (key[:-1] for key in NAMES[kind] if key.endswith("!")):
         if not any(hasattr(module, one) for one in wanted.split("|")):
             raise UserError(f"The {kind} plugin '{name}' has no '{wanted}'; see moe_lab/spec/contract.py.")
+    for one in callables(kind):
+        if not callable(getattr(module, one, callable)):
+            raise UserError(f"'{one}' of the {kind} plugin '{name}' cannot be called; see moe_lab/spec/contract.py.")
+
+
+def callables(kind: str) -> list[str]:
+    """Return the names that a plugin of this kind may give."""
+    return [one for key in NAMES[kind] for one in key.rstrip("!").split("|")]
+
+
+def check_unread(kind: str, name: str, module: ModuleType) -> None:
+    """Refuse a public function that nothing calls: ``prepared`` for ``prepare`` would be skipped without a word.
+
+    Raises:
+        UserError: so it is.
+    """
+    for one, value in vars(module).items():
+        own = isinstance(value, FunctionType) and value.__module__ == module.__name__
+        if own and not one.startswith("_") and one not in callables(kind):
+            raise UserError(
+                f"Nothing calls '{one}' of the {kind} plugin '{name}'; call it _{one} if it is a helper, else see the "
+                "names in moe_lab/spec/contract.py."
+            )

@@ -97,7 +97,10 @@ def info(kind: str, name: str) -> dict[str, Any]:
     Raises:
         UserError: there is no such plugin, its file has no INFO, or one that breaks the contract.
     """
-    sources = _sources(kind)
+    return _said(kind, name, _sources(kind))
+
+
+def _said(kind: str, name: str, sources: dict[str, Path]) -> dict[str, Any]:
     if name not in sources:
         raise UserError(f"No {kind} plugin is called '{name}'; choose one of: {', '.join(sorted(sources))}.")
     said = dict(_info(sources[name]))
@@ -119,16 +122,19 @@ def _info(path: Path) -> dict[str, Any]:
 @lru_cache(500)
 def _literal(path: Path, changed: int) -> dict[str, Any]:
     for node in ast.parse(path.read_text("utf-8")).body:
-        targets = node.targets if isinstance(node, ast.Assign) else []
-        if any(isinstance(t, ast.Name) and t.id == "INFO" for t in targets):
-            assert isinstance(node, ast.Assign)
-            return dict(ast.literal_eval(node.value))
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if any(isinstance(t, ast.Name) and t.id == "INFO" for t in targets):
+                return dict(ast.literal_eval(node.value))
     raise UserError(f"{path.name} has no INFO dictionary; give it one (see CONTRIBUTING.md).")
 
 
 def unavailable(kind: str, name: str) -> str | None:
     """Return None when every module that the plugin needs can be found, else ``unavailable: needs X``."""
-    known = info(kind, name)
+    return _lacking(info(kind, name))
+
+
+def _lacking(known: dict[str, Any]) -> str | None:
     missing = [m.removeprefix("peer:") for m in known.get("needs", []) if not _found(m)]
     how = f" ({known['install']})" if "install" in known else ""
     return f"unavailable: needs {', '.join(missing)}{how}" if missing else None
@@ -151,16 +157,17 @@ def load(kind: str, name: str) -> ModuleType:
     Raises:
         UserError: there is no such plugin, a module that it needs is not installed, or a file from outside fails.
     """
-    reason = unavailable(kind, name)
-    if reason:
+    sources = _sources(kind)
+    if reason := _lacking(_said(kind, name, sources)):
         raise UserError(
-            f"{kind} plugin '{name}' is {reason}; install that, or choose another of: {', '.join(names(kind))}."
+            f"{kind} plugin '{name}' is {reason}; install that, or choose another of: {', '.join(sorted(sources))}."
         )
-    path = _sources(kind)[name]
+    path = sources[name]
     if path.is_relative_to(PACKAGE):
         return importlib.import_module(f"moe_lab.{FOLDERS[kind].replace('/', '.')}.{name}")
     module = _outside(f"moe_lab_plugin_{kind}.{name}", path)
     contract.check_names(kind, name, module)
+    contract.check_unread(kind, name, module)
     return module
 
 
