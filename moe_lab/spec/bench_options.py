@@ -210,6 +210,14 @@ def _names(kind: str) -> str:
 _modes = partial(listed, known=ALIGN_MODES)
 
 
+def command(commands: Any, name: str, about: str, run: Callable[..., Any]) -> argparse.ArgumentParser:
+    """Return the parser of a new subcommand, whose help says the defaults."""
+    shown = argparse.ArgumentDefaultsHelpFormatter
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=about, formatter_class=shown)
+    parser.set_defaults(run=run)
+    return parser
+
+
 def add(bench: str, parser: argparse.ArgumentParser) -> None:
     """Add the options of a benchmark to a command line."""
     for option in of(bench):

@@ -23,10 +23,11 @@ from moe_lab.spec.problem import MoEProblem
 torch = pytest.importorskip("torch")
 
 from moe_lab.gpu.bench.check import Errors
-from moe_lab.gpu.bench.tune import candidates, search, steps, supervise
+from moe_lab.gpu.bench.supervise import TuneState, supervise_tuning
+from moe_lab.gpu.bench.tune import candidates, search, steps
 from moe_lab.gpu.bench.tune.journal import Journal
 from moe_lab.gpu.bench.tune.pool import Pool
-from moe_lab.gpu.bench.tune.session import Session, State, blank
+from moe_lab.gpu.bench.tune.session import Session
 
 HOPPER = candidates.Limits(232448, 2)
 QWEN = {"K": 2048, "N": 768, "E": 128, "topk": 8}
@@ -170,7 +171,7 @@ def test_a_death_is_told_to_the_next_measuring_process(tmp_path: Path) -> None:
     (tmp_path / "measurer.py").write_text(MEASURER)
     out = tmp_path / "out.json"
     argv = [sys.executable, str(tmp_path / "measurer.py"), str(out)]
-    supervise.supervise(argv, out, 5.0, time.time() + 60)
+    supervise_tuning(argv, out, 5.0, time.time() + 60)
     assert json.loads(out.read_text()) == {"dead": [[[1], "the process stopped with exit code 3"]], "alone": [[2], [3]]}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["measurer.py", "out.json"]
 
@@ -190,7 +191,7 @@ AGAIN = "import os, sys; open(sys.argv[-1] + '.now', 'w').write('[[1]]'); os._ex
 def test_a_measuring_process_that_cannot_go_on_is_not_started_again(tmp_path: Path, code: str, said: str) -> None:
     (tmp_path / "m.py").write_text(code)
     with pytest.raises(UserError, match=said):
-        supervise.supervise([sys.executable, str(tmp_path / "m.py")], tmp_path / "o", 5.0, time.time() + 60)
+        supervise_tuning([sys.executable, str(tmp_path / "m.py")], tmp_path / "o", 5.0, time.time() + 60)
 
 
 class FakeCase:
@@ -215,7 +216,7 @@ class FakeCase:
         pass
 
 
-def session(path: Path, state: State | None = None, drift: Any = lambda: 1.0, now: Any = lambda: 0.0) -> Any:
+def session(path: Path, state: TuneState | None = None, drift: Any = lambda: 1.0, now: Any = lambda: 0.0) -> Any:
     """Return a session that asks the steps themselves for their time, times a drift."""
     noted: list[Any] = []
 
@@ -225,7 +226,9 @@ def session(path: Path, state: State | None = None, drift: Any = lambda: 1.0, no
 
     journal = Journal(path)
     journal.begin({"bench": "tune"})
-    own = Session("fused_moe", "uniform", 0, journal, state or State(), noted.append, torch.device("cpu"), clock, now)
+    own = Session(
+        "fused_moe", "uniform", 0, journal, state or TuneState(), noted.append, torch.device("cpu"), clock, now
+    )
     return own, noted
 
 
@@ -267,9 +270,9 @@ def test_session_stops_in_time_and_leaves_out_what_killed_a_process(tmp_path: Pa
     assert len(own.parts(FakeCase(), [("w2", tile) for tile in TILES], 3, 0, CENTRES, 2.5)) == 12, "three turns of four"
     dead, lonely = TILES[0], TILES[1]
     case = FakeCase()
-    rows = [blank(case.problem, "fused_moe", "uniform", 0, "search", "w2", 0, [t], "search") for t in (dead, lonely)]
+    rows = [own.row(case.problem, "search", "w2", 0, tile) for tile in (dead, lonely)]
     keys = [[r[k] for k in ("M", "phase", "part", "round", "w13", "w2")] for r in rows]
-    own, noted = session(tmp_path / "k", State([(keys[0], "the process died")], [keys[1]]))
+    own, noted = session(tmp_path / "k", TuneState([(keys[0], "the process died")], [keys[1]]))
     found = own.parts(case, [("w2", tile) for tile in TILES[:4]], 3, 0, CENTRES, 9.0)
     assert ("w2", dead) not in found
     assert ("w2", dead) not in case.built
@@ -285,8 +288,7 @@ def test_tune_compares_what_is_left_with_the_backends_own(tmp_path: Path) -> Non
     assert steps.compiled(own.journal, case.problem, plan) == [], "nothing is measured before it has compiled"
     for task in steps.tasks([case.problem], {64: plan}):
         failed = "no" if task["tile"] == text(TILES[4]) else None
-        tile = [configs.parse(task["tile"])]
-        line = blank(case.problem, "fused_moe", "uniform", 0, "compile", task["part"], 0, tile, "search")
+        line = own.row(case.problem, "compile", task["part"], 0, configs.parse(task["tile"]))
         own.journal.add(line | {"M": task["M"], "error": failed})
     steps.tune(own, case, plan, 100.0)
     final = sorted(own.journal.of(phase="final"), key=lambda r: r["median_us"])

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from moe_lab.spec.errors import UserError
 from moe_lab.spec.problem import capacity
 
 if TYPE_CHECKING:
@@ -70,34 +71,45 @@ def workspace(plugin: ModuleType, topk_ids: "Tensor", block_m: int, E: int) -> B
     return buffers(topk_ids, block_m, E, size, zeroed=bool(plugin.INFO.get("zeroed")))
 
 
-def run(
+def launcher(
+    name: str,
+    info: dict[str, Any],
     fill: Callable[[Any, int, int, Buffers, Any, bool, bool], None],
-    topk_ids: "Tensor",
-    block_m: int,
-    E: int,
-    expert_map: "Tensor | None",
-    remote: Remote,
-    out: Buffers,
-) -> Alignment:
-    """Return ``out.alignment``, filled by what launches an algorithm's kernels; no pairs need none.
+    scratch: Callable[[int, int], int] = lambda numel, E: 0,
+) -> Callable[..., Alignment]:
+    """Return the ``align`` of a plugin, see ``torch_ref.align``; no pairs need no launch.
 
     Args:
-        fill: takes (topk_ids, block_m, E, out, expert_map, drop, relabel): a pair is dropped where its expert maps to
-            -1, or tiles carry what theirs maps to; with neither the map is any tensor.
-        topk_ids: [M, topk] int32 or int64, contiguous.
-        block_m: rows of a tile.
-        E: experts.
-        expert_map: [E] int32 or None, see ``torch_ref``.
-        remote: what becomes of pairs whose expert maps to -1.
-        out: memory of this call.
+        name: of the plugin's module.
+        info: its INFO; above ``most_pairs`` the algorithm raises a UserError.
+        fill: launches its kernels, of (topk_ids, block_m, E, out, expert_map, drop, relabel): a pair is dropped where
+            its expert maps to -1, or tiles carry what theirs maps to; with neither the map is any tensor.
+        scratch: (numel, E) -> int32 entries that a call needs on the way.
     """
-    if topk_ids.numel() == 0:
-        out.alignment.num_tokens_post_padded.zero_()
-    elif expert_map is None:
-        fill(topk_ids, block_m, E, out, topk_ids, False, False)
-    else:
-        fill(topk_ids, block_m, E, out, expert_map, remote == "drop", remote == "tiles")
-    return out.alignment
+
+    def align(
+        topk_ids: "Tensor",
+        block_m: int,
+        E: int,
+        *,
+        expert_map: "Tensor | None" = None,
+        remote: Remote = "drop",
+        out: Buffers | None = None,
+    ) -> Alignment:
+        numel = topk_ids.numel()
+        if numel > info.get("most_pairs", numel):
+            own = name.rpartition(".")[2]
+            raise UserError(f"'{own}' takes up to {info['most_pairs']} pairs, not {numel}; use 'auto'.")
+        out = out or buffers(topk_ids, block_m, E, scratch(numel, E), zeroed=info.get("zeroed", False))
+        if numel == 0:
+            out.alignment.num_tokens_post_padded.zero_()
+        elif expert_map is None:
+            fill(topk_ids, block_m, E, out, topk_ids, False, False)
+        else:
+            fill(topk_ids, block_m, E, out, expert_map, remote == "drop", remote == "tiles")
+        return out.alignment
+
+    return align
 
 
 def buffers(topk_ids: "Tensor", block_m: int, E: int, scratch: int = 0, *, zeroed: bool = False) -> Buffers:

@@ -32,13 +32,12 @@ def rank_by_comparison(expert, lane, PAIRS: tl.constexpr):
 
 
 @jit
-def pick_groups(start, count, expert, BINS: tl.constexpr, BLOCK_M: tl.constexpr):
-    """Return (start, count, end) of the groups of some experts, from ``start`` and ``count`` [BINS] of all."""
+def pick_groups(start, count, expert, BINS: tl.constexpr):
+    """Return (start, count) of the groups of some experts, from ``start`` and ``count`` [BINS] of all."""
     # One gather of both: it goes through shared memory, and the launch is short.
     both = (start.to(tl.int64) << 32) | count.to(tl.int64)
     both = tl.gather(both, tl.minimum(expert, BINS - 1), 0)
-    first, pairs = (both >> 32).to(tl.int32), (both & 0x7FFFFFFF).to(tl.int32)
-    return first, pairs, first + (pairs + BLOCK_M - 1) // BLOCK_M * BLOCK_M
+    return (both >> 32).to(tl.int32), (both & 0x7FFFFFFF).to(tl.int32)
 
 
 @jit
@@ -49,8 +48,7 @@ def finish_groups(
     expert,  # [GROUPS] int32
     valid,  # [GROUPS] bool
     start,  # [GROUPS] first row of the group
-    used,  # [GROUPS] first row of its padding
-    end,  # [GROUPS] one past its last row
+    count,  # [GROUPS] its pairs
     numel,
     RELABEL: tl.constexpr,  # tiles carry expert_map[expert]
     BLOCK_M: tl.constexpr,
@@ -62,7 +60,8 @@ def finish_groups(
     if RELABEL:
         label = tl.load(expert_map + expert, mask=valid, other=-1)
     label = tl.broadcast_to(label[:, None], expert.shape[0], LANES)
-    used, last = used[:, None], tl.where(valid, end, 0)[:, None]
+    end = start + (count + BLOCK_M - 1) // BLOCK_M * BLOCK_M
+    used, last = (start + count)[:, None], tl.where(valid, end, 0)[:, None]
     # A group has fewer than BLOCK_M rows of padding, so that loop is unrolled; of tiles it may have any number.
     for base in tl.static_range(0, BLOCK_M, LANES):
         row = used + base + lane

@@ -11,7 +11,7 @@ import torch
 import triton
 from torch import Tensor
 
-from moe_lab.gpu.align import Alignment, Buffers, Remote, buffers, run
+from moe_lab.gpu.align import Buffers, launcher
 from moe_lab.gpu.align._pairs import bins_of
 from moe_lab.gpu.kernels._device import multiprocessors, shared_memory_bytes
 from moe_lab.gpu.kernels._nvrtc import id_type, launch
@@ -88,27 +88,6 @@ def shared_bytes(chosen: Plan, E: int) -> int:
     return ids + -(-max(counts, parts) // 8) * 8 + (4 * BINS + 34) * 4
 
 
-def align(
-    topk_ids: Tensor,
-    block_m: int,
-    E: int,
-    *,
-    expert_map: Tensor | None = None,
-    remote: Remote = "drop",
-    out: Buffers | None = None,
-) -> Alignment:
-    """Group pairs by expert, in ascending pair order inside an expert; see ``moe_lab.gpu.align.torch_ref``.
-
-    ``out.scratch`` must be zero before its first call, serve calls of these sizes alone, and one call at a time.
-
-    Raises:
-        UserError: not an NVIDIA GPU of compute capability 8.0 or later, or more pairs than fit on chip.
-        ValueError: ``out`` is for other sizes.
-    """
-    out = out or buffers(topk_ids, block_m, E, scratch(topk_ids.numel(), E), zeroed=True)
-    return run(fill, topk_ids, block_m, E, expert_map, remote, out)
-
-
 def fill(
     topk_ids: Tensor,
     block_m: int,
@@ -119,10 +98,15 @@ def fill(
     relabel: bool,
     clocks: Tensor | None = None,
 ) -> None:
-    """Fill ``out.alignment``, see ``moe_lab.gpu.align.run``; ids outside 0..E-1 are dropped.
+    """Fill ``out.alignment``, see ``moe_lab.gpu.align.launcher``; ids outside 0..E-1 are dropped.
 
+    ``out.scratch`` must be zero before its first call, serve calls of these sizes alone, and one call at a time.
     ``clocks`` [MOST_BLOCKS, 8] int64, out: the clock of each block's multiprocessor at its start and at the end of each
     of ``PHASES``.
+
+    Raises:
+        UserError: not an NVIDIA GPU of compute capability 8.0 or later, or more pairs than fit on chip.
+        ValueError: ``out`` is for other sizes.
     """
     numel = topk_ids.numel()
     chosen = plan_on(topk_ids.device, numel, E)
@@ -146,3 +130,6 @@ def fill(
         shared=shared_bytes(chosen, E),
         cooperative=chosen.blocks > 1,
     )
+
+
+align = launcher(__name__, INFO, fill, scratch)

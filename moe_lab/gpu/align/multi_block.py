@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from moe_lab.gpu.align import Alignment, Buffers, Remote, buffers, run
+from moe_lab.gpu.align import Buffers, launcher
 from moe_lab.gpu.align._pairs import (
     bins_of,
     count_experts,
@@ -155,20 +155,10 @@ def place_kernel(
     tl.store(num_tokens_post_padded + bins * 0, end, mask=(bins == BINS - 1) & (chunk == 0))
     slot = tl.arange(0, SHARE)
     mine = chunk * share + slot
-    my_start, my_count, my_end = pick_groups(start, count, mine, BINS, BLOCK_M)
+    my_start, my_count = pick_groups(start, count, mine, BINS)
+    valid = (slot < share) & (mine < E)
     finish_groups(
-        sorted_token_ids,
-        expert_ids,
-        expert_map,
-        mine,
-        (slot < share) & (mine < E),
-        my_start,
-        my_start + my_count,
-        my_end,
-        numel,
-        RELABEL,
-        BLOCK_M,
-        LANES,
+        sorted_token_ids, expert_ids, expert_map, mine, valid, my_start, my_count, numel, RELABEL, BLOCK_M, LANES
     )
 
 
@@ -204,20 +194,6 @@ def scratch(numel: int, E: int) -> int:
     return sum(plan(numel, E).sizes)
 
 
-def align(
-    topk_ids: Tensor,
-    block_m: int,
-    E: int,
-    *,
-    expert_map: Tensor | None = None,
-    remote: Remote = "drop",
-    out: Buffers | None = None,
-) -> Alignment:
-    """Group pairs by expert, in ascending pair order inside an expert; see ``moe_lab.gpu.align.torch_ref``."""
-    out = out or buffers(topk_ids, block_m, E, scratch(topk_ids.numel(), E))
-    return run(_fill, topk_ids, block_m, E, expert_map, remote, out)
-
-
 def _fill(topk_ids: Tensor, block_m: int, E: int, out: Buffers, expert_map: Tensor, drop: bool, relabel: bool) -> None:
     check_device(topk_ids)
     numel, bins = topk_ids.numel(), bins_of(E)
@@ -248,3 +224,6 @@ def _fill(topk_ids: Tensor, block_m: int, E: int, out: Buffers, expert_map: Tens
         RELABEL=relabel,
         num_warps=warps,
     )
+
+
+align = launcher(__name__, INFO, _fill, scratch)

@@ -8,23 +8,21 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from moe_lab.gpu.align import Alignment, Buffers, Remote, buffers, run
+from moe_lab.gpu.align import Buffers, launcher
 from moe_lab.gpu.align._pairs import bins_of, count_experts, finish_groups, load_experts, pick_groups
 from moe_lab.gpu.kernels._device import check_device
 from moe_lab.gpu.kernels._jit import jit
-from moe_lab.spec.errors import UserError
 
 INFO = {
     "about": "Triton, one launch: every program counts all pairs and lays out its own experts; stable",
     "needs": ["torch", "triton"],
     "deterministic": True,
-    "most_pairs": 8192,
+    "most_pairs": 8192,  # 32768 pairs spill registers; ranks are packed in 16 bits
     "steps": {"one_launch_kernel": "count+cumsum+place", "per_expert_kernel": "count+cumsum+place"},
     "source": "moe_lab",
 }
 
 PROGRAMS = 128
-MOST_PAIRS = 8192  # 32768 pairs spill registers; ranks are packed in 16 bits
 
 
 @jit
@@ -64,45 +62,14 @@ def one_launch_kernel(
     rank = ((earlier >> (slot * 16).to(earlier.dtype)) & 0xFFFF).to(tl.int32)
 
     mine = program * MINE + tl.arange(0, MINE)
-    my_start, my_count, my_end = pick_groups(start, count, mine, BINS, BLOCK_M)
+    my_start, my_count = pick_groups(start, count, mine, BINS)
     row = tl.gather(my_start, slot, 0) + rank
     tl.store(sorted_token_ids + row, pair, mask=here)
     bins = tl.arange(0, BINS)
     tl.store(num_tokens_post_padded + bins * 0, end, mask=(bins == BINS - 1) & (program == 0))
     finish_groups(
-        sorted_token_ids,
-        expert_ids,
-        expert_map,
-        mine,
-        mine < E,
-        my_start,
-        my_start + my_count,
-        my_end,
-        numel,
-        RELABEL,
-        BLOCK_M,
-        LANES,
+        sorted_token_ids, expert_ids, expert_map, mine, mine < E, my_start, my_count, numel, RELABEL, BLOCK_M, LANES
     )
-
-
-def align(
-    topk_ids: Tensor,
-    block_m: int,
-    E: int,
-    *,
-    expert_map: Tensor | None = None,
-    remote: Remote = "drop",
-    out: Buffers | None = None,
-) -> Alignment:
-    """Group pairs by expert, in ascending pair order inside an expert; see ``moe_lab.gpu.align.torch_ref``.
-
-    Raises:
-        UserError: more pairs than it takes.
-    """
-    if topk_ids.numel() > MOST_PAIRS:
-        raise UserError(f"'one_launch' takes up to {MOST_PAIRS} pairs, not {topk_ids.numel()}; use 'auto'.")
-    out = out or buffers(topk_ids, block_m, E)
-    return run(_fill, topk_ids, block_m, E, expert_map, remote, out)
 
 
 def _fill(topk_ids: Tensor, block_m: int, E: int, out: Buffers, expert_map: Tensor, drop: bool, relabel: bool) -> None:
@@ -124,3 +91,6 @@ def _fill(topk_ids: Tensor, block_m: int, E: int, out: Buffers, expert_map: Tens
         RELABEL=relabel,
         num_warps=4 if pairs <= 1024 else 8 if pairs <= 4096 else 16,
     )
+
+
+align = launcher(__name__, INFO, _fill)

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from moe_lab.gpu.align import Alignment, Buffers, Remote, buffers
+from moe_lab.gpu.align import Buffers, launcher
 from moe_lab.gpu.align._pairs import bins_of, finish_groups, pick_groups
 from moe_lab.gpu.kernels._device import check_device
 from moe_lab.gpu.kernels._jit import jit
@@ -78,13 +78,9 @@ def spread_kernel(
     tl.store(sorted_token_ids + row, pair, mask=expert >= 0)
     tl.store(num_tokens_post_padded + bins * 0, end, mask=(bins == BINS - 1) & (program == 0))
     mine = program * MINE + tl.arange(0, MINE)
-    my_start, my_count, my_end = pick_groups(start, count, mine, BINS, BLOCK_M)
+    my_start, my_count = pick_groups(start, count, mine, BINS)
     finish_groups(
-        *(sorted_token_ids, expert_ids, expert_map, mine, mine < E, my_start, my_start + my_count, my_end),
-        numel,
-        RELABEL,
-        BLOCK_M,
-        LANES,
+        sorted_token_ids, expert_ids, expert_map, mine, mine < E, my_start, my_count, numel, RELABEL, BLOCK_M, LANES
     )
 
 
@@ -93,45 +89,27 @@ def scratch(numel: int, E: int) -> int:
     return bins_of(E) + 1
 
 
-def align(
-    topk_ids: Tensor,
-    block_m: int,
-    E: int,
-    *,
-    expert_map: Tensor | None = None,
-    remote: Remote = "drop",
-    out: Buffers | None = None,
-) -> Alignment:
-    """Group pairs by expert, in ascending pair order inside an expert; see ``moe_lab.gpu.align.torch_ref``."""
-    out = out or buffers(topk_ids, block_m, E, scratch(topk_ids.numel(), E))
-    if topk_ids.numel() == 0:
-        out.alignment.num_tokens_post_padded.zero_()
-        return out.alignment
+def _fill(topk_ids: Tensor, block_m: int, E: int, out: Buffers, expert_map: Tensor, drop: bool, relabel: bool) -> None:
+    check_device(topk_ids)
+    numel, bins = topk_ids.numel(), bins_of(E)
     ids = topk_ids.reshape(-1)
-    if expert_map is not None and remote == "drop":
+    if drop:
         ids = torch.where(ids < 0, -1, expert_map[ids])
     # 16 bits are half the radix passes of 32.
     keys, order = ids.to(torch.int16).sort(stable=True)
-    labels = expert_map if remote == "tiles" else None
-    _fill(keys, order, block_m, E, out, labels)
-    return out.alignment
-
-
-def _fill(keys: Tensor, order: Tensor, block_m: int, E: int, out: Buffers, labels: Tensor | None) -> None:
-    """Fill ``out.alignment`` from ascending experts or -1, ``keys`` [numel], and the pair ``order`` [numel] of each."""
-    check_device(keys)
-    numel, bins = keys.numel(), bins_of(E)
-    programs = max(triton.cdiv(numel, CHUNK), triton.cdiv(E, SHARE))
     bounds_kernel[(1,)](
         keys, out.scratch, numel, STEPS=numel.bit_length(), BINS=bins, num_warps=max(1, min(8, bins // 32))
     )
-    spread_kernel[(programs,)](
-        *(keys, order, out.scratch, keys if labels is None else labels, *out.alignment, numel, E),
+    spread_kernel[(max(triton.cdiv(numel, CHUNK), triton.cdiv(E, SHARE)),)](
+        *(keys, order, out.scratch, expert_map, *out.alignment, numel, E),
         BLOCK_M=block_m,
         BINS=bins,
         CHUNK=CHUNK,
         MINE=SHARE,
         LANES=min(64, triton.next_power_of_2(block_m)),
-        RELABEL=labels is not None,
+        RELABEL=relabel,
         num_warps=4,
     )
+
+
+align = launcher(__name__, INFO, _fill, scratch)

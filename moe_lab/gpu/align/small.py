@@ -4,22 +4,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from moe_lab.gpu.align import Alignment, Buffers, Remote, buffers, run
+from moe_lab.gpu.align import Buffers, launcher
 from moe_lab.gpu.align._pairs import finish_groups, load_experts
 from moe_lab.gpu.kernels._device import check_device
 from moe_lab.gpu.kernels._jit import jit
-from moe_lab.spec.errors import UserError
 
 INFO = {
     "about": "Triton, one thread block that compares every pair with every other: a few dozen pairs at most; stable",
     "needs": ["torch", "triton"],
     "deterministic": True,
-    "most_pairs": 128,
+    "most_pairs": 128,  # they take 10 us on an H200, 32 take 1.6
     "steps": {"small_kernel": "count+cumsum+place", "pairwise_kernel": "count+cumsum+place"},
     "source": "moe_lab",
 }
-
-MOST_PAIRS = 128  # they take 10 us on an H200, 32 take 1.6
 
 
 @jit
@@ -50,40 +47,7 @@ def small_kernel(
     start = tl.sum(tl.where(other < mine, padded[None, :], 0), axis=1)
     tl.store(sorted_token_ids + start + rank, pair, mask=valid)
     tl.store(num_tokens_post_padded, tl.sum(padded, 0))
-    finish_groups(
-        sorted_token_ids,
-        expert_ids,
-        expert_map,
-        expert,
-        leads,
-        start,
-        start + count,
-        start + padded,
-        numel,
-        RELABEL,
-        BLOCK_M,
-        LANES,
-    )
-
-
-def align(
-    topk_ids: Tensor,
-    block_m: int,
-    E: int,
-    *,
-    expert_map: Tensor | None = None,
-    remote: Remote = "drop",
-    out: Buffers | None = None,
-) -> Alignment:
-    """Group pairs by expert, in ascending pair order inside an expert; see ``moe_lab.gpu.align.torch_ref``.
-
-    Raises:
-        UserError: more pairs than it takes.
-    """
-    if topk_ids.numel() > MOST_PAIRS:
-        raise UserError(f"'small' takes up to {MOST_PAIRS} pairs, not {topk_ids.numel()}; use 'auto'.")
-    out = out or buffers(topk_ids, block_m, E)
-    return run(_fill, topk_ids, block_m, E, expert_map, remote, out)
+    finish_groups(sorted_token_ids, expert_ids, expert_map, expert, leads, start, count, numel, RELABEL, BLOCK_M, LANES)
 
 
 def _fill(topk_ids: Tensor, block_m: int, E: int, out: Buffers, expert_map: Tensor, drop: bool, relabel: bool) -> None:
@@ -101,3 +65,6 @@ def _fill(topk_ids: Tensor, block_m: int, E: int, out: Buffers, expert_map: Tens
         RELABEL=relabel,
         num_warps=min(16, max(4, pairs // 8)),
     )
+
+
+align = launcher(__name__, INFO, _fill)

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from moe_lab.gpu.align import Alignment, Buffers, Remote, buffers, run
+from moe_lab.gpu.align import Buffers, launcher
 from moe_lab.gpu.align._pairs import bins_of, count_experts, finish_groups, load_experts, rank_by_comparison
 from moe_lab.gpu.kernels._device import check_device
 from moe_lab.gpu.kernels._jit import jit
@@ -116,40 +116,14 @@ def scatter_kernel(
         next_row += count_experts(expert, BINS)
     mine = program + tl.arange(0, 1)
     start, pairs = tl.load(starts + mine), tl.load(totals + mine)
-    end = start + (pairs + BLOCK_M - 1) // BLOCK_M * BLOCK_M
     finish_groups(
-        sorted_token_ids,
-        expert_ids,
-        expert_map,
-        mine,
-        mine < E,
-        start,
-        start + pairs,
-        end,
-        numel,
-        RELABEL,
-        BLOCK_M,
-        LANES,
+        sorted_token_ids, expert_ids, expert_map, mine, mine < E, start, pairs, numel, RELABEL, BLOCK_M, LANES
     )
 
 
 def scratch(numel: int, E: int) -> int:
     """Return the int32 entries that a call needs on the way."""
     return (E + 2) * bins_of(E)
-
-
-def align(
-    topk_ids: Tensor,
-    block_m: int,
-    E: int,
-    *,
-    expert_map: Tensor | None = None,
-    remote: Remote = "drop",
-    out: Buffers | None = None,
-) -> Alignment:
-    """Group pairs by expert, in ascending pair order inside an expert; see ``moe_lab.gpu.align.torch_ref``."""
-    out = out or buffers(topk_ids, block_m, E, scratch(topk_ids.numel(), E))
-    return run(_fill, topk_ids, block_m, E, expert_map, remote, out)
 
 
 def _fill(topk_ids: Tensor, block_m: int, E: int, out: Buffers, expert_map: Tensor, drop: bool, relabel: bool) -> None:
@@ -173,3 +147,6 @@ def _fill(topk_ids: Tensor, block_m: int, E: int, out: Buffers, expert_map: Tens
         RELABEL=relabel,
         num_warps=4,
     )
+
+
+align = launcher(__name__, INFO, _fill, scratch)

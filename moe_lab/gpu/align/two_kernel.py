@@ -5,7 +5,7 @@ from pathlib import Path
 import triton
 from torch import Tensor
 
-from moe_lab.gpu.align import Alignment, Buffers, Remote, buffers, run
+from moe_lab.gpu.align import Buffers, launcher
 from moe_lab.gpu.kernels._nvrtc import id_type, launch
 
 INFO = {
@@ -24,24 +24,6 @@ def scratch(numel: int, E: int) -> int:
     return E
 
 
-def align(
-    topk_ids: Tensor,
-    block_m: int,
-    E: int,
-    *,
-    expert_map: Tensor | None = None,
-    remote: Remote = "drop",
-    out: Buffers | None = None,
-) -> Alignment:
-    """Group pairs by expert, in no particular order inside an expert; see ``moe_lab.gpu.align.torch_ref``.
-
-    Raises:
-        UserError: not an NVIDIA GPU of compute capability 8.0 or later.
-    """
-    out = out or buffers(topk_ids, block_m, E, scratch(topk_ids.numel(), E))
-    return run(_fill, topk_ids, block_m, E, expert_map, remote, out)
-
-
 def _fill(topk_ids: Tensor, block_m: int, E: int, out: Buffers, expert_map: Tensor, drop: bool, relabel: bool) -> None:
     numel, rows = topk_ids.numel(), out.alignment.sorted_token_ids
     macros = (
@@ -56,3 +38,6 @@ def _fill(topk_ids: Tensor, block_m: int, E: int, out: Buffers, expert_map: Tens
     launch(
         SOURCE, "place", triton.cdiv(numel, 256), 256, topk_ids, expert_map, rows, out.scratch, numel, E, macros=macros
     )
+
+
+align = launcher(__name__, INFO, _fill, scratch)

@@ -23,7 +23,6 @@ from moe_lab.gpu.routing import parse_spec, synthetic
 from moe_lab.spec import plugins
 from moe_lab.spec.bench_options import ALIGN_MODES
 from moe_lab.spec.errors import UserError
-from moe_lab.spec.ranges import Mark
 
 # What the same method measures for kernels that do nothing: launches, and whether each may begin early.
 FLOORS = {"(empty)": (1, False), "(2 empty)": (2, False), "(2 empty, early)": (2, True)}
@@ -112,13 +111,9 @@ def align_rows(
 
 def _operations(calls: dict[str, Callable[[], object]], separator: Tensor) -> dict[str, list[tuple[str, float]] | None]:
     """Return the GPU operations (name, microseconds) of one warm call of each; None where no profiler answers."""
-    marked = {name: partial(_unmarked, call) for name, call in calls.items()}
+    marked = {name: lambda mark, call=call: call() for name, call in calls.items()}
     found = trace(marked, separator, lambda: None, repeats=1)
     return {name: [(op.partition("|")[2], us) for op, us in ops] if ops else None for name, ops in found.items()}
-
-
-def _unmarked(call: Callable[[], object], mark: Mark) -> object:
-    return call()
 
 
 def _ids(case: AlignCase, most_topk: int, device: torch.device) -> Tensor:
@@ -189,14 +184,8 @@ def _calls(name: str, ids: Tensor, case: AlignCase) -> tuple[Callable[[], Alignm
     """Return the call with memory allocated before, and the call that allocates."""
     plugin = plugins.load("align", name)
     out = workspace(plugin, ids, case.block_m, case.E)
-
-    def call() -> Alignment:
-        return plugin.align(ids, case.block_m, case.E, out=out)  # type: ignore[no-any-return]
-
-    def allocating() -> Alignment:
-        return plugin.align(ids, case.block_m, case.E)  # type: ignore[no-any-return]
-
-    return call, allocating
+    allocating = partial(plugin.align, ids, case.block_m, case.E)
+    return partial(allocating, out=out), allocating
 
 
 def canonical(alignment: Alignment, topk_ids: Tensor, block_m: int) -> tuple[int, Tensor, Tensor]:

@@ -16,10 +16,7 @@ from moe_lab.spec.errors import UserError
 
 def add(commands: Any) -> None:
     """Add the subcommand to the parser of ``moe_lab.gpu``."""
-    bench = commands.add_parser(
-        "bench-align", help="time align algorithms", formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    bench.set_defaults(run=run)
+    bench = bench_options.command(commands, "bench-align", "time align algorithms", run)
     bench_options.add("align", bench)
     bench.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON lines to write")
 

@@ -87,10 +87,12 @@ def experts_rows(
         fixed | entries[name].facts | clocks | _row(name, part, mode, entries[name], times, p, fixed, plan, traced)
         for name in plan.backends
         for part in plan.parts
-        for mode in _modes(part, plan, device)
+        for mode in (plan.modes if part == "full" else ["graph"])  # a stage by itself can only be replayed
     ]
     entries.clear()
-    _tidy(device)
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
     return rows
 
 
@@ -116,11 +118,6 @@ def _examined(
             note(name, "check")
             guard(entries[name], partial(examine, name, entries[name], p, plan, weights, inputs, oracle))
     return entries, oracle
-
-
-def _modes(part: str, plan: Plan, device: torch.device) -> list[str]:
-    """Return the modes of a part: a stage by itself can only be replayed."""
-    return list(plan.modes) if part == "full" else ["graph"]
 
 
 def _time(
@@ -154,12 +151,6 @@ def _trace(
         return stages.trace(calls, separator, read_flush(device))
     except RuntimeError:  # a profiler that cannot be started costs the split, not the times
         return {}
-
-
-def _tidy(device: torch.device) -> None:
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
 
 
 def _fixed(case: ExpertsCase, plan: Plan, counts: torch.Tensor, oracle: Oracle | None) -> dict[str, Any]:

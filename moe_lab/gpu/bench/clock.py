@@ -61,19 +61,25 @@ def seconds(call: Callable[[], object], repeats: int) -> list[float]:
     return [first.elapsed_time(last) / 1e3 for first, last in pairs]
 
 
-def ready(call: Step, mode: str, device: torch.device) -> Step:
-    """Warm ``call`` up and return what a repetition runs: a CUDA graph's replay for ``graph``, else the call itself."""
+def warm_up(call: Step, times: int, device: torch.device) -> None:
+    """Run eagerly, on a side stream as graph capture asks for: compiles kernels, makes workspaces."""
     if device.type == "cpu":
-        call()
-        return call
+        for _ in range(times):
+            call()
+        return
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        for _ in range(3):
+        for _ in range(times):
             call()
     torch.cuda.current_stream().wait_stream(stream)
     torch.cuda.synchronize()
-    if mode != "graph":
+
+
+def ready(call: Step, mode: str, device: torch.device) -> Step:
+    """Warm ``call`` up and return what a repetition runs: a CUDA graph's replay for ``graph``, else the call itself."""
+    warm_up(call, 1 if device.type == "cpu" else 3, device)
+    if mode != "graph" or device.type == "cpu":
         return call
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -115,9 +121,7 @@ def interleave(
         for key in order:
             wait = careful(key)
             if device.type == "cpu":
-                began = time.perf_counter()
-                steps[key]()
-                times[key].append((time.perf_counter() - began) * 1e6)
+                times[key].append(one_us(steps[key], device))
                 continue
             read_flush(device)()
             events[key] = _timed(steps[key])
@@ -129,6 +133,18 @@ def interleave(
             last.synchronize()
             times[key].append(first.elapsed_time(last) * 1e3)
     return times, samples
+
+
+def one_us(step: Step, device: torch.device) -> float:
+    """Return the microseconds of a step that is waited for: events on a GPU, the wall clock on the CPU."""
+    if device.type == "cpu":
+        began = time.perf_counter()
+        step()
+        return (time.perf_counter() - began) * 1e6
+    first, last = _timed(step)
+    torch.cuda.synchronize()
+    us: float = first.elapsed_time(last) * 1e3
+    return us
 
 
 def _timed(step: Step) -> tuple[torch.cuda.Event, torch.cuda.Event]:

@@ -99,11 +99,17 @@ def guard(entry: Entry, examine: Callable[[], None]) -> None:
     except Exception as error:  # whatever it is, the others are still measured
         said = str(error)[:300] if isinstance(error, UserError) else one_line(error)
         entry.errors["full"], entry.steps, entry.call = said, {}, None
-        if torch.cuda.is_available():
-            try:
-                torch.cuda.synchronize()
-            except Exception:
-                raise BrokenError(one_line(error)) from error
+        if torch.cuda.is_available() and not answers():
+            raise BrokenError(one_line(error)) from error
+
+
+def answers() -> bool:
+    """Return whether the GPU does: after a fault every call in the process fails, and waiting shows it."""
+    try:
+        torch.cuda.synchronize()
+    except Exception:
+        return False
+    return True
 
 
 def examine(
@@ -132,7 +138,7 @@ def examine(
             entry.errors[mode] = f"{name} waits for the GPU and cannot be captured"
             continue
         entry.steps["full", mode] = step = ready(call, mode, inputs.x.device)
-        _compare(name, oracle, _result(step()), entry, tf32)
+        _compare(name, oracle, result_of(step()), entry, tf32)
     entry.call = call
     for part in (part for part in plan.parts if part != "full"):
         _part(entry, part, name, call, partial(_compare, name, oracle, entry=entry, tf32=tf32), inputs.x.device)
@@ -157,15 +163,10 @@ def _part(
     assert stage.result is not None
     compare(stage.result)
     entry.stages[part] = stage.name
-
-    def replay() -> object:
-        stage.graph.replay()
-        return stage
-
-    entry.steps[part, "graph"] = replay
+    entry.steps[part, "graph"] = stage.replay
 
 
-def _result(returned: Any) -> Tensor:
+def result_of(returned: Any) -> Tensor:
     """Return the output of a repetition: ``clock.ready`` returns it with what keeps its memory."""
     result: Tensor = returned[0] if isinstance(returned, tuple) else returned
     return result

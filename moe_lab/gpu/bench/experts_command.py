@@ -25,10 +25,7 @@ from moe_lab.spec.problem import MoEProblem
 
 def add(commands: Any) -> None:
     """Add the subcommand to the parser of ``moe_lab.gpu``."""
-    bench = commands.add_parser(
-        "bench-experts", help="time experts backends", formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    bench.set_defaults(run=run)
+    bench = bench_options.command(commands, "bench-experts", "time experts backends", run)
     bench_options.add("experts", bench)
     bench.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON lines to write")
     bench.add_argument("--state", type=Path, metavar="FILE", help=argparse.SUPPRESS)
@@ -68,7 +65,7 @@ def work(options: argparse.Namespace) -> dict[str, Any]:
         left = [case for case in cases if case.key not in done]
         for case in (bar := tqdm(left, total=len(cases), initial=len(cases) - len(left), unit="case", mininterval=1.0)):
             bar.set_postfix_str(f"{case.problem.model} M={case.problem.M} {case.routing}")
-            note, left_out = supervise.Watch(options.state, case.key).note, state.reasons(case.key, plan.backends)
+            note, left_out = partial(supervise.note, options.state, case.key), state.reasons(case.key, plan.backends)
             if len(left_out) < len(plan.backends) and (weights is None or weights.model != case.problem.model):
                 note("", "weights")
                 weights = None  # before the next are made: two models may not fit

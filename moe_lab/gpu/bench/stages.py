@@ -53,6 +53,10 @@ class Stage:
     result: Tensor | None = None
     kept: list[Any] = field(default_factory=list)
 
+    def replay(self) -> None:
+        """Replay the graph; a bound method, so whoever times it also keeps the tensors that the graph uses."""
+        self.graph.replay()
+
 
 def capture(call: Call, part: str, new_graph: Callable[[], Any] = torch.cuda.CUDAGraph) -> Stage:
     """Return the stage of a backend that does ``part``, as a graph.

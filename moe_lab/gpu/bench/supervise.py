@@ -12,6 +12,7 @@ for, which names the one. The supervisor itself never touches the GPU.
 
 import json
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -85,15 +86,22 @@ class State(Told):
             self.left_out.append((case, ALL, f"the process {died} ({step})"))
 
 
-class Watch:
-    """Notes what the measuring process is about to run, beside its state."""
+@dataclass
+class TuneState(Told):
+    """What the measuring process of a tuning is told.
 
-    def __init__(self, state: Path, case: Any):
-        self._path, self._case = note_path(state), case
+    Attributes:
+        dead: (key of a row, how the process died) of what is not run again.
+        alone: keys of rows that are timed by themselves: the process died while it timed several.
+    """
 
-    def note(self, backend: str, step: str) -> None:
-        """Write the note; what it replaces is over."""
-        self._path.write_text(json.dumps({"case": self._case, "backend": backend, "step": step}))
+    dead: list[tuple[list[Any], str]] = field(default_factory=list)
+    alone: list[list[Any]] = field(default_factory=list)
+
+
+def note(state: Path, case: Any, backend: str, step: str) -> None:
+    """Note beside its state what the measuring process is about to run; what the note replaces is over."""
+    note_path(state).write_text(json.dumps({"case": case, "backend": backend, "step": step}))
 
 
 def note_path(state: Path) -> Path:
@@ -148,6 +156,36 @@ def supervise(arguments: Sequence[str], out: Path, patience_s: float) -> list[di
     return _rows(out)
 
 
+def supervise_tuning(
+    argv: Sequence[str], out: Path, patience_s: float, until: float, now: Callable[[], float] = time.time
+) -> None:
+    """Run the measuring process of a tuning until its end: the tile at which it dies is left out, the others go on.
+
+    Args:
+        argv: its command, to which ``--state`` is added.
+        out: file that it writes.
+        patience_s: how long its note may stay the same.
+        until: when it is not started again, in seconds.
+        now: seconds.
+
+    Raises:
+        UserError: it explained a mistake, died before it noted anything, or twice at the same place.
+    """
+    state = TuneState()
+
+    def learn(keys: list[Any], how: str) -> bool:
+        print(f"\nThe measuring process {how} at {keys[:3]}; it goes on without that.", file=sys.stderr)  # noqa: T201
+        if not keys or keys[0] in (state.alone if len(keys) > 1 else [key for key, _ in state.dead]):
+            raise UserError(f"The measuring process {how} twice at the same place; see its output above.")
+        if len(keys) == 1:
+            state.dead.append((keys[0], f"the process {how}"))
+        else:
+            state.alone += keys
+        return now() <= until
+
+    run_again(argv, state, out, patience_s, learn, "tile", until_noted=True)
+
+
 def run_again(
     argv: Sequence[str],
     state: Told,
@@ -172,19 +210,19 @@ def run_again(
         UserError: it stopped with an explained mistake, before it noted anything, or too often.
     """
     path = out.with_name(f".{out.name}.state")
-    note = note_path(path)
+    last = note_path(path)
     try:
         for _ in range(RESTARTS):
             state.write(path)
-            note.unlink(missing_ok=True)
-            died = watch([*argv, "--state", str(path)], note, patience_s, until_noted=until_noted)
+            last.unlink(missing_ok=True)
+            died = watch([*argv, "--state", str(path)], last, patience_s, until_noted=until_noted)
             if died is None:
                 return
-            if not note.exists():
+            if not last.exists():
                 raise UserError(f"The measuring process {died} before its first {first}; see its output above.")
-            if not learn(json.loads(note.read_text()), died):
+            if not learn(json.loads(last.read_text()), died):
                 return
         raise UserError(f"The measuring process died {RESTARTS} times; the rows up to there are in {out.name}.")
     finally:
-        for file in (path, note):
+        for file in (path, last):
             file.unlink(missing_ok=True)

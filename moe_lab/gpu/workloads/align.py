@@ -6,6 +6,7 @@ overwritten before each call, outside of those ranges, as the benchmark does.
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -14,17 +15,14 @@ import torch
 from moe_lab.gpu.routing import SPECS, parse_spec, synthetic
 from moe_lab.gpu.workloads.window import cache_flush, profiler_window, range_api
 from moe_lab.spec import plugins, ranges
-from moe_lab.spec.bench_options import EXPERTS, ROWS, TOKENS, add_list
+from moe_lab.spec.bench_options import EXPERTS, ROWS, TOKENS, add_list, command
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard import options as types
 
 
 def add(commands: Any) -> None:
     """Add the subcommand to the parser of ``moe_lab.gpu``."""
-    align = commands.add_parser(
-        "align", help="call align algorithms", formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    align.set_defaults(run=run)
+    align = command(commands, "align", "call align algorithms", run)
     add_list(align, "--algorithms", "auto", f"of: {', '.join(plugins.names('align'))}")
     add_list(align, "--tokens", "16,1024,16384", "tokens", TOKENS)
     add_list(align, "--experts", "256", "experts", EXPERTS)
@@ -82,7 +80,8 @@ def _calls(options: argparse.Namespace) -> tuple[list[tuple[Callable[[], object]
     """Return (call, name of its root range) for each algorithm and size, and what is left out, as sentences."""
     from moe_lab.gpu.align import workspace
 
-    calls, left_out = [], []
+    calls: list[tuple[Callable[[], object], str]] = []
+    left_out: list[str] = []
     sizes = product(options.experts, options.tokens, options.topk, options.block_m)
     for E, M, topk, block_m in ((E, M, topk, block_m) for E, M, topk, block_m in sizes if topk <= E):
         ids = synthetic(options.routing, M, E, topk, seed=options.seed, device=options.device).topk_ids
@@ -93,11 +92,7 @@ def _calls(options: argparse.Namespace) -> tuple[list[tuple[Callable[[], object]
                 continue
             out = workspace(plugin, ids, block_m, E)
             root = ranges.root_name(phase="align", M=M, E=E, topk=topk, block_m=block_m, align=name)
-            calls.append((_call(plugin.align, ids, block_m, E, out), root))
+            calls.append((partial(plugin.align, ids, block_m, E, out=out), root))
     if not calls:
         raise UserError("Nothing to call: every algorithm was left out. " + " ".join(left_out))
     return calls, left_out
-
-
-def _call(align: Callable[..., object], ids: torch.Tensor, block_m: int, E: int, out: Any) -> Callable[[], object]:
-    return lambda: align(ids, block_m, E, out=out)

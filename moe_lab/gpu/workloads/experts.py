@@ -22,7 +22,7 @@ from moe_lab.gpu.routing import SPECS, parse_spec, synthetic
 from moe_lab.gpu.weights import expert_weights, tokens
 from moe_lab.gpu.workloads.window import cache_flush, profiler_window, range_api
 from moe_lab.spec import plugins, ranges
-from moe_lab.spec.bench_options import TOKENS, add_list
+from moe_lab.spec.bench_options import TOKENS, add_list, command
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard import options as types
 from moe_lab.spec.guard.entry import integer
@@ -43,10 +43,7 @@ TILES = (
 
 def add(commands: Any) -> None:
     """Add the subcommand to the parser of ``moe_lab.gpu``."""
-    experts = commands.add_parser(
-        "experts", help="run the experts part", formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    experts.set_defaults(run=run)
+    experts = command(commands, "experts", "run the experts part", run)
     experts.add_argument("--model", default="qwen3-30b-a3b", help=f"preset: {', '.join(MODELS)}; or KxNxExTOPK")
     add_list(experts, "--m", "16,128,1024,8192", "tokens", TOKENS)
     add_list(experts, "--backend", "fused_moe", f"of: {', '.join(plugins.names('experts'))}")

@@ -6,15 +6,16 @@ in one root range.
 """
 
 import argparse
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from moe_lab.gpu.bench import clock
 from moe_lab.gpu.workloads.window import profiler_window, range_api
 from moe_lab.spec import plugins, ranges
+from moe_lab.spec.bench_options import command
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard import options as types
 from moe_lab.spec.models import MODELS
@@ -25,10 +26,7 @@ if TYPE_CHECKING:
 
 def add(commands: Any) -> None:
     """Add the subcommand to the parser of ``moe_lab.gpu``."""
-    layer = commands.add_parser(
-        "layer", help="run one decoder layer", formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    layer.set_defaults(run=run_layer)
+    layer = command(commands, "layer", "run one decoder layer", run_layer)
     layer.add_argument("--model", default="qwen3-30b-a3b", help=f"preset: {', '.join(MODELS)}")
     layer.add_argument("--phase", choices=("prefill", "decode"), default="decode", help="what a forward does")
     layer.add_argument("--batch", type=types.tokens, default=16, help="sequences")
@@ -66,10 +64,12 @@ def run_layer(options: argparse.Namespace) -> dict[str, Any]:
         hidden, residual = layer.inputs(options.seed + 2)
         mark = ranges.marker(range_api())
         silent = ranges.marker("none")
-        _warm_up(lambda: layer.forward(hidden, residual, silent), options)
+        device = torch.device(options.device)
+        clock.warm_up(lambda: layer.forward(hidden, residual, silent), options.warmup, device)
         with profiler_window(options.device):
             step = _step(layer, hidden, residual, mark, options.graph)
-            times = _measure(step, mark, root(layer, options), options)
+            marked = _marked(step, mark, root(layer, options))
+            times = [round(clock.one_us(marked, device) / 1e3, 6) for _ in range(options.iterations)]
         result = describe(layer, vars(options), times)
     except torch.OutOfMemoryError as error:
         raise UserError(
@@ -128,21 +128,6 @@ def root(layer: "DecoderLayer", options: argparse.Namespace) -> str:
     return ranges.root_name(model=options.model, phase=options.phase, M=layer.shape.M, backend=options.backend)
 
 
-def _warm_up(forward: Callable[[], object], options: argparse.Namespace) -> None:
-    """Run eagerly, on a side stream as graph capture asks for: compiles kernels, makes workspaces."""
-    if options.device == "cpu":
-        for _ in range(options.warmup):
-            forward()
-        return
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(options.warmup):
-            forward()
-    torch.cuda.current_stream().wait_stream(stream)
-    torch.cuda.synchronize()
-
-
 def _step(layer: "DecoderLayer", hidden: Any, residual: Any, mark: ranges.Mark, graph: bool) -> Callable[[], object]:
     """Return what an iteration runs: the forward, or the replay of a graph captured here with the ranges open."""
     if not graph:
@@ -158,21 +143,11 @@ def _step(layer: "DecoderLayer", hidden: Any, residual: Any, mark: ranges.Mark, 
     return replay
 
 
-def _measure(step: Callable[[], object], mark: ranges.Mark, name: str, options: argparse.Namespace) -> list[float]:
-    """Run the iterations one by one and return their times in ms: events on a GPU, the wall clock on the CPU."""
-    times = []
-    for _ in range(options.iterations):
-        if options.device == "cpu":
-            began = time.perf_counter()
-            with mark(name):
-                step()
-            times.append((time.perf_counter() - began) * 1e3)
-            continue
-        first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        first.record()
+def _marked(step: Callable[[], object], mark: ranges.Mark, name: str) -> Callable[[], None]:
+    """Return a step that runs in its range: events lie outside of it, so that the range holds nothing else."""
+
+    def marked() -> None:
         with mark(name):
             step()
-        last.record()
-        torch.cuda.synchronize()
-        times.append(first.elapsed_time(last))
-    return [round(t, 6) for t in times]
+
+    return marked

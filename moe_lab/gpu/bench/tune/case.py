@@ -10,7 +10,7 @@ from torch import Tensor
 from moe_lab.gpu.bench import stages
 from moe_lab.gpu.bench.check import Errors, Inputs, Oracle
 from moe_lab.gpu.bench.clock import ready
-from moe_lab.gpu.bench.examine import SILENT, Weights
+from moe_lab.gpu.bench.examine import SILENT, Weights, result_of
 from moe_lab.gpu.bench.tune.candidates import BLOCK_M, bytes_held
 from moe_lab.gpu.bench.tune.search import Pair
 from moe_lab.gpu.kernels.tile import Tile
@@ -85,8 +85,7 @@ class Case:
             UserError: the result is wrong.
         """
         step = ready(partial(self.call, pair), "graph", self._device)
-        returned = step()
-        return step, self._right(returned[0] if isinstance(returned, tuple) else returned)
+        return step, self._right(result_of(step()))
 
     def part(self, part: str, tile: Sizes, partner: Sizes) -> tuple[Step, Errors]:
         """Return what a repetition of one GEMM runs (on the CPU: of a whole call), and the errors of the call.
@@ -104,12 +103,7 @@ class Case:
             return partial(self.call, pair), self._right(self.call(pair))
         self.call(pair)
         stage = stages.capture(partial(self.call, pair), part)
-
-        def replay() -> object:
-            stage.graph.replay()
-            return stage
-
-        return replay, self._right(stage.result)
+        return stage.replay, self._right(stage.result)
 
     def _right(self, y: Any) -> Errors:
         found, bound = self.oracle.errors(y), self.oracle.bound

@@ -7,6 +7,7 @@ import argparse
 import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,13 @@ import torch
 
 from moe_lab.gpu.bench import result
 from moe_lab.gpu.bench.align import one_line
-from moe_lab.gpu.bench.examine import Weights, refuse
-from moe_lab.gpu.bench.supervise import note_path
+from moe_lab.gpu.bench.examine import Weights, answers, refuse
+from moe_lab.gpu.bench.supervise import TuneState, note_path, supervise_tuning
 from moe_lab.gpu.bench.tune import candidates, search
 from moe_lab.gpu.bench.tune.case import Case, centres
 from moe_lab.gpu.bench.tune.journal import KEY, Journal
-from moe_lab.gpu.bench.tune.session import Session, State
+from moe_lab.gpu.bench.tune.session import Session
 from moe_lab.gpu.bench.tune.steps import Budget, compile_all, judge_between, tune_all
-from moe_lab.gpu.bench.tune.supervise import supervise
 from moe_lab.gpu.routing import parse_spec
 from moe_lab.gpu.weights import DTYPES
 from moe_lab.spec import bench_options, plugins
@@ -33,8 +33,7 @@ from moe_lab.spec.problem import MoEProblem
 
 def add(commands: Any) -> None:
     """Add the subcommand to the parser of ``moe_lab.gpu``."""
-    tune = commands.add_parser("tune", help="find tiles", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    tune.set_defaults(run=run)
+    tune = bench_options.command(commands, "tune", "find tiles", run)
     bench_options.add("tune", tune)
     tune.add_argument("--out", type=Path, metavar="FILE", help="JSON lines to append to")
     tune.add_argument("--until", type=float, help=argparse.SUPPRESS)
@@ -58,7 +57,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     until = time.time() + bench_options.seconds(options.budget)
     argv = [sys.executable, "-m", "moe_lab.gpu", "tune", *bench_options.argv("tune", options)]
     # A compiling process may use up its own patience, and the note does not change meanwhile.
-    supervise([*argv, "--out", str(options.out), "--until", str(until)], options.out, 2 * options.patience + 60, until)
+    argv += ["--out", str(options.out), "--until", str(until)]
+    supervise_tuning(argv, options.out, 2 * options.patience + 60, until)
     journal = Journal(options.out)
     return {"bench": "tune", "rows": len(journal.rows), "complete": journal.complete, "out": options.out.name}
 
@@ -75,12 +75,13 @@ def work(options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any
         against = result.measured(device, DTYPES[MoEProblem.preset(options.model, 1, options.format).dtype])
         journal.begin(result.header("tune", KEY, arguments, settings, device, against))
     _refuse_strangers(journal, settings)
-    note, state = note_path(options.state), State.read(options.state)
+    note, state = note_path(options.state), TuneState.read(options.state)
 
     def noted(keys: Any) -> None:
         note.write_text(json.dumps(list(keys)))
 
-    problems = [MoEProblem.preset(options.model, M, options.format) for M in settings["M"]]
+    preset = partial(MoEProblem.preset, options.model, format=options.format)
+    problems = [preset(M) for M in settings["M"]]
     rounds, most = ((1, 1), 2) if device.type == "cpu" else (search.ROUNDS, 60)
     session = Session(
         *(options.backend, options.routing, options.seed, journal, state, noted, device), rounds=rounds, most=most
@@ -92,14 +93,7 @@ def work(options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any
     weights = Weights(problems[0], device, options.seed)
 
     def case(M: int) -> Case:
-        return Case(
-            MoEProblem.preset(options.model, M, options.format),
-            options.backend,
-            weights,
-            options.routing,
-            options.seed,
-            device,
-        )
+        return Case(preset(M), options.backend, weights, options.routing, options.seed, device)
 
     tune_all(session, problems, plans, case, budget)
     judge_between(session, middles, case, budget)
@@ -130,17 +124,9 @@ def serve(options: argparse.Namespace) -> dict[str, Any]:
             error = one_line(failure)
         print('{"task":1,"error":' + json.dumps(error) + "}", flush=True)  # noqa: T201
         done += 1
-        if error and device.type == "cuda" and not _answers():
+        if error and device.type == "cuda" and not answers():
             break
     return {"compiled": done}
-
-
-def _answers() -> bool:
-    try:
-        torch.cuda.synchronize()
-    except Exception:  # the next tile gets a fresh process
-        return False
-    return True
 
 
 def plan(

@@ -6,7 +6,7 @@ processes, after a restart) can be compared although clocks and temperature have
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from moe_lab.gpu.bench.check import Errors
 from moe_lab.gpu.bench.clock import interleave, quantiles_us
 from moe_lab.gpu.bench.examine import Entry, guard
-from moe_lab.gpu.bench.supervise import Told
+from moe_lab.gpu.bench.supervise import TuneState
 from moe_lab.gpu.bench.tune.case import Case, Step
 from moe_lab.gpu.bench.tune.journal import Journal, Row, key
 from moe_lab.gpu.bench.tune.search import ROUNDS, Key, Pair
@@ -23,20 +23,8 @@ from moe_lab.spec.configs import Sizes, text
 from moe_lab.spec.problem import MoEProblem
 
 Build = Callable[[], tuple[Step, Errors]]
+Make = Mapping[Any, tuple[Row, Build]]  # tile or pair -> its row without times, and what builds its step
 Clock = Callable[..., tuple[dict[Any, list[float]], Any]]
-
-
-@dataclass
-class State(Told):
-    """What a measuring process is told of those before it.
-
-    Attributes:
-        dead: (key of a row, how the process died) of what is not run again.
-        alone: keys of rows that are timed by themselves: the process died while it timed several.
-    """
-
-    dead: list[tuple[list[Any], str]] = field(default_factory=list)
-    alone: list[list[Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -61,7 +49,7 @@ class Session:
     routing: str
     seed: int
     journal: Journal
-    state: State
+    state: TuneState
     note: Callable[[Sequence[Any]], None]
     device: torch.device
     clock: Clock = interleave
@@ -85,12 +73,17 @@ class Session:
         out: dict[Key, float] = {}
         for part in dict.fromkeys(part for part, _ in keys):
             tiles = [tile for p, tile in keys if p == part]
-            todo = {self.row(case, "search", part, number, tile): tile for tile in tiles}
             reference = centres[min(tile[0] for tile in tiles)]
-            builds = {row: partial(case.part, part, tile, centres[tile[0]]) for row, tile in todo.items()}
+            make: dict[Any, tuple[Row, Build]] = {
+                tile: (
+                    self.row(case.problem, "search", part, number, tile),
+                    partial(case.part, part, tile, centres[tile[0]]),
+                )
+                for tile in tiles
+            }
             base = partial(case.part, part, reference, centres[reference[0]])
-            found = self._measure(case, builds, base, repetitions, self._share(until, part, keys))
-            out |= {(part, tile): found[row] for row, tile in todo.items() if row in found}
+            found = self._measure(case, make, base, repetitions, self._share(until, part, keys))
+            out |= {(part, tile): us for tile, us in found.items()}
         return out
 
     def wholes(self, case: Case, phase: str, origins: dict[Pair, str], reference: Pair) -> dict[Pair, float]:
@@ -102,79 +95,85 @@ class Session:
             origins: pair of tiles -> where it comes from.
             reference: pair that the others are interleaved with.
         """
-        todo = {self.row(case, phase, "full", 0, *pair, origin=origin): pair for pair, origin in origins.items()}
-        builds = {row: partial(case.whole, pair) for row, pair in todo.items()}
-        found = self._measure(case, builds, partial(case.whole, reference), self.most, float("inf"))
-        return {pair: found[row] for row, pair in todo.items() if row in found}
+        make: dict[Any, tuple[Row, Build]] = {
+            pair: (self.row(case.problem, phase, "full", 0, *pair, origin=origin), partial(case.whole, pair))
+            for pair, origin in origins.items()
+        }
+        return self._measure(case, make, partial(case.whole, reference), self.most, float("inf"))
 
-    def row(self, case: Case, phase: str, part: str, number: int, *tiles: Sizes, origin: str = "search") -> "Frozen":
+    def row(
+        self, problem: MoEProblem, phase: str, part: str, number: int, *tiles: Sizes, origin: str = "search"
+    ) -> Row:
         """Return a row without times.
 
         Args:
-            case: the M.
-            phase: ``search``, ``final`` or ``between``.
+            problem: the M.
+            phase: ``compile``, ``search``, ``final`` or ``between``.
             part: ``w13``, ``w2`` or ``full``.
             number: of the round.
             *tiles: one; or those of w13 and w2.
             origin: where a pair comes from.
         """
-        return Frozen(blank(case.problem, self.backend, self.routing, self.seed, phase, part, number, tiles, origin))
+        return problem.facts() | {
+            "backend": self.backend,
+            "routing": self.routing,
+            "seed": self.seed,
+            "phase": phase,
+            "part": part,
+            "round": number,
+            "w13": text(tiles[0]) if part in ("w13", "full") else None,
+            "w2": text(tiles[-1]) if part in ("w2", "full") else None,
+            "origin": origin,
+            **dict.fromkeys(("repetitions", "median_us", "p20_us", "p80_us", "reference_us")),
+            **dict.fromkeys(("correct", "error_max_rel", "bound_max_rel", "error")),
+        }
 
-    def _measure(
-        self,
-        case: Case,
-        make: Mapping["Frozen", Build],
-        reference: Build,
-        repetitions: int,
-        until: float,
-    ) -> dict["Frozen", float]:
-        known = {row: self.journal.rows[row.key] for row in make if row.key in self.journal.rows}
-        todo = [row for row in make if row not in known]
+    def _measure(self, case: Case, make: Make, reference: Build, repetitions: int, until: float) -> dict[Any, float]:
+        """Return microseconds of what could be measured, now or before a restart."""
+        done = self.journal.rows
+        known = {name: done[key(row)] for name, (row, _) in make.items() if key(row) in done}
         base: Step | None = None
-        for chunk in self._chunks(todo, case.room):
+        for chunk in self._chunks({name: made for name, made in make.items() if name not in known}, case.room):
             if self.now() > until:
                 break
             base = base or (_guarded(reference)[0] or (None,))[0]
-            known |= self._chunk(case, {row: make[row] for row in chunk}, base, repetitions)
+            known |= self._chunk(case, chunk, base, repetitions)
             case.tidy()
+        # Any one reference time serves as the scale: times of a turn are only ever compared through their reference.
         scale = next((row["reference_us"] for row in known.values() if row["reference_us"]), None)
         return {
-            row: done["median_us"] * (scale / done["reference_us"] if scale and done["reference_us"] else 1)
-            for row, done in known.items()
-            if done["median_us"] is not None
+            name: row["median_us"] * (scale / row["reference_us"] if scale and row["reference_us"] else 1)
+            for name, row in known.items()
+            if row["median_us"] is not None
         }
 
-    def _chunks(self, rows: Sequence["Frozen"], room: int) -> Iterable[Sequence["Frozen"]]:
-        together = [row for row in rows if list(row.key) not in self.state.alone]
-        yield from ([row] for row in rows if list(row.key) in self.state.alone)
-        yield from (together[i : i + room] for i in range(0, len(together), room))
+    def _chunks(self, make: Make, room: int) -> Iterable[Make]:
+        """Yield what is timed in turn: by itself what a process died with, else as many as there is room for."""
+        alone = [name for name, (row, _) in make.items() if list(key(row)) in self.state.alone]
+        together = [name for name in make if name not in alone]
+        chunks = [[name] for name in alone] + [together[i : i + room] for i in range(0, len(together), room)]
+        return ({name: make[name] for name in chunk} for chunk in chunks)
 
-    def _chunk(
-        self,
-        case: Case,
-        make: Mapping["Frozen", Build],
-        base: Step | None,
-        repetitions: int,
-    ) -> dict["Frozen", Row]:
+    def _chunk(self, case: Case, make: Make, base: Step | None, repetitions: int) -> dict[Any, Row]:
         dead = {tuple(key): how for key, how in self.state.dead}
         steps: dict[Any, Step] = {} if base is None else {"": base}
-        rows: dict[Frozen, Row] = {}
-        for frozen, build in make.items():
-            row = rows[frozen] = dict(frozen.row) | {"repetitions": repetitions, "error": dead.get(frozen.key)}
+        rows: dict[Any, Row] = {}
+        for name, (blank, build) in make.items():
+            row = rows[name] = blank | {"repetitions": repetitions, "error": dead.get(key(blank))}
             if row["error"] is not None:
                 continue
-            self.note([frozen.key])
+            self.note([key(row)])
             made, row["error"] = _guarded(build)
             if made:
-                steps[frozen], errors = made
+                steps[name], errors = made
                 row |= {"correct": True, "error_max_rel": errors.max_rel, "bound_max_rel": case.oracle.bound.max_rel}
             elif str(row["error"]).startswith("wrong"):
                 row["correct"] = False
-        self.note([frozen.key for frozen in make if frozen in steps])
-        times, _ = self.clock(steps, repetitions, self.device, None, lambda key: False)
-        for frozen, row in rows.items():
-            if times.get(frozen):
-                row |= quantiles_us(times[frozen])
+        self.note([key(row) for name, row in rows.items() if name in steps])
+        times, _ = self.clock(steps, repetitions, self.device)
+        for name, row in rows.items():
+            if times.get(name):
+                row |= quantiles_us(times[name])
                 row["reference_us"] = quantiles_us(times[""])["median_us"] if times.get("") else None
             self.journal.add(row)
         return rows
@@ -191,41 +190,3 @@ def _guarded(build: Build) -> tuple[tuple[Step, Errors] | None, str | None]:
     made: list[tuple[Step, Errors]] = []
     guard(entry, lambda: made.append(build()))
     return (made[0] if made else None), entry.errors.get("full")
-
-
-class Frozen:
-    """A row that can be a key.
-
-    Attributes:
-        row: its fields.
-        key: what tells it from other rows.
-    """
-
-    def __init__(self, row: "Row | Frozen"):
-        self.row: Row = row.row if isinstance(row, Frozen) else row
-        self.key = key(self.row)
-
-    def __hash__(self) -> int:
-        return hash(self.key)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Frozen) and self.key == other.key
-
-
-def blank(
-    problem: MoEProblem,
-    backend: str,
-    routing: str,
-    seed: int,
-    phase: str,
-    part: str,
-    number: int,
-    tiles: Sequence[Sizes],
-    origin: str,
-) -> Row:
-    """Return a row without times; see ``Session.row``."""
-    w13 = text(tiles[0]) if part in ("w13", "full") else None
-    w2 = text(tiles[-1]) if part in ("w2", "full") else None
-    rest = ("median_us", "p20_us", "p80_us", "reference_us", "correct", "error_max_rel", "bound_max_rel", "error")
-    known = {"backend": backend, "routing": routing, "seed": seed, "phase": phase, "part": part, "round": number}
-    return problem.facts() | known | {"w13": w13, "w2": w2, "origin": origin, "repetitions": None} | dict.fromkeys(rest)

@@ -13,7 +13,7 @@ from moe_lab.gpu.bench.tune.case import Case, centres, default
 from moe_lab.gpu.bench.tune.journal import Journal
 from moe_lab.gpu.bench.tune.pool import Pool
 from moe_lab.gpu.bench.tune.search import Pair, finalists, halve
-from moe_lab.gpu.bench.tune.session import Session, blank
+from moe_lab.gpu.bench.tune.session import Session
 from moe_lab.gpu.experts._tuned import gpu
 from moe_lab.spec.configs import Sizes, parse, text
 from moe_lab.spec.configs.choose import finals
@@ -74,10 +74,7 @@ def compile_all(
     with tqdm(total=len(todo), unit="tile", desc="compile", file=sys.stderr, mininterval=1.0) as bar:
 
         def done(task: dict[str, Any], error: str | None, seconds: float) -> None:
-            row = blank(
-                problems[0], session.backend, session.routing, session.seed, *("compile", task["part"], 0),
-                [parse(task["tile"])], "search",
-            )  # fmt: skip
+            row = session.row(problems[0], "compile", task["part"], 0, parse(task["tile"]))
             session.journal.add(row | {"M": task["M"], "error": error, "seconds": round(seconds, 3)})
             session.note([compile_key(task)])
             bar.update()
