@@ -5,11 +5,10 @@ from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from moe_lab.analysis.align_steps import ORDER
 from moe_lab.pages.show import palette
-from moe_lab.pages.show.figures import as_text
+from moe_lab.pages.show.figures import as_text, named, over_sizes, panels
 
 FLOOR, LIMIT = palette.STAGES["rest of mlp"], palette.STAGES["other"]
 STEPS = palette.series(ORDER[:-1]) | {"other": palette.STAGES["other"]}
@@ -21,9 +20,7 @@ DIVERGING = [[0, "#b35806"], [0.35, "#f1a340"], [0.5, "#f7f7f7"], [0.65, "#92c5d
 def speedup_map(rows: pd.DataFrame, title: str) -> go.Figure:
     """Draw speed-ups over tokens and experts: colours diverge around 1, every cell says its number.
 
-    Args:
-        rows: columns tokens, E, speedup, ours_us, theirs_us, and optionally topk and rival for the hover text.
-        title: what is set against what.
+    ``rows`` are columns tokens, E, speedup, ours_us, theirs_us, and for the hover text perhaps topk and rival.
     """
     experts, tokens = sorted(set(rows["E"])), sorted(set(rows["tokens"]))
     cells = {(r["tokens"], r["E"]): r for r in rows.to_dict("records")}
@@ -110,11 +107,10 @@ def curves(
         hover = "%{x:,} tokens: %{y:.2f} µs%{customdata}<extra>moving the data</extra>"
         source = [f" ({limit_label})" if limit_label else ""] * len(limit)
         figure.add_scatter(**line, mode="lines", customdata=source, hovertemplate=hover)
-    figure.update_layout(template="moe_lab", height=430 + 12 * len(figure.data), xaxis=_tokens_axis(rows))
     least = min([rows["median_us"].min() / 2, *limit["us"].nlargest(1) / 5])  # the rest of the limit is far below
     ends = [math.log10(least), math.log10(1.3 * rows["median_us"].max())]
-    figure.update_yaxes(title={"text": "time of a call (µs)"}, type="log", dtick="D2", range=ends)
-    return figure
+    log = {"type": "log", "dtick": "D2", "range": ends}
+    return over_sizes(figure, rows["tokens"], "tokens", 430, "time of a call (µs)", **log)
 
 
 def _line(
@@ -123,19 +119,11 @@ def _line(
     return {"x": x.tolist(), "y": y.tolist(), "name": name, "line": {"color": color, "width": width, "dash": dash}}
 
 
-def _tokens_axis(rows: pd.DataFrame) -> dict[str, object]:
-    """Return a logarithmic axis that names every second power of four at most, so that it fits a phone."""
-    tokens = sorted(set(rows["tokens"]))
-    shown = tokens[:: max(1, math.ceil(len(tokens) / 6))]
-    return {"title": {"text": "tokens"}, "type": "log", "tickvals": shown, "ticktext": [f"{m:,}" for m in shown]}
-
-
 @as_text
 def padding(rows: pd.DataFrame) -> go.Figure:
     """Draw padding waste over tokens, one line a routing and block_m.
 
-    Args:
-        rows: columns tokens, routing, block_m, padding_waste_pct; rows without waste cannot be drawn on a log axis.
+    ``rows`` are columns tokens, routing, block_m, padding_waste_pct; none without waste can be drawn on a log axis.
     """
     figure = go.Figure()
     dashes = dict(zip(sorted(set(rows["block_m"])), ("solid", "dash", "dot", "dashdot"), strict=False))
@@ -147,28 +135,17 @@ def padding(rows: pd.DataFrame) -> go.Figure:
             mode="lines+markers",
             hovertemplate="%{x:,} tokens: %{y:,.1f} % more rows<extra>" + name + "</extra>",
         )
-    figure.update_layout(template="moe_lab", height=360 + 12 * len(figure.data), showlegend=True)
-    figure.update_layout(xaxis=_tokens_axis(rows))
-    figure.update_yaxes(title={"text": "rows of padding per useful row (%)"}, type="log", dtick=1)
-    return figure
+    what = "rows of padding per useful row (%)"
+    return over_sizes(figure, rows["tokens"], "tokens", 360, what, type="log", dtick=1)
 
 
 @as_text
 def steps(split: pd.DataFrame) -> go.Figure:
-    """Draw what a call's kernels spend on each step: a panel a size, each on its own scale, a bar an algorithm.
-
-    Args:
-        split: columns algorithm, tokens, step, us, pct.
-    """
+    """Draw each algorithm's kernel time by step, a panel a size: columns algorithm, tokens, step, us, pct."""
     sizes = sorted(set(split["tokens"]))
     bars = [len(set(split.loc[split["tokens"] == m, "algorithm"])) + 1.6 for m in sizes]
     titles = [f"{m:,} {'token' if m == 1 else 'tokens'}" for m in sizes]
-    figure = make_subplots(
-        rows=len(sizes),
-        row_heights=bars,
-        subplot_titles=titles,
-        vertical_spacing=min(0.9 / max(1, len(sizes)), 2.4 / sum(bars)),
-    )
+    figure = panels(titles, min(0.9 / max(1, len(sizes)), 2.4 / sum(bars)), bars)
     drawn: set[str] = set()
     for i, tokens in enumerate(sizes, start=1):
         part = split[split["tokens"] == tokens]
@@ -189,8 +166,6 @@ def steps(split: pd.DataFrame) -> go.Figure:
                 col=1,
             )
             drawn.add(step)
-        figure.update_yaxes(categoryorder="array", categoryarray=order[::-1], showgrid=False, dtick=1, row=i, col=1)
+        figure.update_yaxes(**named(order), row=i, col=1)
     figure.update_xaxes(title={"text": "kernel time of a call (µs)"}, row=len(sizes), col=1)
-    figure.update_layout(template="moe_lab", barmode="stack", height=int(150 + 27 * sum(bars)), margin={"t": 36})
-    figure.update_annotations(font={"size": 14}, x=0, xanchor="left")
-    return figure
+    return figure.update_layout(barmode="stack", height=int(150 + 27 * sum(bars)))

@@ -10,12 +10,7 @@ _SIZE = heads("tokens E topk")
 
 
 def rivals(frame: pd.DataFrame, ours: str) -> Table | Note:
-    """Return one row a rival: in how many cases ours is ahead, even or behind, and by how much.
-
-    Args:
-        frame: as ``analysis.align.rivals`` returns it.
-        ours: the algorithm that they are set against.
-    """
+    """Return in how many cases ``ours`` is ahead of each rival, and by how much (``analysis.align.rivals``)."""
     cases, speed = f"cases in which {ours} is", f"{ours} is so many times as fast"
     columns = [
         *heads("rival cells"),
@@ -26,12 +21,7 @@ def rivals(frame: pd.DataFrame, ours: str) -> Table | Note:
 
 
 def behind(frame: pd.DataFrame, ours: str) -> Table | Note:
-    """Return every case in which another algorithm is ahead.
-
-    Args:
-        frame: as ``analysis.align.behind`` returns it.
-        ours: the algorithm that is behind.
-    """
+    """Return every case in which another algorithm is ahead of ``ours`` (``analysis.align.behind``)."""
     columns = [
         *_SIZE,
         *heads("block_m routing"),
@@ -47,13 +37,7 @@ def behind(frame: pd.DataFrame, ours: str) -> Table | Note:
 
 
 def peers(frame: pd.DataFrame, ours: str, baseline: str) -> Table | Note:
-    """Return ours and the baseline at the sizes that were measured elsewhere, beside those figures.
-
-    Args:
-        frame: as ``analysis.align.beside_peers`` returns it.
-        ours: the algorithm.
-        baseline: what it is set against.
-    """
+    """Return ours and the baseline beside figures measured elsewhere (``analysis.align.beside_peers``)."""
     here, elsewhere = "this run", "elsewhere"
     columns = [
         *_SIZE,
@@ -67,11 +51,7 @@ def peers(frame: pd.DataFrame, ours: str, baseline: str) -> Table | Note:
 
 
 def modes(frame: pd.DataFrame) -> Table | Note:
-    """Return the ways of calling side by side.
-
-    Args:
-        frame: as ``analysis.align.modes`` returns it.
-    """
+    """Return the ways of calling side by side (``analysis.align.modes``)."""
     keys = [str(key).split("|") for key in frame.columns if "|" in str(key)]
     order = ("graph", "eager", "eager+allocation")
     keys = sorted(keys, key=lambda k: (k[0], order.index(k[1]) if k[1] in order else 9))
@@ -108,12 +88,7 @@ def _upper(sentence: str) -> str:
 
 
 def counters(frame: pd.DataFrame, missing: str) -> Table | Note:
-    """Return the hardware counters of a capture.
-
-    Args:
-        frame: as ``analysis.align_steps.counters`` returns it.
-        missing: what to say if it has no rows.
-    """
+    """Return hardware counters (``analysis.align_steps.counters``); without rows what is ``missing``."""
     columns = [
         *heads("algorithm"),
         *_SIZE,

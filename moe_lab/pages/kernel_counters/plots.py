@@ -4,11 +4,10 @@ from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from moe_lab.analysis.limits import NAMED_STALLS
 from moe_lab.pages.show import palette
-from moe_lab.pages.show.figures import as_text
+from moe_lab.pages.show.figures import DOWNWARDS, as_text, named, panels
 
 COUNTERS = {
     "sm_throughput_pct": "compute (% of the theoretical peak)",
@@ -41,10 +40,8 @@ def styles(rows: pd.DataFrame) -> dict[str, tuple[str, str]]:
 def over_m(table: pd.DataFrame, stage: str) -> go.Figure:
     """Draw the main counters of one stage over M, a panel each, a line a series.
 
-    Args:
-        table: columns series, backend, M and those of ``COUNTERS``, of one stage; a panel without values is left out.
-            A column gpu gives each GPU lines and symbols of its own.
-        stage: its name.
+    ``table`` has columns series, backend, M and those of ``COUNTERS``; a panel without values is left out. A column gpu
+    gives each GPU lines and symbols of its own.
     """
     rows, symbols = table.sort_values("M", kind="stable"), {}
     if "gpu" in rows:
@@ -52,7 +49,7 @@ def over_m(table: pd.DataFrame, stage: str) -> go.Figure:
         of = {gpu: SYMBOLS[i % len(SYMBOLS)] for i, gpu in enumerate(table["gpu"].unique())}
         symbols = {series: of[gpu] for series, gpu in zip(rows["series"], rows["gpu"], strict=True)}
     shown = {c: label for c, label in COUNTERS.items() if rows[c].notna().any()}
-    figure = make_subplots(rows=len(shown), shared_xaxes=True, vertical_spacing=0.05, subplot_titles=[*shown.values()])
+    figure = panels([*shown.values()], 0.05, shared_xaxes=True)
     own = styles(rows)
     for panel, column in enumerate(shown, start=1):
         for series, part in rows.dropna(subset=column).groupby("series", sort=False):
@@ -72,12 +69,9 @@ def over_m(table: pd.DataFrame, stage: str) -> go.Figure:
             )
         figure.update_yaxes(range=[0, 105], row=panel, col=1)
     sizes = sorted(set(rows["M"]))
-    ticks = {"type": "log", "tickvals": sizes, "ticktext": [f"{m:,}" for m in sizes]}
-    figure.update_xaxes(**ticks)
+    figure.update_xaxes(type="log", tickvals=sizes, ticktext=[f"{m:,}" for m in sizes])
     figure.update_xaxes(title={"text": f"M (tokens), {stage}"}, row=len(shown), col=1)
-    figure.update_layout(template="moe_lab", height=150 + 140 * len(shown) + 14 * len(own), margin={"t": 36})
-    figure.update_annotations(font={"size": 13}, x=0, xanchor="left")
-    return figure
+    return figure.update_layout(height=150 + 140 * len(shown) + 14 * len(own))
 
 
 @as_text
@@ -140,17 +134,11 @@ def _roof(x: list[float], y: list[float], name: str, kind: str) -> dict[str, Any
 def waterfall(moved: pd.DataFrame, stage: str, M: int) -> go.Figure:
     """Draw how the fewest bytes become those through L2, a panel a series, with what was counted below.
 
-    Args:
-        moved: ``analysis.traffic.traffic`` of one stage and GPU; its M with at least one row whose fewest bytes are
-            known.
-        stage: its name.
-        M: tokens.
+    ``moved`` is ``analysis.traffic.traffic`` of one stage and GPU; its M has a row whose fewest bytes are known.
     """
     rows = moved[moved["M"] == M].dropna(subset=["minimum_bytes"])
     titles = [_title(r) for r in rows.to_dict("records")]
-    figure = make_subplots(
-        rows=len(rows), subplot_titles=titles, vertical_spacing=min(0.5 / max(1, len(rows)), 0.16), shared_xaxes=True
-    )
+    figure = panels(titles, min(0.5 / max(1, len(rows)), 0.16), shared_xaxes=True)
     for panel, row in enumerate(rows.to_dict("records"), start=1):
         labels, values, measures = _bars(row)
         figure.add_waterfall(
@@ -170,14 +158,12 @@ def waterfall(moved: pd.DataFrame, stage: str, M: int) -> go.Figure:
             row=panel,
             col=1,
         )
-        figure.update_yaxes(autorange="reversed", showgrid=False, dtick=1, row=panel, col=1)
+        figure.update_yaxes(**DOWNWARDS, row=panel, col=1)
     ends = [c for c in ("l2_model_bytes", "l2_counted_bytes", "dram_bytes", "minimum_bytes") if rows[c].notna().any()]
     most = max(float(rows[c].max()) for c in ends) / 1e9
     figure.update_xaxes(range=[0, 1.45 * most])
     figure.update_xaxes(title={"text": f"GB, {stage} at M = {M:,}{_on(rows)}"}, row=len(rows), col=1)
-    figure.update_layout(template="moe_lab", height=110 + 190 * len(rows), margin={"t": 40})
-    figure.update_annotations(font={"size": 13}, x=0, xanchor="left")
-    return figure
+    return figure.update_layout(height=110 + 190 * len(rows))
 
 
 def _title(row: dict[Any, Any]) -> str:
@@ -185,32 +171,25 @@ def _title(row: dict[Any, Any]) -> str:
     return str(row["series"]) if pd.isna(tile) or str(tile) in str(row["series"]) else f"{row['series']} ({tile})"
 
 
-_ENDS = {"L2, model": "l2_model_bytes", "L2, counted": "l2_counted_bytes", "DRAM, counted": "dram_bytes"}
+_STEPS = (
+    ("fewest bytes", "minimum_bytes", "absolute"),
+    ("rows, again", "rows_again_bytes", "relative"),
+    ("weights, again", "weights_again_bytes", "relative"),
+    ("L2, model", "l2_model_bytes", "absolute"),
+    ("L2, counted", "l2_counted_bytes", "absolute"),
+    ("DRAM, counted", "dram_bytes", "absolute"),
+)
 
 
 def _bars(row: dict[Any, Any]) -> tuple[list[str], list[float], list[str]]:
-    steps = [("fewest bytes", "minimum_bytes", "absolute")]
-    if not pd.isna(row["l2_model_bytes"]):
-        steps += [
-            ("rows, again", "rows_again_bytes", "relative"),
-            ("weights, again", "weights_again_bytes", "relative"),
-        ]
-    known = [(label, float(row[c]) / 1e9, how) for label, c, how in steps]
-    for label, column in _ENDS.items():
-        if not pd.isna(row.get(column)):
-            known.append((label, float(row[column]) / 1e9, "absolute"))
+    known = [(label, float(row[c]) / 1e9, how) for label, c, how in _STEPS if not pd.isna(row.get(c))]
     labels, values, measures = zip(*known, strict=True)
     return list(labels), list(values), list(measures)
 
 
 @as_text
 def stalls(shares: pd.DataFrame, stage: str) -> go.Figure:
-    """Draw what warps wait for: a bar a series and M, the largest reasons by name.
-
-    Args:
-        shares: columns row (label), reason, pct; every row's reasons add up to 100.
-        stage: w13 or w2.
-    """
+    """Draw what warps wait for: columns row (its label), reason, pct; the reasons of a row add up to 100."""
     sums = shares.groupby("reason")["pct"].sum().sort_values(ascending=False)
     order = [*sums.index.drop("other", errors="ignore"), *(["other"] if "other" in sums.index else [])]
     figure = go.Figure()
@@ -227,5 +206,4 @@ def stalls(shares: pd.DataFrame, stage: str) -> go.Figure:
     bars = list(dict.fromkeys(shares["row"]))
     figure.update_layout(template="moe_lab", barmode="stack", height=200 + 26 * len(bars) + 10 * len(order))
     figure.update_xaxes(title={"text": f"time, {stage} (%)"}, range=[0, 100])
-    figure.update_yaxes(categoryorder="array", categoryarray=bars[::-1], showgrid=False, dtick=1)
-    return figure
+    return figure.update_yaxes(**named(bars))

@@ -110,11 +110,7 @@ def ceilings(costs: pd.DataFrame, limits: pd.DataFrame) -> Table | Note:
 
 
 def traffic(moved: pd.DataFrame) -> Table | Note:
-    """Return the fewest bytes, those of the model and those that were counted.
-
-    Args:
-        moved: ``analysis.traffic.traffic``.
-    """
+    """Return the fewest bytes, those of the model and those that were counted (``analysis.traffic.traffic``)."""
     sizes = [c for c in moved.columns if str(c).endswith("_bytes")]
     shown = moved.assign(**{c: moved[c].astype("Float64") / 1e9 for c in sizes})
     counted = "counted"
@@ -134,8 +130,7 @@ def traffic(moved: pd.DataFrame) -> Table | Note:
 def other_tiles(others: pd.DataFrame) -> Table | Note:
     """Return, for each GEMM, the tile that would move least through L2, with the check where it was launched too.
 
-    Args:
-        others: ``analysis.traffic.other_tiles``.
+    ``others`` is ``analysis.traffic.other_tiles``.
     """
     best = others[others["l2_saved_pct"] >= WORTH_PCT].sort_values("l2_saved_pct", ascending=False)
     best = _in_order(best.drop_duplicates([column.key for column in _who(best)]))
@@ -152,11 +147,7 @@ def other_tiles(others: pd.DataFrame) -> Table | Note:
 
 
 def geometry(table: pd.DataFrame) -> Table | Note:
-    """Return the launch geometry of every GEMM.
-
-    Args:
-        table: ``analysis.gemms.gemms``.
-    """
+    """Return the launch geometry of every GEMM (``analysis.gemms.gemms``)."""
     columns = [
         *_who(table),
         *heads("name tile tile_source"),

@@ -20,11 +20,7 @@ _FLOOR = "phase stage time_ms experts_hit minimum_tb_per_s useful_tflops_per_s r
 
 
 def all_of(phases: Sequence[Phase]) -> list[Finding | None]:
-    """Say where the time of one layer goes; the first sentence is the headline.
-
-    Args:
-        phases: one run a phase, as ``pages.load.layers`` returns them.
-    """
+    """Say where the time of one layer goes, one run a phase; the first sentence is the headline."""
     floor = floors(phases)
     by_phase = floor.groupby("phase", sort=False) if len(floor) else ()
     shares = findings.rows(pd.concat([p.stages.assign(phase=p.name) for p in phases]), _SHARES)

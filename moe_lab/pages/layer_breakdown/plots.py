@@ -4,10 +4,9 @@ from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from moe_lab.pages.show import palette
-from moe_lab.pages.show.figures import as_text
+from moe_lab.pages.show.figures import DOWNWARDS, as_text, named, panels
 
 MAX_POINTS = 5000  # a trace; more makes a page slow
 _GREY_RANGE = "#9aa3af"
@@ -17,8 +16,7 @@ _GREY_RANGE = "#9aa3af"
 def stage_shares(rows: pd.DataFrame) -> go.Figure:
     """Draw one stacked bar a row: which share of the layer each stage takes.
 
-    Args:
-        rows: columns row, stage, time_ms, pct_of_layer, published (hatched), as ``phases.share_rows`` returns them.
+    ``rows`` are columns row, stage, time_ms, pct_of_layer, published (hatched), as of ``phases.share_rows``.
     """
     figure = go.Figure()
     order = list(dict.fromkeys(rows["row"]))
@@ -53,7 +51,7 @@ def stage_shares(rows: pd.DataFrame) -> go.Figure:
         height=180 + 62 * len(order),
         uniformtext={"mode": "hide", "minsize": 10},
         xaxis={"title": {"text": "share of the layer's kernel time (%)"}, "range": [0, 100]},
-        yaxis={"categoryorder": "array", "categoryarray": [_two_lines(r) for r in order[::-1]], "showgrid": False},
+        yaxis=named([_two_lines(r) for r in order]),
     )
     return figure
 
@@ -62,16 +60,10 @@ def stage_shares(rows: pd.DataFrame) -> go.Figure:
 def stage_times(stages: dict[str, pd.DataFrame]) -> go.Figure:
     """Draw one bar a stage, a panel a phase, each panel on its own scale and in the unit that suits it.
 
-    Args:
-        stages: phase -> columns ``stage``, ``time_ms``, ``pct_of_layer``, as ``Phase.stages``.
+    ``stages`` are phase -> columns stage, time_ms, pct_of_layer, as ``Phase.stages``.
     """
     heights = [len(table) + 1.5 for table in stages.values()]
-    figure = make_subplots(
-        rows=len(stages),
-        row_heights=heights,
-        vertical_spacing=min(0.9 / max(1, len(stages)), 3.2 / sum(heights)),
-        subplot_titles=list(stages),
-    )
+    figure = panels(list(stages), min(0.9 / max(1, len(stages)), 3.2 / sum(heights)), heights)
     for i, (phase, table) in enumerate(stages.items(), start=1):
         unit, scale = ("ms", 1.0) if table["time_ms"].max() >= 1 else ("µs", 1e3)
         times = [ms * scale for ms in table["time_ms"]]
@@ -89,12 +81,10 @@ def stage_times(stages: dict[str, pd.DataFrame]) -> go.Figure:
             row=i,
             col=1,
         )
-        figure.update_yaxes(autorange="reversed", showgrid=False, dtick=1, row=i, col=1)
+        figure.update_yaxes(**DOWNWARDS, row=i, col=1)
         title = {"text": f"kernel time of one layer, {phase} ({unit})"}
         figure.update_xaxes(title=title, range=[0, 1.6 * max(times)], row=i, col=1)
-    figure.update_layout(template="moe_lab", height=int(30 * sum(heights) + 60 * len(stages)), margin={"t": 36})
-    figure.update_annotations(font={"size": 14}, x=0, xanchor="left")
-    return figure
+    return figure.update_layout(height=int(30 * sum(heights) + 60 * len(stages)))
 
 
 @as_text
@@ -137,7 +127,7 @@ def timeline(operations: pd.DataFrame, ranges: pd.DataFrame, title: str = "") ->
         uniformtext={"mode": "hide", "minsize": 10},
         xaxis={"title": {"text": f"{title}{': ' if title else ''}time since the layer's first kernel ({unit})"}},
         xaxis_range=[0, end],
-        yaxis={"categoryorder": "array", "categoryarray": lanes[::-1], "showgrid": False, "dtick": 1},
+        yaxis=named(lanes),
     )
     return figure
 

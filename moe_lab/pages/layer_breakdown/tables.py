@@ -9,11 +9,7 @@ from moe_lab.spec import published
 
 
 def ranges(phase: Phase) -> Table:
-    """Return the layer's ranges with times and shares, next to the published ones.
-
-    Args:
-        phase: a run seen through one layer.
-    """
+    """Return the layer's ranges with times and shares, next to the published ones."""
     frame = layer.beside_published(phase)
     digits = 3 if phase.layer_ms >= 1 else 4
     ours = f"{phase.name}, {layer.gpu_name(phase)}"
@@ -31,12 +27,7 @@ def ranges(phase: Phase) -> Table:
 
 
 def kernels(frame: pd.DataFrame, caption: str = "") -> Table:
-    """Return the top kernels with their launch geometry.
-
-    Args:
-        frame: as ``analysis.kernels.top_kernels`` returns it.
-        caption: such as the phase.
-    """
+    """Return the top kernels with their launch geometry (``analysis.kernels.top_kernels``)."""
     shown = frame.assign(where=frame["path"].map(lambda p: str(p).rsplit("/", 1)[-1]))
     columns = [
         *heads("name where pct_of_root median_us grid_blocks block_threads registers_per_thread"),
@@ -46,11 +37,7 @@ def kernels(frame: pd.DataFrame, caption: str = "") -> Table:
 
 
 def floors(frame: pd.DataFrame) -> Table:
-    """Return the least work of the expert GEMMs beside their time.
-
-    Args:
-        frame: as ``analysis.floors.floors`` returns it; empty when no run states its problem.
-    """
+    """Return the least work of the expert GEMMs beside their time (``analysis.floors.floors``)."""
     if frame.empty:
         none = "No run here states its problem and the experts it hit."
         return Table(pd.DataFrame({"note": [none]}), heads("note"))

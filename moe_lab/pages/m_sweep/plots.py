@@ -1,25 +1,21 @@
 """Figures of the experts benchmark: tables become plotly figures, nothing is computed here."""
 
-import math
 from collections.abc import Sequence
 
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from moe_lab.pages.show import palette
-from moe_lab.pages.show.figures import as_text
+from moe_lab.pages.show.figures import as_text, over_sizes, panels
 
 _DASHES = ("solid", "dash", "dot", "dashdot")
 
 
 @as_text
 def times(rows: pd.DataFrame, ours: str) -> go.Figure:
-    """Draw time over M, one line a backend, both axes logarithmic, and the roofline bound below.
+    """Draw time over M, one line a backend (``ours`` thick), both axes logarithmic, and the roofline bound below.
 
-    Args:
-        rows: columns backend, M, median_us, p20_us, p80_us, roofline_us.
-        ours: the backend to draw thick.
+    ``rows`` are columns backend, M, median_us, p20_us, p80_us, roofline_us.
     """
     figure = go.Figure()
     names = list(dict.fromkeys(rows["backend"]))
@@ -42,19 +38,12 @@ def times(rows: pd.DataFrame, ours: str) -> go.Figure:
         hover = "M = %{x:,}: %{y:,.1f} µs<extra>roofline bound</extra>"
         x, y = bound["M"].tolist(), bound["roofline_us"].tolist()
         figure.add_scatter(x=x, y=y, name="roofline bound", mode="lines", line=style, hovertemplate=hover)
-    figure.update_layout(template="moe_lab", height=440 + 12 * len(figure.data), xaxis=_m_axis(rows))
-    figure.update_yaxes(title={"text": "time of a call (µs)"}, type="log", dtick="D2")
-    return figure
+    return over_sizes(figure, rows["M"], "tokens (M)", 440, "time of a call (µs)", type="log", dtick="D2")
 
 
 @as_text
 def shares(rows: pd.DataFrame, ours: str) -> go.Figure:
-    """Draw per cent of the roofline bound over M, one line a backend.
-
-    Args:
-        rows: columns backend, M, pct_of_roofline, bound_by.
-        ours: the backend to draw thick.
-    """
+    """Draw per cent of the bound over M, a line a backend: columns backend, M, pct_of_roofline, bound_by."""
     figure = go.Figure()
     names = list(dict.fromkeys(rows["backend"]))
     for name in sorted(names, key=lambda n: n == ours):
@@ -72,21 +61,14 @@ def shares(rows: pd.DataFrame, ours: str) -> go.Figure:
             hovertemplate="M = %{x:,}: %{y:.0f} % of the %{customdata}<extra>" + name + "</extra>",
         )
     figure.add_hline(y=100, line={"color": palette.STAGES["other"], "width": 1.2, "dash": "dot"})
-    figure.update_layout(template="moe_lab", height=400 + 12 * len(figure.data), xaxis=_m_axis(rows), showlegend=True)
-    figure.update_yaxes(title={"text": "bound over time (%)"}, rangemode="tozero")
-    return figure
+    return over_sizes(figure, rows["M"], "tokens (M)", 400, "bound over time (%)", rangemode="tozero")
 
 
 @as_text
 def stages(split: pd.DataFrame, backends: Sequence[str]) -> go.Figure:
-    """Draw the share of each stage in a call's kernel time over M, a panel a backend.
-
-    Args:
-        split: columns backend, M, stage, us, pct.
-        backends: which, from top to bottom.
-    """
+    """Draw each stage's share of a call over M, a panel a backend: columns backend, M, stage, us, pct."""
     names = [name for name in backends if name in set(split["backend"])]
-    figure = make_subplots(rows=len(names), shared_xaxes=True, vertical_spacing=0.28 / len(names), subplot_titles=names)
+    figure = panels(names, 0.28 / len(names), shared_xaxes=True)
     drawn: set[str] = set()
     for i, name in enumerate(names, start=1):
         own = split[split["backend"] == name]
@@ -109,18 +91,14 @@ def stages(split: pd.DataFrame, backends: Sequence[str]) -> go.Figure:
     order = [f"{m:,}" for m in sorted(set(split["M"]))]
     figure.update_xaxes(type="category", categoryorder="array", categoryarray=order, showgrid=False)
     figure.update_xaxes(title={"text": "tokens (M)"}, row=len(names), col=1)
-    figure.update_layout(template="moe_lab", barmode="stack", height=130 + 190 * len(names), margin={"t": 36})
-    figure.update_annotations(font={"size": 14}, x=0, xanchor="left")
-    return figure
+    return figure.update_layout(barmode="stack", height=130 + 190 * len(names))
 
 
 @as_text
 def skew(rows: pd.DataFrame, ours: str) -> go.Figure:
-    """Draw how many times as long a routing takes as the uniform one, a line a backend and routing.
+    """Draw how many times as long a routing takes as the uniform one, a line a backend (``ours`` thick) and routing.
 
-    Args:
-        rows: columns M, backend, routing, ratio_net, ratio, bound_ratio.
-        ours: the backend to draw thick.
+    ``rows`` are columns M, backend, routing, ratio_net, ratio, bound_ratio.
     """
     figure = go.Figure()
     dashes = {routing: _DASHES[i % len(_DASHES)] for i, routing in enumerate(dict.fromkeys(rows["routing"]))}
@@ -135,9 +113,7 @@ def skew(rows: pd.DataFrame, ours: str) -> go.Figure:
             customdata=said,
             hovertemplate="M = %{x:,}: %{y:.2f} (%{customdata})<extra>" + f"{name}, {routing}</extra>",
         )
-    figure.update_layout(template="moe_lab", height=400 + 12 * len(figure.data), xaxis=_m_axis(rows), showlegend=True)
-    figure.update_yaxes(title={"text": "time over uniform, net of the bound"}, rangemode="tozero")
-    return figure
+    return over_sizes(figure, rows["M"], "tokens (M)", 400, "time over uniform, net of the bound", rangemode="tozero")
 
 
 def _line(name: str, names: Sequence[str], ours: str) -> dict[str, object]:
@@ -145,10 +121,3 @@ def _line(name: str, names: Sequence[str], ours: str) -> dict[str, object]:
     same = [n for n in names if n.partition("@")[0] == name.partition("@")[0]]
     dash = _DASHES[same.index(name) % len(_DASHES)]
     return {"color": palette.of(name), "width": 3.2 if name == ours else 1.6, "dash": dash}
-
-
-def _m_axis(rows: pd.DataFrame) -> dict[str, object]:
-    """Return a logarithmic axis that names few enough values to fit a phone."""
-    values = sorted({int(m) for m in rows["M"] if m > 0})
-    shown = values[:: max(1, math.ceil(len(values) / 6))]
-    return {"title": {"text": "tokens (M)"}, "type": "log", "tickvals": shown, "ticktext": [f"{m:,}" for m in shown]}

@@ -12,10 +12,10 @@ from moe_lab.spec import published
 
 
 def summary(frame: pd.DataFrame, ours: str, baseline: str, caption: str = "") -> Table | Note:
-    """Return the article's table: M, milliseconds a backend, the bound, and how many times as fast ours is.
+    """Return M, milliseconds a backend, the bound, and how many times as fast ours is (``analysis.sweep.times``).
 
     Args:
-        frame: as ``analysis.sweep.times`` returns it.
+        frame: of one model and routing.
         ours: the backend.
         baseline: the backend that it is set against first.
         caption: a sentence above it.
@@ -36,11 +36,7 @@ def summary(frame: pd.DataFrame, ours: str, baseline: str, caption: str = "") ->
 
 
 def winners(frame: pd.DataFrame) -> Table | Note:
-    """Return the quickest backend of each M.
-
-    Args:
-        frame: as ``analysis.sweep.winners`` returns it.
-    """
+    """Return the quickest backend of each M (``analysis.sweep.winners``)."""
     columns = [
         *heads("M winner ms"),
         *heads("pct_of_roofline", bar=100.0, most=100.0),
@@ -51,13 +47,7 @@ def winners(frame: pd.DataFrame) -> Table | Note:
 
 
 def beside_published(frame: pd.DataFrame, ours: str, baseline: str) -> Table:
-    """Return the run beside the published sweep, at the Ms of the latter.
-
-    Args:
-        frame: as ``analysis.sweep.times`` returns it; may be empty.
-        ours: a backend of the run.
-        baseline: another.
-    """
+    """Return two backends of the run (``analysis.sweep.times``, perhaps empty) beside the published sweep."""
     here = [key for key in (f"ms|{ours}", f"ms|{baseline}", "speedup") if key in frame]
     both = published.sweep_table().rename(columns={"speedup": "published_speedup"})
     both = both.merge(frame[["M", *here]], on="M", how="left") if here else both
@@ -80,11 +70,7 @@ def published_source() -> Note:
 
 
 def details(rows: pd.DataFrame) -> Table | Note:
-    """Return every backend and M with its rates, padding, memory, errors and the state of the GPU.
-
-    Args:
-        rows: as ``analysis.sweep.at`` returns them.
-    """
+    """Return every backend and M with rates, padding, memory, errors and the GPU (``analysis.sweep.at``)."""
     shown = rows.assign(workspace_mb=rows["workspace_bytes"] / 1e6)
     rates, gpu, wrong = "rates", "GPU meanwhile", "largest error, relative"
     columns = [
@@ -99,11 +85,7 @@ def details(rows: pd.DataFrame) -> Table | Note:
 
 
 def skew(frame: pd.DataFrame) -> Table | Note:
-    """Return what each routing costs beside the uniform one.
-
-    Args:
-        frame: as ``analysis.sweep.skew`` returns it.
-    """
+    """Return what each routing costs beside the uniform one (``analysis.sweep.skew``)."""
     ratio = "time over uniform"
     columns = [
         *heads("M backend routing experts_hit rows_most us"),
@@ -114,20 +96,12 @@ def skew(frame: pd.DataFrame) -> Table | Note:
 
 
 def roofs(sweep: Sweep) -> Table | Note:
-    """Return what the GPU can do at most, as on every page.
-
-    Args:
-        sweep: the benchmark.
-    """
+    """Return what the GPU can do at most, as on every page."""
     return notes.roofs(sweep.roofs)
 
 
 def cold(sweep: Sweep) -> Note:
-    """Return how cold the L2 cache was, as the run measured it.
-
-    Args:
-        sweep: the benchmark.
-    """
+    """Return how cold the L2 cache was, as the run measured it."""
     found: dict[str, Any] = sweep.measured.get("l2") or {}
     if not found:
         return Note("The run does not say whether the L2 cache was cold.")

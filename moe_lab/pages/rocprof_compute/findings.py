@@ -17,11 +17,7 @@ FILL_PCT = 80.0  # of the dies; a grid of less idles them for longer than other 
 
 
 def all_of(shown: Sequence[Counted]) -> list[Finding | None]:
-    """Say what the first kernel of each run does, and which figures are whose; the first sentence is the headline.
-
-    Args:
-        shown: the runs; may be empty.
-    """
+    """Say what the first kernel of each run does, and which figures are whose; the first sentence is the headline."""
     return [
         *(kernel(one) for one in shown),
         _theirs(shown),

@@ -6,11 +6,10 @@ from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from moe_lab.pages.rocprof_compute.tables import NONE
 from moe_lab.pages.show import palette
-from moe_lab.pages.show.figures import as_text
+from moe_lab.pages.show.figures import DOWNWARDS, as_text, named, panels
 from moe_lab.pages.show.notes import Note
 
 KERNELS = 3  # kernels drawn; the tables have all
@@ -27,15 +26,11 @@ _X = (0.01, 10_000.0)  # FLOP per byte
 
 @as_text
 def align_published(table: pd.DataFrame) -> go.Figure:
-    """Draw the published counters of the align kernels, hatched as others' figures.
-
-    Args:
-        table: ``published.align_amd``.
-    """
-    panels = {"cycles_k": "cycles (thousand)", "active_cus": "active CUs", "l1_hit_pct": "vL1D hit rate (%)"}
-    figure = make_subplots(rows=len(panels), subplot_titles=list(panels.values()), vertical_spacing=0.13)
+    """Draw the counters of the align kernels in ``published.align_amd``, hatched as others' figures."""
+    drawn = {"cycles_k": "cycles (thousand)", "active_cus": "active CUs", "l1_hit_pct": "vL1D hit rate (%)"}
+    figure = panels([*drawn.values()], 0.13)
     names = [_broken(str(k)) for k in table["kernel"]]
-    for row, (column, title) in enumerate(panels.items(), start=1):
+    for row, (column, title) in enumerate(drawn.items(), start=1):
         values = [float(v) for v in table[column]]
         figure.add_bar(
             orientation="h",
@@ -51,19 +46,13 @@ def align_published(table: pd.DataFrame) -> go.Figure:
             col=1,
         )
         figure.update_xaxes(range=[0, 1.15 * max(values)], row=row, col=1)
-        figure.update_yaxes(autorange="reversed", showgrid=False, dtick=1, row=row, col=1)
-    figure.update_layout(template="moe_lab", height=500, margin={"t": 40})
-    figure.update_annotations(font={"size": 13}, x=0, xanchor="left")
-    return figure
+        figure.update_yaxes(**DOWNWARDS, row=row, col=1)
+    return figure.update_layout(height=500)
 
 
 @as_text
 def stalls(tables: Mapping[str, pd.DataFrame]) -> go.Figure | Note:
-    """Draw what the vector memory path of the first kernels waits for.
-
-    Args:
-        tables: run -> ``analysis.amd.stalls``.
-    """
+    """Draw what the vector memory path of the first kernels waits for; run -> ``analysis.amd.stalls``."""
     figure = go.Figure()
     known = _waits(tables)
     labels = list(dict.fromkeys(label for _, _, t in known for label in t["label"]))
@@ -84,7 +73,6 @@ def stalls(tables: Mapping[str, pd.DataFrame]) -> go.Figure | Note:
             marker={"color": palette.nth(i)},
         )
     most = max(float(t["value"].max()) for _, _, t in known if len(t))
-    order = [_broken(label) for label in labels[::-1]]
     figure.update_layout(
         template="moe_lab",
         barmode="group",
@@ -92,31 +80,25 @@ def stalls(tables: Mapping[str, pd.DataFrame]) -> go.Figure | Note:
         height=130 + len(labels) * (26 + 14 * len(known)),
         margin={"b": 80},
         xaxis={"title": {"text": "share of cycles (%)"}, "range": [0, 1.2 * most]},
-        yaxis={"categoryorder": "array", "categoryarray": order, "showgrid": False, "dtick": 1},
+        yaxis=named([_broken(label) for label in labels]),
     )
     return figure
 
 
 def _waits(tables: Mapping[str, pd.DataFrame]) -> list[tuple[str, str, pd.DataFrame]]:
     """Return (run, kernel, its rows that are known and not 0) of the first kernels."""
-    series = [(run, k, t[t["kernel"] == k]) for run, t in tables.items() for k in _first(t["kernel"])]
-    return [(run, k, t[t["value"].fillna(0) > 0]) for run, k, t in series]
+    return [(run, k, t[t["value"].fillna(0) > 0]) for run, k, t in _kernels(tables)]
 
 
 @as_text
 def memory(tables: Mapping[str, pd.DataFrame]) -> go.Figure | Note:
-    """Draw the memory chart: what each level moves in one launch of the first kernels.
-
-    Args:
-        tables: run -> ``analysis.amd_memory.traffic``.
-    """
-    panels = [(run, k, t[t["kernel"] == k]) for run, t in tables.items() for k in _first(t["kernel"])]
-    if not panels:
+    """Draw what each level moves in one launch of the first kernels; run -> ``analysis.amd.memory.traffic``."""
+    drawn = _kernels(tables)
+    if not drawn:
         return NONE
-    titles = [f"{_short(k)}, {run}" for run, k, _ in panels]
-    figure = make_subplots(rows=len(panels), subplot_titles=titles, vertical_spacing=min(0.3, 0.42 / len(panels)))
+    figure = panels([f"{_short(k)}, {run}" for run, k, _ in drawn], min(0.3, 0.42 / len(drawn)))
     seen: set[str] = set()
-    for row, (_, _, table) in enumerate(panels, start=1):
+    for row, (_, _, table) in enumerate(drawn, start=1):
         levels = [_level(row) for row in table.to_dict("records")]
         for way, color in WAYS.items():
             values = _moved(table, way)
@@ -137,13 +119,10 @@ def memory(tables: Mapping[str, pd.DataFrame]) -> go.Figure | Note:
                     col=1,
                 )
                 seen.add(way)
-        figure.update_yaxes(categoryorder="array", categoryarray=levels[::-1], showgrid=False, dtick=1, row=row, col=1)
-    figure.update_xaxes(title={"text": "moved in one launch (MB)"}, row=len(panels), col=1)
+        figure.update_yaxes(**named(levels), row=row, col=1)
+    figure.update_xaxes(title={"text": "moved in one launch (MB)"}, row=len(drawn), col=1)
     hidden = {"mode": "hide", "minsize": 10}
-    height = 110 + 190 * len(panels)
-    figure.update_layout(template="moe_lab", barmode="stack", height=height, margin={"b": 84}, uniformtext=hidden)
-    figure.update_annotations(font={"size": 13}, x=0, xanchor="left")
-    return figure
+    return figure.update_layout(barmode="stack", height=110 + 190 * len(drawn), margin={"b": 84}, uniformtext=hidden)
 
 
 @as_text
@@ -151,8 +130,8 @@ def roofline(points: Mapping[str, pd.DataFrame], roofs: Mapping[str, pd.DataFram
     """Draw kernels under the roofs that were measured on the same GPU.
 
     Args:
-        points: run -> ``analysis.amd_memory.roofline``.
-        roofs: run -> ``analysis.amd_memory.roofs``; the first run that has some gives them.
+        points: run -> ``analysis.amd.memory.roofline``.
+        roofs: run -> ``analysis.amd.memory.roofs``; the first run that has some gives them.
     """
     measured = [(run, r) for run, r in roofs.items() if len(r)]
     whose, roof = measured[0] if measured else ("", pd.DataFrame(columns=["kind", "name", "value"]))
@@ -202,8 +181,9 @@ def _line(figure: go.Figure, x: tuple[float, float], y: tuple[float, float], nam
     figure.add_scatter(x=list(x), y=list(y), mode="lines", name=name, line=line, hoverinfo="name")
 
 
-def _first(kernels: "pd.Series[str]") -> list[str]:
-    return list(dict.fromkeys(kernels))[:KERNELS]
+def _kernels(tables: Mapping[str, pd.DataFrame]) -> list[tuple[str, str, pd.DataFrame]]:
+    """Return (run, kernel, its rows) of the first kernels of each run."""
+    return [(run, k, t[t["kernel"] == k]) for run, t in tables.items() for k in [*dict.fromkeys(t["kernel"])][:KERNELS]]
 
 
 def _moved(table: pd.DataFrame, way: str) -> list[float]:

@@ -50,11 +50,7 @@ def align_published() -> Table:
 
 
 def kernels(tables: Mapping[str, pd.DataFrame]) -> Table | Note:
-    """Return one row a run and kernel: launch geometry and the main metrics.
-
-    Args:
-        tables: run -> ``analysis.amd.kernels``.
-    """
+    """Return launch geometry and main metrics of each kernel; run -> ``analysis.amd.kernels``."""
     if not tables:
         return NOTHING
     frame = pd.concat([t.assign(run=run, cycles_k=t["kernel_cycles"] / 1e3) for run, t in tables.items()])
@@ -75,11 +71,7 @@ def kernels(tables: Mapping[str, pd.DataFrame]) -> Table | Note:
 
 
 def memory(tables: Mapping[str, pd.DataFrame]) -> Table | Note:
-    """Return what each level of memory moves in one launch.
-
-    Args:
-        tables: run -> ``analysis.amd_memory.traffic``.
-    """
+    """Return what each level of memory moves in one launch; run -> ``analysis.amd.memory.traffic``."""
     if not tables:
         return NONE
     frame = pd.concat([t.assign(run=run) for run, t in tables.items()])
@@ -98,11 +90,7 @@ def memory(tables: Mapping[str, pd.DataFrame]) -> Table | Note:
 
 
 def side_by_side(shown: Sequence[Counted]) -> Table | Note:
-    """Return the metrics of the first two runs beside each other, kernel by kernel; what is 0 in both is left out.
-
-    Args:
-        shown: the runs.
-    """
+    """Return the metrics of the first two runs, kernel by kernel; what is 0 in both is left out."""
     if len(shown) < 2:
         return Note("Give two folders to see their metrics side by side: `-p folders one,other`.")
     left, right = shown[:2]

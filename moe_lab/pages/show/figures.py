@@ -6,14 +6,16 @@ for plain nbconvert. The environment variable PLOTLY_RENDERER still wins.
 """
 
 import html
+import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 import pandas as pd
 import plotly.graph_objects as go
 import plotly.io as pio
+from plotly.subplots import make_subplots
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -89,3 +91,38 @@ def _frame(frame: pd.DataFrame) -> pd.DataFrame:
         out.index = frame.index.map(_plain)
     out.attrs = _plain(frame.attrs)
     return out
+
+
+def panels(titles: Sequence[str], spacing: float, heights: Sequence[float] | None = None, **more: Any) -> go.Figure:
+    """Return a figure of panels below each other, each with its title at its left edge."""
+    parts = {"subplot_titles": list(titles), "vertical_spacing": spacing, "row_heights": heights}
+    figure = make_subplots(rows=len(titles), **parts, **more)
+    figure.update_annotations(font={"size": 13}, x=0, xanchor="left")
+    return figure.update_layout(template="moe_lab", margin={"t": 40})
+
+
+def over_sizes(figure: go.Figure, sizes: Iterable[int], what: str, height: int, y: str, **axis: Any) -> go.Figure:
+    """Finish a figure over sizes: a logarithmic axis that names six at most, so that it fits a phone, and room below.
+
+    Args:
+        figure: with its lines.
+        sizes: where they have points.
+        what: the sizes are.
+        height: without legend.
+        y: title of the other axis.
+        axis: more of that axis.
+    """
+    values = sorted({int(size) for size in sizes if size > 0})
+    shown = values[:: max(1, math.ceil(len(values) / 6))]
+    ticks = {"type": "log", "tickvals": shown, "ticktext": [f"{m:,}" for m in shown]}
+    figure.update_layout(template="moe_lab", height=height + 12 * len(figure.data), showlegend=True)
+    figure.update_xaxes(title={"text": what}, **ticks)
+    return figure.update_yaxes(title={"text": y}, **axis)
+
+
+def named(order: Sequence[Any]) -> dict[str, Any]:
+    """Return an axis of names, the first at the top, where every name is written."""
+    return {"categoryorder": "array", "categoryarray": list(order)[::-1], "showgrid": False, "dtick": 1}
+
+
+DOWNWARDS = {"autorange": "reversed", "showgrid": False, "dtick": 1}  # likewise, in the order of the data

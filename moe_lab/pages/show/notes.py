@@ -46,11 +46,7 @@ ROOFS = {
 
 
 def roofs(known: pd.DataFrame) -> Table | Note:
-    """Return what a GPU can do at most: the same table on every page.
-
-    Args:
-        known: ``analysis.roofs.of_gpu`` or ``with_peaks``; a column gpu where it has rows of several.
-    """
+    """Return what a GPU can do at most, the same on every page (``analysis.roofs``, a column gpu where of several)."""
     shown = known.assign(
         what=[
             ROOFS[k][0] + ("" if m else ", theoretical peak")

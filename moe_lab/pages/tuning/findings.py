@@ -12,11 +12,7 @@ from moe_lab.pages.show.findings import Finding, each, percent, time
 
 
 def all_of(run: Tuning) -> list[Finding | None]:
-    """Say what tuning gains, where, and what a lookup costs; the first sentence is the headline.
-
-    Args:
-        run: of the tuning.
-    """
+    """Say what tuning gains, where, and what a lookup costs; the first sentence is the headline."""
     if run.run is None:
         return [Finding("", run.missing)]
     best = tuning.chosen(run)

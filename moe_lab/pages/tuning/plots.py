@@ -2,10 +2,9 @@
 
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from moe_lab.pages.show import palette
-from moe_lab.pages.show.figures import as_text
+from moe_lab.pages.show.figures import as_text, panels
 
 _SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "star")
 
@@ -14,12 +13,11 @@ _SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "star")
 def landscape(rows: pd.DataFrame) -> go.Figure:
     """Draw the time of every tile over its columns, a panel a GEMM, a colour for block_m and a symbol for block_k.
 
-    Args:
-        rows: as ``analysis.tuning.landscape`` returns them, of at least one tile.
+    ``rows`` are those of ``analysis.tuning.landscape``, at least one tile.
     """
     parts = list(dict.fromkeys(rows["part"]))
     titles = [f"{part} at M = {int(rows['M'].iloc[0]):,}" for part in parts]
-    figure = make_subplots(rows=len(parts), vertical_spacing=0.26 / len(parts), subplot_titles=titles)
+    figure = panels(titles, 0.26 / len(parts))
     colors = palette.series(sorted(set(rows["block_m"])))
     symbols = dict(zip(sorted(set(rows["block_k"])), _SYMBOLS, strict=False))
     drawn: set[str] = set()
@@ -44,19 +42,12 @@ def landscape(rows: pd.DataFrame) -> go.Figure:
     figure.update_xaxes(type="category", categoryorder="array", categoryarray=order)
     figure.update_xaxes(title={"text": "columns of a tile (block_n)"}, row=len(parts), col=1)
     figure.update_yaxes(title={"text": "time (µs)"}, type="log")
-    figure.update_layout(template="moe_lab", height=150 + 270 * len(parts) + 12 * len(drawn), margin={"t": 36})
-    figure.update_annotations(font={"size": 14}, x=0, xanchor="left")
-    return figure
+    return figure.update_layout(height=150 + 270 * len(parts) + 12 * len(drawn))
 
 
 @as_text
 def keys(chosen: pd.DataFrame, between: pd.DataFrame) -> go.Figure:
-    """Draw what the tuned tiles take against the backend's own, at the tuned Ms and between them.
-
-    Args:
-        chosen: as ``analysis.tuning.chosen`` returns them.
-        between: as ``analysis.tuning.between`` returns them; may be empty.
-    """
+    """Draw the tuned tiles against the backend's own (``analysis.tuning.chosen``, ``between``, perhaps empty)."""
     figure = go.Figure()
     saved = chosen.dropna(subset="gain_pct")
     figure.add_scatter(

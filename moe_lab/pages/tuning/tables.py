@@ -9,11 +9,7 @@ _NOTHING = "Nothing to show: the tuning has no M with a result."
 
 
 def chosen(frame: pd.DataFrame) -> Table | Note:
-    """Return the tiles of each M.
-
-    Args:
-        frame: as ``analysis.tuning.chosen`` returns it.
-    """
+    """Return the tiles of each M (``analysis.tuning.chosen``)."""
     own, one, found = "backend's own tile", "one tile for both", "the search"
     columns = [
         *heads("M w13 w2 us"),
@@ -27,21 +23,13 @@ def chosen(frame: pd.DataFrame) -> Table | Note:
 
 
 def landscape(frame: pd.DataFrame) -> Table | Note:
-    """Return the tiles that were measured at one M, the quickest first.
-
-    Args:
-        frame: as ``analysis.tuning.landscape`` returns it.
-    """
+    """Return the tiles that were measured at one M, the quickest first (``analysis.tuning.landscape``)."""
     columns = heads("part tile us over_best round")
     return or_note(frame, Tall(frame, columns), _NOTHING)
 
 
 def between(frame: pd.DataFrame) -> Table | Note:
-    """Return what the nearest key costs at Ms between the tuned ones.
-
-    Args:
-        frame: as ``analysis.tuning.between`` returns it.
-    """
+    """Return what the nearest key costs at Ms between the tuned ones (``analysis.tuning.between``)."""
     columns = [
         *heads("M"),
         *heads("nearest nearest_us cost_pct", group="nearest key"),
@@ -53,12 +41,7 @@ def between(frame: pd.DataFrame) -> Table | Note:
 
 
 def shipped(frame: pd.DataFrame, best: pd.DataFrame) -> Table | Note:
-    """Return what the tiles of other projects take in our kernel.
-
-    Args:
-        frame: as ``analysis.tuning.shipped`` returns it.
-        best: as ``analysis.tuning.chosen`` returns it.
-    """
+    """Return what other projects' tiles take in our kernel (``analysis.tuning.shipped``, ``chosen``)."""
     columns = [*heads("M release"), *heads("w13 w2", theirs=True), *heads("us chosen_us slower_pct")]
     sentence = (
         "No tiles that others ship were measured: where the tuning ran there was no release with a file for these "
@@ -68,11 +51,7 @@ def shipped(frame: pd.DataFrame, best: pd.DataFrame) -> Table | Note:
 
 
 def failures(rows: pd.DataFrame) -> Table | Note:
-    """Return the tiles that could not be compiled or run, and why.
-
-    Args:
-        rows: of the run.
-    """
+    """Return the run's tiles that could not be compiled or run, and why."""
     wrong = rows[rows["error"].notna()]
     shown = wrong.assign(tile=wrong["w13"].fillna(wrong["w2"]))[["phase", "M", "part", "tile", "error"]]
     columns = [*heads("phase", label="step"), *heads("M part tile error")]
