@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from moe_lab.analysis.bench_rows import BenchRun
+from moe_lab.analysis.bench_rows import BenchRun, verdicts
 from moe_lab.spec import published
 from moe_lab.spec.launches import Launches
 
@@ -101,8 +101,7 @@ def duels(bench: Bench, algorithm: str, mode: str = "graph") -> pd.DataFrame:
     floor = floor[[*CASE, "median_us"]].rename(columns={"median_us": "empty_us"})
     both = theirs.merge(ours, on=CASE, suffixes=("_theirs", "_ours")).merge(floor, on=CASE, how="left")
     both = both.rename(columns={"median_us_ours": "ours_us", "median_us_theirs": "theirs_us"})
-    ahead, behind = both["p80_us_ours"] < both["p20_us_theirs"], both["p80_us_theirs"] < both["p20_us_ours"]
-    both["verdict"] = np.select([ahead.astype(bool), behind.astype(bool)], ["ahead", "behind"], "even")
+    both["verdict"] = verdicts(both, "_ours", "_theirs")
     both["speedup"] = both["theirs_us"] / both["ours_us"]
     both["speedup_net"] = net(both["theirs_us"], both["ours_us"], both["empty_us"])
     both["lost_us"] = both["ours_us"] - both["theirs_us"]
@@ -146,15 +145,11 @@ def rivals(duel: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Columns rival, cells, ahead, even, behind, mean_speedup (geometric), least_speedup, most_speedup.
     """
-    rows = []
-    for name, part in duel.groupby("rival", sort=True):
-        speedup = part["speedup"].astype(float)
-        counts = {verdict: int((part["verdict"] == verdict).sum()) for verdict in ("ahead", "even", "behind")}
-        spread = {"least_speedup": speedup.min(), "most_speedup": speedup.max()}
-        rows.append(
-            {"rival": name, "cells": len(part)} | counts | {"mean_speedup": np.exp(np.log(speedup).mean())} | spread
-        )
-    return pd.DataFrame(rows)
+    speedup = duel.assign(log=np.log(duel["speedup"].astype(float))).groupby("rival", sort=True)
+    counts = pd.crosstab(duel["rival"], duel["verdict"]).reindex(columns=["ahead", "even", "behind"], fill_value=0)
+    ends = {"least_speedup": ("speedup", "min"), "most_speedup": ("speedup", "max")}
+    table = speedup.agg(cells=("speedup", "size"), mean_speedup=("log", "mean"), **ends).join(counts)
+    return table.assign(mean_speedup=np.exp(table["mean_speedup"])).reset_index()
 
 
 def bandwidth(bench: Bench, launches: Launches | None = None) -> tuple[float, str] | None:
@@ -213,8 +208,3 @@ def padding(bench: Bench, E: int, topk: int) -> pd.DataFrame:
     rows = bench.rows[(bench.rows["E"] == E) & (bench.rows["topk"] == topk)]
     named = ["tokens", "routing", "block_m", "padding_waste_pct"]
     return rows.drop_duplicates([*named[:3], "seed"])[named].sort_values("tokens", kind="stable", ignore_index=True)
-
-
-def maps(rows: pd.DataFrame) -> list[pd.DataFrame]:
-    """Return the table as the only one of a list, or no table if it has no rows: what a notebook draws in a loop."""
-    return [rows] if len(rows) else []

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from moe_lab.analysis import amd, counters, tiles
+from moe_lab.analysis.bench_rows import some
 from moe_lab.analysis.geometry import LIMITS, fit, last_wave_fill_pct
 from moe_lab.spec import formats, ranges
 from moe_lab.spec.launches import Launches
@@ -18,11 +19,6 @@ PARTS = ("w13", "w2")
 def of_stage(table: pd.DataFrame, stage: str) -> list[pd.DataFrame]:
     """Return the rows of w13 or w2, fused stages with them, as a list of one table; empty where there are none."""
     return some(table[[stage in str(s).split("+") for s in table["stage"]]])
-
-
-def some(table: pd.DataFrame) -> list[pd.DataFrame]:
-    """Return a list of the table; empty where it has no rows."""
-    return [table] if len(table) else []
 
 
 COLUMNS = (

@@ -4,13 +4,11 @@ A peer is a backend whose kernels are another project's, PyTorch's grouped produ
 other than moe_lab. The lead at an M is against the quickest of them at that M, whichever it is.
 """
 
-from collections.abc import Iterator
 from functools import cache
-from typing import Any
 
 import pandas as pd
 
-from moe_lab.analysis.phases import rows_of
+from moe_lab.analysis.bench_rows import verdicts
 from moe_lab.spec import plugins
 
 OURS = "quickest of ours"
@@ -60,20 +58,17 @@ def leads(rows: pd.DataFrame, ours: str) -> pd.DataFrame:
         way round, else even.
     """
     rows, name = with_ours(rows, ours)
-    return pd.DataFrame(_each(rows, name) if name in (ours, OURS) else [], columns=list(COLUMNS))
-
-
-def _each(rows: pd.DataFrame, ours: str) -> Iterator[dict[str, Any]]:
-    for M, part in rows.groupby("M") if len(rows) else ():
-        mine: Any = next(rows_of(part[part["backend"] == ours]), None)
-        theirs = part[[is_peer(str(name), ours) for name in part["backend"]]]
-        peer: Any = next(rows_of(theirs.sort_values("median_us", kind="stable")), None)
-        if mine is None or peer is None:
-            continue
-        verdict = "ahead" if mine.p80_us < peer.p20_us else "behind" if peer.p80_us < mine.p20_us else "even"
-        times = {"ours_us": float(mine.median_us), "peer_us": float(peer.median_us)}
-        speedup = times["peer_us"] / times["ours_us"]
-        yield {"M": M, "ours": ours, "peer": peer.backend, **times, "speedup": speedup, "verdict": verdict}
+    if rows.empty or name not in (ours, OURS):
+        return pd.DataFrame(columns=list(COLUMNS))
+    times = rows[["M", "backend", "median_us", "p20_us", "p80_us"]]
+    mine = times[times["backend"] == name].drop_duplicates("M")
+    peers = times[[is_peer(str(backend), name) for backend in times["backend"]]]
+    best = peers.sort_values("median_us", kind="stable").drop_duplicates("M")
+    both = mine.merge(best, on="M", suffixes=("_ours", "_peer")).sort_values("M", ignore_index=True)
+    both = both.rename(columns={"median_us_ours": "ours_us", "median_us_peer": "peer_us"})
+    both = both.astype({"ours_us": float, "peer_us": float})
+    both = both.assign(ours=both["backend_ours"], peer=both["backend_peer"], speedup=both["peer_us"] / both["ours_us"])
+    return both.assign(verdict=verdicts(both, "_ours", "_peer"))[list(COLUMNS)]
 
 
 def largest_excess(split: pd.DataFrame, quick: str, slow: str) -> tuple[str, float, float] | None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from moe_lab.analysis.bench_rows import BenchRun
+from moe_lab.analysis.bench_rows import BenchRun, verdicts
 from moe_lab.analysis.leads import leads
 from moe_lab.analysis.phases import rows_of
 
@@ -92,17 +92,14 @@ def winners(rows: pd.DataFrame) -> pd.DataFrame:
         Columns M, winner, ms, next, next_ms, lead_pct (of the next's time), verdict (ahead or even), pct_of_roofline,
         bound_by; next and lead are NA with a single backend.
     """
-    out = []
-    for M, part in rows.groupby("M"):
-        first, *rest = list(rows_of(part.sort_values("median_us").head(2)))
-        known = {"M": M, "winner": first.backend, "ms": first.median_us / 1e3, "bound_by": first.bound_by}
-        known |= {"pct_of_roofline": first.pct_of_roofline, "next": None, "next_ms": None, "lead_pct": None}
-        for second in rest:
-            known |= {"next": second.backend, "next_ms": second.median_us / 1e3}
-            known |= {"lead_pct": 100 * (1 - first.median_us / second.median_us)}
-            known["verdict"] = "ahead" if first.p80_us < second.p20_us else "even"
-        out.append(known)
-    return pd.DataFrame(out).convert_dtypes()
+    ranked = rows.sort_values("median_us").groupby("M")
+    first, second = (ranked.nth(n).set_index("M") for n in (0, 1))
+    both = first.join(second.add_suffix("_next")).sort_index().reset_index()
+    out = both[["M", "pct_of_roofline", "bound_by"]].assign(winner=both["backend"], ms=both["median_us"] / 1e3)
+    out = out.assign(next=both["backend_next"], next_ms=both["median_us_next"] / 1e3)
+    out["lead_pct"] = 100 * (1 - both["median_us"] / both["median_us_next"])
+    out["verdict"] = pd.Series(verdicts(both, "", "_next"), index=out.index).where(both["backend_next"].notna())
+    return out.convert_dtypes()
 
 
 def crossings(rows: pd.DataFrame, one: str, other: str) -> pd.DataFrame:
@@ -171,8 +168,3 @@ def geometric_mean(values: "pd.Series[Any]") -> float:
     """Return the geometric mean of positive numbers; NaN of none."""
     known = values.dropna().astype(float)
     return float(np.exp(np.log(known).mean())) if len(known) else math.nan
-
-
-def some(rows: pd.DataFrame) -> list[pd.DataFrame]:
-    """Return the table as the only one of a list, or no table if it has no rows: what a notebook draws in a loop."""
-    return [rows] if len(rows) else []

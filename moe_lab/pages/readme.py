@@ -7,7 +7,7 @@ import pandas as pd
 
 from moe_lab import runs
 from moe_lab.analysis import align as align_bench
-from moe_lab.analysis import leads, sweep
+from moe_lab.analysis import bench_rows, leads, sweep
 from moe_lab.analysis.phases import rows_of
 from moe_lab.analysis.roofs import of_gpu
 from moe_lab.pages import load
@@ -37,11 +37,7 @@ def named(run: str, bench: str) -> Iterator[tuple[str, str]]:
     """
     for one in sorted(runs.list_runs(), key=lambda r: str(r.manifest["name"]), reverse=True):
         if str(one.manifest["name"]).rpartition("/")[2] == run and one.manifest.get("bench") == bench:
-            yield _gpu(one), str(one.manifest["name"])
-
-
-def _gpu(run: runs.Run) -> str:
-    return str((run.manifest.get("gpu") or {}).get("name") or "an unknown GPU").removeprefix("NVIDIA ")
+            yield bench_rows.BenchRun(one, pd.DataFrame()).gpu, str(one.manifest["name"])
 
 
 def roofs() -> str:

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from ncu_builder import raw, stack
 
-from moe_lab.analysis import gemms, join
+from moe_lab.analysis import bench_rows, gemms, join
 from moe_lab.analysis.limits import limits
 from moe_lab.analysis.traffic import traffic
 from moe_lab.pages import load
@@ -62,7 +62,7 @@ def test_run_that_is_not_there_becomes_a_sentence(profiles):
     assert found.table.empty
     assert found.missing[0].startswith("There is no run 'h200/experts_counters_peers'; `moe-lab capture ncu --name")
     assert limits(found.table).empty
-    assert gemms.some(found.table) == gemms.of_stage(found.table, "w13") == []
+    assert bench_rows.some(found.table) == gemms.of_stage(found.table, "w13") == []
 
 
 def page(tmp_path, kernels, name="page.csv"):

@@ -61,14 +61,13 @@ def against(bench: Bench, duel: pd.DataFrame, ours: str, baseline: str) -> Findi
     rows = duel[duel["rival"] == baseline]
     if rows.empty:
         return Finding("", f"The run has no case with both {ours} and {baseline}.")
-    gpu = str(((bench.run.manifest if bench.run else {}).get("gpu") or {}).get("name") or "an unknown GPU")
     ahead = int((rows["verdict"] == "ahead").sum())
     share = f"all {len(rows)} cases" if ahead == len(rows) > 1 else f"{ahead} of {len(rows)} cases"
     most: Any = next(rows_of(rows.nlargest(1, "speedup")))
     ends = dict.fromkeys(number(value) for value in (rows["speedup"].min(), rows["speedup"].max()))
     spread = f"{' to '.join(ends)} times as fast"
     return Finding(
-        f"On {gpu.removeprefix('NVIDIA ')}, {ours} is ahead of {baseline} in {share}, {spread}",
+        f"On {bench.gpu}, {ours} is ahead of {baseline} in {share}, {spread}",
         f"{_us(most.ours_us)} "
         f"against {_us(most.theirs_us)} at {_tokens(most.tokens)} x {most.topk} of {most.E} experts.",
         findings.rows(rows.sort_values("speedup"), _DUEL),

@@ -12,12 +12,6 @@ from moe_lab.pages.show import findings
 from moe_lab.pages.show.findings import NBSP, Finding, Severity, each, number, percent
 
 
-def gpu(bench: Sweep) -> str:
-    """Return the name of a benchmark's GPU without its vendor."""
-    name = ((bench.run.manifest if bench.run else {}).get("gpu") or {}).get("name") or "an unknown GPU"
-    return str(name).removeprefix("NVIDIA ")
-
-
 def behind(others: Sequence[Sweep], ours: str) -> Finding | None:
     """Say where the median of ours is behind the best peer's in other runs.
 
@@ -30,10 +24,10 @@ def behind(others: Sequence[Sweep], ours: str) -> Finding | None:
         rows = sweep.at(bench, "")
         found = leads(rows, ours) if len(rows) else rows
         for one in rows_of(found[found["speedup"] < 1]) if len(found) else ():
-            what = f"{one.ours} with {rows['model'].iloc[0]} on {gpu(bench)} at M = {one.M:,}"
+            what = f"{one.ours} with {rows['model'].iloc[0]} on {bench.gpu} at M = {one.M:,}"
             spread = "" if one.verdict == "behind" else ", within the spread of the repetitions"
             parts.append(f"{what} ({number(one.speedup)} times as fast as {one.peer}{spread})")
-            told.append({"gpu": gpu(bench), "model": rows["model"].iloc[0], **one._asdict()})
+            told.append({"gpu": bench.gpu, "model": rows["model"].iloc[0], **one._asdict()})
     shown = findings.rows(told, "gpu model M ours ours_us peer peer_us speedup verdict")
     return each("Behind the best peer in other runs", parts, shown, "problem")
 

@@ -9,7 +9,7 @@ from moe_lab.analysis import rules, sweep
 from moe_lab.analysis.leads import largest_excess, leads, with_ours
 from moe_lab.analysis.phases import rows_of
 from moe_lab.analysis.sweep import Sweep
-from moe_lab.pages.m_sweep.cautions import gpu, over
+from moe_lab.pages.m_sweep.cautions import over
 from moe_lab.pages.show import findings
 from moe_lab.pages.show.findings import Finding, caution, each, number, percent, time
 from moe_lab.spec import published
@@ -52,7 +52,7 @@ def all_of(bench: Sweep, rows: pd.DataFrame, skewed: pd.DataFrame, ours: str, ba
 
 def headline(bench: Sweep, rows: pd.DataFrame, ours: str) -> Finding:
     """Say at how many Ms ours is ahead of the best peer, and how far on the whole."""
-    where = f"On {gpu(bench)}, {rows['model'].iloc[0]}, {rows['routing'].iloc[0]} routing"
+    where = f"On {bench.gpu}, {rows['model'].iloc[0]}, {rows['routing'].iloc[0]} routing"
     table = leads(rows, ours)
     if table.empty:
         first = sweep.winners(rows)["winner"].value_counts()

@@ -21,10 +21,9 @@ def all_of(run: Tuning) -> list[Finding | None]:
             Finding("", f"{run.run.manifest['name']} has no M with a result yet; run the same tuning again to go on.")
         ]
     first: Any = next(rows_of(run.rows[run.rows["phase"] == "final"]))
-    gpu = str((run.run.manifest.get("gpu") or {}).get("name") or "an unknown GPU").removeprefix("NVIDIA ")
     return [
         Finding(
-            f"On {gpu}, {first.model}, {first.format}, {first.backend}",
+            f"On {run.gpu}, {first.model}, {first.format}, {first.backend}",
             f"{gain(best)}.",
             findings.rows(best, "M w13 w2 us default_us gain_pct"),
         ),
