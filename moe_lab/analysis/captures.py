@@ -7,9 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from moe_lab.analysis.amd import memory
 from moe_lab.runs import Run
-from moe_lab.spec.launches import Launches
 
 
 @dataclass(frozen=True)
@@ -41,11 +39,10 @@ class Captures:
         return dict(zip(names, self.runs.values(), strict=True))
 
 
-def gpu_facts(run: Run, launches: Launches) -> dict[str, Any]:
-    """Return what report and manifest say of the GPU, and its ``roofs`` (``amd_memory.roofs``) where it has some."""
-    stated = {k: v for k, v in (run.manifest.get("gpu") or {}).items() if v}
-    measured = {"roofs": memory.roofs(launches)} if launches.meta.get("roofs") else {}
-    return {**(launches.meta.get("gpu") or {}), **stated, **measured}
+def gpu_facts(run: Run, meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a report (``Launches.meta``) says of the GPU, and over it what the run states."""
+    stated = {key: value for key, value in (run.manifest.get("gpu") or {}).items() if value}
+    return {**(meta.get("gpu") or {}), **stated}
 
 
 def short_gpu(name: str | None) -> str | None:

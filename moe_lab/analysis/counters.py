@@ -1,7 +1,7 @@
 """What the counters of a report say of each kernel, one row a kernel and place."""
 
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -149,17 +149,22 @@ def _median(frame: pd.DataFrame, column: str) -> Any:
     return frame[column].astype("Float64").median() if column in frame else None
 
 
+def waits(ratios: Mapping[Hashable, Any], most: int = TOP_STALLS) -> list[tuple[str, float]]:
+    """Return the largest reasons to wait, in percent of the time that warps spent on an SM; to issue is no wait.
+
+    Args:
+        ratios: columns ``stall_<reason>_ratio``, others beside them.
+        most: reasons.
+    """
+    found = {reason: ratios.get(f"stall_{reason}_ratio") for reason in STALLS}
+    known = pd.Series(found, dtype="Float64").dropna().astype(float)
+    largest = known.drop("selected", errors="ignore").loc[lambda s: s > 0].sort_values(ascending=False, kind="stable")
+    return [(str(reason), 100 * value / known.sum()) for reason, value in largest.head(most).items()]
+
+
 def _stalls(frame: pd.DataFrame) -> dict[str, Any]:
-    """Return the largest reasons and their share of the time that warps spent on an SM."""
-    names = [r for r in STALLS if f"stall_{r}_ratio" in frame]
-    medians = {r: frame[f"stall_{r}_ratio"].median() for r in names}
-    known = {r: float(v) for r, v in medians.items() if not pd.isna(v)}
-    whole = sum(known.values())
-    waits = sorted((r for r in known if r != "selected" and known[r] > 0), key=lambda r: -known[r])
-    out: dict[str, Any] = {}
-    for number, reason in enumerate(waits[:TOP_STALLS], 1):
-        out |= {f"stall_{number}": reason, f"stall_{number}_pct": 100 * known[reason] / whole}
-    return out
+    found = waits(frame[[c for c in frame if str(c).startswith("stall_")]].median().to_dict())
+    return {f"stall_{n}{end}": v for n, one in enumerate(found, 1) for end, v in zip(("", "_pct"), one, strict=True)}
 
 
 def _notes(table: pd.DataFrame) -> list[str]:

@@ -6,7 +6,8 @@ from typing import Any
 import pandas as pd
 
 from moe_lab.analysis import roofline
-from moe_lab.analysis.phases import Phase, gpu_facts
+from moe_lab.analysis.captures import gpu_facts
+from moe_lab.analysis.phases import Phase
 from moe_lab.runs import Run
 from moe_lab.spec import formats
 from moe_lab.spec.problem import MoEProblem, Part
@@ -57,7 +58,7 @@ MEASURED, PEAK = "measured", "theoretical peak"
 
 def _roof(phase: Phase, benchmarks: list[Run] | None) -> dict[str, Any]:
     """Return the roof of reading of the phase's GPU, and whether it was measured."""
-    known = roofline.roofs(gpu_facts(phase), phase.known if benchmarks is None else benchmarks)
+    known = roofline.roofs(gpu_facts(phase.run, phase.launches.meta), phase.known if benchmarks is None else benchmarks)
     for row in known[known["kind"] == "dram"].to_dict("records"):
         return {"roof_tb_per_s": float(row["value"]) / 1e12, "roof": MEASURED if row["measured"] else PEAK}
     return {"roof_tb_per_s": float("nan"), "roof": None}

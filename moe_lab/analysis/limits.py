@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from moe_lab.analysis import roofline, roofs, rules, traffic
+from moe_lab.analysis import counters, roofline, roofs, rules
 from moe_lab.analysis.breakdown import UNATTRIBUTED, breakdown
 from moe_lab.analysis.rules import Row, Rule, value
 from moe_lab.spec.launches import Launches
@@ -112,12 +112,7 @@ def _extras(row: Row, rule: Rule | None) -> dict[str, float | None]:
 
 def stalls(row: Row, most: int = 3) -> list[tuple[str, float]]:
     """Return the largest reasons for which warps waited, with their share of the warps' time in percent."""
-    prefix, suffix = "stall_", "_ratio"
-    names = [str(c) for c in row if str(c).startswith(prefix) and str(c).endswith(suffix)]
-    known = {n[len(prefix) : -len(suffix)]: float(row[n]) for n in names if not traffic.absent(row[n])}
-    whole = sum(known.values())
-    waits = sorted((r for r in known if r != "selected" and known[r] > 0), key=lambda r: -known[r])
-    return [(r.replace("_", " "), 100 * known[r] / whole) for r in waits[:most]]
+    return [(reason.replace("_", " "), pct) for reason, pct in counters.waits(row, most)]
 
 
 def gaps(launches: Launches) -> pd.DataFrame:
@@ -128,15 +123,13 @@ def gaps(launches: Launches) -> pd.DataFrame:
     """
     table = breakdown(launches)
     roots = table[(table["depth"] == 0) & (table["path"] != UNATTRIBUTED) & (table["span_ms"] > 0)]
-    rows = []
-    for row in roots.to_dict("records"):
-        fields, share = parse_root(str(row["name"])) or {}, 100 * row["gap_ms"] / row["span_ms"]
-        if share >= GAPS_PCT:
-            named = " ".join(filter(None, (fields.get("backend", row["name"]), fields.get("tiles"))))
-            own: dict[str, Any] = {"series": named, "M": int(fields["M"]) if fields.get("M", "").isdecimal() else None}
-            own |= {"span_us": 1e3 * row["span_ms"], "gap_us": 1e3 * row["gap_ms"], "gap_pct": share}
-            rows.append(own | {"kernels": row["kernels"]})
-    return pd.DataFrame(rows, columns=["series", "M", "span_us", "gap_us", "gap_pct", "kernels"])
+    roots = roots.assign(gap_pct=100 * roots["gap_ms"] / roots["span_ms"])
+    roots = roots[roots["gap_pct"] >= GAPS_PCT].reset_index(drop=True)
+    fields = [parse_root(str(name)) or {"backend": str(name)} for name in roots["name"]]
+    named = [" ".join(filter(None, (f.get("backend"), f.get("tiles")))) for f in fields]
+    sizes = pd.Series([int(f["M"]) if f.get("M", "").isdecimal() else None for f in fields], dtype=object)
+    out = roots.assign(series=named, M=sizes, span_us=1e3 * roots["span_ms"], gap_us=1e3 * roots["gap_ms"])
+    return out[["series", "M", "span_us", "gap_us", "gap_pct", "kernels"]]
 
 
 def stall_shares(table: pd.DataFrame, stage: str, most: int = 5) -> pd.DataFrame:
@@ -147,14 +140,15 @@ def stall_shares(table: pd.DataFrame, stage: str, most: int = 5) -> pd.DataFrame
         stage: w13 or w2.
         most: reasons by name, of one row; of all rows the ``NAMED_STALLS`` largest.
     """
-    rows: list[dict[str, Any]] = []
     found = table[table["part"] == stage].sort_values(["series", "M"]).to_dict("records")
-    sums = pd.DataFrame([s for row in found for s in stalls(row, most)], columns=["reason", "pct"])
-    named = set(sums.groupby("reason")["pct"].sum().astype("float64").nlargest(NAMED_STALLS).index)
-    for row in found:
-        known = [(reason, share) for reason, share in stalls(row, most) if reason in named]
-        label = ", ".join([str(row["series"]), f"M {row['M']:,}", *([str(row["gpu"])] if "gpu" in row else [])])
-        rows += [{"row": label, "reason": reason, "pct": share} for reason, share in known]
-        if known:
-            rows.append({"row": label, "reason": "other", "pct": 100 - sum(share for _, share in known)})
-    return pd.DataFrame(rows, columns=["row", "reason", "pct"])
+    rows = [{"row": _label(row), "reason": reason, "pct": pct} for row in found for reason, pct in stalls(row, most)]
+    told = pd.DataFrame(rows, columns=["row", "reason", "pct"])
+    named = told.astype({"pct": float}).groupby("reason")["pct"].sum().nlargest(NAMED_STALLS).index
+    told = told[told["reason"].isin(named)]
+    rest = 100 - told.groupby("row", sort=False)["pct"].sum()
+    out = pd.concat([told, rest.reset_index().assign(reason="other")], ignore_index=True)
+    return out.sort_values("row", key=lambda r: pd.factorize(r)[0], kind="stable", ignore_index=True)
+
+
+def _label(row: Row) -> str:
+    return ", ".join([str(row["series"]), f"M {row['M']:,}", *([str(row["gpu"])] if "gpu" in row else [])])

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from moe_lab.analysis.breakdown import UNATTRIBUTED, breakdown
-from moe_lab.analysis.captures import short_gpu
+from moe_lab.analysis.captures import gpu_facts, short_gpu
 from moe_lab.analysis.timeline import timeline
 from moe_lab.runs import Run
 from moe_lab.spec import published, ranges
@@ -173,11 +173,6 @@ def share_rows(phases: list[Phase]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)[["row", "stage", "time_ms", "pct_of_layer", "published"]]
 
 
-def gpu_facts(phase: Phase) -> dict[str, Any]:
-    """Return what is known about the GPU: from the run, and from the report itself."""
-    return {**(phase.launches.meta.get("gpu") or {}), **(phase.run.manifest.get("gpu") or {})}
-
-
 def gpu_name(phase: Phase) -> str:
     """Return the GPU's name without its vendor, or ``unknown GPU``."""
-    return short_gpu(gpu_facts(phase).get("name")) or "unknown GPU"
+    return short_gpu(gpu_facts(phase.run, phase.launches.meta).get("name")) or "unknown GPU"

@@ -1,14 +1,16 @@
 """From the names in a notebook's parameters to what its analysis takes: the only place of pages that reads runs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain, count
 from typing import Any
 
 import pandas as pd
 
 from moe_lab import runs
 from moe_lab.analysis import align, align_steps, amd, captures, counters, gemms, join, limits, phases, sweep, tuning
-from moe_lab.analysis.amd.runs import Counted, apart, counted, only
+from moe_lab.analysis.amd import memory
+from moe_lab.analysis.amd.runs import Counted, only
 from moe_lab.runs import Run
 from moe_lab.spec.errors import UserError
 
@@ -117,7 +119,8 @@ def counts(names: Sequence[str], backends: Sequence[str] = (), M: Sequence[int] 
             continue
         run = opened.run
         launches = run.launches()
-        shown, facts = _apart(str(run.manifest["name"]), found), captures.gpu_facts(run, launches)
+        shown, facts = _apart(str(run.manifest["name"]), found), captures.gpu_facts(run, launches.meta)
+        facts |= {"roofs": memory.roofs(launches)} if launches.meta.get("roofs") else {}
         gpu = of[shown] = captures.short_gpu(facts.get("name")) or f"an unknown GPU ({shown})"
         gpus[gpu] = {**facts, **{k: v for k, v in gpus.get(gpu, {}).items() if v is not None}}
         found[shown] = run if run.manifest.get("gpu") else replace(run, manifest={**run.manifest, "gpu": facts})
@@ -129,12 +132,10 @@ def counts(names: Sequence[str], backends: Sequence[str] = (), M: Sequence[int] 
     return captures.Captures(found, table, gpus, missing, said, known=runs.list_runs())
 
 
-def _apart(name: str, others: Mapping[str, Run]) -> str:
+def _apart(name: str, others: Container[str]) -> str:
     """Return the name, with a number if another run has it."""
-    number = 1
-    while (shown := name if number == 1 else f"{name} ({number})") in others:
-        number += 1
-    return shown
+    numbered = (f"{name} ({number})" for number in count(2))
+    return next(shown for shown in chain([name], numbered) if shown not in others)
 
 
 def _wanted(table: pd.DataFrame, column: str, values: Sequence[Any]) -> "pd.Series[bool]":
@@ -160,7 +161,7 @@ def beside_timeline(counted: captures.Captures, timeline: str) -> captures.Captu
         return replace(counted, missing=[*counted.missing, opened.missing])
     run = opened.run
     launches = run.launches()
-    gpu = captures.short_gpu(captures.gpu_facts(run, launches).get("name"))
+    gpu = captures.short_gpu(captures.gpu_facts(run, launches.meta).get("name"))
     own = counted.table["gpu"] == gpu
     if not own.any():
         of = f"The timeline {run.manifest['name']} is of {gpu or 'an unknown GPU'}"
@@ -189,7 +190,13 @@ def amd_counts(folders: str | Sequence[str] = "", kernels: str = "") -> list[Cou
     named = folders.split(",") if isinstance(folders, str) else folders
     given = [_there(runs.open(n.strip(), AMD)) for n in named if n.strip()]
     found = given or [r for r in runs.list_runs() if (r.manifest.get("tool") or {}).get("name") == "rocprof-compute"]
-    every = apart([counted(run, run.launches(), bool(given)) for run in found])
+    every: list[Counted] = []
+    for run in found:
+        if not (launches := run.launches()).meta.get("counters"):
+            made = "give a workload folder that it made"
+            raise UserError(f"{run.manifest['name']} has no counters of AMD's rocprof-compute; {made}.")
+        shown = _apart(str(run.manifest["name"]), [one.name for one in every])
+        every.append(Counted(shown, run, launches, bool(given)))
     if not kernels or not every:
         return every
     chosen = [replace(r, launches=only(r.launches, kernels)) for r in every]

@@ -306,7 +306,7 @@ def test_notebook_takes_the_counted_runs_of_profiles_and_says_so(tmp_path, monke
     assert (one.name, one.given, one.gpu) == ("mi300x/counted", False, "MI300X")
     assert "measured; run in profiles/" in provenance.of([one]).html()
     both = load.amd_counts(f"{tmp_path / 'w'},{tmp_path / 'w'}")
-    assert [b.name for b in both] == ["w (1)", "w (2)"]
+    assert [b.name for b in both] == ["w", "w (2)"]
     assert "measured; report or folder given" in provenance.of(both).html()
     with pytest.raises(UserError, match="matches 'nothing'"):
         load.amd_counts("", "nothing")

@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import dataclass, replace
-from typing import Any
 
 from moe_lab.analysis.captures import short_gpu
 from moe_lab.runs import Run
@@ -32,33 +31,10 @@ class Counted:
         return short_gpu((self.launches.meta.get("gpu") or {}).get("name")) or "unknown GPU"
 
 
-def counted(run: Run, launches: Launches, given: bool) -> Counted:
-    """Return a run with its counters.
-
-    Raises:
-        UserError: it has none.
-    """
-    if not launches.meta.get("counters"):
-        raise UserError(
-            f"{run.manifest['name']} has no counters of AMD's rocprof-compute; give a workload folder that it made."
-        )
-    return Counted(str(run.manifest["name"]), run, launches, given)
-
-
-def apart(runs: list[Counted]) -> list[Counted]:
-    """Tell runs of one name apart by a number."""
-    names = [r.name for r in runs]
-    return [
-        replace(r, name=f"{r.name} ({names[: i + 1].count(r.name)})") if names.count(r.name) > 1 else r
-        for i, r in enumerate(runs)
-    ]
-
-
 def only(launches: Launches, kernels: str) -> Launches:
     """Return the launches whose full kernel name a regular expression finds."""
     try:
         chosen = launches.table["name_full"].astype(str).str.contains(kernels, regex=True)
     except re.error as error:
         raise UserError(f"'{kernels}' is no regular expression ({error}); give one that names kernels.") from None
-    meta: dict[str, Any] = launches.meta
-    return Launches(launches.table[chosen].reset_index(drop=True), launches.ranges, meta)
+    return replace(launches, table=launches.table[chosen].reset_index(drop=True))

@@ -1,17 +1,18 @@
 """Where the numbers of a page come from: the one table that every notebook ends with."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import pandas as pd
 
-from moe_lab.analysis.captures import short_gpu
+from moe_lab.analysis.amd.runs import Counted
+from moe_lab.analysis.captures import gpu_facts, short_gpu
+from moe_lab.analysis.phases import Phase
 from moe_lab.analysis.roofs import of_kind, of_run
 from moe_lab.pages.show import mime
 from moe_lab.pages.show.notes import ROOFS, Note, or_note
 from moe_lab.pages.show.tables import Column, Table, heads
 from moe_lab.runs import Run, profiles_root
-from moe_lab.spec.launches import Launches
 from moe_lab.spec.published import Source
 
 _STATED = (
@@ -20,29 +21,8 @@ _STATED = (
 )
 
 
-class Seen(Protocol):
-    """What a page looks at: a run, the name it has there, and its launches."""
-
-    @property
-    def name(self) -> str:
-        """As shown."""
-
-    @property
-    def run(self) -> Run:
-        """Where it comes from."""
-
-    @property
-    def launches(self) -> Launches:
-        """What its report says."""
-
-
-def of(seen: Sequence[Seen], *published: Source) -> Table | Note:
-    """Return ``table`` of runs whose reports were read.
-
-    Args:
-        seen: such as the phases of a layer.
-        published: sources of figures that others measured, a column each.
-    """
+def of(seen: Sequence[Phase | Counted], *published: Source) -> Table | Note:
+    """Return ``table`` of runs whose reports were read, a column each, and of figures that others published."""
     return table({one.name: one.run for one in seen}, {one.name: one.launches.meta for one in seen}, published)
 
 
@@ -70,7 +50,7 @@ def table(
         {
             "phase": what,
             "run": run.manifest.get("name"),
-            "gpu": short_gpu(_gpu(run, told[what]).get("name")),
+            "gpu": short_gpu(gpu_facts(run, told[what]).get("name")),
             "date": run.manifest.get("date"),
         }
         for what, run in there.items()
@@ -78,10 +58,6 @@ def table(
     columns = [*heads("fact"), *(Column(what, what, wrap=True) for what in facts)]
     extra = {mime.PROVENANCE: cards} if cards else {}
     return or_note(frame, Table(frame, columns, extra=extra), "No run was read.")
-
-
-def _gpu(run: Run, meta: Mapping[str, Any]) -> dict[str, Any]:
-    return {**(meta.get("gpu") or {}), **(run.manifest.get("gpu") or {})}
 
 
 def _facts(run: Run, meta: Mapping[str, Any]) -> dict[str, str | None]:
@@ -93,7 +69,7 @@ def _facts(run: Run, meta: Mapping[str, Any]) -> dict[str, str | None]:
     return {
         "Run": manifest.get("name"),
         "Figures": f"measured; {'run in profiles/' if kept else 'report or folder given'}",
-        "GPU": _hardware(_gpu(run, meta), meta.get("machine") or {}),
+        "GPU": _hardware(gpu_facts(run, meta), meta.get("machine") or {}),
         "Roofs in the run": _joined([_roof(kind, one["value"]) for kind, one in own.items()]),
         "Driver": versions.get("driver"),
         "Software": _joined([f"{n} {versions[n]}" for n in ("cuda", "torch", "triton", "moe_lab") if versions.get(n)]),
