@@ -52,14 +52,7 @@ def first(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def at(bench: Bench, E: int, topk: int, mode: str | None = "graph") -> pd.DataFrame:
-    """Return the timed rows of one E and topk over tokens, one case a size, floors included.
-
-    Args:
-        bench: the benchmark.
-        E: experts.
-        topk: experts per token.
-        mode: what was timed; None = all modes.
-    """
+    """Return the timed rows of one E and topk over tokens, one case a size, with floors; ``mode`` None = all."""
     rows = bench.rows[bench.rows["median_us"].notna()]
     rows = rows[(rows["E"] == E) & (rows["topk"] == topk)]
     return first(rows if mode is None else rows[rows["mode"] == mode]).sort_values("tokens", kind="stable")
@@ -69,13 +62,7 @@ def outliers(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows whose median is more than ``OUTLIER`` times that of both neighbours in tokens.
 
     Neighbours are the next fewer and next more tokens of the same case, algorithm and mode; the first and the last row
-    of a curve have one only, so none of them is found.
-
-    Args:
-        rows: timed rows.
-
-    Returns:
-        Those rows, with low_us and high_us: the medians of the two neighbours.
+    of a curve have one only, so none of them is found. low_us and high_us are the medians of the two.
     """
     keys = [key for key in [*CASE, "algorithm", "mode"] if key != "tokens"]
     rows = rows[rows["median_us"].notna()].sort_values("tokens", kind="stable")

@@ -41,14 +41,8 @@ class Capture:
 def split(bench: Bench, capture: Capture, E: int, topk: int) -> tuple[pd.DataFrame, str]:
     """Return the split of a call into steps, from a capture if there is one, else from the benchmark, and which it is.
 
-    Args:
-        bench: the benchmark.
-        capture: of ``moe_lab.gpu align``; one of another GPU than the benchmark's is not used.
-        E: experts.
-        topk: experts per token.
-
-    Returns:
-        The table of ``from_capture``, at four sizes at most, and a sentence that says where it is from.
+    A capture of another GPU than the benchmark's is not used. The table is that of ``from_capture``, at four sizes at
+    most; a sentence says where it is from.
     """
     apart = _apart(bench, capture)
     if capture.launches is not None and capture.run is not None and not apart:
@@ -135,12 +129,7 @@ def _stated(algorithm: str) -> Mapping[str, str]:
 
 
 def steps_of(algorithm: str, kernels: Sequence[str]) -> list[str]:
-    """Return the step of each kernel of one call; ``other`` where no plugin knows the kernel.
-
-    Args:
-        algorithm: align plugin.
-        kernels: names as a profiler gives them.
-    """
+    """Return the step of each kernel of one call of an align plugin; ``other`` where no plugin knows the kernel."""
     stated = _stated(algorithm)
     found = [next((step for part, step in stated.items() if part in kernel), "other") for kernel in kernels]
     alone = {step for step in found if "+" not in step}
@@ -150,11 +139,7 @@ def steps_of(algorithm: str, kernels: Sequence[str]) -> list[str]:
 
 
 def from_bench(bench: Bench, E: int, topk: int) -> pd.DataFrame:
-    """Return the split from the kernels that the benchmark read itself: one eager call a size, warm caches.
-
-    Returns:
-        As ``from_capture``.
-    """
+    """As ``from_capture``, of the kernels that the benchmark read itself: one eager call a size, warm caches."""
     rows = at(bench, E, topk, None)
     rows = rows[rows["kernels_warm_us"].notna() & ~is_floor(rows)]
     parts = [
@@ -166,12 +151,7 @@ def from_bench(bench: Bench, E: int, topk: int) -> pd.DataFrame:
 
 
 def from_capture(launches: Launches, E: int, topk: int) -> pd.DataFrame:
-    """Return the split of the calls that ``moe_lab.gpu align`` made under a profiler.
-
-    Args:
-        launches: the capture.
-        E: experts.
-        topk: experts per token.
+    """Return the split of the calls that ``moe_lab.gpu align`` made under a profiler, of one E and topk.
 
     Returns:
         One row an algorithm, size and step: algorithm, tokens, step, us (median over the calls of the time in that

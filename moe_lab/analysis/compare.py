@@ -14,12 +14,7 @@ CASES = {
 
 
 def captures(a: Launches, b: Launches, root: str | None = None) -> pd.DataFrame:
-    """Set the stages of two captures beside each other.
-
-    Args:
-        a: a capture.
-        b: another one.
-        root: regular expression that matches one range of each, such as a layer; by default their only root.
+    """Set the stages of two captures beside each other; ``root`` matches one range of each, by default their only root.
 
     Returns:
         Columns stage, time_a_ms, time_b_ms (median kernel sum of an instance of the root; NA where a run lacks the
@@ -46,12 +41,7 @@ def _stages(launches: Launches, root: str | None) -> pd.DataFrame:
 
 
 def benchmarks(a: pd.DataFrame, b: pd.DataFrame, bench: str) -> pd.DataFrame:
-    """Set the cases that two benchmarks both measured beside each other.
-
-    Args:
-        a: rows of a benchmark.
-        b: rows of another run of the same benchmark.
-        bench: ``experts`` or ``align``.
+    """Set the cases that two benchmarks of one kind (``bench``) both measured beside each other.
 
     Returns:
         The columns of ``CASES``, time_a_us, time_b_us (medians) and ratio (b over a), in the order of ``a``.

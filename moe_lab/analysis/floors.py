@@ -29,9 +29,7 @@ def problem_of(run: Run) -> tuple[MoEProblem, int] | None:
 def floors(phases: Sequence[Phase], measured: Iterable[Run] | None = None) -> pd.DataFrame:
     """Set the time of each expert GEMM beside the least work it can be: minimum bytes and useful FLOPs.
 
-    Args:
-        phases: of ``pages.load.layers``.
-        measured: benchmarks to look for the GPU's roofs in; by default those that each phase knows.
+    Roofs are looked for in ``measured``, by default in the benchmarks that each phase knows.
 
     Returns:
         Columns phase, stage (w13, w2), time_ms, experts_hit, experts, rows_useful, rows_padded (NA if unknown),

@@ -1,14 +1,7 @@
 """Launch geometry: how many blocks fit on an SM and why no more, waves, and how full the last one is."""
 
 import math
-from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any
-
-import pandas as pd
-
-from moe_lab.analysis.counters import KEYS, grouped, same
-from moe_lab.spec.launches import Launches
 
 WARP_THREADS = 32
 REGISTER_UNIT = 256  # registers are given to a warp in units of this many
@@ -109,57 +102,3 @@ def fit(limits: Limits, block_threads: int, registers_per_thread: int, smem_byte
 def last_wave_fill_pct(grid_blocks: int, blocks_at_once: int) -> float:
     """Return how full the last wave of a grid is: its blocks, of those that run at once on the whole GPU."""
     return 100 * ((grid_blocks - 1) % blocks_at_once + 1) / blocks_at_once  # a full last wave is 100, not 0
-
-
-def geometry(launches: Launches) -> pd.DataFrame:
-    """Return the launch geometry of every kernel, one row for each path, name, grid_blocks and block_threads.
-
-    Works on timelines and counter reports alike: occupancy is computed from the registers and shared memory of the
-    launch and the limits of the GPU's compute capability.
-
-    Returns:
-        Columns path, name, grid_blocks, block_threads, launches, registers_per_thread, smem_bytes (static and dynamic),
-        blocks_per_sm, limiter (registers, smem, warps, sm, joined with ``+``), occupancy_theoretical_pct,
-        occupancy_reported_pct (what ncu says; NA without it), sms_used, waves, last_wave_fill_pct. NA where registers,
-        shared memory, the compute capability or the number of SMs are not known. ``attrs["notes"]`` says where the
-        computed occupancy differs from ncu's.
-    """
-    gpu = launches.meta["gpu"] or {}
-    limits = LIMITS.get(str(gpu.get("compute_capability")))
-    rows = [_row(key, frame, limits, gpu.get("sm_count")) for key, frame in grouped(launches)]
-    columns = (
-        *KEYS,
-        *("launches", "registers_per_thread", "smem_bytes", "blocks_per_sm", "limiter", "occupancy_theoretical_pct"),
-        *("occupancy_reported_pct", "sms_used", "waves", "last_wave_fill_pct"),
-    )
-    table = pd.DataFrame(rows, columns=list(columns)).convert_dtypes()
-    apart = (table["occupancy_theoretical_pct"] - table["occupancy_reported_pct"]).abs() > 1
-    different = table.loc[apart.fillna(False), "name"].drop_duplicates().tolist()
-    table.attrs["notes"] = (
-        [f"Computed and reported occupancy differ for {', '.join(different)}: the reported one counts."]
-        if different
-        else []
-    )
-    return table
-
-
-def _row(key: tuple[Hashable, ...], frame: pd.DataFrame, limits: Limits | None, sm_count: int | None) -> dict[str, Any]:
-    row: dict[str, Any] = dict(zip(KEYS, key, strict=True)) | {"launches": len(frame)}
-    static, dynamic = same(frame["smem_static_bytes"]), same(frame["smem_dynamic_bytes"])
-    row["registers_per_thread"] = same(frame["registers_per_thread"])
-    row["smem_bytes"] = None if static is None or dynamic is None else static + dynamic
-    if "occupancy_theoretical_pct" in frame:
-        row["occupancy_reported_pct"] = frame["occupancy_theoretical_pct"].median()
-    if sm_count and not pd.isna(row["grid_blocks"]):
-        row["sms_used"] = min(int(row["grid_blocks"]), sm_count)
-    known = [row["block_threads"], row["registers_per_thread"], row["smem_bytes"]]
-    if limits is None or any(pd.isna(k) for k in known):
-        return row
-    threads, registers, smem = (int(k) for k in known)
-    found = fit(limits, threads, registers, smem)
-    row |= {"blocks_per_sm": found.blocks, "limiter": found.limiter, "occupancy_theoretical_pct": found.occupancy_pct}
-    if "sms_used" in row and found.blocks:
-        at_once = found.blocks * int(sm_count or 0)
-        row["waves"] = int(row["grid_blocks"]) / at_once
-        row["last_wave_fill_pct"] = last_wave_fill_pct(int(row["grid_blocks"]), at_once)
-    return row

@@ -15,10 +15,7 @@ KEYS = ("path", "name", "grid_blocks", "block_threads")
 def top_kernels(launches: Launches, root: str | None = None, limit: int = 20) -> pd.DataFrame:
     """Return the kernels that take most time, one row for each path, name, grid_blocks and block_threads.
 
-    Args:
-        launches: the report.
-        root: regular expression searched in range names, as for ``breakdown``.
-        limit: how many rows at most; 0 = all.
+    ``root`` is as for ``breakdown``; at most ``limit`` rows, 0 = all.
 
     Returns:
         Columns path (of the innermost range, from the root down), name, launches, grid_blocks, block_threads,

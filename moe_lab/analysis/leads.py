@@ -74,12 +74,8 @@ def leads(rows: pd.DataFrame, ours: str) -> pd.DataFrame:
 def largest_excess(split: pd.DataFrame, quick: str, slow: str) -> tuple[str, float, float] | None:
     """Return the part of a call in which the slow one spends most more, and microseconds of its kernels in each.
 
-    Stages that either of the two fuses are one part, so that parts hold the same work in both.
-
-    Args:
-        split: columns backend, stage, us of one M, as ``analysis.sweep.stages`` returns them.
-        quick: a backend.
-        slow: another.
+    Stages that either of the two fuses are one part, so that parts hold the same work in both. ``split`` is
+    ``analysis.sweep.stages`` of one M.
 
     Returns:
         (part such as ``w13+act``, microseconds of quick, of slow); None where one was not traced, where the two have no

@@ -5,6 +5,9 @@ Compute counts of the unit's theoretical peak, both over the kernel's time. The 
 limiter if it is busy enough. The busiest memory is on the chip where "Memory Throughput" exceeds DRAM's share of it;
 "L2 Cache Throughput" is not asked, since it counts what DRAM fills too and is near 90 % for kernels that only stream.
 Tail, padding and launch gaps come on top of a limiter.
+
+In every function here ``table`` is ``analysis.gemms.gemms`` and ``row`` one of its rows; ``known`` is
+``roofline.roofs`` of its GPU.
 """
 
 from typing import Any
@@ -24,12 +27,7 @@ NO_ROOFS = pd.DataFrame(columns=list(roofs.COLUMNS))
 
 
 def limiter(row: Row, known: pd.DataFrame = NO_ROOFS) -> str | None:
-    """Return what limits a kernel: the first of ``rules.RULES`` that fires; None where too little was counted to say.
-
-    Args:
-        row: of ``analysis.gemms.gemms``.
-        known: ``roofline.roofs`` of its GPU.
-    """
+    """Return what limits a kernel: the first of ``rules.RULES`` that fires; None where too little was counted."""
     rule = _rule(row, shares(row, known))
     return rule.name if rule else None
 
@@ -43,10 +41,6 @@ def _rule(row: Row, of_units: dict[str, float | None]) -> Rule | None:
 
 def shares(row: Row, known: pd.DataFrame = NO_ROOFS) -> dict[str, float | None]:
     """Return the share of each unit in percent; None where it was not counted.
-
-    Args:
-        row: of ``analysis.gemms.gemms``.
-        known: ``roofline.roofs`` of its GPU.
 
     Returns:
         dram_pct, on_chip_pct (the busiest memory on the chip), compute_pct (the tensor pipe).
@@ -67,10 +61,6 @@ def _larger(*values: float | None) -> float | None:
 
 def limits(table: pd.DataFrame, known: pd.DataFrame = NO_ROOFS) -> pd.DataFrame:
     """Return what limits every GEMM, and what costs on top of it.
-
-    Args:
-        table: ``analysis.gemms.gemms``.
-        known: ``roofline.roofs`` of its GPU.
 
     Returns:
         Columns series, backend, M, stage, part, tile, persistent, limiter, limiter_pct (``Rule.share``; NA where it has
@@ -135,10 +125,7 @@ def gaps(launches: Launches) -> pd.DataFrame:
 def stall_shares(table: pd.DataFrame, stage: str, most: int = 5) -> pd.DataFrame:
     """Return what the warps of one stage wait for: columns row (series, M, GPU), reason, pct; the rest as ``other``.
 
-    Args:
-        table: ``analysis.gemms.gemms``, with a column gpu where it has rows of several.
-        stage: w13 or w2.
-        most: reasons by name, of one row; of all rows the ``NAMED_STALLS`` largest.
+    Of a row ``most`` reasons have their name, of all rows the ``NAMED_STALLS`` largest.
     """
     found = table[table["part"] == stage].sort_values(["series", "M"]).to_dict("records")
     rows = [{"row": _label(row), "reason": reason, "pct": pct} for row in found for reason, pct in stalls(row, most)]

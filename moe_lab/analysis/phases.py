@@ -53,13 +53,7 @@ class Phase:
 
 
 def phase(name: str, run: Run, launches: Launches, layer_range: str) -> Phase:
-    """Look at a run through one layer.
-
-    Args:
-        name: of the phase.
-        run: where the launches come from.
-        launches: of the run.
-        layer_range: regex; the ranges that are one layer.
+    """Look at a run through one layer; ``layer_range`` is a regex of the ranges that are one.
 
     Raises:
         UserError: not exactly one range matches.
@@ -134,10 +128,6 @@ def published_rows(phase: Phase, table: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of a published table that a phase may be compared with.
 
     None for another phase, for ranges that are no decoder layer, and for a run that states another model.
-
-    Args:
-        phase: ours.
-        table: ``published.layer_table()`` or ``published.stage_shares()``.
     """
     model = (phase.run.manifest.get("workload") or {}).get("model") or published.L40.model
     return table[(table["phase"] == phase.name) & (phase.part == "layer") & (model == published.L40.model)]

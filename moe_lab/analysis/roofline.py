@@ -2,6 +2,9 @@
 
 Roofs are those of ``analysis.roofs``; on AMD also those of rocprof-compute's ``roofline.csv``. What no kernel measured
 has no roof, L2 for one; of DRAM and the tensor cores the theoretical peak stands instead, and says so.
+
+In every function here ``table`` is ``analysis.gemms.gemms`` and ``row`` one of its rows, ``known`` is
+``roofs``, and l2_bytes the size of the L2 cache (None = not known).
 """
 
 from collections.abc import Hashable, Iterable, Mapping
@@ -97,10 +100,6 @@ def _dram_bytes(row: Row, l2_bytes: float | None) -> tuple[float | None, str]:
 def points(table: pd.DataFrame, l2_bytes: float | None = None) -> pd.DataFrame:
     """Return one point a GEMM and level of memory; without counters the bytes are analytic, and it says so.
 
-    Args:
-        table: ``analysis.gemms.gemms``; its counters may be NA.
-        l2_bytes: size of the L2 cache; None = not known.
-
     Returns:
         Columns series, backend, M, stage, tile, level (dram, l2), flop, flop_from (counted, padded rows, useful rows),
         bytes, bytes_from (counted, modelled from the tiles, fewest possible), flop_per_byte, tflop_per_s.
@@ -127,11 +126,6 @@ POINT = (
 
 def ceilings(table: pd.DataFrame, known: pd.DataFrame, l2_bytes: float | None = None) -> pd.DataFrame:
     """Return the time that each roof alone would cost a GEMM, and how far it is from the highest of them.
-
-    Args:
-        table: ``analysis.gemms.gemms``.
-        known: ``roofs``.
-        l2_bytes: size of the L2 cache; None = not known.
 
     Returns:
         Columns series, M, stage, tile, duration_us (the timeline's where there is one), dram_us, l2_us, tensor_us (NA
@@ -169,13 +163,9 @@ def _amounts(row: Row, l2_bytes: float | None) -> dict[str, tuple[float | None, 
 
 
 def floor_us(row: Row, known: pd.DataFrame, kind: str, amount: float | None) -> float | None:
-    """Return the time that a roof alone asks for; None without the roof or the amount.
+    """Return the time that a roof alone asks for; None without the roof or the amount (bytes or FLOPs).
 
-    Args:
-        row: of ``analysis.gemms.gemms``; products in fp8 have a roof of their own.
-        known: ``roofs``.
-        kind: dram, l2 or tensor.
-        amount: bytes or FLOPs.
+    Products in fp8 have a roof of their own.
     """
     fp8 = kind == "tensor" and str(row.get("format")).startswith("fp8")
     roof = peak(known, "tensor fp8" if fp8 else kind)

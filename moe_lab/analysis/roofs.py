@@ -101,13 +101,7 @@ def of_kind(roofs: dict[str, dict[str, Any]], kind: str) -> dict[str, Any] | Non
 
 
 def value(known: pd.DataFrame, kind: str, measured: bool = False) -> float | None:
-    """Return the value of a roof; None where it is not known.
-
-    Args:
-        known: ``of_gpu`` or ``with_peaks``.
-        kind: of them.
-        measured: only a measured one, no theoretical peak.
-    """
+    """Return the value of a roof; None where it is not known, or (``measured``) is a theoretical peak only."""
     rows = known[known["kind"] == kind]
     rows = rows[rows["measured"].astype(bool)] if measured else rows
     return float(rows["value"].iloc[0]) if len(rows) else None

@@ -49,12 +49,7 @@ class Sweep(BenchRun):
 def at(sweep: Sweep, model: str, routing: str = "", part: str = "full", mode: str = "graph") -> pd.DataFrame:
     """Return the timed rows of one model and routing over M, of the first seed and format.
 
-    Args:
-        sweep: the benchmark.
-        model: a preset or sizes; empty = the first of the run.
-        routing: a spec; empty = the first of the run.
-        part: full, w13 or w2.
-        mode: graph or eager.
+    An empty model or routing is the first of the run; ``part`` is full, w13 or w2, ``mode`` graph or eager.
     """
     rows = sweep.timed
     for column, wanted in (("model", model), ("routing", routing), ("seed", None), ("format", None)):
@@ -125,10 +120,6 @@ def crossings(rows: pd.DataFrame, one: str, other: str) -> pd.DataFrame:
 
 def stages(rows: pd.DataFrame, backends: Sequence[str]) -> pd.DataFrame:
     """Return what each stage's kernels took in a traced call: one row a backend, M and stage.
-
-    Args:
-        rows: as ``at`` returns them.
-        backends: which.
 
     Returns:
         Columns backend, M, stage, us, pct (of the call's kernels), kernels; no rows where nothing was traced.

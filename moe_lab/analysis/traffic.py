@@ -11,6 +11,9 @@ Measured on an H200: DRAM reads are met within 3 % (4 to 14 % too few at 64x256 
 4 % at 64x64x32, within 10 % with tiles of 16 rows, and up to 21 % too many at 64x128 and 128x256, because requests of
 neighbouring SMs for the same lines are merged before L2 (and some hit L1). Of persistent kernels, whose blocks run in
 step, more are merged: 15 to 35 % too many at 64x256 and 128x256, 88 % for w13 of matmul_ogs at 128x256.
+
+In every function here ``table`` is ``analysis.gemms.gemms`` and ``row`` one of its rows, and l2_bytes the size
+of the L2 cache (None = not known).
 """
 
 import math
@@ -118,10 +121,6 @@ def _written(row: Row) -> int:
 
 def traffic(table: pd.DataFrame, l2_bytes: float | None = None) -> pd.DataFrame:
     """Return the bytes of every GEMM: the fewest, by the model for its tiles, and as counted.
-
-    Args:
-        table: ``analysis.gemms.gemms``.
-        l2_bytes: size of the L2 cache; None = not known.
 
     Returns:
         Columns series, M, stage, tile, duration_us, minimum_bytes, l2_a_bytes, l2_b_bytes, c_bytes,

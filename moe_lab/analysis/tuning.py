@@ -18,11 +18,7 @@ class Tuning(BenchRun):
 
 
 def landscape(tuning: Tuning, M: int = 0) -> pd.DataFrame:
-    """Return every tile that was measured at one M, once, with its time in the last round that it was in.
-
-    Args:
-        tuning: of the tuning.
-        M: tokens; 0 = the one in the middle of those tuned.
+    """Return every tile that was measured at one M (0 = the middle one), once, with its time in its last round.
 
     Returns:
         One row a GEMM and tile: M, part, tile, ``FIELDS``, round, us (to be compared inside a part), over_best (times

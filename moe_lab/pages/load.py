@@ -56,15 +56,7 @@ def _bench(bench: str, name: str, columns: Sequence[str]) -> tuple[Run | None, p
 
 
 def steps(name: str, make: str = CAPTURE) -> align_steps.Capture:
-    """Return a capture of ``moe_lab.gpu align``; without one, the sentence that says so.
-
-    Args:
-        name: as ``runs.open`` takes it; empty = none.
-        make: ``CAPTURE`` or ``COUNT``: the command that makes one.
-
-    Raises:
-        UserError: it is there, but cannot be read.
-    """
+    """Return a capture of ``moe_lab.gpu align``; without one, the sentence that says how to ``make`` it."""
     found = runs.open(name, make)
     return align_steps.Capture(found.run, found.run.launches() if found.run else None, found.missing)
 
@@ -105,9 +97,6 @@ def counts(names: Sequence[str], backends: Sequence[str] = (), M: Sequence[int] 
         names: as ``runs.open`` takes them, also workload folders of rocprof-compute.
         backends: only these; empty = all.
         M: only these numbers of tokens; empty = all.
-
-    Raises:
-        UserError: a run is there, but cannot be read.
     """
     found: dict[str, Run] = {}
     gpus: dict[str, dict[str, Any]] = {}
@@ -145,14 +134,7 @@ def _wanted(table: pd.DataFrame, column: str, values: Sequence[Any]) -> "pd.Seri
 def beside_timeline(counted: captures.Captures, timeline: str) -> captures.Captures:
     """Return the captures with the true times of a timeline joined to them, its notes, its gaps and its run.
 
-    Only rows of the timeline's own GPU get its times; those of others are NA.
-
-    Args:
-        counted: as ``counts`` returns them.
-        timeline: as ``runs.open`` takes it; empty = none.
-
-    Raises:
-        UserError: it is there, but cannot be read.
+    Only rows of the timeline's own GPU get its times; those of others are NA. An empty name is no timeline.
     """
     if not timeline or counted.table.empty:
         return counted

@@ -29,12 +29,7 @@ def benches(run: str) -> Iterator[tuple[str, sweep.Sweep]]:
 
 
 def named(run: str, bench: str) -> Iterator[tuple[str, str]]:
-    """Give (GPU, name of the run) of each folder in profiles/ that has such a run.
-
-    Args:
-        run: last part of its name.
-        bench: kind of the benchmark.
-    """
+    """Give (GPU, name of the run) of each folder in profiles/ that has such a run of that benchmark."""
     for one in sorted(runs.list_runs(), key=lambda r: str(r.manifest["name"]), reverse=True):
         if str(one.manifest["name"]).rpartition("/")[2] == run and one.manifest.get("bench") == bench:
             yield bench_rows.BenchRun(one, pd.DataFrame()).gpu, str(one.manifest["name"])
@@ -97,9 +92,6 @@ def not_ahead(names: Sequence[str]) -> str:
     """Return a sentence: at how many sizes ``auto`` is ahead of the best peer, and each at which it is not.
 
     Where a run lacks ``auto`` the quickest of ours stands for it.
-
-    Args:
-        names: last parts of the runs' names.
     """
     count, ahead, others = 0, 0, []
     for name in names:
@@ -113,12 +105,7 @@ def not_ahead(names: Sequence[str]) -> str:
 
 
 def experts(run: str, ours: str = "auto") -> str:
-    """Return the table of a sweep for each GPU: ours, its share of the bound, peers, and the lead over the best.
-
-    Args:
-        run: last part of its name.
-        ours: the backend that is looked at.
-    """
+    """Return the table of a sweep for each GPU: ours, its share of the bound, peers, and the lead over the best."""
     return "\n".join(_experts(gpu, sweep.at(bench, ""), ours) for gpu, bench in benches(run))
 
 
@@ -173,26 +160,14 @@ def against(run: str, ours: str = "auto") -> str:
 
 
 def aligns(run: str, names: Sequence[str], E: int = 256, topk: int = 8) -> str:
-    """Return ``align`` for each GPU that has the run.
-
-    Args:
-        run: last part of the name of an align benchmark.
-        names: algorithms.
-        E: experts.
-        topk: experts per token.
-    """
+    """Return ``align`` for each GPU that has the run."""
     return "\n\n".join(align(name, names, E, topk, f"{gpu}, tokens") for gpu, name in named(run, "align"))
 
 
 def align(run: str, names: Sequence[str], E: int = 256, topk: int = 8, head: str = "M") -> str:
     """Return the microseconds of align algorithms over tokens, of one shape, replayed from a CUDA graph.
 
-    Args:
-        run: of the align benchmark.
-        names: algorithms; those in parentheses do nothing.
-        E: experts.
-        topk: experts per token.
-        head: of the first column.
+    Of ``names`` those in parentheses do nothing; ``head`` is of the first column.
     """
     rows = align_bench.at(load.align_bench(run), E, topk)
     wide = rows.pivot_table("median_us", "tokens", "algorithm")
@@ -208,12 +183,7 @@ def percent(value: Any) -> str:
 
 
 def models(names: Sequence[str], ours: str = "auto") -> str:
-    """Return one row a model and GPU: the lead over the best peer at ``TOKENS``.
-
-    Args:
-        names: last parts of the runs' names.
-        ours: a backend; where a run lacks it, the quickest of ours.
-    """
+    """Return one row a model and GPU: the lead over the best peer at ``TOKENS``."""
     lines = [line(["model, M =", *TOKENS]), "|---|" + "---:|" * len(TOKENS)]
     for name in names:
         for gpu, bench in benches(name):

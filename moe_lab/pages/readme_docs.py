@@ -22,13 +22,7 @@ def empty(run: str) -> str:
 
 
 def duels(run: str, rivals: Sequence[str], ours: str = "auto") -> str:
-    """Return in how many cases of an align sweep ours is ahead of each of some rivals, even and behind.
-
-    Args:
-        run: of the align benchmark.
-        rivals: algorithms.
-        ours: the algorithm that they are set against.
-    """
+    """Return in how many cases of an align sweep ours is ahead of each of some rivals, even and behind."""
     table = align.rivals(align.duels(load.align_bench(run), ours)).set_index("rival").loc[list(rivals)]
     parts = [
         f"`{one.Index}` {one.ahead} of {one.cells}" + "".join(f", {n} {w}" for n, w in _rest(one) if n)
@@ -42,12 +36,7 @@ def _rest(one: Any) -> list[tuple[int, str]]:
 
 
 def counters(run: str, algorithms: Sequence[str] = SHOWN) -> str:
-    """Return the counters of the kernels of some align algorithms.
-
-    Args:
-        run: capture of the align workload with Nsight Compute.
-        algorithms: names.
-    """
+    """Return the counters of the kernels of some align algorithms, of a capture with Nsight Compute."""
     table = align_steps.counters(load.steps(run, load.COUNT))
     head = ["kernel of", "does", "us", "active multiprocessors", "sectors a store", "warps wait for"]
     lines = [readme.line(head), "|---|---|---:|---:|---:|---|"]
@@ -60,10 +49,7 @@ def counters(run: str, algorithms: Sequence[str] = SHOWN) -> str:
 def gain(run: str, launch_us: float, ours: str = "auto") -> str:
     """Return for each GPU of a sweep how far the bound is from the best peers, and ours from the bound and a launch.
 
-    Args:
-        run: last part of its name.
-        launch_us: what a launch adds that only reads.
-        ours: the backend that is looked at.
+    ``launch_us`` is what a launch adds that only reads.
     """
     return "\n".join(_gain(gpu, sweep.at(bench, ""), launch_us, ours) for gpu, bench in readme.benches(run))
 
@@ -82,11 +68,7 @@ def _gain(gpu: str, rows: pd.DataFrame, launch_us: float, ours: str) -> str:
 
 
 def tuned(names: Sequence[str]) -> str:
-    """Return one row a tuning and GPU: what its tiles save, and what the nearest key costs.
-
-    Args:
-        names: last parts of the runs' names.
-    """
+    """Return one row a tuning and GPU: what its tiles save, and what the nearest key costs."""
     head = ["model, GPU", "sizes", "compiled", "saved, median", "saved, most", "shipped tiles, median", "nearest key"]
     lines = [readme.line(head), "|---|---:|---:|---:|---:|---|---|"]
     for name in names:

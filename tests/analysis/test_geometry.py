@@ -1,24 +1,8 @@
 """Launch geometry: occupancy and its limiter by the CUDA rules, waves, and the last wave."""
 
-import pandas as pd
 import pytest
-from ncu_builder import raw, stack
 
-from moe_lab.analysis.geometry import LIMITS, fit, geometry, last_wave_fill_pct
-from moe_lab.runs.parse import parse_report
-
-REGISTERS, STATIC, DYNAMIC = (
-    "launch__registers_per_thread",
-    *(f"launch__shared_mem_per_block_{kind}" for kind in ("static", "dynamic")),
-)
-SMS, REPORTED = "launch__sm_count", "sm__maximum_warps_per_active_cycle_pct"
-UNITS = {
-    REGISTERS: "register/thread",
-    STATIC: "byte/block",
-    DYNAMIC: "byte/block",
-    SMS: "",
-    REPORTED: "%",
-}
+from moe_lab.analysis.geometry import LIMITS, fit, last_wave_fill_pct
 
 
 @pytest.mark.parametrize(
@@ -52,34 +36,3 @@ def test_blocks_that_fit_follow_the_cuda_rules(capability, threads, registers, s
 )
 def test_last_wave_is_as_full_as_its_blocks(grid, at_once, pct):
     assert last_wave_fill_pct(grid, at_once) == pytest.approx(pct)
-
-
-def kernel(grid, values, name="fused_moe"):
-    return {"name": name, "grid": f"({grid}, 1, 1)", "block": "(128, 1, 1)", "stack": stack("w13"), "values": values}
-
-
-def test_geometry_of_a_report_says_waves_limiter_and_where_ncu_says_otherwise(tmp_path):
-    fits = {REGISTERS: "168", STATIC: "0", DYNAMIC: "8192", SMS: "132", REPORTED: "18.75"}
-    page = tmp_path / "page.csv"
-    page.write_text(
-        raw(
-            [
-                kernel(6144, fits),
-                kernel(100, fits | {REPORTED: "12.5"}, "other"),
-                kernel(100, {SMS: "132"}, "unknown"),
-            ],
-            UNITS,
-        )
-    )
-    table = geometry(parse_report(page))
-    first, other, unknown = (table.iloc[i] for i in range(3))
-    assert (first["path"], first["name"], first["launches"], first["smem_bytes"]) == ("w13", "fused_moe", 1, 8192)
-    assert (first["blocks_per_sm"], first["limiter"], first["sms_used"]) == (3, "registers", 132)
-    assert first["waves"] == pytest.approx(6144 / 396)
-    assert first["last_wave_fill_pct"] == pytest.approx(100 * (6144 - 15 * 396) / 396)
-    assert first["occupancy_theoretical_pct"] == first["occupancy_reported_pct"] == 18.75
-    assert (other["sms_used"], other["occupancy_reported_pct"]) == (100, 12.5)
-    assert unknown["sms_used"] == 100
-    assert pd.isna(unknown["blocks_per_sm"])
-    assert pd.isna(unknown["waves"])
-    assert table.attrs["notes"] == ["Computed and reported occupancy differ for other: the reported one counts."]

@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -68,12 +67,7 @@ def _rows(launches: Launches, arch: Architecture, name: str, part: pd.DataFrame,
 
 
 def values(launches: Launches, part: pd.DataFrame) -> dict[str, float]:
-    """Return every metric of some launches taken together (sums are divided), NaN where a counter is missing.
-
-    Args:
-        launches: a report of rocprof-compute.
-        part: rows of its table.
-    """
+    """Return every metric of some launches of a report taken together (sums are divided), NaN where not counted."""
     return {row["metric"]: row["value"] for row in _rows(launches, definitions(launches), "", part, "total")}
 
 
@@ -97,12 +91,7 @@ def _kernels(launches: Launches, limit: int) -> Iterator[tuple[str, pd.DataFrame
 
 
 def kernels(launches: Launches, limit: int = 0, aggregate_by: str = "total") -> pd.DataFrame:
-    """Return one row a kernel: launch geometry, time, and every metric as a column.
-
-    Args:
-        launches: a report of rocprof-compute.
-        limit: how many rows at most; 0 = all.
-        aggregate_by: as for ``metrics``.
+    """Return one row a kernel: launch geometry, time, and every metric as a column; arguments as for ``metrics``.
 
     Returns:
         Columns name, launches, those of ``GEOMETRY`` (NA where launches differ), median_us, total_ms, xcd_fill_pct
@@ -134,12 +123,7 @@ def stalls(launches: Launches, aggregate_by: str = "total", limit: int = 0) -> p
 
 
 def compare(left: Launches, right: Launches, names: Sequence[str] = ()) -> pd.DataFrame:
-    """Set the metrics of two reports side by side, kernel by kernel.
-
-    Args:
-        left: a report of rocprof-compute.
-        right: another one, perhaps of another GPU.
-        names: metrics to show; empty = all.
+    """Set the metrics of two reports, perhaps of two GPUs, side by side, kernel by kernel; ``names`` empty = all.
 
     Returns:
         Columns kernel, metric, label, unit, left, right, ratio (right / left, NA if left is 0). Kernels are matched by
@@ -150,47 +134,29 @@ def compare(left: Launches, right: Launches, names: Sequence[str] = ()) -> pd.Da
     out = sides[0].merge(sides[1], on=keys, how="outer", sort=False, suffixes=("_left", "_right"))
     out = out.rename(columns={"value_left": "left", "value_right": "right"})
     out["ratio"] = out["right"] / out["left"].where(out["left"] != 0)
-    order = {
-        key: i for i, key in enumerate(pd.concat([s[["kernel", "metric"]] for s in sides]).itertuples(index=False))
-    }
-    place = [order[key] for key in out[["kernel", "metric"]].itertuples(index=False)]
-    out = out.iloc[sorted(range(len(out)), key=place.__getitem__)].reset_index(drop=True)
+    places = pd.concat([side[["kernel", "metric"]] for side in sides]).drop_duplicates()
+    out = places.merge(out, on=["kernel", "metric"], how="left")
     return out[out["metric"].isin(names)] if names else out
 
 
-@dataclass(frozen=True)
-class XcdFill:
-    """How a grid spreads over the accelerator complex dies of a GPU, which get thread blocks in turn.
+class XcdFill(NamedTuple):
+    """How a grid spreads over dies: blocks on the fullest and on the emptiest, and blocks / (most * dies), percent."""
 
-    Attributes:
-        grid_blocks: thread blocks of the launch.
-        xcds: dies.
-        most: blocks on the die that gets most.
-        least: blocks on the die that gets fewest.
-        fill_pct: blocks / (most * xcds), percent; 100 for a multiple of the dies.
-    """
-
-    grid_blocks: int
-    xcds: int
     most: int
     least: int
     fill_pct: float
 
 
 def xcd_fill(grid_blocks: int, dies: int) -> XcdFill:
-    """Return how evenly a grid fills the dies.
-
-    Args:
-        grid_blocks: thread blocks, at least 1.
-        dies: accelerator complex dies, at least 1 (``xcds``).
+    """Return how evenly a grid fills the accelerator complex dies, which get thread blocks in turn.
 
     Raises:
-        ValueError: one of them is smaller than 1.
+        ValueError: fewer than one block or die.
     """
     if grid_blocks < 1 or dies < 1:
         raise ValueError(f"grid_blocks = {grid_blocks} and dies = {dies} must be at least 1")
     most, least = -(-grid_blocks // dies), grid_blocks // dies
-    return XcdFill(grid_blocks, dies, most, least, 100 * grid_blocks / (most * dies))
+    return XcdFill(most, least, 100 * grid_blocks / (most * dies))
 
 
 def xcds(launches: Launches) -> int | None:
@@ -209,11 +175,11 @@ def fills(launches: Launches) -> pd.DataFrame:
     """
     dies = xcds(launches)
     table = launches.table[(launches.table["kind"] == "kernel") & launches.table["grid_blocks"].notna()]
-    rows = []
-    if dies and dies > 1:
-        counts = table.groupby(["name", "grid_blocks"], sort=False).size().reset_index(name="launches")
-        for row in counts.to_dict("records"):
-            fill = xcd_fill(int(row["grid_blocks"]), dies)
-            rows.append(row | {"xcds": dies, "most": fill.most, "least": fill.least, "fill_pct": fill.fill_pct})
+    counts = table.groupby(["name", "grid_blocks"], sort=False).size().reset_index(name="launches")
+    several = dies is not None and dies > 1
+    rows = [
+        row | {"xcds": dies} | xcd_fill(int(row["grid_blocks"]), dies or 1)._asdict()
+        for row in (counts.to_dict("records") if several else ())
+    ]
     columns = ["name", "grid_blocks", "launches", "xcds", "most", "least", "fill_pct"]
     return pd.DataFrame(rows, columns=columns)

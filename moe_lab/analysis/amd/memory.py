@@ -20,16 +20,11 @@ ROOFS = {"HBM": "HBMBw", "L2": "L2Bw", "vL1D": "L1Bw", "LDS": "LDSBw"}
 
 
 def traffic(launches: Launches, limit: int = 0) -> pd.DataFrame:
-    """Return the bytes that one launch moves at each level of memory.
-
-    Args:
-        launches: a report of rocprof-compute.
-        limit: how many kernels at most, those that take most time; 0 = all.
+    """Return the bytes that one launch moves at each level of memory, of the ``limit`` longest kernels (0 = all).
 
     Returns:
         One row a kernel and level (LDS, vL1D, L2 = what passes between vL1D and L2, HBM with remote memory): bytes,
-        read_bytes, write_bytes,
-        atomic_bytes (NA where a level does not tell them apart), hit_pct, gb_per_s.
+        read_bytes, write_bytes, atomic_bytes (NA where a level does not tell them apart), hit_pct, gb_per_s.
     """
     table = kernels(launches, limit)
     rows = []

@@ -84,12 +84,7 @@ def _facts(run: Run, meta: Mapping[str, Any]) -> dict[str, str | None]:
 
 
 def _hardware(gpu: Mapping[str, Any], machine: Mapping[str, Any]) -> str | None:
-    """Return a GPU's name and sizes.
-
-    Args:
-        gpu: what run and report say of it.
-        machine: what rocprof-compute says of an AMD GPU; empty for any other.
-    """
+    """Return a GPU's name and sizes; ``machine`` is what rocprof-compute says of an AMD GPU."""
     units, memory, dies = gpu.get("sm_count"), gpu.get("memory_bytes"), machine.get("num_xcd") or 1
     sizes = [f"{units:.0f} {'CUs' if machine else 'SMs'}" if units else None]
     sizes += [f"{dies:.0f} dies" if dies > 1 else None, f"{memory / 2**30:.0f} GiB" if memory else None]
