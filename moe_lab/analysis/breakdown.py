@@ -42,10 +42,6 @@ class Coverage:
     graph_kernels: int
     in_capture_pct: float | None
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the fields as plain values."""
-        return asdict(self)
-
 
 def breakdown(
     launches: Launches, root: str | None = None, *, spread: bool = False, roles: bool | Sequence[Rule] = False
@@ -75,7 +71,7 @@ def breakdown(
     Returns:
         One row a path in tree order, then ``(unattributed)``. Columns path, name, depth, instances, then medians per
         instance kernels, kernel_sum_ms, busy_ms, span_ms, gap_ms, then pct_of_root (percent of the kernel time of all
-        roots) and total_kernel_sum_ms. ``attrs["coverage"]`` is ``Coverage.as_dict()``.
+        roots) and total_kernel_sum_ms. ``attrs["coverage"]`` is ``Coverage`` as a dictionary.
 
     Raises:
         UserError: the expression is not valid or matches no range with GPU operations.
@@ -230,5 +226,5 @@ def _finish(out: pd.DataFrame, tree: Tree, spread: bool) -> pd.DataFrame:
     extra = [f"{c}_{how}" for c in PER_INSTANCE[1:] for how in ("min", "max")] if spread else []
     columns = ["path", "name", "depth", "instances", *PER_INSTANCE, "pct_of_root", "total_kernel_sum_ms", *extra]
     out = out[columns].reset_index(drop=True)
-    out.attrs["coverage"] = _coverage(tree).as_dict()
+    out.attrs["coverage"] = asdict(_coverage(tree))
     return out

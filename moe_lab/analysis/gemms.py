@@ -24,20 +24,10 @@ def of_stage(table: pd.DataFrame, stage: str) -> list[pd.DataFrame]:
 COLUMNS = (
     *("run", "series", "backend", "tiles", "M", "stage", "part", "name", "launches", "duration_us", "other_us"),
     *("grid_blocks", "block_threads", "registers_per_thread", "smem_bytes", "blocks_per_sm", "limiter", "waves"),
-    *(
-        "working_waves",
-        "last_wave_fill_pct",
-        "tile",
-        "tile_source",
-        *tiles.FIELDS[:4],
-        "tiles_computed",
-        "blocks_empty",
-        "persistent",
-    ),
-    *("K", "N", "E", "topk", "format", "element_bytes", "gemm_n", "gemm_k", "out_elements", "experts_hit"),
-    *("rows_useful", "rows_padded", "rows_padded_by", "sm_count", "timed_by"),
+    *("working_waves", "last_wave_fill_pct", "tile", "tile_source", *tiles.FIELDS[:4], "tiles_computed"),
+    *("blocks_empty", "persistent", "K", "N", "E", "topk", "format", "element_bytes", "gemm_n", "gemm_k"),
+    *("out_elements", "experts_hit", "rows_useful", "rows_padded", "rows_padded_by", "sm_count", "timed_by"),
 )
-
 ALL_COLUMNS = [*COLUMNS, *(m.column for m in COUNTERS if m.column not in COLUMNS)]
 
 

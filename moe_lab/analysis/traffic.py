@@ -137,17 +137,8 @@ def traffic(table: pd.DataFrame, l2_bytes: float | None = None) -> pd.DataFrame:
 
 COLUMNS = (
     *("series", "M", "stage", "tile", "duration_us", "minimum_bytes", "l2_a_bytes", "l2_b_bytes", "c_bytes"),
-    *(
-        "rows_again_bytes",
-        "weights_again_bytes",
-        "l2_model_bytes",
-        "dram_model_bytes",
-        "dram_bytes",
-        "l2_counted_bytes",
-        "l2_counted_of",
-        "dram_waste",
-    ),
-    *("l2_per_minimum", "model_error_pct", "dram_error_pct"),
+    *("rows_again_bytes", "weights_again_bytes", "l2_model_bytes", "dram_model_bytes", "dram_bytes"),
+    *("l2_counted_bytes", "l2_counted_of", "dram_waste", "l2_per_minimum", "model_error_pct", "dram_error_pct"),
 )
 
 

@@ -108,12 +108,8 @@ def compare(a: str | Path | Loaded, b: str | Path | Loaded, root: str | None = N
     one, other = load(a), load(b)
     kinds = [str(each.run.manifest["bench"]) if each.run.is_bench else "" for each in (one, other)]
     if kinds[0] != kinds[1]:
-        said = [f"{each.name} is {_kind(kind)}" for each, kind in zip((one, other), kinds, strict=True)]
-        raise UserError(f"{' and '.join(said)}; give two runs of one kind to compare.")
+        said = [f"is of the benchmark '{kind}'" if kind else "is a capture" for kind in kinds]
+        raise UserError(f"{one.name} {said[0]} and {other.name} {said[1]}; give two runs of one kind to compare.")
     if kinds[0]:
         return beside.benchmarks(one.rows, other.rows, kinds[0])
     return beside.captures(one.launches, other.launches, root)
-
-
-def _kind(bench: str) -> str:
-    return f"of the benchmark '{bench}'" if bench else "a capture"

@@ -1,6 +1,6 @@
 """Tables of README.md and docs/kernels.md in Markdown, from committed runs: for each GPU that has the run."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pandas as pd
@@ -121,12 +121,12 @@ def _experts(gpu: str, rows: pd.DataFrame, ours: str) -> str:
         "best peer at this M",
         "as fast",
     ]
-    lines = [line(head), "|" + "---:|" * len(head)]
+    lines = []
     for one in rows_of(leads.leads(rows, "auto")):
         times = [f"{us.loc[one.M, name]:.1f}" for name in peers]
         ratio = f"{one.speedup:.2f}" + ("" if one.verdict == "ahead" else f" ({one.verdict})")
-        lines.append(line([one.M, f"{one.ours_us:.1f}", percent(share[one.M]), *times, f"`{one.peer}`", ratio]))
-    return "\n".join([*lines, ""])
+        lines.append([one.M, f"{one.ours_us:.1f}", percent(share[one.M]), *times, f"`{one.peer}`", ratio])
+    return table(head, lines) + "\n"
 
 
 def bounds(run: str, ours: str = "auto") -> str:
@@ -135,9 +135,8 @@ def bounds(run: str, ours: str = "auto") -> str:
     for gpu, bench in benches(run):
         rows = sweep.at(bench, "")
         first = rows[rows["backend"] == ours].dropna(subset="roofline_us")
-        cells = [line([one.M, one.experts_hit, f"{one.roofline_us:.0f}", one.bound_by]) for one in rows_of(first)]
-        head = [line([f"{gpu}, M", "experts hit", "bound, µs", "bound by"]), "|---:|---:|---:|---|"]
-        out.append("\n".join([*head, *cells, ""]))
+        cells = [[one.M, one.experts_hit, f"{one.roofline_us:.0f}", one.bound_by] for one in rows_of(first)]
+        out.append(table([f"{gpu}, M", "experts hit", "bound, µs", "bound by"], cells, left=[3]) + "\n")
     return "\n".join(out)
 
 
@@ -149,13 +148,11 @@ def against(run: str, ours: str = "auto") -> str:
         share = rows[rows["backend"] == name].drop_duplicates("M").set_index("M")["pct_of_roofline"]
         found = leads.leads(rows, name).set_index("M")
         lines = [
-            line([f"{rows['model'].iloc[0]}, {gpu}, M =", *found.index]),
-            "|---|" + "---:|" * len(found),
-            line([f"{name}, % of the bound", *(percent(share[M]) for M in found.index)]),
-            line(["times as fast as the best peer", *(f"{v:.2f}" for v in found["speedup"])]),
-            line(["best peer at this M", *(f"`{peer}`" for peer in found["peer"])]),
+            [f"{name}, % of the bound", *(percent(share[M]) for M in found.index)],
+            ["times as fast as the best peer", *(f"{v:.2f}" for v in found["speedup"])],
+            ["best peer at this M", *(f"`{peer}`" for peer in found["peer"])],
         ]
-        out.append("\n".join([*lines, ""]))
+        out.append(table([f"{rows['model'].iloc[0]}, {gpu}, M =", *found.index], lines, left=[0]) + "\n")
     return "\n".join(out)
 
 
@@ -171,10 +168,11 @@ def align(run: str, names: Sequence[str], E: int = 256, topk: int = 8, head: str
     """
     rows = align_bench.at(load.align_bench(run), E, topk)
     wide = rows.pivot_table("median_us", "tokens", "algorithm")
-    lines = [line([head, *(f"`{n}`" for n in names)]), "|" + "---:|" * (len(names) + 1)]
-    for tokens, row in wide.reindex(columns=list(names)).iterrows():
-        lines.append(line([tokens, *("" if pd.isna(v) else f"{v:.1f}" for v in row)]))
-    return "\n".join(lines)
+    lines = [
+        [tokens, *("" if pd.isna(v) else f"{v:.1f}" for v in row)]
+        for tokens, row in wide.reindex(columns=list(names)).iterrows()
+    ]
+    return table([head, *(f"`{n}`" for n in names)], lines)
 
 
 def percent(value: Any) -> str:
@@ -184,16 +182,22 @@ def percent(value: Any) -> str:
 
 def models(names: Sequence[str], ours: str = "auto") -> str:
     """Return one row a model and GPU: the lead over the best peer at ``TOKENS``."""
-    lines = [line(["model, M =", *TOKENS]), "|---|" + "---:|" * len(TOKENS)]
+    lines = []
     for name in names:
         for gpu, bench in benches(name):
             rows = sweep.at(bench, "")
             found = leads.leads(rows, "auto").set_index("M")["speedup"]
             cells = [f"{found[M]:.2f}" if M in found.index else "" for M in TOKENS]
-            lines.append(line([f"{rows['model'].iloc[0]}, {gpu}", *cells]))
-    return "\n".join(lines)
+            lines.append([f"{rows['model'].iloc[0]}, {gpu}", *cells])
+    return table(["model, M =", *TOKENS], lines, left=[0])
 
 
 def line(cells: Sequence[Any]) -> str:
     """Return one row of a Markdown table."""
     return f"| {' | '.join(map(str, cells))} |"
+
+
+def table(head: Sequence[Any], rows: Iterable[Sequence[Any]], left: Sequence[int] = ()) -> str:
+    """Return a Markdown table, numbers to the right, the columns ``left`` to the left."""
+    sides = "|".join("---" if i in left else "---:" for i in range(len(head)))
+    return "\n".join([line(head), f"|{sides}|", *map(line, rows)])

@@ -25,25 +25,22 @@ def duels(run: str, rivals: Sequence[str], ours: str = "auto") -> str:
     """Return in how many cases of an align sweep ours is ahead of each of some rivals, even and behind."""
     table = align.rivals(align.duels(load.align_bench(run), ours)).set_index("rival").loc[list(rivals)]
     parts = [
-        f"`{one.Index}` {one.ahead} of {one.cells}" + "".join(f", {n} {w}" for n, w in _rest(one) if n)
-        for one in table.itertuples()
+        f"`{one.Index}` {one.ahead} of {one.cells}"
+        + "".join(f", {n} {word}" for n, word in ((one.even, "even"), (one.behind, "behind")) if n)
+        for one in rows_of(table)
     ]
     return f"`{ours}` is ahead of {'; '.join(parts)}."
-
-
-def _rest(one: Any) -> list[tuple[int, str]]:
-    return [(int(one.even), "even"), (int(one.behind), "behind")]
 
 
 def counters(run: str, algorithms: Sequence[str] = SHOWN) -> str:
     """Return the counters of the kernels of some align algorithms, of a capture with Nsight Compute."""
     table = align_steps.counters(load.steps(run, load.COUNT))
     head = ["kernel of", "does", "us", "active multiprocessors", "sectors a store", "warps wait for"]
-    lines = [readme.line(head), "|---|---|---:|---:|---:|---|"]
+    lines = []
     for one in rows_of(table[table["algorithm"].isin(list(algorithms))]):
         numbers = [f"{v:.1f}" for v in (one.duration_us, one.active_sms, one.sectors_per_store_request)]
-        lines.append(readme.line([f"`{one.algorithm}`", one.step, *numbers, one.stalls]))
-    return "\n".join(lines)
+        lines.append([f"`{one.algorithm}`", one.step, *numbers, one.stalls])
+    return readme.table(head, lines, left=[0, 1, 5])
 
 
 def gain(run: str, launch_us: float, ours: str = "auto") -> str:
@@ -70,29 +67,22 @@ def _gain(gpu: str, rows: pd.DataFrame, launch_us: float, ours: str) -> str:
 def tuned(names: Sequence[str]) -> str:
     """Return one row a tuning and GPU: what its tiles save, and what the nearest key costs."""
     head = ["model, GPU", "sizes", "compiled", "saved, median", "saved, most", "shipped tiles, median", "nearest key"]
-    lines = [readme.line(head), "|---|---:|---:|---:|---:|---|---|"]
-    for name in names:
-        for gpu, run in readme.named(name, "tune"):
-            lines.append(_tuned(gpu, load.tuned(run)))
-    return "\n".join(lines)
+    lines = [_tuned(gpu, load.tuned(run)) for name in names for gpu, run in readme.named(name, "tune")]
+    return readme.table(head, lines, left=[0, 5, 6])
 
 
-def _tuned(gpu: str, run: tuning.Tuning) -> str:
+def _tuned(gpu: str, run: tuning.Tuning) -> list[Any]:
     best, between = tuning.chosen(run), tuning.between(run)
     known = best.dropna(subset="gain_pct").astype({"gain_pct": float})
     most: Any = next(rows_of(known.nlargest(1, "gain_pct")))
     model = run.rows["model"].dropna().iloc[0]
-    shipped = [f"{name} {own['slower_pct'].median():.1f} % slower" for name, own in _shipped(run)]
+    others = tuning.shipped(run).groupby("release")
+    shipped = [f"{name} {own['slower_pct'].median():.1f} % slower" for name, own in others]
     costs = between["cost_pct"].astype(float) if len(between) else between
     key = f"median {costs.median():.1f} %, most {costs.max():.1f} % of {len(costs)} M" if len(costs) else ""
     compiled = int((run.rows["phase"] == "compile").sum())
     cells = [f"{model}, {gpu}", len(best), compiled, f"{known['gain_pct'].median():.1f} %"]
-    return readme.line([*cells, f"{most.gain_pct:.1f} % at M = {most.M}", "; ".join(shipped), key])
-
-
-def _shipped(run: tuning.Tuning) -> list[tuple[Any, pd.DataFrame]]:
-    found = tuning.shipped(run)
-    return list(found.groupby("release")) if len(found) else []
+    return [*cells, f"{most.gain_pct:.1f} % at M = {most.M}", "; ".join(shipped), key]
 
 
 def figures() -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The breakdown: hand-made cases with known numbers, and NVIDIA's definition of a projection by brute force."""
 
 import sqlite3
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -149,7 +150,7 @@ def test_coverage_says_what_lies_in_ranges_roots_and_stages(tmp_path):
     assert got.in_range_pct == pytest.approx(100 * 28 / 58)
     assert got.in_root_pct == pytest.approx(100 * 28 / 58)
     assert got.in_stage_pct == pytest.approx(100 * 20 / 28)  # w13 and w2, but not what lies directly in mlp
-    assert breakdown(parsed(two_layers(), tmp_path)).attrs["coverage"] == got.as_dict()
+    assert breakdown(parsed(two_layers(), tmp_path)).attrs["coverage"] == asdict(got)
 
 
 def test_coverage_knows_no_stages_where_none_are_marked(tmp_path):

@@ -59,8 +59,9 @@ def _rows(launches: Launches, arch: Architecture, name: str, part: pd.DataFrame,
     for metric in arch.metrics.values():
         parts = counted.parts(metric)
         by = how if metric.den else "mean"
-        value = counted.finish(metric, metric.scale * aggregate(*parts, by)) if parts else math.nan
-        peak = counted.peak(metric)
+        value = metric.scale * aggregate(*parts, by) if parts else math.nan
+        value = value if metric.finish is None or math.isnan(value) else counted.number(metric.finish, value=value)
+        peak = counted.number(metric.peak)
         row = {"kernel": name, "launches": len(part), "metric": metric.name, "label": metric.label}
         row |= {"unit": metric.unit, "of": metric.of, "group": metric.group, "source": metric.source}
         yield row | {"value": value, "peak": peak, "pct_of_peak": 100 * value / peak}

@@ -1,6 +1,7 @@
 """Metrics of AMD counters: definitions as data (``data/gfx*.yaml``), and their evaluation."""
 
 import ast
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -94,12 +95,8 @@ def architecture(name: str) -> Architecture:
     own = yaml.safe_load((_FOLDER / f"{name}.yaml").read_text())
     base = yaml.safe_load((_FOLDER / f"{own['base']}.yaml").read_text())
     fields = {k: v for k, v in {**base["metrics"], **own["metrics"]}.items() if k not in own.get("absent", ())}
-    metrics = {k: _metric(k, v) for k, v in fields.items()}
+    metrics = {name: Metric(name, **field) for name, field in fields.items()}
     return Architecture(name, metrics, {**base["define"], **own["define"]}, own["parameters"])
-
-
-def _metric(name: str, fields: dict[str, Any]) -> Metric:
-    return Metric(name=name, **fields)
 
 
 class Counted:
@@ -171,21 +168,12 @@ class Counted:
         good = np.isfinite(num) & np.isfinite(den) & (den != 0)
         return np.where(good, num, np.nan), np.where(good, den, np.nan)
 
-    def finish(self, metric: Metric, value: float) -> float:
-        """Return the number that is shown for a ratio."""
-        if np.isnan(value) or metric.finish is None:
-            return value
+    def number(self, expression: str | None, **more: Any) -> float:
+        """Return the value of an expression, NaN where there is none or something that it needs is not there."""
         try:
-            return float(self.evaluate(metric.finish, value=value))
+            return float(self.evaluate(expression, **more)) if expression else math.nan
         except MissingNameError:
-            return float("nan")
-
-    def peak(self, metric: Metric) -> float:
-        """Return the largest possible value, NaN where it is not known."""
-        try:
-            return float(self.evaluate(metric.peak)) if metric.peak else float("nan")
-        except MissingNameError:
-            return float("nan")
+            return math.nan
 
 
 @cache
@@ -212,7 +200,7 @@ def aggregate(num: Floats, den: Floats, how: str) -> float:
     """
     known = ~np.isnan(num)
     if not known.any():
-        return float("nan")
+        return math.nan
     if how == "total":
         return float(num[known].sum() / den[known].sum())
     ratios = num[known] / den[known]

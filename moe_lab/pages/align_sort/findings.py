@@ -9,7 +9,7 @@ from moe_lab.analysis import align, rules
 from moe_lab.analysis.align import Bench
 from moe_lab.analysis.phases import rows_of
 from moe_lab.pages.show import findings
-from moe_lab.pages.show.findings import NBSP, Finding, caution, each, listed, number, percent
+from moe_lab.pages.show.findings import NBSP, Finding, each, failures, listed, number, percent
 
 
 def all_of(
@@ -41,7 +41,7 @@ def all_of(
         calling(bench, ours, E, topk),
         waste(bench, E, topk),
         outliers(bench),
-        *failures(bench),
+        *failures(bench, bench.failed, _case, "algorithm tokens E topk mode error"),
     ]
 
 
@@ -56,6 +56,10 @@ def _tokens(value: int) -> str:
     return f"{value:,} {'token' if value == 1 else 'tokens'}"
 
 
+def _case(one: Any) -> str:
+    return f"{_tokens(one.tokens)} x {one.topk} of {one.E} experts"
+
+
 def against(bench: Bench, duel: pd.DataFrame, ours: str, baseline: str) -> Finding:
     """Say in how many cases ours is ahead of the baseline, and by how much."""
     rows = duel[duel["rival"] == baseline]
@@ -68,8 +72,7 @@ def against(bench: Bench, duel: pd.DataFrame, ours: str, baseline: str) -> Findi
     spread = f"{' to '.join(ends)} times as fast"
     return Finding(
         f"On {bench.gpu}, {ours} is ahead of {baseline} in {share}, {spread}",
-        f"{_us(most.ours_us)} "
-        f"against {_us(most.theirs_us)} at {_tokens(most.tokens)} x {most.topk} of {most.E} experts.",
+        f"{_us(most.ours_us)} against {_us(most.theirs_us)} at {_case(most)}.",
         findings.rows(rows.sort_values("speedup"), _DUEL),
         "problem" if (rows["verdict"] == "behind").any() else "normal",
     )
@@ -120,7 +123,7 @@ def not_best(duel: pd.DataFrame, ours: str) -> Finding | None:
         names = [f"{name} in {count}" for name, count in clear["rival"].value_counts().items()]
         parts.append(
             f"in {len(clear)} of {len(best)} cases another algorithm is ahead of {ours} ({listed(names)}), at most by "
-            f"{percent(row.lost_pct)} ({_us(row.lost_us)}), at {_tokens(row.tokens)} x {row.topk} of {row.E} experts "
+            f"{percent(row.lost_pct)} ({_us(row.lost_us)}), at {_case(row)} "
             f"({row.rival})"
         )
     if len(even):
@@ -218,21 +221,8 @@ def outliers(bench: Bench) -> Finding | None:
         "Outliers",
         f"{len(rows)} of {len(bench.timed):,} medians are more than {align.OUTLIER:g} times both neighbours "
         f"in tokens ({modes}), so something disturbed them; marked, not left out. Most: {one.algorithm}, {one.mode}, "
-        f"at {_tokens(one.tokens)} x {one.topk} of {one.E} experts {_us(one.median_us)} between {_us(one.low_us)} and "
+        f"at {_case(one)} {_us(one.median_us)} between {_us(one.low_us)} and "
         f"{_us(one.high_us)} (p20 to p80 {number(one.p20_us)} to {_us(one.p80_us)}).",
         findings.rows(rows, "algorithm mode tokens E topk median_us low_us high_us p20_us p80_us"),
         "caution",
     )
-
-
-def failures(bench: Bench) -> list[Finding]:
-    """Say which algorithms failed where, and whether the benchmark came to its end."""
-    out = []
-    for name, part in bench.failed.groupby("algorithm", sort=True):
-        one: Any = part.iloc[0]
-        where = f"{_tokens(one.tokens)} x {one.topk} of {one.E} experts"
-        said = f"{name} in {len(part)} rows, for example at {where}: {str(one.error).rstrip('.')}."
-        out.append(Finding("Failed", said, findings.rows(part, "algorithm tokens E topk mode error"), "problem"))
-    if bench.run and bench.run.manifest["rows"].get("complete") is False:
-        out.append(caution("the benchmark was stopped before its end, so some sizes are missing."))
-    return out

@@ -11,7 +11,7 @@ from moe_lab.analysis.phases import rows_of
 from moe_lab.analysis.sweep import Sweep
 from moe_lab.pages.m_sweep.cautions import over
 from moe_lab.pages.show import findings
-from moe_lab.pages.show.findings import Finding, caution, each, number, percent, time
+from moe_lab.pages.show.findings import Finding, caution, each, failures, number, percent, time
 from moe_lab.spec import published
 
 _LEADS = "M ours ours_us peer peer_us speedup verdict"
@@ -32,9 +32,10 @@ def all_of(bench: Sweep, rows: pd.DataFrame, skewed: pd.DataFrame, ours: str, ba
     """
     if bench.run is None:
         return [Finding("", bench.missing)]
+    failed = failures(bench, bench.failed, lambda one: f"M = {one.M:,}", "backend M routing error")
     if rows.empty:
         why = f"{bench.run.manifest['name']} has no times of this model and routing; give another."
-        return [Finding("", why), *failures(bench)]
+        return [Finding("", why), *failed]
     return [
         headline(bench, rows, ours),
         *duels(rows, ours),
@@ -46,7 +47,7 @@ def all_of(bench: Sweep, rows: pd.DataFrame, skewed: pd.DataFrame, ours: str, ba
         padding(rows, ours, baseline),
         elsewhere(),
         *state(bench, rows),
-        *failures(bench),
+        *failed,
     ]
 
 
@@ -215,26 +216,12 @@ def state(bench: Sweep, rows: pd.DataFrame) -> list[Finding]:
             )
         )
     elif cold and not cold["cold"]:
-        out.append(
-            caution(f"the L2 cache was not cold (a read after the flush took {cold['ratio']} times a warm one).")
-        )
+        said = f"the L2 cache was not cold (a read after the flush took {cold['ratio']} times a warm one)."
+        out.append(caution(said))
     slowed = rows[rows["throttled"].notna() & (rows["throttled"] != "no")]
     if len(slowed):
         why = ", ".join(sorted({reason for text in slowed["throttled"] for reason in text.split(", ")}))
         sizes = [f"{int(m):,}" for m in sorted(set(slowed["M"]))]
         said = f"the GPU ran below the clocks asked for ({why}) at M = {', '.join(sizes)}."
         out.append(Finding("Clocks", said, findings.rows(slowed, "backend M sm_mhz power_w throttled"), "caution"))
-    return out
-
-
-def failures(bench: Sweep) -> list[Finding]:
-    """Say which backends failed where, and whether the benchmark came to its end."""
-    out = []
-    for name, part in bench.failed.groupby("backend", sort=True):
-        one: Any = next(rows_of(part))
-        count = f"{len(part)} {'row' if len(part) == 1 else 'rows'}"
-        said = f"{name} in {count}, for example at M = {one.M:,}: {str(one.error).rstrip('.')}."
-        out.append(Finding("Failed", said, findings.rows(part, "backend M routing error"), "problem"))
-    if bench.run and bench.run.manifest["rows"].get("complete") is False:
-        out.append(caution("the benchmark was stopped before its end, so some sizes are missing."))
     return out

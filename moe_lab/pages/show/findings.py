@@ -6,12 +6,14 @@ and with it every finding as data.
 
 import html
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pandas as pd
 
+from moe_lab.analysis.bench_rows import BenchRun
+from moe_lab.analysis.phases import rows_of
 from moe_lab.pages.show import mime, tables
 
 NBSP = "\u00a0"
@@ -110,6 +112,26 @@ def each(
 def caution(text: str) -> Finding:
     """Return what casts doubt on the numbers of a page."""
     return Finding("Caution", text, severity="caution")
+
+
+def failures(bench: BenchRun, failed: pd.DataFrame, where: Callable[[Any], str], columns: str) -> list[Finding]:
+    """Say which backends or algorithms failed where, and whether the benchmark came to its end.
+
+    Args:
+        bench: the run.
+        failed: its rows with an error.
+        where: names the case of one of them.
+        columns: to show, whose first is what failed.
+    """
+    out = []
+    for name, part in failed.groupby(columns.split()[0], sort=True):
+        one: Any = next(rows_of(part))
+        count = f"{len(part)} {'row' if len(part) == 1 else 'rows'}"
+        said = f"{name} in {count}, for example at {where(one)}: {str(one.error).rstrip('.')}."
+        out.append(Finding("Failed", said, rows(part, columns), "problem"))
+    if bench.run and bench.run.manifest["rows"].get("complete") is False:
+        out.append(caution("the benchmark was stopped before its end, so some sizes are missing."))
+    return out
 
 
 def listed(words: Sequence[str]) -> str:
