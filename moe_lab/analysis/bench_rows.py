@@ -50,12 +50,8 @@ def some(rows: pd.DataFrame) -> list[pd.DataFrame]:
 def verdicts(rows: pd.DataFrame, one: str, other: str) -> Any:
     """Return whether one is ahead of another, behind or even, by the percentiles of their repetitions.
 
-    Two medians alone would call noise a lead: the four fifths of one must lie below the four fifths of the other.
-
-    Args:
-        rows: with p20_us and p80_us of both, each with a suffix.
-        one: its suffix.
-        other: its suffix.
+    Two medians alone would call noise a lead: the four fifths of one must lie below the four fifths of the other. The
+    columns p20_us and p80_us of each have its suffix.
     """
     ahead = rows[f"p80_us{one}"] < rows[f"p20_us{other}"]
     behind = rows[f"p80_us{other}"] < rows[f"p20_us{one}"]

@@ -152,9 +152,7 @@ def _median(frame: pd.DataFrame, column: str) -> Any:
 def waits(ratios: Mapping[Hashable, Any], most: int = TOP_STALLS) -> list[tuple[str, float]]:
     """Return the largest reasons to wait, in percent of the time that warps spent on an SM; to issue is no wait.
 
-    Args:
-        ratios: columns ``stall_<reason>_ratio``, others beside them.
-        most: reasons.
+    ``ratios`` has columns ``stall_<reason>_ratio``, others beside them.
     """
     found = {reason: ratios.get(f"stall_{reason}_ratio") for reason in STALLS}
     known = pd.Series(found, dtype="Float64").dropna().astype(float)

@@ -45,14 +45,9 @@ def _bench(bench: str, name: str, columns: Sequence[str]) -> tuple[Run | None, p
     command = "moe-lab tune" if bench == "tune" else f"moe-lab bench {bench}"
     found = runs.open(name, f"{command} --name {name.split('/')[-1] or 'X'}", bench=bench)
     if found.run is None:
-        return None, pd.DataFrame({column: pd.Series(dtype="object") for column in columns}), found.missing, []
+        return None, pd.DataFrame(columns=list(columns), dtype="object"), found.missing, []
     rows = found.run.rows()
-    return (
-        found.run,
-        rows.reindex(columns=[*rows.columns, *(c for c in columns if c not in rows)]),
-        "",
-        runs.list_runs(),
-    )
+    return found.run, rows.reindex(columns=[*dict.fromkeys([*rows.columns, *columns])]), "", runs.list_runs()
 
 
 def steps(name: str, make: str = CAPTURE) -> align_steps.Capture:
@@ -184,7 +179,6 @@ def amd_counts(folders: str | Sequence[str] = "", kernels: str = "") -> list[Cou
     chosen = [replace(r, launches=only(r.launches, kernels)) for r in every]
     kept = [r for r in chosen if len(r.launches.table)]
     if not kept:
-        raise UserError(
-            f"No kernel of {', '.join(r.name for r in every)} matches '{kernels}'; give another expression."
-        )
+        names = ", ".join(r.name for r in every)
+        raise UserError(f"No kernel of {names} matches '{kernels}'; give another expression.")
     return kept

@@ -55,18 +55,14 @@ def roofline(launches: Launches) -> pd.DataFrame:
         Columns kernel, level, flop_per_byte (executed FLOP over the bytes that the level moves), gflop_per_s; NA where
         operations, bytes or the duration are not counted, and where a kernel does no floating-point operation at all.
     """
-    own = {str(row["name"]): row for row in kernels(launches).to_dict("records")}
-    moved = traffic(launches)
-    rows = []
-    for row in moved.to_dict("records"):
-        kernel = own[row["kernel"]]
-        flop = _number(kernel.get("valu_flop")) + _number(kernel.get("mfma_flop"))
-        ns = 1e6 * _number(kernel["total_ms"]) / kernel["launches"]
-        size = _number(row["bytes"])
-        point = {"kernel": row["kernel"], "level": row["level"]}
-        point["flop_per_byte"] = flop / size if flop > 0 and size > 0 else math.nan
-        rows.append(point | {"gflop_per_s": flop / ns if flop > 0 else math.nan})
-    return nullable(pd.DataFrame(rows), ["flop_per_byte", "gflop_per_s"])
+    points = traffic(launches)[["kernel", "level", "bytes"]]
+    counted = kernels(launches).set_index("name").reindex(columns=["valu_flop", "mfma_flop", "total_ms", "launches"])
+    own = counted.astype("Float64").loc[points["kernel"]].reset_index(drop=True)
+    flop = own["valu_flop"] + own["mfma_flop"]
+    flop = flop.where(flop > 0)
+    points["flop_per_byte"] = flop / points["bytes"].where(points["bytes"] > 0)
+    points["gflop_per_s"] = flop / (1e6 * own["total_ms"] / own["launches"])
+    return points.drop(columns="bytes")
 
 
 def roofs(launches: Launches) -> pd.DataFrame:

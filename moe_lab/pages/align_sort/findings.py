@@ -17,14 +17,8 @@ def all_of(
 ) -> list[Finding | None]:
     """Say which algorithm wins where and why; the first sentence is the headline.
 
-    Args:
-        bench: the benchmark.
-        duel: ``analysis.align.duels`` of ours.
-        split: the split of a call into steps, see ``analysis.align_steps``.
-        ours: the algorithm that is looked at.
-        baseline: what it is set against first.
-        E: experts of the sentences about one shape.
-        topk: experts per token of those.
+    ``duel`` is ``analysis.align.duels`` of ours, ``split`` that of ``analysis.align_steps``; E and topk are of the
+    sentences about one shape.
     """
     if bench.run is None:
         return [Finding("", bench.missing)]

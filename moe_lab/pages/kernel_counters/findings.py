@@ -33,12 +33,9 @@ _FLOORS = "series tile M stage duration_us dram_us l2_us tensor_us pct_of_floor"
 
 
 def all_of(captures: Captures, parts: Sequence[Tables], stage: str = "w13") -> list[Finding | None]:
-    """Say what limits each GEMM and what would help, GPU by GPU; the first sentence is the headline.
+    """Say what limits each GEMM and what would help, GPU by GPU; the first sentence is the headline, of one stage.
 
-    Args:
-        captures: what was loaded; its missing runs and notes are said last.
-        parts: ``gpus.each`` of it. With several GPUs every sentence names its own.
-        stage: of the headlines.
+    ``parts`` are ``gpus.each`` of the captures; with several GPUs every sentence names its own.
     """
     if captures.table.empty:
         return [Finding("", said) for said in (*captures.missing, *captures.notes)]

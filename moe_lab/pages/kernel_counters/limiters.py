@@ -36,14 +36,7 @@ def gb(size: float) -> str:
 
 
 def headline(limits: pd.DataFrame, stage: str, gpu: str, amd: bool = False) -> Finding:
-    """Say what limits one stage at the largest and at the smallest M.
-
-    Args:
-        limits: ``limits.limits`` of one GPU.
-        stage: w13 or w2; where it has no row, every stage.
-        gpu: name of the GPU.
-        amd: whether it is AMD's.
-    """
+    """Say what limits one stage (all, where it has no row) at the largest and at the smallest M of a GPU."""
     known = limits[limits["limiter"].notna()]
     swept = known["series"].str.contains(_TILE)  # a sweep's single tiles are no headline
     known = known if swept.all() else known[~swept]

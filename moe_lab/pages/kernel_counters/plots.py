@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from moe_lab.analysis.limits import NAMED_STALLS
 from moe_lab.pages.show import palette
-from moe_lab.pages.show.figures import DOWNWARDS, as_text, named, panels
+from moe_lab.pages.show.figures import BESIDE, DOWNWARDS, as_text, named, panels
 
 COUNTERS = {
     "sm_throughput_pct": "compute (% of the theoretical peak)",
@@ -142,13 +142,11 @@ def waterfall(moved: pd.DataFrame, stage: str, M: int) -> go.Figure:
     for panel, row in enumerate(rows.to_dict("records"), start=1):
         labels, values, measures = _bars(row)
         figure.add_waterfall(
-            orientation="h",
+            **BESIDE,
             y=labels,
             x=values,
             measure=measures,
             text=[f" {v:.3g} GB" for v in values],
-            textposition="outside",
-            cliponaxis=False,
             showlegend=False,
             connector={"line": {"color": palette.STAGES["rest of layer"], "width": 1}},
             increasing={"marker": {"color": palette.STAGES["w13"]}},

@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from moe_lab.pages.show import palette
-from moe_lab.pages.show.figures import DOWNWARDS, as_text, named, panels
+from moe_lab.pages.show.figures import BESIDE, DOWNWARDS, INSIDE, as_text, named, panels
 
 MAX_POINTS = 5000  # a trace; more makes a page slow
 _GREY_RANGE = "#9aa3af"
@@ -23,14 +23,11 @@ def stage_shares(rows: pd.DataFrame) -> go.Figure:
     for stage in dict.fromkeys(rows["stage"]):
         part = rows[rows["stage"] == stage]
         figure.add_bar(
-            orientation="h",
+            **INSIDE,
             name=stage,
             x=part["pct_of_layer"].tolist(),
             y=[_two_lines(r) for r in part["row"]],
             text=[f"{stage}<br>{v:.0f} %" for v in part["pct_of_layer"]],
-            textposition="inside",
-            textangle=0,
-            insidetextanchor="middle",
             customdata=part["time_ms"].tolist(),
             hovertemplate=f"{stage}: %{{x:.1f}} %, %{{customdata:.4f}} ms<extra>%{{y}}</extra>",
             marker={
@@ -68,12 +65,10 @@ def stage_times(stages: dict[str, pd.DataFrame]) -> go.Figure:
         unit, scale = ("ms", 1.0) if table["time_ms"].max() >= 1 else ("µs", 1e3)
         times = [ms * scale for ms in table["time_ms"]]
         figure.add_bar(
-            orientation="h",
+            **BESIDE,
             x=times,
             y=table["stage"].tolist(),
             text=[f" {t:.3g} {unit}, {pct:.1f} %" for t, pct in zip(times, table["pct_of_layer"], strict=True)],
-            textposition="outside",
-            cliponaxis=False,
             name=phase,
             showlegend=False,
             hovertemplate=f"{phase}, %{{y}}: %{{x:.4g}} {unit}<extra></extra>",
@@ -137,15 +132,7 @@ _DEPTHS = {0: "layer", 1: "block", 2: "stage"}
 
 def _bars(start_us: "pd.Series[float]", length_us: "pd.Series[float]", scale: float) -> dict[str, Any]:
     lengths = (length_us * scale).tolist()
-    return {
-        "orientation": "h",
-        "base": (start_us * scale).tolist(),
-        "x": lengths,
-        "customdata": lengths,
-        "textposition": "inside",
-        "textangle": 0,
-        "insidetextanchor": "middle",
-    }
+    return {**INSIDE, "base": (start_us * scale).tolist(), "x": lengths, "customdata": lengths}
 
 
 def _two_lines(label: str) -> str:

@@ -13,11 +13,9 @@ from moe_lab.pages.show.findings import NBSP, Finding, Severity, each, number, p
 
 
 def behind(others: Sequence[Sweep], ours: str) -> Finding | None:
-    """Say where the median of ours is behind the best peer's in other runs.
+    """Say where the median of ours is behind the best peer's in other runs, of each the first model and routing.
 
-    Args:
-        others: benchmarks; of each the first model and routing.
-        ours: a backend; where a run lacks it, the quickest of ours.
+    Where a run lacks ``ours``, the quickest of ours stands for it.
     """
     parts, told = [], []
     for bench in others:

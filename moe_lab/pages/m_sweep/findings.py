@@ -23,12 +23,7 @@ MOST, ALL = 0.5, 1.05  # of a difference that a part must explain to be called i
 def all_of(bench: Sweep, rows: pd.DataFrame, skewed: pd.DataFrame, ours: str, baseline: str) -> list[Finding | None]:
     """Say which backend wins where and why; the first sentence is the headline.
 
-    Args:
-        bench: the benchmark.
-        rows: of one model and routing, as ``analysis.sweep.at`` returns them.
-        skewed: as ``analysis.sweep.skew`` returns it.
-        ours: the backend that is looked at.
-        baseline: what it is set against first.
+    ``rows`` are ``analysis.sweep.at`` of one model and routing, ``skewed`` is ``analysis.sweep.skew``.
     """
     if bench.run is None:
         return [Finding("", bench.missing)]

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from moe_lab.pages.rocprof_compute.tables import NONE
 from moe_lab.pages.show import palette
-from moe_lab.pages.show.figures import DOWNWARDS, as_text, named, panels
+from moe_lab.pages.show.figures import BESIDE, DOWNWARDS, as_text, named, panels
 from moe_lab.pages.show.notes import Note
 
 KERNELS = 3  # kernels drawn; the tables have all
@@ -33,12 +33,10 @@ def align_published(table: pd.DataFrame) -> go.Figure:
     for row, (column, title) in enumerate(drawn.items(), start=1):
         values = [float(v) for v in table[column]]
         figure.add_bar(
-            orientation="h",
+            **BESIDE,
             x=values,
             y=names,
             text=[f" {v:g}" for v in values],
-            textposition="outside",
-            cliponaxis=False,
             showlegend=False,
             hovertemplate=f"%{{y}}: %{{x:g}} {title}<extra>published</extra>",
             marker={"color": palette.nth(0), "pattern": HATCHED},
@@ -61,13 +59,11 @@ def stalls(tables: Mapping[str, pd.DataFrame]) -> go.Figure | Note:
     for i, (run, kernel, part) in enumerate(known):
         name = f"{_short(kernel)}, {run}" if len(tables) > 1 else _short(kernel)
         figure.add_bar(
-            orientation="h",
+            **BESIDE,
             name=name,
             x=part["value"].tolist(),
             y=[_broken(label) for label in part["label"]],
             text=[f" {v:.1f} %" for v in part["value"]],
-            textposition="outside",
-            cliponaxis=False,
             customdata=part["of"].tolist(),
             hovertemplate="%{y}: %{x:.2f} % of %{customdata}<extra>" + name + "</extra>",
             marker={"color": palette.nth(i)},

@@ -104,13 +104,7 @@ def panels(titles: Sequence[str], spacing: float, heights: Sequence[float] | Non
 def over_sizes(figure: go.Figure, sizes: Iterable[int], what: str, height: int, y: str, **axis: Any) -> go.Figure:
     """Finish a figure over sizes: a logarithmic axis that names six at most, so that it fits a phone, and room below.
 
-    Args:
-        figure: with its lines.
-        sizes: where they have points.
-        what: the sizes are.
-        height: without legend.
-        y: title of the other axis.
-        axis: more of that axis.
+    ``what`` the sizes are is its title; the height is without legend; ``y`` and ``axis`` are of the other axis.
     """
     values = sorted({int(size) for size in sizes if size > 0})
     shown = values[:: max(1, math.ceil(len(values) / 6))]
@@ -125,4 +119,6 @@ def named(order: Sequence[Any]) -> dict[str, Any]:
     return {"categoryorder": "array", "categoryarray": list(order)[::-1], "showgrid": False, "dtick": 1}
 
 
+BESIDE = {"orientation": "h", "textposition": "outside", "cliponaxis": False}  # a bar with its number at its end
+INSIDE = {"orientation": "h", "textposition": "inside", "textangle": 0, "insidetextanchor": "middle"}
 DOWNWARDS = {"autorange": "reversed", "showgrid": False, "dtick": 1}  # likewise, in the order of the data

@@ -115,13 +115,9 @@ def caution(text: str) -> Finding:
 
 
 def failures(bench: BenchRun, failed: pd.DataFrame, where: Callable[[Any], str], columns: str) -> list[Finding]:
-    """Say which backends or algorithms failed where, and whether the benchmark came to its end.
+    """Say which backends or algorithms failed ``where``, and whether the benchmark came to its end.
 
-    Args:
-        bench: the run.
-        failed: its rows with an error.
-        where: names the case of one of them.
-        columns: to show, whose first is what failed.
+    The first of ``columns`` is what failed.
     """
     out = []
     for name, part in failed.groupby(columns.split()[0], sort=True):
