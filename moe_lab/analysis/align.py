@@ -16,7 +16,7 @@ from moe_lab.spec.launches import Launches
 
 CASE = ["E", "topk", "tokens", "block_m", "routing", "seed"]
 EMPTY = "(empty)"
-OUTLIER = 2.0  # times both neighbours
+OUTLIER = 2.0  # times both neighbours: a curve that rises or falls exceeds one of them at most
 SHOWN = (1, 16, 64, 256, 1024, 4096, 16384, 65536)  # tokens of the table beside other projects
 
 
@@ -72,19 +72,19 @@ def outliers(rows: pd.DataFrame) -> pd.DataFrame:
     return found[found["median_us"].astype(float) > OUTLIER * most]
 
 
-def duels(bench: Bench, algorithm: str, mode: str = "graph") -> pd.DataFrame:
-    """Set an algorithm beside every other one in every case.
+def duels(bench: Bench, algorithm: str) -> pd.DataFrame:
+    """Set an algorithm beside every other one in every case, replayed from CUDA graphs.
 
     Returns:
         One row a case and rival: the case (``CASE``), rival, ours_us, theirs_us, empty_us (the floor of the case),
         speedup (theirs / ours), speedup_net (with the floor subtracted from both; NA where nothing is left),
         lost_us (ours - theirs), verdict (ahead, even, behind). Cases in the order of the run, rivals by their time.
     """
-    rows = bench.timed[bench.timed["mode"] == mode]
+    rows = bench.timed[bench.timed["mode"] == "graph"]
     times = [*CASE, "median_us", "p20_us", "p80_us"]
     ours = rows.loc[rows["algorithm"] == algorithm, times]
     theirs = rows.loc[rows["algorithm"] != algorithm, [*times, "algorithm"]].rename(columns={"algorithm": "rival"})
-    floor = bench.rows[(bench.rows["algorithm"] == EMPTY) & (bench.rows["mode"] == mode)]
+    floor = bench.rows[(bench.rows["algorithm"] == EMPTY) & (bench.rows["mode"] == "graph")]
     floor = floor[[*CASE, "median_us"]].rename(columns={"median_us": "empty_us"})
     both = theirs.merge(ours, on=CASE, suffixes=("_theirs", "_ours")).merge(floor, on=CASE, how="left")
     both = both.rename(columns={"median_us_ours": "ours_us", "median_us_theirs": "theirs_us"})

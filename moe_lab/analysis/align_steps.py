@@ -69,6 +69,7 @@ def _apart(bench: Bench, capture: Capture) -> str:
 
 def _some_sizes(table: pd.DataFrame, most: int = 4) -> pd.DataFrame:
     sizes = sorted(set(table["tokens"]))
+    # Evenly over the sizes with both ends: small calls are launches, large ones are data, and a page shows a few.
     step = (len(sizes) - 1) / (most - 1)
     kept = sizes if len(sizes) <= most else [sizes[round(i * step)] for i in range(most)]
     return table[table["tokens"].isin(kept)].reset_index(drop=True)
@@ -132,6 +133,7 @@ def steps_of(algorithm: str, kernels: Sequence[str]) -> list[str]:
     """Return the step of each kernel of one call of an align plugin; ``other`` where no plugin knows the kernel."""
     stated = _stated(algorithm)
     found = [next((step for part, step in stated.items() if part in kernel), "other") for kernel in kernels]
+    # A kernel that could do two steps does only the one that no kernel of its own does.
     alone = {step for step in found if "+" not in step}
     return [
         "+".join([p for p in step.split("+") if p not in alone] or [step]) if "+" in step else step for step in found

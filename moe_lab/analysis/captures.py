@@ -41,6 +41,7 @@ class Captures:
 
 def gpu_facts(run: Run, meta: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a report (``Launches.meta``) says of the GPU, and over it what the run states."""
+    # What the run states counts, but an empty value there must not hide what the report knows.
     stated = {key: value for key, value in (run.manifest.get("gpu") or {}).items() if value}
     return {**(meta.get("gpu") or {}), **stated}
 

@@ -60,4 +60,5 @@ def benchmarks(a: pd.DataFrame, b: pd.DataFrame, bench: str) -> pd.DataFrame:
 
 def _timed(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     own = rows[rows["median_us"].notna()].rename(columns={"median_us": "time"})
+    # A case that a run holds twice would be paired each with each.
     return own.astype({"time": "Float64"})[[*keys, "time"]].drop_duplicates(keys)

@@ -1,6 +1,6 @@
 """The expert GEMMs beside the least work that they can be."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -26,10 +26,8 @@ def problem_of(run: Run) -> tuple[MoEProblem, int] | None:
     return MoEProblem(M, K, N, E, topk, format), int(hit)
 
 
-def floors(phases: Sequence[Phase], measured: Iterable[Run] | None = None) -> pd.DataFrame:
+def floors(phases: Sequence[Phase]) -> pd.DataFrame:
     """Set the time of each expert GEMM beside the least work it can be: minimum bytes and useful FLOPs.
-
-    Roofs are looked for in ``measured``, by default in the benchmarks that each phase knows.
 
     Returns:
         Columns phase, stage (w13, w2), time_ms, experts_hit, experts, rows_useful, rows_padded (NA if unknown),
@@ -37,7 +35,6 @@ def floors(phases: Sequence[Phase], measured: Iterable[Run] | None = None) -> pd
         (``MEASURED`` or ``PEAK``) and pct_of_roof (over 100 = a wrong roof), NA where the memory has no known roof;
         no rows for runs that do not state their problem or whose GEMMs are fused with another stage.
     """
-    benchmarks = None if measured is None else list(measured)
     rows = []
     for phase in phases:
         known = problem_of(phase.run)
@@ -46,7 +43,7 @@ def floors(phases: Sequence[Phase], measured: Iterable[Run] | None = None) -> pd
             if known and part in times.index:
                 padded = (phase.run.manifest.get("workload") or {}).get("rows_padded")
                 own = {"phase": phase.name, "stage": part, "time_ms": times[part], "rows_padded": padded}
-                rows.append(own | _floor(*known, part, float(times[part])) | _roof(phase, benchmarks))
+                rows.append(own | _floor(*known, part, float(times[part])) | _roof(phase))
     table = pd.DataFrame(rows).convert_dtypes()
     return table.assign(pct_of_roof=100 * table["minimum_tb_per_s"] / table["roof_tb_per_s"]) if rows else table
 
@@ -54,9 +51,9 @@ def floors(phases: Sequence[Phase], measured: Iterable[Run] | None = None) -> pd
 MEASURED, PEAK = "measured", "theoretical peak"
 
 
-def _roof(phase: Phase, benchmarks: list[Run] | None) -> dict[str, Any]:
+def _roof(phase: Phase) -> dict[str, Any]:
     """Return the roof of reading of the phase's GPU, and whether it was measured."""
-    known = roofline.roofs(gpu_facts(phase.run, phase.launches.meta), phase.known if benchmarks is None else benchmarks)
+    known = roofline.roofs(gpu_facts(phase.run, phase.launches.meta), phase.known)
     for row in known[known["kind"] == "dram"].to_dict("records"):
         return {"roof_tb_per_s": float(row["value"]) / 1e12, "roof": MEASURED if row["measured"] else PEAK}
     return {"roof_tb_per_s": float("nan"), "roof": None}

@@ -54,6 +54,7 @@ def gemms(launches: Launches, workload: Mapping[str, Any], gpu: Mapping[str, Any
     counted = [m.column for m in COUNTERS if m.column in launches.table]
     rows = []
     for root, stage, kernels in _by_name(launches) if of_amd and launches.ranges.empty else _stages(launches):
+        # A stage may launch small helpers (zeroing, quantising) beside its GEMM, which takes most of the time.
         by = sorted(kernels, key=lambda one: -np.nan_to_num(_duration(one)))
         main, rest = by[0], by[1:]
         row: dict[str, Any] = {"stage": stage, "name": main["name"].iloc[0], "launches": len(main)}
@@ -81,6 +82,7 @@ def _stages(launches: Launches) -> Iterator[Group]:
     found: dict[tuple[str, str], list[pd.DataFrame]] = {}
     for (path, *_), frame in counters.grouped(launches):
         root, *inner = str(path).split("/")
+        # The innermost stage counts; one that holds both GEMMs is no single product.
         stage = next((s for s in reversed(inner) if len(set(ranges.stages_of(s)) & set(PARTS)) == 1), None)
         if stage and ranges.parse_root(root):
             found.setdefault((root, stage), []).append(frame)

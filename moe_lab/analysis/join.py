@@ -8,7 +8,7 @@ from moe_lab.analysis import gemms
 from moe_lab.spec.launches import Launches
 from moe_lab.spec.ranges import parse_root, stages_of
 
-APART_PCT = 15.0
+APART_PCT = 15.0  # ncu empties caches and sets its own clocks; up to this the two times still tell of one kernel
 KEYS = ("backend", "tiles", "M", "stage", "name", "grid_blocks", "block_threads")
 
 

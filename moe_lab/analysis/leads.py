@@ -41,6 +41,7 @@ def with_ours(rows: pd.DataFrame, backend: str) -> tuple[pd.DataFrame, str]:
     mine = rows[[str(name) in own() for name in rows["backend"]]]
     if mine.empty:
         return rows, str(rows["backend"].iloc[0])
+    # What ``auto`` would take, if the run had it.
     best = mine.sort_values("median_us", kind="stable").drop_duplicates("M").assign(backend=OURS)
     return pd.concat([best, rows]).sort_values("M", kind="stable"), OURS
 
@@ -84,6 +85,7 @@ def largest_excess(split: pd.DataFrame, quick: str, slow: str) -> tuple[str, flo
     stages = {name: split[split["backend"] == name] for name in (quick, slow)}
     if any(part.empty for part in stages.values()):
         return None
+    # One fuses w13+act, the other act+w2: only all three together are the same work in both.
     parts: list[set[str]] = []
     for label in split.loc[split["backend"].isin([quick, slow]), "stage"]:
         meets = [p for p in parts if p & set(str(label).split("+"))]

@@ -49,6 +49,7 @@ def shares(row: Row, known: pd.DataFrame = NO_ROOFS) -> dict[str, float | None]:
     counted, memory = value(row, "dram_throughput_pct"), value(row, "mem_throughput_pct")
     dram = _larger(counted, of_roof["dram"])
     beside = dram if counted is None else counted
+    # "Memory Throughput" is the largest over all memories, DRAM too: only what exceeds DRAM is on the chip.
     apart = memory is not None and beside is not None and memory > beside + ON_CHIP_POINTS
     compute = _larger(value(row, "sm_throughput_pct"), value(row, "tensor_pipe_pct"), of_roof["tensor"])
     on_chip = _larger(memory if apart else None, of_roof["l2"])

@@ -105,6 +105,7 @@ def stages(table: pd.DataFrame) -> pd.DataFrame:
         total["kernels"] += row.kernels
     out = pd.DataFrame([{"stage": stage, **values} for stage, values in rows.items()], columns=_STAGE_COLUMNS)
     rest = 100 - out["pct_of_layer"].sum()  # by shares, not by medians, which need not add up
+    # Less is rounding of the shares.
     if rest > 0.005:
         layer: Any = table.iloc[0]
         other = ["other", layer.kernel_sum_ms * rest / 100, rest, layer.kernels - out["kernels"].sum()]

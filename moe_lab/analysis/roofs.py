@@ -100,10 +100,9 @@ def of_kind(roofs: dict[str, dict[str, Any]], kind: str) -> dict[str, Any] | Non
     return max(found, key=lambda r: float(r["value"])) if kind == "dram" and found else next(iter(found), None)
 
 
-def value(known: pd.DataFrame, kind: str, measured: bool = False) -> float | None:
-    """Return the value of a roof; None where it is not known, or (``measured``) is a theoretical peak only."""
+def value(known: pd.DataFrame, kind: str) -> float | None:
+    """Return the value of a roof; None where it is not known."""
     rows = known[known["kind"] == kind]
-    rows = rows[rows["measured"].astype(bool)] if measured else rows
     return float(rows["value"].iloc[0]) if len(rows) else None
 
 

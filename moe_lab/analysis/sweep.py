@@ -46,16 +46,16 @@ class Sweep(BenchRun):
         return (self.run.manifest.get("measured") or {}) if self.run else {}
 
 
-def at(sweep: Sweep, model: str, routing: str = "", part: str = "full", mode: str = "graph") -> pd.DataFrame:
-    """Return the timed rows of one model and routing over M, of the first seed and format.
+def at(sweep: Sweep, model: str, routing: str = "") -> pd.DataFrame:
+    """Return the timed rows of whole layers over M, replayed from a CUDA graph, of the first seed and format.
 
-    An empty model or routing is the first of the run; ``part`` is full, w13 or w2, ``mode`` graph or eager.
+    An empty model or routing is the first of the run.
     """
     rows = sweep.timed
     for column, wanted in (("model", model), ("routing", routing), ("seed", None), ("format", None)):
         if len(rows):
             rows = rows[rows[column] == (wanted or rows[column].iloc[0])]
-    return rows[(rows["part"] == part) & (rows["mode"] == mode)].sort_values("M", kind="stable")
+    return rows[(rows["part"] == "full") & (rows["mode"] == "graph")].sort_values("M", kind="stable")
 
 
 def times(rows: pd.DataFrame, ours: str, baseline: str) -> pd.DataFrame:
@@ -111,6 +111,7 @@ def crossings(rows: pd.DataFrame, one: str, other: str) -> pd.DataFrame:
     out = []
     for (low, left), (high, right) in zip(list(gap.items())[:-1], list(gap.items())[1:], strict=True):
         if left * right < 0 and float(str(low)) > 0:
+            # Times grow about as powers of M, which are straight lines on logarithmic axes.
             share = left / (left - right)
             where = math.exp(math.log(float(str(low))) * (1 - share) + math.log(float(str(high))) * share)
             ahead = (one, other) if left < 0 else (other, one)

@@ -71,6 +71,7 @@ def _from_grid(grid_blocks: int, rows: int, experts: int, gemm_n: int) -> Tile |
     if not fits:
         return None
     ms, ns = ({pair[i] for pair in fits} for i in range(2))
+    # Several widths give this grid: better no tile than a wrong one.
     if len(ns) > 1:
         return None
     return Tile(ms.pop() if len(ms) == 1 else None, ns.pop(), source="grid")

@@ -30,6 +30,7 @@ def landscape(tuning: Tuning, M: int = 0) -> pd.DataFrame:
         return pd.DataFrame({column: pd.Series(dtype="object") for column in columns})
     sizes = sorted(set(rows["M"]))
     rows = rows[rows["M"] == (M if M in sizes else sizes[len(sizes) // 2])]
+    # Rounds are apart in time: the reference tile, timed in each, tells how much the clocks moved between them.
     scale = rows.groupby(["part", "round"])["reference_us"].transform("first") / rows["reference_us"]
     rows = rows.assign(us=(rows["median_us"] * scale.fillna(1.0)).astype(float), tile=rows["w13"].fillna(rows["w2"]))
     rows = rows.sort_values("round").drop_duplicates(["part", "tile"], keep="last")
@@ -77,6 +78,7 @@ def chosen(tuning: Tuning) -> pd.DataFrame:
 
 def _over_seen(tuning: Tuning, M: int, w13: str, w2: str) -> float | None:
     rows = tuning.rows[(tuning.rows["phase"] == "search") & tuning.rows["median_us"].notna() & (tuning.rows["M"] == M)]
+    # Of the reference in the same round, so that rounds with other clocks can be set beside each other.
     share = (rows["median_us"] / rows["reference_us"]).astype(float)
     base = rows.groupby("part")["reference_us"].median().astype(float)
     seen, own = 0.0, 0.0

@@ -106,6 +106,7 @@ def counts(names: Sequence[str], backends: Sequence[str] = (), M: Sequence[int] 
         shown, facts = _apart(str(run.manifest["name"]), found), captures.gpu_facts(run, launches.meta)
         facts |= {"roofs": memory.roofs(launches)} if launches.meta.get("roofs") else {}
         gpu = of[shown] = captures.short_gpu(facts.get("name")) or f"an unknown GPU ({shown})"
+        # The first run that states a fact is believed; later ones fill in what it lacks.
         gpus[gpu] = {**facts, **{k: v for k, v in gpus.get(gpu, {}).items() if v is not None}}
         found[shown] = run if run.manifest.get("gpu") else replace(run, manifest={**run.manifest, "gpu": facts})
         notes += [counters.AMD_NOTE] if amd.has_counters(launches) else []
@@ -139,6 +140,7 @@ def beside_timeline(counted: captures.Captures, timeline: str) -> captures.Captu
     run = opened.run
     launches = run.launches()
     gpu = captures.short_gpu(captures.gpu_facts(run, launches.meta).get("name"))
+    # A time of another GPU beside these counters would be compared by whoever reads the row.
     own = counted.table["gpu"] == gpu
     if not own.any():
         of = f"The timeline {run.manifest['name']} is of {gpu or 'an unknown GPU'}"
@@ -173,7 +175,7 @@ def amd_counts(folders: str | Sequence[str] = "", kernels: str = "") -> list[Cou
             made = "give a workload folder that it made"
             raise UserError(f"{run.manifest['name']} has no counters of AMD's rocprof-compute; {made}.")
         shown = _apart(str(run.manifest["name"]), [one.name for one in every])
-        every.append(Counted(shown, run, launches, bool(given)))
+        every.append(Counted(shown, run, launches))
     if not kernels or not every:
         return every
     chosen = [replace(r, launches=only(r.launches, kernels)) for r in every]

@@ -303,7 +303,7 @@ def test_notebook_takes_the_counted_runs_of_profiles_and_says_so(tmp_path, monke
     folder(tmp_path / "w")
     runs.import_report(tmp_path / "w", "counted", manifest={"tool": {"name": "rocprof-compute", "version": "3.4.0"}})
     [one] = load.amd_counts("")
-    assert (one.name, one.given, one.gpu) == ("mi300x/counted", False, "MI300X")
+    assert (one.name, one.gpu) == ("mi300x/counted", "MI300X")
     assert "measured; run in profiles/" in provenance.of([one]).html()
     both = load.amd_counts(f"{tmp_path / 'w'},{tmp_path / 'w'}")
     assert [b.name for b in both] == ["w", "w (2)"]

@@ -216,7 +216,7 @@ def test_findings_tell_failures_and_an_early_end(profiles: Path) -> None:
     said = say(bench(profiles, lines, complete=False))
     assert (
         said[-2]
-        == "Failed: small in 1 rows, for example at 1,024 tokens x 8 of 256 experts: RuntimeError: out of resource."
+        == "Failed: small in 1 row, for example at 1,024 tokens x 8 of 256 experts: RuntimeError: out of resource."
     )
     assert said[-1].startswith("Caution: the benchmark was stopped before its end")
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,14 +26,14 @@ def test_floors_of_a_fused_stage_are_not_guessed() -> None:
 
 
 def test_floors_rate_the_traffic_by_the_measured_roof_else_by_the_theoretical_peak_and_name_it() -> None:
-    assert floors([phase()], [])["pct_of_roof"].isna().all()
+    assert floors([phase()])["pct_of_roof"].isna().all()
     gpu = {"name": "NVIDIA H200", "memory_bandwidth_bytes_per_s": 20e12}
-    peak = floors([phase(gpu=gpu)], [])
+    peak = floors([phase(gpu=gpu)])
     assert list(peak["roof"]) == ["theoretical peak"] * 2
     assert list(peak["pct_of_roof"]) == pytest.approx(list(100 * peak["minimum_tb_per_s"] / 20))
     roofs = {"read_bytes_per_s": 10e12, "copy_bytes_per_s": 9e12}
     own = Run(Path("x"), {"name": "x", "gpu": {"name": "NVIDIA H200"}, "measured": {"roofs": roofs}})
-    found = floors([phase(gpu=gpu)], iter([own]))
+    found = floors([replace(phase(gpu=gpu), known=[own])])
     assert list(found["roof"]) == ["measured"] * 2
     assert list(found["roof_tb_per_s"]) == [10, 10]
     assert list(found["pct_of_roof"]) == pytest.approx(list(10 * found["minimum_tb_per_s"]))

@@ -85,5 +85,5 @@ def test_floors_without_a_stated_problem_says_so() -> None:
 
 @pytest.mark.parametrize("stage", ["w13", "w2"])
 def test_floors_gives_each_gemm_its_speed(stage: str) -> None:
-    rows = cells(page.floors(floors([phase()], [])).html())
+    rows = cells(page.floors(floors([phase()])).html())
     assert next(row for row in rows if row[1:2] == [stage])[8:] == ["20.1", "–", "–", "–"]

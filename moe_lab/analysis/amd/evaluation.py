@@ -165,6 +165,7 @@ class Counted:
                 den = np.broadcast_to(self.evaluate(metric.den or "1"), size).astype(np.float64)
         except MissingNameError:
             return None
+        # A launch with nothing to divide by has no ratio, and must not pull the sums of the others.
         good = np.isfinite(num) & np.isfinite(den) & (den != 0)
         return np.where(good, num, np.nan), np.where(good, den, np.nan)
 

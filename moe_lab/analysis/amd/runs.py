@@ -17,13 +17,11 @@ class Counted:
         name: as shown; told apart from the other runs on the page.
         run: where it comes from.
         launches: its launches and counters, perhaps only those of some kernels.
-        given: True when the reader gave it by name or path, False when it was found in profiles/.
     """
 
     name: str
     run: Run
     launches: Launches
-    given: bool
 
     @property
     def gpu(self) -> str:

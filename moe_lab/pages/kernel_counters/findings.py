@@ -39,6 +39,7 @@ def all_of(captures: Captures, parts: Sequence[Tables], stage: str = "w13") -> l
     """
     if captures.table.empty:
         return [Finding("", said) for said in (*captures.missing, *captures.notes)]
+    # The first sentence is the card of the index: a GPU of which nothing is known must not take it.
     known_first = sorted(parts, key=lambda one: bool(one.limits["limiter"].isna().all()))
     return [
         *(headline(one.limits, stage, one.gpu, one.amd) for one in known_first),
@@ -164,6 +165,7 @@ def streaming(gemms: pd.DataFrame, limits: pd.DataFrame) -> Finding | None:
     known = known[(known["duration_us"] > 0).fillna(False)]
     known["rate"] = known["l2_sm_bytes"].astype(float) / known["duration_us"].astype(float) / 1e6
     streams, most = known[known["found"] == "DRAM"].nlargest(1, "l2_throughput_pct"), known.nlargest(1, "rate")
+    # With rates this close, the two kernels would not show that the percentage is no share of L2.
     if streams.empty or float(most["rate"].iloc[0]) < 1.2 * float(streams["rate"].iloc[0]):
         return None
     one, other = next(rows_of(streams)), next(rows_of(most))

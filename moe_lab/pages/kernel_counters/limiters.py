@@ -38,6 +38,7 @@ def gb(size: float) -> str:
 def headline(limits: pd.DataFrame, stage: str, gpu: str, amd: bool = False) -> Finding:
     """Say what limits one stage (all, where it has no row) at the largest and at the smallest M of a GPU."""
     known = limits[limits["limiter"].notna()]
+    # A sweep launches every tile on purpose, the bad ones too.
     swept = known["series"].str.contains(_TILE)  # a sweep's single tiles are no headline
     known = known if swept.all() else known[~swept]
     rows = known[known["part"] == stage] if (known["part"] == stage).any() else known
@@ -53,6 +54,7 @@ def headline(limits: pd.DataFrame, stage: str, gpu: str, amd: bool = False) -> F
 def _at(rows: pd.DataFrame) -> str:
     groups = [(name, list(group)) for name, group in groupby(_by_limiter(rows), key=lambda r: r.limiter)]
     said = []
+    # More than three kernels with their shares are no sentence; the table has them.
     if len(groups) == 1 and len(rows) > 3:
         name, group = groups[0]
         return f"at M = {rows['M'].iloc[0]:,} all {len(rows)} are {_limited(group, name)} ({name} {_shares(group)})"

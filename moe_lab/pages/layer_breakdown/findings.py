@@ -103,6 +103,7 @@ def launches(phases: Sequence[Phase]) -> Finding | None:
             gaps = gaps if top.gap_ms > 0 else "no gap between them"
             parts.append(f"one {phase.part} in {phase.name} is {top.kernels:.0f} kernels with {gaps}")
     shown = findings.rows(pd.concat(told), "phase name kernels span_ms gap_ms")
+    # The same share as of the launch gaps of expert GEMMs, so that two pages do not differ on what a gap is.
     idle = (shown["gap_ms"] >= GAPS_PCT / 100 * shown["span_ms"]).fillna(False)
     return each("Launches", parts, shown, "problem" if idle.any() else "normal")
 

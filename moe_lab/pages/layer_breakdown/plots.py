@@ -91,6 +91,7 @@ def timeline(operations: pd.DataFrame, ranges: pd.DataFrame, title: str = "") ->
         ranges: columns name, stage (None for a range that is no stage), depth, start_us, end_us.
         title: such as the phase.
     """
+    # From 2 ms on, microseconds have too many digits for an axis.
     unit, scale = ("ms", 1e-3) if ranges["end_us"].max() >= 2000 else ("µs", 1.0)
     operations = operations.nlargest(MAX_POINTS, "duration_us").sort_values("start_us")
     depths = {int(d): _DEPTHS.get(int(d), f"depth {int(d)}") for d in sorted(ranges["depth"].unique())}

@@ -55,6 +55,7 @@ def headline(bench: Sweep, rows: pd.DataFrame, ours: str) -> Finding:
         names = ", ".join(dict.fromkeys(rows["backend"]))
         said = f"{first.index[0]} is the quickest at {first.iloc[0]} of {first.sum()} sizes, of: {names}."
         return Finding(where, said)
+    # A geometric mean, since ratios multiply: twice and half as fast are even.
     counts = {verdict: int((table["verdict"] == verdict).sum()) for verdict in ("ahead", "even", "behind")}
     others = [f", {name} at {count}" for name, count in counts.items() if count and name != "ahead"]
     ends: list[Any] = [next(rows_of(table.nsmallest(1, "speedup"))), next(rows_of(table.nlargest(1, "speedup")))]

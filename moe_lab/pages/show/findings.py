@@ -144,6 +144,7 @@ def number(value: float, digits: int = 3) -> str:
     """
     if not value:
         return "0"
+    # Of the rounded number: 0.9996 has the digits of 1.00.
     exponent = int(f"{value:.{digits - 1}e}".split("e")[1])
     return f"{value:,.{max(0, digits - 1 - exponent)}f}"
 

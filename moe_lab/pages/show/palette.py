@@ -46,6 +46,7 @@ def of(name: str) -> str:
     """Return the colour of a backend or align algorithm, by its place or its name; releases of a peer share theirs."""
     name = name.partition("@")[0]
     every = sorted({*plugins.names("experts"), *plugins.names("align")} - {"auto"})
+    # A backend that is no plugin here keeps its colour too, from run to run, by its name alone.
     number, count = (every.index(name), len(every)) if name in every else (zlib.crc32(name.encode()), 999)
     return AUTO if name == "auto" else nth(number, count)
 

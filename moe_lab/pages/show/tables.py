@@ -126,6 +126,7 @@ def _cell(column: Column, value: Any, level: int, odd: bool = False) -> str:
         width = 0.0 if missing else max(0.0, min(100.0, 100 * float(value) / column.bar))
         style = f' style="--fill:{width / 100:.3f}"'
     if column.wrap:
+        # Kernel names have no spaces at which a phone could break them.
         text = text.replace("_", "_<wbr>")
     return f'<td class="{" ".join(kinds)}"{style}>{text}</td>'
 

@@ -41,6 +41,7 @@ def gain(best: pd.DataFrame) -> str:
     if known.empty:
         return f"tiles were found for {_sizes(len(best))}, none of which the backend's own tile could run"
     most: Any = next(rows_of(known.nlargest(1, "gain_pct")))
+    # It would read as 0.0 %.
     if most.gain_pct < 0.05:
         return f"no tile is quicker than the backend's own at any of {_sizes(len(known))}"
     return (
