@@ -7,9 +7,9 @@ import torch
 
 from moe_lab.gpu.align import Alignment
 from moe_lab.gpu.kernels.tile import Tile, fit
-from moe_lab.spec import configs, plugins
+from moe_lab.spec import configs, formats, plugins
 from moe_lab.spec.errors import UserError
-from moe_lab.spec.problem import DTYPE_BYTES, MoEProblem
+from moe_lab.spec.problem import MoEProblem
 
 Tiles = Tile | tuple[Tile, Tile]
 
@@ -64,5 +64,11 @@ def choose(
         raise UserError(
             f"w13 and w2 share their rows: both tiles need one block_m, not {w13.block_m} and {w2.block_m}."
         )
-    itemsize = DTYPE_BYTES[problem.dtype]
+    itemsize = formats.get(problem.format).weight_bits // 8
     return fit(w13, itemsize, device), fit(w2, itemsize, device)
+
+
+def fp8_tile(problem: MoEProblem) -> Tile:
+    """Return a configuration of products in fp8_block by the tokens; as vLLM 0.33 chooses without a tuned file."""
+    M = problem.M
+    return Tile(16 if M <= 64 else 64, 64 if M <= 8 else 128, 128, 1 if M <= 16 else 32, 4, 4 if M <= 4 else 3)

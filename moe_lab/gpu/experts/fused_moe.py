@@ -3,11 +3,13 @@
 import torch
 from torch import Tensor
 
-from moe_lab.gpu.experts._tuned import Tiles, align_of, choose, tuned
+from moe_lab.gpu.experts._tuned import Tiles, align_of, choose, fp8_tile, tuned
+from moe_lab.gpu.formats import Quantised, Weights
 from moe_lab.gpu.kernels._device import check_contiguous
 from moe_lab.gpu.kernels.activation import gated_activation
 from moe_lab.gpu.kernels.combine import combine
 from moe_lab.gpu.kernels.fused_moe import fused_moe_gemm
+from moe_lab.gpu.kernels.quantise import check_e4m3, parts, quantise
 from moe_lab.gpu.kernels.tile import Tile
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.problem import MoEProblem
@@ -17,7 +19,8 @@ INFO = {
     "about": "Triton: align, w13 GEMM gathering rows by expert tile, activation, w2 GEMM with router weights, combine",
     "needs": ["torch", "triton"],
     "hardware": "NVIDIA SM80+, AMD CDNA3+; the CPU under TRITON_INTERPRET=1 (fp32, fp16)",
-    "formats": ["fp32", "fp16", "bf16"],
+    "formats": ["fp32", "fp16", "bf16", "fp8_block"],
+    "cpu_formats": ["fp32", "fp16", "bf16"],
     "activations": ["silu", "swigluoai"],
     "align": "auto",
     "tile": True,
@@ -30,8 +33,8 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 def experts(
     x: Tensor,
-    w13: Tensor,
-    w2: Tensor,
+    w13: Weights,
+    w2: Weights,
     topk_weights: Tensor,
     topk_ids: Tensor,
     *,
@@ -46,46 +49,56 @@ def experts(
     as fit; None = ``tiles``.
 
     Raises:
-        UserError: a dtype that the kernels do not have, an input that is not contiguous, or an unknown align plugin.
+        UserError: a dtype or format that the kernels or the GPU do not have, an input that is not contiguous, or an
+            unknown align plugin.
     """
-    check_contiguous(x=x, w13=w13, w2=w2, topk_weights=topk_weights, topk_ids=topk_ids)
+    check_contiguous(x=x, w13=parts(w13)[0], w2=parts(w2)[0], topk_weights=topk_weights, topk_ids=topk_ids)
     if x.dtype not in DTYPES:
         raise UserError(f"fused_moe has no {problem.dtype} kernels; choose fp32, fp16 or bf16.")
     align_pairs, pairs = align_of(align), problem.rows_useful
     gemm13, gemm2 = tiles(problem, x.device, tile)
     weights13, weights2 = (topk_weights, None) if problem.apply_router_weight_on_input else (None, topk_weights)
+    tokens: Weights = x
+    if quantised := isinstance(w13, Quantised):
+        check_e4m3(x.device)
+        with mark("quant"):
+            tokens = quantise(x)
     with mark("align"):
         alignment = align_pairs(topk_ids, gemm13.block_m, problem.E)
     with mark("w13"):
         gate_up = fused_moe_gemm(
-            x, w13, alignment, pairs, pairs_per_row=problem.topk, tile=gemm13, topk_weights=weights13
+            *(tokens, w13, alignment, pairs),
+            pairs_per_row=problem.topk,
+            tile=gemm13,
+            topk_weights=weights13,
+            dtype=x.dtype,
         )
-    with mark("act"):
-        hidden = gated_activation(gate_up, problem.activation)
+    with mark("act+quant" if quantised else "act"):
+        hidden = (quantise if quantised else gated_activation)(gate_up, problem.activation)
     with mark("w2"):
-        rows = fused_moe_gemm(hidden, w2, alignment, pairs, pairs_per_row=1, tile=gemm2, topk_weights=weights2)
+        rows = fused_moe_gemm(
+            hidden, w2, alignment, pairs, pairs_per_row=1, tile=gemm2, topk_weights=weights2, dtype=x.dtype
+        )
     with mark("combine"):
         return combine(rows, problem.topk)
 
 
 def block_m(problem: MoEProblem) -> int:
     """Return the rows of a tile, to which each expert's rows are padded: tuned, or about an expert's mean."""
-    found = tuned("fused_moe", problem)
-    return found[0].block_m if found else _default_rows(problem)
+    return (tuned("fused_moe", problem) or (_default_tile(problem),))[0].block_m
 
 
 def tiles(problem: MoEProblem, device: torch.device, tile: Tiles | None = None) -> tuple[Tile, Tile]:
     """Return the configurations of the w13 and of the w2 GEMM: given, tuned, or our own; both have one block_m."""
-    return choose("fused_moe", problem, device, tile, _default_tile(_default_rows(problem), problem.dtype))
+    return choose("fused_moe", problem, device, tile, _default_tile(problem))
 
 
-def _default_rows(problem: MoEProblem) -> int:
+def _default_tile(problem: MoEProblem) -> Tile:
+    if problem.format == "fp8_block":
+        return fp8_tile(problem)
     mean_rows = problem.rows_useful / problem.E
-    return 16 if mean_rows <= 8 else 32 if mean_rows <= 24 else 64 if mean_rows <= 96 else 128
-
-
-def _default_tile(rows: int, dtype: str) -> Tile:
-    if dtype == "fp32":
+    rows = 16 if mean_rows <= 8 else 32 if mean_rows <= 24 else 64 if mean_rows <= 96 else 128
+    if problem.dtype == "fp32":
         return Tile(rows, 64, 32, 1 if rows <= 32 else 8, 4, 3)
     return {
         16: Tile(16, 64, 128, 1, 4, 4),

@@ -3,13 +3,17 @@
 Elsewhere the same kernels load by pointers.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from moe_lab.gpu.experts._tuned import Tiles, align_of, choose, tuned
+from moe_lab.gpu.experts._tuned import Tiles, align_of, choose, fp8_tile, tuned
+from moe_lab.gpu.formats import Quantised, Weights
 from moe_lab.gpu.kernels._device import check_contiguous, multiprocessors
 from moe_lab.gpu.kernels.combine import combine
 from moe_lab.gpu.kernels.grouped import grouped_persistent_gemm
+from moe_lab.gpu.kernels.quantise import check_e4m3, parts, quantise
 from moe_lab.gpu.kernels.tile import Tile
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.problem import MoEProblem
@@ -19,7 +23,8 @@ INFO = {
     "about": "Triton: align, persistent w13 GEMM with the activation, persistent w2 GEMM on sorted rows, combine",
     "needs": ["torch", "triton"],
     "hardware": "NVIDIA SM90+ (TMA), else by pointers; the CPU under TRITON_INTERPRET=1 (fp32, fp16)",
-    "formats": ["fp32", "fp16", "bf16"],
+    "formats": ["fp32", "fp16", "bf16", "fp8_block"],
+    "cpu_formats": ["fp32", "fp16", "bf16"],
     "activations": ["silu", "swigluoai"],
     "align": "auto",
     "tile": True,
@@ -30,16 +35,22 @@ INFO = {
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-def prepare(w13: Tensor, w2: Tensor) -> tuple[Tensor, Tensor]:
-    """Return w13 [E, 2N, K] with gate and up rows alternating, and w2 as it is; both contiguous."""
+def prepare(w13: Weights, w2: Weights) -> tuple[Weights, Weights]:
+    """Return w13 [E, 2N, K] with gate and up rows alternating, and w2 as it is; both contiguous.
+
+    In fp8_block both stay as they are: blocks of 128 rows share a scale, and hidden rows are quantised by 128, so that
+    the activation is a launch of its own.
+    """
+    if isinstance(w13, Quantised) or isinstance(w2, Quantised):
+        return w13, w2
     E, rows, K = w13.shape
     return w13.view(E, 2, rows // 2, K).transpose(1, 2).reshape(E, rows, K).contiguous(), w2.contiguous()
 
 
 def experts(
     x: Tensor,
-    w13: Tensor,
-    w2: Tensor,
+    w13: Weights,
+    w2: Weights,
     topk_weights: Tensor,
     topk_ids: Tensor,
     *,
@@ -54,30 +65,37 @@ def experts(
     as fit; None = ``tiles``.
 
     Raises:
-        UserError: a dtype that the kernels do not have, an input that is not contiguous, or an unknown align plugin.
+        UserError: a dtype or format that the kernels or the GPU do not have, an input that is not contiguous, or an
+            unknown align plugin.
     """
-    check_contiguous(x=x, w13=w13, w2=w2, topk_weights=topk_weights, topk_ids=topk_ids)
+    check_contiguous(x=x, w13=parts(w13)[0], w2=parts(w2)[0], topk_weights=topk_weights, topk_ids=topk_ids)
     if x.dtype not in DTYPES:
         raise UserError(f"grouped has no {problem.dtype} kernels; choose fp32, fp16 or bf16.")
     align_pairs, pairs = align_of(align), problem.rows_useful
     gemm13, gemm2 = tiles(problem, x.device, tile)
     weights13, weights2 = (topk_weights, None) if problem.apply_router_weight_on_input else (None, topk_weights)
     programs = multiprocessors(x.device) * (1 if gemm13.block_m >= 64 else 2)
+    tokens: Weights = x
+    if quantised := isinstance(w13, Quantised):
+        check_e4m3(x.device)
+        with mark("quant"):
+            tokens = quantise(x)
     with mark("align"):
         alignment = align_pairs(topk_ids, gemm13.block_m, problem.E)
-    with mark("w13+act"):
-        hidden = grouped_persistent_gemm(
-            *(x, w13, alignment, pairs),
+    gemm = partial(grouped_persistent_gemm, alignment=alignment, numel=pairs, programs=programs, dtype=x.dtype)
+    with mark("w13" if quantised else "w13+act"):
+        hidden: Weights = gemm(
+            *(tokens, w13),
             tile=gemm13,
-            programs=programs,
             pairs_per_row=problem.topk,
-            activation=problem.activation,
+            activation="none" if quantised else problem.activation,
             topk_weights=weights13,
         )
+    if quantised:
+        with mark("act+quant"):
+            hidden = quantise(parts(hidden)[0], problem.activation, alignment.sorted_token_ids, pairs)
     with mark("w2"):
-        rows = grouped_persistent_gemm(
-            hidden, w2, alignment, pairs, tile=gemm2, programs=programs, topk_weights=weights2
-        )
+        rows = gemm(hidden, w2, tile=gemm2, topk_weights=weights2)
     with mark("combine"):
         return combine(rows, problem.topk)
 
@@ -94,6 +112,8 @@ def tiles(problem: MoEProblem, device: torch.device, tile: Tiles | None = None) 
 
 def _default_tile(problem: MoEProblem) -> Tile:
     """Return a configuration by the mean rows of an expert; not yet measured."""
+    if problem.format == "fp8_block":
+        return fp8_tile(problem)
     if problem.dtype == "fp32":
         return Tile(32, 64, 32, 1, 4, 2)
     mean_rows = problem.rows_useful / problem.E

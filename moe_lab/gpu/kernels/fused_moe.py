@@ -10,8 +10,10 @@ import triton.language as tl
 from torch import Tensor
 
 from moe_lab.gpu.align import Alignment
+from moe_lab.gpu.formats import Weights
 from moe_lab.gpu.kernels._device import check_device
 from moe_lab.gpu.kernels._jit import jit
+from moe_lab.gpu.kernels.quantise import add_scaled, parts, swapped
 from moe_lab.gpu.kernels.tile import Tile
 
 
@@ -21,6 +23,8 @@ def fused_moe_gemm_kernel(
     w,  # [E, gemm_n, gemm_k]
     y,  # [numel, gemm_n], out
     topk_weights,  # [numel] fp32; any pointer when not SCALE
+    x_scales,  # [rows, ceil(gemm_k / 128)] fp32 of e4m3 x; None = no scales
+    w_scales,  # [E, ceil(gemm_n / 128), ceil(gemm_k / 128)] fp32 of e4m3 w; None = no scales
     sorted_token_ids,  # [capacity] int32
     expert_ids,  # [tiles] int32
     num_tokens_post_padded,  # [1] int32
@@ -39,6 +43,7 @@ def fused_moe_gemm_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr,
+    SWAP: tl.constexpr,  # with scales: multiply as y^T = w x^T
 ):
     """Compute one [BLOCK_M, BLOCK_N] tile of y."""
     pid = tl.program_id(0)
@@ -62,7 +67,11 @@ def fused_moe_gemm_kernel(
     x_at = x + row[:, None] * stride_x + depth[None, :]  # [BLOCK_M, BLOCK_K]
     w_at = w + expert * stride_we + column[None, :] * stride_wn + depth[:, None]  # [BLOCK_K, BLOCK_N]
 
-    acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    if x_scales is not None:  # BLOCK_K is 128, and BLOCK_N columns are of one block of w
+        groups = tl.cdiv(gemm_k, BLOCK_K)
+        x_scale_at = x_scales + row * groups
+        w_scale_at = w_scales + (expert * tl.cdiv(gemm_n, 128) + tile_n * BLOCK_N // 128) * groups
+    acc = tl.zeros((BLOCK_N, BLOCK_M) if SWAP else (BLOCK_M, BLOCK_N), dtype=tl.float32)
     for k in tl.range(0, gemm_k, BLOCK_K):
         x_mask = valid[:, None]
         if not EVEN_K:
@@ -74,10 +83,16 @@ def fused_moe_gemm_kernel(
         else:
             w_tile = tl.load(w_at, mask=(column[None, :] < gemm_n) & (k + depth[:, None] < gemm_k), other=0.0)
         x_tile = tl.load(x_at, mask=x_mask, other=0.0)
-        acc = tl.dot(x_tile, w_tile, acc, input_precision="ieee")
+        if x_scales is None:
+            acc = tl.dot(x_tile, w_tile, acc, input_precision="ieee")
+        else:
+            scale = tl.load(x_scale_at + k // BLOCK_K, mask=valid, other=0.0) * tl.load(w_scale_at + k // BLOCK_K)
+            acc = add_scaled(acc, x_tile, w_tile.T, scale, SWAP)
         x_at += BLOCK_K
         w_at += BLOCK_K
 
+    if SWAP:
+        acc = acc.T
     if SCALE:
         weight = tl.load(topk_weights + pair, mask=valid, other=0.0)
         acc = acc * weight[:, None]
@@ -89,29 +104,32 @@ def fused_moe_gemm_kernel(
 
 
 def fused_moe_gemm(
-    x: Tensor,
-    w: Tensor,
+    x: Weights,
+    w: Weights,
     alignment: Alignment,
     numel: int,
     *,
     pairs_per_row: int,
     tile: Tile,
     topk_weights: Tensor | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Return y [numel, gemm_n] in the dtype of x, in pair order.
+    """Return y [numel, gemm_n] in ``dtype``, in pair order.
 
     Args:
-        x: [numel / pairs_per_row, gemm_k] fp32, fp16 or bf16, contiguous rows.
-        w: [E, gemm_n, gemm_k], dtype of x, contiguous along gemm_k.
+        x: [numel / pairs_per_row, gemm_k] fp32, fp16 or bf16, contiguous rows; or fp8_block.
+        w: [E, gemm_n, gemm_k], dtype or format of x, contiguous along gemm_k.
         alignment: tiles of ``tile.block_m`` rows.
         numel: pairs, M * topk.
         pairs_per_row: pairs that read the same row of x: topk for w13, 1 for w2.
         tile: kernel configuration.
         topk_weights: [numel] fp32, contiguous; when given each row is multiplied by its weight before rounding.
+        dtype: of y; None = that of x.
     """
+    (x, x_scales), (w, w_scales) = parts(x), parts(w)
     check_device(x)
     gemm_n, gemm_k = w.shape[1], w.shape[2]
-    y = torch.empty((numel, gemm_n), dtype=x.dtype, device=x.device)
+    y = torch.empty((numel, gemm_n), dtype=dtype or x.dtype, device=x.device)
     tiles_m = alignment.sorted_token_ids.numel() // tile.block_m
     if tiles_m == 0:
         return y
@@ -120,9 +138,10 @@ def fused_moe_gemm(
     strides = x.stride(0), w.stride(0), w.stride(1), y.stride(0)
     weights = alignment.sorted_token_ids if topk_weights is None else topk_weights
     fused_moe_gemm_kernel[(tiles_m * triton.cdiv(gemm_n, tile.block_n),)](
-        *(x, w, y, weights, *alignment, numel, gemm_n, gemm_k, *strides),
+        *(x, w, y, weights, x_scales, w_scales, *alignment, numel, gemm_n, gemm_k, *strides),
         PAIRS_PER_ROW=pairs_per_row,
         SCALE=topk_weights is not None,
+        SWAP=x_scales is not None and swapped(tile),
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
         **even,

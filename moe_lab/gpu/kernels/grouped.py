@@ -12,9 +12,11 @@ import triton.language as tl
 from torch import Tensor
 
 from moe_lab.gpu.align import Alignment
+from moe_lab.gpu.formats import Weights
 from moe_lab.gpu.kernels._device import check_device, is_hip
 from moe_lab.gpu.kernels._jit import jit
 from moe_lab.gpu.kernels.activation import ALPHA, LIMIT, gated
+from moe_lab.gpu.kernels.quantise import add_scaled, parts, swapped
 from moe_lab.gpu.kernels.tile import Tile
 
 
@@ -24,6 +26,8 @@ def grouped_persistent_gemm_kernel(
     w,  # [E * gemm_n, gemm_k]; with TMA a descriptor of it
     y,  # out
     topk_weights,  # [numel] fp32; any pointer when not SCALE
+    x_scales,  # [rows, ceil(gemm_k / 128)] fp32 of e4m3 x; None = no scales
+    w_scales,  # [E, ceil(gemm_n / 128), ceil(gemm_k / 128)] fp32 of e4m3 w; None = no scales
     sorted_token_ids,  # [capacity] int32
     expert_ids,  # [tiles] int32
     num_tokens_post_padded,  # [1] int32
@@ -45,6 +49,7 @@ def grouped_persistent_gemm_kernel(
     GROUP_M: tl.constexpr,
     PROGRAMS: tl.constexpr,
     FLATTEN: tl.constexpr,
+    SWAP: tl.constexpr,  # with scales: multiply as y^T = w x^T
 ):
     """Compute the [BLOCK_M, BLOCK_N] tiles program, program + PROGRAMS, ... of the product."""
     tiles_m = tl.load(num_tokens_post_padded) // BLOCK_M
@@ -63,7 +68,11 @@ def grouped_persistent_gemm_kernel(
         depth = tl.arange(0, BLOCK_K)
         column = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
         row = (tl.where(valid, pair // PAIRS_PER_ROW, 0) if GATHER else sorted_row).to(tl.int64)
-        acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+        if x_scales is not None:  # BLOCK_K is 128, and BLOCK_N columns are of one block of w
+            groups = tl.cdiv(gemm_k, BLOCK_K)
+            x_scale_at = x_scales + row * groups
+            w_scale_at = w_scales + (expert * tl.cdiv(gemm_n, 128) + tile_n * BLOCK_N // 128) * groups
+        acc = tl.zeros((BLOCK_N, BLOCK_M) if SWAP else (BLOCK_M, BLOCK_N), dtype=tl.float32)
         for k in tl.range(0, gemm_k, BLOCK_K):
             if TMA and not GATHER:
                 x_tile = x.load([tile_m * BLOCK_M, k])
@@ -81,8 +90,14 @@ def grouped_persistent_gemm_kernel(
                 if not EVEN_K:
                     inside = inside & (k + depth[None, :] < gemm_k)
                 w_tile = tl.load(at, mask=inside, other=0.0)
-            acc = tl.dot(x_tile, w_tile.T, acc, input_precision="ieee")
+            if x_scales is None:
+                acc = tl.dot(x_tile, w_tile.T, acc, input_precision="ieee")
+            else:
+                scale = tl.load(x_scale_at + k // BLOCK_K) * tl.load(w_scale_at + k // BLOCK_K)
+                acc = add_scaled(acc, x_tile, w_tile, scale, SWAP)
 
+        if SWAP:
+            acc = acc.T
         if SCALE:
             acc = acc * tl.load(topk_weights + pair, mask=valid, other=0.0)[:, None]
         to = sorted_row if GATHER else pair
@@ -97,8 +112,8 @@ def grouped_persistent_gemm_kernel(
 
 
 def grouped_persistent_gemm(
-    x: Tensor,
-    w: Tensor,
+    x: Weights,
+    w: Weights,
     alignment: Alignment,
     numel: int,
     *,
@@ -107,13 +122,14 @@ def grouped_persistent_gemm(
     pairs_per_row: int = 0,
     activation: str = "none",
     topk_weights: Tensor | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Return the product in the dtype of x: rows gathered into sorted order, or sorted rows back in pair order.
+    """Return the product in ``dtype``: rows gathered into sorted order, or sorted rows back in pair order.
 
     Args:
         x: with ``pairs_per_row`` [M, gemm_k], rows of tokens; else [capacity, gemm_k], rows in sorted order. fp32,
-            fp16 or bf16, contiguous.
-        w: [E, gemm_n, gemm_k], dtype of x, contiguous.
+            fp16 or bf16, contiguous; or fp8_block.
+        w: [E, gemm_n, gemm_k], dtype or format of x, contiguous.
         alignment: tiles of ``tile.block_m`` rows.
         numel: pairs, M * topk.
         tile: kernel configuration.
@@ -123,18 +139,21 @@ def grouped_persistent_gemm(
         activation: ``none``, or one of ``activation.ACTIVATIONS``: rows of w alternate gate, up; columns = gemm_n / 2.
         topk_weights: [numel] fp32, contiguous: each row is multiplied by its weight before the activation and before it
             is rounded.
+        dtype: of the product; None = that of x.
     """
+    (x, x_scales), (w, w_scales) = parts(x), parts(w)
     check_device(x)
     (_, gemm_n, gemm_k), gather = w.shape, pairs_per_row > 0
     columns = gemm_n if activation == "none" else gemm_n // 2
-    y = torch.empty((alignment.sorted_token_ids.numel() if gather else numel, columns), dtype=x.dtype, device=x.device)
+    rows = alignment.sorted_token_ids.numel() if gather else numel
+    y = torch.empty((rows, columns), dtype=dtype or x.dtype, device=x.device)
     if numel == 0:
         return y
     tma = has_tma(x, gemm_k)
-    rows, weights = _described(x, w, tile, gather) if tma else (x, w)
+    factors = _described(x, w, tile, gather) if tma else (x, w)
     grouped_persistent_gemm_kernel[(programs,)](
-        *(rows, weights, y, alignment.sorted_token_ids if topk_weights is None else topk_weights, *alignment),
-        *(numel, gemm_n, gemm_k, columns),
+        *(*factors, y, alignment.sorted_token_ids if topk_weights is None else topk_weights),
+        *(x_scales, w_scales, *alignment, numel, gemm_n, gemm_k, columns),
         PAIRS_PER_ROW=max(1, pairs_per_row),
         GATHER=gather,
         ACTIVATION=activation,
@@ -149,6 +168,7 @@ def grouped_persistent_gemm(
         GROUP_M=tile.group_m,
         PROGRAMS=programs,
         FLATTEN=tma,
+        SWAP=x_scales is not None and swapped(tile),
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
     )
@@ -164,7 +184,7 @@ def _described(x: Tensor, w: Tensor, tile: Tile, gather: bool) -> tuple[Any, Any
 
 
 def has_tma(x: Tensor, gemm_k: int) -> bool:
-    """Return whether TMA can load rows of gemm_k elements beside ``x``: 16-bit types, strides of 16 bytes."""
-    if not x.is_cuda or is_hip() or x.element_size() != 2 or gemm_k % 8:
+    """Return whether TMA can load rows of gemm_k elements beside ``x``: up to 16-bit types, strides of 16 bytes."""
+    if not x.is_cuda or is_hip() or x.element_size() > 2 or gemm_k * x.element_size() % 16:
         return False
     return torch.cuda.get_device_capability(x.device)[0] >= 9

@@ -1,0 +1,169 @@
+"""Our Triton backends in fp8_block: the kernel that quantises, and the layer against the dequantised oracle."""
+
+from dataclasses import replace
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from moe_lab.gpu import routing
+from moe_lab.gpu.bench.check import Inputs, Oracle
+from moe_lab.gpu.experts import load, torch_loop
+from moe_lab.gpu.formats import dense, fp8_block
+from moe_lab.gpu.kernels.activation import gated_activation_torch
+from moe_lab.gpu.kernels.quantise import quantise
+from moe_lab.gpu.kernels.tile import Tile
+from moe_lab.spec import ranges
+from moe_lab.spec.errors import UserError
+from moe_lab.spec.problem import MoEProblem
+
+SILENT = ranges.marker("none")
+BACKENDS = ["fused_moe", "grouped"]
+# M, K, N, E, topk, routing, activation, tile (None = the default) and why.
+CASES = [
+    (1, 256, 128, 4, 2, "uniform", "silu", None, "one token"),
+    (5, 128, 128, 64, 2, "uniform", "silu", None, "one step of K; most experts empty"),
+    (19, 384, 192, 8, 2, "zipf:1.0", "swigluoai", None, "w13 has half a block of gates, w2 half a step"),
+    (33, 160, 136, 8, 4, "uniform", "silu", None, "tails of 32 and 8 in every size"),
+    (21, 320, 130, 3, 1, "hot", "silu", None, "N that is odd for aligned loads; all to one expert"),
+    (67, 256, 128, 4, 2, "uniform", "silu", None, "tiles of 64 rows"),
+    (40, 256, 256, 4, 2, "zipf:1.0", "silu", (32, 32, 128, 8, 4, 2), "tiles of a quarter of a block"),
+    (0, 256, 128, 8, 2, "uniform", "silu", None, "no tokens"),
+]
+
+
+def make(case, device):
+    M, K, N, E, topk, spec, activation = case
+    problem = MoEProblem(M, K, N, E, topk, "fp8_block", activation)
+    dtype = torch.bfloat16 if device == "cuda" else torch.float16  # the interpreter has no bf16
+    g = torch.Generator().manual_seed(torch.seed() % 2**31)
+
+    def normal(*shape, scale):
+        spread = 2.0 ** torch.randint(-2, 2, (*shape[:-1], 1), generator=g)  # so that a wrong scale shows
+        return (torch.randn(*shape, generator=g) * scale * spread).to(device)
+
+    weights = normal(E, 2 * N, K, scale=K**-0.5), normal(E, K, N, scale=N**-0.5)
+    x = normal(M, K, scale=1).to(dtype)
+    ids = routing.synthetic(spec, M, E, topk, seed=g.initial_seed(), device=device)
+    return problem, Inputs(x, *(fp8_block.quantise(w) for w in weights), *ids)
+
+
+def run(name, problem, inputs, **options):
+    backend, _ = load(name)
+    prepared = getattr(backend, "prepare", lambda *w: w)(inputs.w13, inputs.w2)
+    return backend.experts(inputs.x, *prepared, *inputs[3:], problem=problem, mark=SILENT, **options)
+
+
+def assert_right(y, problem, inputs):
+    """Within the bound of the oracle, and near torch that quantises at the same places."""
+    oracle = Oracle(inputs, problem)
+    errors = oracle.errors(y)
+    assert oracle.right(errors), (errors, oracle.bound)
+    same = torch_loop.experts(*inputs, problem=problem, mark=SILENT).double()
+    assert float((y.double() - same).norm()) <= 0.03 * float(same.norm())
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("case", CASES, ids=[case[-1] for case in CASES])
+def test_fp8_block_matches_the_dequantised_oracle(name, case, device, poison):
+    *sizes, tile, _ = case
+    problem, inputs = make(sizes, device)
+    assert_right(run(name, problem, inputs, tile=Tile(*tile) if tile else None), problem, inputs)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("M", [1, 7, 64, 65, 513])
+def test_fp8_block_is_right_at_the_sizes_of_a_model_and_in_a_graph(name, M, device, poison):
+    sizes = (M, 2048, 768, 128, 8, "zipf:1.0", "silu")
+    problem, inputs = make(sizes, device)
+    run(name, problem, inputs)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = run(name, problem, inputs)
+    for _ in range(2):
+        _, fresh = make(sizes, device)
+        for old, new in ((inputs.x, fresh.x), *zip(inputs[3:], fresh[3:], strict=True)):
+            old.copy_(new)
+        graph.replay()
+        assert_right(y, problem, inputs)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_wrong_scale_of_weights_or_a_swap_of_two_is_seen(name, device):
+    problem, inputs = make((9, 256, 256, 4, 2, "uniform", "silu"), device)
+    oracle = Oracle(inputs, problem)
+    for key, axis in (("w13", -1), ("w13", -2), ("w2", -1), ("w2", -2)):
+        weights = getattr(inputs, key)
+        wrong = replace(weights, scales=weights.scales.roll(1, axis).contiguous())
+        wrong.scales.select(axis, 0).mul_(3)
+        assert not oracle.right(oracle.errors(run(name, problem, inputs._replace(**{key: wrong}))))
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_fp8_block_multiplies_the_input_by_the_router_weight_where_the_model_does(name, device, poison):
+    problem, inputs = make((21, 128, 128, 4, 1, "uniform", "silu"), device)
+    weights = torch.linspace(0.1, 0.9, 21, device=device)[:, None].contiguous()
+    problem, inputs = replace(problem, apply_router_weight_on_input=True), inputs._replace(topk_weights=weights)
+    oracle = Oracle(inputs, problem)
+    assert oracle.right(oracle.errors(run(name, problem, inputs)))
+
+
+@pytest.mark.parametrize("rows", [1, 33])
+@pytest.mark.parametrize("features", [128, 200])
+@pytest.mark.parametrize("activation", ["none", "silu", "swigluoai"])
+def test_quantise_gives_what_the_format_gives(rows, features, activation, device, poison):
+    dtype = torch.bfloat16 if device == "cuda" else torch.float16
+    wide = features * (1 if activation == "none" else 2)
+    x = (torch.randn(rows, wide, device=device) * 4.0 ** torch.randint(-4, 4, (rows, 1), device=device)).to(dtype)
+    x[0, : wide // 2] = 0
+    found = quantise(x, activation)
+    numbers = x.float() if activation == "none" else gated_activation_torch(x.float(), activation)
+    expected = fp8_block.quantise_activations(numbers)
+    torch.testing.assert_close(found.scales, expected.scales, rtol=1e-5, atol=0)
+    assert found.values.dtype == torch.float8_e4m3fn
+    apart = found.values.float() - expected.values.float()
+    # Where a number lies between two of e4m3, the last bit of fp32 decides.
+    assert float((apart != 0).float().mean()) < 2e-3
+    assert bool((apart.abs() <= expected.values.float().abs() / 7 + 2**-9).all())
+
+
+def test_quantise_leaves_padding_rows_alone(device, poison):
+    x = torch.randn(6, 512, device=device).half()
+    x[[1, 4]] = float("nan")
+    order = torch.tensor([3, 9, 0, 1, 7, 2], dtype=torch.int32, device=device)
+    found = quantise(x, "silu", order, 7)
+    kept = [0, 2, 3, 5]
+    numbers = dense(found, torch.float32)
+    expected = gated_activation_torch(x.float(), "silu")
+    torch.testing.assert_close(numbers[kept], expected[kept], rtol=0.07, atol=0.02)
+    assert found.scales[[1, 4]].isnan().all(), "not written"
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_stages_of_fp8_block_say_where_it_quantises(name, device):
+    problem, inputs = make((9, 128, 128, 4, 2, "uniform", "silu"), device)
+    seen = []
+
+    def mark(stage):
+        seen.append(stage)
+        return SILENT(stage)
+
+    load(name)[0].experts(*inputs, problem=problem, mark=mark)
+    assert seen == ["quant", "align", "w13", "act+quant", "w2", "combine"]
+    assert all(map(ranges.stages_of, seen))
+
+
+@pytest.mark.parametrize("tile", [Tile(16, 64, 64, 1, 4, 2), Tile(16, 256, 128, 1, 4, 2)])
+def test_tiles_that_pass_a_block_of_weights_are_refused(tile, device):
+    problem, inputs = make((3, 256, 128, 4, 2, "uniform", "silu"), device)
+    with pytest.raises(UserError, match="fp8_block needs tiles with block_k 128 and block_n up to 128, not"):
+        run("fused_moe", problem, inputs, tile=tile)
+
+
+def test_gpus_without_e4m3_are_refused(monkeypatch):
+    from moe_lab.gpu.kernels.quantise import check_e4m3
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    with pytest.raises(UserError, match=r"compute capability 8\.9 or more; choose bf16 here"):
+        check_e4m3(torch.device("cuda", 0))
