@@ -16,6 +16,7 @@ from wheel_builder import MOE, TILES, wheel
 from moe_lab.gpu import routing
 from moe_lab.gpu.bench import examine
 from moe_lab.gpu.experts import torch_loop
+from moe_lab.gpu.formats import quantise
 from moe_lab.spec import ranges
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.peers import fetch
@@ -34,6 +35,7 @@ class fused_moe_kernel:
 
 
 def get_default_config(M, E, N, K, topk, dtype, block_shape=None):
+    assert (dtype, block_shape) in ((None, None), ("fp8_w8a8", [128, 128]))
     return {"BLOCK_SIZE_M": 16 if M <= E else 64, "SPLIT_K": 1}
 
 
@@ -42,7 +44,12 @@ def invoke_fused_moe_triton_kernel(
     top_k, config, compute_type, use_fp8_w8a8, use_int8_w8a8, use_int8_w8a16, use_int4_w4a16, per_channel_quant,
     block_shape=None, B_bias=None,
 ):
-    assert A_scale is None and B_scale is None and B_bias is None and not use_fp8_w8a8 and C.ndim == 3
+    assert B_bias is None and C.ndim == 3 and use_fp8_w8a8 == (B_scale is not None)
+    if use_fp8_w8a8:
+        assert block_shape == [128, 128] and A.dtype == B.dtype == torch.float8_e4m3fn
+        A = A.float() * A_scale.repeat_interleave(128, -1)[:, : A.shape[-1]]
+        wide = B_scale.repeat_interleave(128, -1).repeat_interleave(128, -2)
+        B = B.float() * wide[:, : B.shape[1], : B.shape[2]]
     flat, size = C.view(-1, C.shape[-1]), config["BLOCK_SIZE_M"]
     for tile in range(int(num_tokens_post_padded) // size):
         pairs = [tile] if sorted_token_ids is None else sorted_token_ids[tile * size : (tile + 1) * size].tolist()
@@ -89,6 +96,115 @@ def test_wheel_pipeline_gives_what_the_oracle_gives(cache: Path, interpreter, M:
     expected = torch_loop.moe(*tensors, problem=problem, mark=ranges.marker("none"), dtype=torch.float64)
     assert torch.allclose(y.double(), expected, atol=1e-5)
     assert seen == (["align", "w13", "act", "w2", "combine"] if M else [])
+
+
+def fp8(M: int, K: int = 256, N: int = 128, E: int = 8, topk: int = 2) -> tuple:
+    """A problem in fp8_block, with tokens in fp16 since the interpreter has no bf16."""
+    _, (x, w13, w2, *route) = make(M, K, N, E, topk)
+    problem = MoEProblem(M, K, N, E, topk, "fp8_block")
+    return problem, (x.half(), quantise(w13, "fp8_block"), quantise(w2, "fp8_block"), *route)
+
+
+def assert_fp8(y: torch.Tensor, problem: MoEProblem, tensors: tuple) -> None:
+    """As the oracle that rounds where the backend quantises, but for numbers that fp16 moves over a step of e4m3."""
+    silent = ranges.marker("none")
+    expected = torch_loop.experts(*tensors, problem=problem, mark=silent).float()
+    assert (y.float() - expected).square().mean().sqrt() < 0.03 * expected.square().mean().sqrt()
+
+
+@pytest.mark.parametrize("M", [1, 5, 33], ids=["one-tile-a-pair", "few", "more"])
+def test_wheel_pipeline_passes_values_and_scales_of_fp8(cache: Path, interpreter, M: int, poison) -> None:
+    problem, tensors = fp8(M)
+    seen: list[str] = []
+
+    def mark(stage):
+        seen.append(stage)
+        return ranges.marker("none")(stage)
+
+    y = examine.load("vllm_triton")[0].experts(*tensors, problem=problem, mark=mark)
+    assert_fp8(y, problem, tensors)
+    assert seen == ["quant", "align", "w13", "act+quant", "w2", "combine"]
+
+
+def test_an_h100_takes_the_tuned_tiles_of_an_h200_for_fp8(cache: Path, interpreter, tmp_path, monkeypatch) -> None:
+    names = {
+        gpu: f"{MOE}/configs/E=8,N={N},device_name=NVIDIA_{gpu},dtype=fp8_w8a8,block_shape=[128,128].json"
+        for gpu, N in (("H200", 128), ("H100_80GB_HBM3", 256))
+    }
+    tiles = {names["H200"]: json.dumps({"4": tile(32)}), names["H100_80GB_HBM3"]: json.dumps({"4": tile(128)})}
+    other = names["H200"].replace("N=128", "N=256")
+    files = {f"{MOE}/fused_moe.py": LAUNCHER, **tiles, other: json.dumps({"4": tile(16)})}
+    fetch.add(str(wheel(tmp_path, version="7.7", files=files)))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100 80GB HBM3")
+    backend = examine.load("vllm_triton@7.7")[0]
+    assert [backend.block_m(MoEProblem(4, 256, N, 8, 2, "fp8_block")) for N in (128, 256, 384)] == [32, 128, 16]
+
+
+class Grouped:
+    """DeepGEMM's grouped products in plain torch, with its layouts of rows and scales."""
+
+    @staticmethod
+    def get_mk_alignment_for_contiguous_layout() -> int:
+        return 128
+
+    @staticmethod
+    def dense(values: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+        assert values.dtype == torch.float8_e4m3fn
+        assert values.is_contiguous()
+        high = values.shape[-2] // scales.shape[-2]
+        return values.float() * scales.repeat_interleave(128, -1).repeat_interleave(high, -2)
+
+    def m_grouped_fp8_gemm_nt_contiguous(self, a, b, d, groups) -> None:
+        assert a[1].stride() == (1, a[0].shape[0]), "rows of a group next to each other"
+        self.m_grouped_bf16_gemm_nt_contiguous(self.dense(*a), self.dense(*b), d, groups)
+
+    def m_grouped_bf16_gemm_nt_contiguous(self, a, b, d, groups) -> None:
+        for row, expert in enumerate(groups.tolist()):
+            if expert >= 0:
+                d[row] = (b[expert].float() @ a[row].float()).to(d.dtype)
+
+    def m_grouped_fp8_gemm_nt_masked(self, a, b, d, counts, mean) -> None:
+        E, room, _ = a[0].shape
+        assert a[1].stride() == (a[1].shape[2] * room, 1, room)
+        assert room % 128 == 0
+        assert d.shape[:2] == (E, room)
+        left, right = self.dense(*a), self.dense(*b)
+        for expert, count in enumerate(counts.tolist()):
+            d[expert, :count] = (left[expert, :count] @ right[expert].T).to(d.dtype)
+
+
+@pytest.mark.parametrize("most_masked", [0, 256], ids=["contiguous", "masked"])
+@pytest.mark.parametrize("M", [0, 1, 33, 130])
+def test_deep_gemm_gets_rows_and_scales_in_its_layouts(M: int, most_masked: int, interpreter, poison, monkeypatch):
+    from moe_lab.gpu.experts import deep_gemm
+
+    backend = deep_gemm.DeepGemm.__new__(deep_gemm.DeepGemm)
+    vars(backend)["_library"] = Grouped()
+    monkeypatch.setattr(deep_gemm, "MOST_MASKED", most_masked)
+    monkeypatch.setattr(deep_gemm, "capability", lambda: (9, 0))
+    problem, tensors = fp8(M)
+    y = backend.experts(*tensors, problem=problem, mark=ranges.marker("none"))
+    assert y.shape == (M, 256)
+    if M:
+        assert_fp8(y, problem, tensors)
+    problem, tensors = make(M, 128, 64)
+    y = backend.experts(*tensors, problem=problem, mark=ranges.marker("none"))
+    expected = torch_loop.moe(*tensors, problem=problem, mark=ranges.marker("none"), dtype=torch.float64)
+    assert torch.allclose(y.double(), expected, atol=1e-5)
+
+
+def test_deep_gemm_refuses_what_its_fp8_kernels_do_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    from moe_lab.gpu.experts import deep_gemm
+
+    backend = deep_gemm.DeepGemm.__new__(deep_gemm.DeepGemm)
+    problem, tensors = fp8(1, N=64)
+    with pytest.raises(UserError, match="multiples of 128 in fp8_block, not 256 and 64"):
+        backend.experts(*tensors, problem=problem, mark=ranges.marker("none"))
+    monkeypatch.setattr(deep_gemm, "capability", lambda: (10, 0))
+    problem, tensors = fp8(1)
+    with pytest.raises(UserError, match=r"on compute capability 9\.0 only"):
+        backend.experts(*tensors, problem=problem, mark=ranges.marker("none"))
 
 
 def test_wheel_pipeline_takes_the_nearest_tuned_tile_else_the_projects_default(cache: Path, interpreter) -> None:

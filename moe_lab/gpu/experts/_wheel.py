@@ -1,7 +1,8 @@
 """The standard pipeline around another project's Triton grouped GEMM, with that project's tuned tiles.
 
-Their GEMM kernel, its launcher and its tiles are what is compared. Align, activation and sum are ours: theirs are
-compiled extensions that a wheel's Python files do not contain, and ours are quicker, so the stand-in flatters the peer.
+Their GEMM kernel, its launcher and its tiles are what is compared. Align, quantisation, activation and sum are ours:
+theirs are compiled extensions that a wheel's Python files do not contain, and ours are quicker (hidden rows are
+quantised in the activation's launch), so the stand-in flatters the peer.
 """
 
 import inspect
@@ -19,9 +20,11 @@ from torch import Tensor
 from moe_lab.gpu.experts._platform import rocm
 from moe_lab.gpu.experts._standins import load_file
 from moe_lab.gpu.experts._tuned import align_of
+from moe_lab.gpu.formats import Quantised, Weights
 from moe_lab.gpu.kernels.activation import gated_activation
 from moe_lab.gpu.kernels.combine import combine
-from moe_lab.spec import peers
+from moe_lab.gpu.kernels.quantise import GROUP, check_e4m3, parts, quantise
+from moe_lab.spec import formats, peers
 from moe_lab.spec.configs import engines
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.problem import MoEProblem
@@ -96,13 +99,21 @@ class WheelPipeline:
 
     def _default(self, problem: MoEProblem) -> tuple[dict[str, int], bool]:
         given = {"M": problem.M, "E": problem.E, "N": problem.N, "K": problem.K, "topk": problem.topk}
-        config = _call(self._defaults.get_default_config, {**given, "dtype": None, "is_marlin": False})
+        known = formats.get(problem.format)
+        scaled = {"dtype": known.engine, "block_shape": list(known.weight_block)} if known.weight_block else {}
+        config = _call(self._defaults.get_default_config, {**given, "dtype": None, "is_marlin": False, **scaled})
         return self._checked(config, "its default tiles")
+
+    def _files(self, problem: MoEProblem, twin: str, gpu: str) -> dict[Path, str]:
+        """Return the tuned files of a GPU, each with its folder."""
+        name = engines.file_name(self.peer.project, problem.E, problem.N, gpu, problem.format, down=bool(twin))
+        return {path: path.parent.name for path in self.peer.files("tiles") if path.name == name}
 
     def _look_up(self, problem: MoEProblem, twin: str) -> tuple[dict[str, int], bool] | None:
         gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-        name = engines.file_name(self.peer.project, problem.E, problem.N, gpu, problem.format, down=bool(twin))
-        files = {path: path.parent.name for path in self.peer.files("tiles") if path.name == name}
+        if problem.format == "fp8_block" and "H100" in gpu and not self._files(problem, "", gpu):
+            gpu = "NVIDIA H200"  # the same multiprocessors: its tiles are nearer than the defaults
+        files = self._files(problem, twin, gpu)
         if not files:
             return None
         path = max(files, key=lambda p: (files[p] == f"triton_{triton.__version__.replace('.', '_')}", _version(p)))
@@ -141,8 +152,8 @@ class WheelPipeline:
     def experts(
         self,
         x: Tensor,
-        w13: Tensor,
-        w2: Tensor,
+        w13: Weights,
+        w2: Weights,
         topk_weights: Tensor,
         topk_ids: Tensor,
         *,
@@ -153,6 +164,11 @@ class WheelPipeline:
         if problem.M == 0:
             return torch.empty_like(x)
         plan, on_input = self._plan(problem), problem.apply_router_weight_on_input
+        tokens: Weights = x
+        if quantised := isinstance(w13, Quantised):
+            check_e4m3(x.device)
+            with mark("quant"):
+                tokens = quantise(x)
         with mark("align"):
             tiles = self._align(topk_ids, plan, problem.E)
         given = {"topk_weights": topk_weights, "topk_ids": topk_ids, **tiles}
@@ -161,10 +177,12 @@ class WheelPipeline:
             shape = (problem.M, problem.topk) if order is None else (1, order.numel())
             gate_up = x.new_empty((*shape, 2 * problem.N))
             fast = {"b_use_tma": plan.tma13, "c_sorted": plan.tma2}
-            self._gemm(x, w13, gate_up, on_input, problem.topk, {**given, "config": dict(plan.w13), **fast})
-        with mark("act"):
+            self._gemm(tokens, w13, gate_up, on_input, problem.topk, {**given, "config": dict(plan.w13), **fast})
+        with mark("act+quant" if quantised else "act"):
             rows13 = gate_up.view(-1, 2 * problem.N)
-            hidden = gated_activation(rows13, problem.activation, order, problem.rows_useful)
+            hidden = (quantise if quantised else gated_activation)(
+                rows13, problem.activation, order, problem.rows_useful
+            )
         with mark("w2"):
             rows = x.new_empty((problem.M, problem.topk, problem.K))
             fast = {"a_use_tma": plan.tma2, "b_use_tma": plan.tma2}
@@ -183,12 +201,16 @@ class WheelPipeline:
     def _takes(self, argument: str) -> bool:
         return argument in self._kernel.fused_moe_kernel.arg_names
 
-    def _gemm(self, x: Tensor, w: Tensor, y: Tensor, weighted: bool, topk: int, given: dict[str, Any]) -> None:
+    def _gemm(self, x: Weights, w: Weights, y: Tensor, weighted: bool, topk: int, given: dict[str, Any]) -> None:
         """Launch y = x @ w^T for the rows of each tile; weighted: times the router weight."""
-        fixed = dict.fromkeys(("A_scale", "B_scale", "B_zp", "bias", "B_bias", "block_shape"))
+        fixed = dict.fromkeys(("B_zp", "bias", "B_bias", "block_shape"))
         off = ("use_fp8_w8a8", "use_int8_w8a8", "use_int8_w8a16", "use_int4_w4a16", "per_channel_quant")
-        values = {"A": x, "B": w, "C": y, "mul_routed_weight": weighted, "top_k": topk, "compute_type": TYPES[x.dtype]}
-        _call(self._launcher, {**fixed, **dict.fromkeys((*off, "filter_expert"), False), **values, **given})
+        (a, a_scale), (b, b_scale) = parts(x), parts(w)
+        values = {"A": a, "B": b, "C": y, "A_scale": a_scale, "B_scale": b_scale, "top_k": topk}
+        types = {"mul_routed_weight": weighted, "compute_type": TYPES[y.dtype]}
+        scaled = {"use_fp8_w8a8": True, "block_shape": [GROUP, GROUP]} if isinstance(w, Quantised) else {}
+        flags = {**dict.fromkeys((*off, "filter_expert"), False), **scaled}
+        _call(self._launcher, {**fixed, **flags, **values, **types, **given})
 
 
 def _version(path: Path) -> tuple[int, ...]:

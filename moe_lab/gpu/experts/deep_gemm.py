@@ -1,4 +1,4 @@
-"""DeepGEMM's grouped bf16 GEMM on rows gathered by expert, each expert's padded to its alignment."""
+"""DeepGEMM's grouped GEMMs, bf16 and fp8, on rows gathered by expert; few rows in the masked layout of fp8."""
 
 from functools import cache, cached_property
 from typing import Any
@@ -7,28 +7,34 @@ import torch
 from torch import Tensor
 
 from moe_lab.gpu.experts._place_weight import place_weight
+from moe_lab.gpu.experts._platform import capability
 from moe_lab.gpu.experts._standins import load_package
 from moe_lab.gpu.experts._tuned import align_of
-from moe_lab.gpu.kernels.activation import gated_activation
+from moe_lab.gpu.formats import Quantised, Weights
+from moe_lab.gpu.kernels.combine import combine
+from moe_lab.gpu.kernels.padded_rows import contiguous, masked, place_rows
 from moe_lab.spec import peers
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.problem import MoEProblem
 from moe_lab.spec.ranges import Mark
 
 INFO = {
-    "about": "DeepGEMM m_grouped_bf16_gemm_nt_contiguous; gather, activation and sum are ours",
+    "about": "DeepGEMM m_grouped_{bf16,fp8}_gemm_nt_contiguous, fp8 of few tokens _masked; the rest is ours",
     "needs": ["torch", "triton", "peer:deep_gemm"],
     "install": "pip install git+https://github.com/deepseek-ai/DeepGEMM.git, or moe-lab peers add vllm==0.33.0",
     "peer": "deep_gemm",
     "tried": ["2.8.1 in vllm 0.33.0"],
-    "hardware": "NVIDIA SM90, SM100",
-    "formats": ["bf16"],
+    "hardware": "NVIDIA SM90, SM100 (fp8_block: SM90)",
+    "formats": ["bf16", "fp8_block"],
     "cpu_formats": [],
     "activations": ["silu", "swigluoai"],
     "multiple_of": 64,
     "cuda_graph": True,
     "source": "https://github.com/deepseek-ai/DeepGEMM",
 }
+
+MOST_MASKED = 256  # tokens
+ROOM = 128  # a tile stores all its rows, so that an expert's room is of whole tiles
 
 
 class DeepGemm:
@@ -47,7 +53,9 @@ class DeepGemm:
         return load_package(self.peer.root, "deep_gemm", ("",))[""]
 
     def block_m(self, problem: MoEProblem) -> int:
-        """Return the rows to which each expert's rows are padded."""
+        """Return the rows to which each expert's rows are padded: masked those of wgmma, else those of a tile."""
+        if _masked(problem):
+            return 64
         names = "get_mk_alignment_for_contiguous_layout", "get_m_alignment_for_contiguous_layout"
         known = next((getattr(self._library, name) for name in names if hasattr(self._library, name)), lambda: 128)
         return int(known())
@@ -55,47 +63,81 @@ class DeepGemm:
     def experts(
         self,
         x: Tensor,
-        w13: Tensor,
-        w2: Tensor,
+        w13: Weights,
+        w2: Weights,
         topk_weights: Tensor,
         topk_ids: Tensor,
         *,
         problem: MoEProblem,
         mark: Mark,
     ) -> Tensor:
-        """Return the layer's output [M, K] in bf16. No host synchronisation."""
-        if (problem.K | problem.N) % 64:
-            raise UserError(f"deep_gemm takes K and N that are multiples of 64, not {problem.K} and {problem.N}.")
+        """Return the layer's output [M, K] in bf16. No host synchronisation.
+
+        Raises:
+            UserError: sizes or a GPU that the kernels do not take.
+        """
+        quantised = isinstance(w13, Quantised)
+        _check(problem, quantised)
         if problem.M == 0:
             return torch.empty_like(x)
         x, topk_weights = place_weight(x, topk_weights, problem, mark)
-        rows_a_tile, pairs = self.block_m(problem), problem.rows_useful
         with mark("align"):
-            alignment = align_of("auto")(topk_ids, rows_a_tile, problem.E)
-            tiles = alignment.expert_ids.numel()
-            row = torch.arange(tiles * rows_a_tile, device=x.device)
-            ids = torch.nn.functional.pad(
-                alignment.sorted_token_ids, (0, row.numel() - alignment.sorted_token_ids.numel()), value=pairs
-            )
-            inside = row < alignment.num_tokens_post_padded
-            pair = torch.where(inside & (ids < pairs), ids, pairs)
-            group = torch.where(
-                inside, alignment.expert_ids.repeat_interleave(rows_a_tile, output_size=row.numel()), -1
-            )
-        with mark("dispatch"):
-            gathered = x[pair.clamp(max=pairs - 1) // problem.topk]
+            place, counts, room = self._layout(topk_ids, problem)
+        rows = room * (problem.E if _masked(problem) else 1)
+        scaled = room if quantised else None
+        with mark("quant+dispatch" if quantised else "dispatch"):
+            gathered = place_rows(x, place, rows, problem.topk, room=scaled)
         with mark("w13"):
-            gate_up = x.new_empty((row.numel(), 2 * problem.N))
-            self._library.m_grouped_bf16_gemm_nt_contiguous(gathered, w13, gate_up, group.int())
-        with mark("act"):
-            hidden = gated_activation(gate_up, problem.activation)
+            gate_up = self._gemm(gathered, w13, x.new_empty((rows, 2 * problem.N)), counts, problem)
+        with mark("act+quant" if quantised else "act"):
+            hidden = place_rows(gate_up, place, rows, problem.topk, room=scaled, activation=problem.activation)
         with mark("w2"):
-            rows = x.new_empty((row.numel(), problem.K))
-            self._library.m_grouped_bf16_gemm_nt_contiguous(hidden, w2, rows, group.int())
+            out = self._gemm(hidden, w2, x.new_empty((rows, problem.K)), counts, problem)
         with mark("combine"):
-            place = torch.empty(pairs + 1, dtype=torch.long, device=x.device).scatter_(0, pair.long(), row)
-            chosen = rows[place[:pairs]].view(problem.M, problem.topk, problem.K)
-            return torch.einsum("mtk,mt->mk", chosen.float(), topk_weights).to(x.dtype)
+            return combine(out, problem.topk, topk_weights, place)
+
+    def _layout(self, topk_ids: Tensor, problem: MoEProblem) -> tuple[Tensor, Tensor, int]:
+        """Return the row of each pair, the rows of each expert or the expert of each row, and the room of rows.
+
+        Masked it is the room of each expert, else that of all.
+        """
+        if _masked(problem):
+            room = ROOM * -(-problem.M // ROOM)
+            return *masked(topk_ids, problem.E, room), room
+        tile = self.block_m(problem)
+        place, groups = contiguous(align_of("auto")(topk_ids, tile, problem.E), tile, problem.rows_useful)
+        return place, groups, groups.numel()
+
+    def _gemm(self, x: Weights, w: Weights, y: Tensor, counts: Tensor, problem: MoEProblem) -> Tensor:
+        """Compute y [rows, columns] = x @ w^T, expert by expert, and return it."""
+        library = self._library
+        if not isinstance(x, Quantised) or not isinstance(w, Quantised):
+            library.m_grouped_bf16_gemm_nt_contiguous(x, w, y, counts)
+            return y
+        factors = (x.values, x.scales[0]), (w.values, w.scales)
+        if not _masked(problem):
+            library.m_grouped_fp8_gemm_nt_contiguous(*factors, y, counts)
+            return y
+        E, mean = problem.E, -(-problem.rows_useful // problem.E)
+        by_expert = (x.values.view(E, -1, x.values.shape[1]), x.scales), factors[1]
+        library.m_grouped_fp8_gemm_nt_masked(*by_expert, y.view(E, -1, y.shape[1]), counts, mean)
+        return y
+
+
+def _masked(problem: MoEProblem) -> bool:
+    """Return whether every expert has room for all tokens: quicker where most tiles of 128 rows would be padding."""
+    return problem.format == "fp8_block" and problem.M <= MOST_MASKED
+
+
+def _check(problem: MoEProblem, quantised: bool) -> None:
+    multiple = 128 if quantised else 64
+    if problem.K % multiple or problem.N % multiple:
+        raise UserError(
+            f"deep_gemm takes K and N that are multiples of {multiple}{' in fp8_block' if quantised else ''}, not "
+            f"{problem.K} and {problem.N}."
+        )
+    if quantised and capability()[0] != 9:  # newer ones want scales that are powers of two
+        raise UserError("deep_gemm takes fp8_block with fp32 scales on compute capability 9.0 only; choose bf16 here.")
 
 
 @cache

@@ -9,13 +9,15 @@ from moe_lab.gpu.experts._platform import current_platform, swaps_operands
 from moe_lab.gpu.experts._wheel import WheelPipeline
 
 INFO = {
-    "about": "vLLM's fused_moe_kernel with its tuned tiles; align, activation and sum are ours",
+    "about": "vLLM's fused_moe_kernel with its tuned tiles; align, quantisation, activation and sum are ours",
     "needs": ["torch", "triton", "peer:vllm"],
     "install": "pip install vllm, or moe-lab peers add vllm==0.33.0",
     "peer": "vllm",
     "tried": ["0.15.0", "0.33.0"],
-    "hardware": "NVIDIA SM80+, AMD CDNA3+; the CPU under TRITON_INTERPRET=1 (fp32, fp16)",
-    "formats": ["fp32", "fp16", "bf16"],
+    "hardware": "NVIDIA SM80+, AMD CDNA3+; the CPU under TRITON_INTERPRET=1 (fp32, fp16); "
+    "fp8_block: NVIDIA SM89+, where an H100 without tuned tiles takes an H200's",
+    "formats": ["fp32", "fp16", "bf16", "fp8_block"],
+    "cpu_formats": ["fp32", "fp16", "bf16"],
     "fp32": "tf32",
     "activations": ["silu", "swigluoai"],
     "cuda_graph": True,

@@ -11,9 +11,10 @@ from moe_lab.gpu.kernels._jit import jit
 
 @jit
 def combine_kernel(
-    rows,  # [M * TOPK, K]
+    rows,  # [M * TOPK, K], or as many as there are
     y,  # [M, K], out
     topk_weights,  # [M * TOPK] fp32; any pointer when not SCALE
+    place,  # [M * TOPK] int32, the row of each pair; None = pair order
     K,
     SCALE: tl.constexpr,
     TOPK: tl.constexpr,
@@ -25,23 +26,27 @@ def combine_kernel(
     mask = column < K
     acc = tl.zeros((BLOCK_K,), dtype=tl.float32)
     for slot in tl.static_range(TOPK):
-        at = rows + (token * TOPK + slot) * K + column
+        row_of = token * TOPK + slot
+        if place is not None:
+            row_of = tl.load(place + row_of).to(tl.int64)
+        at = rows + row_of * K + column
         # Nobody reads the rows again: the L2 cache may forget them first.
         row = tl.load(at, mask=mask, other=0.0, eviction_policy="evict_first").to(tl.float32)
         acc += row * tl.load(topk_weights + token * TOPK + slot) if SCALE else row
     tl.store(y + token * K + column, acc.to(y.dtype.element_ty), mask=mask)
 
 
-def combine(rows: Tensor, topk: int, topk_weights: Tensor | None = None) -> Tensor:
-    """Return y [M, K] = rows [M * topk, K] summed over each token's topk rows, in the dtype of the input.
+def combine(rows: Tensor, topk: int, topk_weights: Tensor | None = None, place: Tensor | None = None) -> Tensor:
+    """Return y [M, K] = rows summed over each token's topk rows, in the dtype of the input.
 
     Args:
-        rows: [M * topk, K] fp32, fp16 or bf16, contiguous, pair order.
+        rows: [M * topk, K] fp32, fp16 or bf16, contiguous, pair order; of any number with ``place``.
         topk: rows of a token.
         topk_weights: [M, topk] fp32, contiguous: a factor of each row; None where rows are already multiplied by it.
+        place: [M * topk] int32, the row of each pair; None = pair order.
     """
     check_device(rows)
-    M, K = rows.shape[0] // topk, rows.shape[1]
+    M, K = (rows if place is None else place).shape[0] // topk, rows.shape[1]
     y = torch.empty((M, K), dtype=rows.dtype, device=rows.device)
     if M == 0:
         return y
@@ -51,6 +56,7 @@ def combine(rows: Tensor, topk: int, topk_weights: Tensor | None = None) -> Tens
         rows,
         y,
         rows if topk_weights is None else topk_weights,
+        place,
         K,
         SCALE=topk_weights is not None,
         TOPK=topk,

@@ -1,0 +1,155 @@
+"""Rows by expert with room between: where each pair's row lies, and the kernels that bring rows there and back.
+
+Contiguous: an expert's rows begin at a multiple of a tile. Masked: every expert has room for as many rows as there are
+tokens, and what counts is said beside. Row scales lie as DeepGEMM reads them: one group of all rows after the other.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from moe_lab.gpu.align import Alignment
+from moe_lab.gpu.formats import Quantised, Weights
+from moe_lab.gpu.kernels._device import check_device
+from moe_lab.gpu.kernels._jit import jit
+from moe_lab.gpu.kernels.activation import ALPHA, LIMIT, gated
+from moe_lab.gpu.kernels.quantise import GROUP
+
+
+@jit
+def contiguous_kernel(
+    sorted_token_ids,  # [capacity] int32
+    expert_ids,  # [rows / TILE] int32
+    num_tokens_post_padded,  # [1] int32
+    place,  # [pairs] int32, out
+    groups,  # [rows] int32, out
+    capacity,
+    pairs,
+    rows,
+    TILE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Do BLOCK rows."""
+    row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = row < tl.load(num_tokens_post_padded)
+    pair = tl.load(sorted_token_ids + row, mask=inside & (row < capacity), other=pairs)
+    tl.store(place + pair, row, mask=inside & (pair < pairs))
+    tl.store(groups + row, tl.load(expert_ids + row // TILE, mask=inside, other=-1), mask=row < rows)
+
+
+def contiguous(alignment: Alignment, tile: int, pairs: int) -> tuple[Tensor, Tensor]:
+    """Return the row of each pair [pairs] int32, and the expert of each row, -1 behind the last tile [rows] int32."""
+    ids = alignment.sorted_token_ids
+    rows = alignment.expert_ids.numel() * tile
+    place, groups = ids.new_empty(pairs), ids.new_empty(rows)
+    contiguous_kernel[(triton.cdiv(rows, 1024),)](
+        *alignment, place, groups, ids.numel(), pairs, rows, TILE=tile, BLOCK=1024
+    )
+    return place, groups
+
+
+@jit
+def masked_kernel(
+    topk_ids,  # [pairs] int32
+    place,  # [pairs] int32, out
+    counts,  # [E] int32, out
+    pairs,
+    room,
+    BLOCK: tl.constexpr,
+):
+    """Number the pairs of one expert."""
+    expert = tl.program_id(0)
+    count = 0
+    for start in range(0, pairs, BLOCK):
+        pair = start + tl.arange(0, BLOCK)
+        ours = (tl.load(topk_ids + pair, mask=pair < pairs, other=-1) == expert).to(tl.int32)
+        tl.store(place + pair, expert * room + count + tl.cumsum(ours, 0) - ours, mask=ours != 0)
+        count += tl.sum(ours, 0)
+    tl.store(counts + expert, count)
+
+
+def masked(topk_ids: Tensor, E: int, room: int) -> tuple[Tensor, Tensor]:
+    """Return the row of each pair [pairs] int32, expert e's from e * room on, and the rows of each expert [E] int32."""
+    pairs = topk_ids.numel()
+    place, counts = topk_ids.new_empty(pairs), topk_ids.new_empty(E)
+    masked_kernel[(E,)](topk_ids, place, counts, pairs, room, BLOCK=min(1024, triton.next_power_of_2(pairs)))
+    return place, counts
+
+
+@jit
+def place_rows_kernel(
+    x,  # [M, features], or [rows, 2 * features] with an activation
+    y,  # [rows, features], out
+    scales,  # [rows / room, features / GROUP, room] fp32, out; None = y is not quantised
+    place,  # [pairs] int32
+    pairs,
+    features,
+    room,
+    TOPK: tl.constexpr,
+    ALPHA: tl.constexpr,
+    LIMIT: tl.constexpr,
+    ACTIVATION: tl.constexpr,  # "none", "silu" or "swigluoai"
+    BLOCK_ROWS: tl.constexpr,
+    GROUP: tl.constexpr,
+):
+    """Do one group of features of BLOCK_ROWS pairs."""
+    pair = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    group = tl.program_id(1)
+    column = (group * GROUP + tl.arange(0, GROUP))[None, :]
+    real = pair < pairs
+    row = tl.load(place + pair, mask=real, other=0).to(tl.int64)
+    mask = real[:, None] & (column < features)
+    if ACTIVATION == "none":
+        numbers = tl.load(x + (pair // TOPK).to(tl.int64)[:, None] * features + column, mask=mask, other=0.0)
+        numbers = numbers.to(tl.float32)
+    else:
+        at = x + row[:, None] * 2 * features + column
+        gate = tl.load(at, mask=mask, other=0.0).to(tl.float32)
+        up = tl.load(at + features, mask=mask, other=0.0).to(tl.float32)
+        numbers = gated(gate, up, ACTIVATION == "swigluoai", ALPHA, LIMIT)
+    if scales is not None:
+        largest = tl.max(tl.abs(tl.where(mask, numbers, 0.0)), axis=1)
+        scale = tl.where(largest > 0, largest / 448.0, 1.0)
+        numbers = tl.minimum(tl.maximum(numbers / scale[:, None], -448.0), 448.0)
+        depth = tl.cdiv(features, GROUP)
+        tl.store(scales + (row // room * depth + group) * room + row % room, scale, mask=real)
+    tl.store(y + row[:, None] * features + column, numbers.to(y.dtype.element_ty), mask=mask)
+
+
+def place_rows(
+    x: Tensor, place: Tensor, rows: int, topk: int, *, activation: str = "none", room: int | None = None
+) -> Weights:
+    """Return each pair's row of x, or act(gate) * up of it, where the pair lies; other rows stay unwritten.
+
+    Args:
+        x: [M, features]; with an activation [rows, 2 * features], already where the pairs lie.
+        place: [pairs] int32.
+        rows: of the result.
+        topk: pairs of a token.
+        activation: ``none``, or one of ``activation.ACTIVATIONS``.
+        room: rows of a block whose scales lie together; None = the result keeps the dtype of x.
+
+    Returns:
+        [rows, features] in the dtype of x; with ``room`` e4m3 and scales [rows / room, room, features / 128] fp32, of
+        which the rows are next to each other.
+    """
+    check_device(x)
+    pairs, features = place.numel(), x.shape[1] // (1 if activation == "none" else 2)
+    groups = triton.cdiv(features, GROUP)
+    # Triton's interpreter loses the carry of a mantissa that rounds up in e4m3: there torch rounds.
+    stored = x.dtype if room is None else torch.float8_e4m3fn if x.is_cuda else torch.float32
+    y = torch.empty((rows, features), dtype=stored, device=x.device)
+    scales = None if room is None else x.new_empty((rows // room, groups, room), dtype=torch.float32)
+    block_rows = 1 if pairs * groups < 4096 else 16
+    place_rows_kernel[(triton.cdiv(pairs, block_rows), groups)](
+        *(x, y, scales, place, pairs, features, room or 1),
+        TOPK=topk,
+        ALPHA=ALPHA,
+        LIMIT=LIMIT,
+        ACTIVATION=activation,
+        BLOCK_ROWS=block_rows,
+        GROUP=GROUP,
+        num_warps=1 if block_rows == 1 else 4,
+    )
+    return y if scales is None else Quantised("fp8_block", y.to(torch.float8_e4m3fn), scales.transpose(1, 2))
