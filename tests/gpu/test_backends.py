@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 from wheel_builder import MOE, TILES, wheel
 
 from moe_lab.gpu import routing
-from moe_lab.gpu.bench import examine
+from moe_lab.gpu.bench import check, examine
 from moe_lab.gpu.experts import torch_loop
 from moe_lab.gpu.formats import quantise
 from moe_lab.spec import ranges
@@ -329,3 +329,27 @@ def test_listing_backends_imports_none(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("M", [1, 16, 257, 700], ids=["one", "few", "more-than-masked", "many"])
+@pytest.mark.parametrize("name", ["vllm_triton", "sglang_triton", "deep_gemm"])
+def test_peers_in_fp8_match_the_oracle_in_a_cuda_graph(name: str, M: int, device: str, poison) -> None:
+    if plugins.unavailable("experts", name):
+        pytest.skip("not here")
+    problem = MoEProblem(M, 512, 256, 16, 4, "fp8_block")
+    x, first, second = torch.randn(M, 512), torch.randn(16, 512, 512) * 512**-0.5, torch.randn(16, 512, 256) / 16
+    weights = [quantise(w.to(device, torch.bfloat16), "fp8_block") for w in (first, second)]
+    route = routing.synthetic("zipf:1.0", M, 16, 4, seed=M, device=device)
+    inputs = check.Inputs(x.to(device, torch.bfloat16), *weights, *route)
+    backend, silent = examine.load(name)[0], ranges.marker("none")
+    with torch.cuda.stream(torch.cuda.Stream()):
+        backend.experts(*inputs, problem=problem, mark=silent)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = backend.experts(*inputs, problem=problem, mark=silent)
+    graph.replay()
+    oracle = check.Oracle(inputs, problem)
+    errors = oracle.errors(y)
+    assert oracle.right(errors), (errors, oracle.bound)
