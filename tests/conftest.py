@@ -1,4 +1,5 @@
 import os
+from contextlib import contextmanager
 from importlib.util import find_spec
 
 import pytest
@@ -58,3 +59,22 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> None:
     for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
         original = getattr(owner, name)
         monkeypatch.setattr(owner, name, lambda *a, original=original, **k: fill(original(*a, **k)))
+
+
+@pytest.fixture
+def opened_ranges(monkeypatch):
+    """The ranges that a workload opens, as (depth, name) in that order, without the flush, which only a GPU has."""
+    from moe_lab.gpu.workloads import window
+
+    opened, depth, silent = [], [0], window.ranges.marker("none")
+
+    @contextmanager
+    def mark(name):
+        opened.extend([(depth[0], name)] * (name != "flush"))
+        depth[0] += 1
+        yield
+        depth[0] -= 1
+
+    monkeypatch.setattr(window.ranges, "marker", lambda api: silent if api == "none" else mark)
+    monkeypatch.setattr(window, "range_api", lambda: "torch")
+    return opened

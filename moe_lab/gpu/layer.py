@@ -1,10 +1,9 @@
 """One decoder layer with random weights and a range around every stage: prefill or decode, eager or CUDA graph.
 
 Ranges: ``layers.0`` > ``input_norm``, ``self_attn``, ``post_attention_norm``, ``mlp`` > ``router``, the backend's
-    stages,
-``shared_experts`` (models that have them). Residual adds are part of the norms, as in the serving engines, so every
-kernel lies in a named leaf. Not modelled: attention sinks, sliding windows, query-key bias, and layers without rotary
-embedding.
+stages, ``shared_experts`` (models that have them). Residual adds are part of the norms, as in the serving engines, so
+every kernel lies in a named leaf. Not modelled: attention sinks, sliding windows, query-key bias, and layers without
+rotary embedding.
 """
 
 from dataclasses import dataclass

@@ -1,37 +1,19 @@
 import json
-from contextlib import contextmanager
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from moe_lab.gpu import __main__ as command
-from moe_lab.gpu.workloads import align
 from moe_lab.spec import ranges
 
 BASE = ["align", "--experts", "16", "--topk", "2", "--tokens", "4"]
 
 
-@pytest.fixture
-def marked(monkeypatch):
-    """Record the ranges as (depth, name), in the order in which they open."""
-    opened, depth = [], [0]
-
-    @contextmanager
-    def mark(name):
-        opened.extend([(depth[0], name)] * (name != "flush"))  # which only a GPU has
-        depth[0] += 1
-        yield
-        depth[0] -= 1
-
-    monkeypatch.setattr(align.ranges, "marker", lambda api: mark)
-    return opened
-
-
-def test_align_command_opens_a_root_and_the_stage_around_each_call(marked, capsys, device, monkeypatch):
+def test_align_command_opens_a_root_and_the_stage_around_each_call(opened_ranges, capsys, device, monkeypatch):
     assert command.main([*BASE, "--algorithms", "auto", "multi_block", "--iterations", "2", "--device", device]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert marked == [
+    assert opened_ranges == [
         (depth, name) for _ in range(2) for root in result["roots"] for depth, name in ((0, root), (1, "align"))
     ]
     fields = [ranges.parse_root(name) for name in result["roots"]]
@@ -42,7 +24,7 @@ def test_align_command_opens_a_root_and_the_stage_around_each_call(marked, capsy
     assert ranges.stage_of("align") == "align"
 
 
-def test_align_command_names_the_algorithms_that_do_not_take_so_many_pairs(marked, capsys, device):
+def test_align_command_names_the_algorithms_that_do_not_take_so_many_pairs(opened_ranges, capsys, device):
     assert (
         command.main([*BASE, "--tokens", "4", "400", "--algorithms", "small", "--iterations", "1", "--device", device])
         == 0

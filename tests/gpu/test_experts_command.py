@@ -1,12 +1,10 @@
 import json
-from contextlib import contextmanager
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from moe_lab.gpu import __main__ as command
-from moe_lab.gpu.workloads import experts as experts_command
 from moe_lab.gpu.workloads.experts import parse_tile
 from moe_lab.spec import models, ranges
 from moe_lab.spec.models import Attention, Model, Router
@@ -17,27 +15,15 @@ QWEN = {M: MoEProblem.preset("qwen3-30b-a3b", M) for M in (16, 128, 129, 8192)}
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, device):
+def run(monkeypatch, capsys, device, opened_ranges):
     """Run the command on a tiny preset; returns (exit status, JSON or None, stderr, ranges as (depth, name))."""
     tiny = Model(64, 48, 8, 2, 1, Attention("gqa", 4, 2, 16), Router(), "test")
     monkeypatch.setitem(models.MODELS, "tiny", tiny)
-    opened, depth = [], [0]
-
-    @contextmanager
-    def mark(name):
-        opened.extend([(depth[0], name)] * (name != "flush"))  # which only a GPU has
-        depth[0] += 1
-        yield
-        depth[0] -= 1
-
-    loud = {"none": ranges.marker("none")}
-    monkeypatch.setattr(experts_command.ranges, "marker", lambda api: loud.get(api, mark))
-    monkeypatch.setattr(experts_command, "range_api", lambda: "torch")
 
     def run(*arguments):
         status = command.main([*BASE, "--device", device, *arguments])
         out, err = capsys.readouterr()
-        return status, json.loads(out) if out else None, err, opened
+        return status, json.loads(out) if out else None, err, opened_ranges
 
     return run
 

@@ -193,6 +193,7 @@ def canonical(alignment: Alignment, topk_ids: Tensor, block_m: int) -> tuple[int
     total = int(alignment.num_tokens_post_padded)
     tiles = alignment.expert_ids[: total // block_m]
     rows = alignment.sorted_token_ids[:total].long()
+    # One sort of (expert, row) does for all groups; + 1 keeps tiles of expert -1 apart from expert 0.
     group = tiles.long().repeat_interleave(block_m) + 1
     return total, tiles.clone(), (group * (topk_ids.numel() + 1) + rows).sort().values
 

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -141,29 +140,17 @@ def examine(
         _compare(name, oracle, result_of(step()), entry, tf32)
     entry.call = call
     for part in (part for part in plan.parts if part != "full"):
-        _part(entry, part, name, call, partial(_compare, name, oracle, entry=entry, tf32=tf32), inputs.x.device)
-
-
-def _part(
-    entry: Entry,
-    part: str,
-    name: str,
-    call: Callable[[Any], Tensor],
-    compare: Callable[[Tensor], None],
-    device: torch.device,
-) -> None:
-    if device.type == "cpu":
-        entry.errors[part] = "a stage by itself is replayed from a CUDA graph, which needs a GPU"
-        return
-    try:
-        stage = stages.capture(call, part)
-    except UserError as error:
-        entry.errors[part] = f"{name}: {error}"
-        return
-    assert stage.result is not None
-    compare(stage.result)
-    entry.stages[part] = stage.name
-    entry.steps[part, "graph"] = stage.replay
+        if inputs.x.device.type == "cpu":
+            entry.errors[part] = "a stage by itself is replayed from a CUDA graph, which needs a GPU"
+            continue
+        try:
+            stage = stages.capture(call, part)
+        except UserError as error:
+            entry.errors[part] = f"{name}: {error}"
+            continue
+        assert stage.result is not None
+        _compare(name, oracle, stage.result, entry, tf32)
+        entry.stages[part], entry.steps[part, "graph"] = stage.name, stage.replay
 
 
 def result_of(returned: Any) -> Tensor:

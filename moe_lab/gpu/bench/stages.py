@@ -24,7 +24,7 @@ Call = Callable[[Mark], Any]
 
 
 class KeepAll(TorchDispatchMode):
-    """Holds on to every tensor that an operator returns."""
+    """Holds on to every tensor that an operator returns: a graph replays with addresses, which must stay taken."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

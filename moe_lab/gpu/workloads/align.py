@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from moe_lab.gpu.routing import SPECS, parse_spec, synthetic
-from moe_lab.gpu.workloads.window import cache_flush, profiler_window, range_api
+from moe_lab.gpu.workloads.window import run_all
 from moe_lab.spec import plugins, ranges
 from moe_lab.spec.bench_options import EXPERTS, ROWS, TOKENS, add_list, command
 from moe_lab.spec.errors import UserError
@@ -43,29 +43,15 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UserError: no GPU, an unknown algorithm or routing, or sizes that cannot be.
     """
-    from moe_lab.gpu.workloads.record import gpu, versions, write
+    from moe_lab.gpu.workloads.record import finish
 
     _check(options)
     calls, left_out = _calls(options)
-    flush = cache_flush("cpu" if options.warm else options.device)
-    flush()
-    for call, _ in calls:  # compiles kernels
-        call()
-    mark = ranges.marker(range_api())
-    with profiler_window(options.device):
-        for _ in range(options.iterations):
-            for call, name in calls:
-                flush()
-                with mark(name), mark("align"):
-                    call()
-        if options.device == "cuda":
-            torch.cuda.synchronize()
+    run_all(calls, options.iterations, options.device, options.warm)
     named = ("algorithms", "tokens", "experts", "topk", "block_m", "routing", "iterations", "seed", "warm")
     result = {"workload": "align"} | {name: getattr(options, name) for name in named}
-    result |= {"roots": [name for _, name in calls], "left_out": left_out}
-    result |= {"versions": versions(), "gpu": gpu(options.device)}
-    write(result)
-    return result
+    result |= {"roots": [root for root, _ in calls], "left_out": left_out}
+    return finish(result, options.device)
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -76,11 +62,11 @@ def _check(options: argparse.Namespace) -> None:
     parse_spec(options.routing)
 
 
-def _calls(options: argparse.Namespace) -> tuple[list[tuple[Callable[[], object], str]], list[str]]:
-    """Return (call, name of its root range) for each algorithm and size, and what is left out, as sentences."""
+def _calls(options: argparse.Namespace) -> tuple[list[tuple[str, Callable[[ranges.Mark], object]]], list[str]]:
+    """Return (name of its root range, call) for each algorithm and size, and what is left out, as sentences."""
     from moe_lab.gpu.align import workspace
 
-    calls: list[tuple[Callable[[], object], str]] = []
+    calls: list[tuple[str, Callable[[ranges.Mark], object]]] = []
     left_out: list[str] = []
     sizes = product(options.experts, options.tokens, options.topk, options.block_m)
     for E, M, topk, block_m in ((E, M, topk, block_m) for E, M, topk, block_m in sizes if topk <= E):
@@ -92,7 +78,12 @@ def _calls(options: argparse.Namespace) -> tuple[list[tuple[Callable[[], object]
                 continue
             out = workspace(plugin, ids, block_m, E)
             root = ranges.root_name(phase="align", M=M, E=E, topk=topk, block_m=block_m, align=name)
-            calls.append((partial(plugin.align, ids, block_m, E, out=out), root))
+            calls.append((root, partial(_call, partial(plugin.align, ids, block_m, E, out=out))))
     if not calls:
         raise UserError("Nothing to call: every algorithm was left out. " + " ".join(left_out))
     return calls, left_out
+
+
+def _call(align: Callable[[], object], mark: ranges.Mark) -> None:
+    with mark("align"):
+        align()

@@ -20,7 +20,7 @@ from moe_lab.gpu.experts import load
 from moe_lab.gpu.formats import quantise
 from moe_lab.gpu.routing import SPECS, parse_spec, synthetic
 from moe_lab.gpu.weights import expert_weights, tokens
-from moe_lab.gpu.workloads.window import cache_flush, profiler_window, range_api
+from moe_lab.gpu.workloads.window import run_all
 from moe_lab.spec import plugins, ranges
 from moe_lab.spec.bench_options import TOKENS, add_list, command
 from moe_lab.spec.errors import UserError
@@ -81,23 +81,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UserError: no GPU, an unknown backend, model, dtype, routing or tile, or too little memory.
     """
-    from moe_lab.gpu.workloads.record import gpu, versions, write
+    from moe_lab.gpu.workloads.record import finish
 
     _check(options)
     try:
         calls = _calls(options)
-        silent, flush = ranges.marker("none"), cache_flush(options.device)
-        flush()
-        for call in calls * 2:  # compiles kernels, makes workspaces
-            call.run(silent)
-        mark = ranges.marker(range_api())
-        with profiler_window(options.device):
-            for call in calls * options.iterations:
-                flush()
-                with mark(call.root):
-                    call.run(mark)
-            if options.device == "cuda":
-                torch.cuda.synchronize()
+        run_all([(call.root, call.run) for call in calls], options.iterations, options.device)
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"{options.model} with M = {max(options.m)} does not fit in this GPU's memory; lower --m, or choose a "
@@ -106,9 +95,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     named = ("model", "format", "routing", "iterations", "seed")
     result: dict[str, Any] = {"workload": "experts", "backend": "+".join(options.backend), "phase": "experts"}
     result |= {name: getattr(options, name) for name in named} | {"points": [call.point for call in calls]}
-    result |= {"versions": versions(), "gpu": gpu(options.device)}
-    write(result)
-    return result
+    return finish(result, options.device)
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -134,7 +121,7 @@ def _calls(options: argparse.Namespace) -> list[Call]:
         w13, w2 = getattr(plugin, "prepare", lambda *both: both)(*weights)
         for M, chosen in product(options.m, options.tiles if info.get("tile") else [AUTO]):
             problem = MoEProblem.preset(options.model, M, options.format)
-            calls.append(_call(plugin, backend, problem, chosen, (w13, w2), options, device))
+            calls.append(_call(plugin, backend, problem, chosen, (w13, w2), options))
     return calls
 
 
@@ -145,8 +132,8 @@ def _call(
     chosen: str,
     weights: tuple[Tensor, Tensor],
     options: argparse.Namespace,
-    device: torch.device,
 ) -> Call:
+    device = torch.device(options.device)
     routing = synthetic(options.routing, problem.M, problem.E, problem.topk, seed=options.seed, device=device)
     x = tokens(problem, device, options.seed)
     tile = None if chosen == AUTO else parse_tile(chosen, problem)

@@ -56,7 +56,7 @@ def run_layer(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UserError: options that do not fit together, a missing GPU, or too little memory.
     """
-    from moe_lab.gpu.workloads.record import describe, write
+    from moe_lab.gpu.workloads.record import describe, finish
 
     _check(options)
     try:
@@ -81,8 +81,7 @@ def run_layer(options: argparse.Namespace) -> dict[str, Any]:
 
         assert layer.routing is not None
         save_topk_ids(layer.routing.topk_ids, options.save_topk_ids)
-    write(result)
-    return result
+    return finish(result, options.device)
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -46,8 +46,6 @@ def describe(layer: DecoderLayer, options: Mapping[str, Any], times: list[float]
         "rows_useful": layer.problem.rows_useful,
         "rows_padded": int(padded(counts, tile_rows).sum()),
         "problem": layer.problem.facts(),
-        "versions": versions(),
-        "gpu": gpu(options["device"]),
         "iteration_ms": times,
     }
 
@@ -77,10 +75,12 @@ def gpu(device: str) -> dict[str, Any] | None:
     }
 
 
-def write(result: dict[str, Any]) -> None:
-    """Write the result where a capturing parent asked for it, under a temporary name first."""
+def finish(result: dict[str, Any], device: str) -> dict[str, Any]:
+    """Return a result with versions and GPU; also written where a capturing parent asked for it."""
+    result |= {"versions": versions(), "gpu": gpu(device)}
     target = os.environ.get("MOE_LAB_WORKLOAD_JSON")
     if target:
         temporary = Path(target + ".partial")
         temporary.write_text(json.dumps(result))
         temporary.replace(target)
+    return result

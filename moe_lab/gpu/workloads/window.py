@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 
@@ -49,6 +49,25 @@ def cache_flush(device: str) -> Callable[[], object]:
             read()
 
     return flush
+
+
+def run_all(
+    calls: Sequence[tuple[str, Callable[[ranges.Mark], object]]], iterations: int, device: str, warm: bool = False
+) -> None:
+    """Make calls, each in its root range, inside the profiler window; ``warm`` leaves the cache as it is."""
+    silent, flush = ranges.marker("none"), cache_flush("cpu" if warm else device)
+    flush()
+    for _, call in [*calls, *calls]:  # compiles kernels, makes workspaces
+        call(silent)
+    mark = ranges.marker(range_api())
+    with profiler_window(device):
+        for _ in range(iterations):
+            for root, call in calls:
+                flush()
+                with mark(root):
+                    call(mark)
+        if device == "cuda":
+            torch.cuda.synchronize()
 
 
 def say(sentence: str) -> None:

@@ -77,6 +77,7 @@ def distance(a: Sizes, b: Sizes) -> float:
 
 def order(tiles: Iterable[Sizes], centre: Sizes) -> list[Sizes]:
     """Return the tiles in the order of trying: the centre, then by turns the next nearest to it and a scattered one."""
+    # By a checksum, not at random: a tuning that goes on later must try the same tiles.
     near = sorted(tiles, key=lambda tile: (distance(tile, centre), tile))
     far = sorted(near, key=lambda tile: zlib.crc32(text(tile).encode()))
     turns = (tile for pair in zip(near, far, strict=True) for tile in pair)

@@ -1,6 +1,7 @@
-"""One M: its inputs, the oracle, and what a repetition of a tile runs."""
+"""One M: its inputs, the oracle, what a repetition of a tile runs, and the tiles that it has before any search."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -16,8 +17,8 @@ from moe_lab.gpu.bench.tune.search import Pair
 from moe_lab.gpu.kernels.tile import Tile
 from moe_lab.gpu.routing import synthetic
 from moe_lab.gpu.weights import tokens
-from moe_lab.spec import plugins
-from moe_lab.spec.configs import Sizes
+from moe_lab.spec import peers, plugins
+from moe_lab.spec.configs import Sizes, engines
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.problem import MoEProblem
 
@@ -35,16 +36,7 @@ class Case:
     def __init__(
         self, problem: MoEProblem, backend: str, weights: Weights, routing: str, seed: int, device: torch.device
     ):
-        """Draw tokens and routing.
-
-        Args:
-            problem: sizes and dtype.
-            backend: experts plugin that takes ``tile``.
-            weights: of the problem's model.
-            routing: a spec of ``moe_lab.gpu.routing.synthetic``.
-            seed: of tokens and routing.
-            device: the GPU, or the CPU in tests.
-        """
+        """Draw tokens and routing; the backend is an experts plugin that takes ``tile``, the weights of its model."""
         self.problem, self._device = problem, device
         self._backend: Any = plugins.load("experts", backend)
         self._prepared = weights.of(backend, self._backend)
@@ -118,17 +110,11 @@ def centres(backend: str, problem: MoEProblem) -> dict[int, Sizes]:
     cpu = torch.device("cpu")
     found: dict[int, Tile] = {}
     for doublings in range(24):
-        sizes = problem.K, problem.N, problem.E, problem.topk, problem.format
-        own, _ = plugin.tiles(MoEProblem(1 << doublings, *sizes), cpu)
+        given = problem.K, problem.N, problem.E, problem.topk, problem.format
+        own, _ = plugin.tiles(MoEProblem(1 << doublings, *given), cpu)
         found.setdefault(own.block_m, own)
-    out = {}
-    for block_m in BLOCK_M:
-        nearest = found[min(found, key=lambda rows: abs(rows - block_m))]
-        out[block_m] = (
-            *(block_m, nearest.block_n, nearest.block_k, nearest.group_m),
-            *(nearest.num_warps, nearest.num_stages),
-        )
-    return out
+    nearest = {block_m: found[min(found, key=lambda rows: abs(rows - block_m))] for block_m in BLOCK_M}
+    return {block_m: sizes(replace(tile, block_m=block_m)) for block_m, tile in nearest.items()}
 
 
 def default(backend: str, problem: MoEProblem) -> Pair:
@@ -141,3 +127,37 @@ def default(backend: str, problem: MoEProblem) -> Pair:
 def sizes(tile: Tile) -> Sizes:
     """Return a tile's six numbers."""
     return tile.block_m, tile.block_n, tile.block_k, tile.group_m, tile.num_warps, tile.num_stages
+
+
+def shipped(problem: MoEProblem, gpu: str | None) -> dict[str, Pair]:
+    """Return origin (``vllm 0.15.0``) -> tiles that it takes at the problem's M; of each release here that has a file.
+
+    Args:
+        problem: sizes and dtype.
+        gpu: the GPU's own name; None = no GPU, so none.
+    """
+
+    def release(folder: str) -> list[int]:
+        return [int(part) for part in folder.split("_") if part.isdecimal()]
+
+    found: dict[str, Pair] = {}
+    here = [peer for name in engines.ENGINES if (peer := peers.installed(name))]
+    for peer in [*here, *peers.cached()] if gpu else []:
+        if peer.project not in engines.ENGINES:
+            continue
+        name, down = (
+            engines.file_name(peer.project, problem.E, problem.N, str(gpu), problem.format, down=down)
+            for down in (False, True)
+        )
+        files = sorted((p for p in peer.files("tiles") if p.name == name), key=lambda p: release(p.parent.name))
+        if not files:
+            continue
+        w13 = files[-1]
+        w2 = w13.with_name(down) if w13.with_name(down).is_file() and peer.project == "sglang" else w13
+        try:
+            pair = tuple(engines.nearest(engines.tiles(path), problem.M) for path in (w13, w2))
+        except UserError:
+            continue
+        if pair[0][0] == pair[1][0]:
+            found[f"{peer.project} {peer.version}"] = pair[0], pair[1]
+    return found

@@ -1,11 +1,11 @@
 """The rows of a tuning, appended to a file as they are measured, so that a later process goes on where one stopped."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from moe_lab.gpu.bench import result
 from moe_lab.spec.guard.entry import decode_json, unreadable
 
 KEY = ("M", "phase", "part", "round", "w13", "w2")
@@ -65,7 +65,7 @@ class Journal:
 
     def _append(self, lines: Iterable[Row]) -> None:
         with self._path.open("a") as file:
-            file.writelines(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
+            result.append(file, lines)
 
 
 def _read(text: bytes, path: Path, number: int) -> Row:

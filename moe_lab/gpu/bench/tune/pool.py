@@ -90,7 +90,7 @@ class Pool:
         try:
             process.stdin.write(json.dumps(task) + "\n")
             process.stdin.flush()
-            while line := process.stdout.readline():
+            while line := process.stdout.readline():  # compilers print there too
                 if line.startswith('{"task":'):
                     return json.loads(line)["error"]  # type: ignore[no-any-return]
         except OSError:

@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from moe_lab.gpu.bench.tune import shipped
 from moe_lab.gpu.bench.tune.candidates import PARTS, small
-from moe_lab.gpu.bench.tune.case import Case, centres, default
+from moe_lab.gpu.bench.tune.case import Case, centres, default, shipped
 from moe_lab.gpu.bench.tune.journal import Journal
 from moe_lab.gpu.bench.tune.pool import Pool
 from moe_lab.gpu.bench.tune.search import Pair, finalists, halve
@@ -59,13 +58,7 @@ def compile_all(
 ) -> None:
     """Compile in parallel until everything is, or the share of the budget is spent; a row for each tile.
 
-    Args:
-        session: of the tuning.
-        problems: the Ms.
-        plans: M -> (part, block_m) -> tiles.
-        argv: command of a compiling process.
-        options: jobs and patience.
-        budget: of the tuning.
+    ``plans``: M -> (part, block_m) -> tiles; ``argv``: command of a compiling process; ``options``: jobs and patience.
     """
     from tqdm import tqdm
 
@@ -120,11 +113,7 @@ def tune_all(
 def tune(session: Session, case: Case, plan: dict[tuple[str, int], list[Sizes]], until: float) -> None:
     """Search the tiles of one M, then compare what is left with the backend's own and with what others ship.
 
-    Args:
-        session: of the tuning.
-        case: the M.
-        plan: (part, block_m) -> tiles.
-        until: when to stop searching, in seconds; the comparison is always done.
+    ``plan``: (part, block_m) -> tiles. ``until``: when to stop searching; the comparison is always done.
     """
     own, now = centres(session.backend, case.problem), session.now()
     ends = [now + share * SEARCHING * (until - now) for share in ROUNDS_END]
@@ -133,13 +122,10 @@ def tune(session: Session, case: Case, plan: dict[tuple[str, int], list[Sizes]],
         return session.parts(case, keys, repetitions, number, own, ends[min(number, len(ends) - 1)])
 
     scores = halve(compiled(session.journal, case.problem, plan), measure, session.rounds)
-    origins: dict[Pair, list[str]] = {}
-    for pair in finalists(scores):
-        origins.setdefault(pair, []).append("search")
     reference = default(session.backend, case.problem)
-    origins.setdefault(reference, []).append("default")
-    theirs = shipped.pairs(case.problem, gpu(session.device)) if session.backend == "fused_moe" else {}
-    for origin, pair in theirs.items():
+    theirs = shipped(case.problem, gpu(session.device)) if session.backend == "fused_moe" else {}
+    origins: dict[Pair, list[str]] = {}
+    for origin, pair in [*(("search", p) for p in finalists(scores)), ("default", reference), *theirs.items()]:
         origins.setdefault(pair, []).append(origin)
     named = {pair: ", ".join(names) for pair, names in origins.items()}
     session.wholes(case, "final", named, reference)
@@ -150,11 +136,7 @@ def judge_between(
 ) -> None:
     """Measure, between tuned Ms, the tiles of the keys around and their best rivals: what does the nearest key cost?
 
-    Args:
-        session: of the tuning.
-        middles: (M, tuned M below, tuned M above).
-        case: makes the inputs of an M.
-        budget: of the tuning.
+    ``middles``: (M, tuned M below, tuned M above); ``case`` makes the inputs of an M.
     """
     rows = list(session.journal.rows.values())
     done = {row["M"] for row in session.journal.of(phase="between")}
