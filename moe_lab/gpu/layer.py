@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from moe_lab.gpu.experts import load
+from moe_lab.gpu.formats import quantise
 from moe_lab.gpu.kernels.activation import gated_activation
+from moe_lab.gpu.kernels.linear import linear
 from moe_lab.gpu.kernels.norm import add_rms_norm
 from moe_lab.gpu.kernels.rope import rope_cache, rotary_table
 from moe_lab.gpu.kernels.router import MOST_EXPERTS, fused_route
@@ -74,7 +76,9 @@ class DecoderLayer:
     Attributes:
         problem: the MoE part.
         shape: what a forward processes.
-        weights: see ``Weights``; the backend may have replaced w13 and w2 by a prepared form.
+        weights: see ``Weights``: as drawn, before any format.
+        experts_weights: w13 and w2 in the format, as the backend prepared them.
+        projections: qkv, o, shared13 and shared2 in the format.
         backend: the experts plugin.
         routing: of the latest forward; after a CUDA-graph capture, of the latest replay.
     """
@@ -84,7 +88,7 @@ class DecoderLayer:
         name: str,
         shape: Shape,
         *,
-        dtype: str = "bf16",
+        format: str = "bf16",
         backend: str = "fused_moe",
         align: str | None = None,
         forced: Routing | None = None,
@@ -96,7 +100,8 @@ class DecoderLayer:
         Args:
             name: model preset with grouped-query attention.
             shape: phase and sizes.
-            dtype: ``fp32``, ``fp16`` or ``bf16``.
+            format: of the weights of attention and experts and of what they are multiplied with; the router, norms
+                and the cache are of its dtype.
             backend: experts plugin.
             align: align plugin, for backends that take one; None for the backend's own default.
             forced: a routing used instead of the router's result; the router's kernels run all the same.
@@ -104,19 +109,25 @@ class DecoderLayer:
             seed: of weights and cache.
 
         Raises:
-            UserError: an unknown or MLA preset, dtype or plugin; or a backend without a choice of align.
+            UserError: an unknown or MLA preset, format or plugin, a format that the backend does not take, or a
+                backend without a choice of align.
         """
         self.model, self.name, self.shape, self.forced = gqa_model(name), name, shape, forced
-        if dtype not in DTYPES:
-            raise UserError(f"The layer runs in one of {', '.join(DTYPES)}; got '{dtype}'.")
-        self.problem = MoEProblem.preset(name, shape.M, dtype)
+        self.problem = MoEProblem.preset(name, shape.M, format)
         self.device = torch.device(device)
         self.backend, info = load(backend)
+        if format not in info["formats"]:
+            raise UserError(f"{backend} does not take {format}, only: {', '.join(info['formats'])}.")
         self.options = _align_option(backend, align)
         self.align = self.options.get("align", info.get("align"))
-        self.weights = random_weights(self.model, DTYPES[dtype], self.device, seed)
+        self.weights = w = random_weights(self.model, DTYPES[self.problem.dtype], self.device, seed)
         prepare = getattr(self.backend, "prepare", lambda w13, w2: (w13, w2))
-        self.experts_weights = prepare(self.weights.w13, self.weights.w2)
+        self.experts_weights = prepare(*(quantise(each, format) for each in (w.w13, w.w2)))
+        self.projections = {
+            name: quantise(each, format)
+            for name in ("qkv", "o", "shared13", "shared2")
+            if (each := getattr(w, name)) is not None
+        }
         self.k_cache, self.v_cache = self._random_cache(seed + 1)
         a = self.model.attention
         self.cos, self.sin = rotary_table(self.k_cache.shape[1], a.head_dim, a.rope_theta, self.device)
@@ -162,9 +173,9 @@ class DecoderLayer:
 
     def _attention(self, x: Tensor) -> Tensor:
         """Return [M, K] for x [M, K]; writes this step's keys and values into the cache first."""
-        a, shape, w = self.model.attention, self.shape, self.weights
+        a, shape, gains = self.model.attention, self.shape, self.weights.qk_norm
         caches = self.k_cache, self.v_cache
-        q = rope_cache(functional.linear(x, w.qkv), *caches, self.cos, self.sin, shape.start, w.qk_norm, EPS)
+        q = rope_cache(linear(x, self.projections["qkv"]), *caches, self.cos, self.sin, shape.start, gains, EPS)
         k, v = (cache.transpose(1, 2) for cache in caches)  # [batch, kv_heads, length, head_dim]
         if shape.phase == "decode":
             # One query token: the query heads of a group are queries over the same keys, so no key is read twice.
@@ -174,7 +185,7 @@ class DecoderLayer:
             y = functional.scaled_dot_product_attention(
                 q.transpose(1, 2), k, v, is_causal=True, enable_gqa=True
             ).transpose(1, 2)
-        return functional.linear(y.reshape(shape.M, a.heads * a.head_dim), w.o)
+        return linear(y.reshape(shape.M, a.heads * a.head_dim), self.projections["o"])
 
     def _mlp(self, x: Tensor, mark: Mark) -> Tensor:
         """Return [M, K] for x [M, K]."""
@@ -185,11 +196,11 @@ class DecoderLayer:
         self.routing = self.forced or routing
         w13, w2 = self.experts_weights
         y: Tensor = self.backend.experts(x, w13, w2, *self.routing, problem=self.problem, mark=mark, **self.options)
-        if w.shared13 is not None and w.shared2 is not None:
+        if "shared13" in self.projections:
             with mark("shared_experts"):
-                y = torch.addmm(
-                    y, gated_activation(functional.linear(x, w.shared13), self.model.activation), w.shared2.T
-                )
+                hidden = gated_activation(linear(x, self.projections["shared13"]), self.model.activation)
+                second = self.projections["shared2"]
+                y = torch.addmm(y, hidden, second.T) if isinstance(second, Tensor) else y + linear(hidden, second)
         return y
 
 

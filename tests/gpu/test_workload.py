@@ -17,7 +17,7 @@ def run(monkeypatch, capsys, device):
     monkeypatch.setitem(models.MODELS, "tiny", tiny)
 
     def run(*arguments):
-        base = ["layer", "--model", "tiny", "--batch", "3", "--context", "5", "--input-len", "4", "--dtype", "fp32"]
+        base = ["layer", "--model", "tiny", "--batch", "3", "--context", "5", "--input-len", "4", "--format", "fp32"]
         status = command.main([*base, "--device", device, "--iterations", "2", "--warmup", "1", *arguments])
         out, err = capsys.readouterr()
         assert out.count("\n") == (status == 0)
@@ -38,7 +38,7 @@ def test_workload_prints_one_line_of_json_that_says_what_ran(run, device):
             "batch": 3,
             "input_len": None,
             "context": 5,
-            "dtype": "fp32",
+            "format": "fp32",
             "backend": "fused_moe",
             "align": "auto",
             "graph": False,
@@ -117,7 +117,7 @@ def test_ranges_open_around_measured_iterations_only(run, monkeypatch):
         (["--routing", "replay:none.pt"], "no topk_ids file 'none.pt'"),
         (["--backend", "magic"], "No experts plugin is called 'magic'"),
         (["--align", "magic"], "No align plugin is called 'magic'"),
-        (["--dtype", "fp8"], "got 'fp8'"),
+        (["--dtype", "fp8"], "There is no format 'fp8'"),
         (["--batch", "0"], "Need batch >= 1"),
         (["--save-topk-ids", "ids.csv"], "Save topk_ids as .pt or .npy"),
         (["--graph", "--backend", "torch_loop"], "leave --graph out"),
@@ -166,7 +166,7 @@ def test_range_cost_measures_every_api(capsys):
 @pytest.mark.parametrize("phase", ["prefill", "decode"])
 @pytest.mark.parametrize("backend", ["fused_moe", "torch_grouped"])
 def test_workload_replays_a_graph_on_the_gpu(run, phase, backend):
-    status, result, err = run("--graph", "--phase", phase, "--dtype", "bf16", "--backend", backend)
+    status, result, err = run("--graph", "--phase", phase, "--format", "bf16", "--backend", backend)
     assert status == 0, err
     assert result["graph"]
     assert result["gpu"]["sm_count"] > 0

@@ -32,7 +32,7 @@ def add(commands: Any) -> None:
     layer.add_argument("--batch", type=types.tokens, default=16, help="sequences")
     layer.add_argument("--input-len", type=types.tokens, default=2048, help="prefill: tokens a sequence")
     layer.add_argument("--context", type=types.tokens, default=2048, help="decode: tokens already in the KV cache")
-    layer.add_argument("--dtype", default="bf16", help="fp32, fp16 or bf16")
+    layer.add_argument("--format", "--dtype", default="bf16", help=f"of: {', '.join(plugins.names('formats'))}")
     layer.add_argument("--backend", default="fused_moe", help=f"experts: {', '.join(plugins.names('experts'))}")
     layer.add_argument("--align", help=f"align plugin of the backend: {', '.join(plugins.names('align'))}")
     layer.add_argument("--routing", default="router", help="router, uniform, zipf:S, balanced, hot or replay:FILE")
@@ -113,7 +113,7 @@ def _build(options: argparse.Namespace) -> "DecoderLayer":
     return DecoderLayer(
         options.model,
         shape,
-        dtype=options.dtype,
+        format=options.format,
         backend=options.backend,
         align=options.align,
         forced=forced,

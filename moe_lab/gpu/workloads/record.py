@@ -26,7 +26,7 @@ def describe(layer: DecoderLayer, options: Mapping[str, Any], times: list[float]
         "batch",
         "input_len",
         "context",
-        "dtype",
+        "format",
         "backend",
         "graph",
         "routing",

@@ -1,0 +1,45 @@
+"""Dense products with weights in any format: those of attention and of shared experts."""
+
+from functools import cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from moe_lab.gpu.align import Alignment
+from moe_lab.gpu.formats import Quantised, Weights
+from moe_lab.gpu.kernels.fused_moe import fused_moe_gemm
+from moe_lab.gpu.kernels.quantise import check_e4m3, quantise
+from moe_lab.gpu.kernels.tile import Tile
+
+
+def linear(x: Tensor, w: Weights) -> Tensor:
+    """Return x @ w^T [rows, out] in the dtype of x.
+
+    With weights in ``fp8_block`` x is quantised in a launch of its own, and the product is that of ``fused_moe`` with a
+    single expert that has every row.
+
+    Args:
+        x: [rows, in] fp32, fp16 or bf16, contiguous.
+        w: [out, in] of the dtype of x, or in ``fp8_block``.
+
+    Raises:
+        UserError: e4m3 on a GPU that does not multiply it.
+    """
+    if not isinstance(w, Quantised):
+        return functional.linear(x, w)
+    check_e4m3(x.device)
+    rows = x.shape[0]
+    tile = Tile(16 if rows <= 64 else 64 if rows <= 1024 else 128, 128, 128, 8, 4 if rows <= 1024 else 8, 3)
+    one = Quantised(w.format, w.values[None], w.scales[None])
+    tiles = _one_expert(rows, tile.block_m, x.device)
+    return fused_moe_gemm(quantise(x), one, tiles, rows, pairs_per_row=1, tile=tile, dtype=x.dtype)
+
+
+@cache
+def _one_expert(rows: int, block_m: int, device: torch.device) -> Alignment:
+    """Return rows in their order, all of expert 0; made once, since a layer asks again with every call."""
+    padded = -(-rows // block_m) * block_m
+    order = torch.arange(padded, dtype=torch.int32, device=device).clamp_(max=rows)
+    total = torch.full((1,), padded, dtype=torch.int32, device=device)
+    return Alignment(order, torch.zeros(padded // block_m, dtype=torch.int32, device=device), total)
