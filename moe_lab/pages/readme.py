@@ -101,7 +101,7 @@ def not_ahead(names: Sequence[str]) -> str:
                 count, ahead = count + 1, ahead + (one.verdict == "ahead")
                 what = f"{rows['model'].iloc[0]} on the {gpu} at M = {one.M}: {one.verdict}, {one.speedup:.2f} times"
                 others += [] if one.verdict == "ahead" else [f"{what} as fast as `{one.peer}`"]
-    return f"Ahead of the best peer at {ahead} of {count} sizes; not so: {'; '.join(others) or 'none'}."
+    return f"Ahead of the best peer at {ahead} of {count} sizes{'; not so: ' if others else ''}{'; '.join(others)}."
 
 
 def experts(run: str, ours: str = "auto") -> str:
