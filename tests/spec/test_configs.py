@@ -100,8 +100,11 @@ def test_tiles_of_fp8_block_have_files_of_their_own_and_the_engines_name(folder:
     assert configs.tiles("fused_moe", problem(16, format="fp8_block"), H200) == (OTHER, OTHER)
     (out,) = engines.export(configs.read(path), "vllm", tmp_path)
     assert out.name == "E=128,N=768,device_name=NVIDIA_H200,dtype=fp8_w8a8,block_shape=[128,128].json"
-    with pytest.raises(UserError, match=r"quantised weights \(fp8_w8a8\), which fused_moe does not take"):
-        engines.load(out, K=2048, topk=8)
+    back = engines.load(out, K=2048, topk=8)
+    assert (back.format, back.points) == ("fp8_block", (Point(1, OTHER, OTHER),))
+    other = out.rename(out.with_name(out.name.replace("fp8_w8a8", "int8_w8a8")))
+    with pytest.raises(UserError, match=r"quantised weights \(int8_w8a8\), which fused_moe does not take"):
+        engines.load(other, K=2048, topk=8)
 
 
 @pytest.mark.parametrize(

@@ -26,11 +26,13 @@ class Limits:
         shared_memory_bytes: of the GPU.
         itemsize: bytes of an element.
         tma: whether weights are loaded without an address per thread.
+        scaled: rows and columns of weights that share a scale, which a tile takes once a step; None = none do.
     """
 
     shared_memory_bytes: int
     itemsize: int
     tma: bool = False
+    scaled: tuple[int, int] | None = None
 
 
 def shared_memory_bytes(tile: Sizes, itemsize: int) -> int:
@@ -65,6 +67,8 @@ def space(gemm_n: int, gemm_k: int, block_m: int, limits: Limits) -> Iterator[Si
     widest, deepest = (max(32, 1 << (size - 1).bit_length()) for size in (gemm_n, gemm_k))
     for n, k, group, warps, stages in product(BLOCK_N, BLOCK_K, groups, WARPS, STAGES):
         tile = block_m, n, k, group, warps, stages
+        if limits.scaled and (n > limits.scaled[0] or k != limits.scaled[1]):
+            continue
         if n <= widest and k <= deepest and fits(tile, limits):
             yield tile
 

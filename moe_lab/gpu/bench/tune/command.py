@@ -23,8 +23,8 @@ from moe_lab.gpu.bench.tune.journal import KEY, Journal
 from moe_lab.gpu.bench.tune.session import Session
 from moe_lab.gpu.bench.tune.steps import Budget, compile_all, judge_between, tune_all
 from moe_lab.gpu.routing import parse_spec
-from moe_lab.gpu.weights import DTYPES
-from moe_lab.spec import bench_options, plugins
+from moe_lab.gpu.weights import PRODUCTS
+from moe_lab.spec import bench_options, formats, plugins
 from moe_lab.spec.bench_options import numbers
 from moe_lab.spec.configs import Sizes, parse
 from moe_lab.spec.errors import UserError
@@ -72,7 +72,8 @@ def work(options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any
     journal = Journal(options.out)
     if journal.header is None:
         arguments = ["tune", *bench_options.argv("tune", options)]
-        against = result.measured(device, DTYPES[MoEProblem.preset(options.model, 1, options.format).dtype])
+        format = formats.get(options.format)
+        against = result.measured(device, PRODUCTS[format.product or format.dtype])
         journal.begin(result.header("tune", KEY, arguments, settings, device, against))
     _refuse_strangers(journal, settings)
     note, state = note_path(options.state), TuneState.read(options.state)
@@ -138,8 +139,9 @@ def plan(
     memory = 232448  # of Hopper, where nothing can be asked
     if device.type == "cuda":
         memory = shared_memory_bytes(torch.cuda.current_device())
-    itemsize = torch.empty(0, dtype=DTYPES[problems[0].dtype]).element_size()
-    limits = candidates.Limits(memory, itemsize, options.backend == "grouped")
+    format = formats.get(options.format)
+    itemsize = PRODUCTS[format.product or format.dtype].itemsize
+    limits = candidates.Limits(memory, itemsize, options.backend == "grouped", format.weight_block)
     own = centres(options.backend, problems[0])
     return {p.M: candidates.plan(p, own, limits, options.candidates) for p in problems}
 
