@@ -75,13 +75,18 @@ def _tuned(gpu: str, run: tuning.Tuning) -> list[Any]:
     best, between = tuning.chosen(run), tuning.between(run)
     known = best.dropna(subset="gain_pct").astype({"gain_pct": float})
     most: Any = next(rows_of(known.nlargest(1, "gain_pct")))
-    model = run.rows["model"].dropna().iloc[0]
+    model, format = (run.rows[column].dropna().iloc[0] for column in ("model", "format"))
     others = tuning.shipped(run).groupby("release")
     shipped = [f"{name} {own['slower_pct'].median():.1f} % slower" for name, own in others]
     costs = between["cost_pct"].astype(float) if len(between) else between
     key = f"median {costs.median():.1f} %, most {costs.max():.1f} % of {len(costs)} M" if len(costs) else ""
     compiled = int((run.rows["phase"] == "compile").sum())
-    cells = [f"{model}, {gpu}", len(best), compiled, f"{known['gain_pct'].median():.1f} %"]
+    cells = [
+        f"{model}{'' if format == 'bf16' else f' in {format}'}, {gpu}",
+        len(best),
+        compiled,
+        f"{known['gain_pct'].median():.1f} %",
+    ]
     return [*cells, f"{most.gain_pct:.1f} % at M = {most.M}", "; ".join(shipped), key]
 
 
