@@ -93,8 +93,8 @@ def sorts_itself(numel: int, E: int, shape: Shape, most_shared: int, fp8: bool =
 def keeps_y(y: Tensor) -> bool:
     """Return whether the L2 cache is told to keep rows of y: where all of them leave it little room for the rest.
 
-    Measured on an H200 (docs/kernels.md): 1 to 2 % faster above half of the cache, 1 % slower below. Not where tokens are
-    rows of a product: 1.6 to 2.7 % slower from 2048 to 16384 on an H100.
+    Measured on an H200 (docs/kernels.md): 1 to 2 % faster above half of the cache, 1 % slower below. Where tokens
+    are the rows of a product nothing is kept: that is 1.6 to 2.7 % faster from 2048 to 16384 on an H100.
     """
     return 2 * y.nbytes > l2_cache_bytes(y.device)
 
@@ -177,7 +177,8 @@ def hopper_moe(
         *(numel, 2 * N, K, K, N, *phases),
         macros=(
             *(("MBLK", shape.units), ("MAX_N", shape.max_n), ("STEP", shape.step), ("STAGES", shape.stages)),
-            *(("TOPK", topk), ("E", E), ("MOST_PAIRS", own), ("KEEP_Y", int(not shape.rows and keeps_y(y))), ("HALF", int(half))),
+            *(("TOPK", topk), ("E", E), ("MOST_PAIRS", own), ("HALF", int(half))),
+            ("KEEP_Y", int(not shape.rows and keeps_y(y))),
             *(("FP8", int(fp8)), ("ROWS", int(shape.rows)), ("BLOCK_QUANTISES", BLOCK_QUANTISES)),
             *(("SWIGLUOAI", int(activation == "swigluoai")), ("ALPHA", f"{ALPHA}f"), ("LIMIT", f"{LIMIT}f")),
             *(("ID", id_type(topk_ids)), ("SHARED", shared)),
