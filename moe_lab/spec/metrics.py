@@ -1,4 +1,4 @@
-"""Kernel counters of Nsight Compute: our column, their names, the unit, what it means, and of what a percentage is.
+"""Kernel counters of Nsight Compute: our column, their names, and their unit; what it means is in ``schema.csv``.
 
 The counters are data, in ``metrics.csv``. Names differ between chips and versions of ncu: a row lists them, and the
 first one that a report has counts; ``a/b`` and ``a*32`` are computed from other names. ``set`` is what measures it:
@@ -30,7 +30,6 @@ class Metric:
         names: ncu's names, or ``a/b`` and ``a*32``, the best first.
         section: how the title of its section on ncu's details page begins; empty = not there.
         label: its name there; with ``|`` between the names of several releases, the newest first.
-        about: what it is; for percentages, of what.
     """
 
     column: str
@@ -39,7 +38,6 @@ class Metric:
     names: tuple[str, ...]
     section: str
     label: str
-    about: str
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -67,12 +65,14 @@ def _value(name: str, measured: Mapping[str, float]) -> float | None:
     return measured[name]
 
 
+SOURCE = Path(__file__).with_suffix(".csv")
+
+
 def _read() -> tuple[Metric, ...]:
-    with Path(__file__).with_suffix(".csv").open(newline="") as file:
+    with SOURCE.open(newline="") as file:
         rows = list(csv.DictReader(file))
     return tuple(
-        Metric(r["column"], r["unit"], r["set"], tuple(r["names"].split()), r["section"], r["label"], r["about"])
-        for r in rows
+        Metric(r["column"], r["unit"], r["set"], tuple(r["names"].split()), r["section"], r["label"]) for r in rows
     )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 TABLES = {
     "launches": "one row per operation on the GPU",
     "ranges": "one row per instance of a range, beside the launches",
-    "counters": "further columns of launches, where counters were measured; all of them are in `spec/metrics.csv`",
+    "counters": "further columns of launches, where counters were measured; ncu's names are in `spec/metrics.csv`",
     "rows": "one row per measured case of a benchmark",
     "shown": "columns of analysis tables, as the notebooks show them",
 }
@@ -70,18 +70,25 @@ def of(table: str) -> dict[str, Field]:
 
 @cache
 def shown() -> dict[str, Field]:
-    """Return column -> field for what pages show: where several tables have a column, the last in the file counts."""
+    """Return column -> field for what pages show: no two tables but ``ranges``, which no page shows, share a name."""
     return {field.column: field for field in fields() if field.table != "ranges"}
+
+
+def described(table: str | None = None) -> dict[str, dict[str, dict[str, str]]]:
+    """Return table -> column -> dtype, unit, label and meaning, of all tables or one: JSON to lie beside their data."""
+    said = ("dtype", "unit", "label", "meaning")
+    return {
+        name: {column: {key: getattr(field, key) for key in said} for column, field in of(name).items()}
+        for name in ([table] if table else TABLES)
+    }
 
 
 def document(tables: Iterable[str] = TABLES) -> Iterator[str]:
     """Yield the lines of a Markdown page: every column of the tables."""
-    from moe_lab.spec.metrics import BY_COLUMN
-
     for table in tables:
         yield from (f"## {table}", "", f"{TABLES[table][:1].upper()}{TABLES[table][1:]}.", "")
         yield from ("| column | dtype | unit | meaning |", "|---|---|---|---|")
         for field in of(table).values():
-            meaning = field.meaning or BY_COLUMN[field.column].about
-            yield f"| `{field.column}` | {field.dtype} | {field.unit} | {meaning.replace('|', chr(92) + '|')} |"
+            meaning = field.meaning.replace("|", "\\|")
+            yield f"| `{field.column}` | {field.dtype} | {field.unit} | {meaning} |"
         yield ""
