@@ -4,6 +4,8 @@ import argparse
 import json
 import os
 import sys
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -87,11 +89,20 @@ def import_tiles(arguments: argparse.Namespace) -> None:
     if os.path.isfile(path) and engines.is_theirs(path):
         K, topk = _unsaid(path, arguments.model)
         tuned = engines.load(path, K=K, topk=topk, dtype=arguments.dtype)
-        for note in engines.notes(tuned):
+        for note in [*engines.notes(tuned), *_of_another_triton(tuned)]:
             print(f"note: {note}", file=sys.stderr)
     else:
         tuned = _source(arguments.source)
     print(configs.write(tuned, folder / gpu_slug(tuned.gpu)))
+
+
+def _of_another_triton(tuned: Tuned) -> list[str]:
+    release = str((tuned.versions or {}).get("triton") or "")
+    ours = version("triton") if find_spec("triton") else ""
+    # Patch releases compile alike: 3.5.0 and 3.5.1 do not differ.
+    if not release or not ours or release.split(".")[:2] == ours.split(".")[:2]:
+        return []
+    return [f"The file was tuned with Triton {release}, and here is {ours}: tune again where its tiles are slow."]
 
 
 def _unsaid(path: Path, model: str | None) -> tuple[int, int]:

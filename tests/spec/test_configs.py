@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from moe_lab import cli
+from moe_lab.cli import configs as command
 from moe_lab.spec import configs
 from moe_lab.spec.configs import Point, Tuned, choose, engines, measured
 from moe_lab.spec.errors import UserError
@@ -400,16 +401,30 @@ def imported(folder: Path, name: str, content: object, model: str = "qwen3-30b-a
     return code, sorted((folder / "kept").rglob("*.json"))
 
 
+def test_tiles_of_another_triton_are_taken_with_a_note(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "version", lambda name: "3.6.0+git")
+    monkeypatch.setattr(command, "find_spec", lambda name: object())
+    name = "E=128,N=768,device_name=NVIDIA_H200,dtype=fp8_w8a8,block_shape=[128, 128].json"
+    code, (kept,) = imported(tmp_path, name, {"triton_version": "3.4.0", "1": AMD | {"BLOCK_SIZE_K": 128}})
+    assert (code, kept.name) == (0, "E=128,N=768,K=2048,format=fp8_block,backend=fused_moe.json")
+    said = "The file was tuned with Triton 3.4.0, and here is 3.6.0+git: tune again where its tiles are slow."
+    assert capsys.readouterr().err == f"note: {said}\n"
+
+
 def test_keys_that_our_kernels_do_not_take_are_said_and_come_back_for_the_same_engine(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     more = {"SPLIT_K": 4, "waves_per_eu": 2, "matrix_instr_nonkdim": 16, "kpack": 2, "grf_mode": "large"}
+    monkeypatch.setattr(command, "version", lambda name: "3.5.1")
     content = {"triton_version": "3.5.0", "1": AMD | more, "64": AMD | {"SPLIT_K": 1, "kpack": 1}}
     code, (kept,) = imported(tmp_path, "E=128,N=768,device_name=AMD_Instinct_MI300X.json", content)
     said = capsys.readouterr().err
     asked = "SPLIT_K 4, grf_mode large, kpack 2, matrix_instr_nonkdim 16, waves_per_eu 2"
     assert code == 0
     assert said.startswith(f"note: The file asks for {asked}: our kernels do not take it")
+    assert said.count("note: ") == 1, "of a Triton that is this one, or nothing to compare with"
     assert cli.main(["configs", "export", str(kept), "--for", "vllm", "--out", str(tmp_path / "v")]) == 0
     assert capsys.readouterr().err == ""
     (back,) = (tmp_path / "v").glob("*.json")
