@@ -172,7 +172,7 @@ def said(own: sweep.Sweep, ours: str = "ours", baseline: str = "a") -> list[str]
 
 def test_findings_say_who_is_ahead_where_and_by_how_much(profiles: Path) -> None:
     sentences = [text.replace("\u00a0", " ") for text in said(bench(profiles, lines()))]
-    assert sentences[0].startswith("On H200, qwen3-30b-a3b, uniform routing: ours is ahead of the best peer, ")
+    assert sentences[0].startswith("On H200, qwen3-30b-a3b in bf16, uniform routing: ours is ahead of the best peer, ")
     assert "at 1 of 3 sizes, even at 1, behind at 1;" in sentences[0]
     ends = "from 0.909 at M = 16 (best peer at this M: a) to 1.50 at M = 1 (best peer at this M: b)."
     assert sentences[0].endswith(ends)

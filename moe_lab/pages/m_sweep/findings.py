@@ -48,7 +48,8 @@ def all_of(bench: Sweep, rows: pd.DataFrame, skewed: pd.DataFrame, ours: str, ba
 
 def headline(bench: Sweep, rows: pd.DataFrame, ours: str) -> Finding:
     """Say at how many Ms ours is ahead of the best peer, and how far on the whole."""
-    where = f"On {bench.gpu}, {rows['model'].iloc[0]}, {rows['routing'].iloc[0]} routing"
+    model, format, routing = (rows[column].iloc[0] for column in ("model", "format", "routing"))
+    where = f"On {bench.gpu}, {model} in {format}, {routing} routing"
     table = leads(rows, ours)
     if table.empty:
         first = sweep.winners(rows)["winner"].value_counts()
