@@ -16,13 +16,7 @@ NAME = "name of the run: RUN or GPU/RUN"
 def add_destination(
     parser: argparse.ArgumentParser, name: str = NAME, overwrite: str = "replace a run of that name"
 ) -> None:
-    """Add the options that say where a run goes; ``destination`` reads them.
-
-    Args:
-        parser: of the command.
-        name: help of --name; empty = the command has its own.
-        overwrite: help of --overwrite.
-    """
+    """Add the options that say where a run goes, which ``destination`` reads; an empty ``name`` leaves out --name."""
     if name:
         parser.add_argument("--name", required=True, help=name)
     parser.add_argument("--profiles", type=Path, metavar="DIR", help="profiles folder")

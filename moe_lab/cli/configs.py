@@ -106,11 +106,7 @@ def _of_another_triton(tuned: Tuned) -> list[str]:
 
 
 def _unsaid(path: Path, model: str | None) -> tuple[int, int]:
-    """Return K and topk, which an engine's file does not say, of a preset or of given sizes that fit its E and N.
-
-    Raises:
-        UserError: there is no such preset, or the file is of another model.
-    """
+    """Return K and topk, which an engine's file does not say, of a preset or of given sizes that fit its E and N."""
     from moe_lab.spec import models
 
     named = engines.named(path)
@@ -130,11 +126,7 @@ def _unsaid(path: Path, model: str | None) -> tuple[int, int]:
 
 
 def _source(source: str) -> Tuned:
-    """Return the tiles of a file, or of a run.
-
-    Raises:
-        UserError: there is neither, or the run has none.
-    """
+    """Return the tiles of a file, or of a run."""
     from moe_lab import runs
 
     path = Path(source)

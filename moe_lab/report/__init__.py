@@ -26,8 +26,7 @@ def build(
 ) -> Report:
     """Execute notebooks and write their pages and ``index.html``.
 
-    A notebook that fails becomes a page as well, with its error; the others still run. Every file is written to a
-    temporary name first and then renamed.
+    A notebook that fails becomes a page as well, with its error; the others still run.
 
     Args:
         notebooks: paths or names (``01``, ``01_layer_breakdown``); None for every notebook.
@@ -37,8 +36,7 @@ def build(
         show_code: show code cells; otherwise a button on the page does.
 
     Raises:
-        UserError: an unknown notebook or parameter, a value that does not fit, a grid that cannot be read, or a folder
-            that cannot be written. No notebook has run then.
+        UserError: something given does not fit or cannot be read or written. No notebook has run then.
     """
     points = grids.read(grid) if grid else [{}]
     todo = jobs(find(notebooks), parameters, points)

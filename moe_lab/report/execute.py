@@ -18,12 +18,7 @@ _KERNEL = "moe-lab-report"
 
 
 def execute(job: Job, progress: str) -> Executed:
-    """Run the notebook; an error in it is a result, not an exception.
-
-    Args:
-        job: what to run.
-        progress: text before the progress bar, which goes to stderr.
-    """
+    """Run the notebook, ``progress`` before its bar on stderr; an error in it is a result, not an exception."""
     import papermill
 
     failed = None

@@ -16,10 +16,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     """Return the points of a grid file.
 
     A mapping of names to lists (or single values) is their product, the last name varying fastest; a list holds the
-    points themselves, one mapping each.
-
-    Raises:
-        UserError: the file is missing, no YAML, of another form, empty, or has more than ``MAX_POINTS`` points.
+    points themselves, one mapping each. There are ``MAX_POINTS`` at most.
     """
     then = "give parameter names with lists of values, or a list of points"
     if not os.path.exists(path):

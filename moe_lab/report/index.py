@@ -10,12 +10,7 @@ from moe_lab.report.page import TEMPLATES, replace
 
 
 def write(pages: Sequence[Page], out: Path) -> Path:
-    """Write ``index.html`` and return its path.
-
-    Args:
-        pages: in the order of their cards.
-        out: folder that holds the pages.
-    """
+    """Write ``index.html`` beside the pages, a card each in their order, and return its path."""
     import jinja2
 
     environment = jinja2.Environment(

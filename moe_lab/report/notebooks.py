@@ -8,6 +8,7 @@ import re
 import tokenize
 import warnings
 from collections.abc import Mapping, Sequence
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +35,7 @@ def folder() -> Path:
 
 
 def find(chosen: Sequence[str] | None) -> list[Path]:
-    """Return the chosen notebooks, or all of them in order of their names.
-
-    Args:
-        chosen: paths, file names or the start of one (``01``).
-
-    Raises:
-        UserError: one does not exist, or a name fits several.
-    """
+    """Return the chosen notebooks (paths, file names or the start of one), or all of them in order of their names."""
     if chosen:
         return [_one(name) for name in chosen]
     every = sorted(folder().glob("*.ipynb"))
@@ -63,11 +57,7 @@ def _one(name: str) -> Path:
 
 
 def read(path: Path) -> Any:
-    """Return the notebook as an nbformat node.
-
-    Raises:
-        UserError: it is no notebook.
-    """
+    """Return the notebook as an nbformat node."""
     import nbformat
 
     try:
@@ -84,15 +74,7 @@ def read(path: Path) -> Any:
 
 
 def parameters_of(notebook: Any, name: str = "the notebook") -> dict[str, Parameter]:
-    """Return what the cell tagged ``parameters`` assigns: literals with their trailing comments.
-
-    Args:
-        notebook: nbformat node.
-        name: of its file, for the sentence.
-
-    Raises:
-        UserError: the cell is no Python, or assigns something else than literals.
-    """
+    """Return what the cell tagged ``parameters`` assigns: literals with their trailing comments."""
     for cell in notebook.cells:
         if "parameters" in cell.get("metadata", {}).get("tags", []):
             try:
@@ -111,17 +93,12 @@ def _assigned(source: str) -> dict[str, Parameter]:
     comments = {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
     out = {}
     for node in tree.body:
-        target = (
-            node.targets[0]
-            if isinstance(node, ast.Assign)
-            else node.target
-            if isinstance(node, ast.AnnAssign)
-            else None
-        )
-        value = getattr(node, "value", None)
-        if isinstance(target, ast.Name) and value is not None:
+        if not isinstance(node, ast.Assign | ast.AnnAssign):
+            continue
+        target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+        if isinstance(target, ast.Name) and node.value is not None:
             about = comments.get(node.end_lineno or node.lineno, "")
-            out[target.id] = Parameter(target.id, _literal(value, target.id), about)
+            out[target.id] = Parameter(target.id, _literal(node.value, target.id), about)
     return out
 
 
@@ -135,13 +112,7 @@ def _literal(node: ast.expr, name: str) -> Any:
 def jobs(found: Sequence[Path], parameters: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> list[Job]:
     """Return one job a notebook and grid point, with every value checked.
 
-    Args:
-        found: notebooks.
-        parameters: given to each notebook that knows the name.
-        points: grid points; each must fit every notebook.
-
-    Raises:
-        UserError: a name that no notebook knows, a value of the wrong kind, or several notebooks with the same name.
+    Parameters go to each notebook that knows the name; grid points must fit every notebook.
     """
     read_once = {path: read(path) for path in found}
     for path, notebook in read_once.items():
@@ -164,18 +135,15 @@ def jobs(found: Sequence[Path], parameters: Mapping[str, Any], points: Sequence[
             given = {n: v for n, v in parameters.items() if n in known[path]} | dict(point)
             checked = {name: _fit(known[path][name], value) for name, value in given.items()}
             label = ", ".join(f"{k} = {_shown(checked[k])}" for k in point if k in varying)
-            out.append(
-                Job(path, checked, _file_name(path.stem, {k: point[k] for k in point if k in varying}, out), label)
-            )
+            name = _file_name(path.stem, {k: point[k] for k in point if k in varying}, out)
+            out.append(Job(path, checked, name, label))
     return out
 
 
 def _check_language(notebook: Any, name: str) -> None:
     """Raise UserError where a notebook names another language; the name of its kernel plays no part."""
-    told = [
-        notebook.metadata.get("kernelspec", {}).get("language"),
-        notebook.metadata.get("language_info", {}).get("name"),
-    ]
+    stated = (("kernelspec", "language"), ("language_info", "name"))
+    told = [notebook.metadata.get(kind, {}).get(key) for kind, key in stated]
     other = next((said for said in told if isinstance(said, str) and said.lower() not in ("python", "ipython")), None)
     if other:
         raise UserError(f"'{one_line(name)}' is written in {one_line(other, 40)}; give a notebook of Python.")
@@ -237,8 +205,4 @@ def _file_name(stem: str, point: Mapping[str, Any], others: Sequence[Job]) -> st
     parts = [stem, *(f"{k}-{_shown(v) or 'none'}" for k, v in point.items())]
     name = "--".join(re.sub(r"[^A-Za-z0-9_.+-]+", "_", part).strip("_") for part in parts)[:140]
     taken = {job.file_name for job in others}
-    number = 2
-    unique = name
-    while unique in taken:
-        unique, number = f"{name}--{number}", number + 1
-    return unique
+    return next(one for one in chain([name], (f"{name}--{n}" for n in count(2))) if one not in taken)

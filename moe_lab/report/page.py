@@ -21,30 +21,18 @@ TEMPLATES = Path(str(files(__package__))) / "templates"
 
 
 def write(done: Executed, job: Job, out: Path, *, show_code: bool, start: float) -> Page:
-    """Convert an executed notebook and write its page.
+    """Convert an executed notebook, begun at ``start`` (``time.monotonic()``), and write its page.
 
     A page that would lose a figure or load anything from the network is written as a failed page that says so.
-
-    Args:
-        done: the notebook with its outputs.
-        job: what was run.
-        out: folder.
-        show_code: whether code is visible without pressing the button.
-        start: ``time.monotonic()`` when execution began.
     """
     title, question = _heading(done.notebook, job.notebook.stem)
     figures = [o["data"][mime.PLOTLY] for o in _outputs(done.notebook) if mime.PLOTLY in o.get("data", {})]
     drawn = len(figures) + sum(_is_foreign_figure(o) for o in _outputs(done.notebook))
     headline = next((o["data"][mime.HEADLINE]["headline"] for o in _outputs(done.notebook, mime.HEADLINE)), "")
     provenance = [run for o in _outputs(done.notebook, mime.PROVENANCE) for run in o["data"][mime.PROVENANCE]]
-    facts: dict[str, Any] = {
-        "title": title,
-        "question": question,
-        "label": job.label,
-        "failed": done.failed,
+    told: dict[str, Any] = {"title": title, "question": question, "label": job.label, "failed": done.failed}
+    facts = told | {
         "show_code": show_code,
-    }
-    facts |= {
         "parameters": {name: places.value(given) for name, given in job.parameters.items()},
         "seconds": time.monotonic() - start,
         "plotly": bool(figures),
@@ -56,12 +44,10 @@ def write(done: Executed, job: Job, out: Path, *, show_code: bool, start: float)
         text = _convert(done.notebook, facts | {"failed": problem, "plotly": False})
     path = out / f"{job.file_name}.html"
     replace(path, _with_plotly(text))
+    told["failed"] = problem or done.failed
     return Page(
-        title=title,
-        question=question,
+        **told,
         html=path,
-        failed=problem or done.failed,
-        label=job.label,
         headline=headline,
         thumbnail=next((svg for svg in map(thumbnail.draw, figures) if svg), ""),
         provenance=provenance,

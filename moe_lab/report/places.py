@@ -14,11 +14,7 @@ _DEEP = 2  # parts, the anchor among them, that a path must exceed to be looked 
 
 
 def value(given: Any) -> Any:
-    """Return a parameter's value as a page shows it.
-
-    Args:
-        given: a text, a list of texts, or anything else, which stays as it is; a text may hold several paths.
-    """
+    """Return a parameter's value as a page shows it: of texts, alone or in a list, with every path in them cut."""
     if isinstance(given, list):
         return [value(one) for one in given]
     if not isinstance(given, str):
@@ -27,22 +23,17 @@ def value(given: Any) -> Any:
 
 
 def message(said: str, parameters: Mapping[str, Any]) -> str:
-    """Return a text in which folders of the project, of this interpreter and of the user are shortened.
-
-    Args:
-        said: the text.
-        parameters: what the notebook was given; their paths are as ``value`` shows them.
-    """
-    return _without_homes(_without_given(said, parameters))
+    """Return a text with folders of project, interpreter and user cut, and given paths as ``value`` has them."""
+    said = _without_given(said, parameters)
+    places = {str(Path.cwd()): ".", sys.prefix: "<python>", str(Path(__file__).parents[2]): ".", str(Path.home()): "~"}
+    for place in sorted(places, key=len, reverse=True):
+        if len(place) > 1:
+            said = said.replace(place, places[place])
+    return said
 
 
 def hide(notebook: Any, parameters: Mapping[str, Any]) -> None:
-    """Shorten the places of this machine in a notebook that ran: parameters, tracebacks, printed text and tables.
-
-    Args:
-        notebook: nbformat node.
-        parameters: what it was given.
-    """
+    """Shorten the places of this machine in a notebook that ran: parameters, tracebacks, printed text and tables."""
     for cell in notebook.cells:
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.source = value(_without_given(cell.source, parameters))
@@ -69,14 +60,6 @@ def _without_given(said: str, parameters: Mapping[str, Any]) -> str:
     for path in sorted(paths, key=len, reverse=True):
         if len(Path(path).parts) > _DEEP:
             said = re.sub(rf"(?<![\w.]){re.escape(path)}", lambda _, path=path: _short(path), said)  # type: ignore[misc]
-    return said
-
-
-def _without_homes(said: str) -> str:
-    places = {str(Path.cwd()): ".", sys.prefix: "<python>", str(Path(__file__).parents[2]): ".", str(Path.home()): "~"}
-    for place in sorted(places, key=len, reverse=True):
-        if len(place) > 1:
-            said = said.replace(place, places[place])
     return said
 
 

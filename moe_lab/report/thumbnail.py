@@ -15,8 +15,7 @@ WIDTH, HEIGHT, PAD = 320, 120, 6
 def draw(figure: dict[str, Any]) -> str:
     """Return the figure's bars and lines as an SVG, or an empty string when it has neither.
 
-    Args:
-        figure: plotly JSON with ``data`` and ``layout``; only the traces of the first pair of axes are drawn.
+    Of its plotly JSON only the traces of the first pair of axes are drawn.
     """
     traces = [t for t in figure["data"] if t.get("xaxis", "x") == "x" and t.get("yaxis", "y") == "y"]
     bars = [t for t in traces if t.get("type") == "bar"]
