@@ -24,12 +24,12 @@ torch = pytest.importorskip("torch")
 
 from moe_lab.gpu.bench.check import Errors
 from moe_lab.gpu.bench.supervise import TuneState, supervise_tuning
-from moe_lab.gpu.bench.tune import candidates, search, steps
+from moe_lab.gpu.bench.tune import search, steps
 from moe_lab.gpu.bench.tune.journal import Journal
 from moe_lab.gpu.bench.tune.pool import Pool
 from moe_lab.gpu.bench.tune.session import Session
 
-HOPPER = candidates.Limits(232448, 2)
+HOPPER = search.Limits(232448, 2)
 QWEN = {"K": 2048, "N": 768, "E": 128, "topk": 8}
 
 
@@ -49,22 +49,22 @@ QWEN = {"K": 2048, "N": 768, "E": 128, "topk": 8}
     ids=lambda v: text(v) if isinstance(v, tuple) else "",
 )
 def test_tiles_are_pruned_by_what_a_multiprocessor_has(tile: Any, fits: bool) -> None:
-    assert candidates.fits(tile, HOPPER) is fits
+    assert search.fits(tile, HOPPER) is fits
 
 
 def test_plan_begins_with_the_backends_own_tile_and_stays_in_the_limits() -> None:
     centre = (16, 64, 128, 1, 4, 4)
-    plan = candidates.plan(MoEProblem(1, **QWEN), dict.fromkeys((16, 32), centre), HOPPER, 12)
+    plan = search.plan(MoEProblem(1, **QWEN), dict.fromkeys((16, 32), centre), HOPPER, 12)
     assert set(plan) == {("w13", 16), ("w13", 32), ("w2", 16), ("w2", 32)}, "an expert has less than one row"
     tiles = plan["w13", 16]
     assert tiles[0] == centre
     assert len(tiles) == len(set(tiles)) == 12
-    assert all(candidates.fits(tile, HOPPER) and tile[0] == 16 for tile in tiles)
-    assert candidates.distance(tiles[2], centre) == 1.0, "a neighbour after a scattered one"
+    assert all(search.fits(tile, HOPPER) and tile[0] == 16 for tile in tiles)
+    assert search.distance(tiles[2], centre) == 1.0, "a neighbour after a scattered one"
 
 
 def test_no_tile_is_wider_or_deeper_than_the_gemm() -> None:
-    tiles = list(candidates.space(48, 40, 16, HOPPER))
+    tiles = list(search.space(48, 40, 16, HOPPER))
     assert {tile[1] for tile in tiles} == {32, 64}
     assert {tile[2] for tile in tiles} == {32, 64}
 
@@ -77,7 +77,7 @@ def test_no_tile_is_wider_or_deeper_than_the_gemm() -> None:
 def test_small_problem_compiles_the_same_kernels(M: int, topk: int, small: int) -> None:
     pairs, few = M * topk, small * topk
     assert (pairs == 1, pairs % 16) == (few == 1, few % 16) or (pairs % 16 and few % 16)
-    assert small == candidates.small(MoEProblem(M, 64, 32, 8, topk)).M
+    assert small == search.small(MoEProblem(M, 64, 32, 8, topk)).M
 
 
 TILES = [(rows, n, 64, 1, 4, stages) for rows in (16, 32, 64) for n in (32, 64, 128, 256) for stages in (2, 3)]

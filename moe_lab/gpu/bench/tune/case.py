@@ -12,8 +12,7 @@ from moe_lab.gpu.bench import stages
 from moe_lab.gpu.bench.check import Errors, Inputs, Oracle
 from moe_lab.gpu.bench.clock import ready
 from moe_lab.gpu.bench.examine import SILENT, Weights, result_of
-from moe_lab.gpu.bench.tune.candidates import BLOCK_M, bytes_held
-from moe_lab.gpu.bench.tune.search import Pair
+from moe_lab.gpu.bench.tune.search import BLOCK_M, Pair, bytes_held
 from moe_lab.gpu.kernels.tile import Tile
 from moe_lab.gpu.routing import synthetic
 from moe_lab.gpu.weights import tokens

@@ -17,7 +17,7 @@ from moe_lab.gpu.bench import result
 from moe_lab.gpu.bench.align import one_line
 from moe_lab.gpu.bench.examine import Weights, answers, refuse
 from moe_lab.gpu.bench.supervise import TuneState, note_path, supervise_tuning
-from moe_lab.gpu.bench.tune import candidates, search
+from moe_lab.gpu.bench.tune import search
 from moe_lab.gpu.bench.tune.case import Case, centres
 from moe_lab.gpu.bench.tune.journal import KEY, Journal
 from moe_lab.gpu.bench.tune.session import Session
@@ -112,7 +112,7 @@ def serve(options: argparse.Namespace) -> dict[str, Any]:
     for line in sys.stdin:
         task, error = json.loads(line), None
         try:
-            small = candidates.small(MoEProblem.preset(options.model, task["M"], options.format))
+            small = search.small(MoEProblem.preset(options.model, task["M"], options.format))
             if small.M not in cases:
                 weights = Weights(small, device, options.seed)
                 cases[small.M] = Case(small, options.backend, weights, "uniform", options.seed, device)
@@ -141,9 +141,9 @@ def plan(
         memory = shared_memory_bytes(torch.cuda.current_device())
     format = formats.get(options.format)
     itemsize = PRODUCTS[format.product or format.dtype].itemsize
-    limits = candidates.Limits(memory, itemsize, options.backend == "grouped", format.weight_block)
+    limits = search.Limits(memory, itemsize, options.backend == "grouped", format.weight_block)
     own = centres(options.backend, problems[0])
-    return {p.M: candidates.plan(p, own, limits, options.candidates) for p in problems}
+    return {p.M: search.plan(p, own, limits, options.candidates) for p in problems}
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:

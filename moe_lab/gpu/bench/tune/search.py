@@ -1,15 +1,26 @@
-"""Successive halving: few repetitions for all, more for those that are left. Pure: measuring is a function it is given.
+"""Which tiles are worth compiling, in which order, and which stay: successive halving. Pure: measuring is given to it.
 
-Both GEMMs are searched by themselves, because a layer call runs one after the other; they share block_m, so a block_m
-is judged by the sum of its best two. What is left is combined and measured as whole calls.
+The space is pruned by what a multiprocessor has. Both GEMMs are searched by themselves, because a layer call runs one
+after the other; they share block_m, so a block_m is judged by the sum of its best two. What is left is combined and
+measured as whole calls.
 """
 
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
-from math import ceil
+from math import ceil, log2
 
-from moe_lab.gpu.bench.tune.candidates import PARTS
-from moe_lab.spec.configs import Sizes
+from moe_lab.spec.configs import Sizes, text
+from moe_lab.spec.problem import DTYPE_BYTES, MoEProblem, capacity
+
+BLOCK_M = (16, 32, 64, 128)
+BLOCK_N = (32, 64, 128, 256)
+BLOCK_K = (32, 64, 128, 256)
+WARPS = (4, 8)
+STAGES = (2, 3, 4, 5)
+REGISTERS, FILE, OVERHEAD = 255, 65536, 24  # of a thread; of a multiprocessor; for indices and loop, estimated
+PARTS = ("w13", "w2")
 
 Key = tuple[str, Sizes]  # of ``PARTS``, and its tile
 Pair = tuple[Sizes, Sizes]
@@ -22,14 +33,123 @@ LEAST = 3  # stay for each GEMM and block_m
 HOPELESS = 1.3  # a block_m whose best two take so many times the best is dropped
 
 
-def halve(candidates: Sequence[Key], measure: Measure, rounds: Sequence[int] = ROUNDS) -> dict[Key, float]:
-    """Return the tiles that are left after the last round, with their times.
+@dataclass(frozen=True)
+class Limits:
+    """What a thread block may use.
 
-    Args:
-        candidates: what to measure.
-        measure: see ``Measure``.
-        rounds: repetitions of each round.
+    Attributes:
+        shared_memory_bytes: of the GPU.
+        itemsize: bytes of an element.
+        tma: whether weights are loaded without an address per thread.
+        scaled: rows and columns of weights that share a scale, which a tile takes once a step; None = none do.
     """
+
+    shared_memory_bytes: int
+    itemsize: int
+    tma: bool = False
+    scaled: tuple[int, int] | None = None
+
+
+def shared_memory_bytes(tile: Sizes, itemsize: int) -> int:
+    """Return the bytes of the pipeline's buffers: rows and weights of every stage."""
+    block_m, block_n, block_k, _, _, stages = tile
+    return stages * (block_m + block_n) * block_k * itemsize
+
+
+def registers(tile: Sizes, limits: Limits) -> int:
+    """Return about how many registers a thread needs: accumulators, an address for each 16 bytes it loads, the rest."""
+    block_m, block_n, block_k, _, warps, _ = tile
+    threads = 32 * warps
+    loaded = block_m * block_k + (0 if limits.tma else block_n * block_k)
+    return block_m * block_n // threads + 2 * loaded * limits.itemsize // (16 * threads) + OVERHEAD
+
+
+def fits(tile: Sizes, limits: Limits) -> bool:
+    """Return whether the estimates stay within the limits, and every warp has at least four results a thread."""
+    threads = 32 * tile[4]
+    need = registers(tile, limits)
+    return (
+        shared_memory_bytes(tile, limits.itemsize) <= limits.shared_memory_bytes
+        and need <= REGISTERS
+        and need * threads <= FILE
+        and tile[0] * tile[1] >= 4 * threads
+    )
+
+
+def space(gemm_n: int, gemm_k: int, block_m: int, limits: Limits) -> Iterator[Sizes]:
+    """Yield the tiles that fit; none is wider or deeper than the GEMM, rounded up to a power of two."""
+    groups = (1, 8, 32) if block_m >= 64 else (1, 8)
+    widest, deepest = (max(32, 1 << (size - 1).bit_length()) for size in (gemm_n, gemm_k))
+    for n, k, group, warps, stages in product(BLOCK_N, BLOCK_K, groups, WARPS, STAGES):
+        tile = block_m, n, k, group, warps, stages
+        if limits.scaled and (n > limits.scaled[0] or k != limits.scaled[1]):
+            continue
+        if n <= widest and k <= deepest and fits(tile, limits):
+            yield tile
+
+
+def distance(a: Sizes, b: Sizes) -> float:
+    """Return how many doublings of a size, or pipeline stages, lie between two tiles; the group counts a third."""
+    weights = (1, 1, 1, 1 / 3, 1)
+    return sum(w * abs(log2(x / y)) for w, x, y in zip(weights, a, b, strict=False)) + abs(a[5] - b[5])
+
+
+def order(tiles: Iterable[Sizes], centre: Sizes) -> list[Sizes]:
+    """Return the tiles in the order of trying: the centre, then by turns the next nearest to it and a scattered one."""
+    # By a checksum, not at random: a tuning that goes on later must try the same tiles.
+    near = sorted(tiles, key=lambda tile: (distance(tile, centre), tile))
+    far = sorted(near, key=lambda tile: zlib.crc32(text(tile).encode()))
+    turns = (tile for pair in zip(near, far, strict=True) for tile in pair)
+    return list(dict.fromkeys([centre, *turns]))
+
+
+def rows(problem: MoEProblem) -> list[int]:
+    """Return the plausible block_m: the power of two nearest to an expert's mean rows, and its neighbours."""
+    mean = max(1.0, problem.rows_useful / problem.E)
+    nearest = min(range(len(BLOCK_M)), key=lambda i: abs(log2(BLOCK_M[i] / mean)))
+    return list(BLOCK_M[max(0, nearest - 1) : nearest + 2])
+
+
+def gemm(problem: MoEProblem, part: str) -> tuple[int, int]:
+    """Return gemm_n and gemm_k of ``w13`` or ``w2``."""
+    return (2 * problem.N, problem.K) if part == "w13" else (problem.K, problem.N)
+
+
+def plan(
+    problem: MoEProblem, centres: dict[int, Sizes], limits: Limits, most: int
+) -> dict[tuple[str, int], list[Sizes]]:
+    """Return what is tried: (part, block_m) -> at most ``most`` tiles, the most promising first.
+
+    ``centres``: block_m -> the backend's own tile of so many rows.
+    """
+    return {
+        (part, block_m): order(space(*gemm(problem, part), block_m, limits), centres[block_m])[:most]
+        for part in PARTS
+        for block_m in rows(problem)
+    }
+
+
+def small(problem: MoEProblem) -> MoEProblem:
+    """Return a small problem whose kernels are those of ``problem``: same sizes but for few tokens and experts.
+
+    Triton compiles another kernel where a number is one or no multiple of 16: the pairs keep which of these they are.
+    """
+
+    def kind(pairs: int) -> tuple[bool, bool]:
+        return pairs == 1, pairs % 16 == 0
+
+    tokens = next(M for M in range(1, 33) if M == 32 or kind(M * problem.topk) == kind(problem.rows_useful))
+    return replace(problem, M=tokens, E=problem.topk)
+
+
+def bytes_held(problem: MoEProblem) -> int:
+    """Return about how many bytes the results of one whole call take, rows padded to 128 in the worst case."""
+    padded = capacity(problem.rows_useful, BLOCK_M[-1], problem.E)
+    return padded * (3 * problem.N + problem.K) * DTYPE_BYTES[problem.dtype] + problem.M * problem.K * 8
+
+
+def halve(candidates: Sequence[Key], measure: Measure, rounds: Sequence[int] = ROUNDS) -> dict[Key, float]:
+    """Return the tiles that are left after the last round, with their times; ``rounds``: repetitions of each."""
     alive, scores = list(candidates), {}
     for number, repetitions in enumerate(rounds):
         found = measure(alive, repetitions, number)
@@ -60,12 +180,7 @@ def survivors(scores: dict[Key, float]) -> list[Key]:
 
 
 def finalists(scores: dict[Key, float], most: int = 6) -> list[Pair]:
-    """Return the pairs that are measured as whole calls: the quickest sums, and the quickest of one tile for both.
-
-    Args:
-        scores: what ``halve`` returned.
-        most: pairs of two tiles.
-    """
+    """Return the pairs that are measured as whole calls: the quickest sums, and the quickest of one tile for both."""
     best = {part: sorted((k for k in scores if k[0] == part), key=lambda k: scores[k]) for part in PARTS}
     pairs = [(a[1], b[1]) for a, b in product(best["w13"], best["w2"]) if a[1][0] == b[1][0]]
 
@@ -73,19 +188,15 @@ def finalists(scores: dict[Key, float], most: int = 6) -> list[Pair]:
         return scores["w13", pair[0]] + scores["w2", pair[1]]
 
     quick = sorted(pairs, key=total)
-    same = [pair for pair in quick if pair[0] == pair[1]][:2] or one_for_both(quick)
+    # Where no pair is of one tile: either tile of the quickest pair, for both GEMMs.
+    same = [pair for pair in quick if pair[0] == pair[1]][:2] or [(tile, tile) for p in quick[:1] for tile in p]
     return list(dict.fromkeys([*quick[:most], *same]))
-
-
-def one_for_both(pairs: Sequence[Pair]) -> list[Pair]:
-    """Return the tile of w13 and that of w2 of the quickest pair, each for both GEMMs."""
-    return [(tile, tile) for pair in pairs[:1] for tile in pair]
 
 
 def between(tokens: Sequence[int], most: int) -> list[tuple[int, int, int]]:
     """Return (M, tuned M below, tuned M above) of Ms in the middle between tuned ones, spread over all gaps.
 
-    They are even, where there is room: see ``candidates.small``.
+    They are even, where there is room: see ``small``.
     """
     gaps = []
     for low, high in zip(sorted(tokens), sorted(tokens)[1:], strict=False):

@@ -7,11 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from moe_lab.gpu.bench.tune.candidates import PARTS, small
 from moe_lab.gpu.bench.tune.case import Case, centres, default, shipped
 from moe_lab.gpu.bench.tune.journal import Journal
 from moe_lab.gpu.bench.tune.pool import Pool
-from moe_lab.gpu.bench.tune.search import Pair, finalists, halve
+from moe_lab.gpu.bench.tune.search import PARTS, Pair, finalists, halve, small
 from moe_lab.gpu.bench.tune.session import Session
 from moe_lab.gpu.experts._tuned import gpu
 from moe_lab.spec.configs import Sizes, parse, text
