@@ -84,7 +84,7 @@ def experts_rows(
     traced = _trace(entries, plan, device, routing.topk_ids, note)
     fixed = _fixed(case, plan, counts, oracle)
     rows = [
-        fixed | entries[name].facts | clocks | _row(name, part, mode, entries[name], times, p, fixed, plan, traced)
+        fixed | entries[name].facts | clocks | _row((name, part, mode), entries[name], times, fixed, p, plan, traced)
         for name in plan.backends
         for part in plan.parts
         for mode in (plan.modes if part == "full" else ["graph"])  # a stage by itself can only be replayed
@@ -171,30 +171,26 @@ def _fixed(case: ExpertsCase, plan: Plan, counts: torch.Tensor, oracle: Oracle |
 
 
 def _row(
-    name: str,
-    part: str,
-    mode: str,
+    key: tuple[str, str, str],
     entry: Entry,
     times: dict[Any, list[float]],
-    problem: MoEProblem,
     fixed: dict[str, Any],
+    problem: MoEProblem,
     plan: Plan,
     traced: dict[str, Any],
 ) -> dict[str, Any]:
     """Return the fields of a row that differ by part and mode."""
-    measured = times.get((name, part, mode))
+    (name, part, mode), measured = key, times.get(key)
     error = entry.errors.get("full") or entry.errors.get(part) or entry.errors.get(mode)
     stage = entry.stages.get(part, part)
     timed = quantiles_us(measured) if measured else dict.fromkeys(("median_us", "p20_us", "p80_us"))
-    padded = entry.facts.get("rows_padded")
-    first = (part, mode) == ("full", plan.modes[0])
     return {
         "backend": name,
         "part": part,
         "stage": stage if measured else None,
         "mode": mode,
         **timed,
-        **rates(problem, fixed["experts_hit"], padded, stage, timed["median_us"], plan.roofs),
-        "kernels_us": traced.get(name) if first else None,
+        **rates(problem, fixed["experts_hit"], entry.facts.get("rows_padded"), stage, timed["median_us"], plan.roofs),
+        "kernels_us": traced.get(name) if key[1:] == ("full", plan.modes[0]) else None,
         "error": None if measured else error or "it was not measured",
     }

@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -21,6 +22,15 @@ def append(file: Any, lines: Iterable[dict[str, Any]]) -> None:
     """Append lines to an open file, all of them written when it returns."""
     file.writelines(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
     file.flush()
+
+
+def finished(path: Path) -> list[bytes]:
+    """Return the lines of a file, none if there is no file; a line that was not finished is cut off."""
+    whole = path.read_bytes() if path.exists() else b""
+    kept = whole[: whole.rfind(b"\n") + 1]
+    if kept != whole:
+        os.truncate(path, len(kept))
+    return kept.splitlines()
 
 
 def measured(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
@@ -42,13 +52,8 @@ def header(
 ) -> dict[str, Any]:
     """Return the first line.
 
-    Args:
-        bench: align, experts or tune.
-        key: columns that tell a row from every other.
-        arguments: the command line after ``python -m moe_lab.gpu``.
-        settings: what was asked for.
-        device: where it runs.
-        against: what ``measured`` returned.
+    ``key``: columns that tell a row from every other; ``arguments``: the command line after ``python -m moe_lab.gpu``;
+    ``against``: what ``measured`` returned.
     """
     return {
         "schema": SCHEMA,

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from moe_lab.gpu.bench.result import finished
 from moe_lab.spec.bench_options import EXPERTS_KEY
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard.children import watch
@@ -111,36 +112,21 @@ def note_path(state: Path) -> Path:
 
 def resume(out: Path) -> list[Any]:
     """Cut off a line that was not finished, and return the keys of the cases that the file has rows of."""
-    if not out.exists():
-        return []
-    whole = out.read_bytes()
-    with out.open("r+b") as file:
-        file.truncate(whole.rfind(b"\n") + 1)
-    rows = _rows(out)
-    return [[row.get(key) for key in EXPERTS_KEY[:5]] for row in rows]
+    return [[row.get(key) for key in EXPERTS_KEY[:5]] for row in _rows(out)]
 
 
 def _rows(out: Path) -> list[dict[str, Any]]:
     lines = []
-    for text in out.read_text().splitlines() if out.exists() else []:
+    for text in finished(out):
         with suppress(ValueError):
             lines.append(json.loads(text))
     return [line for line in lines if "backend" in line]
 
 
 def supervise(arguments: Sequence[str], out: Path, patience_s: float) -> list[dict[str, Any]]:
-    """Run the measuring process until every case has rows.
+    """Run the measuring process with options of the benchmark until every case has rows, and return them.
 
-    Args:
-        arguments: options of the benchmark.
-        out: file that it writes; an earlier one is replaced.
-        patience_s: how long its note may stay the same.
-
-    Returns:
-        The rows.
-
-    Raises:
-        UserError: it stopped with an explained mistake, before it noted anything, or too often.
+    ``out`` is replaced; see ``run_again``.
     """
     out.unlink(missing_ok=True)
     state, deaths = State(), Counter[str]()
@@ -161,15 +147,10 @@ def supervise_tuning(
 ) -> None:
     """Run the measuring process of a tuning until its end: the tile at which it dies is left out, the others go on.
 
-    Args:
-        argv: its command, to which ``--state`` is added.
-        out: file that it writes.
-        patience_s: how long its note may stay the same.
-        until: when it is not started again, in seconds.
-        now: seconds.
+    ``until``: when it is not started again, in seconds; see ``run_again``.
 
     Raises:
-        UserError: it explained a mistake, died before it noted anything, or twice at the same place.
+        UserError: it died twice at the same place, or what ``run_again`` says.
     """
     state = TuneState()
 

@@ -81,11 +81,6 @@ class Case:
     def part(self, part: str, tile: Sizes, partner: Sizes) -> tuple[Step, Errors]:
         """Return what a repetition of one GEMM runs (on the CPU: of a whole call), and the errors of the call.
 
-        Args:
-            part: ``w13`` or ``w2``.
-            tile: of that GEMM.
-            partner: tile of the other one.
-
         Raises:
             UserError: the result is wrong, or the backend has no stage of its own for the part.
         """
@@ -131,9 +126,7 @@ def sizes(tile: Tile) -> Sizes:
 def shipped(problem: MoEProblem, gpu: str | None) -> dict[str, Pair]:
     """Return origin (``vllm 0.15.0``) -> tiles that it takes at the problem's M; of each release here that has a file.
 
-    Args:
-        problem: sizes and dtype.
-        gpu: the GPU's own name; None = no GPU, so none.
+    ``gpu``: its own name; None = no GPU, so none.
     """
 
     def release(folder: str) -> list[int]:

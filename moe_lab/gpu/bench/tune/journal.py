@@ -27,11 +27,7 @@ class Journal:
         self.header: Row | None = None
         self.rows: dict[tuple[Any, ...], Row] = {}
         self.complete = False
-        whole = path.read_bytes() if path.exists() else b""
-        kept = whole[: whole.rfind(b"\n") + 1]
-        if kept != whole:
-            path.write_bytes(kept)
-        for number, text in enumerate(kept.splitlines(), start=1):
+        for number, text in enumerate(result.finished(path), start=1):
             self._take(_read(text, path, number))
 
     def _take(self, line: Row) -> None:

@@ -27,25 +27,15 @@ class Pool:
     """
 
     def __init__(self, argv: Sequence[str], processes: int, patience_s: float, now: Callable[[], float] = time.time):
-        """Say how to start them.
-
-        Args:
-            argv: command of a process that reads and answers tasks.
-            processes: how many at once.
-            patience_s: how long a task may take.
-            now: seconds; of the time limit.
-        """
+        """Say how to start them (``argv``), how many at once, and how long a task may take."""
         self._argv, self._processes, self._patience_s, self._now = list(argv), processes, patience_s, now
         self._lock = Lock()
         self.left: deque[Task] = deque()
 
     def run(self, tasks: Iterable[Task], until: float, done: Done) -> None:
-        """Let the processes do the tasks in their order.
+        """Let the processes do the tasks in their order; ``until``: when no further one is begun, in seconds.
 
-        Args:
-            tasks: JSON objects.
-            until: when no further one is begun, in seconds.
-            done: told each task, why it failed (None: it did not), and the seconds it took.
+        ``done`` is told each task, why it failed (None: it did not), and the seconds it took.
         """
         self.left = deque(tasks)
         count = min(self._processes, len(self.left))

@@ -60,15 +60,9 @@ class Session:
     def parts(
         self, case: Case, keys: Sequence[Key], repetitions: int, number: int, centres: dict[int, Sizes], until: float
     ) -> dict[Key, float]:
-        """Measure single GEMMs; see ``search.Measure``.
+        """Measure single GEMMs until a time in seconds; see ``search.Measure``.
 
-        Args:
-            case: the M.
-            keys: what to measure.
-            repetitions: of each.
-            number: of the round.
-            centres: block_m -> tile of the other GEMM meanwhile; that of the fewest rows asked for is the reference.
-            until: when to stop, in seconds.
+        ``centres``: block_m -> tile of the other GEMM meanwhile; that of the fewest rows asked for is the reference.
         """
         out: dict[Key, float] = {}
         for part in dict.fromkeys(part for part, _ in keys):
@@ -87,13 +81,9 @@ class Session:
         return out
 
     def wholes(self, case: Case, phase: str, origins: dict[Pair, str], reference: Pair) -> dict[Pair, float]:
-        """Measure whole calls; returns microseconds of those that could be.
+        """Measure whole calls, interleaved with a reference; returns microseconds of those that could be.
 
-        Args:
-            case: the M.
-            phase: ``final`` or ``between``.
-            origins: pair of tiles -> where it comes from.
-            reference: pair that the others are interleaved with.
+        ``phase``: ``final`` or ``between``; ``origins``: pair of tiles -> where it comes from.
         """
         make: dict[Any, tuple[Row, Build]] = {
             pair: (self.row(case.problem, phase, "full", 0, *pair, origin=origin), partial(case.whole, pair))
@@ -104,15 +94,9 @@ class Session:
     def row(
         self, problem: MoEProblem, phase: str, part: str, number: int, *tiles: Sizes, origin: str = "search"
     ) -> Row:
-        """Return a row without times.
+        """Return a row without times, of one tile, or (``part`` is ``full``) of those of w13 and w2.
 
-        Args:
-            problem: the M.
-            phase: ``compile``, ``search``, ``final`` or ``between``.
-            part: ``w13``, ``w2`` or ``full``.
-            number: of the round.
-            *tiles: one; or those of w13 and w2.
-            origin: where a pair comes from.
+        ``phase``: ``compile``, ``search``, ``final`` or ``between``.
         """
         return problem.facts() | {
             "backend": self.backend,
