@@ -23,11 +23,7 @@ EXPERTS_KEY = ("model", "M", "format", "routing", "seed", "backend", "part", "mo
 
 
 def listed(text: str, known: tuple[str, ...] = ()) -> list[str]:
-    """Return the parts of a comma-separated list, each once.
-
-    Raises:
-        UserError: it is empty, or has one that is not known.
-    """
+    """Return the parts of a comma-separated list, each once; UserError where none is there, or one is not known."""
     parts = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     wrong = [part for part in parts if known and part not in known]
     if wrong or not parts:
@@ -40,13 +36,7 @@ def listed(text: str, known: tuple[str, ...] = ()) -> list[str]:
 def numbers(text: str, least: int = 0, most: int = types.TOKENS) -> list[int]:
     """Return the numbers of a comma-separated list, each once; ``...`` goes on with the ratio of the two before it.
 
-    Args:
-        text: the list.
-        least: the smallest number that may be in it.
-        most: the largest.
-
-    Raises:
-        UserError: it is no such list.
+    UserError where it is no such list, or a number is not within ``least`` to ``most``.
     """
     out: list[int] = []
     parts = [part.strip() for part in text.replace("…", "...").split(",")]
@@ -234,11 +224,7 @@ def argv(bench: str, options: argparse.Namespace) -> list[str]:
 
 
 def seconds(text: str) -> float:
-    """Return the seconds of ``90s``, ``5m``, ``1.5h`` or a number.
-
-    Raises:
-        UserError: it is no time above zero.
-    """
+    """Return the seconds of ``90s``, ``5m``, ``1.5h`` or a number; UserError where that is no time above zero."""
     scale = {"s": 1, "m": 60, "h": 3600}.get(text[-1:], 1)
     try:
         value = types.amount(text[:-1] if text[-1:] in ("s", "m", "h") else text) * scale

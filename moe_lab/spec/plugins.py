@@ -38,11 +38,7 @@ def names(kind: str) -> list[str]:
 
 
 def _sources(kind: str) -> dict[str, Path]:
-    """Return name -> file.
-
-    Raises:
-        UserError: a plugin from outside has the name of another.
-    """
+    """Return name -> file; a plugin from outside may not have the name of another."""
     own = (p for p in (PACKAGE / FOLDERS[kind]).glob("*.py") if not p.stem.startswith("_"))
     found = {path.stem: path for path in own}
     for name, path in [*_installed(kind), *_given(kind)]:

@@ -8,7 +8,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -128,16 +128,7 @@ def files() -> list[Path]:
 
 
 def find(backend: str, problem: MoEProblem, gpu: str | None) -> Tuned | None:
-    """Return the tuned tiles of a backend for sizes, format and GPU, if there are any.
-
-    Args:
-        backend: of the experts.
-        problem: E, N, K and format count.
-        gpu: the GPU's own name; None = no GPU.
-
-    Raises:
-        UserError: a file of that name cannot be read.
-    """
+    """Return the tuned tiles of a backend for sizes, format and GPU, by its own name, if there are any."""
     name = file_name(backend, problem.E, problem.N, problem.K, problem.format)
     found: Tuned | None = lookup(folders(), name, gpu, read)
     return found
@@ -160,11 +151,7 @@ def tiles(backend: str, problem: MoEProblem, gpu: str | None) -> tuple[Sizes, Si
 
 
 def read(path: Path) -> Tuned:
-    """Read a file of tiles.
-
-    Raises:
-        UserError: it is no such file.
-    """
+    """Read a file of tiles; UserError where it is none."""
     try:
         known: form.TilesFile = decode_json(read_bytes(path), form.TilesFile)
         if known.format != form.TILES:
@@ -191,29 +178,18 @@ def _sizes(given: form.Tile) -> Sizes:
 
 def write(tuned: Tuned, folder: Path) -> Path:
     """Write a file of tiles into a folder, under a temporary name first; return its path."""
-    points = {
-        str(point.M): {
-            "w13": dict(zip(FIELDS, point.w13, strict=True)),
-            "w2": dict(zip(FIELDS, point.w2, strict=True)),
-            "us": point.us,
-            "one": dict(zip(FIELDS, point.one, strict=True)) if point.one else None,
-            "one_us": point.one_us,
-            **({"theirs": {part: dict(keys) for part, keys in point.theirs.items()}} if point.theirs else {}),
-        }
-        for point in tuned.points
-    }
-    known = {
-        "format": form.TILES,
-        "backend": tuned.backend,
-        "gpu": tuned.gpu,
-        "problem": {key: getattr(tuned, key) for key in ("E", "N", "K", "topk", "format")},
-        "origin": tuned.origin,
-        "date": tuned.date,
-        "versions": dict(tuned.versions or {}),
-        **({"theirs": dict(tuned.theirs)} if tuned.theirs else {}),
-        "M": points,
-    }
-    return save(known, folder / tuned.file_name)
+    known = asdict(tuned)
+    head = {"format": form.TILES, "backend": known.pop("backend"), "gpu": known.pop("gpu")}
+    head["problem"] = {key: known.pop(key) for key in ("E", "N", "K", "topk", "format")}
+    points = {str(point.pop("M")): point for point in known.pop("points")}
+    for point in points.values():
+        tiles = {part: point[part] for part in ("w13", "w2", "one") if point[part]}
+        point |= {part: dict(zip(FIELDS, tile, strict=True)) for part, tile in tiles.items()}
+    known["versions"] = known["versions"] or {}
+    for part in (known, *points.values()):
+        if not part["theirs"]:
+            del part["theirs"]
+    return save(head | known | {"M": points}, folder / tuned.file_name)
 
 
 def save(known: Mapping[str, Any], path: Path, indent: int = 1) -> Path:

@@ -18,12 +18,9 @@ def records(frame: Any) -> list[dict[str, Any]]:
 
 
 def finals(rows: Iterable[Row], M: int | None = None, phase: str = "final") -> list[Row]:
-    """Return the timed and right rows of whole calls of a phase, the quickest, relative to its reference, first.
+    """Return the timed and right rows of whole calls, the quickest, relative to its reference, first.
 
-    Args:
-        rows: of a tuning.
-        M: only of these tokens.
-        phase: ``final``, or ``between`` for Ms between the tuned ones.
+    The phase is ``final``, or ``between`` for Ms between the tuned ones.
     """
     own = [r for r in rows if r["phase"] == phase and M in (None, r["M"]) and _timed(r) and r["correct"] is True]
     return sorted(own, key=lambda r: (r["M"], r["median_us"] / (r["reference_us"] or 1.0)))

@@ -175,12 +175,8 @@ def load(path: Path, *, K: int, topk: int, dtype: str = "bf16") -> Tuned:
     sizes["format"] = dtype if dtype in (known := _formats(name)) else known[0]
     try:
         points = tuple(_point(M, first, nearest(w2, M)) for M, first in w13.items())
-        more: dict[str, Any] = {
-            "origin": path.name,
-            "versions": {"triton": str(triton)} if triton else None,
-            "theirs": head,
-        }
-        return Tuned(BACKEND, name["device"].replace("_", " "), **sizes, points=points, **more)
+        gpu, versions = name["device"].replace("_", " "), {"triton": str(triton)} if triton else None
+        return Tuned(BACKEND, gpu, **sizes, points=points, origin=path.name, versions=versions, theirs=head)
     except ValueError as error:
         raise unreadable(path, "an engine's tiles", error, "take the file as the engine ships it") from None
 
@@ -216,11 +212,7 @@ def _split(config: dict[str, form.Value]) -> Config:
 
 
 def tiles(path: Path) -> dict[int, Sizes]:
-    """Return M -> tile of an engine's file, by M.
-
-    Raises:
-        UserError: it cannot be read, or has none.
-    """
+    """Return M -> tile of an engine's file, by M; raises as ``given``."""
     return {M: tile for M, (tile, _) in given(path)[0].items()}
 
 
@@ -230,11 +222,7 @@ def nearest(found: Mapping[int, T], M: int) -> T:
 
 
 def theirs(path: Path, M: int) -> dict[str, Any]:
-    """Return what an engine's launcher gets for M, as its file says it.
-
-    Raises:
-        UserError: it cannot be read, or has none.
-    """
+    """Return what an engine's launcher gets for M, as its file says it; raises as ``given``."""
     tile, more = nearest(given(path)[0], M)
     return dict(zip(_KEYS, tile, strict=True)) | more
 

@@ -80,11 +80,7 @@ class MeasuredFile(msgspec.Struct):
 
 
 def by_m(given: dict[str, Any]) -> dict[int, Any]:
-    """Return a mapping from text of digits as one from tokens, by tokens.
-
-    Raises:
-        ValueError: there is none, one is no number of tokens, or two are the same.
-    """
+    """Return a mapping from text of digits as one from tokens, by tokens; ValueError where that cannot be."""
     found = {integer(key, range(1, TOKENS + 1)): value for key, value in given.items()}
     if not found:
         raise ValueError("it has no M")

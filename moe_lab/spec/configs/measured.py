@@ -99,11 +99,7 @@ def choice(gpu: str | None) -> str:
 
 
 def read(path: Path) -> Measured:
-    """Read a file of times.
-
-    Raises:
-        UserError: it is no such file.
-    """
+    """Read a file of times; UserError where it is none."""
     try:
         known: form.MeasuredFile = decode_json(read_bytes(path), form.MeasuredFile)
         if known.format != form.MEASURED:

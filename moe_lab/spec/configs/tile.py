@@ -27,11 +27,7 @@ _SAID = {
 
 
 def checked(tile: Sequence[Any]) -> Sizes:
-    """Return six numbers as a tile.
-
-    Raises:
-        ValueError: one is no whole number, or none that a kernel can take.
-    """
+    """Return six numbers as a tile; ValueError where a kernel cannot take one."""
     for name, value in zip(FIELDS, tile, strict=True):
         if type(value) is not int or value not in _TAKEN[name]:
             said = _SAID.get(name, "power of two from 16 to 1024")
@@ -42,11 +38,7 @@ def checked(tile: Sequence[Any]) -> Sizes:
 
 
 def parse(text: str) -> Sizes:
-    """Return the tile that six numbers joined by x mean: ``16x64x128x1x4x4``.
-
-    Raises:
-        UserError: they do not.
-    """
+    """Return the tile that six numbers joined by x mean, ``16x64x128x1x4x4``, or raise UserError."""
     try:
         return checked([integer(part) for part in text.split("x")])
     except ValueError as error:

@@ -5,6 +5,7 @@ is read by msgspec, which is told the types that are expected and refuses NaN, t
 """
 
 import re
+from codecs import BOM_UTF8
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any, TypeVar
@@ -45,11 +46,7 @@ def read_bytes(path: Path, limit: int = FILE_BYTES) -> bytes:
 
 
 def read_text(path: Path, limit: int = FILE_BYTES) -> str:
-    """Return what a UTF-8 file holds, without a byte order mark.
-
-    Raises:
-        ValueError: as ``read_bytes``, or it is not UTF-8.
-    """
+    """Return what a UTF-8 file holds, without a byte order mark; raises as ``read_bytes``, and where it is no UTF-8."""
     data = read_bytes(path, limit)
     try:
         return data.decode("utf-8-sig")
@@ -69,7 +66,8 @@ def decode_json(data: bytes | str, kind: type[T] | Any = Any) -> T:
             64-bit integer holds.
     """
     try:
-        found: T = msgspec.json.decode(data.lstrip("\ufeff") if isinstance(data, str) else _unmarked(data), type=kind)
+        plain = data.lstrip("\ufeff") if isinstance(data, str) else data.removeprefix(BOM_UTF8)
+        found: T = msgspec.json.decode(plain, type=kind)
         check_values(found)
     except RecursionError:
         raise ValueError(f"it is nested more than {DEPTH} deep") from None
@@ -81,11 +79,7 @@ def decode_json(data: bytes | str, kind: type[T] | Any = Any) -> T:
 
 
 def conform(value: Any, kind: type[T] | Any) -> T:
-    """Return a value that was read as the type that it must have; ``kind`` as in ``decode_json``.
-
-    Raises:
-        ValueError: it is something else.
-    """
+    """Return a read value as the type that it must have, or raise ValueError; ``kind`` as in ``decode_json``."""
     try:
         found: T = msgspec.convert(value, kind)
     except (msgspec.ValidationError, RecursionError) as error:
@@ -113,11 +107,7 @@ def read_json(path: Path, kind: type[T] | Any = Any, *, what: str, then: str) ->
 
 
 def read_yaml(path: Path, *, what: str, then: str) -> Any:
-    """Read a YAML file of plain values; ``what`` and ``then`` as in ``read_json``.
-
-    Raises:
-        UserError: it is not such a file.
-    """
+    """Read a YAML file of plain values; arguments and errors as of ``read_json``."""
     import yaml
 
     try:
@@ -161,12 +151,8 @@ def unreadable(path: Path, what: str, why: object, then: str) -> UserError:
 
 
 def check_values(value: Any, most: int | None = None) -> None:
-    """Raise ValueError where a nested value is too deep, or has an integer that 64 bits do not hold.
-
-    Args:
-        value: of JSON or YAML.
-        most: values that it may have; parts that are repeated by reference count each time.
-    """
+    """Raise ValueError where a nested value is too deep, too large, or has an integer that 64 bits do not hold."""
+    # A stack instead of recursion: the depth is what is checked. YAML's aliases count each time, as they are met.
     left: list[tuple[Any, int]] = [(value, 0)]
     seen = 0
     while left:
@@ -185,11 +171,7 @@ def check_values(value: Any, most: int | None = None) -> None:
 
 
 def plain_name(value: Any, what: str) -> str:
-    """Return a text that may be one part of a file's path: letters, digits and ``_ . + -``, not hidden, not long.
-
-    Raises:
-        ValueError: it is not; ``what`` says what it is the name of.
-    """
+    """Return a text that may be one part of a file's path; the ValueError for another one calls it ``what``."""
     if not isinstance(value, str) or not _PLAIN.fullmatch(value):
         raise ValueError(
             f"{what} is '{one_line(str(value), 40)}', which is no plain name of at most {NAME_LENGTH} letters, digits "
@@ -199,11 +181,7 @@ def plain_name(value: Any, what: str) -> str:
 
 
 def below(folder: Path, path: Path) -> Path:
-    """Return ``path`` if it lies below ``folder`` once links are followed.
-
-    Raises:
-        UserError: it does not, so nothing may be written or removed there.
-    """
+    """Return ``path`` if it lies below ``folder`` once links are followed; elsewhere nothing is written or removed."""
     if not path.resolve().is_relative_to(folder.resolve()) or path.resolve() == folder.resolve():
         raise UserError(
             f"'{one_line(path.name)}' would lie outside the folder '{one_line(folder.name)}'; give a plain name."
@@ -218,12 +196,7 @@ def one_line(text: str, length: int = 200) -> str:
 
 
 def visible(text: str, keep: str = "") -> str:
-    r"""Return a text in which control characters, direction marks and half surrogates are written out (``\x1b``).
-
-    Args:
-        text: of others.
-        keep: control characters that stay.
-    """
+    r"""Return a text with control characters, except ``keep``, direction marks and half surrogates as ``\x1b``."""
     return _CONTROL.sub(
         lambda found: found.group() if found.group() in keep else found.group().encode("unicode_escape").decode(), text
     )
@@ -240,7 +213,3 @@ def integer(text: Any, within: range = INT64) -> int:
     if int(text) not in within:
         raise ValueError(f"{text} is not within {within[0]} to {within[-1]}")
     return int(text)
-
-
-def _unmarked(data: bytes) -> bytes:
-    return data.removeprefix(b"\xef\xbb\xbf")

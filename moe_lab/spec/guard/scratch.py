@@ -11,6 +11,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -20,6 +21,7 @@ OWNER = ".moe_lab_owner"
 PREFIX = "moe_lab_"
 
 
+@dataclass
 class Scratch:
     """A temporary folder of this command.
 
@@ -28,9 +30,8 @@ class Scratch:
         worth_keeping: whether what lies there was expensive: if the command fails now, it stays and is named.
     """
 
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.worth_keeping = False
+    folder: Path
+    worth_keeping: bool = False
 
 
 def own(folder: Path) -> int:
@@ -46,15 +47,14 @@ def own(folder: Path) -> int:
 @contextmanager
 def left_behind(folder: Path) -> Iterator[bool]:
     """Give whether a folder is ours and its process is gone; until the end nobody else takes it for so."""
-    handle = None
+    handle, gone = None, False
     try:
         found = folder.lstat()
         if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid():
             handle = os.open(folder / OWNER, os.O_RDWR | os.O_NOFOLLOW)
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Another command may have removed the folder and made a new one between the open and the lock.
             gone = os.fstat(handle).st_ino == (folder / OWNER).lstat().st_ino
-        else:
-            gone = False
     except OSError:
         gone = False
     try:

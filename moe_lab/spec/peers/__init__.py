@@ -140,11 +140,7 @@ class Peer:
         return sorted(matching(self.root, PROJECTS[self.project].parts[part]))
 
     def file(self, part: str) -> Path:
-        """Return the one file of a part.
-
-        Raises:
-            UserError: there is none: the project has moved it.
-        """
+        """Return the one file of a part; UserError where the project has moved it."""
         found = self.files(part)
         if not found:
             raise UserError(
@@ -226,11 +222,7 @@ def find(project: str, version: str | None = None) -> Peer | None:
 
 
 def get(project: str, version: str | None = None) -> Peer:
-    """Return a release.
-
-    Raises:
-        UserError: it is neither installed nor in the cache.
-    """
+    """Return a release as ``find`` does, or raise UserError."""
     found = find(project, version)
     if found is None:
         known = PROJECTS[project]

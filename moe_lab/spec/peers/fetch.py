@@ -67,7 +67,7 @@ def unpack(path: Path) -> list[Peer]:
         facts = {
             "wheel": path.name,
             "sha256": _sha256(path),
-            "licence": _licence(wheel.metadata()),
+            "licence": _licence(wheel.metadata),
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
         peers, missing = [], ""

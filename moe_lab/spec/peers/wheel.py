@@ -95,16 +95,9 @@ class Wheel:
         except _DAMAGED as error:
             raise self._refused(f"is damaged ({one_line(str(error), 80) or type(error).__name__})") from None
 
-    def metadata(self) -> Message:
-        """Return what METADATA says.
-
-        Raises:
-            UserError: there is none, or it is no text.
-        """
-        return self._metadata
-
     @cached_property
-    def _metadata(self) -> Message:
+    def metadata(self) -> Message:
+        """What METADATA says; UserError where there is none, or it is no text."""
         name = next((n for n in self.names if _METADATA.fullmatch(n)), None)
         if name is None:
             raise self._refused("has no METADATA")
@@ -119,7 +112,7 @@ class Wheel:
         Raises:
             UserError: METADATA has no name or no version that may be one part of a path.
         """
-        said = {key: str(self.metadata()[key] or "").strip() for key in ("Name", "Version")}
+        said = {key: str(self.metadata[key] or "").strip() for key in ("Name", "Version")}
         try:
             name = plain_name(re.sub(r"[-.]", "_", said["Name"].lower()), "its Name")
             version = plain_name(str(Version(said["Version"])), "its Version")
