@@ -57,15 +57,9 @@ def steps(name: str, make: str = CAPTURE) -> align_steps.Capture:
 
 
 def layers(names: Mapping[str, str], layer_range: str, capture_command: str = "") -> list[phases.Phase]:
-    """Load the runs of a layer's phases, or capture a command now.
+    """Load the runs of a layer's phases, or capture a command now and look at that run instead.
 
-    Args:
-        names: phase -> run name, run folder or report file; an empty value leaves the phase out.
-        layer_range: regex; the ranges that are one layer.
-        capture_command: when not empty, capture this now (``runs.open``, ``commands``) and look at that run instead.
-
-    Raises:
-        UserError: nothing to load, an unknown run, or no range matches.
+    ``names`` are by phase, an empty one leaves it out; ``layer_range`` is a regex of the ranges that are one layer.
     """
     if capture_command:
         run = _there(runs.open(capture_command, commands=True))
@@ -88,10 +82,7 @@ def _there(found: runs.Opened) -> Run:
 def counts(names: Sequence[str], backends: Sequence[str] = (), M: Sequence[int] = ()) -> captures.Captures:
     """Load captures of counters, or timelines, of any GPUs; those that do not exist become sentences.
 
-    Args:
-        names: as ``runs.open`` takes them, also workload folders of rocprof-compute.
-        backends: only these; empty = all.
-        M: only these numbers of tokens; empty = all.
+    Without ``backends`` or ``M`` those of all are kept.
     """
     found: dict[str, Run] = {}
     gpus: dict[str, dict[str, Any]] = {}
@@ -156,15 +147,9 @@ def beside_timeline(counted: captures.Captures, timeline: str) -> captures.Captu
 
 
 def amd_counts(folders: str | Sequence[str] = "", kernels: str = "") -> list[Counted]:
-    """Load runs with counters of AMD GPUs.
+    """Load runs with counters of AMD GPUs, or workload folders; several are a sequence or separated by commas.
 
-    Args:
-        folders: as ``runs.open`` takes them, or workload folders; several separated by commas, or as a sequence.
-            Empty = every run in profiles/ that was made with rocprof-compute, which may be none.
-        kernels: regex searched in full kernel names; empty = all kernels.
-
-    Raises:
-        UserError: an unknown or unreadable run, one without counters, or no kernel of that name in any of them.
+    Without ``folders``, every run in profiles/ that rocprof-compute made; ``kernels`` is a regex of full names.
     """
     named = folders.split(",") if isinstance(folders, str) else folders
     given = [_there(runs.open(n.strip(), AMD)) for n in named if n.strip()]

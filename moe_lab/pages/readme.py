@@ -11,6 +11,7 @@ from moe_lab.analysis import bench_rows, leads, sweep
 from moe_lab.analysis.phases import rows_of
 from moe_lab.analysis.roofs import of_gpu
 from moe_lab.pages import load
+from moe_lab.pages.show.findings import listed
 
 PEERS = ("vllm_triton", "sglang_triton", "triton_kernels", "deep_gemm", "torch_grouped")
 PROJECTS = {"vllm": "vLLM", "sglang": "SGLang"}
@@ -56,7 +57,7 @@ def _roof(one: Any) -> str:
 
 def releases(run: str) -> str:
     """Return one line a GPU that has the run: when it was measured, and which release each peer's kernels are of."""
-    return "\n".join(f"* {gpu}, {_date(bench)}: {_listed(_peers(bench))}." for gpu, bench in benches(run))
+    return "\n".join(f"* {gpu}, {_date(bench)}: {listed(_peers(bench))}." for gpu, bench in benches(run))
 
 
 def _date(bench: sweep.Sweep) -> str:
@@ -84,10 +85,6 @@ def _release(name: str, version: str) -> str:
     return f"{PROJECTS.get(name.partition('_')[0], name)} {version}"
 
 
-def _listed(words: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
-
-
 def not_ahead(names: Sequence[str]) -> str:
     """Return a sentence: at how many sizes ``auto`` is ahead of the best peer, and each at which it is not.
 
@@ -113,14 +110,8 @@ def _experts(gpu: str, rows: pd.DataFrame, ours: str) -> str:
     us = rows.pivot_table("median_us", "M", "backend")
     peers = [name for name in PEERS if name in us]
     share = rows[rows["backend"] == ours].set_index("M")["pct_of_roofline"]
-    head = [
-        f"{gpu}, M",
-        f"`{ours}`, µs",
-        "% of the bound",
-        *(f"`{n}`" for n in peers),
-        "best peer at this M",
-        "as fast",
-    ]
+    named = (f"`{n}`" for n in peers)
+    head = [f"{gpu}, M", f"`{ours}`, µs", "% of the bound", *named, "best peer at this M", "as fast"]
     lines = []
     for one in rows_of(leads.leads(rows, "auto")):
         times = [f"{us.loc[one.M, name]:.1f}" for name in peers]

@@ -11,11 +11,10 @@ from moe_lab.analysis.phases import rows_of
 from moe_lab.analysis.sweep import Sweep
 from moe_lab.pages.m_sweep.cautions import over
 from moe_lab.pages.show import findings
-from moe_lab.pages.show.findings import Finding, caution, each, failures, number, percent, time
+from moe_lab.pages.show.findings import Finding, caution, each, failures, listed, number, percent, time
 from moe_lab.spec import published
 
 _LEADS = "M ours ours_us peer peer_us speedup verdict"
-_SKEW = "M routing ratio bound_ratio ratio_net"
 PICKED = (1, 16, 256, 4096)  # Ms that get a sentence of their own, with the largest of the run
 MOST, ALL = 0.5, 1.05  # of a difference that a part must explain to be called its cause; traced times are not exact
 
@@ -34,11 +33,11 @@ def all_of(bench: Sweep, rows: pd.DataFrame, skewed: pd.DataFrame, ours: str, ba
     return [
         headline(bench, rows, ours),
         *duels(rows, ours),
-        each("Quickest", places(rows), findings.rows(sweep.winners(rows), "M winner ms next lead_pct verdict")),
+        places(rows),
         changes(rows, ours, baseline),
-        each("Against the bound", bound(rows, ours), _bounds(rows, ours)),
+        bound(rows, ours),
         *over(bench, rows),
-        each("Routing skew", uneven(skewed, ours), findings.rows(_of(skewed, ours), _SKEW)),
+        uneven(skewed, ours),
         padding(rows, ours, baseline),
         elsewhere(),
         *state(bench, rows),
@@ -101,17 +100,17 @@ def _because(rows: pd.DataFrame, quick: str, slow: str, gap_us: float) -> str:
         return ""
     part, fast, late = found
     share = f"{percent(100 * (late - fast) / gap_us)} of that" if late - fast < 0.995 * gap_us else "all of that"
-    names = " and ".join(filter(None, [", ".join(part.split("+")[:-1]), part.split("+")[-1]]))
-    return f", because its kernels of {names} take {time(fast / 1e3)} instead of {time(late / 1e3)}, {share}"
+    times = f"{time(fast / 1e3)} instead of {time(late / 1e3)}"
+    return f", because its kernels of {listed(part.split('+'))} take {times}, {share}"
 
 
-def places(rows: pd.DataFrame) -> list[str]:
+def places(rows: pd.DataFrame) -> Finding | None:
     """Say which backend is the quickest from which M to which."""
-    parts = []
-    for name, group in groupby(rows_of(sweep.winners(rows)), key=lambda row: row.winner):
+    table, parts = sweep.winners(rows), []
+    for name, group in groupby(rows_of(table), key=lambda row: row.winner):
         sizes = [int(row.M) for row in group]
         parts.append(f"{name} at M = {sizes[0]:,}" if len(sizes) == 1 else f"{name} from {sizes[0]:,} to {sizes[-1]:,}")
-    return parts
+    return each("Quickest", parts, findings.rows(table, "M winner ms next lead_pct verdict"))
 
 
 def changes(rows: pd.DataFrame, ours: str, baseline: str) -> Finding | None:
@@ -126,37 +125,25 @@ def changes(rows: pd.DataFrame, ours: str, baseline: str) -> Finding | None:
     return each("Changing places", parts, found)
 
 
-def bound(rows: pd.DataFrame, ours: str) -> list[str]:
+def bound(rows: pd.DataFrame, ours: str) -> Finding | None:
     """Say what share of the roofline bound ours reaches, where it is highest and where lowest."""
-    own = _bounds(rows, ours)
+    rows, name = with_ours(rows, ours)
+    own = rows[(rows["backend"] == name) & rows["pct_of_roofline"].notna()]
+    own = findings.rows(own, "backend M median_us roofline_us bound_by pct_of_roofline")
     if own.empty:
-        return []
-    name = own["backend"].iloc[0]
+        return None
     low: Any = next(rows_of(own.nsmallest(1, "pct_of_roofline")))
     high: Any = next(rows_of(own.nlargest(1, "pct_of_roofline")))
     memory = own[own["bound_by"] == "memory"]["M"]
     limit = f"its bound is memory up to M = {int(memory.max()):,}" if len(memory) else "compute bounds it throughout"
     limit += " and compute from there on" if len(memory) and len(memory) < len(own) else ""
-    return [
-        f"{name} reaches {percent(low.pct_of_roofline)} of it at M = {low.M:,} and {percent(high.pct_of_roofline)} at "
-        f"M = {high.M:,}",
-        limit,
-    ]
+    lowest = f"{name} reaches {percent(low.pct_of_roofline)} of it at M = {low.M:,}"
+    return each("Against the bound", [f"{lowest} and {percent(high.pct_of_roofline)} at M = {high.M:,}", limit], own)
 
 
-def _bounds(rows: pd.DataFrame, ours: str) -> pd.DataFrame:
-    rows, name = with_ours(rows, ours)
-    own = rows[(rows["backend"] == name) & rows["pct_of_roofline"].notna()]
-    return findings.rows(own, "backend M median_us roofline_us bound_by pct_of_roofline")
-
-
-def _of(skewed: pd.DataFrame, ours: str) -> pd.DataFrame:
-    return skewed[skewed["backend"] == ours] if len(skewed) else skewed
-
-
-def uneven(skewed: pd.DataFrame, ours: str) -> list[str]:
+def uneven(skewed: pd.DataFrame, ours: str) -> Finding | None:
     """Say what each routing costs ours at the largest M, beyond what its bound changes."""
-    own = _of(skewed, ours)
+    own = skewed[skewed["backend"] == ours] if len(skewed) else skewed
     parts = []
     for routing, part in own.groupby("routing", sort=False) if len(own) else ():
         last: Any = list(rows_of(part.sort_values("M")))[-1]
@@ -166,7 +153,7 @@ def uneven(skewed: pd.DataFrame, ours: str) -> list[str]:
             f"bound alone {number(last.bound_ratio)}), at worst {number(worst.ratio_net)} net of the bound, at "
             f"M = {worst.M:,}"
         )
-    return parts
+    return each("Routing skew", parts, findings.rows(own, "M routing ratio bound_ratio ratio_net"))
 
 
 def padding(rows: pd.DataFrame, ours: str, baseline: str) -> Finding | None:
@@ -204,14 +191,9 @@ def state(bench: Sweep, rows: pd.DataFrame) -> list[Finding]:
     out = []
     cold = bench.measured.get("l2") or {}
     if cold and cold["ratio"] < 1:
-        out.append(
-            Finding(
-                "Not known",
-                f"whether the L2 cache was cold. A read after the flush took {cold['ratio']} times a warm one, "
-                "which no cache explains: the check failed.",
-                severity="caution",
-            )
-        )
+        said = f"whether the L2 cache was cold. A read after the flush took {cold['ratio']} times a warm one, "
+        said += "which no cache explains: the check failed."
+        out.append(Finding("Not known", said, severity="caution"))
     elif cold and not cold["cold"]:
         said = f"the L2 cache was not cold (a read after the flush took {cold['ratio']} times a warm one)."
         out.append(caution(said))

@@ -61,11 +61,7 @@ class Finding:
 
 
 class Findings:
-    """Findings to display, the first one as the headline.
-
-    Attributes:
-        found: most important first.
-    """
+    """Findings to display, most important first: the first one is the headline."""
 
     def __init__(self, found: Sequence[Finding | None]):
         self.found = [f for f in found if f]
@@ -88,14 +84,9 @@ def show(found: Sequence[Finding | None]) -> Findings:
 
 
 def rows(found: Iterable[Any], columns: str) -> pd.DataFrame:
-    """Return what a finding was rendered from.
+    """Return what a finding was rendered from, at most ``MOST_ROWS``, in those of the ``columns`` that it has.
 
-    Args:
-        found: a table, or rows of one as ``rows_of`` returns them.
-        columns: those to keep, separated by spaces; the ones that the table lacks are left out.
-
-    Returns:
-        The first ``MOST_ROWS``.
+    ``found`` is a table, or rows of one as ``rows_of`` returns them; the columns are separated by spaces.
     """
     table = found if isinstance(found, pd.DataFrame) else pd.DataFrame(list(found))
     return table[[c for c in columns.split() if c in table]].head(MOST_ROWS)
@@ -136,12 +127,7 @@ def listed(words: Sequence[str]) -> str:
 
 
 def number(value: float, digits: int = 3) -> str:
-    """Return ``value`` with ``digits`` significant digits, thousands separated, never in exponent form.
-
-    Args:
-        value: any finite number.
-        digits: significant digits.
-    """
+    """Return ``value`` with ``digits`` significant digits, thousands separated, never in exponent form."""
     if not value:
         return "0"
     # Of the rounded number: 0.9996 has the digits of 1.00.

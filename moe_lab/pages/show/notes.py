@@ -10,11 +10,7 @@ from moe_lab.pages.show.tables import Table, heads
 
 
 class Note:
-    """A sentence that stands where a table or figure would be.
-
-    Attributes:
-        sentence: what is missing, and how to get it.
-    """
+    """A sentence that stands where a table or figure would be: what is missing, and how to get it."""
 
     def __init__(self, sentence: str):
         self.sentence = sentence

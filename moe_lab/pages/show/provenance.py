@@ -31,12 +31,9 @@ def table(
     metas: Mapping[str, Mapping[str, Any]] | None = None,
     published: Sequence[Source] = (),
 ) -> Table | Note:
-    """Return what was measured, on what, with what: one row a fact, one column a run.
+    """Return what was measured, on what, with what: one row a fact, one column a run or published source.
 
-    Args:
-        runs: what each is for -> run, None if there is none.
-        metas: what the reports of some of them say (``Launches.meta``).
-        published: sources of figures that others measured, a column each.
+    ``runs`` are by what each is for, None if there is none; ``metas`` what reports of some say (``Launches.meta``).
     """
     there = {what: run for what, run in runs.items() if run is not None}
     told = {what: (metas or {}).get(what) or {} for what in there}
@@ -47,12 +44,8 @@ def table(
     frame = pd.DataFrame(rows, columns=["fact", *facts])
     frame = frame[frame[list(facts)].notna().any(axis=1)] if facts else frame
     cards = [
-        {
-            "phase": what,
-            "run": run.manifest.get("name"),
-            "gpu": short_gpu(gpu_facts(run, told[what]).get("name")),
-            "date": run.manifest.get("date"),
-        }
+        {key: run.manifest.get(name) for key, name in (("run", "name"), ("date", "date"))}
+        | {"phase": what, "gpu": short_gpu(gpu_facts(run, told[what]).get("name"))}
         for what, run in there.items()
     ]
     columns = [*heads("fact"), *(Column(what, what, wrap=True) for what in facts)]

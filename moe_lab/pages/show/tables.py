@@ -39,12 +39,7 @@ class Column:
 
 
 def heads(names: str, **same: Any) -> list[Column]:
-    """Return columns of the schema by name.
-
-    Args:
-        names: of ``spec/schema.csv``, separated by spaces.
-        same: fields of ``Column`` that differ from the schema, the same for all of them.
-    """
+    """Return columns of ``spec/schema.csv`` by name (separated by spaces), with the ``same`` fields of all replaced."""
     known = schema.shown()
     of = (known[name] for name in names.split())
     return [replace(Column(f.column, f.label, f.unit, f.digits, wrap=f.wrap), **same) for f in of]
