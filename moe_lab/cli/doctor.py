@@ -26,6 +26,5 @@ def run(arguments: argparse.Namespace) -> None:
         if check.found:
             print(f"ok       {check.name.ljust(width)}  {check.found}")
         else:
-            print(
-                f"missing  {check.name.ljust(width)}  costs: {check.costs}\n{' ' * (width + 11)}get it: {check.remedy}"
-            )
+            print(f"missing  {check.name.ljust(width)}  costs: {check.costs}")
+            print(f"{' ' * (width + 11)}get it: {check.remedy}")

@@ -78,16 +78,14 @@ def without_floor(duel: pd.DataFrame, baseline: str, E: int, topk: int) -> Findi
     rows = rows.dropna(subset="speedup_net").sort_values("tokens")
     if rows.empty:
         return None
+    ends = rows.iloc[[0, -1]].drop_duplicates("tokens")
     parts = [
         f"at {_tokens(row.tokens)} {number(row.speedup)} times becomes {number(row.speedup_net)}"
-        for row in rows_of(rows.iloc[[0, -1]].drop_duplicates("tokens"))
+        for row in rows_of(ends)
     ]
     floor = _us(float(rows["empty_us"].median()))
-    about, said = (
-        f"Without the {floor} that an empty kernel measures",
-        f"with {topk} of {E} experts, {'; '.join(parts)}.",
-    )
-    return Finding(about, said, findings.rows(rows.iloc[[0, -1]].drop_duplicates("tokens"), _DUEL))
+    said = f"with {topk} of {E} experts, {'; '.join(parts)}."
+    return Finding(f"Without the {floor} that an empty kernel measures", said, findings.rows(ends, _DUEL))
 
 
 def winners(bench: Bench, ours: str, E: int, topk: int) -> Finding | None:

@@ -72,12 +72,8 @@ def curves(
 ) -> go.Figure:
     """Draw time over tokens, one line an algorithm, with the empty replay and the data-movement limit below.
 
-    Args:
-        rows: columns algorithm, tokens, median_us, p20_us, p80_us; algorithms in parentheses are empty kernels.
-        limit: columns tokens, us.
-        ours: the algorithm to draw thick.
-        limit_label: where the bandwidth of the limit is from.
-        outliers: columns algorithm, tokens of the rows to mark with a cross.
+    ``rows`` are columns algorithm (``ours`` thick, empty kernels in parentheses), tokens, median_us, p20_us, p80_us,
+    ``limit`` tokens, us with the source of its bandwidth, ``outliers`` algorithm, tokens of what gets a cross.
     """
     odd = {} if outliers is None else {str(n): set(part["tokens"]) for n, part in outliers.groupby("algorithm")}
     figure = go.Figure()

@@ -59,12 +59,9 @@ def modes(frame: pd.DataFrame) -> Table | Note:
     columns += [
         Column("|".join(key), key[1].replace("eager+allocation", "allocating"), "µs", 1, key[0]) for key in keys
     ]
-    caption = "Marked (?): more than twice both neighbours in tokens, so probably disturbed." if _any_odd(frame) else ""
+    odd = "odd" in frame and any(map(bool, frame["odd"]))
+    caption = "Marked (?): more than twice both neighbours in tokens, so probably disturbed." if odd else ""
     return or_note(frame, Table(frame, columns, caption), "Nothing to show: no rows of these algorithms and sizes.")
-
-
-def _any_odd(frame: pd.DataFrame) -> bool:
-    return "odd" in frame and any(map(bool, frame["odd"]))
 
 
 def amd() -> Table:
@@ -78,13 +75,9 @@ def amd_source() -> Note:
     """Return where the published counters are from, what else was said there, and what may be compared."""
     source = published.ALIGN_AMD
     speed = f"Published speed-ups over the earlier two kernels: {source.also['speedups']}"
-    return Note(
-        f"{source.label} ({source.setup}). {_upper(source.also['multi_block'])}. {speed}. It is {source.caveat}."
-    )
-
-
-def _upper(sentence: str) -> str:
-    return sentence[:1].upper() + sentence[1:]
+    told = source.also["multi_block"]
+    told = f"{told[:1].upper()}{told[1:]}"
+    return Note(f"{source.label} ({source.setup}). {told}. {speed}. It is {source.caveat}.")
 
 
 def counters(frame: pd.DataFrame, missing: str) -> Table | Note:

@@ -76,17 +76,13 @@ def over_m(table: pd.DataFrame, stage: str) -> go.Figure:
 
 @as_text
 def roofline(
-    points: pd.DataFrame, roofs: pd.DataFrame, stage: str, colors: dict[str, tuple[str, str]] | None = None
+    rows: pd.DataFrame, roofs: pd.DataFrame, stage: str, colors: dict[str, tuple[str, str]] | None = None
 ) -> go.Figure:
     """Draw the hierarchical roofline: a slope for each level of memory, the tensor roof, a point a GEMM and level.
 
-    Args:
-        points: ``analysis.roofline.points`` of one stage and GPU; a column gpu names it on the axis.
-        roofs: ``analysis.roofline.roofs`` of that GPU.
-        stage: its name.
-        colors: ``styles`` that several figures share; None = of these points.
+    ``rows`` are ``analysis.roofline.points`` of one stage and GPU, named on the axis where it is a column; ``roofs``
+    those of ``analysis.roofline``; ``colors`` are ``styles`` that several figures share.
     """
-    rows = points
     figure = go.Figure()
     peak = {str(kind): float(value) for kind, value in zip(roofs["kind"], roofs["value"], strict=True)}
     said = {k: "roof" if m else "theoretical peak" for k, m in zip(roofs["kind"], roofs["measured"], strict=True)}

@@ -9,31 +9,17 @@ from moe_lab.pages.show.notes import Note, or_note, roofs
 from moe_lab.pages.show.tables import Column, Table, heads
 from moe_lab.spec import published
 
-__all__ = [
-    "ceilings",
-    "geometry",
-    "glossary",
-    "kernels",
-    "other_tiles",
-    "published_counters",
-    "roofs",
-    "traffic",
-]
+__all__ = ["ceilings", "geometry", "glossary", "kernels", "other_tiles", "published_counters", "roofs", "traffic"]
 
 WORTH_PCT = 10.0  # less than this is within the error of the model
 NONE = "Nothing to show: no run with the kernels of w13 or w2 was read."
 NAMES = {"dram": "DRAM", "l2": "L2", "tensor": "tensor"}
-_WHO = heads("series M stage")
 _GRID, _BLOCK = heads("grid_blocks", label="grid"), heads("block_threads", label="block")
 
 
 def _who(frame: pd.DataFrame) -> list[Column]:
     """Return the columns that name a GEMM; the GPU is one of them where a table holds several."""
-    return [*_gpu(frame), *_WHO]
-
-
-def _gpu(frame: pd.DataFrame) -> list[Column]:
-    return heads("gpu") if "gpu" in frame else []
+    return heads("gpu series M stage" if "gpu" in frame else "series M stage")
 
 
 def _in_order(frame: pd.DataFrame) -> pd.DataFrame:
@@ -47,9 +33,7 @@ def _in_order(frame: pd.DataFrame) -> pd.DataFrame:
 def kernels(table: pd.DataFrame, limits: pd.DataFrame) -> Table | Note:
     """Return time, launch, throughput and traffic of every GEMM, with what limits it.
 
-    Args:
-        table: ``analysis.gemms.gemms``, with a column gpu where it has rows of several; so for every table here.
-        limits: ``analysis.limits.limits`` of the same rows.
+    Of ``analysis.gemms.gemms`` and ``analysis.limits.limits``; a column gpu, here as in every table, tells several.
     """
     if table.empty:
         return Note(NONE)
@@ -91,9 +75,7 @@ def published_counters() -> Table:
 def ceilings(costs: pd.DataFrame, limits: pd.DataFrame) -> Table | Note:
     """Return the time that each roof alone would cost, what is lost beyond the highest, and what limits the kernel.
 
-    Args:
-        costs: ``analysis.roofline.ceilings``.
-        limits: ``analysis.limits.limits``: of the same kernels, and more where one has no time.
+    ``costs`` is ``analysis.roofline.ceilings``; ``limits`` has more rows where a kernel has no time.
     """
     alone = "time that this roof alone asks for"
     keys = [column.key for column in _who(costs)]
@@ -113,8 +95,7 @@ def traffic(moved: pd.DataFrame) -> Table | Note:
     """Return the fewest bytes, those of the model and those that were counted (``analysis.traffic.traffic``)."""
     sizes = [c for c in moved.columns if str(c).endswith("_bytes")]
     shown = moved.assign(**{c: moved[c].astype("Float64") / 1e9 for c in sizes})
-    counted = "counted"
-    model = "by the model, through L2"
+    counted, model = "counted", "by the model, through L2"
     columns = [
         *_who(shown),
         *heads("tile"),

@@ -86,10 +86,8 @@ def stage_times(stages: dict[str, pd.DataFrame]) -> go.Figure:
 def timeline(operations: pd.DataFrame, ranges: pd.DataFrame, title: str = "") -> go.Figure:
     """Draw one layer: kernels and copies as bars under the ranges they belong to, one lane a stream.
 
-    Args:
-        operations: columns name, stage, stream, start_us, duration_us; the longest ``MAX_POINTS`` are drawn.
-        ranges: columns name, stage (None for a range that is no stage), depth, start_us, end_us.
-        title: such as the phase.
+    ``operations`` are columns name, stage, stream, start_us, duration_us, of which the longest ``MAX_POINTS`` are
+    drawn; ``ranges`` are columns name, stage (None for a range that is no stage), depth, start_us, end_us.
     """
     # From 2 ms on, microseconds have too many digits for an axis.
     unit, scale = ("ms", 1e-3) if ranges["end_us"].max() >= 2000 else ("µs", 1.0)

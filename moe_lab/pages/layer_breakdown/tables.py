@@ -47,7 +47,7 @@ def floors(frame: pd.DataFrame) -> Table:
         *heads("minimum_gb useful_gflop useful_flop_per_byte", group=least),
         *heads("minimum_tb_per_s", group=got),
         *heads("useful_tflops_per_s", label="compute", group=got),
-        *(*heads("roof_tb_per_s roof", group=roof),),
+        *heads("roof_tb_per_s roof", group=roof),
         *heads("pct_of_roof", group=roof, most=100),
     ]
     return Table(frame, columns)

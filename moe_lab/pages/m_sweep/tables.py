@@ -12,13 +12,9 @@ from moe_lab.spec import published
 
 
 def summary(frame: pd.DataFrame, ours: str, baseline: str, caption: str = "") -> Table | Note:
-    """Return M, milliseconds a backend, the bound, and how many times as fast ours is (``analysis.sweep.times``).
+    """Return M, milliseconds a backend, the bound, and how many times as fast ours is.
 
-    Args:
-        frame: of one model and routing.
-        ours: the backend.
-        baseline: the backend that it is set against first.
-        caption: a sentence above it.
+    ``frame`` is ``analysis.sweep.times`` of one model and routing.
     """
     names = [str(key).partition("|")[2] for key in frame.columns if str(key).startswith("ms|")]
     first = [name for name in dict.fromkeys((ours, baseline)) if name in names]
@@ -48,19 +44,12 @@ def winners(frame: pd.DataFrame) -> Table | Note:
 
 def beside_published(frame: pd.DataFrame, ours: str, baseline: str) -> Table:
     """Return two backends of the run (``analysis.sweep.times``, perhaps empty) beside the published sweep."""
-    here = [key for key in (f"ms|{ours}", f"ms|{baseline}", "speedup") if key in frame]
+    here = [Column(f"ms|{name}", name, "ms", 3, "this run") for name in dict.fromkeys((ours, baseline))]
+    here = [c for c in (*here, Column("speedup", "ratio", "", 2, "this run")) if c.key in frame]
     both = published.sweep_table().rename(columns={"speedup": "published_speedup"})
-    both = both.merge(frame[["M", *here]], on="M", how="left") if here else both
-    labels = {f"ms|{ours}": ours, f"ms|{baseline}": baseline, "speedup": "ratio"}
-    there = published.SWEEP.label
-    columns = [
-        *heads("M"),
-        *(
-            Column(key, labels[key], "" if key == "speedup" else "ms", 2 if key == "speedup" else 3, "this run")
-            for key in here
-        ),
-        *heads("triton_kernels_ms sglang_ms published_speedup", group=there, theirs=True),
-    ]
+    both = both.merge(frame[["M", *(c.key for c in here)]], on="M", how="left") if here else both
+    theirs = heads("triton_kernels_ms sglang_ms published_speedup", group=published.SWEEP.label, theirs=True)
+    columns = [*heads("M"), *here, *theirs]
     return Table(both, columns)
 
 

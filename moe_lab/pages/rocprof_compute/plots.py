@@ -52,7 +52,7 @@ def align_published(table: pd.DataFrame) -> go.Figure:
 def stalls(tables: Mapping[str, pd.DataFrame]) -> go.Figure | Note:
     """Draw what the vector memory path of the first kernels waits for; run -> ``analysis.amd.stalls``."""
     figure = go.Figure()
-    known = _waits(tables)
+    known = [(run, k, t[t["value"].fillna(0) > 0]) for run, k, t in _kernels(tables)]
     labels = list(dict.fromkeys(label for _, _, t in known for label in t["label"]))
     if not labels:
         return NONE if not tables else Note("None of these kernels was seen to wait for vector memory.")
@@ -79,11 +79,6 @@ def stalls(tables: Mapping[str, pd.DataFrame]) -> go.Figure | Note:
         yaxis=named([_broken(label) for label in labels]),
     )
     return figure
-
-
-def _waits(tables: Mapping[str, pd.DataFrame]) -> list[tuple[str, str, pd.DataFrame]]:
-    """Return (run, kernel, its rows that are known and not 0) of the first kernels."""
-    return [(run, k, t[t["value"].fillna(0) > 0]) for run, k, t in _kernels(tables)]
 
 
 @as_text
@@ -123,11 +118,9 @@ def memory(tables: Mapping[str, pd.DataFrame]) -> go.Figure | Note:
 
 @as_text
 def roofline(points: Mapping[str, pd.DataFrame], roofs: Mapping[str, pd.DataFrame]) -> go.Figure | Note:
-    """Draw kernels under the roofs that were measured on the same GPU.
+    """Draw kernels under the roofs that were measured on the same GPU, those of the first run that has some.
 
-    Args:
-        points: run -> ``analysis.amd.memory.roofline``.
-        roofs: run -> ``analysis.amd.memory.roofs``; the first run that has some gives them.
+    By run, ``points`` are ``analysis.amd.memory.roofline`` and ``roofs`` those of ``analysis.amd.memory``.
     """
     measured = [(run, r) for run, r in roofs.items() if len(r)]
     whose, roof = measured[0] if measured else ("", pd.DataFrame(columns=["kind", "name", "value"]))

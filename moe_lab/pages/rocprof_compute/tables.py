@@ -75,10 +75,9 @@ def memory(tables: Mapping[str, pd.DataFrame]) -> Table | Note:
     if not tables:
         return NONE
     frame = pd.concat([t.assign(run=run) for run, t in tables.items()])
-    sizes = {c: f"{c[:-5].strip('_') or 'total'}" for c in ("bytes", "read_bytes", "write_bytes", "atomic_bytes")}
-    for column in sizes:
-        frame[f"{column}_mb"] = frame[column] / 1e6
-    moved = [Column(f"{c}_mb", sizes[c], "MB per launch", 3, "moved") for c in sizes]
+    sizes = {"bytes": "total", "read_bytes": "read", "write_bytes": "write", "atomic_bytes": "atomic"}
+    frame = frame.assign(**{f"{column}_mb": frame[column] / 1e6 for column in sizes})
+    moved = [Column(f"{column}_mb", label, "MB per launch", 3, "moved") for column, label in sizes.items()]
     columns = [
         *heads("kernel"),
         *(heads("run") if len(tables) > 1 else []),

@@ -17,16 +17,12 @@ def all_of(run: Tuning) -> list[Finding | None]:
         return [Finding("", run.missing)]
     best = tuning.chosen(run)
     if best.empty:
-        return [
-            Finding("", f"{run.run.manifest['name']} has no M with a result yet; run the same tuning again to go on.")
-        ]
+        why = f"{run.run.manifest['name']} has no M with a result yet; run the same tuning again to go on."
+        return [Finding("", why)]
     first: Any = next(rows_of(run.rows[run.rows["phase"] == "final"]))
+    where = f"On {run.gpu}, {first.model}, {first.format}, {first.backend}"
     return [
-        Finding(
-            f"On {run.gpu}, {first.model}, {first.format}, {first.backend}",
-            f"{gain(best)}.",
-            findings.rows(best, "M w13 w2 us default_us gain_pct"),
-        ),
+        Finding(where, f"{gain(best)}.", findings.rows(best, "M w13 w2 us default_us gain_pct")),
         tiles(best),
         single(best),
         keys(tuning.between(run)),
@@ -58,16 +54,12 @@ def _sizes(count: int) -> str:
 def tiles(best: pd.DataFrame) -> Finding:
     """Say from which M to which a tile has how many rows."""
     block_m = best["w13"].str.split("x").str[0].astype(int)
+    changed = block_m != block_m.shift()
     spans = [
-        f"{rows} at M = {int(part['M'].min()):,}" + (f" to {int(part['M'].max()):,}" if len(part) > 1 else "")
-        for rows, part in ((int(part["r"].iloc[0]), part) for _, part in best.assign(r=block_m).groupby(_runs(block_m)))
+        f"{block_m[part.index[0]]} at M = {part.min():,}" + (f" to {part.max():,}" if len(part) > 1 else "")
+        for _, part in best["M"].astype(int).groupby(changed.cumsum())
     ]
     return Finding("Rows of the best tile", f"{'; '.join(spans)}.", findings.rows(best, "M w13 w2"))
-
-
-def _runs(values: "pd.Series[Any]") -> "pd.Series[Any]":
-    changed: pd.Series[Any] = values != values.shift()
-    return changed.cumsum()
 
 
 def single(best: pd.DataFrame) -> Finding | None:
@@ -102,16 +94,11 @@ def keys(between: pd.DataFrame) -> Finding | None:
 def others(shipped: pd.DataFrame) -> Finding | None:
     """Say how far the tiles that other projects ship are from the best in our kernel."""
     parts = [
-        f"{name}'s are {_slower(own)} slower on the median of {_sizes(len(own))}"
-        for name, own in shipped.groupby("release")
+        f"{name}'s are {percent(max(0.0, float(slower.median())))} slower on the median of {_sizes(len(slower))}"
+        for name, slower in shipped.groupby("release")["slower_pct"]
     ]
-    return each(
-        "Shipped tiles in our kernel", parts, findings.rows(shipped, "M release w13 w2 us chosen_us slower_pct")
-    )
-
-
-def _slower(own: pd.DataFrame) -> str:
-    return percent(max(0.0, float(own["slower_pct"].median())))
+    shown = findings.rows(shipped, "M release w13 w2 us chosen_us slower_pct")
+    return each("Shipped tiles in our kernel", parts, shown)
 
 
 def effort(run: Tuning, best: pd.DataFrame) -> Finding:
@@ -119,11 +106,8 @@ def effort(run: Tuning, best: pd.DataFrame) -> Finding:
     compiled = run.rows[run.rows["phase"] == "compile"]
     wrong = int(compiled["error"].notna().sum())
     seen = best["over_seen_pct"].dropna().astype(float)
-    far = (
-        f"; the chosen GEMMs take at most {percent(float(seen.max()))} more than the best ever seen"
-        if len(seen)
-        else ""
-    )
+    most = f"; the chosen GEMMs take at most {percent(float(seen.max()))} more than the best ever seen"
+    far = most if len(seen) else ""
     complete = run.run is None or run.run.manifest["rows"]["complete"]
     ended = "" if complete else "; the budget ended before all were measured"
     said = f"{len(compiled):,} kernels compiled, {wrong:,} of them could not be run{far}{ended}."
