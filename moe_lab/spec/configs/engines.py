@@ -47,6 +47,7 @@ def file_name(engine: str, E: int, N: int, gpu: str, format: str, *, down: bool 
         down: w2's own file; SGLang only.
     """
     device = gpu.replace(" ", "_")
+    # vLLM calls every variant of the H200 by one name.
     if engine == "vllm" and "H200" in device.split("_"):
         device = "NVIDIA_H200"
     known = formats.get(format)
@@ -125,11 +126,7 @@ def is_theirs(path: Path) -> bool:
 
 
 def named(path: Path) -> "re.Match[str]":
-    """Return the parts of the name of an engine's file: E, N, device, dtype.
-
-    Raises:
-        UserError: it is not named so, is for quantised weights or another kernel, or names no GPU.
-    """
+    """Return the parts of the name of an engine's file, E, N, device and dtype; UserError where ours cannot take it."""
     found, name = _NAME.fullmatch(path.name), one_line(path.name, 120)
     if found is None:
         raise UserError(
@@ -189,11 +186,7 @@ def _point(M: int, w13: Config, w2: Config) -> Point:
 
 
 def given(path: Path) -> tuple[dict[int, Config], dict[str, form.Value]]:
-    """Return M -> (tile, what else is said of it) of an engine's file, by M; and what is said beside the tiles.
-
-    Raises:
-        UserError: it cannot be read, or has none.
-    """
+    """Return M -> (tile, what else is said of it) of an engine's file, by M, and what is said beside; or UserError."""
     try:
         content: dict[str, Any] = decode_json(read_bytes(path), dict[str, dict[str, form.Value] | form.Value])
         configs = {key: value for key, value in content.items() if isinstance(value, dict)}

@@ -37,15 +37,7 @@ def profiles_root() -> Path:
 
 
 def full_name(name: str, gpu: str | None) -> str:
-    """Return ``<gpu>/<run>``.
-
-    Args:
-        name: that, or ``<run>`` alone.
-        gpu: the GPU's own name, for the first part.
-
-    Raises:
-        UserError: characters that do not belong into a folder name, or too many parts.
-    """
+    """Return ``<gpu>/<run>`` of that or of ``<run>`` alone, which takes its first part from the GPU's own name."""
     parts = name.strip("/").split("/")
     if len(parts) == 1:
         parts.insert(0, gpu_slug(gpu))

@@ -32,11 +32,7 @@ class Wheel:
     """
 
     def __init__(self, path: Path, archive: zipfile.ZipFile):
-        """Check the members.
-
-        Raises:
-            UserError: one would lie outside of where the wheel is unpacked, is a link, or there are too many.
-        """
+        """Check the members; UserError where one would lie outside, is a link, or there are too many."""
         self._path, self._archive, self._left = path, archive, ALL_BYTES
         members = archive.infolist()
         if len(members) > MEMBERS:
@@ -59,11 +55,7 @@ class Wheel:
     @classmethod
     @contextmanager
     def opened(cls, path: Path) -> Iterator["Wheel"]:
-        """Open a wheel.
-
-        Raises:
-            UserError: it is none, is damaged, or see ``__init__``.
-        """
+        """Open a wheel; UserError where it is none, is damaged, or has members that are refused."""
         file: IO[bytes] | None = None
         try:
             if path.is_file():
@@ -81,11 +73,7 @@ class Wheel:
             yield cls(path, archive)
 
     def read(self, name: str) -> bytes:
-        """Return a file of it.
-
-        Raises:
-            UserError: it is damaged, or larger than what is read of a wheel.
-        """
+        """Return a file of it; UserError where it is damaged, or larger than what is read of a wheel."""
         size = self._archive.getinfo(name).file_size  # no more is ever unpacked
         if size > min(FILE_BYTES, self._left):
             raise self._refused(f"unpacks to more than a wheel of kernels has ('{one_line(name, 60)}')")
@@ -109,8 +97,7 @@ class Wheel:
     def name_and_version(self) -> tuple[str, str]:
         """Return the package's name, in lower case with underscores, and its version as PEP 440 writes it.
 
-        Raises:
-            UserError: METADATA has no name or no version that may be one part of a path.
+        Both become parts of a path, so others are refused.
         """
         said = {key: str(self.metadata[key] or "").strip() for key in ("Name", "Version")}
         try:
