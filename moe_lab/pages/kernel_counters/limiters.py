@@ -16,7 +16,6 @@ AMD_LIMITER = "no AMD counter here is a share of the peak of compute or memory; 
 EVIDENCE = "series tile M stage limiter dram_pct on_chip_pct compute_pct"
 UNITS = ("compute_pct", "on_chip_pct", "dram_pct")  # as ``limits.shares`` names them
 _RULES = {rule.name: rule for rule in rules.RULES}
-_RULES = {rule.name: rule for rule in rules.RULES}
 _TILE = r" \d+x\d+x\d+"
 
 
