@@ -22,12 +22,12 @@ BACKENDS = ["fused_moe", "grouped"]
 # M, K, N, E, topk, routing, activation, tile (None = the default) and why.
 CASES = [
     (1, 256, 128, 4, 2, "uniform", "silu", None, "one token"),
-    (5, 128, 128, 64, 2, "uniform", "silu", None, "one step of K; most experts empty"),
-    (19, 384, 192, 8, 2, "zipf:1.0", "swigluoai", None, "w13 has half a block of gates, w2 half a step"),
-    (33, 160, 136, 8, 4, "uniform", "silu", None, "tails of 32 and 8 in every size"),
+    (5, 128, 128, 16, 2, "uniform", "silu", None, "one step of K; most experts empty"),
+    (19, 256, 192, 4, 2, "zipf:1.0", "swigluoai", None, "w13 has half a block of gates, w2 half a step"),
+    (9, 160, 136, 4, 2, "uniform", "silu", None, "tails of 32 and 8 in every size"),
     (21, 320, 130, 3, 1, "hot", "silu", None, "N that is odd for aligned loads; all to one expert"),
-    (67, 256, 128, 4, 2, "uniform", "silu", None, "tiles of 64 rows"),
-    (40, 256, 256, 4, 2, "zipf:1.0", "silu", (32, 32, 128, 8, 4, 2), "tiles of a quarter of a block"),
+    (67, 128, 128, 2, 2, "uniform", "silu", None, "tiles of 64 rows"),
+    (20, 256, 128, 2, 2, "zipf:1.0", "silu", (32, 32, 128, 8, 4, 2), "tiles of a quarter of a block"),
     (0, 256, 128, 8, 2, "uniform", "silu", None, "no tokens"),
 ]
 
