@@ -1,7 +1,5 @@
 """Counters beside the true time: ncu runs each kernel alone, with cold caches, a timeline as the program runs it."""
 
-from typing import Any
-
 import pandas as pd
 
 from moe_lab.analysis import gemms
@@ -25,17 +23,13 @@ def join(table: pd.DataFrame, timeline: Launches) -> pd.DataFrame:
         times more than ``APART_PCT`` apart.
     """
     there = _times(timeline)
-    ours = table.assign(**{key: _text(table[key]) for key in KEYS})
+    ours = table.assign(**{key: table[key].astype("string").fillna("") for key in KEYS})
     out = table.copy()
     merged = ours[list(KEYS)].merge(there, on=list(KEYS), how="left")
     out["timeline_us"] = merged["timeline_us"].astype("Float64").to_numpy()
     out["apart_pct"] = 100 * (out["duration_us"].astype("Float64") / out["timeline_us"] - 1)
     out.attrs["notes"] = _notes(out)
     return out
-
-
-def _text(column: "pd.Series[Any]") -> "pd.Series[str]":
-    return column.astype("string").fillna("")
 
 
 def _times(timeline: Launches) -> pd.DataFrame:

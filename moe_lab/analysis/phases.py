@@ -110,7 +110,9 @@ def stages(table: pd.DataFrame) -> pd.DataFrame:
         layer: Any = table.iloc[0]
         other = ["other", layer.kernel_sum_ms * rest / 100, rest, layer.kernels - out["kernels"].sum()]
         out.loc[len(out)] = other
-    return out.sort_values("stage", key=lambda s: s.map(_position), kind="stable", ignore_index=True)
+    return out.sort_values(
+        "stage", key=lambda s: s.str.split("+").str[0].map(ORDER.index), kind="stable", ignore_index=True
+    )
 
 
 def rows_of(table: pd.DataFrame) -> Iterator[Any]:
@@ -119,10 +121,6 @@ def rows_of(table: pd.DataFrame) -> Iterator[Any]:
 
 
 _STAGE_COLUMNS = ["stage", "time_ms", "pct_of_layer", "kernels"]
-
-
-def _position(stage: str) -> int:
-    return ORDER.index(stage.split("+")[0])
 
 
 def published_rows(phase: Phase, table: pd.DataFrame) -> pd.DataFrame:

@@ -48,10 +48,6 @@ def _of_roofline_csv(gpu: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{"kind": kind, "value": of[name], **rest} for kind, name in ROCPROF_COMPUTE.items() if name in of]
 
 
-def _dram(row: Row) -> float | None:
-    return traffic.total(row, "dram_read_bytes", "dram_write_bytes")
-
-
 def flops(row: Row) -> tuple[float | None, str]:
     """Return (FLOPs executed, where from): ``counted`` by the tensor cores, ``padded rows`` or ``useful rows``."""
     counted = sum(float(row[c]) for c in OPERATIONS if not traffic.absent(row.get(c)))
@@ -61,7 +57,8 @@ def flops(row: Row) -> tuple[float | None, str]:
     if any(traffic.absent(s) for s in sizes):
         return None, "not known"
     M, K, N, E, topk = (int(s) for s in sizes if s is not None)
-    problem, part = MoEProblem(M, K, N, E, topk), _part(row)
+    problem = MoEProblem(M, K, N, E, topk)
+    part: Part = "w13" if row["part"] == "w13" else "w2"
     if traffic.absent(row.get("rows_padded")):
         return float(problem.useful_flops(part)), "useful rows"
     return float(problem.executed_flops(int(row["rows_padded"]), part)), "padded rows"
@@ -71,10 +68,6 @@ def time_us(row: Row) -> float:
     """Return the time of a kernel in a timeline where one was joined, else under ncu; 0 where there is none."""
     known = (row.get(c) for c in ("timeline_us", "duration_us"))
     return next((float(v) for v in known if v is not None and not traffic.absent(v)), 0.0)
-
-
-def _part(row: Row) -> Part:
-    return "w13" if row["part"] == "w13" else "w2"
 
 
 def _l2_bytes(row: Row, l2_bytes: float | None) -> tuple[float | None, str]:
@@ -87,7 +80,7 @@ def _l2_bytes(row: Row, l2_bytes: float | None) -> tuple[float | None, str]:
 
 
 def _dram_bytes(row: Row, l2_bytes: float | None) -> tuple[float | None, str]:
-    counted = _dram(row)
+    counted = traffic.total(row, "dram_read_bytes", "dram_write_bytes")
     if counted is not None:
         return counted, "counted"
     modelled = traffic.of(row, l2_bytes)

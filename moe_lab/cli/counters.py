@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from moe_lab.cli._print import aligned
 
@@ -42,9 +42,5 @@ def _sideways(table: "pd.DataFrame") -> "pd.DataFrame":
     import pandas as pd
 
     cells = table.dropna(axis="columns", how="all").astype(object).T
-    rows = [[name, *(_short(v) for v in cells.loc[name])] for name in cells.index]
+    rows = [[name, *(f"{v:.6g}" if isinstance(v, float) else v for v in cells.loc[name])] for name in cells.index]
     return pd.DataFrame(rows, columns=["", *(str(n) for n in range(1, len(table) + 1))])
-
-
-def _short(value: Any) -> Any:
-    return f"{value:.6g}" if isinstance(value, float) else value

@@ -105,11 +105,7 @@ class Spec:
 
 
 def parse_spec(text: str) -> Spec:
-    """Read a routing from the command line: one of ``SPECS``.
-
-    Raises:
-        UserError: it is none of them.
-    """
+    """Read a routing from the command line: one of ``SPECS``; raises UserError: it is none of them."""
     kind, _, value = text.partition(":")
     if kind in ("uniform", "balanced", "hot") and not value:
         return Spec(kind)

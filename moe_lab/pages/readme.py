@@ -57,11 +57,8 @@ def _roof(one: Any) -> str:
 
 def releases(run: str) -> str:
     """Return one line a GPU that has the run: when it was measured, and which release each peer's kernels are of."""
-    return "\n".join(f"* {gpu}, {_date(bench)}: {listed(_peers(bench))}." for gpu, bench in benches(run))
-
-
-def _date(bench: sweep.Sweep) -> str:
-    return str(bench.run.manifest.get("date") if bench.run else "")[:10]
+    found = ((gpu, str(bench.run.manifest.get("date") if bench.run else "")[:10], bench) for gpu, bench in benches(run))
+    return "\n".join(f"* {gpu}, {date}: {listed(_peers(bench))}." for gpu, date, bench in found)
 
 
 def _peers(bench: sweep.Sweep) -> list[str]:

@@ -112,11 +112,7 @@ def check(kind: str, name: str, said: dict[str, Any]) -> None:
 
 
 def check_names(kind: str, name: str, module: ModuleType) -> None:
-    """Refuse a file that lacks a name, or has one of them that cannot be called.
-
-    Raises:
-        UserError: so it is.
-    """
+    """Refuse a file that lacks a name, or has one of them that cannot be called; raises UserError: so it is."""
     for wanted in (key[:-1] for key in NAMES[kind] if key.endswith("!")):
         if not any(hasattr(module, one) for one in wanted.split("|")):
             raise UserError(f"The {kind} plugin '{name}' has no '{wanted}'; see moe_lab/spec/contract.py.")

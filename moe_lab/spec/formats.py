@@ -67,11 +67,7 @@ _FIELDS = [field.name for field in fields(Format) if field.name != "name"]
 
 
 def get(name: str) -> Format:
-    """Return the format called ``name``.
-
-    Raises:
-        UserError: there is no such format, or its file does not say enough.
-    """
+    """Return the format called ``name``; raises UserError: there is no such format, or its file does not say enough."""
     if name not in (known := plugins.names("formats")):
         raise UserError(f"There is no format '{name}'; choose one of: {', '.join(known)}.")
     return _read(name)

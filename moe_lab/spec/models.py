@@ -88,11 +88,7 @@ MODELS = msgspec.json.decode(Path(__file__).with_suffix(".json").read_bytes(), t
 
 
 def model(name: str) -> Model:
-    """Return the preset called ``name``.
-
-    Raises:
-        UserError: there is no such preset.
-    """
+    """Return the preset called ``name``; raises UserError: there is no such preset."""
     if name not in MODELS:
         raise UserError(f"No model preset is called '{name}'; choose one of: {', '.join(MODELS)}.")
     return MODELS[name]

@@ -84,11 +84,7 @@ def architectures() -> list[str]:
 
 @cache
 def architecture(name: str) -> Architecture:
-    """Return the definitions of an architecture such as ``gfx942``.
-
-    Raises:
-        UserError: there are none.
-    """
+    """Return the definitions of an architecture such as ``gfx942``; raises UserError: there are none."""
     if name not in architectures():
         known = ", ".join(architectures())
         raise UserError(f"There are no metric definitions for {name or 'a GPU without a name'}; there are for {known}.")

@@ -87,11 +87,7 @@ class Weights:
 
 
 def guard(entry: Entry, examine: Callable[[], None]) -> None:
-    """Keep the failure of a backend as its error.
-
-    Raises:
-        BrokenError: the GPU does not answer after it.
-    """
+    """Keep the failure of a backend as its error; raises BrokenError: the GPU does not answer after it."""
     try:
         with no_stderr():
             examine()

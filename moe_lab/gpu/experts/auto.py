@@ -48,11 +48,7 @@ def possible(problem: MoEProblem, device: torch.device) -> tuple[str, ...]:
 
 
 def choose(problem: MoEProblem, device: torch.device) -> str:
-    """Return the backend that a call takes.
-
-    Raises:
-        UserError: none does the format here.
-    """
+    """Return the backend that a call takes; raises UserError: none does the format here."""
     if not (can := possible(problem, device)):
         raise UserError(f"No backend of ours multiplies {problem.format} of these sizes on this device; choose bf16.")
     known = measured.find(problem, gpu(device))

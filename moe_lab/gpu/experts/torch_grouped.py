@@ -61,11 +61,7 @@ def grouped_mm(rows: Tensor, w: Tensor, ends: Tensor) -> Tensor:
 
 
 def check(x: Tensor, problem: MoEProblem) -> None:
-    """Refuse what grouped_mm cannot do here.
-
-    Raises:
-        UserError: says what, and what to use instead.
-    """
+    """Refuse what grouped_mm cannot do here; raises UserError: says what, and what to use instead."""
     if problem.K % 8 or problem.N % 8:
         raise UserError(
             f"torch_grouped needs multiples of 8, got K={problem.K} N={problem.N}; use the backend fused_moe."

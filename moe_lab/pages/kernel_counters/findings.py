@@ -75,7 +75,8 @@ def on_chip(limits: pd.DataFrame, moved: pd.DataFrame, others: pd.DataFrame) -> 
     parts, told = [], []
     limited = limits[limits["limiter"] == "on-chip memory"]
     for row in rows_of(limited[limited["M"] == limited["M"].max()]):
-        own = _same(moved, row)
+        same = (moved[_KEYS] == [row.series, row.M, row.stage]).all(axis=1)
+        own: Any = next(rows_of(moved[same]), None)
         if own is None or pd.isna(own.l2_model_bytes) or pd.isna(own.l2_per_minimum):
             continue
         better = others[(others["series"] == row.series) & (others["M"] == row.M) & (others["stage"] == row.stage)]
@@ -241,7 +242,3 @@ def against_published(limits: pd.DataFrame) -> Finding | None:
     said = f"on {source.setup}, {listed(parts)}; it is {source.caveat}."
     told = findings.rows(rows, "backend M sm_throughput_pct mem_throughput_pct")
     return Finding("Published counters", said, told) if parts else None
-
-
-def _same(table: pd.DataFrame, row: Any) -> Any:
-    return next(rows_of(table[(table[_KEYS] == [row.series, row.M, row.stage]).all(axis=1)]), None)

@@ -15,7 +15,6 @@ from moe_lab.spec import schema
 AMD_LIMITER = "no AMD counter here is a share of the peak of compute or memory; notebook 05 shows what kernels wait for"
 EVIDENCE = "series tile M stage limiter dram_pct on_chip_pct compute_pct"
 UNITS = ("compute_pct", "on_chip_pct", "dram_pct")  # as ``limits.shares`` names them
-_RULES = {rule.name: rule for rule in rules.RULES}
 _TILE = r" \d+x\d+x\d+"
 
 
@@ -67,19 +66,23 @@ def _at(rows: pd.DataFrame) -> str:
 
 
 def _by_limiter(rows: pd.DataFrame) -> list[Any]:
-    order = list(_RULES)
+    order = [rule.name for rule in rules.RULES]
     return sorted(rows_of(rows), key=lambda r: order.index(r.limiter))
+
+
+def _rule(name: str) -> rules.Rule:
+    return next(rule for rule in rules.RULES if rule.name == name)  # looked up late: a rule may be added
 
 
 def _limited(rows: Sequence[Any], name: str) -> str:
     where = " and ".join(dict.fromkeys(str(r.on_chip) for r in rows))
     compute = listed([percent(r.compute_pct) for r in rows])
-    return _RULES[name].says.format(where=where, compute=compute)
+    return _rule(name).says.format(where=where, compute=compute)
 
 
 def _evidence(row: Any) -> str:
     """Return the share of what limits a kernel and, unless that says enough, of the other units."""
-    rule = _RULES[row.limiter]
+    rule = _rule(row.limiter)
     shares = {rule.share: row.limiter_pct} if rule.share else {}
     if not rule.alone:
         shares = {**shares, **{c: getattr(row, c) for c in UNITS if c != rule.share}}

@@ -66,11 +66,7 @@ def export_command(nsys: str, report: str, out: str) -> list[str]:
 
 
 def export_sqlite(report: Path, out: Path) -> None:
-    """Write ``out`` (.sqlite) from a .nsys-rep.
-
-    Raises:
-        UserError: nsys is missing or cannot read the report.
-    """
+    """Write ``out`` (.sqlite) from a .nsys-rep; raises UserError: nsys is missing or cannot read the report."""
     nsys = available()
     if isinstance(nsys, str):
         raise UserError(nsys)

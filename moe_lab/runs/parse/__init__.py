@@ -40,11 +40,7 @@ def _refuse_links_out(folder: Path) -> None:
 
 
 def format_of(path: Path) -> str:
-    """Return the plugin that reads a report.
-
-    Raises:
-        UserError: there is no such report, or no plugin that reads it.
-    """
+    """Return the plugin that reads a report; raises UserError: there is no such report, or no plugin that reads it."""
     if path.suffix == ".nsys-rep":
         raise UserError(
             f"{path.name} is a raw Nsight Systems report; run `nsys export --type=sqlite -o {path.stem}.sqlite "

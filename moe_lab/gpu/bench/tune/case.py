@@ -70,11 +70,7 @@ class Case:
         )
 
     def whole(self, pair: Pair) -> tuple[Step, Errors]:
-        """Return what a repetition of a whole call runs, and its errors.
-
-        Raises:
-            UserError: the result is wrong.
-        """
+        """Return what a repetition of a whole call runs, and its errors; raises UserError: the result is wrong."""
         step = ready(partial(self.call, pair), "graph", self._device)
         return step, self._right(result_of(step()))
 

@@ -140,7 +140,7 @@ def judge_between(
     rows = list(session.journal.rows.values())
     done = {row["M"] for row in session.journal.of(phase="between")}
     for M, low, high in middles:
-        around = {key: [_pair(row) for row in finals(rows, key)[:3]] for key in (low, high)}
+        around = {key: [(parse(row["w13"]), parse(row["w2"])) for row in finals(rows, key)[:3]] for key in (low, high)}
         if M in done or not all(around.values()) or session.now() > budget.until:
             continue
         origins = {pair: "rival" for key in (high, low) for pair in around[key]}
@@ -151,7 +151,3 @@ def judge_between(
         own = default(session.backend, inputs.problem)
         origins.setdefault(own, "default")
         session.wholes(inputs, "between", origins, own)
-
-
-def _pair(row: Any) -> Pair:
-    return parse(row["w13"]), parse(row["w2"])
