@@ -1,4 +1,4 @@
-// The product of a tile the usual way round, for more than 64 tokens in e4m3: 64 tokens of a warpgroup are the rows of a wgmma,
+// The product of a tile the usual way round, for experts of many tokens in e4m3: 64 tokens of a warpgroup are the rows of a wgmma,
 // 128 weights its columns. Then a thread has two tokens, so two scales a step, and a quad all features of a token.
 
 #if ROWS
