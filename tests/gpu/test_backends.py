@@ -175,7 +175,7 @@ class Grouped:
 
 
 @pytest.mark.parametrize("most_masked", [0, 256], ids=["contiguous", "masked"])
-@pytest.mark.parametrize("M", [0, 1, 33, 130])
+@pytest.mark.parametrize("M", [0, 1, 33])
 def test_deep_gemm_gets_rows_and_scales_in_its_layouts(M: int, most_masked: int, interpreter, poison, monkeypatch):
     from moe_lab.gpu.experts import deep_gemm
 

@@ -93,7 +93,7 @@ def test_fp8_block_is_right_at_the_sizes_of_a_model_and_in_a_graph(name, M, devi
 def test_a_wrong_scale_of_weights_or_a_swap_of_two_is_seen(name, device):
     problem, inputs = make((9, 256, 256, 4, 2, "uniform", "silu"), device)
     oracle = Oracle(inputs, problem)
-    for key, axis in (("w13", -1), ("w13", -2), ("w2", -1), ("w2", -2)):
+    for key, axis in (("w13", -2), ("w2", -1)):  # rows of the one, steps of the other
         weights = getattr(inputs, key)
         wrong = replace(weights, scales=weights.scales.roll(1, axis).contiguous())
         wrong.scales.select(axis, 0).mul_(3)
