@@ -47,6 +47,11 @@ class Format:
         return bool(self.weight_block or self.activation_group)
 
     @property
+    def multiplied(self) -> str:
+        """What both factors of a product are made of: ``product``, else the dtype."""
+        return self.product or self.dtype
+
+    @property
     def element_bytes(self) -> int | None:
         """Bytes of an element of any matrix; None where the matrices differ."""
         return None if self.quantised else self.weight_bits // 8

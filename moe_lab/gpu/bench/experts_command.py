@@ -133,8 +133,7 @@ def _begin(file: Any, settings: dict[str, Any], options: argparse.Namespace, dev
     """Measure the roofs, write the header of a new file, and return the roofs."""
     from moe_lab.gpu.weights import PRODUCTS
 
-    known = formats.get(settings["format"])
-    multiplied = known.product or known.dtype
+    multiplied = formats.get(settings["format"]).multiplied
     if multiplied not in PRODUCTS:
         raise UserError(f"The experts benchmark has no {multiplied}; choose one of: {', '.join(PRODUCTS)}.")
     against = result.measured(device, PRODUCTS[multiplied])

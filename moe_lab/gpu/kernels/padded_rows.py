@@ -14,7 +14,7 @@ from moe_lab.gpu.formats import Quantised, Weights
 from moe_lab.gpu.kernels._device import check_device
 from moe_lab.gpu.kernels._jit import jit
 from moe_lab.gpu.kernels.activation import ALPHA, LIMIT, gated
-from moe_lab.gpu.kernels.quantise import GROUP
+from moe_lab.gpu.kernels.quantise import GROUP, program, stored_as
 
 
 @jit
@@ -137,19 +137,16 @@ def place_rows(
     check_device(x)
     pairs, features = place.numel(), x.shape[1] // (1 if activation == "none" else 2)
     groups = triton.cdiv(features, GROUP)
-    # Triton's interpreter loses the carry of a mantissa that rounds up in e4m3: there torch rounds.
-    stored = x.dtype if room is None else torch.float8_e4m3fn if x.is_cuda else torch.float32
-    y = torch.empty((rows, features), dtype=stored, device=x.device)
+    y = torch.empty((rows, features), dtype=x.dtype if room is None else stored_as(x), device=x.device)
     scales = None if room is None else x.new_empty((rows // room, groups, room), dtype=torch.float32)
-    block_rows = 1 if pairs * groups < 4096 else 16
-    place_rows_kernel[(triton.cdiv(pairs, block_rows), groups)](
+    taken = program(pairs, groups)
+    place_rows_kernel[(triton.cdiv(pairs, taken["BLOCK_ROWS"]), groups)](
         *(x, y, scales, place, pairs, features, room or 1),
         TOPK=topk,
         ALPHA=ALPHA,
         LIMIT=LIMIT,
         ACTIVATION=activation,
-        BLOCK_ROWS=block_rows,
         GROUP=GROUP,
-        num_warps=1 if block_rows == 1 else 4,
+        **taken,
     )
     return y if scales is None else Quantised("fp8_block", y.to(torch.float8_e4m3fn), scales.transpose(1, 2))

@@ -70,6 +70,17 @@ def add_scaled(acc, x_tile, w_tile, scale, SWAP: tl.constexpr):
     return acc
 
 
+def stored_as(x: Tensor) -> torch.dtype:
+    """Return what a kernel writes of e4m3: Triton's interpreter loses the carry of a mantissa that rounds up in it."""
+    return torch.float8_e4m3fn if x.is_cuda else torch.float32  # there torch rounds
+
+
+def program(rows: int, groups: int) -> dict[str, int]:
+    """Return how many rows a program takes, and its warps: single rows while there are few, for a wide grid."""
+    few = rows * groups < 4096
+    return {"BLOCK_ROWS": 1 if few else 16, "num_warps": 1 if few else 4}
+
+
 def quantise(x: Tensor, activation: str = "none", order: Tensor | None = None, numel: int = 0) -> Quantised:
     """Return x, or act(gate) * up of it, in e4m3: values [rows, features], scales [rows, ceil(features / 128)] fp32.
 
@@ -87,20 +98,17 @@ def quantise(x: Tensor, activation: str = "none", order: Tensor | None = None, n
     check_device(x)
     rows, features = x.shape[0], x.shape[1] // (1 if activation == "none" else 2)
     groups = triton.cdiv(features, GROUP)
-    # Triton's interpreter loses the carry of a mantissa that rounds up in e4m3: there torch rounds.
-    stored = torch.float8_e4m3fn if x.is_cuda else torch.float32
-    values = torch.empty((rows, features), dtype=stored, device=x.device)
+    values = torch.empty((rows, features), dtype=stored_as(x), device=x.device)
     scales = torch.empty((rows, groups), dtype=torch.float32, device=x.device)
     if rows:
-        block_rows = 1 if rows * groups < 4096 else 16
-        quantise_kernel[(triton.cdiv(rows, block_rows), groups)](
+        taken = program(rows, groups)
+        quantise_kernel[(triton.cdiv(rows, taken["BLOCK_ROWS"]), groups)](
             *(x, values, scales, order, numel, rows, features, groups),
             ALPHA=ALPHA,
             LIMIT=LIMIT,
             ACTIVATION=activation,
-            BLOCK_ROWS=block_rows,
             GROUP=GROUP,
-            num_warps=1 if block_rows == 1 else 4,
+            **taken,
         )
     return Quantised("fp8_block", values.to(torch.float8_e4m3fn), scales)
 

@@ -72,8 +72,7 @@ def work(options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any
     journal = Journal(options.out)
     if journal.header is None:
         arguments = ["tune", *bench_options.argv("tune", options)]
-        format = formats.get(options.format)
-        against = result.measured(device, PRODUCTS[format.product or format.dtype])
+        against = result.measured(device, PRODUCTS[formats.get(options.format).multiplied])
         journal.begin(result.header("tune", KEY, arguments, settings, device, against))
     _refuse_strangers(journal, settings)
     note, state = note_path(options.state), TuneState.read(options.state)
@@ -140,7 +139,7 @@ def plan(
     if device.type == "cuda":
         memory = shared_memory_bytes(torch.cuda.current_device())
     format = formats.get(options.format)
-    itemsize = PRODUCTS[format.product or format.dtype].itemsize
+    itemsize = PRODUCTS[format.multiplied].itemsize
     limits = search.Limits(memory, itemsize, options.backend == "grouped", format.weight_block)
     own = centres(options.backend, problems[0])
     return {p.M: search.plan(p, own, limits, options.candidates) for p in problems}

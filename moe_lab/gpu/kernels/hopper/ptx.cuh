@@ -74,6 +74,11 @@ __device__ inline void store(u64 to, unsigned short value) {
 
 __device__ inline void store(u64 to, u32 value) { asm volatile("st.global.u32 [%0], %1;" ::"l"(to), "r"(value)); }
 
+__device__ inline void store(u64 to, uint4 value) {
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};"
+                 ::"l"(to), "r"(value.x), "r"(value.y), "r"(value.z), "r"(value.w));
+}
+
 __device__ inline void store_y(u64 to, u32 value, u64 policy) {
     if (KEEP_Y) asm volatile("st.global.L2::cache_hint.b32 [%0], %1, %2;" ::"l"(to), "r"(value), "l"(policy));
     else store(to, value);
@@ -85,15 +90,6 @@ __device__ inline void store_y(u64 to, uint2 value, u64 policy) {
                      ::"l"(to), "r"(value.x), "r"(value.y), "l"(policy));
     else
         asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(to), "r"(value.x), "r"(value.y));
-}
-
-__device__ inline void store_y(u64 to, uint4 value, u64 policy) {
-    if (KEEP_Y)
-        asm volatile("st.global.L2::cache_hint.v4.b32 [%0], {%1, %2, %3, %4}, %5;"
-                     ::"l"(to), "r"(value.x), "r"(value.y), "r"(value.z), "r"(value.w), "l"(policy));
-    else
-        asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};"
-                     ::"l"(to), "r"(value.x), "r"(value.y), "r"(value.z), "r"(value.w));
 }
 
 // The lower half of a descriptor. The upper one, in every wgmma, says: K-major, 128-byte swizzle, groups of 8 rows lie 1024

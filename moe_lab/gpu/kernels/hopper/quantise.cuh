@@ -10,6 +10,11 @@ __device__ inline int scale_place(int row) {
 
 #if FP8
 
+// A group's scale, and what its numbers are multiplied by, so that the largest becomes LARGEST; zeros stay zeros.
+__device__ inline float scale_of(float largest) { return largest > 0.0f ? largest / LARGEST : 1.0f; }
+
+__device__ inline float inverse_of(float largest) { return largest > 0.0f ? LARGEST / largest : 1.0f; }
+
 __device__ inline unsigned short to_e4m3(float low, float high) {
     unsigned short out;
     asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(out) : "f"(high), "f"(low));
@@ -53,7 +58,7 @@ __device__ inline void quantise_rows(const Arguments& a, const char* from, int t
             #pragma unroll
             for (int distance = 8; distance; distance /= 2)
                 largest = fmaxf(largest, __shfl_xor_sync(ALL, largest, distance));
-            const float inverse = largest > 0.0f ? LARGEST / largest : 1.0f;
+            const float inverse = inverse_of(largest);
             u32 out[2];
             #pragma unroll
             for (int j = 0; j < 2; j++)
@@ -63,7 +68,7 @@ __device__ inline void quantise_rows(const Arguments& a, const char* from, int t
             const int token = group / a.steps13, step = group - token * a.steps13;
             char* row = rows + (u64)token * row_bytes(a.steps13);
             *(uint2*)(row + step * 128 + lane * 8) = make_uint2(out[0], out[1]);
-            if (lane == 0) *(float*)(row + a.steps13 * 128 + step * 4) = largest > 0.0f ? largest / LARGEST : 1.0f;
+            if (lane == 0) *(float*)(row + a.steps13 * 128 + step * 4) = scale_of(largest);
         }
     }
     if (!a.quantisers) {
@@ -146,10 +151,10 @@ __device__ inline void store_hidden_e4m3(
     if (thread < N) {
         const float largest = __uint_as_float(s.largest[thread]);
         s.largest[thread] = 0;
-        s.inverse[scale_place(thread)] = largest > 0.0f ? LARGEST / largest : 1.0f;
+        s.inverse[scale_place(thread)] = inverse_of(largest);
         const u32 pair = pairs[thread];
         if (thread < t.valid && pair < a.numel)
-            *(float*)(a.hidden + (u64)pair * bytes + a.steps2 * 128 + t.unit * 4) = largest > 0.0f ? largest / LARGEST : 1.0f;
+            *(float*)(a.hidden + (u64)pair * bytes + a.steps2 * 128 + t.unit * 4) = scale_of(largest);
     }
     wait_for_consumers();
     // Features of a warp's 16: neighbouring ones are in two blocks, or in two warpgroups.

@@ -37,8 +37,8 @@ __device__ inline void store_hidden_rows(const Arguments& a, const Tile& t, cons
         const u32 pair = row < t.valid ? pairs[row] : a.numel;
         if (pair >= a.numel) continue;
         char* to = a.hidden + (u64)pair * row_bytes(a.steps2);
-        const float inverse = largest > 0.0f ? LARGEST / largest : 1.0f;
-        if (q == 0) *(float*)(to + a.steps2 * 128 + t.unit * 4) = largest > 0.0f ? largest / LARGEST : 1.0f;
+        const float inverse = inverse_of(largest);
+        if (q == 0) *(float*)(to + a.steps2 * 128 + t.unit * 4) = scale_of(largest);
         to += t.unit * 128 + q * 4;
         #pragma unroll
         for (int u = 0; u < 2; u++)
@@ -55,7 +55,6 @@ __device__ inline void store_hidden_rows(const Arguments& a, const Tile& t, cons
 // w2: eight neighbouring features of each 32 of a unit.
 __device__ inline void store_y_rows(const Arguments& a, const Tile& t, const Pair* pairs, const float (&acc)[64], int u) {
     const int lane = threadIdx.x & 31, q = lane & 3;
-    const u64 keep = evict_last();
     #pragma unroll
     for (int h = 0; h < 2; h++) {
         const int row = (threadIdx.x >> 5) * 16 + h * 8 + (lane >> 2);
@@ -72,7 +71,7 @@ __device__ inline void store_y_rows(const Arguments& a, const Tile& t, const Pai
                 out[2 * c] = pack(acc[at + c], acc[at + 4 + c]);
                 out[2 * c + 1] = pack(acc[at + 32 + c], acc[at + 36 + c]);
             }
-            store_y(to + w * 64, make_uint4(out[0], out[1], out[2], out[3]), keep);
+            store(to + w * 64, make_uint4(out[0], out[1], out[2], out[3]));
         }
     }
 }
