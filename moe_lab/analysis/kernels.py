@@ -1,13 +1,17 @@
-"""Which kernels take the time, and with which launch geometry."""
+"""Which kernels take the time: by place and launch geometry, or summed by name, stage, range or rank."""
+
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 
 from moe_lab.analysis.breakdown import UNATTRIBUTED
-from moe_lab.runs.attribution.columns import strings
+from moe_lab.runs.attribution.columns import codes, strings
 from moe_lab.runs.attribution.keys import Ints
 from moe_lab.runs.attribution.tree import Tree, build, paths
+from moe_lab.spec.errors import UserError
 from moe_lab.spec.launches import Launches
+from moe_lab.spec.ranges import stage_of
 
 KEYS = ("path", "name", "grid_blocks", "block_threads")
 
@@ -50,6 +54,58 @@ def top_kernels(launches: Launches, root: str | None = None, limit: int = 20) ->
     return out[columns].head(limit or len(out)).reset_index(drop=True)
 
 
+def sums(launches: Launches, by: str | Sequence[str] = "name", root: str | None = None) -> pd.DataFrame:
+    """Sum the kernels of a report that have something in common; it needs neither ranges nor times of their start.
+
+    Args:
+        launches: the report.
+        by: one or several of ``BY``.
+        root: as for ``breakdown``; by default every kernel of the report counts.
+
+    Returns:
+        The columns of ``by``, launches, total_ms, pct_of_kernels (percent of the time of all kernels that count), and
+        median_us, mean_us, min_us and max_us of a launch; longest total first. Text is NA where there is none: a kernel
+        in no stage, or in no range.
+
+    Raises:
+        UserError: there is no such column, or the expression is not valid or matches no range.
+    """
+    keys = [by] if isinstance(by, str) else list(by)
+    if not keys or (unknown := [key for key in keys if key not in BY]):
+        raise UserError(f"Kernels cannot be summed by '{unknown[0] if keys else ''}'; choose from {', '.join(BY)}.")
+    tree = build(launches, root, timed=False)
+    counts = (launches.table["kind"] == "kernel").to_numpy(dtype=bool)
+    rows = np.flatnonzero(counts if root is None else counts & (tree.operation_root >= 0))
+    frame = pd.DataFrame({key: BY[key](launches, tree, rows).reset_index(drop=True) for key in keys})
+    duration = launches.table["duration_ns"].iloc[rows].astype("Float64").reset_index(drop=True)
+    grouped = frame.assign(us=duration / 1e3).groupby(keys, dropna=False, sort=False)
+    out = grouped.agg(
+        launches=("us", "size"),
+        total_ms=("us", "sum"),
+        median_us=("us", "median"),
+        mean_us=("us", "mean"),
+        min_us=("us", "min"),
+        max_us=("us", "max"),
+    ).reset_index()
+    # A sum of nothing known is not known either.
+    out["total_ms"] = (out["total_ms"] / 1e3).where(out["median_us"].notna())
+    out.insert(len(keys) + 2, "pct_of_kernels", 100 * out["total_ms"] / (out["total_ms"].sum() or np.nan))
+    ordered: pd.DataFrame = out.sort_values(
+        ["total_ms", *keys], ascending=[False, *[True] * len(keys)], ignore_index=True
+    )
+    return ordered
+
+
+def _column(name: str) -> Callable[[Launches, Tree, Ints], "pd.Series[str]"]:
+    return lambda launches, tree, rows: launches.table[name].iloc[rows]
+
+
+def _range(launches: Launches, tree: Tree, rows: Ints) -> "pd.Series[str]":
+    code, values = codes(launches.ranges["path"])
+    own = tree.range_id[rows]
+    return strings(np.where(own >= 0, code[own], -1) if len(code) else own, [str(v) for v in values])
+
+
 def operation_paths(tree: Tree, rows: Ints) -> tuple[Ints, list[str]]:
     """Return (code, values): the path of the innermost range of some operations, from their root down."""
     code, values, _, _ = paths(tree, tree.with_parents(tree.range_id[rows]))
@@ -62,4 +118,13 @@ def stage_column(tree: Tree, rows: Ints) -> "pd.Series[str]":
     """Return the stage of some operations (see ``ranges.stage_of``), NA where they lie in none."""
     stages = tree.stages()
     own = tree.range_id[rows]
-    return strings(np.where(own >= 0, stages[own], -1) if len(stages) else own, tree.names)
+    stage = [stage_of(name) or name for name in tree.names]
+    return strings(np.where(own >= 0, stages[own], -1) if len(stages) else own, stage)
+
+
+BY = {
+    "name": _column("name"),
+    "stage": lambda launches, tree, rows: stage_column(tree, rows),
+    "range": _range,
+    **{name: _column(name) for name in ("rank", "process", "device", "stream")},
+}

@@ -1,7 +1,11 @@
 """What commands share: tables as text, where a run goes, and what is said of it."""
 
 import argparse
+import json
+import re
+import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +40,69 @@ def print_run(run: "Run") -> None:
     print(f"hidden: {redact.said(run.manifest.get('hidden') or {})}.", file=sys.stderr)
 
 
+def add_format(parser: argparse.ArgumentParser) -> None:
+    """Add --format, which ``print_rows`` takes."""
+    parser.add_argument("--format", choices=("table", "csv", "json"), default="table")
+
+
+def print_notes(sentences: Sequence[str]) -> None:
+    """Print notes on stderr, so that stdout holds the result and nothing else."""
+    for sentence in sentences:
+        print(f"note: {sentence}", file=sys.stderr)
+
+
+def records(table: "pd.DataFrame") -> Any:
+    """Return the rows as JSON holds them; NA is null."""
+    return json.loads(table.to_json(orient="records"))
+
+
+def print_csv(table: "pd.DataFrame") -> None:
+    """Print a table as CSV; NA is empty."""
+    print(table.to_csv(index=False, float_format="%.6g"), end="")
+
+
+def fitted(table: "pd.DataFrame", spare: Sequence[str] = ()) -> str:
+    """Return the table as text for people: times in a unit that fits, and no wider than the terminal.
+
+    Where the terminal is too narrow, columns of ``spare`` go first, in that order and with a note, then the longest
+    texts of the widest column are cut in the middle. What is no terminal takes every column at its full width.
+    """
+    shown = table.copy()
+    for name in table.columns:
+        if found := re.fullmatch(r"(.+)_(ms|us)(_min|_max)?", str(name)):
+            us = table[name].astype("Float64") * (1000 if found[2] == "ms" else 1)
+            shown[name] = [None if missing else time(value) for value, missing in zip(us, us.isna(), strict=True)]
+            shown = shown.rename(columns={name: found[1] + (found[3] or "")})
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+    widths = {name: max([len(name), *map(len, map(_cell, shown[name]))]) for name in map(str, shown)}
+    widest = max(widths, key=lambda name: widths[name])
+    gone = []
+    for name in spare:
+        if sum(widths.values()) - widths[widest] + NARROWEST + 2 * len(widths) > width and name in widths:
+            del widths[name]
+            gone.append(name)
+    if gone:
+        print_notes([f"the terminal is too narrow for {', '.join(gone)}; --format csv has everything."])
+    room = max(NARROWEST, width - sum(widths.values()) + widths[widest] - 2 * len(widths))
+    shown[widest] = [text if len(text) <= room else _cut(text, room) for text in map(_cell, shown[widest])]
+    return aligned(shown[list(widths)])
+
+
+NARROWEST = 24  # characters of the widest column that are always there
+
+
+def time(us: float) -> str:
+    """Return a time in us, ms or s, whichever fits: ``123.2 us``, ``1.503 ms``."""
+    value, unit = (us, "us") if us < 1e3 else (us / 1e3, "ms") if us < 1e6 else (us / 1e6, "s")
+    return f"{value:.{max(1, 4 - len(str(int(value))))}f} {unit}" if value else "0"
+
+
+def _cut(text: str, room: int) -> str:
+    """Return a text with its middle left out: kernel names differ at both ends."""
+    tail = (room - 3) // 3
+    return f"{text[: room - 3 - tail]}...{text[len(text) - tail :]}"
+
+
 def aligned(table: "pd.DataFrame") -> str:
     """Return the table as text: text columns left-aligned, numbers right-aligned with four decimals, NA as '-'."""
     rows = [list(table.columns), *([_cell(v) for v in row] for row in table.itertuples(index=False))]
@@ -51,7 +118,7 @@ def aligned(table: "pd.DataFrame") -> str:
 
 
 def _is_text(column: "pd.Series[Any]") -> bool:
-    return any(isinstance(v, str) and not v.replace(".", "").isdigit() for v in column)
+    return any(isinstance(v, str) and not re.fullmatch(r"[\d.]+( (us|ms|s))?", v) for v in column)
 
 
 def _cell(value: Any) -> str:

@@ -46,9 +46,12 @@ class Loaded:
         """Return the time of every range below the roots, as ``analysis.breakdown.breakdown`` does."""
         return time_of.breakdown(self.launches, root, spread=spread, roles=roles)
 
-    def kernels(self, root: str | None = None, limit: int = 20) -> pd.DataFrame:
-        """Return the kernels that take most time, as ``analysis.kernels.top_kernels`` does."""
-        return longest.top_kernels(self.launches, root, limit)
+    def kernels(self, root: str | None = None, limit: int = 20, by: str | Sequence[str] | None = None) -> pd.DataFrame:
+        """Return the kernels that take most time, as ``analysis.kernels.top_kernels`` does, or with ``by`` ``sums``."""
+        if by is None:
+            return longest.top_kernels(self.launches, root, limit)
+        table = longest.sums(self.launches, by, root)
+        return table.head(limit or len(table))
 
     def counters(self, metrics: Sequence[str] | None = None) -> pd.DataFrame:
         """Return the hardware counters of each kernel, as ``analysis.counters.counters_table`` does."""
@@ -85,9 +88,14 @@ def breakdown(run_or_report: str | Path | Loaded, root: str | None = None, *, sp
     return load(run_or_report).breakdown(root, spread=spread)
 
 
-def kernels(run_or_report: str | Path | Loaded, root: str | None = None, limit: int = 20) -> pd.DataFrame:
-    """Return the kernels of a capture that take most time: ``load(run_or_report).kernels(root, limit)``."""
-    return load(run_or_report).kernels(root, limit)
+def kernels(
+    run_or_report: str | Path | Loaded,
+    root: str | None = None,
+    limit: int = 20,
+    by: str | Sequence[str] | None = None,
+) -> pd.DataFrame:
+    """Return the kernels of a capture that take most time: ``load(run_or_report).kernels(root, limit, by)``."""
+    return load(run_or_report).kernels(root, limit, by)
 
 
 def compare(a: str | Path | Loaded, b: str | Path | Loaded, root: str | None = None) -> pd.DataFrame:

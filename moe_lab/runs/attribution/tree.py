@@ -82,19 +82,20 @@ class Tree:
         return np.where(found >= 0, self.name[found], -1) if len(found) else found
 
 
-def build(launches: Launches, root: str | None = None) -> Tree:
+def build(launches: Launches, root: str | None = None, *, timed: bool = True) -> Tree:
     """Return the tree of a report.
 
     Args:
         launches: the report.
         root: regular expression searched in range names; the outermost matches are the roots. By default the
             ``moe_lab|...`` ranges if there are any, else all top-level ranges.
+        timed: whether starts and ends of operations are needed.
 
     Raises:
-        UserError: the expression is not valid or matches no range, or the report has no times.
+        UserError: the expression is not valid or matches no range, or the report lacks the times that are needed.
     """
     ranges, table = launches.ranges, launches.table
-    if len(table) and table["start_ns"].isna().all():
+    if timed and len(table) and table["start_ns"].isna().all():
         raise UserError(
             "This report holds counters of kernels that ran one by one, and no start times; see its counters with "
             "`moe-lab counters`, and trace the command (`moe-lab capture nsys`) for a breakdown."

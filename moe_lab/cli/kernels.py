@@ -1,0 +1,81 @@
+"""``moe-lab kernels``: the kernels of any report, summed."""
+
+import argparse
+import json
+from typing import TYPE_CHECKING
+
+from moe_lab.cli._print import add_format, fitted, print_csv, print_notes, records, time
+from moe_lab.spec.guard import options
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from moe_lab.spec.launches import Launches
+
+INFO = {"about": "sums, counts, medians and shares of the kernels of a run or report"}
+SORTS = {
+    **{"total": "total_ms", "launches": "launches", "median": "median_us", "mean": "mean_us"},
+    **{"min": "min_us", "max": "max_us"},
+}
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add its options."""
+    parser.add_argument("source", metavar="RUN_OR_REPORT", help="run name, run folder, or report file")
+    parser.add_argument(
+        "--by",
+        default="name",
+        metavar="LIST",
+        help="what the kernels of a row share: name, stage, range, rank, process, device, stream, or some of them",
+    )
+    parser.add_argument(
+        "--root", type=options.pattern, metavar="REGEX", help="only kernels in ranges of such a name (default: all)"
+    )
+    parser.add_argument("--top", type=options.whole(0, options.COUNT), default=20, metavar="N", help="rows; 0 = all")
+    parser.add_argument(
+        "--sort", choices=[*SORTS, "name"], default="total", help="largest first; name: by the alphabet"
+    )
+    add_format(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print the kernels of a run or report, a row for those that share what was asked for."""
+    from moe_lab import runs
+    from moe_lab.analysis.kernels import sums
+
+    launches = runs.load(arguments.source).launches()
+    by = arguments.by.split(",")
+    table = sums(launches, by, arguments.root)
+    if arguments.sort == "name":
+        table = table.sort_values(by, kind="stable")
+    else:
+        table = table.sort_values(SORTS[arguments.sort], ascending=False, kind="stable")
+    shown = table.head(arguments.top or len(table))
+    notes = [*launches.meta["warnings"], *_left_out(table.iloc[len(shown) :])]
+    print_notes(notes)
+    if arguments.format == "csv":
+        print_csv(shown)
+    elif arguments.format == "json":
+        print(json.dumps({"notes": notes, "kernels": records(shown)}, indent=1))
+    else:
+        print(
+            fitted(shown.assign(pct_of_kernels=shown["pct_of_kernels"].map("{:.2f}".format, na_action="ignore")), SPARE)
+        )
+        print(f"\n{_summary(launches, table)}")
+
+
+SPARE = ("min", "mean", "max", "median")  # where the terminal is narrow
+
+
+def _left_out(rest: "pd.DataFrame") -> list[str]:
+    share = rest["pct_of_kernels"].sum()
+    return [f"{len(rest)} more rows have {share:.2f} % of the time; --top 0 shows them."] if len(rest) else []
+
+
+def _summary(launches: "Launches", table: "pd.DataFrame") -> str:
+    """Return what was counted, and what was not: copies and fills are no kernels."""
+    others = launches.table.loc[launches.table["kind"] != "kernel", "duration_ns"]
+    said = f"{table['launches'].sum()} kernels, {time(table['total_ms'].sum() * 1e3)}"
+    copies = f"; {len(others)} copies and fills beside them, {time(others.sum() / 1e3)}" if len(others) else ""
+    return f"{said}{copies}."
