@@ -32,7 +32,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     importer.add_argument("source", metavar="FILE_OR_RUN", help="file of vLLM or SGLang, file of tiles, or run")
     importer.add_argument("--model", help="preset, or sizes as KxNxExTOPK: an engine's file does not say K and topk")
     importer.add_argument(
-        "--dtype", default="bf16", choices=("bf16", "fp16"), help="where an engine's file leaves it out"
+        "--dtype",
+        default="bf16",
+        choices=("bf16", "fp16", "fp8_tensor", "fp8_token"),
+        help="format, where the name of an engine's file does not tell; fp8_w8a8 without blocks is fp8_tensor else",
     )
     importer.add_argument(
         "--out", type=Path, metavar="DIR", help="default: the first of $MOE_LAB_CONFIGS, else the package"

@@ -22,8 +22,8 @@ class Format:
         dtype: of the tokens, of the result, and of what is stored between kernels and not quantised.
         weight_bits: of a weight.
         activation_bits: of an activation that is multiplied.
-        weight_block: rows and columns of weights that share a scale; None = no scales.
-        activation_group: features of a row of activations that share a scale; None = no scales.
+        weight_block: rows and columns of an expert's weights that share a scale, 0 = all of them; None = no scales.
+        activation_block: rows and features of activations that share a scale, 0 = all of them; None = no scales.
         scale_bytes: of a scale.
         activation_roundoff: unit roundoff of quantised activations; 0 = they keep the dtype.
         product: what is multiplied, where that is not of the dtype: ``e4m3``.
@@ -35,7 +35,7 @@ class Format:
     weight_bits: int
     activation_bits: int
     weight_block: tuple[int, int] | None = None
-    activation_group: int | None = None
+    activation_block: tuple[int, int] | None = None
     scale_bytes: int = 0
     activation_roundoff: float = 0.0
     product: str = ""
@@ -44,7 +44,7 @@ class Format:
     @property
     def quantised(self) -> bool:
         """Whether weights or activations are not simply numbers of the dtype."""
-        return bool(self.weight_block or self.activation_group)
+        return bool(self.weight_block or self.activation_block)
 
     @property
     def multiplied(self) -> str:
@@ -56,16 +56,29 @@ class Format:
         """Bytes of an element of any matrix; None where the matrices differ."""
         return None if self.quantised else self.weight_bits // 8
 
+    @property
+    def block_shape(self) -> tuple[int, int] | None:
+        """What vLLM and SGLang call so: the blocks of weights, None where a scale is of whole rows or matrices."""
+        return self.weight_block if self.weight_block and all(self.weight_block) else None
+
+    @property
+    def per_channel(self) -> bool:
+        """Whether every row of weights, an output channel, has one scale."""
+        return self.weight_block == (1, 0)
+
     def weight_bytes(self, rows: int, columns: int) -> int:
         """Return the bytes of one expert's weights [rows, columns] and of their scales."""
-        high, wide = self.weight_block or (rows, columns)
-        scales = ceil(rows / high) * ceil(columns / wide) * self.scale_bytes if self.weight_block else 0
-        return ceil(rows * columns * self.weight_bits / 8) + scales
+        return self._bytes(rows, columns, self.weight_bits, self.weight_block)
 
     def activation_bytes(self, rows: int, features: int) -> int:
         """Return the bytes of activations [rows, features] that a product reads, and of their scales."""
-        scales = rows * ceil(features / self.activation_group) * self.scale_bytes if self.activation_group else 0
-        return ceil(rows * features * self.activation_bits / 8) + scales
+        return self._bytes(rows, features, self.activation_bits, self.activation_block)
+
+    def _bytes(self, rows: int, columns: int, bits: int, block: tuple[int, int] | None) -> int:
+        scales = 0
+        if block and rows:
+            scales = ceil(rows / (block[0] or rows)) * ceil(columns / (block[1] or columns))
+        return ceil(rows * columns * bits / 8) + scales * self.scale_bytes
 
 
 _FIELDS = [field.name for field in fields(Format) if field.name != "name"]
@@ -87,14 +100,20 @@ def _read(name: str) -> Format:
         raise UserError(f"INFO of the format '{name}' lacks something of: {', '.join(_FIELDS)} ({error}).") from None
 
 
-def of_engine(kind: str, block: tuple[int, ...] | None) -> list[str]:
-    """Return the formats that vLLM and SGLang name so in their tuned files: several where they leave the dtype out.
+def of_engine(kind: str, block: tuple[int, ...] | None, per_channel: bool = False) -> list[str]:
+    """Return the formats that vLLM and SGLang name so in their tuned files: several where the name does not tell.
 
     Args:
         kind: behind ``dtype=``; empty = left out.
         block: behind ``block_shape=``; None = left out.
+        per_channel: ``per_channel_quant=True`` stands there, which SGLang alone writes.
     """
-    return [name for name in plugins.names("formats") if (get(name).engine, get(name).weight_block) == (kind, block)]
+    named = {name: get(name) for name in plugins.names("formats")}
+    return [
+        name
+        for name, known in named.items()
+        if (known.engine, known.block_shape) == (kind, block) and (known.per_channel or not per_channel)
+    ]
 
 
 def stated(sizes: Mapping[Any, Any]) -> str | None:

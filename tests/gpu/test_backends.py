@@ -35,7 +35,7 @@ class fused_moe_kernel:
 
 
 def get_default_config(M, E, N, K, topk, dtype, block_shape=None):
-    assert (dtype, block_shape) in ((None, None), ("fp8_w8a8", [128, 128]))
+    assert (dtype, block_shape) in ((None, None), ("fp8_w8a8", None), ("fp8_w8a8", [128, 128]))
     return {"BLOCK_SIZE_M": 16 if M <= E else 64, "SPLIT_K": 1}
 
 
@@ -46,10 +46,15 @@ def invoke_fused_moe_triton_kernel(
 ):
     assert B_bias is None and C.ndim == 3 and use_fp8_w8a8 == (B_scale is not None)
     if use_fp8_w8a8:
-        assert block_shape == [128, 128] and A.dtype == B.dtype == torch.float8_e4m3fn
-        A = A.float() * A_scale.repeat_interleave(128, -1)[:, : A.shape[-1]]
-        wide = B_scale.repeat_interleave(128, -1).repeat_interleave(128, -2)
-        B = B.float() * wide[:, : B.shape[1], : B.shape[2]]
+        assert A.dtype == B.dtype == torch.float8_e4m3fn
+        if block_shape:
+            assert block_shape == [128, 128] and not per_channel_quant
+            A_scale = A_scale.repeat_interleave(128, -1)[:, : A.shape[-1]]
+            B_scale = B_scale.repeat_interleave(128, -1).repeat_interleave(128, -2)[:, : B.shape[1], : B.shape[2]]
+        else:
+            assert B_scale.stride(0) == (B.shape[1] if per_channel_quant else 1)
+            assert A_scale.shape == (A.shape[0] if per_channel_quant else 1, 1)
+        A, B = A.float() * A_scale, B.float() * B_scale
     flat, size = C.view(-1, C.shape[-1]), config["BLOCK_SIZE_M"]
     for tile in range(int(num_tokens_post_padded) // size):
         pairs = [tile] if sorted_token_ids is None else sorted_token_ids[tile * size : (tile + 1) * size].tolist()
@@ -98,11 +103,11 @@ def test_wheel_pipeline_gives_what_the_oracle_gives(cache: Path, interpreter, M:
     assert seen == (["align", "w13", "act", "w2", "combine"] if M else [])
 
 
-def fp8(M: int, K: int = 256, N: int = 128, E: int = 8, topk: int = 2) -> tuple:
-    """A problem in fp8_block, with tokens in fp16 since the interpreter has no bf16."""
+def fp8(M: int, K: int = 256, N: int = 128, E: int = 8, topk: int = 2, format: str = "fp8_block") -> tuple:
+    """A problem in e4m3, with tokens in fp16 since the interpreter has no bf16."""
     _, (x, w13, w2, *route) = make(M, K, N, E, topk)
-    problem = MoEProblem(M, K, N, E, topk, "fp8_block")
-    return problem, (x.half(), quantise(w13, "fp8_block"), quantise(w2, "fp8_block"), *route)
+    problem = MoEProblem(M, K, N, E, topk, format)
+    return problem, (x.half(), quantise(w13, format), quantise(w2, format), *route)
 
 
 def assert_fp8(y: torch.Tensor, problem: MoEProblem, tensors: tuple) -> None:
@@ -112,9 +117,10 @@ def assert_fp8(y: torch.Tensor, problem: MoEProblem, tensors: tuple) -> None:
     assert (y.float() - expected).square().mean().sqrt() < 0.03 * expected.square().mean().sqrt()
 
 
+@pytest.mark.parametrize("format", ["fp8_block", "fp8_tensor", "fp8_token"])
 @pytest.mark.parametrize("M", [1, 5, 33], ids=["one-tile-a-pair", "few", "more"])
-def test_wheel_pipeline_passes_values_and_scales_of_fp8(cache: Path, interpreter, M: int, poison) -> None:
-    problem, tensors = fp8(M)
+def test_wheel_pipeline_passes_values_and_scales_of_fp8(cache: Path, interpreter, M: int, format: str, poison) -> None:
+    problem, tensors = fp8(M, format=format)
     seen: list[str] = []
 
     def mark(stage):
@@ -331,15 +337,19 @@ def test_listing_backends_imports_none(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+FP8_PEERS = [("deep_gemm", "fp8_block")]
+FP8_PEERS += [(f"{name}_triton", f"fp8_{kind}") for name in ("vllm", "sglang") for kind in ("block", "tensor", "token")]
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("M", [1, 16, 257, 700], ids=["one", "few", "more-than-masked", "many"])
-@pytest.mark.parametrize("name", ["vllm_triton", "sglang_triton", "deep_gemm"])
-def test_peers_in_fp8_match_the_oracle_in_a_cuda_graph(name: str, M: int, device: str, poison) -> None:
+@pytest.mark.parametrize(("name", "format"), FP8_PEERS)
+def test_peers_in_fp8_match_the_oracle_in_a_cuda_graph(name: str, format: str, M: int, device: str, poison) -> None:
     if plugins.unavailable("experts", name):
         pytest.skip("not here")
-    problem = MoEProblem(M, 512, 256, 16, 4, "fp8_block")
+    problem = MoEProblem(M, 512, 256, 16, 4, format)
     x, first, second = torch.randn(M, 512), torch.randn(16, 512, 512) * 512**-0.5, torch.randn(16, 512, 256) / 16
-    weights = [quantise(w.to(device, torch.bfloat16), "fp8_block") for w in (first, second)]
+    weights = [quantise(w.to(device, torch.bfloat16), format) for w in (first, second)]
     route = routing.synthetic("zipf:1.0", M, 16, 4, seed=M, device=device)
     inputs = check.Inputs(x.to(device, torch.bfloat16), *weights, *route)
     backend, silent = examine.load(name)[0], ranges.marker("none")

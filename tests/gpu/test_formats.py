@@ -11,7 +11,7 @@ from moe_lab.gpu import formats
 from moe_lab.gpu.bench import cases, examine
 from moe_lab.gpu.bench.check import Inputs, Oracle
 from moe_lab.gpu.experts import torch_loop
-from moe_lab.gpu.formats import fp8_block
+from moe_lab.gpu.formats import fp8_block, fp8_tensor, fp8_token
 from moe_lab.gpu.routing import synthetic
 from moe_lab.gpu.weights import expert_weights, tokens
 from moe_lab.spec import formats as known
@@ -37,8 +37,10 @@ def test_a_format_with_scales_has_what_its_data_say_and_comes_back(name):
     error = (formats.dense(stored, torch.float64) - w.double()).abs().amax((1, 2)) / w.abs().amax((1, 2))
     assert bool((error <= 2.0 ** -(own.weight_bits // 2)).all())
     torch.testing.assert_close(formats.dense(stored[1], torch.float64), formats.dense(stored, torch.float64)[1])
-    if own.activation_group:
-        x = torch.randn(9, 300, dtype=torch.bfloat16) * torch.logspace(-6, 6, 9)[:, None].bfloat16()
+    if own.activation_block:
+        x = torch.randn(9, 300, dtype=torch.bfloat16)
+        if own.activation_block[0] == 1:
+            x *= torch.logspace(-6, 6, 9)[:, None].bfloat16()
         kept = plugin.quantise_activations(x)
         assert kept.values.numel() * kept.values.element_size() + 4 * kept.scales.numel() == own.activation_bytes(
             9, 300
@@ -57,6 +59,32 @@ def test_fp8_block_has_a_scale_a_block_and_the_largest_becomes_448():
     torch.testing.assert_close(stored.scales[0], torch.tensor([[8.0, 1.0], [1.0, 0.5]]) / 448)
     assert float(stored.values[0, 3, 4]) == -448
     torch.testing.assert_close(formats.dense(stored, torch.float32), w)
+
+
+def test_fp8_token_has_a_scale_a_row_and_fp8_tensor_one_a_matrix():
+    w = torch.ones(2, 3, 130)
+    w[0, 1, 4], w[1] = -8.0, 0.5
+    by_row, by_matrix = fp8_token.quantise(w), fp8_tensor.quantise(w)
+    torch.testing.assert_close(by_row.scales.squeeze(2), torch.tensor([[1.0, 8.0, 1.0], [0.5, 0.5, 0.5]]) / 448)
+    torch.testing.assert_close(by_matrix.scales.flatten(), torch.tensor([8.0, 0.5]) / 448)
+    assert float(by_row.values[0, 1, 4]) == float(by_matrix.values[0, 1, 4]) == -448
+    for stored in (by_row, by_matrix):
+        torch.testing.assert_close(formats.dense(stored, torch.float32), w)
+    assert fp8_token.quantise_activations(w[0]).scales.shape == (3, 1)
+    assert fp8_tensor.quantise_activations(w[0]).scales.shape == (1, 1)
+
+
+def test_the_oracle_rounds_rows_of_all_experts_by_one_scale_where_the_format_has_one():
+    """GIVEN a token whose hidden features are large WHEN another goes to another expert THEN its rounding feels it."""
+    problem = MoEProblem(2, 128, 128, 2, 1, "fp8_tensor")
+    w13, w2 = (formats.quantise(torch.randn(*size) / 11, "fp8_tensor") for size in ((2, 256, 128), (2, 128, 128)))
+    x, ids = torch.randn(2, 128), torch.tensor([[0], [1]], dtype=torch.int32)
+    weights = torch.ones(2, 1)
+    y = torch_loop.experts(x, w13, w2, weights, ids, problem=problem, mark=SILENT)
+    alone = torch_loop.experts(x[:1], w13, w2, weights[:1], ids[:1], problem=replace(problem, M=1), mark=SILENT)
+    assert not torch.equal(y[:1], alone)
+    large = torch_loop.experts(x * 2, w13, w2, weights, ids, problem=problem, mark=SILENT)
+    assert not torch.equal(y, large)
 
 
 def test_fp8_block_of_zeros_and_of_no_rows_is_zeros_and_no_rows():
@@ -158,4 +186,7 @@ def test_bench_experts_in_fp8_block_is_a_run_of_its_own_format(tmp_path, capsys)
 def test_unknown_formats_are_refused_by_every_command(command, tmp_path, capsys):
     out = ["--out", str(tmp_path / "x")] if command != "experts" else []
     assert gpu.main([command, *out, "--device", "cpu", "--format", "fp7"]) == 2
-    assert "There is no format 'fp7'; choose one of: bf16, fp16, fp32, fp8_block." in capsys.readouterr().err
+    assert (
+        "There is no format 'fp7'; choose one of: bf16, fp16, fp32, fp8_block, fp8_tensor, fp8_token."
+        in capsys.readouterr().err
+    )

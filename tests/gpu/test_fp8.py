@@ -1,4 +1,4 @@
-"""Our Triton backends in fp8_block: the kernel that quantises, and the layer against the dequantised oracle."""
+"""Our Triton backends in the formats of e4m3: what quantises, and the layer against the dequantised oracle."""
 
 from dataclasses import replace
 
@@ -6,19 +6,21 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from moe_lab.gpu import routing
+from moe_lab.gpu import formats, routing
 from moe_lab.gpu.bench.check import Inputs, Oracle
 from moe_lab.gpu.experts import load, torch_loop
-from moe_lab.gpu.formats import dense, fp8_block
+from moe_lab.gpu.formats import dense
 from moe_lab.gpu.kernels.activation import gated_activation_torch
+from moe_lab.gpu.kernels.linear import linear
 from moe_lab.gpu.kernels.quantise import quantise
 from moe_lab.gpu.kernels.tile import Tile
-from moe_lab.spec import ranges
+from moe_lab.spec import plugins, ranges
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.problem import MoEProblem
 
 SILENT = ranges.marker("none")
 BACKENDS = ["fused_moe", "grouped"]
+BEHIND = ["fp8_tensor", "fp8_token"]  # scales behind the sum
 # M, K, N, E, topk, routing, activation, tile (None = the default) and why.
 CASES = [
     (1, 256, 128, 4, 2, "uniform", "silu", None, "one token"),
@@ -30,11 +32,20 @@ CASES = [
     (20, 256, 128, 2, 2, "zipf:1.0", "silu", (32, 32, 128, 8, 4, 2), "tiles of a quarter of a block"),
     (0, 256, 128, 8, 2, "uniform", "silu", None, "no tokens"),
 ]
+# The same for scales behind the sum.
+CASES_BEHIND = [
+    (1, 256, 128, 4, 2, "uniform", "silu", None, "one token"),
+    (9, 128, 192, 3, 2, "zipf:1.0", "swigluoai", None, "tiles with 64 columns of none"),
+    (9, 160, 136, 4, 2, "uniform", "silu", None, "tails of 32 and 8 in every size"),
+    (67, 128, 128, 2, 2, "uniform", "silu", None, "tiles of 64 rows"),
+    (20, 256, 128, 2, 2, "zipf:1.0", "silu", (32, 256, 64, 8, 4, 2), "tiles that a block of weights would not allow"),
+    (0, 256, 128, 8, 2, "uniform", "silu", None, "no tokens"),
+]
 
 
-def make(case, device):
+def make(case, device, format="fp8_block"):
     M, K, N, E, topk, spec, activation = case
-    problem = MoEProblem(M, K, N, E, topk, "fp8_block", activation)
+    problem = MoEProblem(M, K, N, E, topk, format, activation)
     dtype = torch.bfloat16 if device == "cuda" else torch.float16  # the interpreter has no bf16
     g = torch.Generator().manual_seed(torch.seed() % 2**31)
 
@@ -45,7 +56,7 @@ def make(case, device):
     weights = normal(E, 2 * N, K, scale=K**-0.5), normal(E, K, N, scale=N**-0.5)
     x = normal(M, K, scale=1).to(dtype)
     ids = routing.synthetic(spec, M, E, topk, seed=g.initial_seed(), device=device)
-    return problem, Inputs(x, *(fp8_block.quantise(w) for w in weights), *ids)
+    return problem, Inputs(x, *(formats.quantise(w, format) for w in weights), *ids)
 
 
 def run(name, problem, inputs, **options):
@@ -71,18 +82,28 @@ def test_fp8_block_matches_the_dequantised_oracle(name, case, device, poison):
     assert_right(run(name, problem, inputs, tile=Tile(*tile) if tile else None), problem, inputs)
 
 
-@pytest.mark.gpu
+@pytest.mark.parametrize("format", BEHIND)
 @pytest.mark.parametrize("name", BACKENDS)
-@pytest.mark.parametrize("M", [1, 7, 64, 65, 513])
-def test_fp8_block_is_right_at_the_sizes_of_a_model_and_in_a_graph(name, M, device, poison):
+@pytest.mark.parametrize("case", CASES_BEHIND, ids=[case[-1] for case in CASES_BEHIND])
+def test_scales_behind_the_sum_match_the_dequantised_oracle(name, case, format, device, poison):
+    *sizes, tile, _ = case
+    problem, inputs = make(sizes, device, format)
+    assert_right(run(name, problem, inputs, tile=Tile(*tile) if tile else None), problem, inputs)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("format", ["fp8_block", *BEHIND])
+@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("M", [1, 7, 64, 65, 513, 3000])
+def test_fp8_is_right_at_the_sizes_of_a_model_and_in_a_graph(name, M, format, device, poison):
     sizes = (M, 2048, 768, 128, 8, "zipf:1.0", "silu")
-    problem, inputs = make(sizes, device)
+    problem, inputs = make(sizes, device, format)
     run(name, problem, inputs)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         y = run(name, problem, inputs)
     for _ in range(2):
-        _, fresh = make(sizes, device)
+        _, fresh = make(sizes, device, format)
         for old, new in ((inputs.x, fresh.x), *zip(inputs[3:], fresh[3:], strict=True)):
             old.copy_(new)
         graph.replay()
@@ -100,26 +121,40 @@ def test_a_wrong_scale_of_weights_or_a_swap_of_two_is_seen(name, device):
         assert not oracle.right(oracle.errors(run(name, problem, inputs._replace(**{key: wrong}))))
 
 
+@pytest.mark.parametrize("format", BEHIND)
 @pytest.mark.parametrize("name", BACKENDS)
-def test_fp8_block_multiplies_the_input_by_the_router_weight_where_the_model_does(name, device, poison):
-    problem, inputs = make((21, 128, 128, 4, 1, "uniform", "silu"), device)
+def test_a_wrong_scale_behind_the_sum_is_seen(name, format, device):
+    problem, inputs = make((9, 128, 128, 4, 2, "uniform", "silu"), device, format)
+    oracle = Oracle(inputs, problem)
+    for key in ("w13", "w2"):
+        weights = getattr(inputs, key)
+        scales = weights.scales.roll(1, 1) if format == "fp8_token" else weights.scales * 3
+        wrong = replace(weights, scales=scales)
+        assert not oracle.right(oracle.errors(run(name, problem, inputs._replace(**{key: wrong}))))
+
+
+@pytest.mark.parametrize("format", ["fp8_block", *BEHIND])
+@pytest.mark.parametrize("name", BACKENDS)
+def test_fp8_multiplies_the_input_by_the_router_weight_where_the_model_does(name, format, device, poison):
+    problem, inputs = make((21, 128, 128, 4, 1, "uniform", "silu"), device, format)
     weights = torch.linspace(0.1, 0.9, 21, device=device)[:, None].contiguous()
     problem, inputs = replace(problem, apply_router_weight_on_input=True), inputs._replace(topk_weights=weights)
     oracle = Oracle(inputs, problem)
     assert oracle.right(oracle.errors(run(name, problem, inputs)))
 
 
+@pytest.mark.parametrize("format", ["fp8_block", *BEHIND])
 @pytest.mark.parametrize("rows", [1, 33])
 @pytest.mark.parametrize("features", [128, 200])
 @pytest.mark.parametrize("activation", ["none", "silu", "swigluoai"])
-def test_quantise_gives_what_the_format_gives(rows, features, activation, device, poison):
+def test_quantise_gives_what_the_format_gives(rows, features, activation, format, device, poison):
     dtype = torch.bfloat16 if device == "cuda" else torch.float16
     wide = features * (1 if activation == "none" else 2)
     x = (torch.randn(rows, wide, device=device) * 4.0 ** torch.randint(-4, 4, (rows, 1), device=device)).to(dtype)
     x[0, : wide // 2] = 0
-    found = quantise(x, activation)
+    found = quantise(x, activation, format=format)
     numbers = x.float() if activation == "none" else gated_activation_torch(x.float(), activation)
-    expected = fp8_block.quantise_activations(numbers)
+    expected = plugins.load("formats", format).quantise_activations(numbers)
     torch.testing.assert_close(found.scales, expected.scales, rtol=1e-5, atol=0)
     assert found.values.dtype == torch.float8_e4m3fn
     apart = found.values.float() - expected.values.float()
@@ -128,21 +163,32 @@ def test_quantise_gives_what_the_format_gives(rows, features, activation, device
     assert bool((apart.abs() <= expected.values.float().abs() / 7 + 2**-9).all())
 
 
-def test_quantise_leaves_padding_rows_alone(device, poison):
+@pytest.mark.parametrize("format", ["fp8_block", *BEHIND])
+def test_quantise_leaves_padding_rows_alone(format, device, poison):
     x = torch.randn(6, 512, device=device).half()
     x[[1, 4]] = float("nan")
     order = torch.tensor([3, 9, 0, 1, 7, 2], dtype=torch.int32, device=device)
-    found = quantise(x, "silu", order, 7)
+    found = quantise(x, "silu", order, 7, format=format)
     kept = [0, 2, 3, 5]
     numbers = dense(found, torch.float32)
     expected = gated_activation_torch(x.float(), "silu")
     torch.testing.assert_close(numbers[kept], expected[kept], rtol=0.07, atol=0.02)
-    assert found.scales[[1, 4]].isnan().all(), "not written"
+    if format == "fp8_tensor":
+        largest = expected[kept].abs().max() / 448
+        torch.testing.assert_close(found.scales, largest[None, None], rtol=1e-5, atol=0)
+    else:
+        assert found.scales[[1, 4]].isnan().all(), "not written"
 
 
-@pytest.mark.parametrize("name", BACKENDS)
-def test_stages_of_fp8_block_say_where_it_quantises(name, device):
-    problem, inputs = make((9, 128, 128, 4, 2, "uniform", "silu"), device)
+SORTED = ["quant", "align", "w13+act", "quant", "w2", "combine"]
+STAGES = {(name, "fp8_block"): ["quant", "align", "w13", "act+quant", "w2", "combine"] for name in BACKENDS}
+STAGES |= {("fused_moe", format): STAGES["fused_moe", "fp8_block"] for format in BEHIND}
+STAGES |= {("grouped", format): SORTED for format in BEHIND}
+
+
+@pytest.mark.parametrize(("name", "format"), STAGES)
+def test_stages_of_fp8_say_where_it_quantises(name, format, device):
+    problem, inputs = make((9, 128, 128, 4, 2, "uniform", "silu"), device, format)
     seen = []
 
     def mark(stage):
@@ -150,7 +196,7 @@ def test_stages_of_fp8_block_say_where_it_quantises(name, device):
         return SILENT(stage)
 
     load(name)[0].experts(*inputs, problem=problem, mark=mark)
-    assert seen == ["quant", "align", "w13", "act+quant", "w2", "combine"]
+    assert seen == STAGES[name, format]
     assert all(map(ranges.stages_of, seen))
 
 
@@ -167,3 +213,12 @@ def test_gpus_without_e4m3_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     with pytest.raises(UserError, match=r"compute capability 8\.9 or more; choose bf16 here"):
         check_e4m3(torch.device("cuda", 0))
+
+
+@pytest.mark.parametrize("format", ["fp8_block", *BEHIND])
+def test_dense_products_of_the_layer_take_every_fp8_format(format, device, poison):
+    dtype = torch.bfloat16 if device == "cuda" else torch.float16
+    x, w = torch.randn(5, 160, device=device).to(dtype), formats.quantise(torch.randn(130, 160, device=device), format)
+    rounded = formats.rounding(format)(x).double()
+    expected = rounded @ dense(w, torch.float64).T
+    assert float((linear(x, w).double() - expected).norm()) < 0.01 * float(expected.norm())

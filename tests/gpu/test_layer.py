@@ -181,15 +181,18 @@ def test_layer_replays_in_a_cuda_graph_as_it_runs_eagerly(shape, device):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("backend", ["hopper", "fused_moe"])
+@pytest.mark.parametrize(
+    ("backend", "format"),
+    [("hopper", "fp8_block"), ("fused_moe", "fp8_block"), ("grouped", "fp8_tensor"), ("auto", "fp8_token")],
+)
 @pytest.mark.parametrize("shape", [PREFILL, DECODE], ids=["prefill", "decode"])
-def test_layer_in_fp8_block_is_as_near_to_the_layer_before_as_its_roundings(shape, backend, device, monkeypatch):
+def test_layer_in_fp8_is_as_near_to_the_layer_before_as_its_roundings(shape, backend, format, device, monkeypatch):
     """Every product's factors are rounded to e4m3: 4 of them in a row, each some 4 to 6 % of the RMS off."""
     if torch.cuda.get_device_capability()[0] != 9:
         pytest.skip("needs compute capability 9.0")
     attention = Attention("gqa", 8, 2, 64, qk_norm=True, rope_theta=1e6)
     monkeypatch.setitem(models.MODELS, "tiny-fp8", Model(256, 128, 8, 2, 1, attention, Router(), "test"))
-    layer = DecoderLayer("tiny-fp8", shape, format="fp8_block", backend=backend, device=device)
+    layer = DecoderLayer("tiny-fp8", shape, format=format, backend=backend, device=device)
     hidden, residual = layer.inputs()
     marked = []
 

@@ -108,6 +108,28 @@ def test_tiles_of_fp8_block_have_files_of_their_own_and_the_engines_name(folder:
         engines.load(other, K=2048, topk=8)
 
 
+def test_fp8_without_blocks_is_told_from_blocks_by_the_engines_names(folder: Path, tmp_path: Path) -> None:
+    """GIVEN tiles of three formats of e4m3 WHEN engines take them THEN no name means blocks that has none."""
+    formats = ("fp8_block", "fp8_tensor", "fp8_token")
+    files = {
+        (engine, format): engines.export(tuned(format=format), engine, tmp_path / engine)[0]
+        for engine in engines.ENGINES
+        for format in formats
+    }
+    stem = "E=128,N=768,device_name=NVIDIA_H200,dtype=fp8_w8a8"
+    assert files["vllm", "fp8_token"].name == files["vllm", "fp8_tensor"].name == f"{stem}.json"
+    assert files["sglang", "fp8_tensor"].name == f"{stem}.json"
+    assert files["sglang", "fp8_token"].name == f"{stem},per_channel_quant=True.json"
+    taken = {key: engines.load(path, K=2048, topk=8).format for key, path in files.items()}
+    assert taken == {
+        **{(engine, "fp8_block"): "fp8_block" for engine in engines.ENGINES},
+        **{(engine, "fp8_tensor"): "fp8_tensor" for engine in engines.ENGINES},
+        ("vllm", "fp8_token"): "fp8_tensor",
+        ("sglang", "fp8_token"): "fp8_token",
+    }
+    assert engines.load(files["vllm", "fp8_token"], K=2048, topk=8, dtype="fp8_token").format == "fp8_token"
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -212,7 +234,7 @@ def test_engine_files_with_extra_keys_and_without_warps_are_read(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "name", ["E=8,N=1,device_name=x,dtype=fp8_w8a8.json", "E=8,N=1,device_name=x,dtype=a_down.json"]
+    "name", ["E=8,N=1,device_name=x,dtype=int8_w8a8.json", "E=8,N=1,device_name=x,dtype=a_down.json"]
 )
 def test_quantised_or_second_files_are_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("{}")

@@ -13,7 +13,7 @@ def test_every_format_says_enough_for_bytes_names_and_tolerances(name):
     assert known.name == name
     assert known.dtype in ("fp32", "fp16", "bf16")
     assert known.weight_bytes(256, 256) >= 256 * 256 * known.weight_bits // 8
-    assert bool(known.activation_group) == bool(known.activation_roundoff)
+    assert bool(known.activation_block) == bool(known.activation_roundoff)
     assert bool(known.scale_bytes) == known.quantised
 
 
@@ -26,6 +26,17 @@ def test_fp8_block_counts_a_byte_a_number_and_four_a_scale():
     assert fp8.minimum_bytes(0, "w13") == 16 * (2048 + 16 * 4) + 128 * 1536 * 2, "x in fp8 with a scale a 128 features"
     assert fp8.minimum_bytes(0, "w2") == 128 * (768 + 6 * 4) + 128 * 2048 * 2
     assert (fp8.dtype, fp8.useful_flops()) == ("bf16", bf16.useful_flops())
+
+
+def test_scales_of_rows_and_of_matrices_are_counted():
+    """GIVEN Qwen3's experts WHEN they have a scale a row or a matrix THEN so many times 4 bytes are read beside."""
+    token, tensor = (MoEProblem(**QWEN, format=f"fp8_{kind}") for kind in ("token", "tensor"))
+    numbers = 128 * 3 * 2048 * 768 + 2 * 16 * 2048 * 2
+    assert token.minimum_bytes(128) == numbers + 128 * (2 * 768 + 2048) * 4
+    assert tensor.minimum_bytes(128) == numbers + 128 * 2 * 4
+    assert token.minimum_bytes(0, "w2") == 128 * (768 + 4) + 128 * 2048 * 2
+    assert tensor.minimum_bytes(0, "w2") == 128 * 768 + 4 + 128 * 2048 * 2
+    assert formats.get("fp8_tensor").activation_bytes(0, 768) == 0
 
 
 def test_blocks_at_the_edge_count_whole():

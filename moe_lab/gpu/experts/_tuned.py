@@ -69,6 +69,11 @@ def choose(
 
 
 def fp8_tile(problem: MoEProblem) -> Tile:
-    """Return a configuration of products in fp8_block by the tokens; as vLLM 0.33 chooses without a tuned file."""
+    """Return a configuration of products in e4m3 by the tokens; as vLLM 0.33 chooses without a tuned file.
+
+    Where scales come behind the sum, a tile of many rows may be as wide as in bf16, since no block of weights ends it.
+    """
     M = problem.M
+    if problem.format != "fp8_block" and problem.rows_useful > 96 * problem.E:
+        return Tile(128, 256, 128, 8, 8, 3)
     return Tile(16 if M <= 64 else 64, 64 if M <= 8 else 128, 128, 1 if M <= 16 else 32, 4, 4 if M <= 4 else 3)

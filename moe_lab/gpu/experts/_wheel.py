@@ -7,7 +7,7 @@ quantised in the activation's launch), so the stand-in flatters the peer.
 
 import inspect
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,7 +23,7 @@ from moe_lab.gpu.experts._tuned import align_of
 from moe_lab.gpu.formats import Quantised, Weights
 from moe_lab.gpu.kernels.activation import gated_activation
 from moe_lab.gpu.kernels.combine import combine
-from moe_lab.gpu.kernels.quantise import GROUP, check_e4m3, parts, quantise
+from moe_lab.gpu.kernels.quantise import check_e4m3, parts, quantise
 from moe_lab.spec import formats, peers
 from moe_lab.spec.configs import engines
 from moe_lab.spec.errors import UserError
@@ -99,9 +99,9 @@ class WheelPipeline:
 
     def _default(self, problem: MoEProblem) -> tuple[dict[str, int], bool]:
         given = {"M": problem.M, "E": problem.E, "N": problem.N, "K": problem.K, "topk": problem.topk}
-        known = formats.get(problem.format)
-        scaled = {"dtype": known.engine, "block_shape": list(known.weight_block)} if known.weight_block else {}
-        config = _call(self._defaults.get_default_config, {**given, "dtype": None, "is_marlin": False, **scaled})
+        scaled = _scaled(problem.format)
+        said = {"dtype": "fp8_w8a8" if scaled["use_fp8_w8a8"] else None, "is_marlin": False, **scaled}
+        config = _call(self._defaults.get_default_config, {**given, **said})
         return self._checked(config, "its default tiles")
 
     def _files(self, problem: MoEProblem, twin: str, gpu: str) -> dict[Path, str]:
@@ -111,7 +111,7 @@ class WheelPipeline:
 
     def _look_up(self, problem: MoEProblem, twin: str) -> tuple[dict[str, int], bool] | None:
         gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-        if problem.format == "fp8_block" and "H100" in gpu and not self._files(problem, "", gpu):
+        if formats.get(problem.format).quantised and "H100" in gpu and not self._files(problem, "", gpu):
             gpu = "NVIDIA H200"  # the same multiprocessors: its tiles are nearer than the defaults
         files = self._files(problem, twin, gpu)
         if not files:
@@ -168,7 +168,7 @@ class WheelPipeline:
         if quantised := isinstance(w13, Quantised):
             check_e4m3(x.device)
             with mark("quant"):
-                tokens = quantise(x)
+                tokens = quantise(x, format=problem.format)
         with mark("align"):
             tiles = self._align(topk_ids, plan, problem.E)
         given = {"topk_weights": topk_weights, "topk_ids": topk_ids, **tiles}
@@ -179,10 +179,8 @@ class WheelPipeline:
             fast = {"b_use_tma": plan.tma13, "c_sorted": plan.tma2}
             self._gemm(tokens, w13, gate_up, on_input, problem.topk, {**given, "config": dict(plan.w13), **fast})
         with mark("act+quant" if quantised else "act"):
-            rows13 = gate_up.view(-1, 2 * problem.N)
-            hidden = (quantise if quantised else gated_activation)(
-                rows13, problem.activation, order, problem.rows_useful
-            )
+            rows13 = gate_up.view(-1, 2 * problem.N), problem.activation, order, problem.rows_useful
+            hidden = quantise(*rows13, format=problem.format) if quantised else gated_activation(*rows13)
         with mark("w2"):
             rows = x.new_empty((problem.M, problem.topk, problem.K))
             fast = {"a_use_tma": plan.tma2, "b_use_tma": plan.tma2}
@@ -203,14 +201,24 @@ class WheelPipeline:
 
     def _gemm(self, x: Weights, w: Weights, y: Tensor, weighted: bool, topk: int, given: dict[str, Any]) -> None:
         """Launch y = x @ w^T for the rows of each tile; weighted: times the router weight."""
-        fixed = dict.fromkeys(("B_zp", "bias", "B_bias", "block_shape"))
-        off = ("use_fp8_w8a8", "use_int8_w8a8", "use_int8_w8a16", "use_int4_w4a16", "per_channel_quant")
+        fixed = dict.fromkeys(("B_zp", "bias", "B_bias"))
+        off = ("use_int8_w8a8", "use_int8_w8a16", "use_int4_w4a16", "filter_expert")
         (a, a_scale), (b, b_scale) = parts(x), parts(w)
         values = {"A": a, "B": b, "C": y, "A_scale": a_scale, "B_scale": b_scale, "top_k": topk}
         types = {"mul_routed_weight": weighted, "compute_type": TYPES[y.dtype]}
-        scaled = {"use_fp8_w8a8": True, "block_shape": [GROUP, GROUP]} if isinstance(w, Quantised) else {}
-        flags = {**dict.fromkeys((*off, "filter_expert"), False), **scaled}
+        flags = {**dict.fromkeys(off, False), **_scaled(w.format if isinstance(w, Quantised) else "")}
         _call(self._launcher, {**fixed, **flags, **values, **types, **given})
+
+
+@cache
+def _scaled(format: str) -> dict[str, Any]:
+    """Return how engines say a format; looked up once, since a look-up reads its file. Without a name: no scales."""
+    known = formats.get(format) if format else None
+    return {
+        "use_fp8_w8a8": bool(known and known.quantised),
+        "block_shape": list(known.block_shape) if known and known.block_shape else None,
+        "per_channel_quant": bool(known and known.per_channel),
+    }
 
 
 def _version(path: Path) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ INFO = {
     "about": "the quickest of hopper, grouped and fused_moe for sizes, M and GPU, as measured",
     "needs": ["torch", "triton"],
     "hardware": "NVIDIA SM80+, AMD CDNA3+; the CPU under TRITON_INTERPRET=1 (fp32, fp16)",
-    "formats": ["fp32", "fp16", "bf16", "fp8_block"],
+    "formats": ["fp32", "fp16", "bf16", "fp8_block", "fp8_tensor", "fp8_token"],
     "activations": ["silu", "swigluoai"],
     "cuda_graph": True,
     "source": "moe_lab",

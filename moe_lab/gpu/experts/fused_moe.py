@@ -19,7 +19,7 @@ INFO = {
     "about": "Triton: align, w13 GEMM gathering rows by expert tile, activation, w2 GEMM with router weights, combine",
     "needs": ["torch", "triton"],
     "hardware": "NVIDIA SM80+, AMD CDNA3+; the CPU under TRITON_INTERPRET=1 (fp32, fp16)",
-    "formats": ["fp32", "fp16", "bf16", "fp8_block"],
+    "formats": ["fp32", "fp16", "bf16", "fp8_block", "fp8_tensor", "fp8_token"],
     "cpu_formats": ["fp32", "fp16", "bf16"],
     "activations": ["silu", "swigluoai"],
     "align": "auto",
@@ -62,7 +62,7 @@ def experts(
     if quantised := isinstance(w13, Quantised):
         check_e4m3(x.device)
         with mark("quant"):
-            tokens = quantise(x)
+            tokens = quantise(x, format=problem.format)
     with mark("align"):
         alignment = align_pairs(topk_ids, gemm13.block_m, problem.E)
     with mark("w13"):
@@ -74,7 +74,11 @@ def experts(
             dtype=x.dtype,
         )
     with mark("act+quant" if quantised else "act"):
-        hidden = (quantise if quantised else gated_activation)(gate_up, problem.activation)
+        hidden: Weights = (
+            quantise(gate_up, problem.activation, format=problem.format)
+            if quantised
+            else gated_activation(gate_up, problem.activation)
+        )
     with mark("w2"):
         rows = fused_moe_gemm(
             hidden, w2, alignment, pairs, pairs_per_row=1, tile=gemm2, topk_weights=weights2, dtype=x.dtype
@@ -94,7 +98,7 @@ def tiles(problem: MoEProblem, device: torch.device, tile: Tiles | None = None) 
 
 
 def _default_tile(problem: MoEProblem) -> Tile:
-    if problem.format == "fp8_block":
+    if problem.format.startswith("fp8"):
         return fp8_tile(problem)
     mean_rows = problem.rows_useful / problem.E
     rows = 16 if mean_rows <= 8 else 32 if mean_rows <= 24 else 64 if mean_rows <= 96 else 128

@@ -3,6 +3,7 @@
 Elsewhere the same kernels load by pointers.
 """
 
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -23,7 +24,7 @@ INFO = {
     "about": "Triton: align, persistent w13 GEMM with the activation, persistent w2 GEMM on sorted rows, combine",
     "needs": ["torch", "triton"],
     "hardware": "NVIDIA SM90+ (TMA), else by pointers; the CPU under TRITON_INTERPRET=1 (fp32, fp16)",
-    "formats": ["fp32", "fp16", "bf16", "fp8_block"],
+    "formats": ["fp32", "fp16", "bf16", "fp8_block", "fp8_tensor", "fp8_token"],
     "cpu_formats": ["fp32", "fp16", "bf16"],
     "activations": ["silu", "swigluoai"],
     "align": "auto",
@@ -39,12 +40,20 @@ def prepare(w13: Weights, w2: Weights) -> tuple[Weights, Weights]:
     """Return w13 [E, 2N, K] with gate and up rows alternating, and w2 as it is; both contiguous.
 
     In fp8_block both stay as they are: blocks of 128 rows share a scale, and hidden rows are quantised by 128, so that
-    the activation is a launch of its own.
+    the activation is a launch of its own. In fp8_token the scales of rows alternate with them.
     """
-    if isinstance(w13, Quantised) or isinstance(w2, Quantised):
+    if not isinstance(w13, Quantised):
+        return _alternating(w13), parts(w2)[0].contiguous()
+    if w13.format == "fp8_block":
         return w13, w2
-    E, rows, K = w13.shape
-    return w13.view(E, 2, rows // 2, K).transpose(1, 2).reshape(E, rows, K).contiguous(), w2.contiguous()
+    scales = _alternating(w13.scales) if w13.scales.shape[1] > 1 else w13.scales
+    return replace(w13, values=_alternating(w13.values), scales=scales), w2
+
+
+def _alternating(rows: Tensor) -> Tensor:
+    """Return gate rows then up rows [E, 2N, columns] as gate, up, gate, up, ..."""
+    E, count, columns = rows.shape
+    return rows.view(E, 2, count // 2, columns).transpose(1, 2).reshape(E, count, columns).contiguous()
 
 
 def experts(
@@ -79,21 +88,25 @@ def experts(
     if quantised := isinstance(w13, Quantised):
         check_e4m3(x.device)
         with mark("quant"):
-            tokens = quantise(x)
+            tokens = quantise(x, format=problem.format)
     with mark("align"):
         alignment = align_pairs(topk_ids, gemm13.block_m, problem.E)
     gemm = partial(grouped_persistent_gemm, alignment=alignment, numel=pairs, programs=programs, dtype=x.dtype)
-    with mark("w13" if quantised else "w13+act"):
+    blocks = problem.format == "fp8_block"
+    with mark("w13" if blocks else "w13+act"):
         hidden: Weights = gemm(
             *(tokens, w13),
             tile=gemm13,
             pairs_per_row=problem.topk,
-            activation="none" if quantised else problem.activation,
+            activation="none" if blocks else problem.activation,
             topk_weights=weights13,
         )
     if quantised:
-        with mark("act+quant"):
-            hidden = quantise(parts(hidden)[0], problem.activation, alignment.sorted_token_ids, pairs)
+        with mark("act+quant" if blocks else "quant"):
+            hidden = quantise(
+                *(parts(hidden)[0], problem.activation if blocks else "none", alignment.sorted_token_ids, pairs),
+                format=problem.format,
+            )
     with mark("w2"):
         rows = gemm(hidden, w2, tile=gemm2, topk_weights=weights2)
     with mark("combine"):
@@ -112,7 +125,7 @@ def tiles(problem: MoEProblem, device: torch.device, tile: Tiles | None = None) 
 
 def _default_tile(problem: MoEProblem) -> Tile:
     """Return a configuration by the mean rows of an expert; not yet measured."""
-    if problem.format == "fp8_block":
+    if problem.format.startswith("fp8"):
         return fp8_tile(problem)
     if problem.dtype == "fp32":
         return Tile(32, 64, 32, 1, 4, 2)

@@ -15,7 +15,7 @@ INFO = {
     "about": "oracle: a loop over experts in torch, fp32 or fp64",
     "needs": ["torch", "triton"],
     "hardware": "any",
-    "formats": ["fp32", "fp16", "bf16", "fp8_block"],
+    "formats": ["fp32", "fp16", "bf16", "fp8_block", "fp8_tensor", "fp8_token"],
     "activations": ["silu", "swigluoai"],
     "cuda_graph": False,
     "source": "moe_lab",
@@ -50,17 +50,23 @@ def moe(
     problem only the activation and the place of the router weight count.
     """
     x, topk_weights = place_weight(x.to(dtype), topk_weights.to(dtype), problem, mark)
-    y = torch.zeros_like(x)
+    y, x = torch.zeros_like(x), rounded(x)
+    places, kept = {}, []
     for expert in topk_ids.unique().tolist():
         with mark("dispatch"):
-            tokens, slots = (topk_ids == expert).nonzero(as_tuple=True)
+            places[expert] = tokens, _ = (topk_ids == expert).nonzero(as_tuple=True)
             rows = x[tokens]
         with mark("w13"):
-            gate_up = rounded(rows) @ dense(w13[expert], dtype).T
+            gate_up = rows @ dense(w13[expert], dtype).T
         with mark("act"):
-            hidden = gated_activation_torch(gate_up, problem.activation)
+            kept.append(gated_activation_torch(gate_up, problem.activation))
+    if not kept:
+        return y
+    # Of all experts at once, since rows of several may share a scale.
+    hidden = rounded(torch.cat(kept)).split([len(rows) for rows in kept])
+    for (expert, (tokens, slots)), rows in zip(places.items(), hidden, strict=True):
         with mark("w2"):
-            out = rounded(hidden) @ dense(w2[expert], dtype).T
+            out = rows @ dense(w2[expert], dtype).T
         with mark("combine"):
             y.index_add_(0, tokens, out * topk_weights[tokens, slots, None])
     return y

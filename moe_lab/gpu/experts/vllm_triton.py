@@ -15,8 +15,8 @@ INFO = {
     "peer": "vllm",
     "tried": ["0.15.0", "0.33.0"],
     "hardware": "NVIDIA SM80+, AMD CDNA3+; the CPU under TRITON_INTERPRET=1 (fp32, fp16); "
-    "fp8_block: NVIDIA SM89+, where an H100 without tuned tiles takes an H200's",
-    "formats": ["fp32", "fp16", "bf16", "fp8_block"],
+    "fp8 formats: NVIDIA SM89+, where an H100 without tuned tiles takes an H200's",
+    "formats": ["fp32", "fp16", "bf16", "fp8_block", "fp8_tensor", "fp8_token"],
     "cpu_formats": ["fp32", "fp16", "bf16"],
     "fp32": "tf32",
     "activations": ["silu", "swigluoai"],

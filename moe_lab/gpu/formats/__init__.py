@@ -21,7 +21,7 @@ class Quantised:
     Attributes:
         format: its name.
         values: [..., rows, columns] as the format stores them.
-        scales: of blocks or groups of them, as the format's plugin says.
+        scales: [..., row blocks, column blocks], as the format's data say which numbers share one.
     """
 
     format: str
@@ -59,7 +59,7 @@ def dense(w: Weights, dtype: torch.dtype) -> Tensor:
 
 def rounding(format: str) -> Callable[[Tensor], Tensor]:
     """Return what activations [rows, features] are once they went through a format; in their own dtype."""
-    if not formats.get(format).activation_group:
+    if not formats.get(format).activation_block:
         return lambda x: x
     plugin = plugins.load("formats", format)
     return lambda x: dense(plugin.quantise_activations(x), x.dtype)

@@ -13,7 +13,7 @@ from moe_lab.gpu.align import Alignment
 from moe_lab.gpu.formats import Weights
 from moe_lab.gpu.kernels._device import check_device
 from moe_lab.gpu.kernels._jit import jit
-from moe_lab.gpu.kernels.quantise import add_scaled, parts, swapped
+from moe_lab.gpu.kernels.quantise import add_scaled, parts, scaled, scaling, swapped
 from moe_lab.gpu.kernels.tile import Tile
 
 
@@ -23,8 +23,8 @@ def fused_moe_gemm_kernel(
     w,  # [E, gemm_n, gemm_k]
     y,  # [numel, gemm_n], out
     topk_weights,  # [numel] fp32; any pointer when not SCALE
-    x_scales,  # [rows, ceil(gemm_k / 128)] fp32 of e4m3 x; None = no scales
-    w_scales,  # [E, ceil(gemm_n / 128), ceil(gemm_k / 128)] fp32 of e4m3 w; None = no scales
+    x_scales,  # fp32 of e4m3 x, as SCALES says: [rows, ceil(gemm_k / 128)], [rows], [1] or None
+    w_scales,  # fp32 of e4m3 w: [E, ceil(gemm_n / 128), ceil(gemm_k / 128)], [E, gemm_n], [E] or None
     sorted_token_ids,  # [capacity] int32
     expert_ids,  # [tiles] int32
     num_tokens_post_padded,  # [1] int32
@@ -43,6 +43,7 @@ def fused_moe_gemm_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr,
+    SCALES: tl.constexpr,  # "block", "token", "tensor" or "none", see quantise.scaling
     SWAP: tl.constexpr,  # with scales: multiply as y^T = w x^T
 ):
     """Compute one [BLOCK_M, BLOCK_N] tile of y."""
@@ -67,7 +68,7 @@ def fused_moe_gemm_kernel(
     x_at = x + row[:, None] * stride_x + depth[None, :]  # [BLOCK_M, BLOCK_K]
     w_at = w + expert * stride_we + column[None, :] * stride_wn + depth[:, None]  # [BLOCK_K, BLOCK_N]
 
-    if x_scales is not None:  # BLOCK_K is 128, and BLOCK_N columns are of one block of w
+    if SCALES == "block":  # BLOCK_K is 128, and BLOCK_N columns are of one block of w
         groups = tl.cdiv(gemm_k, BLOCK_K)
         x_scale_at = x_scales + row * groups
         w_scale_at = w_scales + (expert * tl.cdiv(gemm_n, 128) + tile_n * BLOCK_N // 128) * groups
@@ -83,16 +84,20 @@ def fused_moe_gemm_kernel(
         else:
             w_tile = tl.load(w_at, mask=(column[None, :] < gemm_n) & (k + depth[:, None] < gemm_k), other=0.0)
         x_tile = tl.load(x_at, mask=x_mask, other=0.0)
-        if x_scales is None:
-            acc = tl.dot(x_tile, w_tile, acc, input_precision="ieee")
-        else:
+        if SCALES == "block":
             scale = tl.load(x_scale_at + k // BLOCK_K, mask=valid, other=0.0) * tl.load(w_scale_at + k // BLOCK_K)
             acc = add_scaled(acc, x_tile, w_tile.T, scale, SWAP)
+        elif SWAP:
+            acc = tl.dot(w_tile.T, x_tile.T, acc)
+        else:
+            acc = tl.dot(x_tile, w_tile, acc, input_precision="ieee")
         x_at += BLOCK_K
         w_at += BLOCK_K
 
     if SWAP:
         acc = acc.T
+    if SCALES == "token" or SCALES == "tensor":
+        acc = scaled(acc, x_scales, w_scales, row, expert, column, gemm_n, valid, SCALES)
     if SCALE:
         weight = tl.load(topk_weights + pair, mask=valid, other=0.0)
         acc = acc * weight[:, None]
@@ -117,7 +122,7 @@ def fused_moe_gemm(
     """Return y [numel, gemm_n] in ``dtype``, in pair order.
 
     Args:
-        x: [numel / pairs_per_row, gemm_k] fp32, fp16 or bf16, contiguous rows; or fp8_block.
+        x: [numel / pairs_per_row, gemm_k] fp32, fp16 or bf16, contiguous rows; or of an fp8 format.
         w: [E, gemm_n, gemm_k], dtype or format of x, contiguous along gemm_k.
         alignment: tiles of ``tile.block_m`` rows.
         numel: pairs, M * topk.
@@ -126,7 +131,7 @@ def fused_moe_gemm(
         topk_weights: [numel] fp32, contiguous; when given each row is multiplied by its weight before rounding.
         dtype: of y; None = that of x.
     """
-    (x, x_scales), (w, w_scales) = parts(x), parts(w)
+    scales, (x, x_scales), (w, w_scales) = scaling(w), parts(x), parts(w)
     check_device(x)
     gemm_n, gemm_k = w.shape[1], w.shape[2]
     y = torch.empty((numel, gemm_n), dtype=dtype or x.dtype, device=x.device)
@@ -141,7 +146,8 @@ def fused_moe_gemm(
         *(x, w, y, weights, x_scales, w_scales, *alignment, numel, gemm_n, gemm_k, *strides),
         PAIRS_PER_ROW=pairs_per_row,
         SCALE=topk_weights is not None,
-        SWAP=x_scales is not None and swapped(tile),
+        SCALES=scales,
+        SWAP=swapped(tile, scales),
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
         **even,

@@ -16,7 +16,7 @@ from moe_lab.gpu.formats import Weights
 from moe_lab.gpu.kernels._device import check_device, is_hip
 from moe_lab.gpu.kernels._jit import jit
 from moe_lab.gpu.kernels.activation import ALPHA, LIMIT, gated
-from moe_lab.gpu.kernels.quantise import add_scaled, parts, swapped
+from moe_lab.gpu.kernels.quantise import add_scaled, parts, scaled, scaling, swapped
 from moe_lab.gpu.kernels.tile import Tile
 
 
@@ -26,8 +26,8 @@ def grouped_persistent_gemm_kernel(
     w,  # [E * gemm_n, gemm_k]; with TMA a descriptor of it
     y,  # out
     topk_weights,  # [numel] fp32; any pointer when not SCALE
-    x_scales,  # [rows, ceil(gemm_k / 128)] fp32 of e4m3 x; None = no scales
-    w_scales,  # [E, ceil(gemm_n / 128), ceil(gemm_k / 128)] fp32 of e4m3 w; None = no scales
+    x_scales,  # fp32 of e4m3 x, as SCALES says: [rows, ceil(gemm_k / 128)], [rows], [1] or None
+    w_scales,  # fp32 of e4m3 w: [E, ceil(gemm_n / 128), ceil(gemm_k / 128)], [E, gemm_n], [E] or None
     sorted_token_ids,  # [capacity] int32
     expert_ids,  # [tiles] int32
     num_tokens_post_padded,  # [1] int32
@@ -49,6 +49,7 @@ def grouped_persistent_gemm_kernel(
     GROUP_M: tl.constexpr,
     PROGRAMS: tl.constexpr,
     FLATTEN: tl.constexpr,
+    SCALES: tl.constexpr,  # "block", "token", "tensor" or "none", see quantise.scaling
     SWAP: tl.constexpr,  # with scales: multiply as y^T = w x^T
 ):
     """Compute the [BLOCK_M, BLOCK_N] tiles program, program + PROGRAMS, ... of the product."""
@@ -68,7 +69,7 @@ def grouped_persistent_gemm_kernel(
         depth = tl.arange(0, BLOCK_K)
         column = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
         row = (tl.where(valid, pair // PAIRS_PER_ROW, 0) if GATHER else sorted_row).to(tl.int64)
-        if x_scales is not None:  # BLOCK_K is 128, and BLOCK_N columns are of one block of w
+        if SCALES == "block":  # BLOCK_K is 128, and BLOCK_N columns are of one block of w
             groups = tl.cdiv(gemm_k, BLOCK_K)
             x_scale_at = x_scales + row * groups
             w_scale_at = w_scales + (expert * tl.cdiv(gemm_n, 128) + tile_n * BLOCK_N // 128) * groups
@@ -90,14 +91,18 @@ def grouped_persistent_gemm_kernel(
                 if not EVEN_K:
                     inside = inside & (k + depth[None, :] < gemm_k)
                 w_tile = tl.load(at, mask=inside, other=0.0)
-            if x_scales is None:
-                acc = tl.dot(x_tile, w_tile.T, acc, input_precision="ieee")
-            else:
+            if SCALES == "block":
                 scale = tl.load(x_scale_at + k // BLOCK_K) * tl.load(w_scale_at + k // BLOCK_K)
                 acc = add_scaled(acc, x_tile, w_tile, scale, SWAP)
+            elif SWAP:
+                acc = tl.dot(w_tile, x_tile.T, acc)
+            else:
+                acc = tl.dot(x_tile, w_tile.T, acc, input_precision="ieee")
 
         if SWAP:
             acc = acc.T
+        if SCALES == "token" or SCALES == "tensor":
+            acc = scaled(acc, x_scales, w_scales, row, expert, column, gemm_n, valid, SCALES)
         if SCALE:
             acc = acc * tl.load(topk_weights + pair, mask=valid, other=0.0)[:, None]
         to = sorted_row if GATHER else pair
@@ -128,7 +133,7 @@ def grouped_persistent_gemm(
 
     Args:
         x: with ``pairs_per_row`` [M, gemm_k], rows of tokens; else [capacity, gemm_k], rows in sorted order. fp32,
-            fp16 or bf16, contiguous; or fp8_block.
+            fp16 or bf16, contiguous; or of an fp8 format.
         w: [E, gemm_n, gemm_k], dtype or format of x, contiguous.
         alignment: tiles of ``tile.block_m`` rows.
         numel: pairs, M * topk.
@@ -141,7 +146,7 @@ def grouped_persistent_gemm(
             is rounded.
         dtype: of the product; None = that of x.
     """
-    (x, x_scales), (w, w_scales) = parts(x), parts(w)
+    scales, (x, x_scales), (w, w_scales) = scaling(w), parts(x), parts(w)
     check_device(x)
     (_, gemm_n, gemm_k), gather = w.shape, pairs_per_row > 0
     columns = gemm_n if activation == "none" else gemm_n // 2
@@ -168,7 +173,8 @@ def grouped_persistent_gemm(
         GROUP_M=tile.group_m,
         PROGRAMS=programs,
         FLATTEN=tma,
-        SWAP=x_scales is not None and swapped(tile),
+        SCALES=scales,
+        SWAP=swapped(tile, scales),
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
     )

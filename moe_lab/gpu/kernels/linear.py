@@ -16,12 +16,12 @@ from moe_lab.gpu.kernels.tile import Tile
 def linear(x: Tensor, w: Weights) -> Tensor:
     """Return x @ w^T [rows, out] in the dtype of x.
 
-    With weights in ``fp8_block`` x is quantised in a launch of its own, and the product is that of ``fused_moe`` with a
+    With weights in an fp8 format x is quantised in a launch of its own, and the product is that of ``fused_moe`` with a
     single expert that has every row.
 
     Args:
         x: [rows, in] fp32, fp16 or bf16, contiguous.
-        w: [out, in] of the dtype of x, or in ``fp8_block``.
+        w: [out, in] of the dtype of x, or in an fp8 format.
 
     Raises:
         UserError: e4m3 on a GPU that does not multiply it.
@@ -33,7 +33,7 @@ def linear(x: Tensor, w: Weights) -> Tensor:
     tile = Tile(16 if rows <= 64 else 64 if rows <= 1024 else 128, 128, 128, 8, 4 if rows <= 1024 else 8, 3)
     one = Quantised(w.format, w.values[None], w.scales[None])
     tiles = _one_expert(rows, tile.block_m, x.device)
-    return fused_moe_gemm(quantise(x), one, tiles, rows, pairs_per_row=1, tile=tile, dtype=x.dtype)
+    return fused_moe_gemm(quantise(x, format=w.format), one, tiles, rows, pairs_per_row=1, tile=tile, dtype=x.dtype)
 
 
 @cache

@@ -1,8 +1,9 @@
 """Tiles as vLLM and SGLang keep them: file names, and JSON of M -> tile.
 
 Both name a file ``E=..,N=..,device_name=..[,dtype=..][,block_shape=[..]].json`` and key it by M as a string; vLLM
-writes the list without a space and takes one tile for both GEMMs, SGLang writes it with a space, keeps a folder per
-Triton release, and has w2's own tiles in a second file whose name ends in ``_down``.
+writes the list without a space and takes one tile for both GEMMs, SGLang writes it with a space, adds
+``,per_channel_quant=True`` where weights have a scale a row, keeps a folder per Triton release, and has w2's own tiles
+in a second file whose name ends in ``_down``.
 Sources: vllm/model_executor/layers/fused_moe/fused_moe.py and configs/ of vLLM 0.15,
 sglang/srt/layers/moe/fused_moe_triton/fused_moe_triton_config.py and configs/ of SGLang 0.5.
 """
@@ -51,9 +52,10 @@ def file_name(engine: str, E: int, N: int, gpu: str, format: str, *, down: bool 
     if engine == "vllm" and "H200" in device.split("_"):
         device = "NVIDIA_H200"
     known = formats.get(format)
-    shape = (", " if engine == "sglang" else ",").join(map(str, known.weight_block or ()))
+    shape = (", " if engine == "sglang" else ",").join(map(str, known.block_shape or ()))
+    channel = ",per_channel_quant=True" if engine == "sglang" and known.per_channel else ""
     name = f"E={E},N={N},device_name={device}{f',dtype={known.engine}' if known.engine else ''}"
-    return f"{name}{f',block_shape=[{shape}]' if shape else ''}{'_down' if down else ''}.json"
+    return f"{name}{f',block_shape=[{shape}]' if shape else ''}{channel}{'_down' if down else ''}.json"
 
 
 def export(tuned: Tuned, engine: str, out: Path) -> list[Path]:
@@ -146,7 +148,7 @@ def named(path: Path) -> "re.Match[str]":
 def _formats(name: "re.Match[str]") -> list[str]:
     """Return the formats that a file's name may mean, of those that ``BACKEND`` takes."""
     shape = tuple(int(part) for part in (name["shape"] or "").split(",") if part.strip())
-    meant = [] if name["channel"] else formats.of_engine(name["dtype"] or "", shape or None)
+    meant = formats.of_engine(name["dtype"] or "", shape or None, bool(name["channel"]))
     return [format for format in meant if format in plugins.info("experts", BACKEND)["formats"]]
 
 
@@ -157,7 +159,7 @@ def load(path: Path, *, K: int, topk: int, dtype: str = "bf16") -> Tuned:
         path: not the ``_down`` file.
         K: hidden size, which the file does not say.
         topk: experts per token, which it does not say either.
-        dtype: where the name leaves it out: ``bf16`` or ``fp16``.
+        dtype: where the name does not tell: ``bf16`` or ``fp16``, ``fp8_tensor`` or ``fp8_token``.
 
     Raises:
         UserError: the name or the content is not an engine's, or it is for quantised weights.

@@ -140,7 +140,7 @@ def plan(
         memory = shared_memory_bytes(torch.cuda.current_device())
     format = formats.get(options.format)
     itemsize = PRODUCTS[format.multiplied].itemsize
-    limits = search.Limits(memory, itemsize, options.backend == "grouped", format.weight_block)
+    limits = search.Limits(memory, itemsize, options.backend == "grouped", format.block_shape)
     own = centres(options.backend, problems[0])
     return {p.M: search.plan(p, own, limits, options.candidates) for p in problems}
 
