@@ -14,6 +14,7 @@ from typing import Any
 
 from moe_lab.gpu.bench import align_command, experts_command
 from moe_lab.gpu.bench.tune import command as tune
+from moe_lab.gpu.inspect import command as inspect
 from moe_lab.gpu.workloads import align, experts, layer
 from moe_lab.gpu.workloads.window import range_api, say
 from moe_lab.spec import plugins, ranges
@@ -41,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
     cost = commands.add_parser("ranges", help="print the cost of a range when nobody listens, in nanoseconds")
     cost.set_defaults(run=lambda options: range_cost())
-    for command in (layer, align, experts, align_command, experts_command, tune):
+    for command in (layer, align, experts, align_command, experts_command, tune, inspect):
         command.add(commands)
     return top
 

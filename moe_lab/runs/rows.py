@@ -128,7 +128,7 @@ def _check_rows(result: Result) -> None:
 
 def _check(column: str, value: Any, number: int) -> None:
     """Raise ValueError where a column of the schema holds another type or a time below zero; others may hold any."""
-    known = schema.of("rows").get(column)
+    known = schema.of("rows").get(column) or schema.of("static").get(column)
     if known is not None and value is not None and not _fits(value, known.dtype):
         raise ValueError(f"row {number} has no {KINDS[known.dtype][0]} in '{column}'")
 

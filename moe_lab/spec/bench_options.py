@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from moe_lab.spec import plugins
+from moe_lab.spec.architectures import listed as cards
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard import options as types
 from moe_lab.spec.guard.entry import integer, one_line
@@ -17,7 +18,7 @@ from moe_lab.spec.guard.entry import integer, one_line
 ALIGN_MODES = ("graph", "eager", "eager+allocation")
 EXPERTS_MODES = ("graph", "eager")
 PARTS = ("full", "w13", "w2")
-TUNABLE = ("fused_moe", "grouped")
+TUNABLE = INSPECTED = ("fused_moe", "grouped")
 # What tells one row of the experts benchmark from every other.
 EXPERTS_KEY = ("model", "M", "format", "routing", "seed", "backend", "part", "mode")
 
@@ -130,13 +131,14 @@ EXPERTS = partial(numbers, least=1, most=types.EXPERTS)
 ROWS = partial(numbers, least=1, most=1024)
 ROUTING = "uniform, zipf:S, balanced, hot or replay:FILE"
 REPETITIONS = Option("repetitions", 50, "timed calls of each variant", types.count, "N")
+CARDS = "architectures or GPUs: sm_90 takes the tiles of the H100, h200 those of the H200"
 MODEL = "presets, or sizes as KxNxExTOPK"
 M = Option("m", "1,2,4,...,16384", "tokens", TOKENS, "LIST")
 DEVICE = Option("device", "cuda", "cpu runs Triton's interpreter: for tests only", choices=("cuda", "cpu"))
 
 
 def of(bench: str) -> tuple[Option, ...]:
-    """Return the options of ``align`` (every combination of its lists is measured), ``experts`` or ``tune``."""
+    """Return the options of ``align`` (all combinations are measured), ``experts``, ``tune`` or ``inspect``."""
     formats = Option("format", "bf16", f"of: {', '.join(plugins.names('formats'))}")
     seed = Option("seed", 0, "seed of weights, tokens and routing", types.seed)
     if bench == "align":
@@ -176,6 +178,18 @@ def of(bench: str) -> tuple[Option, ...]:
             Option("kernels", "all", "whether a profiler reads the kernels", choices=("all", "none")),
             Option("patience", 300, "seconds after which a backend that hangs is stopped", types.count, "S"),
             DEVICE,
+        )
+    if bench == "inspect":
+        return (
+            Option("kernel", "all", "experts, align, router, all, or the name of one", metavar="NAME"),
+            Option("arch", "gfx90a,gfx942,gfx950,sm_80,sm_89,sm_90,sm_100,sm_120", CARDS, cards, "LIST"),
+            Option("model", "qwen3-30b-a3b", MODEL, listed, "LIST"),
+            Option("m", "1,64,4096", "tokens", TOKENS, "LIST"),
+            Option("format", "bf16", f"of: {', '.join(plugins.names('formats'))}", listed, "LIST"),
+            Option("backend", ",".join(INSPECTED), f"of: {', '.join(INSPECTED)}", listed, "LIST"),
+            Option("algorithms", "all", "align algorithms in Triton", listed, "LIST"),
+            Option("jobs", 0, "processes that compile; 0 = one a core, at most 16", types.few, "N"),
+            Option("patience", 120, "seconds after which a compilation counts as hung", types.count, "S"),
         )
     return (
         Option("model", "qwen3-30b-a3b", "preset, or sizes as KxNxExTOPK"),

@@ -61,6 +61,7 @@ KEYS: dict[str, dict[str, tuple[type, str]]] = {
         "options": (list, "keyword arguments of parse"),
         "folder": (bool, "a report may be a folder"),
     },
+    "assembly": {},
     "cli": {},
 }
 
@@ -90,6 +91,7 @@ NAMES: dict[str, dict[str, str]] = {
         "parse!": "(path) -> Launches",
         "slim!": "(source, target, keep) -> what was left out, and names of machines",
     },
+    "assembly": {"sniff!": "(text) -> whether it reads it", "read!": "(text) -> Listing"},
     "cli": {"add!": "(parser): its options, and run", "run": "(arguments): what add set as run"},
 }
 

@@ -27,6 +27,7 @@ FOLDERS = {
     "comm": "gpu/comm",
     "capture": "runs/capture",
     "parse": "runs/parse",
+    "assembly": "runs/assembly",
     "cli": "cli",
 }
 FILES = "MOE_LAB_PLUGINS"

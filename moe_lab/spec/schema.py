@@ -15,6 +15,7 @@ TABLES = {
     "ranges": "one row per instance of a range, beside the launches",
     "counters": "further columns of launches, where counters were measured; ncu's names are in `spec/metrics.csv`",
     "rows": "one row per measured case of a benchmark",
+    "static": "further columns of rows, where they are read from compiled code instead of measured",
     "shown": "columns of analysis tables, as the notebooks show them",
 }
 

@@ -1,0 +1,41 @@
+"""``moe-lab inspect``: compile kernels for GPUs that are not there, and keep and print what their code says."""
+
+import argparse
+import sys
+
+from moe_lab.cli._print import add_destination, aligned, destination
+from moe_lab.spec import bench_options
+
+INFO = {"about": "compile kernels for GPUs that are not there: registers, instructions, occupancy"}
+NAME = "name of the run: RUN, in the folder static, or FOLDER/RUN; with a RUN to print: not needed"
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add its options."""
+    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
+    parser.add_argument("run_name", nargs="?", metavar="RUN", help="print this run instead of compiling")
+    bench_options.add("inspect", parser)
+    parser.add_argument("--name", default="inspect", help=NAME)
+    add_destination(parser, "")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Compile, or take the run that is named, and print its table and findings; 1 if the process did not end well."""
+    from moe_lab import runs
+    from moe_lab.analysis import static
+    from moe_lab.pages.static import findings
+    from moe_lab.runs import static_runs
+
+    code = 0
+    if arguments.run_name:
+        found = runs.load(arguments.run_name, root=arguments.profiles)
+    else:
+        argv = bench_options.argv("inspect", arguments)
+        found, code = static_runs.inspect(argv, arguments.name, **destination(arguments))
+    rows = found.rows()
+    print(aligned(static.kernels(rows)))
+    for one in findings.all_of(rows):
+        print(f"\n{one}")
+    print(f"\n{found.path}", file=sys.stderr)
+    return 1 if code else 0

@@ -1,0 +1,104 @@
+"""What is compiled: a call of an experts backend, an align algorithm or the router, on tensors without memory."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from moe_lab.gpu.formats import quantise
+from moe_lab.gpu.inspect.pretend import DEVICE, Tensors
+from moe_lab.gpu.inspect.record import Launch, record
+from moe_lab.gpu.weights import DTYPES
+from moe_lab.spec import models, plugins
+from moe_lab.spec.models import Router
+from moe_lab.spec.problem import MoEProblem
+from moe_lab.spec.ranges import Mark
+
+TILES_OF = "fused_moe"  # whose block_m align algorithms are compiled for
+ALIGN = "multi_block"  # of experts, which is left out of their launches: align has cases of its own
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call.
+
+    Attributes:
+        group: ``experts``, ``align`` or ``router``.
+        name: of the backend or algorithm; ``fused_route`` of the router.
+        model: preset, or sizes.
+        format: of weights and activations.
+        M: tokens.
+    """
+
+    group: str
+    name: str
+    model: str
+    format: str
+    M: int
+
+    @property
+    def problem(self) -> MoEProblem:
+        """Its sizes."""
+        return MoEProblem.preset(self.model, self.M, self.format)
+
+    def facts(self) -> dict[str, Any]:
+        """Return it as columns of a row."""
+        known = {key: value for key, value in asdict(self).items() if key not in ("group", "name")}
+        return known | {"backend": None, "algorithm": None} | {_COLUMN[self.group]: self.name}
+
+    def launches(self) -> list[Launch]:
+        """Return what the call launches on the GPU that the process believes in; UserError: it refuses."""
+        with Tensors():
+            return [launch for launch in record(self._call) if self.group == "align" or launch.stage != "align"]
+
+    def _call(self, mark: Mark) -> None:
+        {"experts": self._experts, "align": self._align, "router": self._router}[self.group](mark)
+
+    def _experts(self, mark: Mark) -> None:
+        p, backend = self.problem, plugins.load("experts", self.name)
+        dtype = DTYPES[p.dtype]
+        x = torch.empty((p.M, p.K), dtype=dtype, device=DEVICE)
+        w13 = quantise(torch.empty((p.E, 2 * p.N, p.K), dtype=dtype, device=DEVICE), self.format)
+        w2 = quantise(torch.empty((p.E, p.K, p.N), dtype=dtype, device=DEVICE), self.format)
+        if hasattr(backend, "prepare"):
+            w13, w2 = backend.prepare(w13, w2)
+        weights = torch.empty((p.M, p.topk), dtype=torch.float32, device=DEVICE)
+        backend.experts(x, w13, w2, weights, self._ids(), problem=p, mark=mark, align=ALIGN)
+
+    def _align(self, mark: Mark) -> None:
+        p, tiles = self.problem, plugins.load("experts", TILES_OF).tiles
+        with mark("align"):
+            plugins.load("align", self.name).align(self._ids(), tiles(p, DEVICE)[0].block_m, p.E)
+
+    def _router(self, mark: Mark) -> None:
+        from moe_lab.gpu.kernels.router import fused_route
+
+        p, preset = self.problem, models.MODELS.get(self.model)
+        router = preset.router if preset else Router()
+        logits = torch.empty((p.M, p.E), dtype=DTYPES[p.dtype], device=DEVICE)
+        bias = torch.empty((p.E,), dtype=torch.float32, device=DEVICE) if router.bias else None
+        with mark("router"):
+            fused_route(logits, router, p.topk, bias)
+
+    def _ids(self) -> torch.Tensor:
+        return torch.empty((self.M, self.problem.topk), dtype=torch.int32, device=DEVICE)
+
+
+_COLUMN = {"experts": "backend", "align": "algorithm", "router": "algorithm"}
+
+
+def planned(
+    groups: list[str], backends: list[str], algorithms: list[str], model: str, formats: list[str], tokens: list[int]
+) -> Iterator[Case]:
+    """Yield every case; of align and the router in the first format alone, of align only what takes the pairs."""
+    for M in tokens:
+        for format in formats if "experts" in groups else ():
+            yield from (Case("experts", name, model, format, M) for name in backends)
+        if "align" in groups:
+            for name in algorithms:
+                pairs = MoEProblem.preset(model, M, formats[0]).rows_useful
+                if pairs <= plugins.info("align", name).get("most_pairs", pairs):
+                    yield Case("align", name, model, formats[0], M)
+        if "router" in groups:
+            yield Case("router", "fused_route", model, formats[0], M)

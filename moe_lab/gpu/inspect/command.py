@@ -1,0 +1,194 @@
+"""``python -m moe_lab.gpu inspect``: compile the kernels of calls for GPUs that are not there, and write a row each.
+
+The file is JSON lines as a benchmark's: a header, a line a row, then ``{"complete": true}``; beside it lies a folder of
+the same name and ``.code`` with the listings that the rows name. Each architecture has processes of its own, which
+compile: one that dies or hangs costs the launch that it was at, and is said in its row.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from moe_lab.gpu.bench import result
+from moe_lab.gpu.bench.align import one_line
+from moe_lab.gpu.bench.tune.pool import Pool, Task
+from moe_lab.gpu.inspect.cases import Case, planned
+from moe_lab.spec import architectures, bench_options, formats, plugins
+from moe_lab.spec.architectures import Card
+from moe_lab.spec.bench_options import INSPECTED, listed, numbers
+from moe_lab.spec.errors import UserError
+
+KEY = ("gpu", "model", "format", "M", "backend", "algorithm", "launch")
+NO_LAUNCH = {"launch": None, "kernel": None, "stage": None}  # of a call that refuses
+GROUPS = ("experts", "align", "router")
+
+
+def add(commands: Any) -> None:
+    """Add the subcommand to the parser of ``moe_lab.gpu``."""
+    parser = bench_options.command(commands, "inspect", "compile kernels for GPUs that are not there", run)
+    bench_options.add("inspect", parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON lines to write")
+    parser.add_argument("--compiler", metavar="CARD", help=argparse.SUPPRESS)
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Compile in processes of their own, or, with ``--compiler``, be one of them; returns a summary for stdout.
+
+    Raises:
+        UserError: an unknown architecture, kernel, backend, algorithm, model or format, or an output folder that is
+            missing.
+    """
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        raise UserError("TRITON_INTERPRET=1 leaves nothing to compile; take it out of the environment.")
+    if options.compiler:
+        return serve(options.compiler)
+    if not options.out.resolve().parent.is_dir():
+        raise UserError(f"The folder of --out '{options.out}' does not exist; make it first.")
+    cards, cases = architectures.listed(options.arch), _cases(options)
+    code = options.out.with_name(f"{options.out.name}.code")
+    code.mkdir(exist_ok=True)
+    with options.out.open("w") as file:
+        result.append(file, [_header(options, cards)])
+        jobs = options.jobs or min(16, os.cpu_count() or 1)
+        with ThreadPoolExecutor(min(jobs, len(cards))) as threads:
+            works = [Work(card, cases, options, code, max(1, jobs // len(cards))) for card in cards]
+            rows = [row for found in threads.map(Work.do, works) for row in found]
+        kept = [row for row in rows if options.kernel in ("all", *GROUPS, row.get("kernel"))]
+        if not kept:
+            raise UserError(f"No call launches a kernel '{options.kernel[:60]}'; see --kernel all.")
+        result.append(file, [*kept, {"complete": True}])
+    return {"bench": "inspect", "rows": len(kept), "failed": sum(row["error"] is not None for row in kept)}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is compiled for one card."""
+
+    card: Card
+    cases: list[Case]
+    options: argparse.Namespace
+    code: Path
+    processes: int
+
+    def do(self) -> list[dict[str, Any]]:
+        """Return the rows, in the order of the cases and launches."""
+        argv = [sys.executable, "-m", "moe_lab.gpu", "inspect", "--out", "-", "--compiler", self.card.card]
+        pool = Pool(argv, self.processes, self.options.patience)
+        begun = self.code / f"{self.card.card}-"
+        tasks: list[Task] = [
+            {"case": asdict(case), "rows": f"{begun}{i}.jsonl", "now": f"{begun}{i}.now", "first": 0}
+            for i, case in enumerate(self.cases)
+        ]
+
+        def done(task: Task, error: str | None, seconds: float) -> None:
+            if error and (at := _noted(task)) is not None:
+                _append(task, [at | {"error": error}])
+                pool.left.append(task | {"first": at["launch"] + 1})
+            elif error:
+                _append(task, [Case(**task["case"]).facts() | NO_LAUNCH | {"error": error}])
+
+        pool.run(tasks, time.time() + 24 * 3600, done)
+        rows = [row for task in tasks for row in _read(task)]
+        for task in tasks:
+            Path(task["rows"]).unlink(missing_ok=True)
+        return [{"gpu": self.card.name, "arch": self.card.arch} | row for row in rows]
+
+
+def serve(card: str) -> dict[str, Any]:
+    """Answer tasks on stdin, each with a line on stdout, when the rows of its launches are written."""
+    from moe_lab.gpu.inspect import pretend
+
+    pretend.gpu(architectures.find(card))
+    done = 0
+    for line in sys.stdin:
+        task, error = json.loads(line), None
+        try:
+            _compile(task)
+        except Exception as failure:  # a call that refuses
+            error = _why(failure)
+        print('{"task":1,"error":' + json.dumps(error) + "}", flush=True)  # noqa: T201
+        done += 1
+    return {"compiled": done}
+
+
+def _compile(task: Task) -> None:
+    from moe_lab.gpu.inspect.record import compiled, told
+
+    case, now = Case(**task["case"]), Path(task["now"])
+    for number, launch in list(enumerate(case.launches()))[task["first"] :]:
+        row = case.facts() | {"launch": number} | told(launch) | {"error": None}
+        now.write_text(json.dumps(row))
+        try:
+            row |= compiled(launch, now.parent)
+        except Exception as failure:
+            row["error"] = _why(failure)
+        now.unlink()
+        _append(task, [row])
+
+
+def _why(failure: Exception) -> str:
+    return str(failure) if isinstance(failure, UserError) else one_line(failure)
+
+
+def _append(task: Task, rows: list[dict[str, Any]]) -> None:
+    with Path(task["rows"]).open("a") as file:
+        result.append(file, rows)
+
+
+def _noted(task: Task) -> dict[str, Any] | None:
+    """Return the row that a process was at when it died; None where it only refused."""
+    now = Path(task["now"])
+    if not now.exists():
+        return None
+    row: dict[str, Any] = json.loads(now.read_text())
+    now.unlink()
+    return row
+
+
+def _read(task: Task) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in result.finished(Path(task["rows"]))]
+
+
+def _cases(options: argparse.Namespace) -> list[Case]:
+    groups = [options.kernel] if options.kernel in GROUPS else list(GROUPS)
+    for format in (asked := listed(options.format)):
+        formats.get(format)
+    backends, algorithms = listed(options.backend, INSPECTED), _algorithms(options.algorithms)
+    return [
+        case
+        for model in listed(options.model)
+        for case in planned(groups, backends, algorithms, model, asked, numbers(options.m, least=1))
+    ]
+
+
+def _algorithms(text: str) -> list[str]:
+    """Return the algorithms whose kernels are Triton's alone; UserError: one that is named has others."""
+    able = tuple(
+        name
+        for name in plugins.names("align")
+        if name != "auto" and plugins.info("align", name).get("needs") == ["torch", "triton"]
+    )
+    return list(able) if text == "all" else listed(text, able)
+
+
+def _header(options: argparse.Namespace, cards: list[Card]) -> dict[str, Any]:
+    from moe_lab.gpu.workloads import record
+
+    settings = {o.name: getattr(options, o.name) for o in bench_options.of("inspect") if o.name not in ("jobs",)}
+    return {
+        "schema": result.SCHEMA,
+        "bench": "inspect",
+        "key": KEY,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "gpu": None,
+        "versions": record.versions(),
+        "command": ["python", "-m", "moe_lab.gpu", "inspect", *bench_options.argv("inspect", options)],
+        "settings": settings | {"cards": [card.card for card in cards]},
+    }

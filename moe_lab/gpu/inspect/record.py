@@ -1,0 +1,116 @@
+"""Records what a launcher launches instead of launching it, and compiles that."""
+
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+import triton
+from triton.runtime.jit import JITFunction
+
+from moe_lab.spec.errors import UserError
+from moe_lab.spec.ranges import Mark
+
+CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+LISTING_S = 60
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch of a Triton kernel.
+
+    Attributes:
+        kernel: what was launched.
+        arguments: without names.
+        options: with names: constants, num_warps, num_stages.
+        grid: thread blocks.
+        stage: range around it, empty for none.
+    """
+
+    kernel: Any
+    arguments: tuple[Any, ...]
+    options: dict[str, Any]
+    grid: tuple[int, ...]
+    stage: str
+
+    @property
+    def name(self) -> str:
+        """Of the kernel."""
+        return str(self.kernel.fn.__name__)
+
+    def constants(self) -> str:
+        """Return what it is compiled for beside types: whole numbers, texts and switches, as ``name=value``."""
+        given = {k: v for k, v in self.options.items() if not isinstance(v, float) and not k.startswith("num_")}
+        return " ".join(f"{name}={int(value) if isinstance(value, bool) else value}" for name, value in given.items())
+
+
+def record(call: Callable[[Mark], object]) -> list[Launch]:
+    """Return what a call launches, nothing of which is launched; ``call`` is given what marks its stages."""
+    launches: list[Launch] = []
+    stages = [""]
+
+    @contextmanager
+    def mark(stage: str) -> Iterator[None]:
+        stages.append(stage)
+        yield
+        stages.pop()
+
+    def note(kernel: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> None:
+        launches.append(Launch(kernel, arguments, options, tuple(grid), stages[-1]))
+
+    launch = JITFunction.run
+    JITFunction.run = note
+    try:
+        call(mark)
+    finally:
+        JITFunction.run = launch
+    return launches
+
+
+def compiled(launch: Launch, code: Path) -> dict[str, Any]:
+    """Compile a launch for the driver's GPU, as Triton would before it launches it, and list its code.
+
+    Triton keeps what it compiled on disk, so that the same launch is not compiled twice.
+
+    Args:
+        launch: what was recorded.
+        code: folder in which the listing lies afterwards, under the name that the row gives.
+
+    Returns:
+        Columns of a row: ``num_warps``, ``num_stages``, ``static_smem_bytes``, ``listing``.
+
+    Raises:
+        UserError: the code cannot be listed.
+        Exception: whatever the compiler raises.
+    """
+    made = launch.kernel.run(*launch.arguments, grid=launch.grid, warmup=True, **launch.options)
+    listing = code / f"{made.hash}.txt"
+    if not listing.exists():
+        listing.write_text(made.asm["amdgcn"] if "amdgcn" in made.asm else _sass(made.asm["cubin"]))
+    return {
+        "num_warps": int(made.metadata.num_warps),
+        "num_stages": int(made.metadata.num_stages),
+        "static_smem_bytes": int(made.metadata.shared),
+        "listing": listing.name,
+    }
+
+
+def told(launch: Launch) -> dict[str, Any]:
+    """Return what is known of a launch before it is compiled, as columns of a row."""
+    known = {"kernel": launch.name, "stage": launch.stage or None, "grid_blocks": prod(launch.grid)}
+    return known | {"constants": launch.constants()}
+
+
+def _sass(cubin: bytes) -> str:
+    with NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        argv = [str(CUOBJDUMP), "-res-usage", "-sass", file.name]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=LISTING_S)
+    if done.returncode:
+        raise UserError(f"The code cannot be listed: cuobjdump of Triton's wheel stopped with {done.returncode}.")
+    return done.stdout

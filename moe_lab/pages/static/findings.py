@@ -1,0 +1,60 @@
+"""What compiled code says, as sentences rendered from the rows of ``moe-lab inspect``."""
+
+from typing import Any
+
+import pandas as pd
+
+from moe_lab.analysis import static
+from moe_lab.analysis.phases import rows_of
+from moe_lab.analysis.static import RULES, Rule
+from moe_lab.pages.show import findings
+from moe_lab.pages.show.findings import Finding, listed
+
+WHERE = "arch kernel model format M backend algorithm stage"
+
+
+def all_of(rows: pd.DataFrame) -> list[Finding]:
+    """Say how many kernels compiled for what, and what is amiss in which; the first sentence is the headline."""
+    found = [_amiss(rows, rule) for rule in RULES]
+    return [_headline(rows), *(finding for finding in found if finding)]
+
+
+def _headline(rows: pd.DataFrame) -> Finding:
+    compiled = rows[rows["error"].isna()]
+    kernels = compiled["kernel"].nunique()
+    said = (
+        f"{kernels} {'kernel' if kernels == 1 else 'kernels'} in {len(rows)} launches compiled for "
+        f"{listed(list(dict.fromkeys(rows['arch'])))}; {len(rows) - len(compiled)} of these launches cannot be."
+    )
+    return Finding("", said, findings.rows(static.kernels(rows), "arch kernel M static_registers static_smem_bytes"))
+
+
+def _amiss(rows: pd.DataFrame, rule: Rule) -> Finding | None:
+    """Say in which kernels on which architectures a rule fires; None where it does not."""
+    found = static.amiss(rows, rule)
+    if found.empty:
+        return None
+    parts = []
+    for kernel, part in found.groupby(found["kernel"].fillna("the call"), sort=False):
+        where = listed(list(dict.fromkeys(part["arch"])))
+        parts.append(f"{kernel} on {where} ({_example(next(rows_of(part)), rule)})")
+    shown = findings.rows(found, f"{WHERE} {rule.shown}")
+    return Finding(rule.about, f"{'; '.join(parts)}.", shown, "problem" if rule.problem else "normal")
+
+
+def _example(row: Any, rule: Rule) -> str:
+    """Return one launch with the columns that show it: ``for example place_kernel at M = 1: sgpr_spills 120``."""
+    of = row.backend if pd.notna(row.backend) else row.algorithm
+    known = ((name, getattr(row, name, None)) for name in rule.shown.split())
+    said = ", ".join(f"{name} {_text(value)}" for name, value in known if _is_known(value))
+    return f"{of}, {row.format}, M = {row.M:,}, {row.arch}: {said.removeprefix('error ').rstrip('.')}"
+
+
+def _is_known(value: Any) -> bool:
+    return bool(value) if isinstance(value, list) else pd.notna(value) and value != 0
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return " + ".join(f"{number:g} x {name}" for name, number in value)
+    return f"{value:.0f}" if isinstance(value, float) else str(value)

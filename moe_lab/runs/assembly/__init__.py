@@ -1,0 +1,70 @@
+"""Compiled code as text: ``<name>.py`` reads an assembler's listing into a ``Listing``; here is what it amounts to.
+
+A plugin has ``sniff(text)`` and ``read(text)``. Which unit an instruction keeps busy is data, ``units.csv``: the first
+pattern that its mnemonic, followed by a space and its operands, begins with.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from moe_lab.runs.assembly._listing import TENSOR, Instruction
+from moe_lab.runs.assembly._listing import Listing as Listing
+from moe_lab.runs.assembly._loops import inner_loop
+from moe_lab.spec import plugins
+from moe_lab.spec.errors import UserError
+
+
+def read(text: str) -> Listing:
+    """Return the kernel that a text lists, by the plugin that knows its form; UserError: there is none, or no code."""
+    for name in plugins.names("assembly"):
+        plugin = plugins.load("assembly", name)
+        if plugin.sniff(text):
+            found: Listing = plugin.read(text)
+            if not found.instructions:
+                raise UserError(f"The listing of '{found.kernel}' has no instructions; compile it again.")
+            return found
+    raise UserError(f"A listing is of no known assembler; there are: {', '.join(plugins.names('assembly'))}.")
+
+
+def columns(listing: Listing, warps: int) -> dict[str, Any]:
+    """Return columns of ``schema.of("static")``: what the assembler states, the mix, and the inner loop.
+
+    Args:
+        listing: the kernel.
+        warps: of a thread block, which all do the tensor work.
+    """
+    body = inner_loop(listing.instructions)
+    tensor = [one for one in listing.instructions if one.unit in TENSOR]
+    return {
+        **listing.facts,
+        "static_instructions": len(listing.instructions),
+        "tensor_unit": "+".join(dict.fromkeys(one.unit for one in tensor)) or None,
+        "tensor_shape": "+".join(dict.fromkeys(one.opcode for one in tensor)) or None,
+        "mix": _counted(listing.instructions),
+        "loads": _loads(listing.instructions),
+        **(_loop(body, warps) if body else {}),
+    }
+
+
+def _loop(body: Sequence[Instruction], warps: int) -> dict[str, Any]:
+    tensor = [one for one in body if one.unit in TENSOR]
+    flop = [one.flop for one in tensor]
+    known = bool(tensor) and None not in flop
+    return {
+        "loop_instructions": len(body),
+        "loop_mix": _counted(body),
+        "loop_loads": _loads(body),
+        "loop_tensor_flop": sum(f or 0 for f in flop) * warps if known else None,
+        "loop_not_tensor_pct": 100 * (1 - len(tensor) / len(body)) if tensor else None,
+    }
+
+
+def _counted(instructions: Sequence[Instruction]) -> list[tuple[str, int]]:
+    return Counter(one.unit for one in instructions).most_common()
+
+
+def _loads(instructions: Sequence[Instruction]) -> list[tuple[str, int]]:
+    """Return (bytes a thread, count) of loads from global memory, the widest first; those by TMA have no width."""
+    found = Counter(one.load_bytes for one in instructions if one.load_bytes is not None)
+    return [(str(width), found[width]) for width in sorted(found, reverse=True)]

@@ -1,0 +1,93 @@
+"""SASS of NVIDIA GPUs, as ``cuobjdump -res-usage -sass`` prints the one kernel of a cubin."""
+
+import re
+from typing import NamedTuple
+
+from moe_lab.runs.assembly._listing import Instruction, Listing, units
+from moe_lab.spec.errors import UserError
+
+INFO = {"about": "SASS of NVIDIA GPUs, by cuobjdump -res-usage -sass", "source": "CUDA binary utilities"}
+
+USAGE = re.compile(r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
+LINE = re.compile(r"^[ \t]*/\*([0-9a-f]{4,})\*/\s+(?:\{\s*)?(@!?U?P\w+\s+)?([A-Z][\w.]*)\s*([^;]*)", re.M)
+ADDRESS = re.compile(r"(?:^|[\s,])0x([0-9a-f]+)\s*$")
+RESERVED_BYTES = 1024
+STEP_BYTES = 16  # an instruction, since Volta
+WARPS_OF_A_WGMMA = 4  # that do one together
+MMA = re.compile(r"\w+MMA\.(?:SP\.)?(?:(\d+)x(\d+)x(\d+)|(16|8)(8)(\d+))")
+
+
+class Line(NamedTuple):
+    """One instruction as it stands there."""
+
+    address: int
+    predicate: str
+    opcode: str
+    operands: str
+
+
+def sniff(text: str) -> bool:
+    """Return whether a text is such a listing."""
+    return USAGE.search(text) is not None
+
+
+def read(text: str) -> Listing:
+    """Return the kernel; raises UserError: the text holds no kernel, or more than one."""
+    found = USAGE.findall(text)
+    if len(found) != 1:
+        raise UserError(f"A listing of SASS has {len(found)} kernels instead of one; compile it again.")
+    kernel, registers, stack, smem, local = found[0]
+    code = _without_padding([Line(int(at, 16), *rest) for at, *rest in LINE.findall(text)])
+    places = {line.address: index for index, line in enumerate(code)}
+    facts = {
+        "static_registers": int(registers),
+        "stack_bytes": max(int(stack), int(local)),
+        "smem_in_code_bytes": max(0, int(smem) - _reserved(text)),
+        "code_bytes": len(code) * STEP_BYTES,
+    }
+    instructions = tuple(_instruction(line, places) for line in code)
+    spilled = sum(one.unit == "local memory" for one in instructions)
+    return Listing(kernel, instructions, facts | {"local_accesses": spilled})
+
+
+def _reserved(text: str) -> int:
+    """Return the shared memory that the driver takes of a block, which a cubin has counted since Hopper."""
+    made_for = re.search(r"code for sm_(\d+)", text)
+    return RESERVED_BYTES if made_for and int(made_for[1]) >= 90 else 0
+
+
+def _without_padding(lines: list[Line]) -> list[Line]:
+    """Return the code up to the jump to itself that ends it."""
+    while lines and lines[-1].opcode in ("NOP", "BRA") and _address(lines[-1].operands) in (None, lines[-1].address):
+        lines = lines[:-1]
+    return lines
+
+
+def _instruction(line: Line, places: dict[int, int]) -> Instruction:
+    opcode, operands = line.opcode, line.operands.strip()
+    unit = units("nvidia")(f"{opcode} {operands}")
+    address = _address(operands) if opcode.startswith(("BRA", "JMP")) else None
+    width = _width(opcode) if unit in ("global load", "async copy") else None
+    target = None if address is None else places.get(address)
+    always = opcode.split(".")[0] in ("EXIT", "RET") or (opcode == "BRA" and operands.startswith("0x"))
+    return Instruction(opcode, unit, target, always and not line.predicate, width, _flop(opcode, unit))
+
+
+def _address(operands: str) -> int | None:
+    found = ADDRESS.search(operands)
+    return int(found[1], 16) if found else None
+
+
+def _width(opcode: str) -> int:
+    """Return the bytes that a thread loads: 4 where no modifier says otherwise."""
+    of = {"256": 32, "128": 16, "64": 8, "U16": 2, "S16": 2, "U8": 1, "S8": 1}
+    return next((of[part] for part in opcode.split(".") if part in of), 4)
+
+
+def _flop(opcode: str, unit: str) -> int | None:
+    """Return 2 * m * n * k of one warp; tcgen05 has its shape in a descriptor, which the instruction does not show."""
+    shape = MMA.match(opcode)
+    if shape is None or unit == "tcgen05":
+        return None
+    m, n, k = (int(size) for size in shape.groups() if size)
+    return 2 * m * n * k // (WARPS_OF_A_WGMMA if unit == "wgmma" else 1)

@@ -1,0 +1,65 @@
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+from moe_lab.analysis import static
+
+RULES = {rule.about: rule for rule in static.RULES}
+
+
+def row(**changes):
+    known = {"arch": "sm_90", "gpu": "NVIDIA H100", "model": "m", "format": "bf16", "M": 1, "backend": "fused_moe"}
+    known |= {"algorithm": None, "stage": "w13", "kernel": "gemm_kernel", "error": None, "tensor_unit": "wgmma"}
+    known |= {"static_registers": 128, "local_accesses": 0, "loop_loads": [("16", 12)]}
+    known |= {"blocks_by": [("registers", 4), ("shared memory", 3), ("warps", 16)]}
+    return known | changes
+
+
+@pytest.mark.parametrize(
+    ("rule", "fires", "rests"),
+    [
+        ("Does not compile or launch", {"error": "no"}, {}),
+        ("Spills", {"local_accesses": 3}, {}),
+        ("Spills", {"sgpr_spills": 3}, {"sgpr_spills": 0}),
+        ("mma.sync where the GPU has more", {"tensor_unit": "mma.sync"}, {"tensor_unit": "mma.sync", "arch": "sm_80"}),
+        (
+            "Narrow loads in the inner loop",
+            {"loop_loads": [("16", 1), ("4", 8)]},
+            {"loop_loads": [("16", 8)]},
+        ),
+        (
+            "Shared memory halves the occupancy",
+            {"blocks_by": [("registers", 4), ("shared memory", 2), ("warps", 16)]},
+            {"blocks_by": [("registers", 2), ("shared memory", 2), ("warps", 16)]},
+        ),
+    ],
+)
+def test_a_rule_fires_in_the_rows_that_it_is_about(rule, fires, rests) -> None:
+    table = pd.DataFrame([row(**rests), row(**fires)])
+    assert static.amiss(table, RULES[rule]).index.tolist() == [1]
+
+
+def test_narrow_loads_without_tensor_work_are_no_finding() -> None:
+    table = pd.DataFrame([row(tensor_unit=None, loop_loads=[("4", 1)])])
+    assert static.amiss(table, RULES["Narrow loads in the inner loop"]).empty
+
+
+def test_no_rule_fires_without_what_it_looks_at() -> None:
+    refused = pd.DataFrame([{"arch": "gfx942", "M": 1, "error": "no"}])
+    assert [rule.about for rule in static.RULES if not static.amiss(refused, rule).empty] == [
+        "Does not compile or launch"
+    ]
+    assert all(static.amiss(refused[:0], rule).empty for rule in static.RULES)
+
+
+def test_rows_that_differ_in_m_alone_are_joined() -> None:
+    table = pd.DataFrame([row(M=1), row(M=64), row(M=4096, static_registers=255)])
+    found = static.kernels(table)
+    assert found[["M", "static_registers", "spills"]].values.tolist() == [["1, 64", 128, 0], ["4096", 255, 0]]
+
+
+def test_the_share_of_narrow_loads_is_one_of_bytes() -> None:
+    assert static.narrow_pct([("16", 3), ("8", 1), ("4", 2)]) == 25.0
+    assert static.narrow_pct([]) == static.narrow_pct(None) == 0.0
+    assert not static.smem_costs_half(SimpleNamespace(blocks_by=None))

@@ -1,0 +1,105 @@
+"""The process that compiles for GPUs that are not there; Triton really compiles, on the CPU of the test."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+
+PLUGIN = """
+import os
+import torch
+import triton
+import triton.language as tl
+
+INFO = {"kind": "align", "about": "what can go wrong", "needs": ["torch", "triton"], "deterministic": True}
+
+
+@triton.jit
+def ones_kernel(x, N: tl.constexpr):
+    tl.store(x + tl.arange(0, N), 1)
+
+
+class Deadly:
+    dtype = torch.int32
+
+    def data_ptr(self):  # what Triton asks of an argument when it compiles
+        os._exit(9)
+
+
+def align(topk_ids, block_m, E):
+    ones_kernel[(1,)](topk_ids, N=16)
+    ones_kernel[(1,)](Deadly(), N=16)
+    ones_kernel[(1,)](topk_ids, N=3)
+    ones_kernel[(2,)](topk_ids, N=32, num_warps=2)
+"""
+
+
+def inspected(folder: Path, *options: str, plugin: Path | None = None) -> list[dict]:
+    out = folder / "rows.json"
+    before = ["--plugin", str(plugin)] if plugin else []
+    argv = [sys.executable, "-m", "moe_lab.gpu", *before, "inspect", *options, "--out", str(out)]
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run(argv, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    header, *rows, last = [json.loads(line) for line in out.read_text().splitlines()]
+    assert header["bench"] == "inspect"
+    assert last == {"complete": True}
+    assert not [p for p in out.with_name("rows.json.code").iterdir() if p.suffix != ".txt"], "listings alone are left"
+    return rows
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory) -> list[dict]:
+    sizes = ["--model", "256x128x8x2", "--m", "4", "--format", "bf16,fp8_block"]
+    some = ["--backend", "fused_moe", "--algorithms", "one_launch", "--arch", "sm_90,gfx942"]
+    return inspected(tmp_path_factory.mktemp("inspect"), *sizes, *some)
+
+
+def test_a_row_is_a_launch_in_the_order_of_the_call(rows) -> None:
+    calls = [(r["arch"], r["format"], r["stage"], r["kernel"]) for r in rows if r["backend"]]
+    hopper = [call[1:] for call in calls if call[0] == "sm_90"]
+    gemm, combine = "fused_moe_gemm_kernel", "combine_kernel"
+    plain = [("w13", gemm), ("act", "gated_activation_kernel"), ("w2", gemm), ("combine", combine)]
+    scaled = [("quant", "quantise_kernel"), ("w13", gemm), ("act+quant", "quantise_kernel"), ("w2", gemm)]
+    assert hopper == [("bf16", *one) for one in plain] + [
+        ("fp8_block", *one) for one in [*scaled, ("combine", combine)]
+    ]
+    assert {r["kernel"] for r in rows if r["algorithm"]} == {"one_launch_kernel", "router_kernel"}
+
+
+def test_a_call_that_refuses_is_a_row_with_its_reason(rows) -> None:
+    refused = [r for r in rows if r["error"]]
+    assert [(r["arch"], r["format"], r["kernel"]) for r in refused] == [("gfx942", "fp8_block", None)]
+    assert "compute capability 8.9" in refused[0]["error"]
+
+
+def test_a_launch_is_that_of_the_launcher_on_that_gpu(rows) -> None:
+    w13 = {r["arch"]: r for r in rows if r["stage"] == "w13" and r["format"] == "bf16"}
+    assert "BLOCK_M=16 BLOCK_N=64 BLOCK_K=128" in w13["sm_90"]["constants"]
+    assert w13["sm_90"]["grid_blocks"] == 8 * 256 // 64, "4 * 2 pairs are at most 8 tiles of 16 rows"
+    assert w13["sm_90"]["num_stages"] == 4, "as many as fit into shared memory"
+    assert w13["gfx942"]["num_stages"] == 2, "one buffer on AMD"
+
+
+def test_a_compiler_that_dies_or_refuses_costs_one_launch(tmp_path) -> None:
+    plugin = tmp_path / "mishaps.py"
+    plugin.write_text(PLUGIN)
+    options = ["--kernel", "align", "--algorithms", "mishaps", "--arch", "gfx942", "--m", "4", "--model", "64x32x8x2"]
+    rows = inspected(tmp_path, *options, plugin=plugin)
+    assert [r["launch"] for r in rows] == [0, 1, 2, 3]
+    assert rows[0]["error"] is None
+    assert rows[1]["error"] == "the compiling process stopped with exit code 9"
+    assert "power of 2" in rows[2]["error"]
+    assert (rows[3]["error"], rows[3]["num_warps"], rows[3]["grid_blocks"]) == (None, 2, 2)
+
+
+def test_the_interpreter_leaves_nothing_to_compile(tmp_path) -> None:
+    argv = [sys.executable, "-m", "moe_lab.gpu", "inspect", "--out", str(tmp_path / "x")]
+    done = subprocess.run(argv, capture_output=True, text=True, env={**os.environ, "TRITON_INTERPRET": "1"})
+    assert done.returncode == 2
+    assert "TRITON_INTERPRET=1 leaves nothing to compile" in done.stderr

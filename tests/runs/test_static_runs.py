@@ -1,0 +1,104 @@
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from checkout import SAMPLES
+
+from moe_lab import cli, runs
+from moe_lab.runs import bench_runs, static_runs
+
+HEADER = {"schema": 2, "bench": "inspect", "key": ["gpu", "M", "backend", "launch"], "gpu": None, "settings": {}}
+HEADER |= {"versions": {"triton": "3.7.1"}, "command": ["python", "-m", "moe_lab.gpu", "inspect"]}
+CALL = {"model": "qwen3-30b-a3b", "format": "bf16", "M": 4096, "backend": "fused_moe", "algorithm": None}
+LAUNCH = {"launch": 0, "kernel": "fused_moe_gemm_kernel", "stage": "w13", "grid_blocks": 2298, "error": None}
+LAUNCH |= {"constants": "BLOCK_M=128", "num_warps": 8, "num_stages": 3, "static_smem_bytes": 98304}
+H100 = {"gpu": "NVIDIA H100 80GB HBM3", "arch": "sm_90"}
+MI300X = {"gpu": "AMD Instinct MI300X", "arch": "gfx942"}
+REFUSED = {"launch": None, "kernel": None, "stage": None, "error": "fp8_block needs another GPU."}
+
+CHILD = """
+import json, pathlib, shutil, sys
+out = pathlib.Path(sys.argv[sys.argv.index("--out") + 1])
+code = out.with_name(out.name + ".code")
+code.mkdir()
+for sample in ("sass_sm90", "amdgcn_gfx942"):
+    shutil.copy({samples!r} + "/" + sample + ".txt", code)
+out.write_text("".join(json.dumps(line) + "\\n" for line in json.loads({lines!r})))
+sys.exit({code})
+"""
+
+
+@pytest.fixture
+def compiling(monkeypatch, tmp_path):
+    """Make ``python -m moe_lab.gpu inspect`` a script that writes rows and two listings."""
+
+    def set_up(rows: list, code: int = 0) -> None:
+        script = tmp_path / "child.py"
+        lines = json.dumps([HEADER, *rows, {"complete": True}])
+        script.write_text(CHILD.format(samples=str(SAMPLES), lines=lines, code=code))
+        popen = bench_runs.subprocess.Popen
+        monkeypatch.setattr(
+            bench_runs.subprocess, "Popen", lambda argv, **rest: popen([sys.executable, str(script), *argv[3:]], **rest)
+        )
+        monkeypatch.setattr(static_runs, "find_spec", lambda name: object())
+
+    return set_up
+
+
+ROWS = [
+    H100 | CALL | LAUNCH | {"listing": "sass_sm90.txt"},
+    MI300X | CALL | LAUNCH | {"static_smem_bytes": 49152, "listing": "amdgcn_gfx942.txt"},
+    MI300X | CALL | {"format": "fp8_block", "backend": "grouped"} | REFUSED,
+]
+
+
+def test_compiled_code_is_a_run_like_any_other(compiling, tmp_path, capsys) -> None:
+    compiling(ROWS)
+    assert cli.main(["inspect", "--name", "x", "--arch", "sm_90", "--profiles", str(tmp_path / "p")]) == 0
+    said = capsys.readouterr()
+    assert "fused_moe_gemm_kernel" in said.out
+    assert "1 kernel in 3 launches compiled for sm_90 and gfx942; 1 of these launches cannot be." in said.out
+    run = runs.load("static/x", root=tmp_path / "p")
+    assert run.what == "bench inspect, 3 rows"
+    assert run.manifest["command"] == ["moe-lab", "inspect", "--arch", "sm_90", "--name", "x"]
+    assert sorted(p.name for p in run.path.iterdir()) == ["rows.csv", "run.json"]
+    capsys.readouterr()
+    assert cli.main(["runs", "--profiles", str(tmp_path / "p")]) == 0
+    assert "static/x" in capsys.readouterr().out
+    assert cli.main(["inspect", "static/x", "--profiles", str(tmp_path / "p")]) == 0
+    assert capsys.readouterr().out == said.out
+
+
+def test_a_row_has_what_its_listing_says_and_what_follows_from_it(compiling, tmp_path) -> None:
+    compiling(ROWS)
+    rows = static_runs.inspect([], "x", root=tmp_path)[0].rows()
+    hopper, amd, refused = (row for _, row in rows.iterrows())
+    assert (hopper.static_registers, hopper.static_smem_bytes, hopper.tensor_unit) == (200, 98304, "wgmma")
+    assert (hopper.static_occupancy_pct, hopper.occupancy_limit) == (12.5, "registers")
+    assert hopper.loop_loads == [("16", 12)]
+    assert dict(amd.blocks_by) == {"registers": 1, "scalar registers": 10, "shared memory": 1, "warps": 4, "blocks": 16}
+    assert rows["static_vgprs"].isna().tolist() == [True, False, True]
+    assert refused.error == "fp8_block needs another GPU."
+    assert "listing" not in rows
+
+
+def test_a_block_that_no_multiprocessor_holds_is_the_rows_error(compiling, tmp_path) -> None:
+    compiling([MI300X | CALL | LAUNCH | {"static_smem_bytes": 70000, "listing": "amdgcn_gfx942.txt"}])
+    (row,) = static_runs.inspect([], "x", root=tmp_path)[0].rows().to_dict("records")
+    assert row["error"] == "It needs 70000 bytes of shared memory a thread block; this GPU gives one 65536."
+    assert row["static_registers"] == 184
+
+
+@pytest.mark.parametrize("listing", ["../rows.json", "gone.txt"])
+def test_a_listing_that_is_not_there_is_no_run(compiling, tmp_path: Path, capsys, listing) -> None:
+    compiling([H100 | CALL | LAUNCH | {"listing": listing}])
+    assert cli.main(["inspect", "--name", "x", "--profiles", str(tmp_path / "p")]) == 2
+    assert "A listing cannot be read" in capsys.readouterr().err
+
+
+def test_a_refusal_of_the_process_is_one(compiling, tmp_path, capsys) -> None:
+    compiling(ROWS, code=2)
+    assert cli.main(["inspect", "--profiles", str(tmp_path / "p")]) == 2
+    assert "stopped with exit code 2" in capsys.readouterr().err
+    assert not (tmp_path / "p" / "static").exists() or not list((tmp_path / "p" / "static").iterdir())
