@@ -7,6 +7,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from moe_lab.gpu import formats, routing
+from moe_lab.gpu.bench import examine
 from moe_lab.gpu.bench.check import Inputs, Oracle
 from moe_lab.gpu.experts import load, torch_loop
 from moe_lab.gpu.formats import dense
@@ -30,6 +31,7 @@ CASES = [
     (21, 320, 130, 3, 1, "hot", "silu", None, "N that is odd for aligned loads; all to one expert"),
     (67, 128, 128, 2, 2, "uniform", "silu", None, "tiles of 64 rows"),
     (20, 256, 128, 2, 2, "zipf:1.0", "silu", (32, 32, 128, 8, 4, 2), "tiles of a quarter of a block"),
+    (9, 160, 256, 3, 2, "zipf:1.0", "swigluoai", None, "two whole groups of hidden features"),
     (0, 256, 128, 8, 2, "uniform", "silu", None, "no tokens"),
 ]
 # The same for scales behind the sum.
@@ -80,6 +82,16 @@ def test_fp8_block_matches_the_dequantised_oracle(name, case, device, poison):
     *sizes, tile, _ = case
     problem, inputs = make(sizes, device)
     assert_right(run(name, problem, inputs, tile=Tile(*tile) if tile else None), problem, inputs)
+
+
+@pytest.mark.parametrize("rows", [16, 64])
+def test_grouped_gives_the_same_hidden_rows_in_one_launch_and_in_two(rows, device, poison):
+    """Within what a step of e4m3 makes of bf16 or fp16 hidden rows, which one launch does not round."""
+    problem, inputs = make((19, 128, 256, 3, 2, "zipf:1.0", "silu"), device)
+    tile = Tile(rows, 128, 128, 8, 4, 3)
+    one, two = (run("grouped", problem, inputs, tile=tile, fuse=fuse) for fuse in (True, False))
+    assert float((one.double() - two.double()).norm()) <= 0.03 * float(two.double().norm())
+    assert_right(one, problem, inputs)
 
 
 @pytest.mark.parametrize("format", BEHIND)
@@ -180,23 +192,28 @@ def test_quantise_leaves_padding_rows_alone(format, device, poison):
         assert found.scales[[1, 4]].isnan().all(), "not written"
 
 
-SORTED = ["quant", "align", "w13+act", "quant", "w2", "combine"]
-STAGES = {(name, "fp8_block"): ["quant", "align", "w13", "act+quant", "w2", "combine"] for name in BACKENDS}
-STAGES |= {("fused_moe", format): STAGES["fused_moe", "fp8_block"] for format in BEHIND}
-STAGES |= {("grouped", format): SORTED for format in BEHIND}
+APART = ["quant", "align", "w13", "act+quant", "w2", "combine"]
+# backend, format, N, options and the stages: a whole group of N in a tile of w13 is quantised there
+STAGES = [
+    *(("fused_moe", format, 128, {}, APART) for format in ("fp8_block", *BEHIND)),
+    *(("grouped", format, 128, {}, ["quant", "align", "w13+act", "quant", "w2", "combine"]) for format in BEHIND),
+    ("grouped", "fp8_block", 128, {}, ["quant", "align", "w13+act+quant", "w2", "combine"]),
+    ("grouped", "fp8_block", 128, {"fuse": False}, APART),
+    ("grouped", "fp8_block", 192, {}, APART),
+]
 
 
-@pytest.mark.parametrize(("name", "format"), STAGES)
-def test_stages_of_fp8_say_where_it_quantises(name, format, device):
-    problem, inputs = make((9, 128, 128, 4, 2, "uniform", "silu"), device, format)
+@pytest.mark.parametrize(("name", "format", "N", "options", "stages"), STAGES)
+def test_stages_of_fp8_say_where_it_quantises(name, format, N, options, stages, device):
+    problem, inputs = make((9, 128, N, 4, 2, "uniform", "silu"), device, format)
     seen = []
 
     def mark(stage):
         seen.append(stage)
         return SILENT(stage)
 
-    load(name)[0].experts(*inputs, problem=problem, mark=mark)
-    assert seen == STAGES[name, format]
+    load(name)[0].experts(*inputs, problem=problem, mark=mark, **options)
+    assert seen == stages
     assert all(map(ranges.stages_of, seen))
 
 
@@ -205,6 +222,17 @@ def test_tiles_that_pass_a_block_of_weights_are_refused(tile, device):
     problem, inputs = make((3, 256, 128, 4, 2, "uniform", "silu"), device)
     with pytest.raises(UserError, match="fp8_block needs tiles with block_k 128 and block_n up to 128, not"):
         run("fused_moe", problem, inputs, tile=tile)
+
+
+@pytest.mark.parametrize("format", BEHIND)
+def test_auto_takes_triton_where_scales_come_behind_the_sum_and_others_refuse(format, device, poison):
+    problem, inputs = make((9, 128, 128, 4, 2, "uniform", "silu"), device, format)
+    auto, _ = load("auto")
+    assert auto.possible(problem, inputs.x.device) == ("fused_moe", "grouped")
+    assert_right(run("auto", problem, inputs), problem, inputs)
+    for name in ("hopper", "deep_gemm"):
+        with pytest.raises(UserError, match=f"{name} does not take {format} here, only: "):
+            examine.refuse(name, plugins.info("experts", name), problem, torch.device("cuda"))
 
 
 def test_gpus_without_e4m3_are_refused(monkeypatch):

@@ -13,9 +13,9 @@ from moe_lab.gpu.experts._tuned import Tiles, align_of, choose, fp8_tile, tuned
 from moe_lab.gpu.formats import Quantised, Weights
 from moe_lab.gpu.kernels._device import check_contiguous, multiprocessors
 from moe_lab.gpu.kernels.combine import combine
-from moe_lab.gpu.kernels.grouped import grouped_persistent_gemm
+from moe_lab.gpu.kernels.grouped import grouped_persistent_gemm, holds_groups
 from moe_lab.gpu.kernels.quantise import check_e4m3, parts, quantise
-from moe_lab.gpu.kernels.tile import Tile
+from moe_lab.gpu.kernels.tile import Tile, fit
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.problem import MoEProblem
 from moe_lab.spec.ranges import Mark
@@ -39,8 +39,8 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 def prepare(w13: Weights, w2: Weights) -> tuple[Weights, Weights]:
     """Return w13 [E, 2N, K] with gate and up rows alternating, and w2 as it is; both contiguous.
 
-    In fp8_block both stay as they are: blocks of 128 rows share a scale, and hidden rows are quantised by 128, so that
-    the activation is a launch of its own. In fp8_token the scales of rows alternate with them.
+    In fp8_block both stay as they are, since blocks of 128 rows share a scale. In fp8_token the scales of rows
+    alternate with them.
     """
     if not isinstance(w13, Quantised):
         return _alternating(w13), parts(w2)[0].contiguous()
@@ -67,11 +67,13 @@ def experts(
     mark: Mark,
     align: str = "auto",
     tile: Tiles | None = None,
+    fuse: bool = True,
 ) -> Tensor:
     """Return the layer's output [M, K] in the dtype of x, see ``moe_lab.gpu.experts``; topk_ids may be int64.
 
     ``align`` names an align plugin. ``tile`` is a configuration of both GEMMs, or of w13 and of w2, with as many stages
-    as fit; None = ``tiles``.
+    as fit; None = ``tiles``. ``fuse``: in fp8_block w13 ends with activation and quantisation where its tile holds
+    whole groups; else they are a launch of their own.
 
     Raises:
         UserError: a dtype or format that the kernels or the GPU do not have, an input that is not contiguous, or an
@@ -93,22 +95,23 @@ def experts(
         alignment = align_pairs(topk_ids, gemm13.block_m, problem.E)
     gemm = partial(grouped_persistent_gemm, alignment=alignment, numel=pairs, programs=programs, dtype=x.dtype)
     blocks = problem.format == "fp8_block"
-    with mark("w13" if blocks else "w13+act"):
-        hidden: Weights = gemm(
+    fused = blocks and fuse and holds_groups(gemm13, problem.N)
+    with mark("w13+act+quant" if fused else "w13" if blocks else "w13+act"):
+        hidden = gemm(
             *(tokens, w13),
-            tile=gemm13,
+            tile=_two_products(gemm13, x.device) if fused else gemm13,
             pairs_per_row=problem.topk,
-            activation="none" if blocks else problem.activation,
+            activation="none" if blocks and not fused else problem.activation,
             topk_weights=weights13,
         )
-    if quantised:
+    if quantised and not fused:
         with mark("act+quant" if blocks else "quant"):
             hidden = quantise(
                 *(parts(hidden)[0], problem.activation if blocks else "none", alignment.sorted_token_ids, pairs),
                 format=problem.format,
             )
     with mark("w2"):
-        rows = gemm(hidden, w2, tile=gemm2, topk_weights=weights2)
+        rows, _ = parts(gemm(hidden, w2, tile=gemm2, topk_weights=weights2))
     with mark("combine"):
         return combine(rows, problem.topk)
 
@@ -121,6 +124,12 @@ def block_m(problem: MoEProblem) -> int:
 def tiles(problem: MoEProblem, device: torch.device, tile: Tiles | None = None) -> tuple[Tile, Tile]:
     """Return the configurations of the w13 and of the w2 GEMM: given, tuned, or our own; both have one block_m."""
     return choose("grouped", problem, device, tile, _default_tile(problem))
+
+
+def _two_products(tile: Tile, device: torch.device) -> Tile:
+    """Return a tile of w13 for gate and up at once: weights take twice the room, and many rows twice the warps."""
+    stages = fit(replace(tile, block_n=2 * tile.block_n), 1, device).num_stages
+    return replace(tile, num_stages=stages, num_warps=8 if tile.block_m >= 64 else tile.num_warps)
 
 
 def _default_tile(problem: MoEProblem) -> Tile:

@@ -2,7 +2,9 @@
 
 Beside ``fused_moe``: programs do not end with their tile, so the loads of the next begin while the results of the
 last are stored; the gated activation can be the end of the w13 product (gate and up columns alternating, so that both
-of a pair lie in one thread); and rows can stay in sorted order between w13 and w2, where they need no gather.
+of a pair lie in one thread); and rows can stay in sorted order between w13 and w2, where they need no gather. In
+fp8_block gate and up rows have blocks of their own, so a tile there is two products: 128 gate columns and the 128 up
+columns to them, whose hidden features are a whole group, and leave in e4m3 with its scale.
 """
 
 from typing import Any
@@ -12,11 +14,11 @@ import triton.language as tl
 from torch import Tensor
 
 from moe_lab.gpu.align import Alignment
-from moe_lab.gpu.formats import Weights
+from moe_lab.gpu.formats import Quantised, Weights
 from moe_lab.gpu.kernels._device import check_device, is_hip
 from moe_lab.gpu.kernels._jit import jit
 from moe_lab.gpu.kernels.activation import ALPHA, LIMIT, gated
-from moe_lab.gpu.kernels.quantise import add_scaled, parts, scaled, scaling, swapped
+from moe_lab.gpu.kernels.quantise import GROUP, add_scaled, e4m3_of, parts, scaled, scaling, stored_as, swapped
 from moe_lab.gpu.kernels.tile import Tile
 
 
@@ -25,6 +27,7 @@ def grouped_persistent_gemm_kernel(
     x,  # rows to multiply: [rows, gemm_k]; with TMA and not GATHER a descriptor of it
     w,  # [E * gemm_n, gemm_k]; with TMA a descriptor of it
     y,  # out
+    y_scales,  # [rows, gemm_n / 256] fp32, out: y is e4m3 and a tile two products; None = it is of the dtype
     topk_weights,  # [numel] fp32; any pointer when not SCALE
     x_scales,  # fp32 of e4m3 x, as SCALES says: [rows, ceil(gemm_k / 128)], [rows], [1] or None
     w_scales,  # fp32 of e4m3 w: [E, ceil(gemm_n / 128), ceil(gemm_k / 128)], [E, gemm_n], [E] or None
@@ -37,7 +40,7 @@ def grouped_persistent_gemm_kernel(
     stride_y,
     PAIRS_PER_ROW: tl.constexpr,
     GATHER: tl.constexpr,  # row of x = pair // PAIRS_PER_ROW, and rows of y in sorted order; else the other way round
-    ACTIVATION: tl.constexpr,  # "none", "silu" or "swigluoai": columns alternate gate, up, and y has half of them
+    ACTIVATION: tl.constexpr,  # "none", "silu" or "swigluoai": y has half of the columns, which alternate gate, up
     SCALE: tl.constexpr,  # multiply each row by its router weight
     TMA: tl.constexpr,
     EVEN_K: tl.constexpr,
@@ -54,7 +57,7 @@ def grouped_persistent_gemm_kernel(
 ):
     """Compute the [BLOCK_M, BLOCK_N] tiles program, program + PROGRAMS, ... of the product."""
     tiles_m = tl.load(num_tokens_post_padded) // BLOCK_M
-    tiles_n = tl.cdiv(gemm_n, BLOCK_N)
+    tiles_n = tl.cdiv(gemm_n, BLOCK_N) if y_scales is None else gemm_n // (2 * BLOCK_N)
     for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, PROGRAMS, flatten=FLATTEN):
         group = tile // (GROUP_M * tiles_n)
         group_size = tl.minimum(tiles_m - group * GROUP_M, GROUP_M)
@@ -74,6 +77,8 @@ def grouped_persistent_gemm_kernel(
             x_scale_at = x_scales + row * groups
             w_scale_at = w_scales + (expert * tl.cdiv(gemm_n, 128) + tile_n * BLOCK_N // 128) * groups
         acc = tl.zeros((BLOCK_N, BLOCK_M) if SWAP else (BLOCK_M, BLOCK_N), dtype=tl.float32)
+        if y_scales is not None:
+            up = tl.zeros_like(acc)
         for k in tl.range(0, gemm_k, BLOCK_K):
             if TMA and not GATHER:
                 x_tile = x.load([tile_m * BLOCK_M, k])
@@ -83,17 +88,15 @@ def grouped_persistent_gemm_kernel(
                 x_tile = tl.load(
                     x + row[:, None] * gemm_k + k + depth[None, :], mask=k + depth[None, :] < gemm_k, other=0.0
                 )
-            if TMA:
-                w_tile = w.load([expert * gemm_n + tile_n * BLOCK_N, k])
-            else:
-                at = w + (expert.to(tl.int64) * gemm_n + column)[:, None] * gemm_k + k + depth[None, :]
-                inside = column[:, None] < gemm_n
-                if not EVEN_K:
-                    inside = inside & (k + depth[None, :] < gemm_k)
-                w_tile = tl.load(at, mask=inside, other=0.0)
+            w_tile = rows_of_weights(w, expert, tile_n * BLOCK_N, k, gemm_n, gemm_k, TMA, EVEN_K, BLOCK_N, BLOCK_K)
             if SCALES == "block":
-                scale = tl.load(x_scale_at + k // BLOCK_K) * tl.load(w_scale_at + k // BLOCK_K)
-                acc = add_scaled(acc, x_tile, w_tile, scale, SWAP)
+                x_scale = tl.load(x_scale_at + k // BLOCK_K)
+                acc = add_scaled(acc, x_tile, w_tile, x_scale * tl.load(w_scale_at + k // BLOCK_K), SWAP)
+                if y_scales is not None:
+                    first = gemm_n // 2 + tile_n * BLOCK_N
+                    w_tile = rows_of_weights(w, expert, first, k, gemm_n, gemm_k, TMA, EVEN_K, BLOCK_N, BLOCK_K)
+                    w_scale = tl.load(w_scale_at + gemm_n // 256 * groups + k // BLOCK_K)
+                    up = add_scaled(up, x_tile, w_tile, x_scale * w_scale, SWAP)
             elif SWAP:
                 acc = tl.dot(w_tile, x_tile.T, acc)
             else:
@@ -104,16 +107,51 @@ def grouped_persistent_gemm_kernel(
         if SCALES == "token" or SCALES == "tensor":
             acc = scaled(acc, x_scales, w_scales, row, expert, column, gemm_n, valid, SCALES)
         if SCALE:
-            acc = acc * tl.load(topk_weights + pair, mask=valid, other=0.0)[:, None]
+            weight = tl.load(topk_weights + pair, mask=valid, other=0.0)[:, None]
+            acc = acc * weight
         to = sorted_row if GATHER else pair
         at = y + to.to(tl.int64)[:, None] * stride_y
-        if ACTIVATION == "none":
+        if y_scales is not None:
+            if SWAP:
+                up = up.T
+            if SCALE:
+                up = up * weight
+            numbers, scale = e4m3_of(gated(acc, up, ACTIVATION == "swigluoai", ALPHA, LIMIT))
+            tl.store(at + column[None, :], numbers.to(y.dtype.element_ty), mask=valid[:, None])
+            tl.store(y_scales + to.to(tl.int64) * tiles_n + tile_n, scale, mask=valid)
+        elif ACTIVATION == "none":
             tl.store(at + column[None, :], acc.to(y.dtype.element_ty), mask=valid[:, None] & (column[None, :] < gemm_n))
         else:
             gate, up = tl.split(tl.reshape(acc, [BLOCK_M, BLOCK_N // 2, 2]))
             half = tile_n * (BLOCK_N // 2) + tl.arange(0, BLOCK_N // 2)[None, :]
             result = gated(gate, up, ACTIVATION == "swigluoai", ALPHA, LIMIT)
             tl.store(at + half, result.to(y.dtype.element_ty), mask=valid[:, None] & (half < gemm_n // 2))
+
+
+@jit
+def rows_of_weights(
+    w,
+    expert,
+    first,
+    k,
+    gemm_n,
+    gemm_k,
+    TMA: tl.constexpr,
+    EVEN_K: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """Return rows first, first + 1, ... of an expert's weights at step k, [BLOCK_N, BLOCK_K]; see the kernel."""
+    if TMA:
+        tile = w.load([expert * gemm_n + first, k])
+    else:
+        column, depth = first + tl.arange(0, BLOCK_N), k + tl.arange(0, BLOCK_K)
+        at = w + (expert.to(tl.int64) * gemm_n + column)[:, None] * gemm_k + depth[None, :]
+        inside = column[:, None] < gemm_n
+        if not EVEN_K:
+            inside = inside & (depth[None, :] < gemm_k)
+        tile = tl.load(at, mask=inside, other=0.0)
+    return tile
 
 
 def grouped_persistent_gemm(
@@ -128,7 +166,7 @@ def grouped_persistent_gemm(
     activation: str = "none",
     topk_weights: Tensor | None = None,
     dtype: torch.dtype | None = None,
-) -> Tensor:
+) -> Weights:
     """Return the product in ``dtype``: rows gathered into sorted order, or sorted rows back in pair order.
 
     Args:
@@ -142,6 +180,7 @@ def grouped_persistent_gemm(
         pairs_per_row: topk, to gather and return [capacity, columns] in sorted order (padding rows stay unwritten);
             0, to return [numel, columns] in pair order.
         activation: ``none``, or one of ``activation.ACTIVATIONS``: rows of w alternate gate, up; columns = gemm_n / 2.
+            In fp8_block w has its gate rows first, and the result is of that format; see ``holds_groups``.
         topk_weights: [numel] fp32, contiguous: each row is multiplied by its weight before the activation and before it
             is rounded.
         dtype: of the product; None = that of x.
@@ -152,12 +191,16 @@ def grouped_persistent_gemm(
     columns = gemm_n if activation == "none" else gemm_n // 2
     rows = alignment.sorted_token_ids.numel() if gather else numel
     y = torch.empty((rows, columns), dtype=dtype or x.dtype, device=x.device)
+    y_scales = None
+    if scales == "block" and activation != "none":
+        y = torch.empty_like(y, dtype=stored_as(x))
+        y_scales = torch.empty((rows, columns // tile.block_n), dtype=torch.float32, device=x.device)
     if numel == 0:
-        return y
+        return y if y_scales is None else Quantised("fp8_block", y.to(torch.float8_e4m3fn), y_scales)
     tma = has_tma(x, gemm_k)
     factors = _described(x, w, tile, gather) if tma else (x, w)
     grouped_persistent_gemm_kernel[(programs,)](
-        *(*factors, y, alignment.sorted_token_ids if topk_weights is None else topk_weights),
+        *(*factors, y, y_scales, alignment.sorted_token_ids if topk_weights is None else topk_weights),
         *(x_scales, w_scales, *alignment, numel, gemm_n, gemm_k, columns),
         PAIRS_PER_ROW=max(1, pairs_per_row),
         GATHER=gather,
@@ -178,7 +221,12 @@ def grouped_persistent_gemm(
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
     )
-    return y
+    return y if y_scales is None else Quantised("fp8_block", y.to(torch.float8_e4m3fn), y_scales)
+
+
+def holds_groups(tile: Tile, N: int) -> bool:
+    """Return whether a tile of w13 in fp8_block can end with activation and quantisation: it has whole groups of N."""
+    return tile.block_n == GROUP and N % GROUP == 0
 
 
 def _described(x: Tensor, w: Tensor, tile: Tile, gather: bool) -> tuple[Any, Any]:

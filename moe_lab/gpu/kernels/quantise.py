@@ -41,6 +41,15 @@ def numbers_of(x, row, column, mask, features, ACTIVATION: tl.constexpr, ALPHA: 
 
 
 @jit
+def e4m3_of(numbers, most=None):
+    """Return numbers [m, n] for e4m3 and their scales [m], by each row's own largest or by ``most`` [m]."""
+    if most is None:
+        most = tl.max(tl.abs(numbers), axis=1)
+    scale = tl.where(most > 0, most / 448.0, 1.0)
+    return tl.minimum(tl.maximum(numbers / scale[:, None], -448.0), 448.0), scale
+
+
+@jit
 def largest_kernel(
     x,  # as of quantise_kernel
     largest,  # [PARTS] fp32, out: of the tiles that each program did
@@ -97,11 +106,10 @@ def quantise_kernel(
     mask = real[:, None] & (column < features)
     numbers = numbers_of(x, row, column, mask, features, ACTIVATION, ALPHA, LIMIT)
     if largest is None:
-        most = tl.max(tl.abs(numbers), axis=1)
+        numbers, scale = e4m3_of(numbers)
     else:
-        most = tl.zeros((BLOCK_ROWS,), dtype=tl.float32) + tl.max(tl.load(largest + tl.arange(0, PARTS)), axis=0)
-    scale = tl.where(most > 0, most / 448.0, 1.0)
-    numbers = tl.minimum(tl.maximum(numbers / scale[:, None], -448.0), 448.0)
+        most = tl.max(tl.load(largest + tl.arange(0, PARTS)), axis=0)
+        numbers, scale = e4m3_of(numbers, tl.zeros((BLOCK_ROWS,), dtype=tl.float32) + most)
     tl.store(values + row[:, None] * features + column, numbers.to(values.dtype.element_ty), mask=mask)
     if largest is None:
         tl.store(scales + row * groups + group, scale, mask=real)
