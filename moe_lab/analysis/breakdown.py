@@ -1,50 +1,31 @@
 """Where the GPU time goes: one row a range path, medians per instance."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from moe_lab.analysis.roles import RULES, Rule, apply
+from moe_lab.analysis import coverage
+from moe_lab.analysis.roles import apply
 from moe_lab.runs.attribution.columns import strings
 from moe_lab.runs.attribution.keys import Bools, Ints
 from moe_lab.runs.attribution.tree import Times, Tree, build, paths, times
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.launches import Launches
+from moe_lab.spec.roles import Rule
 
 UNATTRIBUTED = "(unattributed)"
 PER_INSTANCE = ("kernels", "kernel_sum_ms", "busy_ms", "span_ms", "gap_ms")
 
 
-@dataclass(frozen=True)
-class Coverage:
-    """How much of the kernel time the attribution reaches; percentages are None where there is nothing to divide.
-
-    Attributes:
-        kernels: kernels in the report.
-        kernel_time_ms: their summed duration.
-        in_range_pct: share of it that lies in any range.
-        in_root_pct: share of it that lies in the roots.
-        in_stage_pct: share of the roots' kernel time in a stage, in attention or in a norm (``ranges.stage_of``), that
-            is, not directly in a root, ``layers.0`` or ``mlp``; None if the report marks no stages.
-        graph_kernels: kernels that graphs launched.
-        in_capture_pct: share of these kernels' time that is attributed to the range in which the graph was captured,
-            not to the range around the replay only; None if there are none.
-    """
-
-    kernels: int
-    kernel_time_ms: float
-    in_range_pct: float | None
-    in_root_pct: float | None
-    in_stage_pct: float | None
-    graph_kernels: int
-    in_capture_pct: float | None
-
-
 def breakdown(
-    launches: Launches, root: str | None = None, *, spread: bool = False, roles: bool | Sequence[Rule] = False
+    launches: Launches,
+    root: str | None = None,
+    *,
+    spread: bool = False,
+    roles: bool | Sequence[Rule] | None = None,
 ) -> pd.DataFrame:
     """Return the time of every range path below the roots.
 
@@ -65,20 +46,25 @@ def breakdown(
         root: regular expression searched in range names; the outermost matches are depth 0. By default the
             ``moe_lab|...`` ranges if there are any, else every top-level range.
         spread: also give the smallest and largest instance: ``kernel_sum_ms_min``, ``kernel_sum_ms_max`` and so on.
-        roles: give kernels of engines that mark no stages a stage by their names and order: by ``roles.RULES`` (True)
-            or by given rules.
+        roles: give kernels that lie in no stage a role by their names and order (see ``roles.apply``), by the rules of
+            every engine (True) or by given ones; by default only where no kernel lies in any range, so that a report
+            without ranges has a row a role.
 
     Returns:
         One row a path in tree order, then ``(unattributed)``. Columns path, name, depth, instances, then medians per
         instance kernels, kernel_sum_ms, busy_ms, span_ms, gap_ms, then pct_of_root (percent of the kernel time of all
-        roots) and total_kernel_sum_ms. ``attrs["coverage"]`` is ``Coverage`` as a dictionary.
+        roots) and total_kernel_sum_ms. ``attrs["coverage"]`` is ``coverage.Coverage`` as a dictionary,
+        ``attrs["notes"]`` what there is to say about the report and its roles.
 
     Raises:
         UserError: the expression is not valid or matches no range with GPU operations.
     """
-    if roles:
-        launches = apply(launches, RULES if roles is True else roles)
     tree = build(launches, root)
+    covered = coverage.of(tree)
+    if roles or (roles is None and not (tree.range_id[tree.kernel] >= 0).any()):
+        launches = apply(launches, None if isinstance(roles, bool | None) else roles)
+        bare, tree = tree, build(launches, root)
+        covered = coverage.with_roles(bare, tree)
     inside = times(tree)
     used = inside.operations > 0
     if not tree.whole and not (used & (tree.root >= 0)).any():
@@ -101,7 +87,9 @@ def breakdown(
     out = out.iloc[_tree_order(tree, code, rows, out["first"].to_numpy())]
     rest = _unattributed(tree, spread)
     out = pd.concat([out, rest]) if len(out) else rest
-    return _finish(out, tree, spread)
+    out = _finish(out, tree, spread)
+    out.attrs.update(coverage=asdict(covered), notes=list(launches.meta.get("warnings", ())))
+    return out
 
 
 def instances(launches: Launches) -> pd.DataFrame:
@@ -127,36 +115,6 @@ def instances(launches: Launches) -> pd.DataFrame:
     frame.insert(2, "depth", depth[code[rows]])
     frame.insert(3, "operations", inside.operations[rows])
     return frame.assign(start_ns=inside.first[rows], end_ns=inside.last[rows])
-
-
-def coverage(launches: Launches, root: str | None = None) -> Coverage:
-    """Return how much of the kernel time lies in ranges, in the roots and in stages; ``root`` as for ``breakdown``."""
-    return _coverage(build(launches, root))
-
-
-def _coverage(tree: Tree) -> Coverage:
-    duration = np.where(tree.kernel, tree.end - tree.start, 0)
-    total = int(duration.sum())
-    inside = tree.operation_root >= 0
-    in_root = int(duration[inside].sum())
-    stages = tree.stages()
-    # Copies have no part in the shares: the time of kernels is what the rows show.
-    staged = inside & (stages[np.where(inside, tree.range_id, 0)] >= 0) if len(stages) else inside
-    marked = bool((stages >= 0).any())
-    graph = tree.graph & tree.kernel
-    return Coverage(
-        int(tree.kernel.sum()),
-        total / 1e6,
-        _pct(int(duration[tree.range_id >= 0].sum()), total),
-        _pct(in_root, total),
-        _pct(int(duration[staged].sum()), in_root) if marked else None,
-        int(graph.sum()),
-        _pct(int(duration[graph & tree.captured].sum()), int(duration[graph].sum())),
-    )
-
-
-def _pct(part: int, whole: int) -> float | None:
-    return 100 * part / whole if whole else None
 
 
 def _instances(inside: Times, rows: Ints) -> pd.DataFrame:
@@ -218,13 +176,11 @@ def _tree_order(tree: Tree, code: Ints, rows: Ints, first: Ints) -> list[int]:
 
 
 def _finish(out: pd.DataFrame, tree: Tree, spread: bool) -> pd.DataFrame:
-    """Return the columns in order, percentages and coverage added."""
+    """Return the columns in order, percentages added."""
     counted = tree.kernel if tree.whole else tree.kernel & (tree.operation_root >= 0)
     total = float((tree.end - tree.start)[counted].sum()) / 1e6
     out = out.assign(pct_of_root=100 * out["total_kernel_sum_ms"] / (total or np.nan))
     out["instances"] = out["instances"].astype("Int64")
     extra = [f"{c}_{how}" for c in PER_INSTANCE[1:] for how in ("min", "max")] if spread else []
     columns = ["path", "name", "depth", "instances", *PER_INSTANCE, "pct_of_root", "total_kernel_sum_ms", *extra]
-    out = out[columns].reset_index(drop=True)
-    out.attrs["coverage"] = asdict(_coverage(tree))
-    return out
+    return out[columns].reset_index(drop=True)

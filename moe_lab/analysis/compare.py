@@ -29,7 +29,7 @@ def captures(a: Launches, b: Launches, root: str | None = None) -> pd.DataFrame:
 
 
 def _stages(launches: Launches, root: str | None) -> pd.DataFrame:
-    table = breakdown(launches, root)
+    table = breakdown(launches, root, roles=False)
     roots = table[(table["depth"] == 0) & (table["path"] != UNATTRIBUTED)]
     if len(roots) != 1:
         some = ", ".join(roots["name"].head(3))

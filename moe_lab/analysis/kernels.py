@@ -1,10 +1,11 @@
-"""Which kernels take the time: by place and launch geometry, or summed by name, stage, range or rank."""
+"""Which kernels take the time: by place and launch geometry, or summed by name, role, stage, range or rank."""
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 
+from moe_lab.analysis import roles
 from moe_lab.analysis.breakdown import UNATTRIBUTED
 from moe_lab.runs.attribution.columns import codes, strings
 from moe_lab.runs.attribution.keys import Ints
@@ -65,7 +66,7 @@ def sums(launches: Launches, by: str | Sequence[str] = "name", root: str | None 
     Returns:
         The columns of ``by``, launches, total_ms, pct_of_kernels (percent of the time of all kernels that count), and
         median_us, mean_us, min_us and max_us of a launch; longest total first. Text is NA where there is none: a kernel
-        in no stage, or in no range.
+        in no stage or range, or without a role.
 
     Raises:
         UserError: there is no such column, or the expression is not valid or matches no range.
@@ -122,8 +123,9 @@ def stage_column(tree: Tree, rows: Ints) -> "pd.Series[str]":
     return strings(np.where(own >= 0, stages[own], -1) if len(stages) else own, stage)
 
 
-BY = {
+BY: dict[str, Callable[[Launches, Tree, Ints], "pd.Series[str]"]] = {
     "name": _column("name"),
+    "role": lambda launches, tree, rows: roles.column(launches, tree).iloc[rows],
     "stage": lambda launches, tree, rows: stage_column(tree, rows),
     "range": _range,
     **{name: _column(name) for name in ("rank", "process", "device", "stream")},

@@ -112,7 +112,7 @@ def gaps(launches: Launches) -> pd.DataFrame:
     Returns:
         Columns series, M, span_us, gap_us, gap_pct, kernels.
     """
-    table = breakdown(launches)
+    table = breakdown(launches, roles=False)
     roots = table[(table["depth"] == 0) & (table["path"] != UNATTRIBUTED) & (table["span_ms"] > 0)]
     roots = roots.assign(gap_pct=100 * roots["gap_ms"] / roots["span_ms"])
     roots = roots[roots["gap_pct"] >= GAPS_PCT].reset_index(drop=True)

@@ -15,7 +15,7 @@ from moe_lab.spec import published, ranges
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.launches import Launches
 
-ORDER = ("norm", "self_attn", *ranges.STAGES, "shared_experts", "other")
+ORDER = ("norm", "self_attn", *ranges.STAGES, ranges.EXPERTS, "shared_experts", "other")
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,9 @@ def layer_timeline(phase: Phase) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _stage_of_path(path: str) -> str:
-    return next((stage for stage in map(ranges.stage_of, path.split("/")) if stage), "other")
+    found = [stage for stage in map(ranges.stage_of, path.split("/")) if stage]
+    inner = found[1:] if found[:1] == [ranges.EXPERTS] else []
+    return (inner or found or ["other"])[0]
 
 
 def stages(table: pd.DataFrame) -> pd.DataFrame:
@@ -93,8 +95,11 @@ def stages(table: pd.DataFrame) -> pd.DataFrame:
     """
     rows: dict[str, dict[str, float]] = {}
     claimed: list[str] = []
+    staged = [path for path, name in zip(table["path"], table["name"], strict=True) if ranges.stage_of(name)]
     for row in rows_of(table[table["path"] != UNATTRIBUTED]):
         stage = ranges.stage_of(row.name)
+        if stage == ranges.EXPERTS and any(path.startswith(f"{row.path}/") for path in staged):
+            continue  # the stages inside say more
         # A stage within a stage is part of the outer one: counted there already.
         if stage is None or any(row.path.startswith(f"{path}/") for path in claimed):
             continue

@@ -1,14 +1,13 @@
-"""Stages of engines that do not mark them: the first fused GEMM in ``mlp`` is w13, the second w2, and so on.
+"""What kernels are where no range says it: by their names, the sizes in them, and their neighbours.
 
-A rule names a range, a kernel and an occurrence; kernels that fit get a virtual range below their own. What a range
-already says wins over any rule.
+The rules are data (``spec.roles``). What a range already says wins over any rule; only ``experts`` is told apart
+further. A kernel that multiplies experts, by its name either w13 or w2, is told by the sizes in its name, by what runs
+before and after it on its stream (an activation lies between the two), or by its place among those of its layer.
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -16,177 +15,197 @@ import pandas as pd
 from moe_lab.runs.attribution.columns import array, codes, integers, strings
 from moe_lab.runs.attribution.keys import Bools, Ints, distinct
 from moe_lab.runs.attribution.tree import Tree, build
-from moe_lab.spec.errors import UserError
-from moe_lab.spec.guard.entry import one_line, read_yaml
 from moe_lab.spec.launches import RANGE_COLUMNS, Launches, tidy
-from moe_lab.spec.ranges import STAGES
-
-
-@dataclass(frozen=True)
-class Rule:
-    """Which kernels have a role.
-
-    Attributes:
-        engine: where the names come from; says nothing to the rule itself.
-        range: regular expression searched in range names; occurrences count from 1 in every instance of the innermost
-            range that matches.
-        kernel: regular expression searched in short kernel names.
-        role: the stage, or stages joined by ``+``.
-        nth: which occurrence, in order of time; None = each.
-        of: occurrences repeat after so many (engines that split a large batch run the same kernels again); None = not.
-        beside: regular expression; the rule holds only where a kernel of such a name runs in the same instance, too.
-    """
-
-    engine: str
-    range: str
-    kernel: str
-    role: str
-    nth: int | None = None
-    of: int | None = None
-    beside: str | None = None
-
+from moe_lab.spec.ranges import EXPERTS, STAGES, stage_of
+from moe_lab.spec.roles import Rule, builtin
 
 # Ranges around the experts: modules called mlp, experts, block_sparse_moe, and classes of MoE modules.
 MLP = r"(^|[./ ])(mlp|experts|block_sparse_moe|feed_forward|moe|\w*FusedMoE\w*|\w*SparseMoe\w*|\w*MoE)(_\d+)?$"
-GEMM = r"^fused_moe_kernel|^batched_triton_kernel|^_?p?_?matmul_ogs|^Marlin$|m_grouped_gemm"
-# Kernel names of SGLang (sgl-kernel, Triton) and vLLM (csrc/moe, Triton), 2024 to 2026.
-# The first two need no range of the experts: a replayed graph has none, and the names tell enough.
-SWIGLU = r"matmul_ogs\w*swiglu"
-RULES = (
-    Rule("vllm", "", SWIGLU, "w13"),
-    Rule("vllm", "", r"matmul_ogs(?!\w*swiglu)", "w2", beside=SWIGLU),
-    Rule("sglang, vllm", MLP, GEMM, "w13", 1, 2),
-    Rule("sglang, vllm", MLP, GEMM, "w2", 2, 2),
-    Rule("sglang, vllm", MLP, r"act_and_mul|silu_and_mul|gelu_and_mul|swiglu", "act"),
-    Rule("sglang, vllm", MLP, r"moe_align|count_and_sort", "align"),
-    Rule("sglang, vllm", MLP, r"moe_sum|moe_combine|post_reorder|finalizeMoeRouting", "combine"),
-    Rule("sglang, vllm", MLP, r"(?i)top_?k|moe_fused_gate|moeSoftmax", "router"),
-    Rule("sglang, vllm", MLP, r"per_token_(group_)?quant|scaled_(fp8|int8)_quant", "quant"),
-)
+# Roles that may lie between two products without saying which they are.
+BETWEEN = ("quant", "elementwise", "copy", "reduce", "index", "communication")
+LONGEST = 8000  # characters of a name that are looked at: an expression may take their square
+_CAST = re.compile(r"\((?:unsigned |signed )?(?:int|long|short|char|bool)\)(?=-?\d)")
 
 
-def load(path: Path) -> tuple[Rule, ...]:
-    """Read rules from YAML (or JSON): a list of mappings with the fields of ``Rule``; range, kernel and role must be.
+def apply(launches: Launches, rules: Sequence[Rule] | None = None) -> Launches:
+    """Return the launches with a range of its role around every kernel that a rule fits, also of those in no range.
 
-    Raises:
-        UserError: the file cannot be read, or a rule in it is not valid.
-    """
-    found = read_yaml(path, what="rules for roles", then="give a list of rules, each with range, kernel and role")
-    if not isinstance(found, list) or not found:
-        raise UserError(f"{path.name} must hold a list of rules, each with range, kernel and role.")
-    return tuple(_rule(entry, f"Rule {number} in {path.name}") for number, entry in enumerate(found, 1))
-
-
-def _rule(entry: Any, which: str) -> Rule:
-    known = {f.name for f in fields(Rule)}
-    if not isinstance(entry, dict) or not {"range", "kernel", "role"} <= set(entry) <= known:
-        raise UserError(f"{which} needs range, kernel and role, and may have engine, nth, of and beside.")
-    rule = Rule(**{"engine": "", **entry})
-    for value in (rule.engine, rule.range, rule.kernel, rule.role, "" if rule.beside is None else rule.beside):
-        if not isinstance(value, str):
-            raise UserError(f"{which}: '{one_line(str(value), 40)}' is no text; put it in quotes.")
-    if not all(part in STAGES for part in rule.role.split("+")):
-        role = one_line(rule.role, 40)
-        raise UserError(f"{which} has the role '{role}'; use one of {', '.join(STAGES)}, or some joined by '+'.")
-    for count in (rule.nth, rule.of):
-        if count is not None and (type(count) is not int or count < 1):
-            raise UserError(f"{which}: nth and of count from 1.")
-    if rule.of is not None and (rule.nth is None or rule.nth > rule.of):
-        raise UserError(f"{which}: of needs an nth that is not larger.")
-    for expression in (rule.range, rule.kernel, rule.beside or ""):
-        try:
-            re.compile(expression)
-        except (re.error, RecursionError, OverflowError) as error:
-            shown = one_line(expression, 60)
-            raise UserError(f"{which}: '{shown}' is not a valid regular expression ({error}).") from None
-    return rule
-
-
-def apply(launches: Launches, rules: Sequence[Rule] = RULES) -> Launches:
-    """Return the launches with a range of its role around every kernel that a rule fits.
-
-    Kernels in a stage, attention or norm range keep it. Of several rules that fit, the first counts. The new ranges are
-    ``synthetic``; a sentence in ``meta["warnings"]`` says how many kernels got their stage this way.
+    Kernels in a stage, attention or norm range keep it. The new ranges are ``synthetic``; a sentence in
+    ``meta["warnings"]`` says how many kernels got their role this way.
 
     Args:
         launches: the report.
-        rules: what to look for.
+        rules: what to look for; by default those of every engine that there is a file of.
     """
     tree = build(launches)
-    names = list(dict.fromkeys(rule.role for rule in rules))
-    role = _roles(launches, tree, rules, names)
-    rows = np.flatnonzero(role >= 0)
+    role, names, named = _told(launches, tree, builtin() if rules is None else rules)
+    said = [*launches.meta.get("warnings", ()), _said(tree, role, named)]
+    told = replace(launches, meta={**launches.meta, "warnings": said})
+    rows = np.flatnonzero(named)
     if not len(rows):
-        return _warned(launches, _no_match(tree))
-    first, which = distinct(tree.range_id[rows], role[rows])
+        return told
+    own, process = tree.range_id[rows], array(launches.table["process"])[rows]
+    first, which = distinct(own, np.where(own < 0, process, -1), role[rows])
     range_id = tree.range_id.copy()
     range_id[rows] = len(launches.ranges) + which
-    ranges = _with_roles(launches.ranges, tree.range_id[rows[first]], role[rows[first]], names)
-    said = f"{len(rows)} kernels have their stage by name and order of kernels, not by a range."
-    return _warned(replace(launches, table=launches.table.assign(range_id=integers(range_id)), ranges=ranges), said)
+    made = _ranges(launches.ranges, own[first], process[first], strings(role[rows[first]], names))
+    return replace(told, table=launches.table.assign(range_id=integers(range_id)), ranges=made)
 
 
-def _warned(launches: Launches, said: str) -> Launches:
-    return replace(launches, meta={**launches.meta, "warnings": [*launches.meta.get("warnings", ()), said]})
+def column(launches: Launches, tree: Tree) -> "pd.Series[str]":
+    """Return the role of every operation, by its range or else by the rules of every engine, NA where nothing says it.
+
+    ``tree`` is that of the launches.
+    """
+    role, names, _ = _told(launches, tree, builtin())
+    return strings(role, names)
 
 
-def _no_match(tree: Tree) -> str:
-    """Return the sentence on rules that fit no kernel."""
-    inside = tree.kernel & (tree.range_id >= 0)
-    staged = inside & (tree.stages()[np.maximum(tree.range_id, 0)] >= 0) if len(tree.parent) else inside
+def _said(tree: Tree, role: Ints, named: Bools) -> str:
+    """Return how many kernels the rules reach, and how many nothing does."""
+    duration = tree.end - tree.start
+    parts = (named, tree.kernel & ~named & (role >= 0), tree.kernel & (role < 0))
+    share = [100 * int(duration[part].sum()) / (int(duration[tree.kernel].sum()) or 1) for part in parts]
+    by_name, by_range, neither = (int(part.sum()) for part in parts)
     return (
-        f"0 of {int(tree.kernel.sum())} kernels got a stage by the rules of roles: {int(staged.sum())} are in one "
-        f"already, {int((tree.kernel & ~inside).sum())} lie in no range, and no rule fits the others."
+        f"{by_name} of {int(tree.kernel.sum())} kernels ({share[0]:.2f} % of their time) have their role by name and "
+        f"order, not by a range; {by_range} ({share[1]:.2f} %) lie in a stage, {neither} ({share[2]:.2f} %) have "
+        "neither."
     )
 
 
-def _roles(launches: Launches, tree: Tree, rules: Sequence[Rule], names: list[str]) -> Ints:
-    """Return the role of every operation, an index into ``names``; -1 = none: int64 [m]."""
+def _told(launches: Launches, tree: Tree, rules: Sequence[Rule]) -> tuple[Ints, list[str], Bools]:
+    """Return (role, names, named): an index into names for every operation, -1 = none, and which have it by a rule."""
+    stages = [stage_of(name) or name for name in tree.names]
+    names = list(dict.fromkeys([EXPERTS, *STAGES, *(rule.role for rule in rules), *stages]))
+    number = {name: code for code, name in enumerate(names)}
+    marked = np.full(len(tree.range_id), -1, np.int64)
+    if len(tree.parent):
+        inside = np.where(tree.range_id >= 0, tree.stages()[tree.range_id], -1)
+        marked = np.where(tree.kernel & (inside >= 0), np.array([number[s] for s in stages])[inside], -1)
+    free = tree.kernel & ((marked < 0) | (marked == number[EXPERTS]))
+    found = _in_order(launches, tree, [rule for rule in rules if not rule.by_name], free, number)
+    by_name, sized = _by_name(launches, [rule for rule in rules if rule.by_name], number)
+    found = np.where(found >= 0, found, by_name)
+    untold = free & (found == number[EXPERTS])
+    role = np.where(free & (found >= 0), found, marked)
+    role = np.where(untold & (sized >= 0), sized, role)
+    _by_neighbours(launches, tree, role, untold, number)
+    _by_place(tree, role, untold & (role == number[EXPERTS]), number)
+    return role, names, free & (role != marked)
+
+
+def _in_order(launches: Launches, tree: Tree, rules: Sequence[Rule], free: Bools, number: dict[str, int]) -> Ints:
+    """Return the role of every operation by rules that ask for a range, an occurrence or a neighbour: int64 [m]."""
     role = np.full(len(tree.range_id), -1, np.int64)
-    if not len(tree.parent):
-        return role
     kernel, kernels = codes(launches.table["name"])
-    inside = np.maximum(tree.range_id, 0)
-    free = tree.kernel & (tree.range_id >= 0) & (kernel >= 0) & (tree.stages()[inside] < 0)
     order = np.argsort(tree.start, kind="stable")
-    owners: dict[str, Ints] = {}
     for rule in rules:
-        if rule.range not in owners:
-            owners[rule.range] = tree.inherit(_hits(rule.range, tree.names)[tree.name])
-        owner = owners[rule.range][inside]
-        fits = free & (owner >= 0) & _hits(rule.kernel, [str(k) for k in kernels])[kernel]
+        owner = tree.range_id
+        if rule.range:
+            inner = tree.inherit(_hits(rule.range, tree.names)[tree.name]) if len(tree.name) else tree.parent
+            owner = np.where(owner >= 0, inner[owner], -1) if len(inner) else owner
+        placed = (owner >= 0) | (not rule.range)
+        fits = free & (role < 0) & placed & _hits(rule.kernel, kernels)[kernel]
+        if rule.full:
+            full, fulls = codes(launches.table["name_full"])
+            fits &= _hits(rule.full, [_plain(str(name)) for name in fulls])[full]
         if rule.beside is not None:
-            near = tree.kernel & (owner >= 0) & _hits(rule.beside, [str(k) for k in kernels])[kernel]
+            near = tree.kernel & placed & _hits(rule.beside, kernels)[kernel]
             fits &= np.isin(owner, owner[near])
         rows = order[fits[order]]
         if rule.nth is not None:
             counted = pd.Series(owner[rows]).groupby(owner[rows], sort=False).cumcount().to_numpy()
             rows = rows[(counted % rule.of if rule.of else counted) == rule.nth - 1]
-        rows = rows[role[rows] < 0]
-        role[rows] = names.index(rule.role)
+        role[rows] = number[rule.role]
     return role
 
 
-def _hits(expression: str, names: Sequence[str]) -> Bools:
+def _hits(expression: str, names: Iterable[object]) -> Bools:
     """Return which names an expression is found in: bool [n + 1], the last for a name that is not known."""
-    return np.array([*(re.search(expression, name) is not None for name in names), False], bool)
+    return np.array([*(re.search(expression, str(name)[:LONGEST]) is not None for name in names), False], bool)
 
 
-def _with_roles(ranges: pd.DataFrame, parent: Ints, role: Ints, names: list[str]) -> pd.DataFrame:
-    """Return the ranges with new ones below ``parent``."""
-    above = ranges.iloc[parent]
-    name = strings(role, names)
+def _plain(full: str) -> str:
+    """Return a full name whose template numbers have no casts: nsys writes ``<(int)4>`` where ncu writes ``<4>``."""
+    return _CAST.sub("", full[:LONGEST])
+
+
+def _by_name(launches: Launches, rules: Sequence[Rule], number: dict[str, int]) -> tuple[Ints, Ints]:
+    """Return (role, sized) of every operation: by its names, and by the sizes in them w13 or w2, -1 = none."""
+    short, shorts = codes(launches.table["name"])
+    full, fulls = codes(launches.table["name_full"])
+    first, which = distinct(short, full)
+    role, sized = np.full((2, len(first)), -1, np.int64)
+    sizes: dict[int, tuple[int, int]] = {}
+    for at, row in enumerate(first):
+        name = str(shorts[short[row]])[:LONGEST] if short[row] >= 0 else ""
+        whole = _plain(str(fulls[full[row]])) if full[row] >= 0 else name
+        for rule in rules:
+            found = re.search(rule.full, whole) if re.search(rule.kernel, name) else None
+            if found:
+                role[at] = number[rule.role]
+                size = {key: int(text) for key, text in found.groupdict().items() if text and text.isdecimal()}
+                if size.keys() == {"n", "k"}:
+                    sizes[at] = (size["n"], size["k"])
+                break
+    # w13 is [2N, K] where w2 is [K, N].
+    w13 = {at for at, (n, k) in sizes.items() if (k, n / 2) in sizes.values()}
+    w2 = {at for at, (n, k) in sizes.items() if (2 * k, n) in sizes.values()}
+    sized[list(w13 - w2)], sized[list(w2 - w13)] = number["w13"], number["w2"]
+    return role[which], sized[which]
+
+
+def _by_neighbours(launches: Launches, tree: Tree, role: Ints, untold: Bools, number: dict[str, int]) -> None:
+    """Set w13 and w2 in ``role`` where the kernels before and after on the stream tell which it is."""
+    skipped = [number[name] for name in BETWEEN if name in number]
+    rows = np.flatnonzero(tree.kernel & (role >= 0) & ~np.isin(role, skipped))
+    if not untold[rows].any():
+        return
+    _, lane = distinct(*(array(launches.table[name])[rows] for name in ("process", "device", "stream")))
+    order = np.lexsort((tree.start[rows], lane))
+    rows, lane = rows[order], lane[order]
+    after_same = np.append(lane[1:] == lane[:-1], False)
+    act, experts, combine = number["act"], number[EXPERTS], number["combine"]
+    w13 = [number[name] for name in number if name.split("+")[0] == "w13" and "w2" not in name.split("+")]
+    w2 = [number[name] for name in number if name.split("+")[0] == "w2"]
+    for _ in range(2):  # the second time with what the first one told
+        own = role[rows]
+        after = np.where(after_same, np.roll(own, -1), -1)
+        before = np.where(np.roll(after_same, 1), np.roll(own, 1), -1)
+        open_ = untold[rows] & (own == experts)
+        first = open_ & ((after == act) | np.isin(after, w2))
+        # What comes right after align is no w2: it may be all of the experts in one launch.
+        next_layer = (before == experts) & ((after == combine) | np.isin(after, w13))
+        second = open_ & ~first & (np.isin(before, [act, *w13]) | next_layer)
+        role[rows[first]], role[rows[second]] = number["w13"], number["w2"]
+
+
+def _by_place(tree: Tree, role: Ints, untold: Bools, number: dict[str, int]) -> None:
+    """Set w13 and w2 by turns in ``role`` for what is untold in each instance of a range around the experts."""
+    if not len(tree.parent):
+        return
+    owner = tree.inherit(_hits(MLP, tree.names)[tree.name])[tree.range_id]
+    order = np.argsort(tree.start, kind="stable")
+    rows = order[(untold & (tree.range_id >= 0) & (owner >= 0))[order]]
+    turn = pd.Series(owner[rows]).groupby(owner[rows], sort=False).cumcount().to_numpy() % 2
+    role[rows] = np.where(turn == 0, number["w13"], number["w2"])
+
+
+def _ranges(ranges: pd.DataFrame, parent: Ints, process: Ints, name: "pd.Series[str]") -> pd.DataFrame:
+    """Return the ranges with new ones below ``parent``, at the top where that is negative."""
+    above = ranges.reindex(np.where(parent >= 0, parent, -1)).reset_index(drop=True)
     made = {
         "name": name,
-        "path": above["path"].reset_index(drop=True) + "/" + name,
+        "path": (above["path"] + "/" + name).fillna(name),
         "parent_id": integers(parent),
         "depth": integers(array(above["depth"]) + 1),
-        "domain": above["domain"].reset_index(drop=True),
-        "process": above["process"].reset_index(drop=True),
+        "domain": above["domain"],
+        "process": integers(process),
         "synthetic": pd.array(np.ones(len(parent), bool), dtype="boolean"),
         "crossing": pd.array(np.zeros(len(parent), bool), dtype="boolean"),
     }
     added = tidy(pd.DataFrame(made), RANGE_COLUMNS)
-    for column in ranges.columns.difference(added.columns):
-        added[column] = pd.Series(pd.NA, index=added.index, dtype=ranges[column].dtype)
+    for column_ in ranges.columns.difference(added.columns):
+        added[column_] = pd.Series(pd.NA, index=added.index, dtype=ranges[column_].dtype)
     return pd.concat([ranges, added[ranges.columns]], ignore_index=True)

@@ -2,11 +2,10 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moe_lab.cli._print import aligned
+from moe_lab.cli._print import aligned, print_notes
 from moe_lab.spec.guard import options
 
 if TYPE_CHECKING:
@@ -26,8 +25,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--roles",
-        metavar="auto|FILE",
-        help="give kernels of engines that mark no stages a stage, by built-in rules or those of a YAML file",
+        metavar="auto|none|FILE",
+        help="give kernels that lie in no stage a role by their names, by the rules of every engine or those of a YAML "
+        "file (default: where no kernel lies in a range)",
     )
     parser.add_argument("--spread", action="store_true", help="also the smallest and largest instance of each time")
     parser.add_argument("--format", choices=("table", "csv", "json"), default="table")
@@ -37,24 +37,21 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Print the time per range of a run or report."""
     from moe_lab import runs
-    from moe_lab.analysis import roles
     from moe_lab.analysis.breakdown import breakdown
+    from moe_lab.spec import roles
 
     launches = runs.load(arguments.source).launches()
-    if arguments.roles:
-        launches = roles.apply(
-            launches, roles.RULES if arguments.roles == "auto" else roles.load(Path(arguments.roles))
-        )
-    table = breakdown(launches, arguments.root, spread=arguments.spread)
-    for warning in launches.meta["warnings"]:
-        print(f"note: {warning}", file=sys.stderr)
+    words = {None: None, "auto": True, "none": False}
+    rules = words[arguments.roles] if arguments.roles in words else roles.load(Path(arguments.roles))
+    table = breakdown(launches, arguments.root, spread=arguments.spread, roles=rules)
+    print_notes(table.attrs["notes"])
     coverage = table.attrs["coverage"]
     if arguments.format == "csv":
         table = table.assign(**{f"coverage_{name}": value for name, value in coverage.items()})
         print(table.to_csv(index=False, float_format="%.6g"), end="")
     elif arguments.format == "json":
         rows = json.loads(table.to_json(orient="records"))
-        print(json.dumps({"notes": launches.meta["warnings"], "coverage": coverage, "ranges": rows}, indent=1))
+        print(json.dumps({"notes": table.attrs["notes"], "coverage": coverage, "ranges": rows}, indent=1))
     else:
         print(_tree(table))
         print("\nkernels and times: medians per instance. pct_of_root: of the kernel time of all roots.")
@@ -67,6 +64,7 @@ def _covered(coverage: dict[str, Any]) -> str:
         "of it in the roots": coverage["in_root_pct"],
         "in any range": coverage["in_range_pct"],
         "of the roots' time in a stage": coverage["in_stage_pct"],
+        "of it has its role by name": coverage["by_name_pct"],
         f"of the time of {coverage['graph_kernels']} graph kernels in the range of their capture": coverage[
             "in_capture_pct"
         ],

@@ -26,7 +26,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--by",
         default="name",
         metavar="LIST",
-        help="what the kernels of a row share: name, stage, range, rank, process, device, stream, or some of them",
+        help="what kernels of a row share: name, role, stage, range, rank, process, device, stream, or some of them",
     )
     parser.add_argument(
         "--root", type=options.pattern, metavar="REGEX", help="only kernels in ranges of such a name (default: all)"
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
     else:
         table = table.sort_values(SORTS[arguments.sort], ascending=False, kind="stable")
     shown = table.head(arguments.top or len(table))
-    notes = [*launches.meta["warnings"], *_left_out(table.iloc[len(shown) :])]
+    notes = [*launches.meta["warnings"], *_with_role(table), *_left_out(table.iloc[len(shown) :])]
     print_notes(notes)
     if arguments.format == "csv":
         print_csv(shown)
@@ -66,6 +66,14 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 SPARE = ("min", "mean", "max", "median")  # where the terminal is narrow
+
+
+def _with_role(table: "pd.DataFrame") -> list[str]:
+    if "role" not in table:
+        return []
+    known = table[table["role"].notna()]
+    share = f"{known['pct_of_kernels'].sum():.2f} % of their time"
+    return [f"{known['launches'].sum()} of {table['launches'].sum()} kernels ({share}) have a role, by range or name."]
 
 
 def _left_out(rest: "pd.DataFrame") -> list[str]:

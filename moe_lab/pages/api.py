@@ -42,7 +42,7 @@ class Loaded:
         """The rows of a benchmark; a UserError for a capture."""
         return self.run.rows()
 
-    def breakdown(self, root: str | None = None, *, spread: bool = False, roles: bool = False) -> pd.DataFrame:
+    def breakdown(self, root: str | None = None, *, spread: bool = False, roles: bool | None = None) -> pd.DataFrame:
         """Return the time of every range below the roots, as ``analysis.breakdown.breakdown`` does."""
         return time_of.breakdown(self.launches, root, spread=spread, roles=roles)
 

@@ -14,6 +14,9 @@ from typing import Any
 
 DOMAIN = "moe_lab"
 STAGES = ("router", "align", "quant", "dispatch", "w13", "act", "w2", "combine")
+EXPERTS = "experts"  # a range around all of them, which may hold stages
+# NVTX domains in which libraries mark their own calls: they say nothing of the model.
+LIBRARIES = ("CCCL", "NCCL", "NVSHMEM", "cuBLAS", "cuSPARSE", "cuSOLVER", "libcudf", "raft")
 Mark = Callable[[str], AbstractContextManager[Any]]
 
 _ALLOWED = re.compile(r"[A-Za-z0-9_.|=+-]+")
@@ -53,16 +56,25 @@ def short_name(name: str) -> str:
 
 
 def stage_of(name: str) -> str | None:
-    """Return what a range or module is in a layer: its stages, ``self_attn``, ``shared_experts``, ``norm``, or None.
+    """Return what a range or module is in a layer, or None.
 
-    Operators of PyTorch (``aten::layer_norm``) are none: they say what a kernel computes, not where it belongs.
+    That is its stages, ``self_attn``, ``shared_experts``, ``norm``, or of modules that say no more ``router`` (called
+    ``gate`` or ``topk``) and ``experts`` (all from dispatch to combine). Operators of PyTorch (``aten::layer_norm``)
+    are none: they say what a kernel computes, not where it belongs.
     """
     if "::" in name:
         return None
     short = short_name(name)
-    if stages_of(short) or short in ("self_attn", "shared_experts"):
+    if stages_of(short) or short in ("self_attn", "shared_experts", EXPERTS):
         return short
+    if short in ("gate", "topk"):
+        return "router"
     return "norm" if short.endswith("norm") else None
+
+
+def is_library(name: str) -> bool:
+    """Return whether a range is one that CUB or Thrust opens around each call (``cub::DeviceRadixSort::SortKeys``)."""
+    return name.startswith(("cub::", "thrust::"))
 
 
 def display_name(name: str) -> str:

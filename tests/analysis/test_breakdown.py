@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from nsys_builder import NsysBuilder
 from nsys_runs import graph, parsed, real
 
-from moe_lab.analysis.breakdown import UNATTRIBUTED, breakdown, coverage, instances
+from moe_lab.analysis.breakdown import UNATTRIBUTED, breakdown, instances
+from moe_lab.analysis.coverage import coverage
 from moe_lab.runs.parse import parse_report
 from moe_lab.spec.errors import UserError
 

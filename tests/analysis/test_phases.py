@@ -5,7 +5,7 @@ from launches_fixture import MANIFEST, SHARES, launches, phase
 
 from moe_lab import runs
 from moe_lab.analysis import phases
-from moe_lab.analysis.breakdown import coverage
+from moe_lab.analysis.coverage import coverage
 from moe_lab.pages import load
 from moe_lab.runs import capture
 from moe_lab.spec.errors import UserError

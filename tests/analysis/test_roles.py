@@ -1,18 +1,27 @@
-"""Stages of engines that do not mark them: by kernel name and order inside a range."""
+"""Roles of kernels that no range marks: by name, by order, and without a single range."""
 
+import numpy as np
+import pandas as pd
 import pytest
+from checkout import REPO
 from nsys_builder import NsysBuilder
+from nsys_runs import real
 
 from moe_lab import cli
 from moe_lab.analysis import roles
 from moe_lab.analysis.breakdown import breakdown
-from moe_lab.analysis.roles import Rule
+from moe_lab.analysis.kernels import stage_column, sums
+from moe_lab.pages.api import load as load_run
+from moe_lab.runs.attribution.tree import build
 from moe_lab.runs.parse import parse_report
 from moe_lab.spec.errors import UserError
+from moe_lab.spec.launches import RANGE_COLUMNS, Launches, tidy
+from moe_lab.spec.ranges import STAGES
+from moe_lab.spec.roles import Rule, load
 
-# The kernels of one fused MoE in launch order, with the stage that each is; gate GEMM of cuBLAS: none.
+# The kernels of one fused MoE in launch order, with the role that each has.
 VLLM = [
-    ("nvjet_tst_64x8_TNT", None),
+    ("nvjet_tst_64x8_TNT", "gemm"),
     ("topkGatingSoftmax", "router"),
     ("moe_align_block_size_kernel", "align"),
     ("count_and_sort_expert_tokens_kernel", "align"),
@@ -22,7 +31,7 @@ VLLM = [
     ("moe_sum_kernel", "combine"),
 ]
 SGLANG = [
-    ("nvjet_tst_64x8_TNT", None),
+    ("nvjet_tst_64x8_TNT", "gemm"),
     ("topk_softmax", "router"),
     ("moe_align_block_size_kernel", "align"),
     ("count_and_sort_expert_tokens_kernel", "align"),
@@ -79,9 +88,12 @@ def test_kernels_of_an_engine_get_their_stages(kernels, tmp_path):
 
 def test_roles_are_told_in_the_warnings_and_marked_synthetic(tmp_path):
     launches = roles.apply(parse_report(engine(tmp_path / "e.sqlite", VLLM)))
-    assert launches.meta["warnings"][-1].startswith("14 kernels have their stage by name and order of kernels")
+    assert launches.meta["warnings"][-1].startswith(
+        "16 of 18 kernels (97.30 % of their time) have their role by name and order, not by a range; 2 (2.70 %) lie "
+        "in a stage, 0 (0.00 %) have neither."
+    )
     made = launches.ranges[launches.ranges["synthetic"]]
-    assert set(made["name"]) == {"router", "align", "w13", "act", "w2", "combine"}
+    assert set(made["name"]) == {"gemm", "router", "align", "w13", "act", "w2", "combine"}
     assert made["start_ns"].isna().all()
     assert (made["depth"] == 1).all()
 
@@ -138,7 +150,7 @@ def test_own_rules_replace_the_built_in_ones(tmp_path):
     own.write_text(
         "- {range: 'mlp$', kernel: '^nvjet', role: router}\n- {range: 'mlp$', kernel: fused, role: w13+act, nth: 1}\n"
     )
-    table = breakdown(parse_report(report), roles=roles.load(own))
+    table = breakdown(parse_report(report), roles=load(own))
     assert stages(table, "model.layers.0.mlp") == {"router": (1, 1), "w13+act": (1, 5)}
 
 
@@ -153,19 +165,21 @@ def test_report_without_a_match_stays_as_it_is(tmp_path):
     launches = parse_report(engine(tmp_path / "e.sqlite", VLLM))
     found = roles.apply(launches, [Rule("", "no such range", "fused", "w13")])
     assert found.table is launches.table
-    assert found.meta["warnings"][-1].startswith("0 of 18 kernels got a stage by the rules of roles: 2 are in one")
+    assert found.meta["warnings"][-1].startswith(
+        "0 of 18 kernels (0.00 % of their time) have their role by name and order"
+    )
     b = NsysBuilder()
     b.kernel(1, 2, None, name="fused_moe_kernel")
     bare = parse_report(b.write(tmp_path / "bare.sqlite"))
-    assert roles.apply(bare).meta["warnings"][-1].startswith("0 of 1 kernels got a stage")
+    assert roles.apply(bare, [Rule("", "mlp", "fused", "w13")]).meta["warnings"][-1].startswith("0 of 1 kernels (")
 
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
         ("a: 1", "must hold a list of rules"),
-        ("- {range: a}", "Rule 1 in r.yaml needs range, kernel and role"),
-        ("- {range: a, kernel: b, role: w13, colour: red}", "needs range, kernel and role"),
+        ("- {range: a}", "Rule 1 in r.yaml needs kernel or full, and role"),
+        ("- {range: a, kernel: b, role: w13, colour: red}", "needs kernel or full, and role"),
         ("- {range: a, kernel: b, role: gemm1}", "has the role 'gemm1'; use one of router"),
         ("- {range: a, kernel: '(', role: w13}", "not a valid regular expression"),
         ("- {range: a, kernel: b, role: w13, nth: 0}", "count from 1"),
@@ -183,7 +197,7 @@ def test_mistake_in_a_rule_is_one_sentence(text, sentence, tmp_path):
     path = tmp_path / "r.yaml"
     path.write_text(text)
     with pytest.raises(UserError, match=sentence):
-        roles.load(path)
+        load(path)
 
 
 def test_fused_gemms_of_gpt_oss_have_their_stages_in_a_replayed_graph_without_ranges_of_the_experts(tmp_path):
@@ -195,7 +209,7 @@ def test_fused_gemms_of_gpt_oss_have_their_stages_in_a_replayed_graph_without_ra
     b.push("other", 1000, 1900)  # no activation beside it: it may be either
     b.launch(1010, 9, gpu=(9000, 9050), name="_matmul_ogs_NNT_bf16")
     launches = roles.apply(parse_report(b.write(tmp_path / "e.sqlite")))
-    assert launches.ranges.loc[launches.table["range_id"], "name"].tolist() == ["w2", "w13", "w2", "other"]
+    assert launches.ranges.loc[launches.table["range_id"], "name"].tolist() == ["w2", "w13", "w2", "experts"]
 
 
 def test_command_line_says_that_no_rule_fits(tmp_path, capsys):
@@ -203,7 +217,7 @@ def test_command_line_says_that_no_rule_fits(tmp_path, capsys):
     own = tmp_path / "rules.yaml"
     own.write_text("- {range: no such range, kernel: fused, role: w13}\n")
     assert cli.main(["breakdown", str(report), "--roles", str(own)]) == 0
-    assert "note: 0 of 18 kernels got a stage by the rules of roles" in capsys.readouterr().err
+    assert "note: 0 of 18 kernels (0.00 % of their time) have their role by name" in capsys.readouterr().err
 
 
 def test_command_line_shows_roles_and_says_where_they_come_from(tmp_path, capsys):
@@ -211,4 +225,150 @@ def test_command_line_shows_roles_and_says_where_they_come_from(tmp_path, capsys
     assert cli.main(["breakdown", str(report), "--roles", "auto", "--format", "csv"]) == 0
     said = capsys.readouterr()
     assert "model.layers.0.mlp/w13,w13,1,1,1,0.005," in said.out
-    assert "note: 14 kernels have their stage by name" in said.err
+    assert "note: 16 of 18 kernels (97.30 % of their time) have their role by name" in said.err
+
+
+def bare(tmp_path, *names, stream=7, file="bare.sqlite"):
+    """Return kernels of these names, one after the other without any range; the i-th takes i + 1 us."""
+    b = NsysBuilder()
+    for number, name in enumerate(names):
+        b.launch(number, number, gpu=(10**5 * number, 10**5 * number + (number + 1) * US), name=name)
+    return parse_report(b.write(tmp_path / file))
+
+
+def test_a_report_without_a_range_is_broken_down_by_role(tmp_path):
+    launches = bare(tmp_path, "rms_norm_kernel", "flash_fwd_kernel", "a_kernel_of_nobody", "rms_norm_kernel")
+    table = breakdown(launches)
+    shown = table[["name", "depth", "instances", "kernels", "total_kernel_sum_ms"]].astype(object)
+    assert shown.where(shown.notna(), None).values.tolist() == [
+        ["norm", 0, 1, 2, 0.005],
+        ["attention", 0, 1, 1, 0.002],
+        ["(unattributed)", 0, None, 1, 0.003],
+    ]
+    assert "3 of 4 kernels (70.00 % of their time) have their role by name" in table.attrs["notes"][-1]
+    covered = table.attrs["coverage"]
+    assert (covered["in_range_pct"], covered["in_root_pct"], covered["by_name_pct"]) == (0, 0, 70)
+    assert covered["in_stage_pct"] is None
+    assert breakdown(launches, roles=False)["name"].tolist() == ["(unattributed)"]
+
+
+def test_a_report_without_a_known_kernel_says_so(tmp_path):
+    table = breakdown(bare(tmp_path, "a_kernel_of_nobody"))
+    assert table["name"].tolist() == ["(unattributed)"]
+    assert table.attrs["notes"][-1].startswith("0 of 1 kernels (0.00 % of their time) have their role by name")
+
+
+def told(launches):
+    return sums(launches, ["role", "name"]).set_index("name")["role"].to_dict()
+
+
+def test_products_of_experts_are_told_by_their_neighbours_on_the_stream(tmp_path):
+    """An activation lies between w13 and w2; a shared expert before them does not mislead."""
+    names = ["nvjet_a", "act_and_mul_kernel", "nvjet_b", "fused_moe_kernel", "act_and_mul_kernel", "fused_moe_kernel"]
+    launches = bare(tmp_path, *names, "moe_sum_kernel")
+    table = breakdown(launches).set_index("name")["total_kernel_sum_ms"]
+    assert (table["w13"], table["w2"], table["gemm"]) == (0.004, 0.006, 0.004)
+
+
+def test_products_with_the_activation_inside_are_told_by_what_follows(tmp_path):
+    launches = bare(tmp_path, "moe_align_block_size_kernel", "hopper_moe", "grouped_gemm_kernel", "combine_kernel")
+    assert (told(launches)["hopper_moe"], told(launches)["grouped_gemm_kernel"]) == ("w13", "w2")
+
+
+def test_all_experts_in_one_launch_are_neither_w13_nor_w2(tmp_path):
+    launches = bare(tmp_path, "moe_align_block_size_kernel", "hopper_moe", "combine_kernel")
+    assert told(launches)["hopper_moe"] == "experts"
+
+
+@pytest.mark.parametrize("cast", ["", "(unsigned int)"])
+def test_products_are_told_by_the_sizes_in_their_names(cast, tmp_path):
+    """2N x K beside K x N, in the names of a report where nothing lies between them."""
+    sizes = {"up": (1536, 2048), "down": (2048, 768), "dense": (4096, 2048)}
+    launches = bare(tmp_path, *sizes)
+    full = [
+        f"void deep_gemm::sm90_fp8_gemm_1d2d_impl<0, 0, {cast}{n}, {cast}{k}, {1 if name == 'dense' else 128}, 64>(x)"
+        for name, (n, k) in sizes.items()
+    ]
+    launches.table["name_full"] = full
+    assert told(launches) == {"up": "w13", "down": "w2", "dense": "gemm"}
+
+
+def test_a_role_of_a_range_wins_over_the_name_and_experts_are_told_apart_further(tmp_path):
+    b = NsysBuilder()
+    b.push("model.layers.0.self_attn", 0, 10)
+    b.launch(1, 1, gpu=(0, US), name="fused_moe_kernel")
+    b.push("model.layers.0.mlp.experts", 20, 30)
+    b.launch(21, 2, gpu=(2 * US, 3 * US), name="DeviceRadixSortOnesweepKernel")
+    b.launch(22, 3, gpu=(4 * US, 5 * US), name="a_kernel_of_nobody")
+    launches = parse_report(b.write(tmp_path / "r.sqlite"))
+    assert told(launches) == {
+        "fused_moe_kernel": "self_attn",
+        "DeviceRadixSortOnesweepKernel": "sort",
+        "a_kernel_of_nobody": "experts",
+    }
+    assert sums(launches, "stage")["stage"].tolist() == ["experts", "self_attn"]
+    rows = breakdown(launches, roles=True)["path"].tolist()
+    assert rows[1:3] == ["model.layers.0.mlp.experts", "model.layers.0.mlp.experts/sort"]
+
+
+def test_every_process_has_an_instance_of_its_own(tmp_path):
+    b = NsysBuilder()
+    for process in (1, 2):
+        b.launch(1, process, gpu=(0, process * US), name="rms_norm_kernel", process=process)
+    norm = breakdown(parse_report(b.write(tmp_path / "r.sqlite"))).iloc[0]
+    assert (norm["instances"], norm["kernel_sum_ms"], norm["total_kernel_sum_ms"]) == (2, 0.0015, 0.003)
+
+
+def captures():
+    return sorted({path.parent for path in (REPO / "profiles").glob("*/*/report*")})
+
+
+@pytest.mark.parametrize("run", captures(), ids=lambda path: path.name)
+def test_names_alone_contradict_no_range_of_a_committed_capture(run):
+    """GIVEN a capture WHEN its ranges are taken away THEN a role by name is what its range said, or a part of it."""
+    launches = load_run(run).launches
+    marked = stage_column(build(launches, timed=False), np.arange(len(launches.table)))
+    nothing = pd.array([pd.NA] * len(launches.table), dtype="Int64")
+    unmarked = Launches(launches.table.assign(range_id=nothing), tidy(pd.DataFrame(), RANGE_COLUMNS), {"warnings": []})
+    role = roles.column(unmarked, build(unmarked, timed=False))
+    means = {"experts": {"w13", "w2"}, "attention": {"self_attn"}, "norm": {"norm"}} | {s: {s} for s in STAGES}
+    wrong = {
+        (name, stage, role_)
+        for name, stage, role_ in zip(launches.table["name"], marked, role, strict=True)
+        if role_ in means and not pd.isna(stage) and stage != "self_attn" and not means[role_] & set(stage.split("+"))
+    }
+    assert not wrong
+
+
+def test_kernels_of_a_real_trace_get_their_roles_by_name():
+    launches = parse_report(real("h100_2gpu_1s.sqlite"))
+    found = sums(launches, "role").set_index("role")["launches"]
+    assert found["gemm"] == 640
+    assert found.sum() == 3442
+    assert found.index.notna().all()
+
+
+@pytest.mark.parametrize(("name", "domain"), [("cub::DeviceScan::Sum", "CCCL"), ("ncclAllReduce", "NCCL")])
+def test_ranges_of_libraries_are_no_roots(name, domain, tmp_path):
+    """One inside of a range stays a row, one around nothing else counts as no range."""
+    b = NsysBuilder()
+    b.event(75, domain, 0, None, domain=5)
+    b.push("step", 0, 50)
+    b.push(name, 10, 20, domain=5)
+    b.launch(11, 1, gpu=(0, US), name="a_kernel_of_nobody")
+    b.push(name, 60, 70, domain=5)
+    b.launch(61, 2, gpu=(2 * US, 4 * US), name="a_kernel_of_nobody")
+    table = breakdown(parse_report(b.write(tmp_path / "r.sqlite")))
+    assert table[["path", "total_kernel_sum_ms"]].values.tolist() == [
+        ["step", 0.001],
+        [f"step/{name}", 0.001],
+        ["(unattributed)", 0.002],
+    ]
+    assert table.attrs["coverage"]["in_range_pct"] == pytest.approx(100 / 3)
+
+
+def test_a_report_with_ranges_of_libraries_only_is_broken_down_by_role(tmp_path):
+    b = NsysBuilder()
+    b.push("cub::DeviceRadixSort::SortPairs", 0, 50)
+    b.launch(11, 1, gpu=(0, US), name="DeviceRadixSortOnesweepKernel")
+    assert breakdown(parse_report(b.write(tmp_path / "r.sqlite")))["name"].tolist() == ["sort", "(unattributed)"]

@@ -16,7 +16,7 @@ from checkout import REPO
 from nsys_builder import GENERATIONS, NsysBuilder
 from nsys_runs import graph, parsed, real
 
-from moe_lab.analysis.breakdown import coverage
+from moe_lab.analysis.coverage import coverage
 from moe_lab.cli import main
 from moe_lab.runs.parse import parse_report
 from moe_lab.spec.errors import UserError

@@ -92,6 +92,11 @@ def test_marker_refuses_an_api_it_does_not_know():
         ("w13+act", "w13+act"),
         ("model.layers.0.input_layernorm", "norm"),
         ("mlp", None),
+        ("model.layers.0.mlp.experts", "experts"),
+        ("model.layers.0.mlp.gate", "router"),
+        ("model.layers.0.mlp.topk", "router"),
+        ("model.layers.0.mlp.gate_proj", None),
+        ("cub::DeviceRadixSort::SortPairs", None),
     ],
 )
 def test_stage_of_reads_module_paths_and_fused_stages(name: str, stage: str | None) -> None:

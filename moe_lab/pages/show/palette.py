@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from moe_lab.spec import plugins
+from moe_lab.spec.ranges import EXPERTS
 
 AUTO = "#d55e00"
 LIGHTNESS = (0.45, 0.78, 0.6)  # of OKLCH, in turn
@@ -52,8 +53,12 @@ def of(name: str) -> str:
 
 
 def stage(name: str | None) -> str:
-    """Return a stage's colour; a fused stage (``w13+act``) has its first part's, an unknown one that of ``other``."""
-    return STAGES.get((name or "other").split("+")[0], STAGES["other"])
+    """Return a stage's colour; a fused stage (``w13+act``) has its first part's, an unknown one that of ``other``.
+
+    Experts as a whole have that of w13: where they are shown, w13 is not.
+    """
+    first = (name or "other").split("+")[0]
+    return STAGES.get("w13" if first == EXPERTS else first, STAGES["other"])
 
 
 STAGES = series(_ORDER) | {name: oklch(grey, 0.012, 260) for name, grey in GREYS.items()}

@@ -4,13 +4,14 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from moe_lab.runs.attribution import columns
 from moe_lab.runs.attribution.columns import array, codes
 from moe_lab.runs.attribution.keys import Bools, Ints
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.launches import Launches
-from moe_lab.spec.ranges import parse_root, stage_of
+from moe_lab.spec.ranges import LIBRARIES, is_library, parse_root, stage_of
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class Tree:
         name: int64 [n], index into ``names``.
         names: the distinct range names.
         root: int64 [n], the outermost chosen range that a range lies in (itself for a root), -1 outside of all.
-        whole: True if no root was chosen: every top-level range is one, and the report as a whole is 100 %.
+        whole: True if no root was chosen: every top-level range is one, save those of libraries, and the report as a
+            whole is 100 %.
         range_id: int64 [m], innermost range of each operation, -1 = none.
         start: int64 [m], ns.
         end: int64 [m], ns.
@@ -88,7 +90,7 @@ def build(launches: Launches, root: str | None = None, *, timed: bool = True) ->
     Args:
         launches: the report.
         root: regular expression searched in range names; the outermost matches are the roots. By default the
-            ``moe_lab|...`` ranges if there are any, else all top-level ranges.
+            ``moe_lab|...`` ranges if there are any, else all top-level ranges but those of libraries.
         timed: whether starts and ends of operations are needed.
 
     Raises:
@@ -115,7 +117,7 @@ def build(launches: Launches, root: str | None = None, *, timed: bool = True) ->
         names,
         np.zeros(len(name), np.int64),
         whole,
-        array(table["range_id"]),
+        array(table["range_id"]).copy(),
         array(table["start_ns"]),
         array(table["end_ns"]),
         np.asarray((table["kind"] == "kernel").to_numpy(dtype=bool)),
@@ -124,9 +126,17 @@ def build(launches: Launches, root: str | None = None, *, timed: bool = True) ->
         pairs["operation"].to_numpy(np.int64),
         pairs["range_id"].to_numpy(np.int64),
     )
-    hit = parent < 0 if chosen is None else chosen[name]
-    tree.root[:] = _outermost(tree, hit)
+    tree.root[:] = _outermost(tree, ~_of_libraries(ranges, name, names) if chosen is None else chosen[name])
+    if whole:  # what lies in ranges of libraries only lies in none
+        tree.range_id[tree.operation_root < 0] = -1
     return tree
+
+
+def _of_libraries(ranges: pd.DataFrame, name: Ints, names: list[str]) -> Bools:
+    """Return which ranges were opened by libraries: bool [n]."""
+    by_name = np.array([is_library(n) for n in names], bool)
+    by_domain = ranges["domain"].isin(LIBRARIES).to_numpy(dtype=bool)
+    return np.asarray(by_name[name] | by_domain if len(name) else by_domain)
 
 
 def _chosen(names: list[str], root: str | None) -> Bools | None:
