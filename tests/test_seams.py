@@ -202,7 +202,7 @@ def test_an_entry_point_adds_a_plugin(tmp_path):
 def test_a_file_that_is_gone_is_named_with_the_variable(monkeypatch, capsys):
     monkeypatch.setenv(plugins.FILES, "/nowhere/gone.py")
     assert cli.main(["backends"]) == 2
-    assert "$MOE_LAB_PLUGINS names gone.py, which is no file" in capsys.readouterr().err
+    assert "$MOE_LAB_PLUGINS names gone.py, which does not exist" in capsys.readouterr().err
 
 
 def test_a_wrong_info_is_refused_where_plugins_are_listed(recipe, capsys):
@@ -215,19 +215,19 @@ def test_a_wrong_info_is_refused_where_plugins_are_listed(recipe, capsys):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (None, "is no file; give --plugin"),
+        (None, "is not a file; give --plugin"),
         ("x = 1\n", "has no INFO dictionary"),
         ("INFO = {'about': 'x'}\n", "does not say what it is"),
         ("INFO = {'about': 'x', 'kind': ['cli']}\n", "does not say what it is"),
-        ("INFO = 3\n", "is no plugin that can be read (TypeError)"),
-        ("INFO = {'about': f'{x}', 'kind': 'cli'}\n", "is no plugin that can be read (ValueError)"),
-        ("INFO = {\n", "is no plugin that can be read (SyntaxError)"),
+        ("INFO = 3\n", "cannot be read as a plugin (TypeError)"),
+        ("INFO = {'about': f'{x}', 'kind': 'cli'}\n", "cannot be read as a plugin (ValueError)"),
+        ("INFO = {\n", "cannot be read as a plugin (SyntaxError)"),
         ("INFO = {'kind': 'cli', 'about': 'x', 'colour': 1}\n", "has no use for colour"),
         ("INFO = {'kind': 'cli', 'about': 1}\n", "needs about to be a str"),
         ("INFO = {'kind': 'cli', 'about': 'x'}\n", "has no 'add'"),
         ("INFO = {'kind': 'cli', 'about': 'x'}\nadd = 3\n", "'add' of the cli plugin 'newcomer' cannot be called"),
         ("INFO = {'kind': 'cli', 'about': 'x'}\nadd = print\ndef ad(): pass\n", "Nothing calls 'ad'"),
-        ("INFO = {'kind': 'cli', 'about': 'x'}\n1 / 0\n", "fails when it is loaded (ZeroDivisionError"),
+        ("INFO = {'kind': 'cli', 'about': 'x'}\n1 / 0\n", "fails to load (ZeroDivisionError"),
         ("INFO = {'kind': 'cli', 'about': 'x'}\n", "There already is a plugin of cli called 'doctor'"),
     ],
     ids=[
@@ -257,4 +257,4 @@ def test_a_plugin_that_cannot_be_is_one_sentence(recipe, tmp_path, capsys, text,
 
 def test_an_option_without_its_file_is_one_sentence(capsys):
     assert cli.main(["--plugin"]) == 2
-    assert "'' is no file; give --plugin" in capsys.readouterr().err
+    assert "'' is not a file; give --plugin" in capsys.readouterr().err

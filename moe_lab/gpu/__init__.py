@@ -1,1 +1,1 @@
-"""What needs torch: the kernels, the layer and what measures them; runs in a process of its own."""
+"""Everything that needs torch: kernels, the layer, and what measures them; it runs in a process of its own."""

@@ -1,8 +1,8 @@
 """One decoder layer with random weights and a range around every stage: prefill or decode, eager or CUDA graph.
 
 Ranges: ``layers.0`` > ``input_norm``, ``self_attn``, ``post_attention_norm``, ``mlp`` > ``router``, the backend's
-stages, ``shared_experts`` (models that have them). Residual adds are part of the norms, as in the serving engines, so
-every kernel lies in a named leaf. Not modelled: attention sinks, sliding windows, query-key bias, and layers without
+stages, ``shared_experts`` (in models that have them). Residual adds are part of the norms, as in the serving engines,
+so every kernel lies in a named leaf. Not modelled: attention sinks, sliding windows, query-key bias, and layers without
 rotary embedding.
 """
 
@@ -36,11 +36,11 @@ class Shape:
     """What one forward of the layer processes.
 
     Attributes:
-        phase: ``prefill``: input_len tokens a sequence, causal. ``decode``: one token a sequence at position
+        phase: ``prefill``: input_len tokens per sequence, causal. ``decode``: one token per sequence, at position
             ``context``.
         batch: sequences.
-        input_len: tokens of a prefilled sequence.
-        context: tokens already in the KV cache of a decoding sequence.
+        input_len: tokens per sequence in prefill.
+        context: tokens already in the KV cache of each sequence in decode.
     """
 
     phase: Literal["prefill", "decode"]
@@ -56,7 +56,7 @@ class Shape:
 
     @property
     def tokens(self) -> int:
-        """Tokens a sequence."""
+        """Tokens per sequence."""
         return self.input_len if self.phase == "prefill" else 1
 
     @property
@@ -76,7 +76,7 @@ class DecoderLayer:
     Attributes:
         problem: the MoE part.
         shape: what a forward processes.
-        weights: see ``Weights``: as drawn, before any format.
+        weights: see ``Weights``; as drawn, before quantisation to the format.
         experts_weights: w13 and w2 in the format, as the backend prepared them.
         projections: qkv, o, shared13 and shared2 in the format.
         backend: the experts plugin.
@@ -100,17 +100,17 @@ class DecoderLayer:
         Args:
             name: model preset with grouped-query attention.
             shape: phase and sizes.
-            format: of the weights of attention and experts and of what they are multiplied with; the router, norms
-                and the cache are of its dtype.
+            format: of the weights of attention and experts, and of the activations that they are multiplied with; the
+                router, the norms and the cache use its dtype.
             backend: experts plugin.
             align: align plugin, for backends that take one; None for the backend's own default.
-            forced: a routing used instead of the router's result; the router's kernels run all the same.
+            forced: a routing to use instead of the router's result; the router's kernels run all the same.
             device: where it runs.
             seed: of weights and cache.
 
         Raises:
-            UserError: an unknown or MLA preset, format or plugin, a format that the backend does not take, or a
-                backend without a choice of align.
+            UserError: an unknown preset, format or plugin, an MLA preset, a format that the backend does not take, or
+                an align plugin for a backend that takes none.
         """
         self.model, self.name, self.shape, self.forced = gqa_model(name), name, shape, forced
         self.problem = MoEProblem.preset(name, shape.M, format)
@@ -121,6 +121,7 @@ class DecoderLayer:
         self.options = _align_option(backend, align)
         self.align = self.options.get("align", info.get("align"))
         self.weights = w = random_weights(self.model, DTYPES[self.problem.dtype], self.device, seed)
+        # Once, as an engine does when it loads a model: a forward pays only for its activations.
         prepare = getattr(self.backend, "prepare", lambda w13, w2: (w13, w2))
         self.experts_weights = prepare(*(quantise(each, format) for each in (w.w13, w.w2)))
         self.projections = {
@@ -134,14 +135,14 @@ class DecoderLayer:
         self.routing: Routing | None = None
 
     def _random_cache(self, seed: int) -> Tensor:
-        """Return keys and values of every position, [2, batch, length, kv_heads, head_dim]."""
+        """Return random keys and values for every position, [2, batch, length, kv_heads, head_dim]."""
         a, length = self.model.attention, self.shape.start + self.shape.tokens
         size = 2, self.shape.batch, length, a.kv_heads, a.head_dim
         generator = torch.Generator(self.device).manual_seed(seed)
         return torch.empty(size, dtype=self.weights.o.dtype, device=self.device).normal_(generator=generator)
 
     def inputs(self, seed: int = 2) -> tuple[Tensor, Tensor]:
-        """Return random (hidden, residual), each [M, K], as the layer before would hand them over."""
+        """Return random (hidden, residual), each [M, K], as the previous layer would hand them over."""
         generator = torch.Generator(self.device).manual_seed(seed)
         both = torch.empty((2, self.shape.M, self.model.K), dtype=self.weights.o.dtype, device=self.device)
         hidden, residual = both.normal_(generator=generator)
@@ -152,7 +153,7 @@ class DecoderLayer:
         """Run the layer.
 
         Args:
-            hidden: [M, K], output of the layer before.
+            hidden: [M, K], output of the previous layer.
             residual: [M, K]; hidden + residual is the residual stream.
             mark: opens the ranges.
 
@@ -172,13 +173,14 @@ class DecoderLayer:
         return hidden, residual
 
     def _attention(self, x: Tensor) -> Tensor:
-        """Return [M, K] for x [M, K]; writes this step's keys and values into the cache first."""
+        """Return [M, K] for x [M, K]; first writes this step's keys and values into the cache."""
         a, shape, gains = self.model.attention, self.shape, self.weights.qk_norm
         caches = self.k_cache, self.v_cache
         q = rope_cache(linear(x, self.projections["qkv"]), *caches, self.cos, self.sin, shape.start, gains, EPS)
         k, v = (cache.transpose(1, 2) for cache in caches)  # [batch, kv_heads, length, head_dim]
         if shape.phase == "decode":
-            # One query token: the query heads of a group are queries over the same keys, so no key is read twice.
+            # With one token per sequence, the heads of a group become query rows over the same keys, so that no key is
+            # read twice.
             q = q.reshape(shape.batch, a.kv_heads, a.heads // a.kv_heads, a.head_dim)
             y = functional.scaled_dot_product_attention(q, k, v)
         else:
@@ -191,6 +193,7 @@ class DecoderLayer:
         """Return [M, K] for x [M, K]."""
         w = self.weights
         with mark("router"):
+            # Plain torch launches many kernels; it stands in only where the fused kernel cannot hold all experts.
             rule = fused_route if self.model.E <= MOST_EXPERTS else route
             routing = rule(functional.linear(x, w.gate), self.model.router, self.model.topk, w.gate_bias)
         self.routing = self.forced or routing
@@ -200,16 +203,13 @@ class DecoderLayer:
             with mark("shared_experts"):
                 hidden = gated_activation(linear(x, self.projections["shared13"]), self.model.activation)
                 second = self.projections["shared2"]
+                # cuBLAS adds y in its epilogue; a product with scales has no such form.
                 y = torch.addmm(y, hidden, second.T) if isinstance(second, Tensor) else y + linear(hidden, second)
         return y
 
 
 def gqa_model(name: str) -> Model:
-    """Return a preset whose attention the layer can build.
-
-    Raises:
-        UserError: no such preset, or one with multi-head latent attention.
-    """
+    """Return a preset whose attention the layer can build; UserError for an unknown one or one with MLA."""
     m = model(name)
     if m.attention.kind != "gqa":
         able = ", ".join(n for n, other in MODELS.items() if other.attention.kind == "gqa")
@@ -225,5 +225,5 @@ def _align_option(backend: str, align: str | None) -> dict[str, Any]:
         return {}
     if "align" not in plugins.info("experts", backend):
         raise UserError(f"The experts backend '{backend}' has no align stage to choose; leave --align out.")
-    plugins.load("align", align)
+    plugins.load("align", align)  # an unknown or unavailable one fails here, not in the first forward
     return {"align": align}

@@ -1,6 +1,6 @@
-"""From router logits, or from a chosen skew, to topk_weights [M, topk] fp32 and topk_ids [M, topk] integer.
+"""Routing, from router logits or with a chosen skew: topk_weights [M, topk] fp32 and topk_ids [M, topk] integer.
 
-The experts of one token are always distinct. The routing rules are those of the models' papers; the synthetic routings
+The experts of one token are always distinct. The routing rules are those of the models' papers; synthetic routings
 exist because the distribution of rows over experts decides how much of a grouped GEMM is padding.
 """
 
@@ -36,10 +36,10 @@ def route(logits: Tensor, router: Router, topk: int, bias: Tensor | None = None)
         logits: [M, E], any floating dtype; scored in fp32.
         router: the rule.
         topk: experts per token.
-        bias: [E] fp32, added to the score for the choice only; needed when ``router.bias``.
+        bias: [E] fp32, added to the score for the choice only; required if ``router.bias``.
 
     Returns:
-        Weights and ids (int64); experts of a token in descending order of the score that chose them.
+        Weights and ids (int64); the experts of a token are in descending order of the score that chose them.
 
     Raises:
         UserError: sizes, bias or groups that do not fit the rule.
@@ -50,7 +50,7 @@ def route(logits: Tensor, router: Router, topk: int, bias: Tensor | None = None)
         chosen, ids = logits.topk(topk, dim=-1)
         return Routing(_finish(chosen.softmax(dim=-1), router), ids)
     scores = logits.softmax(dim=-1) if router.score == "softmax" else logits.sigmoid()
-    if not router.bias and router.groups == 1:
+    if not router.bias and router.groups == 1:  # the choice goes by the scores themselves: no gather is needed
         weights, ids = scores.topk(topk, dim=-1)
         return Routing(_finish(weights, router), ids)
     ranking = scores + bias if router.bias and bias is not None else scores
@@ -61,14 +61,14 @@ def route(logits: Tensor, router: Router, topk: int, bias: Tensor | None = None)
 
 
 def check_route(logits: Tensor, router: Router, topk: int, bias: Tensor | None) -> None:
-    """Raise a UserError unless sizes, bias and groups fit the rule."""
+    """Raise UserError unless sizes, bias and groups fit the rule."""
     if logits.ndim != 2 or not 1 <= topk <= logits.shape[1]:
         raise UserError(f"Routing needs logits [M, E] and 1 <= topk <= E; got {list(logits.shape)} and topk={topk}.")
     E, groups, kept = logits.shape[1], router.groups, router.topk_groups
     if router.bias and (bias is None or bias.shape != (E,)):
         raise UserError(f"This router chooses experts with a per-expert bias; pass bias [E], here [{E}].")
     if router.score != "softmax_topk" and groups > 1 and (E % groups or kept > groups or kept * (E // groups) < topk):
-        raise UserError(f"{groups} expert groups, {kept} kept, cannot give topk={topk} of E={E} experts.")
+        raise UserError(f"{groups} expert groups, of which {kept} are kept, cannot give topk={topk} of E={E} experts.")
 
 
 def _keep_best_groups(ranking: Tensor, router: Router) -> Tensor:
@@ -85,7 +85,7 @@ def _keep_best_groups(ranking: Tensor, router: Router) -> Tensor:
 def _finish(weights: Tensor, router: Router) -> Tensor:
     """Renormalise and scale weights [M, topk] as the rule says."""
     if router.renormalise and router.score != "softmax_topk":
-        weights = weights / weights.sum(dim=-1, keepdim=True).clamp_min(1e-20)
+        weights = weights / weights.sum(dim=-1, keepdim=True).clamp_min(1e-20)  # sigmoid scores may all be 0 in fp32
     return weights * router.scaling if router.scaling != 1.0 else weights
 
 
@@ -105,7 +105,7 @@ class Spec:
 
 
 def parse_spec(text: str) -> Spec:
-    """Read a routing from the command line: one of ``SPECS``; raises UserError: it is none of them."""
+    """Return the routing that a command line asks for; UserError if it is not one of ``SPECS``."""
     kind, _, value = text.partition(":")
     if kind in ("uniform", "balanced", "hot") and not value:
         return Spec(kind)
@@ -116,7 +116,7 @@ def parse_spec(text: str) -> Spec:
             s = float(value)
         except ValueError:
             s = -1.0
-        if 0 <= s < float("inf"):
+        if 0 <= s < float("inf"):  # false for NaN too, which float reads
             return Spec(kind, s=s)
     raise UserError(f"Routing '{text}' is unknown; write one of: {SPECS}.")
 
@@ -134,27 +134,27 @@ def synthetic(
     """Return a routing with a chosen distribution of tokens over experts; ids are int32.
 
     Args:
-        spec: ``uniform``: every expert equally likely. ``zipf:S``: popularity r ** -S, ranks shuffled. ``balanced``:
+        spec: ``uniform``: every expert is equally likely. ``zipf:S``: popularity r ** -S, ranks shuffled. ``balanced``:
             every expert gets floor or ceil of M*topk/E rows. ``hot``: one expert gets every token, the rest is uniform.
             ``replay:FILE``: the first M rows of a saved topk_ids.
         M: tokens.
         E: experts.
         topk: experts per token.
         seed: of ids and weights; the same seed gives the same routing on every device.
-        device: where the result lives.
-        scaling: what the weights of a token add up to.
+        device: device of the result.
+        scaling: sum of the weights of a token.
 
     Raises:
         UserError: an unknown spec, or a replay file that does not fit.
     """
     spec = parse_spec(spec) if isinstance(spec, str) else spec
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)  # on the CPU: GPUs draw other numbers from a seed
     if spec.kind == "replay":
         assert spec.path is not None
         ids = load_topk_ids(spec.path, M, E, topk)
     elif spec.kind == "balanced":
         order = torch.randperm(E, generator=generator)
-        ids = order[(torch.arange(M * topk) % E).view(M, topk)]
+        ids = order[(torch.arange(M * topk) % E).view(M, topk)]  # topk <= E in a row, so a token's experts differ
     else:
         ids = _sample(spec, M, E, topk, generator)
     weights = torch.randn(M, topk, generator=generator).softmax(dim=-1) * scaling
@@ -162,7 +162,7 @@ def synthetic(
 
 
 def _sample(spec: Spec, M: int, E: int, topk: int, generator: torch.Generator) -> Tensor:
-    """Draw topk distinct experts a token: the Gumbel-top-k trick samples without replacement (arXiv 1903.06059)."""
+    """Draw topk distinct experts per token: the Gumbel-top-k trick samples without replacement (arXiv 1903.06059)."""
     ranks = torch.randperm(E, generator=generator) + 1
     log_popularity = -spec.s * ranks.float().log()
     if spec.kind == "hot":
@@ -176,7 +176,7 @@ def load_topk_ids(path: Path, M: int, E: int, topk: int) -> Tensor:
 
     Raises:
         UserError: no such file, not an integer tensor of that shape, too few tokens, an id outside [0, E), or a token
-            that picks one expert twice.
+            that has one expert twice.
     """
     ids = _read_tensor(path)
     if ids.ndim != 2 or ids.is_floating_point() or ids.dtype in (torch.bool, torch.complex64, torch.complex128):
@@ -194,12 +194,12 @@ def load_topk_ids(path: Path, M: int, E: int, topk: int) -> Tensor:
         )
     ordered = ids.sort(dim=-1).values
     if bool((ordered[:, 1:] == ordered[:, :-1]).any()):
-        raise UserError(f"'{path.name}' has a token that picks one expert twice; save the ids of a real router.")
+        raise UserError(f"'{path.name}' has a token with one expert twice; save the ids of a real router.")
     return ids
 
 
 def save_topk_ids(topk_ids: Tensor, path: Path) -> None:
-    """Write topk_ids [M, topk] as int32 for ``replay``: .npy or .pt, under a temporary name first.
+    """Write topk_ids [M, topk] as int32 for ``replay``, to .npy or .pt.
 
     Raises:
         UserError: another suffix, or a folder that does not exist.
@@ -207,7 +207,7 @@ def save_topk_ids(topk_ids: Tensor, path: Path) -> None:
     if path.suffix not in (".pt", ".npy"):
         raise UserError(f"Save topk_ids as .pt or .npy; got '{path.name}'.")
     ids = topk_ids.detach().to("cpu", torch.int32)
-    temporary = path.with_name(f".{path.name}.partial")
+    temporary = path.with_name(f".{path.name}.partial")  # so that a killed command leaves no half of a file
     try:
         with temporary.open("wb") as file:
             if path.suffix == ".pt":
@@ -231,9 +231,9 @@ def _read_tensor(path: Path) -> Tensor:
             import numpy as np
 
             return torch.from_numpy(np.load(path, allow_pickle=False))
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)  # a pickle of others could run code
     except FileNotFoundError as error:
-        raise UserError(f"There is no topk_ids file '{path}'; check the path after 'replay:'.") from error
+        raise UserError(f"There is no file '{path}' with topk_ids; check the path after 'replay:'.") from error
     except Exception as error:
         raise UserError(
             f"Cannot read '{path.name}' as topk_ids ({type(error).__name__}); save it with --save-topk-ids."

@@ -1,4 +1,4 @@
-"""Random weights of one decoder layer and of its experts, random tokens, and the dtypes that they have."""
+"""Random weights for a decoder layer and its experts, random tokens, and the dtypes by name."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from moe_lab.spec.models import Model
 from moe_lab.spec.problem import MoEProblem
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # by the names of ``MoEProblem``
-PRODUCTS = {**DTYPES, "e4m3": torch.float8_e4m3fn}  # by those of ``Format.product`` too
+PRODUCTS = {**DTYPES, "e4m3": torch.float8_e4m3fn}  # by the names of ``Format.product`` too
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,15 @@ class Weights:
 
 
 class Draw:
-    """Draws normal numbers directly on a device, always the same for a seed."""
+    """Draws normally distributed numbers directly on a device; the same ones for the same seed."""
 
     def __init__(self, dtype: torch.dtype, device: torch.device, seed: int):
         self._dtype, self._device = dtype, device
         self._generator = torch.Generator(device).manual_seed(seed)
 
     def __call__(self, *shape: int, deviation: float | None = None, mean: float = 0.0) -> Tensor:
-        """Return a tensor; its deviation is 1 / sqrt(fan_in) where none is given."""
+        """Return a tensor; its standard deviation is 1 / sqrt(fan_in) by default."""
+        # So the outputs of a product have about the deviation of its inputs.
         scale = 1 / math.sqrt(shape[-1]) if deviation is None else deviation
         drawn = torch.empty(shape, dtype=self._dtype, device=self._device)
         return drawn.normal_(mean, scale, generator=self._generator)
@@ -65,12 +66,13 @@ def expert_weights(problem: MoEProblem, device: torch.device, seed: int) -> tupl
 
 
 def tokens(problem: MoEProblem, device: torch.device, seed: int) -> Tensor:
-    """Return x [M, K] of deviation 1 in the problem's dtype."""
+    """Return x [M, K] with standard deviation 1, in the problem's dtype."""
+    # A seed of its own: with that of the weights, x would repeat their numbers.
     return Draw(DTYPES[problem.dtype], device, seed + 1)(problem.M, problem.K, deviation=1.0)
 
 
 def random_weights(m: Model, dtype: torch.dtype, device: torch.device, seed: int) -> Weights:
-    """Draw the weights of a layer, and gains near 1."""
+    """Draw the weights of a layer, with gains near 1."""
     normal = Draw(dtype, device, seed)
     a, shared = m.attention, m.shared_experts * m.N
     return Weights(

@@ -1,1 +1,1 @@
-"""What both halves share: problem, names of ranges, schema of launches, plugins, options; imports no torch."""
+"""What both halves share: the problem, range names, the schema of launches, plugins and options; imports no torch."""

@@ -1,6 +1,6 @@
-"""Options of the benchmarks, one entry each: both command lines, and the argv from one to the other, come from it.
+"""Options of the benchmarks, each defined once, for both command lines and for the argv that one passes to the other.
 
-A list is written with commas, ``1,2,4,...,64`` goes on as it began; words with spaces between are joined.
+A list is written with commas; ``1,2,4,...,64`` continues as it began, and several words are joined into one list.
 """
 
 import argparse
@@ -19,41 +19,41 @@ ALIGN_MODES = ("graph", "eager", "eager+allocation")
 EXPERTS_MODES = ("graph", "eager")
 PARTS = ("full", "w13", "w2")
 TUNABLE = INSPECTED = ("fused_moe", "grouped")
-# What tells one row of the experts benchmark from every other.
+# The fields that together identify a row of the experts benchmark: a run that is resumed skips the keys it has.
 EXPERTS_KEY = ("model", "M", "format", "routing", "seed", "backend", "part", "mode")
 
 
 def listed(text: str, known: tuple[str, ...] = ()) -> list[str]:
-    """Return the parts of a comma-separated list, each once; UserError where none is there, or one is not known."""
+    """Return the parts of a comma-separated list without repeats; UserError if it is empty or a part is not known."""
     parts = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     wrong = [part for part in parts if known and part not in known]
     if wrong or not parts:
         raise UserError(
-            f"'{one_line(text)}' must be a list of: {', '.join(known)}." if known else "A list is empty; name one."
+            f"'{one_line(text)}' must be a list of: {', '.join(known)}." if known else "The list is empty; name one."
         )
     return parts
 
 
 def numbers(text: str, least: int = 0, most: int = types.TOKENS) -> list[int]:
-    """Return the numbers of a comma-separated list, each once; ``...`` goes on with the ratio of the two before it.
+    """Return the numbers of a comma-separated list without repeats; ``...`` continues the ratio of the two before it.
 
-    UserError where it is no such list, or a number is not within ``least`` to ``most``.
+    Raises UserError if the text is not such a list, or a number is not within ``least`` to ``most``.
     """
     out: list[int] = []
-    parts = [part.strip() for part in text.replace("…", "...").split(",")]
+    parts = [part.strip() for part in text.replace("…", "...").split(",")]  # some editors join the three dots
     try:
         for i, part in enumerate(parts):
             if part != "...":
                 out.append(integer(part, range(least, most + 1)))
                 continue
             last, ratio = integer(parts[i + 1], range(least, most + 1)), out[-1] // out[-2]
-            if ratio < 2:
+            if ratio < 2:  # the loop below would never end
                 raise ValueError("it does not grow")
             while out[-1] * ratio < last:
                 out.append(out[-1] * ratio)
     except (ValueError, IndexError, ZeroDivisionError):
         raise UserError(
-            f"'{one_line(text, 60)}' is no list of numbers from {least} to {most}; write for example 1,16,256 or "
+            f"'{one_line(text, 60)}' is not a list of numbers from {least} to {most}; write for example 1,16,256 or "
             "1,2,4,...,16384."
         ) from None
     return list(dict.fromkeys(out))
@@ -64,12 +64,12 @@ class Option:
     """One option.
 
     Attributes:
-        name: of the attribute; the flag is ``--name``.
-        default: as it is typed.
-        about: help.
-        of: type of one value, or what checks a list.
-        metavar: LIST where it is a list.
-        choices: what it may be; empty = anything that ``of`` takes.
+        name: of the parsed attribute; the flag is ``--name``.
+        default: as one would type it.
+        about: help text.
+        of: argparse type of a single value, or the function that checks a list.
+        metavar: LIST if the option takes a list.
+        choices: allowed values; empty = anything that ``of`` accepts.
     """
 
     name: str
@@ -81,11 +81,11 @@ class Option:
 
     @property
     def flag(self) -> str:
-        """As it is typed."""
+        """The flag as it is typed."""
         return f"--{self.name.replace('_', '-')}"
 
     def add(self, parser: argparse.ArgumentParser) -> None:
-        """Add it to a command line."""
+        """Add the option to a command line."""
         if self.metavar == "LIST":
             joined = {"nargs": "+", "action": _Joined, "const": self.of}
             parser.add_argument(self.flag, default=self.default, metavar="LIST", help=self.about, **joined)  # type: ignore[arg-type]
@@ -98,31 +98,30 @@ class Option:
 
 
 class _Joined(argparse.Action):
-    """Words that are joined to one list, which is checked where it is typed, and kept as text."""
+    """Join the words of a list and check it, but store its text: ``argv`` passes on what was typed."""
+
+    as_text = True
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        """Keep the list."""
+        """Store the list."""
         text = ",".join(values)
         try:
-            setattr(namespace, self.dest, self.kept(text, self.const(text)))
+            found = self.const(text)
         except UserError as error:
             raise argparse.ArgumentError(self, str(error)) from None
-
-    def kept(self, text: str, values: Any) -> Any:
-        return text
+        setattr(namespace, self.dest, text if self.as_text else found)
 
 
 class _Split(_Joined):
-    """The same, kept as values."""
+    """The same, but store the values."""
 
-    def kept(self, text: str, values: Any) -> Any:
-        return values
+    as_text = False
 
 
 def add_list(
     parser: argparse.ArgumentParser, flag: str, default: str, about: str, of: Callable[[str], Any] = listed
 ) -> None:
-    """Add an option that takes a list, as the benchmarks do, and keeps its values."""
+    """Add an option that takes a list as the benchmarks do, and stores its values."""
     parser.add_argument(flag, nargs="+", action=_Split, const=of, default=of(default), metavar="LIST", help=about)
 
 
@@ -138,70 +137,76 @@ DEVICE = Option("device", "cuda", "cpu runs Triton's interpreter: for tests only
 
 
 def of(bench: str) -> tuple[Option, ...]:
-    """Return the options of ``align`` (all combinations are measured), ``experts``, ``tune`` or ``inspect``."""
-    formats = Option("format", "bf16", f"of: {', '.join(plugins.names('formats'))}")
+    """Return the options of ``align`` (all combinations of its lists), ``experts``, ``tune`` or ``inspect``."""
+    formats = Option("format", "bf16", f"one of: {_names('formats')}")
     seed = Option("seed", 0, "seed of weights, tokens and routing", types.seed)
     if bench == "align":
         return (
             Option("tokens", "1,4,16,...,65536", "tokens", TOKENS, "LIST"),
             Option("experts", "128,256", "experts", EXPERTS, "LIST"),
             Option("topk", "8", "experts per token", EXPERTS, "LIST"),
-            Option("block_m", "64", "rows of a tile", ROWS, "LIST"),
+            Option("block_m", "64", "rows per tile", ROWS, "LIST"),
             Option("routing", "uniform", ROUTING, listed, "LIST"),
-            Option("algorithms", "all", f"all that can run here, or of: {_names('align')}", listed, "LIST"),
-            Option("modes", ",".join(ALIGN_MODES), f"of: {', '.join(ALIGN_MODES)}", _modes, "LIST"),
+            Option("algorithms", "all", f"all that can run here, or some of: {_names('align')}", listed, "LIST"),
             Option(
-                "kernels",
-                "all",
-                "where a profiler also reads the kernels of a call: all, none, or tokens",
-                listed,
+                "modes",
+                ",".join(ALIGN_MODES),
+                f"some of: {', '.join(ALIGN_MODES)}",
+                partial(listed, known=ALIGN_MODES),
                 "LIST",
             ),
+            Option("kernels", "all", "sizes to profile kernel by kernel too: all, none, or tokens", listed, "LIST"),
             REPETITIONS,
             seed,
-            Option("table", False, "also print the medians of the first mode on stderr"),
+            Option("table", False, "also print the medians of the first mode to stderr"),
         )
     if bench == "experts":
         peers = "NAME@VERSION takes one release of a peer"
         return (
             Option("model", "qwen3-30b-a3b", MODEL, listed, "LIST"),
             M,
-            Option("backends", "all", f"all that can run here, or of: {_names('experts')}; {peers}", listed, "LIST"),
-            Option("routing", "uniform", ROUTING, listed, "LIST"),
-            Option("parts", "full,w13,w2", f"of: {', '.join(PARTS)}", partial(listed, known=PARTS), "LIST"),
             Option(
-                "modes", "graph,eager", f"of: {', '.join(EXPERTS_MODES)}", partial(listed, known=EXPERTS_MODES), "LIST"
+                "backends", "all", f"all that can run here, or some of: {_names('experts')}; {peers}", listed, "LIST"
+            ),
+            Option("routing", "uniform", ROUTING, listed, "LIST"),
+            Option("parts", "full,w13,w2", f"some of: {', '.join(PARTS)}", partial(listed, known=PARTS), "LIST"),
+            Option(
+                "modes",
+                "graph,eager",
+                f"some of: {', '.join(EXPERTS_MODES)}",
+                partial(listed, known=EXPERTS_MODES),
+                "LIST",
             ),
             formats,
             REPETITIONS,
             seed,
-            Option("kernels", "all", "whether a profiler reads the kernels", choices=("all", "none")),
-            Option("patience", 300, "seconds after which a backend that hangs is stopped", types.count, "S"),
+            Option("kernels", "all", "whether to profile each case kernel by kernel too", choices=("all", "none")),
+            Option("patience", 300, "seconds after which a hanging backend is stopped", types.count, "S"),
             DEVICE,
         )
     if bench == "inspect":
         return (
-            Option("kernel", "all", "experts, align, router, all, or the name of one", metavar="NAME"),
+            Option("kernel", "all", "experts, align, router, all, or the name of a kernel", metavar="NAME"),
             Option("arch", "gfx90a,gfx942,gfx950,sm_80,sm_89,sm_90,sm_100,sm_120", CARDS, cards, "LIST"),
             Option("model", "qwen3-30b-a3b", MODEL, listed, "LIST"),
             Option("m", "1,64,4096", "tokens", TOKENS, "LIST"),
-            Option("format", "bf16", f"of: {', '.join(plugins.names('formats'))}", listed, "LIST"),
-            Option("backend", ",".join(INSPECTED), f"of: {', '.join(INSPECTED)}", listed, "LIST"),
+            Option("format", "bf16", f"some of: {_names('formats')}", listed, "LIST"),
+            Option("backend", ",".join(INSPECTED), f"some of: {', '.join(INSPECTED)}", listed, "LIST"),
             Option("algorithms", "all", "align algorithms in Triton", listed, "LIST"),
-            Option("jobs", 0, "processes that compile; 0 = one a core, at most 16", types.few, "N"),
+            Option("jobs", 0, "compile processes; 0 = one per core, at most 16", types.few, "N"),
             Option("patience", 120, "seconds after which a compilation counts as hung", types.count, "S"),
         )
     return (
         Option("model", "qwen3-30b-a3b", "preset, or sizes as KxNxExTOPK"),
         M,
-        Option("between", 4, "sizes between those of --m at which the nearest key is judged", types.few, "N"),
-        Option("backend", "fused_moe", "whose tiles", choices=TUNABLE),
-        Option("budget", "5m", "time budget: 90s, 5m or 1h; the same command goes on later", metavar="TIME"),
+        Option("between", 4, "sizes between those of --m at which to check the nearest tuned tile", types.few, "N"),
+        Option("backend", "fused_moe", "backend whose tiles are tuned", choices=TUNABLE),
+        Option("budget", "5m", "time budget: 90s, 5m or 1h; the same command resumes later", metavar="TIME"),
         formats,
         Option("routing", "uniform", "uniform, zipf:S, balanced or hot", metavar="SPEC"),
         seed,
         Option("candidates", 40, "tiles to compile for each GEMM and block_m", types.count, "N"),
-        Option("jobs", 0, "processes that compile; 0 = one a core, at most 16", types.few, "N"),
+        Option("jobs", 0, "compile processes; 0 = one per core, at most 16", types.few, "N"),
         Option("patience", 120, "seconds after which a tile counts as hung", types.count, "S"),
         DEVICE,
     )
@@ -211,11 +216,8 @@ def _names(kind: str) -> str:
     return ", ".join(plugins.names(kind))
 
 
-_modes = partial(listed, known=ALIGN_MODES)
-
-
 def command(commands: Any, name: str, about: str, run: Callable[..., Any]) -> argparse.ArgumentParser:
-    """Return the parser of a new subcommand, whose help says the defaults."""
+    """Return the parser of a new subcommand, whose help shows the defaults."""
     shown = argparse.ArgumentDefaultsHelpFormatter
     parser: argparse.ArgumentParser = commands.add_parser(name, help=about, formatter_class=shown)
     parser.set_defaults(run=run)
@@ -229,21 +231,22 @@ def add(bench: str, parser: argparse.ArgumentParser) -> None:
 
 
 def argv(bench: str, options: argparse.Namespace) -> list[str]:
-    """Return the options of a benchmark as arguments, those at their default left out."""
-    given = ((option, getattr(options, option.name)) for option in of(bench))
-    changed = ((option, value) for option, value in given if value != option.default)
-    return [
-        part for option, value in changed for part in ([option.flag] if value is True else [option.flag, str(value)])
-    ]
+    """Return the options of a benchmark as command-line arguments, without those at their default."""
+    words: list[str] = []
+    for option in of(bench):
+        value = getattr(options, option.name)
+        if value != option.default:
+            words += [option.flag] if value is True else [option.flag, str(value)]
+    return words
 
 
 def seconds(text: str) -> float:
-    """Return the seconds of ``90s``, ``5m``, ``1.5h`` or a number; UserError where that is no time above zero."""
+    """Return the seconds of ``90s``, ``5m``, ``1.5h`` or a number; UserError if that is not a time above zero."""
     scale = {"s": 1, "m": 60, "h": 3600}.get(text[-1:], 1)
     try:
         value = types.amount(text[:-1] if text[-1:] in ("s", "m", "h") else text) * scale
     except argparse.ArgumentTypeError:
         value = 0.0
     if not 0 < value < 1e6:
-        raise UserError(f"'{one_line(text)}' is no time; write 90s, 5m or 1h.")
+        raise UserError(f"'{one_line(text)}' is not a time; write 90s, 5m or 1h.")
     return value

@@ -1,6 +1,6 @@
-"""What a plugin may give: the keys of its ``INFO``, with type and meaning, and the names in its file.
+"""What a plugin may define: the keys of its ``INFO``, with type and meaning, and the names in its file.
 
-A ``!`` after a key or a name: it must be there; names with ``|`` between: one of them must.
+``!`` after a key or a name means that it is required; of names with ``|`` between, one is.
 """
 
 from types import FunctionType, ModuleType
@@ -10,7 +10,9 @@ from moe_lab.spec.errors import UserError
 
 _ANY: dict[str, tuple[type, str]] = {
     "about!": (str, "one line: what it is"),
-    "kind": (str, "of a file from outside the package: which folder it would lie in"),
+    # Inside the package the folder says the kind.
+    "kind": (str, "required of a file from outside the package: which folder it would be in"),
+    # Read without importing the plugin, so that `backends` can list one whose library is missing.
     "needs": (list, "modules that it imports; peer:NAME for files of another project"),
     "install": (str, "how to get what is missing"),
     "source": (str, "project or paper"),
@@ -20,21 +22,22 @@ KEYS: dict[str, dict[str, tuple[type, str]]] = {
         "deterministic": (bool, "equal inputs give equal order"),
         "zeroed": (bool, "its scratch memory must be zero before the first call"),
         "most_pairs": (int, "in-block sort capacity: the most pairs that it takes"),
-        "steps": (dict, "kernel name, or the start of it -> step that it does"),
+        "steps": (dict, "kernel name, or its beginning -> the step that it does"),
     },
     "experts": {
         "hardware!": (str, "GPUs that it runs on"),
         "formats!": (list, "formats that it takes"),
-        "cpu_formats": (list, "those that it takes under Triton's interpreter, where that differs"),
-        "activations!": (list, "activations that it has"),
-        "cuda_graph": (bool, "it can be captured"),
-        "peer": (str, "project whose files it reads; it then has at(version)"),
+        "cpu_formats": (list, "formats that it takes under Triton's interpreter, if different"),
+        "activations!": (list, "activations that it supports"),
+        "cuda_graph": (bool, "whether a CUDA graph can capture it"),
+        "peer": (str, "project whose files it reads; the plugin then has at(version)"),
         "tried": (list, "releases that it was tried with"),
-        "multiple_of": (int, "K and N must be multiples of it"),
-        "align": (str, "align algorithm that it takes, by default"),
-        "tile": (bool, "it takes tiles of w13 and w2"),
-        "split": (bool, "it can do w13 and w2 as launches of their own"),
-        "fp32": (str, "tf32: it multiplies fp32 so"),
+        "multiple_of": (int, "K and N must be multiples of this"),
+        "align": (str, "align algorithm that it uses by default"),
+        "tile": (bool, "whether it takes tiles for w13 and w2"),
+        "split": (bool, "whether it can launch w13 and w2 separately"),
+        # The check then allows for the short mantissa of TF32.
+        "fp32": (str, "tf32 if it multiplies fp32 as TF32"),
     },
     "formats": {
         "dtype!": (str, "type of activations and output"),
@@ -44,8 +47,8 @@ KEYS: dict[str, dict[str, tuple[type, str]]] = {
         "activation_block": (tuple, "rows and features that share a scale, 0 = all"),
         "scale_bytes": (int, "bytes of a scale"),
         "activation_roundoff": (float, "relative error of rounding an activation"),
-        "product": (str, "what is multiplied, where that is not of the dtype"),
-        "engine": (str, "what vLLM and SGLang call it in names of files"),
+        "product": (str, "what is multiplied, if not values of the dtype"),
+        "engine": (str, "what vLLM and SGLang call it in file names"),
     },
     "comm": {
         "layout!": (str, "standard or batched"),
@@ -53,8 +56,8 @@ KEYS: dict[str, dict[str, tuple[type, str]]] = {
         "stages!": (list, "stages that it marks"),
     },
     "capture": {
-        "called": (str, "name on the command line, where that is not the file's"),
-        "of_program": (bool, "the profiled program may bring it"),
+        "called": (str, "name on the command line, if it is not the file's"),
+        "of_program": (bool, "whether the profiled program may bring the profiler along"),
     },
     "parse": {
         "report!": (str, "what a run calls its report"),
@@ -70,41 +73,38 @@ NAMES: dict[str, dict[str, str]] = {
     "align": {"align!": "the algorithm", "scratch": "(numel, E) -> numbers of scratch memory"},
     "experts": {
         "experts|at!": "the layer's experts; or (version) -> the object of a peer's release that has them",
-        "prepare": "(w13, w2) -> what is laid out once",
-        "block_m": "(problem) -> rows to which an expert's are padded",
-        "tiles": "(problem, device, tile) -> tiles of both GEMMs, where INFO says tile",
+        "prepare": "(w13, w2) -> the weights as the kernels want them, laid out once",
+        "block_m": "(problem) -> the multiple to which an expert's rows are padded",
+        "tiles": "(problem, device, tile) -> tiles of both GEMMs, if INFO says tile",
     },
     "formats": {
-        "quantise": "(w) -> numbers with scales",
-        "dequantise": "(weights, dtype) -> what they stand for",
-        "quantise_activations": "(x) -> numbers with scales",
+        "quantise": "(w) -> values with scales",
+        "dequantise": "(weights, dtype) -> the values that they stand for",
+        "quantise_activations": "(x) -> values with scales",
     },
-    "comm": {"dispatch!": "tokens to the ranks of their experts", "combine!": "what they made of them, back"},
+    "comm": {"dispatch!": "tokens to the ranks of their experts", "combine!": "the experts' results, back"},
     "capture": {
         "Options!": "a dataclass of option fields",
-        "available!": "() -> the tool, or why there is none",
-        "command!": "the argv, pure",
-        "trace!": "(work, tool, workload, options) -> Traced; UserError where it fails or traced nothing",
+        "available!": "() -> the tool, or why it is missing",
+        "command!": "-> the argv; a pure function",
+        "trace!": "(work, tool, workload, options) -> Traced; UserError if it fails or traces nothing",
     },
     "parse": {
-        "sniff!": "(path) -> whether it reads it",
+        "sniff!": "(path) -> whether this parser reads it",
         "parse!": "(path) -> Launches",
         "slim!": "(source, target, keep) -> what was left out, and names of machines",
     },
-    "assembly": {"sniff!": "(text) -> whether it reads it", "read!": "(text) -> Listing"},
-    "cli": {"add!": "(parser): its options, and run", "run": "(arguments): what add set as run"},
+    "assembly": {"sniff!": "(text) -> whether this reader reads it", "read!": "(text) -> Listing"},
+    "cli": {"add!": "(parser): add its options and set run", "run": "(arguments): what add set as run"},
 }
 
 
 def check(kind: str, name: str, said: dict[str, Any]) -> None:
-    """Refuse an INFO that has a key that nothing reads, one of another type, or lacks one.
-
-    Raises:
-        UserError: so it is.
-    """
+    """Raise UserError for an INFO that lacks a required key, or has an unknown one or one of the wrong type."""
     keys = {**_ANY, **KEYS[kind]}
     known = {key.rstrip("!"): of for key, (of, _) in keys.items()}
     lacking = [key[:-1] for key in keys if key.endswith("!") and key[:-1] not in said]
+    # A key that nothing reads is usually a misspelt one, and would be ignored silently.
     unknown = [key for key in said if key not in known]
     wrong = [key for key, of in known.items() if key in said and type(said[key]) is not of]
     if lacking or unknown or wrong:
@@ -114,30 +114,27 @@ def check(kind: str, name: str, said: dict[str, Any]) -> None:
 
 
 def check_names(kind: str, name: str, module: ModuleType) -> None:
-    """Refuse a file that lacks a name, or has one of them that cannot be called; raises UserError: so it is."""
+    """Raise UserError for a file that lacks a required name, or where one of the names cannot be called."""
     for wanted in (key[:-1] for key in NAMES[kind] if key.endswith("!")):
         if not any(hasattr(module, one) for one in wanted.split("|")):
             raise UserError(f"The {kind} plugin '{name}' has no '{wanted}'; see moe_lab/spec/contract.py.")
     for one in callables(kind):
-        if not callable(getattr(module, one, callable)):
+        if not callable(getattr(module, one, callable)):  # the default passes: optional names may be absent
             raise UserError(f"'{one}' of the {kind} plugin '{name}' cannot be called; see moe_lab/spec/contract.py.")
 
 
 def callables(kind: str) -> list[str]:
-    """Return the names that a plugin of this kind may give."""
+    """Return the names that a plugin of this kind may define."""
     return [one for key in NAMES[kind] for one in key.rstrip("!").split("|")]
 
 
 def check_unread(kind: str, name: str, module: ModuleType) -> None:
-    """Refuse a public function that nothing calls: ``prepared`` for ``prepare`` would be skipped without a word.
-
-    Raises:
-        UserError: so it is.
-    """
+    """Raise UserError for a public function that nothing calls: ``prepared`` for ``prepare`` would silently not run."""
     for one, value in vars(module).items():
+        # What the file imports from elsewhere is public there, and not meant as part of the plugin.
         own = isinstance(value, FunctionType) and value.__module__ == module.__name__
         if own and not one.startswith("_") and one not in callables(kind):
             raise UserError(
-                f"Nothing calls '{one}' of the {kind} plugin '{name}'; call it _{one} if it is a helper, else see the "
-                "names in moe_lab/spec/contract.py."
+                f"Nothing calls '{one}' of the {kind} plugin '{name}'; rename it _{one} if it is a helper, else see "
+                "the names in moe_lab/spec/contract.py."
             )

@@ -1,6 +1,6 @@
-"""Formats of the experts' numbers, by name: from bits and scales follow bytes, keys, file names and tolerances.
+"""Number formats of the experts, by name: bytes, keys, file names and tolerances follow from their bits and scales.
 
-The data of a format are the ``INFO`` of its plugin ``moe_lab/gpu/formats/<name>.py``, read without importing it.
+The data of a format is the ``INFO`` of its plugin ``moe_lab/gpu/formats/<name>.py``, read without importing it.
 """
 
 from collections.abc import Mapping
@@ -18,16 +18,16 @@ class Format:
     """What a format's ``INFO`` says.
 
     Attributes:
-        name: of the plugin.
-        dtype: of the tokens, of the result, and of what is stored between kernels and not quantised.
-        weight_bits: of a weight.
-        activation_bits: of an activation that is multiplied.
+        name: name of the plugin.
+        dtype: of the tokens, of the result, and of unquantised values that are stored between kernels.
+        weight_bits: bits per weight.
+        activation_bits: bits per activation, as it is multiplied.
         weight_block: rows and columns of an expert's weights that share a scale, 0 = all of them; None = no scales.
         activation_block: rows and features of activations that share a scale, 0 = all of them; None = no scales.
-        scale_bytes: of a scale.
+        scale_bytes: bytes per scale.
         activation_roundoff: unit roundoff of quantised activations; 0 = they keep the dtype.
-        product: what is multiplied, where that is not of the dtype: ``e4m3``.
-        engine: what vLLM and SGLang write behind ``dtype=`` in the names of tuned files; empty = they leave it out.
+        product: what is multiplied, if not values of the dtype: ``e4m3``.
+        engine: what vLLM and SGLang write after ``dtype=`` in the names of tuned files; empty = they leave it out.
     """
 
     name: str
@@ -43,40 +43,40 @@ class Format:
 
     @property
     def quantised(self) -> bool:
-        """Whether weights or activations are not simply numbers of the dtype."""
+        """Whether weights or activations have scales, instead of being plain values of the dtype."""
         return bool(self.weight_block or self.activation_block)
 
     @property
     def multiplied(self) -> str:
-        """What both factors of a product are made of: ``product``, else the dtype."""
+        """The type of both factors of a product: ``product``, else the dtype."""
         return self.product or self.dtype
 
     @property
     def element_bytes(self) -> int | None:
-        """Bytes of an element of any matrix; None where the matrices differ."""
+        """Bytes per element of every matrix; None if the matrices differ."""
         return None if self.quantised else self.weight_bits // 8
 
     @property
     def block_shape(self) -> tuple[int, int] | None:
-        """What vLLM and SGLang call so: the blocks of weights, None where a scale is of whole rows or matrices."""
+        """``block_shape`` of vLLM and SGLang: the block of weights, None if scales are for whole rows or matrices."""
         return self.weight_block if self.weight_block and all(self.weight_block) else None
 
     @property
     def per_channel(self) -> bool:
-        """Whether every row of weights, an output channel, has one scale."""
+        """Whether each row of weights, which is an output channel, has a scale."""
         return self.weight_block == (1, 0)
 
     def weight_bytes(self, rows: int, columns: int) -> int:
-        """Return the bytes of one expert's weights [rows, columns] and of their scales."""
+        """Return the bytes of one expert's weights [rows, columns] with their scales."""
         return self._bytes(rows, columns, self.weight_bits, self.weight_block)
 
     def activation_bytes(self, rows: int, features: int) -> int:
-        """Return the bytes of activations [rows, features] that a product reads, and of their scales."""
+        """Return the bytes of activations [rows, features] that a product reads, with their scales."""
         return self._bytes(rows, features, self.activation_bits, self.activation_block)
 
     def _bytes(self, rows: int, columns: int, bits: int, block: tuple[int, int] | None) -> int:
         scales = 0
-        if block and rows:
+        if block and rows:  # a partial block at the edge has a scale of its own
             scales = ceil(rows / (block[0] or rows)) * ceil(columns / (block[1] or columns))
         return ceil(rows * columns * bits / 8) + scales * self.scale_bytes
 
@@ -84,29 +84,25 @@ class Format:
 _FIELDS = [field.name for field in fields(Format) if field.name != "name"]
 
 
+@cache  # every access to a problem's dtype asks for it
 def get(name: str) -> Format:
-    """Return the format called ``name``; raises UserError: there is no such format, or its file does not say enough."""
+    """Return the format called ``name``; UserError if there is none, or its INFO is incomplete."""
     if name not in (known := plugins.names("formats")):
         raise UserError(f"There is no format '{name}'; choose one of: {', '.join(known)}.")
-    return _read(name)
-
-
-@cache
-def _read(name: str) -> Format:
     info = plugins.info("formats", name)
     try:
         return Format(name, **{key: info[key] for key in _FIELDS if key in info})
     except TypeError as error:
-        raise UserError(f"INFO of the format '{name}' lacks something of: {', '.join(_FIELDS)} ({error}).") from None
+        raise UserError(f"INFO of the format '{name}' lacks one of: {', '.join(_FIELDS)} ({error}).") from None
 
 
 def of_engine(kind: str, block: tuple[int, ...] | None, per_channel: bool = False) -> list[str]:
-    """Return the formats that vLLM and SGLang name so in their tuned files: several where the name does not tell.
+    """Return the formats that a tuned file of vLLM or SGLang may be for: several if its name leaves it open.
 
     Args:
-        kind: behind ``dtype=``; empty = left out.
-        block: behind ``block_shape=``; None = left out.
-        per_channel: ``per_channel_quant=True`` stands there, which SGLang alone writes.
+        kind: what follows ``dtype=``; empty = left out.
+        block: what follows ``block_shape=``; None = left out.
+        per_channel: whether ``per_channel_quant=True`` follows, which only SGLang writes.
     """
     named = {name: get(name) for name in plugins.names("formats")}
     return [
@@ -117,6 +113,7 @@ def of_engine(kind: str, block: tuple[int, ...] | None, per_channel: bool = Fals
 
 
 def stated(sizes: Mapping[Any, Any]) -> str | None:
-    """Return the format that a run states of its problem; older runs have the dtype alone, or beside it ``quant``."""
+    """Return the format that a run states for its problem, None if it is unknown."""
+    # Runs from before there were formats state the dtype alone, or `quant` beside it.
     found = next((sizes[key] for key in ("format", "quant", "dtype") if isinstance(sizes.get(key), str)), None)
     return found if found in plugins.names("formats") else None

@@ -8,7 +8,8 @@ import pandas as pd
 from moe_lab.spec import schema
 
 COLUMNS = schema.of("launches")  # NA where the report does not say; never 0
-# Index = range_id. A kernel of a graph replay lies in a synthetic range: its capture-time ranges, an instance a replay.
+# Index = range_id. Kernels of a graph replay lie in synthetic ranges: those that were open when the graph was captured,
+# with one instance per replay.
 RANGE_COLUMNS = schema.of("ranges")
 
 
@@ -24,9 +25,9 @@ class Launches:
     Attributes:
         table: one row per operation, columns as in ``COLUMNS``; parsers of counters append metric columns.
         ranges: one row per range instance, columns as in ``RANGE_COLUMNS``, index = range_id, parents before children.
-        meta: plain facts of the report: tool, schema, gpu (name, sm_count), graph_mode, warnings (list of sentences).
-        memberships: int64 columns operation (row of ``table``) and range_id, one row for every operation inside a
-            crossing range; an operation's other ranges are ``range_id`` and its parents.
+        meta: plain facts about the report: tool, schema, gpu (name, sm_count), graph_mode, warnings (list of sentences)
+        memberships: int64 columns operation (row of ``table``) and range_id, one row for each operation in a range
+            that crosses others instead of nesting; its nested ranges are ``range_id`` and the parents of that.
     """
 
     table: pd.DataFrame

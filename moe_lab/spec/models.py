@@ -1,4 +1,4 @@
-"""Model presets: the figures of published models' layers, each with its source, an entry of ``models.json`` each."""
+"""Model presets: layer sizes of published models, one entry of ``models.json`` each, with its source."""
 
 import re
 from dataclasses import dataclass
@@ -35,13 +35,13 @@ class Attention:
 
 @dataclass(frozen=True)
 class Router:
-    """How logits become weights and experts.
+    """How a token's logits become its experts and their weights.
 
     Attributes:
         score: ``softmax`` over all experts, ``sigmoid`` per expert, or ``softmax_topk`` (softmax over the chosen).
         renormalise: whether the chosen weights are divided by their sum.
-        groups: expert groups; ``topk_groups`` of them stay (DeepSeek-V3); 1 = no grouping.
-        topk_groups: groups that stay.
+        groups: expert groups, of which the best ``topk_groups`` stay eligible (DeepSeek-V3); 1 = no grouping.
+        topk_groups: groups that stay eligible.
         bias: whether a per-expert bias is added for the choice only (weights come from the unbiased score).
         scaling: factor on the weights (routed scaling factor).
     """
@@ -56,7 +56,7 @@ class Router:
 
 @dataclass(frozen=True)
 class Model:
-    """One published model: the figures of its MoE layer, with their source.
+    """One published model: the sizes of its MoE layer, with their source.
 
     Attributes:
         K: hidden size.
@@ -65,10 +65,10 @@ class Model:
         topk: experts per token.
         layers: decoder layers.
         shared_experts: experts that every token passes through, each of intermediate size N.
-        source: where the figures come from.
+        source: where the sizes come from.
         activation: ``silu`` (silu(gate) * up) or ``swigluoai`` (gpt-oss: clamped (up + 1) * gate * sigmoid(1.702 gate))
         apply_router_weight_on_input: whether the router weight multiplies the token before the experts (llama-4)
-            instead of what they return.
+            instead of their result.
     """
 
     K: int
@@ -88,14 +88,14 @@ MODELS = msgspec.json.decode(Path(__file__).with_suffix(".json").read_bytes(), t
 
 
 def model(name: str) -> Model:
-    """Return the preset called ``name``; raises UserError: there is no such preset."""
+    """Return the preset called ``name``; UserError if there is none."""
     if name not in MODELS:
         raise UserError(f"No model preset is called '{name}'; choose one of: {', '.join(MODELS)}.")
     return MODELS[name]
 
 
 def sizes(text: str) -> tuple[int, int, int, int] | None:
-    """Return K, N, E and topk of ``2048x768x128x8``; None of a text of another form, such as a preset's name.
+    """Return K, N, E and topk of ``2048x768x128x8``, or None for any other text, such as a preset's name.
 
     Raises:
         UserError: one is out of bounds, or topk is larger than E.
@@ -108,5 +108,5 @@ def sizes(text: str) -> tuple[int, int, int, int] | None:
         if topk > E:
             raise ValueError(f"topk = {topk} is more than E = {E}")
     except ValueError as error:
-        raise UserError(f"The sizes '{one_line(text, 60)}' cannot be ({error}); write KxNxExTOPK.") from None
+        raise UserError(f"The sizes '{one_line(text, 60)}' are not valid ({error}); write KxNxExTOPK.") from None
     return K, N, E, topk

@@ -1,4 +1,4 @@
-"""Expert parallelism: which rank holds which experts, and what its own are called there."""
+"""Expert parallelism: which rank holds which experts, and their local numbers on it."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -8,15 +8,15 @@ from moe_lab.spec.errors import UserError
 
 @dataclass(frozen=True)
 class Parallel:
-    """Experts on ranks, as one rank sees them.
+    """The placement of experts on ranks, as one rank sees it.
 
     Attributes:
         placement: rank -> the experts that it holds, in the order of their local numbers. An expert that several ranks
             hold is redundant: its tokens may go to any of them.
-        rank: this one.
+        rank: this rank.
 
     Raises:
-        UserError: there is no such rank, a rank holds an expert twice, or an expert is nowhere.
+        UserError: there is no such rank, a rank holds an expert twice, or no rank holds some expert.
     """
 
     placement: tuple[tuple[int, ...], ...]
@@ -34,29 +34,26 @@ class Parallel:
 
     @classmethod
     def contiguous(cls, E: int, ranks: int = 1, rank: int = 0) -> "Parallel":
-        """Return the usual placement: equal shares in order, the first ranks one expert more where E is no multiple.
-
-        Raises:
-            UserError: there are fewer experts than ranks.
-        """
+        """Return the usual placement, equal shares in order; UserError if there are fewer experts than ranks."""
         if not 1 <= ranks <= E:
             raise UserError(f"{E} experts cannot be shared by {ranks} ranks; use 1 to {E}.")
+        # If E is not a multiple of the ranks, the first ones hold one expert more.
         starts = [r * (E // ranks) + min(r, E % ranks) for r in range(ranks + 1)]
         return cls(tuple(tuple(range(a, b)) for a, b in pairwise(starts)), rank)
 
     @property
     def ranks(self) -> int:
-        """How many there are."""
+        """Number of ranks."""
         return len(self.placement)
 
     @property
     def experts(self) -> int:
-        """Experts of the layer, each counted once."""
+        """Number of experts of the layer, redundant ones counted once."""
         return 1 + max((expert for own in self.placement for expert in own), default=-1)
 
     @property
     def local(self) -> tuple[int, ...]:
-        """Experts of this rank, by their local numbers."""
+        """Experts of this rank, in the order of their local numbers."""
         return self.placement[self.rank]
 
     def owners(self, expert: int) -> tuple[int, ...]:
@@ -64,6 +61,6 @@ class Parallel:
         return tuple(rank for rank, own in enumerate(self.placement) if expert in own)
 
     def expert_map(self) -> list[int]:
-        """Return [E], for ``align``: the local number of each expert, -1 for those of other ranks."""
+        """Return a list [E] for ``align``: the local number of each expert, -1 for those of other ranks."""
         numbers = {expert: number for number, expert in enumerate(self.local)}
         return [numbers.get(expert, -1) for expert in range(self.experts)]

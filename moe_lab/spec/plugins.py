@@ -1,8 +1,8 @@
-"""Plugins: a file is one, its name is the plugin's; listing reads files, it never imports them.
+"""Plugins: each is one file, named after the plugin; listing them reads the files but never imports them.
 
-Those of the package lie in ``FOLDERS``. Others come from outside: an entry point of the group ``moe_lab.<kind>``, or a
-file given by ``--plugin FILE.py``, which says its kind in ``INFO["kind"]``. Processes that a command starts see the
-files as well, by $MOE_LAB_PLUGINS.
+The package's own lie in ``FOLDERS``. Others come from outside: an entry point of the group ``moe_lab.<kind>``, or a
+file given by ``--plugin FILE.py``, which states its kind in ``INFO["kind"]``. Child processes of a command see those
+files too, through $MOE_LAB_PLUGINS.
 """
 
 import ast
@@ -39,10 +39,11 @@ def names(kind: str) -> list[str]:
 
 
 def _sources(kind: str) -> dict[str, Path]:
-    """Return name -> file; a plugin from outside may not have the name of another."""
+    """Return name -> file; UserError if a plugin from outside has the name of another."""
     own = (p for p in (PACKAGE / FOLDERS[kind]).glob("*.py") if not p.stem.startswith("_"))
     found = {path.stem: path for path in own}
     for name, path in [*_installed(kind), *_given(kind)]:
+        # The same file may come in both ways; another file would silently change what a name means.
         if found.setdefault(name, path) != path:
             raise UserError(f"There already is a plugin of {kind} called '{name}'; call {path.name} something else.")
     return found
@@ -53,15 +54,16 @@ def _installed(kind: str) -> tuple[tuple[str, Path], ...]:
     """Return (name, file) of the entry points of ``moe_lab.<kind>``."""
     from importlib.metadata import entry_points
 
+    # find_spec locates the file without running it.
     found = ((point.name, find_spec(point.module)) for point in entry_points(group=f"moe_lab.{kind}"))
     return tuple((name, Path(spec.origin)) for name, spec in found if spec and spec.origin)
 
 
 def _given(kind: str) -> list[tuple[str, Path]]:
-    """Return (name, file) of the files in $MOE_LAB_PLUGINS that are of a kind."""
+    """Return (name, file) of the files of a kind in $MOE_LAB_PLUGINS."""
     paths = [Path(part) for part in os.environ.get(FILES, "").split(os.pathsep) if part]
     if gone := [path.name for path in paths if not path.is_file()]:
-        raise UserError(f"${FILES} names {gone[0]}, which is no file; take it out of there.")
+        raise UserError(f"${FILES} names {gone[0]}, which does not exist; remove it from the variable.")
     return [(path.stem, path) for path in paths if _info(path).get("kind") == kind]
 
 
@@ -69,15 +71,16 @@ def take(words: Sequence[str]) -> list[str]:
     """Take ``--plugin FILE.py`` off the front of a command line and make the files known here and to child processes.
 
     Raises:
-        UserError: a file is missing, cannot be read as Python, or does not say its kind.
+        UserError: a file is missing, cannot be read as Python, or does not state its kind.
     """
+    # Not by argparse: plugins add commands and options, so they must be known before the parser is made.
     rest, paths = list(words), []
     while rest and rest[0].partition("=")[0] == "--plugin":
         _, given, value = rest.pop(0).partition("=")
         path = Path(value if given else rest.pop(0) if rest else "")
         if not path.is_file():
-            raise UserError(f"'{path.name}' is no file; give --plugin the Python file of a plugin.")
-        if _info(path).get("kind") not in list(FOLDERS):  # what a file says need not be hashable
+            raise UserError(f"'{path.name}' is not a file; give --plugin the Python file of a plugin.")
+        if _info(path).get("kind") not in list(FOLDERS):  # a list: the file's value may not be hashable
             raise UserError(f"{path.name} does not say what it is: its INFO needs 'kind', one of {', '.join(FOLDERS)}.")
         paths.append(str(path.absolute()))
     if paths:
@@ -86,13 +89,12 @@ def take(words: Sequence[str]) -> list[str]:
 
 
 def info(kind: str, name: str) -> dict[str, Any]:
-    """Return the plugin's module-level literal ``INFO``, read from its source without importing it.
+    """Return the plugin's ``INFO``, a module-level literal, read from its source without importing it.
 
-    Every plugin has ``INFO = {"about": "...", ...}``. ``needs`` lists modules it imports, ``peer:NAME`` a project
-    of ``moe_lab.spec.peers``; ``install`` says how to get them; other keys are those of ``contract.KEYS``.
+    Every plugin has ``INFO = {"about": "...", ...}``; ``moe_lab.spec.contract`` lists the keys.
 
     Raises:
-        UserError: there is no such plugin, its file has no INFO, or one that breaks the contract.
+        UserError: there is no such plugin, or its INFO is missing or breaks the contract.
     """
     return _said(kind, name, _sources(kind))
 
@@ -101,7 +103,7 @@ def _said(kind: str, name: str, sources: dict[str, Path]) -> dict[str, Any]:
     if name not in sources:
         raise UserError(f"No {kind} plugin is called '{name}'; choose one of: {', '.join(sorted(sources))}.")
     said = dict(_info(sources[name]))
-    if not sources[name].is_relative_to(PACKAGE):  # ours are checked by the tests
+    if not sources[name].is_relative_to(PACKAGE):  # the tests check our own
         contract.check(kind, name, said)
     return said
 
@@ -111,13 +113,13 @@ def _info(path: Path) -> dict[str, Any]:
         return _literal(path, path.stat().st_mtime_ns)
     except (OSError, TypeError, ValueError, SyntaxError) as error:
         raise UserError(
-            f"{path.name} is no plugin that can be read ({type(error).__name__}); it must be a Python file with a "
-            "literal INFO dictionary (see CONTRIBUTING.md)."
+            f"{path.name} cannot be read as a plugin ({type(error).__name__}); it must be a Python file with a literal "
+            "INFO dictionary (see CONTRIBUTING.md)."
         ) from None
 
 
 @lru_cache(500)
-def _literal(path: Path, changed: int) -> dict[str, Any]:
+def _literal(path: Path, changed: int) -> dict[str, Any]:  # `changed` only keys the cache: an edited file is read again
     for node in ast.parse(path.read_text("utf-8")).body:
         if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
@@ -127,7 +129,7 @@ def _literal(path: Path, changed: int) -> dict[str, Any]:
 
 
 def unavailable(kind: str, name: str) -> str | None:
-    """Return None when every module that the plugin needs can be found, else ``unavailable: needs X``."""
+    """Return None if every module that the plugin needs can be found, else ``unavailable: needs X``."""
     return _lacking(info(kind, name))
 
 
@@ -139,12 +141,12 @@ def _lacking(known: dict[str, Any]) -> str | None:
 
 def _found(module: str) -> bool:
     if module.startswith("peer:"):
-        from moe_lab.spec import peers
+        from moe_lab.spec import peers  # only few plugins need it
 
         return peers.find(module.removeprefix("peer:")) is not None
     try:
         return find_spec(module) is not None
-    except ModuleNotFoundError:  # a package above it
+    except ModuleNotFoundError:  # the parent package of a dotted name is missing
         return False
 
 
@@ -152,16 +154,17 @@ def load(kind: str, name: str) -> ModuleType:
     """Import the plugin.
 
     Raises:
-        UserError: there is no such plugin, a module that it needs is not installed, or a file from outside fails.
+        UserError: there is no such plugin, a module that it needs is missing, or a file from outside fails.
     """
     sources = _sources(kind)
     if reason := _lacking(_said(kind, name, sources)):
         raise UserError(
-            f"{kind} plugin '{name}' is {reason}; install that, or choose another of: {', '.join(sorted(sources))}."
+            f"{kind} plugin '{name}' is {reason}; install that, or choose another one of: {', '.join(sorted(sources))}."
         )
     path = sources[name]
     if path.is_relative_to(PACKAGE):
         return importlib.import_module(f"moe_lab.{FOLDERS[kind].replace('/', '.')}.{name}")
+    # A prefix of our own, so that a plugin called `torch` does not take the place of the library.
     module = _outside(f"moe_lab_plugin_{kind}.{name}", path)
     contract.check_names(kind, name, module)
     contract.check_unread(kind, name, module)
@@ -175,10 +178,10 @@ def _outside(called: str, path: Path) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
-    sys.modules[called] = module
+    sys.modules[called] = module  # before it runs, as import does: dataclasses look their module up there
     try:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[called]
-        raise UserError(f"The plugin {path.name} fails when it is loaded ({type(error).__name__}: {error}).") from error
+        raise UserError(f"The plugin {path.name} fails to load ({type(error).__name__}: {error}).") from error
     return module

@@ -1,4 +1,4 @@
-"""The problem: sizes and format of a Mixture-of-Experts layer, and how much work it is at least."""
+"""The problem: sizes and format of a Mixture-of-Experts layer, and the least work that it takes."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -11,10 +11,8 @@ Part = Literal["full", "w13", "w2"]
 
 
 def capacity(pairs: int, block_m: int, experts: int) -> int:
-    """Return the most rows that pairs can need when each expert's are padded to tiles of ``block_m``.
-
-    Each expert that is hit adds at most block_m - 1 rows: with fewer pairs than experts that is pairs * block_m.
-    """
+    """Return the most rows that pairs can take when the rows of each expert are padded to tiles of ``block_m``."""
+    # At worst every expert that is hit has one row more than fills its tiles, and pads block_m - 1.
     return pairs + min(pairs, experts) * (block_m - 1)
 
 
@@ -31,11 +29,11 @@ class MoEProblem:
         format: of weights and activations, by its name in ``moe_lab.spec.formats``.
         activation: ``silu`` or ``swigluoai``.
         model: name of the preset it came from, or None.
-        apply_router_weight_on_input: the router weight multiplies the token before the experts instead of what they
-            return; only where a token has one expert.
+        apply_router_weight_on_input: whether the router weight multiplies the token before the experts instead of
+            their result; only with one expert per token.
 
     Raises:
-        UserError: a size that cannot be, an unknown format, or weights on the input of several experts a token.
+        UserError: an impossible size, an unknown format, or router weights on the input with several experts per token.
     """
 
     M: int
@@ -57,13 +55,13 @@ class MoEProblem:
         formats.get(self.format)
         if self.apply_router_weight_on_input and self.topk != 1:
             raise UserError(
-                f"apply_router_weight_on_input needs topk=1, not {self.topk}: each of a token's experts would need a "
-                "copy of it; leave it out."
+                f"apply_router_weight_on_input needs topk=1, not {self.topk}: each expert of a token would need its "
+                "own scaled copy; leave it out."
             )
 
     @classmethod
     def preset(cls, name: str, M: int, format: str = "bf16") -> "MoEProblem":
-        """Return the MoE layer of a model preset, or of sizes as KxNxExTOPK, for M tokens."""
+        """Return the MoE layer of a model preset, or of sizes such as ``2048x768x128x8`` (KxNxExTOPK), for M tokens."""
         if given := models.sizes(name):
             return cls(M, *given, format, model=name)
         m = models.model(name)
@@ -72,11 +70,11 @@ class MoEProblem:
 
     @property
     def dtype(self) -> str:
-        """Of the tokens and of the result, whatever the format: ``fp32``, ``fp16`` or ``bf16``."""
+        """Dtype of the tokens and of the result in any format: ``fp32``, ``fp16`` or ``bf16``."""
         return formats.get(self.format).dtype
 
     def facts(self) -> dict[str, Any]:
-        """Return every field by its name, and the dtype: what a run keeps of the problem."""
+        """Return every field by name, and the dtype: what a run records of the problem."""
         return asdict(self) | {"dtype": self.dtype}
 
     @property
@@ -85,32 +83,34 @@ class MoEProblem:
         return self.M * self.topk
 
     def useful_flops(self, part: Part = "full") -> int:
-        """Return FLOPs that any implementation must do (a multiply-add is two): 6*M*topk*N*K for both GEMMs."""
+        """Return the FLOPs that any implementation must do (a multiply-add is two): 6*M*topk*N*K for both GEMMs."""
         return self._flops(self.rows_useful, part)
 
     def executed_flops(self, rows_padded: int, part: Part = "full") -> int:
-        """Return FLOPs done when each expert's rows are padded to tiles: 6*rows_padded*N*K for both GEMMs.
+        """Return the FLOPs done when each expert's rows are padded to tiles: 6*rows_padded*N*K for both GEMMs.
 
         Args:
             rows_padded: num_tokens_post_padded of the align stage.
-            part: both GEMMs, or one.
+            part: both GEMMs, or one of them.
         """
         return self._flops(rows_padded, part)
 
     def minimum_bytes(self, experts_hit: int, part: Part = "full") -> int:
-        """Return the fewest bytes through device memory: weights of the experts hit once, activations in and out once.
+        """Return the least device-memory traffic in bytes: weights of experts hit, activations in and out, each once.
 
         Args:
             experts_hit: distinct experts that got at least one token.
             part: ``full`` reads x and writes the output [M, K], both in the dtype; ``w13`` reads x [M, K] and ``w2``
-                [M*topk, N] as the format has activations, they write [M*topk, 2N] and [M*topk, K] in the dtype.
+                reads [M*topk, N] as the format stores activations; they write [M*topk, 2N] and [M*topk, K] in the dtype
         """
         known, rows = formats.get(self.format), self.rows_useful
         w13, w2 = known.weight_bytes(2 * self.N, self.K), known.weight_bytes(self.K, self.N)
         weights = experts_hit * {"full": w13 + w2, "w13": w13, "w2": w2}[part]
         read = {"w13": known.activation_bytes(self.M, self.K), "w2": known.activation_bytes(rows, self.N)}
+        # x and y of the whole layer are counted together here: both are of the dtype.
         written = {"full": 2 * self.M * self.K, "w13": rows * 2 * self.N, "w2": rows * self.K}[part]
         return weights + read.get(part, 0) + written * DTYPE_BYTES[self.dtype]
 
     def _flops(self, rows: int, part: Part) -> int:
+        # Two FLOPs for each of the three matrices gate, up and down; w13 holds two of them.
         return {"full": 6, "w13": 4, "w2": 2}[part] * rows * self.N * self.K

@@ -1,7 +1,7 @@
-"""Range names: one grammar, built by the workload and parsed from its report.
+"""Range names: one grammar, written by the workload and parsed from its report.
 
 A measured iteration opens ``moe_lab|model=...|phase=...|M=...|backend=...``; inside it ``layers.0`` holds ``self_attn``
-and ``mlp``, and ``mlp`` holds one range a stage. A fused stage joins names with ``+``: ``w13+act``. Names keep to
+and ``mlp``, and ``mlp`` holds one range per stage. A fused stage joins names with ``+``: ``w13+act``. Names use only
 ``[A-Za-z0-9_.|=+-]`` so that Nsight Compute's filters can select them.
 """
 
@@ -44,7 +44,7 @@ def parse_root(name: str) -> dict[str, str] | None:
 
 
 def stages_of(name: str) -> tuple[str, ...]:
-    """Return the stages that a range name stands for: ``("w13", "act")`` for ``w13+act``, ``()`` for any other name."""
+    """Return the stages in a range name: ``("w13", "act")`` for ``w13+act``, ``()`` for a name that is not a stage."""
     parts = tuple(name.split("+"))
     return parts if all(p in STAGES for p in parts) else ()
 
@@ -58,11 +58,10 @@ def short_name(name: str) -> str:
 def stage_of(name: str) -> str | None:
     """Return what a range or module is in a layer, or None.
 
-    That is its stages, ``self_attn``, ``shared_experts``, ``norm``, or of modules that say no more ``router`` (called
-    ``gate`` or ``topk``) and ``experts`` (all from dispatch to combine). Operators of PyTorch (``aten::layer_norm``)
-    are none: they say what a kernel computes, not where it belongs.
+    That is its stages, ``self_attn``, ``shared_experts`` or ``norm``; for modules that are no more specific, ``router``
+    (called ``gate`` or ``topk``) or ``experts`` (everything from dispatch to combine).
     """
-    if "::" in name:
+    if "::" in name:  # an operator such as aten::layer_norm says what a kernel computes, not where it belongs
         return None
     short = short_name(name)
     if stages_of(short) or short in ("self_attn", "shared_experts", EXPERTS):
@@ -78,17 +77,18 @@ def is_library(name: str) -> bool:
 
 
 def display_name(name: str) -> str:
-    """Return the module path of SGLang's and vLLM's layer-wise markers, and any other name as it is.
+    """Return a range name for display: the module path of SGLang's and vLLM's layer-wise markers, others as they are.
 
-    Those markers are dict-like strings such as ``{'Module': 'model.layers.0.mlp', 'Inputs': ...}``. From the names of
-    ``torch.autograd.profiler.emit_nvtx`` (``aten::mm, op_id = 7``) the numbers of the single call are cut off.
+    Those markers are dict-like strings such as ``{'Module': 'model.layers.0.mlp', 'Inputs': ...}``. Names that
+    ``torch.autograd.profiler.emit_nvtx`` makes (``aten::mm, op_id = 7``) lose the numbers of the single call.
     """
     if not name.startswith("{"):
-        return _TORCH.sub("", name)
+        return _TORCH.sub("", name)  # calls of one operator must have one name, or they would not be summed
     try:
         fields = ast.literal_eval(name)
         return str(fields.get("Module") or fields.get("module") or name)
     except (ValueError, SyntaxError, AttributeError, RecursionError, MemoryError):
+        # Tools cut long names off, and then the string is no longer a Python literal.
         found = re.search(r"""['"][Mm]odule['"]\s*:\s*['"]([^'"]+)""", name)
         return found.group(1) if found else name
 
@@ -122,7 +122,7 @@ def marker(api: str) -> Mark:
 
 
 def _mark(push: Callable[[Any], Any], pop: Callable[[], Any], message: Callable[[str], Any]) -> Mark:
-    """Return a mark that makes each name's range once: 0.2 us an opening when nothing listens."""
+    """Return a ``mark`` that makes the range of each name once and opens it again: 0.2 us if no profiler listens."""
 
     class Range(AbstractContextManager[None]):
         __slots__ = ("message",)

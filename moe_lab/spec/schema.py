@@ -1,7 +1,7 @@
-"""Columns as data, ``schema.csv``: of launches, ranges, counters, rows of benchmarks, and of what pages show.
+"""Columns as data, in ``schema.csv``: of launches, ranges, counters, benchmark rows, and of the tables on pages.
 
-One entry gives a column its dtype, the unit in which it is kept or shown, how many digits, its head, and its meaning.
-The tidy tables, the checks of rows, the tables of the notebooks and ``docs/columns.md`` come from it.
+One entry gives a column's dtype, the unit in which it is kept or shown, its decimals, its heading and its meaning.
+The tidy tables, the checks of rows, the tables of the notebooks and ``docs/columns.md`` are made from it.
 """
 
 import csv
@@ -27,12 +27,12 @@ class Field:
     Attributes:
         table: of ``TABLES``.
         column: its name.
-        dtype: pandas dtype; of rows also ``number`` (whole or not), ``time`` (a number from 0 up) and ``pairs`` (a list
-            of (text, number)).
-        unit: in which it is kept or shown; empty for none.
+        dtype: pandas dtype; for benchmark rows also ``number`` (whole or not), ``time`` (a number of at least 0) and
+            ``pairs`` (a list of (text, number)).
+        unit: unit in which it is kept or shown; empty for none.
         digits: decimals when shown; None for text.
         wrap: whether long text breaks into lines.
-        label: head of the column when shown.
+        label: heading of the column when shown.
         meaning: what it is.
     """
 
@@ -57,7 +57,7 @@ def fields() -> tuple[Field, ...]:
 
 
 def _field(row: dict[str, str]) -> Field:
-    shown = row["digits"]
+    shown = row["digits"]  # one column of the file for both: a number of decimals, or "wrap" for long text
     digits = int(shown) if shown.isdigit() else None
     named = (row["table"], row["column"], row["dtype"], row["unit"])
     return Field(*named, digits, shown == "wrap", row["label"], row["meaning"])
@@ -65,18 +65,19 @@ def _field(row: dict[str, str]) -> Field:
 
 @cache
 def of(table: str) -> dict[str, Field]:
-    """Return column -> field of one of ``TABLES``."""
+    """Return column -> field, for one of ``TABLES``."""
     return {field.column: field for field in fields() if field.table == table}
 
 
 @cache
 def shown() -> dict[str, Field]:
-    """Return column -> field for what pages show: no two tables but ``ranges``, which no page shows, share a name."""
+    """Return column -> field of everything that pages show."""
+    # Column names are unique across these tables; those of `ranges` repeat some, and no page shows them.
     return {field.column: field for field in fields() if field.table != "ranges"}
 
 
 def described(table: str | None = None) -> dict[str, dict[str, dict[str, str]]]:
-    """Return table -> column -> dtype, unit, label and meaning, of all tables or one: JSON to lie beside their data."""
+    """Return table -> column -> dtype, unit, label and meaning, of all tables or one: JSON to store beside the data."""
     said = ("dtype", "unit", "label", "meaning")
     return {
         name: {column: {key: getattr(field, key) for key in said} for column, field in of(name).items()}
@@ -90,6 +91,6 @@ def document(tables: Iterable[str] = TABLES) -> Iterator[str]:
         yield from (f"## {table}", "", f"{TABLES[table][:1].upper()}{TABLES[table][1:]}.", "")
         yield from ("| column | dtype | unit | meaning |", "|---|---|---|---|")
         for field in of(table).values():
-            meaning = field.meaning.replace("|", "\\|")
+            meaning = field.meaning.replace("|", "\\|")  # a bare | would end the cell
             yield f"| `{field.column}` | {field.dtype} | {field.unit} | {meaning} |"
         yield ""

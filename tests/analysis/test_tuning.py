@@ -306,7 +306,7 @@ def test_tune_compares_what_is_left_with_the_backends_own(tmp_path: Path) -> Non
 def test_budget_and_options_are_read_as_they_are_written() -> None:
     assert [bench_options.seconds(t) for t in ("90s", "5m", "1.5h", "7")] == [90, 300, 5400, 7]
     for wrong in ("", "m", "-5m", "5 apples", "0s"):
-        with pytest.raises(UserError, match="is no time"):
+        with pytest.raises(UserError, match="is not a time"):
             bench_options.seconds(wrong)
 
 

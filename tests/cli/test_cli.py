@@ -182,7 +182,7 @@ def test_times_that_are_none_are_refused(budget: str) -> None:
     "text", ["", "-1", "²", "1_0", "9" * 31, "9" * 5000, "1,1,...,8", "8,4,...,1", "...", "2147483648"]
 )
 def test_lists_of_tokens_that_are_none_are_refused(text: str) -> None:
-    with pytest.raises(UserError, match="is no list of numbers"):
+    with pytest.raises(UserError, match="is not a list of numbers"):
         bench_options.numbers(text)
     assert bench_options.numbers("0, 1,2,...,16") == [0, 1, 2, 4, 8, 16]
 

@@ -233,7 +233,7 @@ def test_align_refuses_more_pairs_than_it_takes(name, device):
     [
         (torch.zeros(2, 2), 16, 4, "int32 or int64"),
         (torch.zeros(2, 4, dtype=torch.int32)[:, ::2], 16, 4, "contiguous"),
-        (torch.zeros(2, 2, dtype=torch.int32), 16, 1025, "E must lie in 1..1024"),
+        (torch.zeros(2, 2, dtype=torch.int32), 16, 1025, "E must be in 1..1024"),
         (torch.zeros(2, 2, dtype=torch.int32), 0, 4, "block_m must be at least 1"),
     ],
     ids=["float", "gaps", "E1025", "block0"],

@@ -310,7 +310,7 @@ def test_backends_of_a_cached_wheel_are_available_with_its_version(cache: Path, 
             "no times for NVIDIA X9: it takes hopper where that fits (compute capability 9.0, fp16 or bf16, K",
         ),
         ("NVIDIA X9", "else fused_moe, whose tiles are its own defaults."),
-        ("NVIDIA H200", "the quickest as measured at E=128 N=2880 K=2880 bf16, E=128 N=768 K=2048 bf16"),
+        ("NVIDIA H200", "the fastest as measured at E=128 N=2880 K=2880 bf16, E=128 N=768 K=2048 bf16"),
     ],
     ids=["no-gpu", "unknown", "unknown-tiles", "measured"],
 )

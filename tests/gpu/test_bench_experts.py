@@ -104,7 +104,7 @@ def test_what_a_backend_does_not_take_is_said_before_it_runs(backend, monkeypatc
     backend("picky", lambda y: pytest.fail("must not run"), formats=["bf16"])
     assert measure(["picky"])[0]["error"] == "picky does not take fp32 here, only: bf16."
     backend("picky", lambda y: pytest.fail("must not run"), activations=["gelu"])
-    assert measure(["picky"])[0]["error"] == "picky has no activation silu, only: gelu."
+    assert measure(["picky"])[0]["error"] == "picky does not have silu, only: gelu."
     assert "unavailable: needs deep_gemm" in measure(["deep_gemm"])[0]["error"]
 
 
@@ -250,9 +250,9 @@ def test_capture_takes_the_stage_that_holds_the_part_and_keeps_every_tensor(no_c
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        (("align+w13+act+w2",), "no stage of its own for w13"),
+        (("align+w13+act+w2",), "no separate stage for w13"),
         (("w13", "w13"), "entered several times"),
-        ((), "no stage of its own"),
+        ((), "no separate stage"),
     ],
 )
 def test_capture_refuses_what_is_not_one_stage(no_capture, names, said: str) -> None:

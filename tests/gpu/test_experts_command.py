@@ -90,7 +90,7 @@ def test_tiles_are_read_with_the_defaults_of_the_field(text, M, sizes):
         (["--tiles", "64x64"], "--tiles takes 'auto'"),
         (["--tiles", "64x48x32"], "powers of two"),
         (["--tiles", "0x64x32"], "--tiles takes"),
-        (["--backend", "torch_loop", "--tiles", "64x64x32"], "'torch_loop' has no choice of tiles"),
+        (["--backend", "torch_loop", "--tiles", "64x64x32"], "'torch_loop' does not take tiles"),
         (["--m", "0"], "at least one token"),
         (["--format", "fp8"], "There is no format 'fp8'; choose one of"),
         (["--model", "qwen4"], "No model preset is called 'qwen4'"),

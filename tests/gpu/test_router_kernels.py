@@ -183,7 +183,7 @@ def test_fused_route_reads_rows_that_do_not_follow_each_other(device):
         (torch.zeros(1, 4), Router("sigmoid", bias=True), 2, torch.zeros(3), "pass bias"),
         (torch.zeros(1, 8), Router("sigmoid", groups=4, topk_groups=1), 4, None, "cannot give topk=4"),
         (torch.zeros(1, 8), Router("sigmoid", groups=3, topk_groups=2), 2, None, "3 expert groups"),
-        (torch.zeros(1, 8), Router("sigmoid", groups=2, topk_groups=3), 2, None, "3 kept"),
+        (torch.zeros(1, 8), Router("sigmoid", groups=2, topk_groups=3), 2, None, "3 are kept"),
         (torch.zeros(1, 4), Router(), 5, None, "1 <= topk <= E"),
         (torch.zeros(1, 4), Router(), 0, None, "1 <= topk <= E"),
         (torch.zeros(4), Router(), 1, None, r"logits \[M, E\]"),

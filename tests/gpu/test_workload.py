@@ -114,7 +114,7 @@ def test_ranges_open_around_measured_iterations_only(run, monkeypatch):
         (["--model", "kimi-k2"], "multi-head latent attention"),
         (["--model", "gpt-2"], "No model preset is called 'gpt-2'"),
         (["--routing", "skewed"], "Routing 'skewed' is unknown"),
-        (["--routing", "replay:none.pt"], "no topk_ids file 'none.pt'"),
+        (["--routing", "replay:none.pt"], "no file 'none.pt' with topk_ids"),
         (["--backend", "magic"], "No experts plugin is called 'magic'"),
         (["--align", "magic"], "No align plugin is called 'magic'"),
         (["--dtype", "fp8"], "There is no format 'fp8'"),
@@ -133,7 +133,7 @@ def test_workload_refuses_in_one_sentence_with_status_2(run, arguments, sentence
 def test_workload_refuses_a_count_of_none_with_status_2(run, capsys):
     with pytest.raises(SystemExit, match="2"):
         run("--warmup", "0")
-    assert "argument --warmup: '0' is no whole number from 1 to" in capsys.readouterr().err
+    assert "argument --warmup: '0' is not a whole number from 1 to" in capsys.readouterr().err
 
 
 def test_out_of_memory_is_one_sentence(run, monkeypatch):

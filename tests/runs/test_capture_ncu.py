@@ -313,6 +313,6 @@ def test_name_that_is_taken_is_refused_before_anything_runs(stand_in: Path) -> N
 
 
 def test_unknown_metric_is_refused_before_anything_runs(stand_in: Path) -> None:
-    with pytest.raises(UserError, match="'speed' is no metric"):
+    with pytest.raises(UserError, match="'speed' is not a metric"):
         capture(ncu, [sys.executable, "-c", ""], "x", options=ncu.Options(wanted="speed"), root=stand_in / "p")
     assert not (stand_in / "argv.json").exists()

@@ -269,7 +269,7 @@ def test_metric_table_is_sound():
         *("l2_hit_pct", "dram_read_bytes")
     }
     assert BY_COLUMN["duration_ns"] not in COUNTERS
-    with pytest.raises(UserError, match="'l3_hit_pct' is no metric"):
+    with pytest.raises(UserError, match="'l3_hit_pct' is not a metric"):
         chosen("l3_hit_pct")
 
 

@@ -137,7 +137,7 @@ def test_fp8_without_blocks_is_told_from_blocks_by_the_engines_names(folder: Pat
         (lambda k: k.update(M={}), "it has no M"),
         (lambda k: k.update(format="x"), "its format is 'x'"),
         (lambda k: k["M"]["1"]["w2"].update(block_m=32), "differ in block_m"),
-        (lambda k: k["M"]["1"]["w2"].update(block_m=0), "is no tile"),
+        (lambda k: k["M"]["1"]["w2"].update(block_m=0), "is not a tile"),
     ],
     ids=["no-points", "empty", "format", "block-m", "zero"],
 )
@@ -218,7 +218,7 @@ def test_export_for_sglang_has_a_folder_per_triton_and_a_file_for_w2(tmp_path: P
 def test_export_refuses_tiles_that_mean_something_else(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="tune fused_moe"):
         engines.export(tuned(backend="grouped"), "vllm", tmp_path)
-    with pytest.raises(UserError, match="do not say theirs"):
+    with pytest.raises(UserError, match="which these do not state"):
         engines.export(tuned(versions=None), "sglang", tmp_path)
 
 
@@ -368,10 +368,10 @@ def test_a_file_of_times_that_is_none_says_how_to_make_one(folder: Path, capsys:
     ("change", "said"),
     [
         (lambda k: k.update(gpu=None), "'gpu' is null instead of a text"),
-        (lambda k: k.update(gpu="a" * 300), "the GPU is called"),
-        (lambda k: k.update(gpu="../../x"), "the GPU is called"),
-        (lambda k: k.update(gpu=""), "the GPU is called"),
-        (lambda k: k.update(backend="../x"), "no plain name"),
+        (lambda k: k.update(gpu="a" * 300), "the GPU's name is"),
+        (lambda k: k.update(gpu="../../x"), "the GPU's name is"),
+        (lambda k: k.update(gpu=""), "the GPU's name is"),
+        (lambda k: k.update(backend="../x"), "not a plain name"),
         (lambda k: k.update(versions=[1]), "'versions' is a list instead of a mapping"),
         (lambda k: k["problem"].update(E=-1), "E is -1"),
         (lambda k: k["problem"].update(E="/x"), "'problem.E' is a text instead of a whole number"),
@@ -382,7 +382,7 @@ def test_a_file_of_times_that_is_none_says_how_to_make_one(folder: Path, capsys:
         (lambda k: k["M"]["1"]["w13"].update(num_warps=64), "num_warps is 64"),
         (lambda k: k["M"]["1"]["w13"].update(num_stages=True), "instead of a whole number"),
         (lambda k: k["M"].update({"-1": k["M"]["1"]}), "not within"),
-        (lambda k: k["M"].update({"²": k["M"]["1"]}), "no whole number"),
+        (lambda k: k["M"].update({"²": k["M"]["1"]}), "not a whole number"),
         (lambda k: k["M"].update({"01": k["M"]["1"]}), "twice"),
         (lambda k: k["M"]["1"].update(us=-1.0), "not above zero"),
     ],
@@ -445,14 +445,14 @@ def test_keys_that_our_kernels_do_not_take_are_said_and_come_back_for_the_same_e
     said = capsys.readouterr().err
     asked = "SPLIT_K 4, grf_mode large, kpack 2, matrix_instr_nonkdim 16, waves_per_eu 2"
     assert code == 0
-    assert said.startswith(f"note: The file asks for {asked}: our kernels do not take it")
+    assert said.startswith(f"note: The file asks for {asked}: our kernels have no such option")
     assert said.count("note: ") == 1, "of a Triton that is this one, or nothing to compare with"
     assert cli.main(["configs", "export", str(kept), "--for", "vllm", "--out", str(tmp_path / "v")]) == 0
     assert capsys.readouterr().err == ""
     (back,) = (tmp_path / "v").glob("*.json")
     assert json.loads(back.read_text()) == content
     assert cli.main(["configs", "export", str(kept), "--for", "sglang", "--out", str(tmp_path / "s")]) == 0
-    assert capsys.readouterr().err == "note: SPLIT_K stays out: the kernel of sglang has no such argument.\n"
+    assert capsys.readouterr().err == "note: SPLIT_K is left out: the kernel of sglang has no such argument.\n"
     up, down = sorted((tmp_path / "s" / "configs" / "triton_3_5_0").glob("*.json"))
     for path in (up, down):
         assert json.loads(path.read_text())["1"] == AMD | {k: v for k, v in more.items() if k != "SPLIT_K"}
@@ -509,9 +509,9 @@ def test_an_engines_file_is_kept_for_a_model_of_its_sizes_only(
         ("E=16,N=128,device_name=X,per_channel_quant=True.json", "is for quantised weights"),
         ("E=256,N=512,device_name=NVIDIA_B200_down.json", "give 'E=256,N=512,device_name=NVIDIA_B200.json', the file"),
         ("E=256,N=512,device_name=.json", "does not name its GPU"),
-        ("moe_sum_reduce_NVIDIA-H200_t8_h2048_bfloat16.json", "holds no tiles of the experts' GEMMs"),
-        ("N=1536,K=7168,device_name=NVIDIA_H200,dtype=fp8_w8a8.json", "holds no tiles of the experts' GEMMs"),
-        ("E=²,N=1,device_name=X.json", "holds no tiles of the experts' GEMMs"),
+        ("moe_sum_reduce_NVIDIA-H200_t8_h2048_bfloat16.json", "holds no tiles for the experts' GEMMs"),
+        ("N=1536,K=7168,device_name=NVIDIA_H200,dtype=fp8_w8a8.json", "holds no tiles for the experts' GEMMs"),
+        ("E=²,N=1,device_name=X.json", "holds no tiles for the experts' GEMMs"),
     ],
 )
 def test_files_of_other_kernels_are_refused_with_the_reason(
@@ -549,7 +549,7 @@ def test_an_engines_file_of_wrong_types_is_one_sentence(
 
 
 def test_an_export_stays_below_its_folder(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="do not say theirs"):
+    with pytest.raises(UserError, match="which these do not state"):
         engines.export(tuned(versions={"triton": "../../../x"}), "sglang", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 

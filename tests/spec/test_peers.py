@@ -60,7 +60,7 @@ def test_add_again_replaces_the_release(cache: Path, tmp_path: Path) -> None:
     [
         ({"name": "numpy", "files": {}}, "lacks kernels that moe_lab can read"),
         ({"files": {f"{MOE}/layer.py": "class Layer: ..."}}, "lacks its package of deep_gemm"),
-        ({"files": {**FILES, "../evil.py": KERNEL}}, r"holds '../evil.py', which would lie outside"),
+        ({"files": {**FILES, "../evil.py": KERNEL}}, r"has the file '../evil.py', which would lie outside"),
     ],
     ids=["another-package", "moved-files", "escaping-path"],
 )
@@ -220,7 +220,7 @@ def test_add_reads_a_compiled_extension_as_large_as_released_ones(cache: Path, t
 def test_add_replaces_only_a_release(cache: Path, tmp_path: Path) -> None:
     (cache / "vllm" / "1.2").mkdir(parents=True)
     (cache / "vllm" / "1.2" / "mine").write_text("mine")
-    with pytest.raises(UserError, match="no release of moe_lab"):
+    with pytest.raises(UserError, match="not a release of moe_lab"):
         fetch.add(str(wheel(tmp_path)))
     assert (cache / "vllm" / "1.2" / "mine").read_text() == "mine"
 

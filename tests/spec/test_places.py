@@ -125,7 +125,7 @@ def test_a_place_that_is_no_folder_is_one_sentence_before_the_command_runs(place
     where, mark = {"file": str(tmp_path / "file"), "null": os.devnull}[place], tmp_path / "ran"
     argv = ["capture", "torch", "--name", "h200/x", "--profiles", where, "--"]
     assert cli.main([*argv, sys.executable, "-c", f"open({str(mark)!r}, 'w')"]) == 2
-    assert "is no folder of runs but a file" in capfd.readouterr().err
+    assert "is a file, not a folder of runs" in capfd.readouterr().err
     assert not mark.exists()
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -138,7 +138,7 @@ def test_a_failure_after_the_command_keeps_and_names_the_raw_report(fault, tmp_p
         raise fault
 
     monkeypatch.setattr(_work, "import_report", fail)
-    with pytest.raises((UserError, KeyboardInterrupt), match="is kept as it came") as error:  # noqa: PT012, SIM117
+    with pytest.raises((UserError, KeyboardInterrupt), match="is kept unredacted") as error:  # noqa: PT012, SIM117
         with _work.prepared("h200/x", tmp_path / "p", False) as work:
             report = work.folder / "report.sqlite"
             work.run([sys.executable, "-c", f"open({str(report)!r}, 'w').write('raw')"], "a profiler")
@@ -237,7 +237,7 @@ def test_the_next_command_says_what_it_removed_of_a_killed_one(result: Path, tmp
     begun = time.strftime("%Y-%m-%d %H:%M", time.localtime(1_700_000_000))
     assert bring(result, tmp_path / "p") == 0
     said = capfd.readouterr().err.splitlines()
-    what = f"moe-lab: removed what a command that was killed had left (1 file, 1.2 MB, begun {begun})"
+    what = f"moe-lab: removed what a killed command had left (1 file, 1.2 MB, begun {begun})"
     assert said[:2] == [f"{what} from the folder for temporary files.", f"{what} in 'h200'."]
     assert not left.exists()
     assert not hidden.exists()

@@ -1,7 +1,7 @@
 """Align & sort algorithms, one file each: ``align(topk_ids, block_m, E) -> Alignment``.
 
-On a rank that holds a share of the experts they also take its ``expert_map`` (of ``spec.parallel.Parallel``) and give
-tiles of local numbers. No other kernel knows of ranks.
+On a rank that holds only some of the experts, they also take its ``expert_map`` (from ``spec.parallel.Parallel``) and
+return tiles with local expert numbers, so that no other kernel needs to know about ranks.
 """
 
 from collections.abc import Callable
@@ -22,12 +22,12 @@ class Alignment(NamedTuple):
     """Pair indices grouped by expert, each expert's group padded to a multiple of ``block_m``.
 
     A pair is (token, slot) with index token * topk + slot. Only the first ``num_tokens_post_padded`` entries, and the
-    first ``num_tokens_post_padded / block_m`` expert ids, have a meaning; what lies behind them is unspecified.
+    first ``num_tokens_post_padded / block_m`` expert ids, are defined; the rest is unspecified.
 
     Attributes:
         sorted_token_ids: [capacity(numel, block_m, E)] int32, pair indices; padding is M * topk.
         expert_ids: [ceil(capacity / block_m)] int32, the expert of each tile of block_m rows.
-        num_tokens_post_padded: [1] int32, the sum of the padded groups.
+        num_tokens_post_padded: [1] int32, total rows of the padded groups.
     """
 
     sorted_token_ids: "Tensor"
@@ -36,12 +36,12 @@ class Alignment(NamedTuple):
 
 
 class Buffers(NamedTuple):
-    """Where an algorithm writes: its result, and memory that it needs on the way.
+    """Memory that an algorithm writes: its result, and scratch memory.
 
     Attributes:
         alignment: the result.
-        scratch: [n] int32, n as the algorithm's ``scratch(numel, E)`` says; zero before the first call if its INFO says
-            ``zeroed``: such an algorithm keeps there what its next call needs.
+        scratch: [n] int32, n = the algorithm's ``scratch(numel, E)``; zero before the first call if its INFO says
+            ``zeroed``: such an algorithm keeps state there for its next call.
     """
 
     alignment: Alignment
@@ -49,22 +49,22 @@ class Buffers(NamedTuple):
 
 
 def counted(topk_ids: "Tensor", E: int) -> "Tensor":
-    """Return [E] int64: the pairs of each expert; of ids in 0..E-1."""
+    """Return [E] int64: the number of pairs of each expert, for ids in 0..E-1."""
     return topk_ids.flatten().long().bincount(minlength=E)
 
 
 def padded(counts: "Tensor", block_m: int) -> "Tensor":
-    """Return [E]: the rows of each expert once its pairs are padded to whole tiles; num_tokens_post_padded in sum."""
+    """Return [E]: the rows of each expert, its pairs padded to whole tiles; their sum is num_tokens_post_padded."""
     return (counts + block_m - 1) // block_m * block_m
 
 
 def workspace(plugin: ModuleType, topk_ids: "Tensor", block_m: int, E: int) -> Buffers:
-    """Return memory for calls of an algorithm, one at a time, with inputs of the sizes of ``topk_ids``.
+    """Return memory that an algorithm can use again and again, one call at a time, for inputs sized like ``topk_ids``.
 
     Args:
         plugin: a module of this folder.
         topk_ids: [M, topk] int32 or int64, contiguous.
-        block_m: rows of a tile.
+        block_m: rows per tile.
         E: experts.
     """
     size = plugin.scratch(topk_ids.numel(), E) if hasattr(plugin, "scratch") else 0
@@ -77,14 +77,15 @@ def launcher(
     fill: Callable[[Any, int, int, Buffers, Any, bool, bool], None],
     scratch: Callable[[int, int], int] = lambda numel, E: 0,
 ) -> Callable[..., Alignment]:
-    """Return the ``align`` of a plugin, see ``torch_ref.align``; no pairs need no launch.
+    """Return the ``align`` of a plugin, see ``torch_ref.align``.
 
     Args:
-        name: of the plugin's module.
+        name: name of the plugin's module.
         info: its INFO; above ``most_pairs`` the algorithm raises a UserError.
-        fill: launches its kernels, of (topk_ids, block_m, E, out, expert_map, drop, relabel): a pair is dropped where
-            its expert maps to -1, or tiles carry what theirs maps to; with neither the map is any tensor.
-        scratch: (numel, E) -> int32 entries that a call needs on the way.
+        fill: (topk_ids, block_m, E, out, expert_map, drop, relabel) -> launches the kernels. With ``drop``, pairs whose
+            expert maps to -1 are dropped; with ``relabel``, tiles carry the number that their expert maps to; with
+            neither, the map is not read and may be any tensor.
+        scratch: (numel, E) -> int32 entries of scratch memory that a call needs.
     """
 
     def align(
@@ -101,7 +102,7 @@ def launcher(
             own = name.rpartition(".")[2]
             raise UserError(f"'{own}' takes up to {info['most_pairs']} pairs, not {numel}; use 'auto'.")
         out = out or buffers(topk_ids, block_m, E, scratch(numel, E), zeroed=info.get("zeroed", False))
-        if numel == 0:
+        if numel == 0:  # a grid of no blocks cannot be launched
             out.alignment.num_tokens_post_padded.zero_()
         elif expert_map is None:
             fill(topk_ids, block_m, E, out, topk_ids, False, False)
@@ -113,17 +114,17 @@ def launcher(
 
 
 def buffers(topk_ids: "Tensor", block_m: int, E: int, scratch: int = 0, *, zeroed: bool = False) -> Buffers:
-    """Return uninitialised memory for one call, beside ``topk_ids``.
+    """Return uninitialised memory for one call, on the device of ``topk_ids``.
 
     Args:
         topk_ids: [M, topk] int32 or int64, contiguous.
-        block_m: rows of a tile.
+        block_m: rows per tile.
         E: experts.
-        scratch: int32 entries that the algorithm needs on the way.
+        scratch: int32 entries of scratch memory that the algorithm needs.
         zeroed: whether they start at zero.
 
     Raises:
-        ValueError: an input that no algorithm takes. Looks at shapes and types only: does not wait for the device.
+        ValueError: an input that no algorithm takes. Only shapes and types are checked, so nothing waits for the device
     """
     import torch
 
@@ -135,7 +136,7 @@ def buffers(topk_ids: "Tensor", block_m: int, E: int, scratch: int = 0, *, zeroe
 
 
 def check_arguments(topk_ids: "Tensor", block_m: int, E: int) -> None:
-    """Raise a ValueError for a wrong dtype, a view with gaps, or sizes out of range; does not look at the ids."""
+    """Raise ValueError for a wrong dtype, a view with gaps, or sizes out of range; the ids are not checked."""
     import torch
 
     if topk_ids.dtype not in (torch.int32, torch.int64):
@@ -143,6 +144,6 @@ def check_arguments(topk_ids: "Tensor", block_m: int, E: int) -> None:
     if not topk_ids.is_contiguous():
         raise ValueError("topk_ids must be contiguous; call .contiguous() first.")
     if not 1 <= E <= MOST_EXPERTS:
-        raise ValueError(f"E must lie in 1..{MOST_EXPERTS}, not {E}.")
+        raise ValueError(f"E must be in 1..{MOST_EXPERTS}, not {E}.")
     if block_m < 1:
         raise ValueError(f"block_m must be at least 1, not {block_m}.")

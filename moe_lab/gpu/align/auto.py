@@ -1,4 +1,4 @@
-"""Align & sort by whichever of our algorithms suits the GPU and the number of pairs."""
+"""Align & sort by the one of our algorithms that suits the GPU and the number of pairs."""
 
 from torch import Tensor
 
@@ -13,15 +13,15 @@ INFO = {
     "source": "moe_lab",
 }
 
-# Graph replay on an H200, cold L2, docs/kernels.md: one_launch and cooperative meet between 2048 and 4096 pairs, and
-# one_launch and multi_block at 8192; small is ahead of one_launch with 512 experts up to 32 pairs, nowhere else.
+# Graph replay on an H200, cold L2, docs/kernels.md: cooperative overtakes one_launch between 2048 and 4096 pairs, and
+# multi_block does at 8192; small is faster than one_launch only with 512 experts and up to 32 pairs.
 MOST_PAIRS_SMALL, LEAST_EXPERTS_SMALL = 32, 512
 MOST_PAIRS_ONE_LAUNCH = 2048
 MOST_PAIRS_ONE_LAUNCH_PORTABLE = 8192
 
 
 def scratch(numel: int, E: int) -> int:
-    """Return the int32 entries that a call needs on the way, on any GPU."""
+    """Return the int32 entries of scratch memory that a call needs on any GPU."""
     if numel <= MOST_PAIRS_ONE_LAUNCH:
         return 0
     return max(cooperative.scratch(numel, E), multi_block.scratch(numel, E))
@@ -36,7 +36,7 @@ def align(
     remote: Remote = "drop",
     out: Buffers | None = None,
 ) -> Alignment:
-    """Group pairs by expert, in ascending pair order inside an expert; see ``moe_lab.gpu.align.torch_ref``."""
+    """Group pairs by expert, in ascending order of pairs within an expert; see ``moe_lab.gpu.align.torch_ref``."""
     numel = topk_ids.numel()
     if numel <= MOST_PAIRS_SMALL and E >= LEAST_EXPERTS_SMALL:
         return small.align(topk_ids, block_m, E, expert_map=expert_map, remote=remote, out=out)
@@ -47,5 +47,5 @@ def align(
         return multi_block.align(topk_ids, block_m, E, expert_map=expert_map, remote=remote, out=out)
     size = cooperative.scratch(numel, E)
     out = out or buffers(topk_ids, block_m, E, size, zeroed=True)
-    out = out._replace(scratch=out.scratch[:size])
+    out = out._replace(scratch=out.scratch[:size])  # ``scratch`` above is for any algorithm, so it may be larger
     return cooperative.align(topk_ids, block_m, E, expert_map=expert_map, remote=remote, out=out)

@@ -1,7 +1,7 @@
 """Align & sort on NVIDIA in one cooperative launch of CUDA C++, see ``cooperative.cu``.
 
-What CUDA gives over Triton here: ranks by warp votes, tables in shared memory that threads index freely, and 64-bit
-words that blocks wait for. So a block reads its ids once and the blocks meet once, in one launch.
+What CUDA offers over Triton here: ranks by warp votes, tables in shared memory with free indexing, and 64-bit words
+that blocks can wait for. So each block reads its ids once, and the blocks exchange data once, in one launch.
 """
 
 from pathlib import Path
@@ -27,10 +27,10 @@ INFO = {
 }
 
 SOURCE = Path(__file__).with_suffix(".cu")
-MOST_BLOCKS = 128  # an exchange reads blocks ** 2 tables of counts
+MOST_BLOCKS = 128  # the exchange reads blocks ** 2 tables of counts
 PHASES = ("count", "publish", "sort", "collect", "scan", "place")
-# (threads, pairs of a thread, most blocks of that shape), best first; measured on an H200, docs/kernels.md. More than
-# 16 pairs do not fit the registers of a thread.
+# (threads, pairs per thread, most blocks of that shape), best first; measured on an H200, docs/kernels.md. More than 16
+# pairs do not fit into a thread's registers.
 SHAPES = (
     *((512, 1, 16), (512, 2, 64), (512, 4, 128), (512, 8, 128)),
     *((1024, 1, 16), (1024, 2, 64), (1024, 4, 128), (1024, 8, 128), (1024, 16, 128)),
@@ -41,9 +41,9 @@ class Plan(NamedTuple):
     """How pairs are spread over the GPU.
 
     Attributes:
-        threads: of a block.
-        items: pairs of a thread.
-        blocks: all of them run at the same time.
+        threads: threads per block.
+        items: pairs per thread.
+        blocks: blocks, which must all be resident at the same time.
     """
 
     threads: int
@@ -52,13 +52,13 @@ class Plan(NamedTuple):
 
 
 def plan(numel: int, E: int, most_blocks: int = MOST_BLOCKS, most_shared: int = 1 << 20) -> Plan | None:
-    """Return how to spread the pairs, or None where there are too many.
+    """Return how to spread the pairs, or None if there are too many.
 
     Args:
         numel: pairs.
-        E: experts: a block has at least as many threads.
-        most_blocks: that can run at the same time.
-        most_shared: bytes of shared memory a block.
+        E: experts; a block has at least as many threads.
+        most_blocks: blocks that can run at the same time.
+        most_shared: bytes of shared memory per block.
     """
     for threads, items, blocks in SHAPES:
         chosen = Plan(threads, items, max(1, triton.cdiv(numel, threads * items)))
@@ -74,13 +74,13 @@ def plan_on(device: torch.device, numel: int, E: int) -> Plan | None:
 
 
 def scratch(numel: int, E: int) -> int:
-    """Return the int32 entries that a call needs, zero before the first; enough for any GPU."""
+    """Return the int32 entries of scratch memory that a call needs on any GPU; zero before the first call."""
     chosen = plan(numel, E)
     return 0 if chosen is None or chosen.blocks == 1 else MOST_BLOCKS + chosen.blocks * bins_of(E) // 2
 
 
 def shared_bytes(chosen: Plan, E: int) -> int:
-    """Return the size of ``Shared`` in the source; a launch for another size does not compile."""
+    """Return the bytes of ``Shared`` in the source, which refuses to compile for another size."""
     BINS = bins_of(E)
     counts = chosen.threads // 32 * (BINS // 2 + 1) * 4
     parts = chosen.threads // (BINS // 4) * 4 * (BINS // 4 + 8) * 8
@@ -100,7 +100,7 @@ def fill(
 ) -> None:
     """Fill ``out.alignment``, see ``moe_lab.gpu.align.launcher``; ids outside 0..E-1 are dropped.
 
-    ``out.scratch`` must be zero before its first call, serve calls of these sizes alone, and one call at a time.
+    ``out.scratch`` must be zero before its first call, and then serve only calls of these sizes, one at a time.
     ``clocks`` [MOST_BLOCKS, 8] int64, out: the clock of each block's multiprocessor at its start and at the end of each
     of ``PHASES``.
 
@@ -111,9 +111,9 @@ def fill(
     numel = topk_ids.numel()
     chosen = plan_on(topk_ids.device, numel, E)
     if chosen is None:
-        raise UserError(f"'cooperative' does not hold {numel} pairs on this GPU's multiprocessors; use 'auto'.")
+        raise UserError(f"'cooperative' cannot hold {numel} pairs on this GPU's multiprocessors; use 'auto'.")
     if out.scratch.numel() != scratch(numel, E):
-        raise ValueError("out is for other sizes; make its memory with cooperative.scratch, zeroed, for these.")
+        raise ValueError("out is for other sizes; make it with zeroed scratch memory, sized by cooperative.scratch.")
     launch(
         SOURCE,
         "cooperative_align",

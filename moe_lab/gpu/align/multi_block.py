@@ -1,10 +1,11 @@
-"""Align & sort many pairs over the whole GPU: count chunks, place chunks; if many, add the counts up in between.
+"""Align & sort many pairs over the whole GPU: count chunks, then place them; with many chunks, scan in between.
 
-Up to ``MOST_CHUNKS_SUMMED`` chunks, two launches: each program of the second adds up all chunk counts itself, those
-before its own chunk and all of them. They are experts * chunks 16-bit numbers out of the L2 cache, so the traffic grows
-with the square of the chunks. Above it a launch in between turns the counts into running sums.
+Up to ``MOST_CHUNKS_SUMMED`` chunks there are two launches: each program of the second adds up all chunk counts itself,
+those before its own chunk and the total. They are experts * chunks 16-bit numbers read from the L2 cache, so the
+traffic grows with the square of the chunks. Above that, a launch in between turns the counts into running sums.
 
-Launches wait for one another in full. (Letting the second begin early gained nothing on an H200, see docs/kernels.md.)
+Each launch waits for the one before to finish. (Starting the second early gained nothing on an H200, see
+docs/kernels.md.)
 """
 
 from typing import NamedTuple
@@ -34,9 +35,9 @@ INFO = {
     "source": "moe_lab; distributed counting as in SGLang's multi-block align",
 }
 
-LEAST_CHUNK, MOST_CHUNK = 64, 128  # pairs; a program compares each of its chunk with every other
+LEAST_CHUNK, MOST_CHUNK = 64, 128  # pairs; a program compares each pair of its chunk with every other
 MOST_CHUNKS_SUMMED = 128
-COLUMNS, MOST_ROWS = 8, 1024  # what a program of the launch in between holds: 16 bytes of each row
+COLUMNS, MOST_ROWS = 8, 1024  # what a program of the scan holds at a time: 16 bytes of each row
 SHARE = 16  # most experts whose padding and tiles one program writes
 
 
@@ -50,7 +51,7 @@ def count_kernel(
     CHUNK: tl.constexpr,
     DROP: tl.constexpr,
 ):
-    """Count the pairs of one chunk by expert."""
+    """Count the pairs of each expert in one chunk."""
     chunk = tl.program_id(0)
     pair = chunk * CHUNK + tl.arange(0, CHUNK)
     expert = load_experts(ids, pair, pair < numel, expert_map, DROP)
@@ -83,9 +84,9 @@ def scan_kernel(
 
 @jit
 def column_sums(words, chunk, chunks, BINS: tl.constexpr, ROWS: tl.constexpr, UNROLL: tl.constexpr):
-    """Return (pairs before this chunk, pairs in all), each [BINS], from ``words``: chunk counts, two in an int32.
+    """Return (pairs before this chunk, total pairs), each [BINS], from ``words``: chunk counts, two per int32.
 
-    Sums of UNROLL counts stay below 2 ** 16, so two are added at a time.
+    Sums of UNROLL counts stay below 2 ** 16, so one addition adds two counts.
     """
     word = tl.arange(0, BINS // 2)[None, :]
     lane = tl.arange(0, ROWS)[:, None]
@@ -129,9 +130,9 @@ def place_kernel(
     DROP: tl.constexpr,
     RELABEL: tl.constexpr,
 ):
-    """Write the pairs of one chunk at their rows, and the padding and tiles of a few experts.
+    """Write the pairs of one chunk to their rows, and the padding and tiles of a few experts.
 
-    With fewer chunks than the experts need, further programs have no pairs.
+    If the experts need more programs than there are chunks, the extra programs have no pairs.
     """
     chunk = tl.program_id(0)
     bins = tl.arange(0, BINS)
@@ -140,7 +141,7 @@ def place_kernel(
     expert = load_experts(ids, pair, pair < numel, expert_map, DROP)
     rank = rank_by_comparison(expert, lane, CHUNK)
 
-    if SCANNED:  # so there are no more programs than chunks
+    if SCANNED:  # only with more chunks than the experts need programs: each program has a chunk, and its row
         before = tl.load(sums + chunk * BINS + bins)
         count = tl.load(totals + bins)
     else:
@@ -148,7 +149,7 @@ def place_kernel(
     padded = (count + BLOCK_M - 1) // BLOCK_M * BLOCK_M
     end = tl.cumsum(padded, 0)
     start = end - padded
-    # First row of the expert, plus its pairs in earlier chunks, plus those earlier in this one.
+    # First row of the expert + its pairs in earlier chunks + its earlier pairs in this chunk.
     row = tl.gather(start + before, tl.maximum(expert, 0), 0) + rank
     tl.store(sorted_token_ids + row, pair, mask=expert >= 0)
 
@@ -163,10 +164,10 @@ def place_kernel(
 
 
 class Plan(NamedTuple):
-    """How ``numel`` pairs are cut up.
+    """How ``numel`` pairs are split into chunks.
 
     Attributes:
-        chunk: pairs of a program.
+        chunk: pairs per program.
         chunks: programs.
         scanned: whether a launch in between adds the counts up.
         sizes: int32 entries of the counts, the running sums and the totals.
@@ -190,7 +191,7 @@ def plan(numel: int, E: int) -> Plan:
 
 
 def scratch(numel: int, E: int) -> int:
-    """Return the int32 entries that a call needs on the way."""
+    """Return the int32 entries of scratch memory that a call needs."""
     return sum(plan(numel, E).sizes)
 
 
@@ -216,7 +217,7 @@ def _fill(topk_ids: Tensor, block_m: int, E: int, out: Buffers, expert_map: Tens
         BINS=bins,
         CHUNK=chunk,
         ROWS=rows,
-        UNROLL=min(4, triton.next_power_of_2(triton.cdiv(chunks, rows))),  # times CHUNK: below 2 ** 16
+        UNROLL=min(4, triton.next_power_of_2(triton.cdiv(chunks, rows))),  # UNROLL * CHUNK stays below 2 ** 16
         SHARE=SHARE,
         LANES=min(64, triton.next_power_of_2(block_m)),
         SCANNED=scanned,

@@ -1,7 +1,7 @@
 """Align & sort in one launch without communication: every program counts all pairs and lays out its own few experts.
 
-The count is repeated in every program, so the work grows with programs * pairs: for thousands of pairs, where a second
-launch costs more than counting again. An expert's pairs are found by a running sum, so their order is kept.
+Every program repeats the count, so the work grows with programs * pairs: this suits up to some thousand pairs, where a
+second launch would cost more. A running sum ranks the pairs of an expert, so their order is kept.
 """
 
 import triton
@@ -37,12 +37,12 @@ def one_launch_kernel(
     BLOCK_M: tl.constexpr,
     BINS: tl.constexpr,
     PAIRS: tl.constexpr,  # power of two >= numel
-    MINE: tl.constexpr,  # experts of a program: 1, 2 or 4
+    MINE: tl.constexpr,  # experts per program: 1, 2 or 4
     LANES: tl.constexpr,
     DROP: tl.constexpr,
     RELABEL: tl.constexpr,
 ):
-    """Lay out the groups of experts program * MINE ... program * MINE + MINE - 1."""
+    """Lay out the groups of the experts program * MINE to program * MINE + MINE - 1."""
     program = tl.program_id(0)
     pair = tl.arange(0, PAIRS)
     expert = load_experts(ids, pair, pair < numel, expert_map, DROP)
@@ -58,7 +58,7 @@ def one_launch_kernel(
         one = tl.where(here, 1 << (slot * 16), 0)
     else:
         one = tl.where(here, tl.full([PAIRS], 1, tl.int64) << (slot * 16).to(tl.int64), 0)
-    earlier = tl.cumsum(one, 0) - one  # a counter of 16 bits for each of my experts
+    earlier = tl.cumsum(one, 0) - one  # a 16-bit counter for each of my experts, all in one scan
     rank = ((earlier >> (slot * 16).to(earlier.dtype)) & 0xFFFF).to(tl.int32)
 
     mine = program * MINE + tl.arange(0, MINE)

@@ -25,12 +25,12 @@ SHARE = 16  # experts whose padding and tiles one program writes
 @jit
 def bounds_kernel(
     keys,  # [numel] sorted experts, -1 for dropped pairs
-    bounds,  # [BINS + 1] int32, out: first sorted pair of each expert; the last entry: numel
+    bounds,  # [BINS + 1] int32, out: first sorted pair of each expert; the last entry is numel
     numel,
     STEPS: tl.constexpr,  # 2 ** STEPS > numel
     BINS: tl.constexpr,
 ):
-    """Find where each expert begins: BINS binary searches side by side."""
+    """Find where each expert begins, by BINS binary searches in parallel."""
     bins = tl.arange(0, BINS)
     low = tl.zeros([BINS], tl.int32)
     high = low + numel
@@ -73,7 +73,7 @@ def spread_kernel(
     place = program * CHUNK + tl.arange(0, CHUNK)
     expert = tl.load(keys + place, mask=place < numel, other=-1).to(tl.int32)
     pair = tl.load(order + place, mask=expert >= 0, other=0).to(tl.int32)
-    # Padding moves all pairs of an expert by the same number of rows.
+    # Padding shifts all pairs of an expert by the same number of rows.
     row = tl.gather(start - first, tl.maximum(expert, 0), 0) + place
     tl.store(sorted_token_ids + row, pair, mask=expert >= 0)
     tl.store(num_tokens_post_padded + bins * 0, end, mask=(bins == BINS - 1) & (program == 0))
@@ -85,7 +85,7 @@ def spread_kernel(
 
 
 def scratch(numel: int, E: int) -> int:
-    """Return the int32 entries that a call needs on the way, beside what torch.sort takes for itself."""
+    """Return the int32 entries of scratch memory that a call needs, besides what torch.sort allocates itself."""
     return bins_of(E) + 1
 
 
@@ -95,7 +95,7 @@ def _fill(topk_ids: Tensor, block_m: int, E: int, out: Buffers, expert_map: Tens
     ids = topk_ids.reshape(-1)
     if drop:
         ids = torch.where(ids < 0, -1, expert_map[ids])
-    # 16 bits are half the radix passes of 32.
+    # Keys of 16 bits take half as many radix passes as those of 32.
     keys, order = ids.to(torch.int16).sort(stable=True)
     bounds_kernel[(1,)](
         keys, out.scratch, numel, STEPS=numel.bit_length(), BINS=bins, num_warps=max(1, min(8, bins // 32))

@@ -1,4 +1,4 @@
-"""Align & sort few pairs in one thread block by comparing every pair with every other: a decode step."""
+"""Align & sort for a decode step: one thread block compares each of a few pairs with every other."""
 
 import triton
 import triton.language as tl
@@ -33,7 +33,7 @@ def small_kernel(
     DROP: tl.constexpr,
     RELABEL: tl.constexpr,
 ):
-    """Do all the work."""
+    """Align all pairs."""
     pair = tl.arange(0, PAIRS)
     expert = load_experts(ids, pair, pair < numel, expert_map, DROP)
     valid = expert >= 0
@@ -41,7 +41,7 @@ def small_kernel(
     same = (mine == other).to(tl.int32)  # [PAIRS, PAIRS]
     rank = tl.sum(tl.where(pair[None, :] < pair[:, None], same, 0), axis=1)
     count = tl.sum(same, axis=1)
-    # The first pair of an expert speaks for its group.
+    # The first pair of each expert stands for its group.
     leads = valid & (rank == 0)
     padded = tl.where(leads, (count + BLOCK_M - 1) // BLOCK_M * BLOCK_M, 0)
     start = tl.sum(tl.where(other < mine, padded[None, :], 0), axis=1)

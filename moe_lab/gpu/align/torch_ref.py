@@ -1,4 +1,4 @@
-"""Align & sort in plain torch: the reference that the other algorithms are compared with. No host synchronisation."""
+"""Align & sort in plain torch: the reference for the other algorithms. No host synchronisation."""
 
 import torch
 from torch import Tensor
@@ -23,20 +23,20 @@ def align(
     remote: Remote = "drop",
     out: Buffers | None = None,
 ) -> Alignment:
-    """Group pairs by expert, in ascending pair order inside an expert.
+    """Group pairs by expert, in ascending order of pairs within an expert.
 
     Args:
         topk_ids: [M, topk] int32 or int64, contiguous, each in -1..E-1; a pair with id -1 appears nowhere.
-        block_m: rows of a tile, any positive number.
+        block_m: rows per tile, any positive number.
         E: experts, 1..1024.
         expert_map: [E] int32 of ``Parallel.expert_map``: the local number of each expert, -1 for those of other ranks.
-        remote: what becomes of the pairs of other ranks. ``drop``: they appear nowhere, and groups are in the order of
+        remote: what happens to the pairs of other ranks. ``drop``: they appear nowhere, and groups are in the order of
             local numbers. ``tiles``: groups are in the order of global numbers, and a tile's expert id is the local
-            number, so tiles of other ranks carry -1.
-        out: memory to write to, of ``moe_lab.gpu.align.buffers``; None to allocate.
+            number, so tiles of other ranks have -1.
+        out: memory to write to, from ``moe_lab.gpu.align.buffers``; None to allocate.
 
     Raises:
-        ValueError: a wrong dtype, a view with gaps, or sizes out of range. Ids are not looked at.
+        ValueError: a wrong dtype, a view with gaps, or sizes out of range. The ids are not checked.
     """
     result = (out or buffers(topk_ids, block_m, E)).alignment
     numel, device = topk_ids.numel(), topk_ids.device
@@ -50,7 +50,7 @@ def align(
     ends = padded(counts, block_m).cumsum(0)
     first = torch.cat([ends.new_zeros(1), ends[:-1]])
     row = first[ids] + torch.arange(numel, device=device) - starts[ids]
-    # Dropped pairs go to one row more, which is cut off.
+    # Dropped pairs are written to an extra row at the end, which is then cut off.
     rows = result.sorted_token_ids.new_full((result.sorted_token_ids.numel() + 1,), numel)
     rows.scatter_(0, torch.where(ids < 0, rows.numel() - 1, row), order.int())
     result.sorted_token_ids.copy_(rows[:-1])

@@ -1,7 +1,8 @@
 """Align & sort in four launches: a histogram per program, a running sum per expert, one over the experts, a scatter.
 
-The shape of SGLang's first Triton version: as many programs as experts, each with an equal share of the pairs, which
-it walks through tile by tile. Inside a tile pairs are ranked by comparison, so the order of an expert's pairs is kept.
+This is the structure of SGLang's first Triton version: as many programs as experts, each with an equal share of the
+pairs, which it processes tile by tile. Within a tile, pairs are ranked by comparison, so the order of an expert's pairs
+is kept.
 """
 
 import triton
@@ -40,7 +41,7 @@ def share_histogram_kernel(
     TILE: tl.constexpr,
     DROP: tl.constexpr,
 ):
-    """Stage 1: count the pairs of one share by expert."""
+    """Stage 1: count the pairs of each expert in one share."""
     program = tl.program_id(0)
     last = tl.minimum(numel, (program + 1) * share)
     count = tl.zeros([BINS], tl.int32)
@@ -122,7 +123,7 @@ def scatter_kernel(
 
 
 def scratch(numel: int, E: int) -> int:
-    """Return the int32 entries that a call needs on the way."""
+    """Return the int32 entries of scratch memory that a call needs."""
     return (E + 2) * bins_of(E)
 
 

@@ -20,7 +20,7 @@ SOURCE = Path(__file__).with_suffix(".cu")
 
 
 def scratch(numel: int, E: int) -> int:
-    """Return the int32 entries that a call needs on the way."""
+    """Return the int32 entries of scratch memory that a call needs."""
     return E
 
 

@@ -22,10 +22,10 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Run the benchmark; returns a summary for stdout.
+    """Run the benchmark; return a summary for stdout.
 
     Raises:
-        UserError: no GPU, an unknown algorithm or routing, sizes that cannot be, or an output folder that is missing.
+        UserError: no GPU, an unknown algorithm or routing, impossible sizes, or a missing output folder.
     """
     from tqdm import tqdm
 
@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     with options.out.open("w") as file, tqdm(cases, unit="case", file=sys.stderr, mininterval=1.0) as bar:
         arguments = ["bench-align", *bench_options.argv("align", options)]
-        against = result.measured(device, torch.bfloat16)
+        against = result.measured(device, torch.bfloat16)  # align multiplies nothing: of its roofs only bytes matter
         result.append(file, [result.header("align", KEY, arguments, settings, device, against)])
         for case in bar:
             bar.set_postfix_str(f"M={case.tokens} E={case.E} topk={case.topk}")
@@ -67,31 +67,27 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     if names == ["all"]:
         names = [name for name in plugins.names("align") if plugins.unavailable("align", name) is None]
     for name in names:
-        plugins.load("align", name)
+        plugins.load("align", name)  # fails here if it is unknown or lacks a module, not after the first cases
     settings = {name: numbers(getattr(options, name)) for name in ("tokens", "experts", "topk", "block_m")}
     if min(settings["topk"]) > max(settings["experts"]):
         raise UserError("Use topk <= experts.")
     routings = listed(options.routing)
     for spec in routings:
         parse_spec(spec)
+    traced = options.kernels  # all, none, or the tokens at which to profile
     named = {
         "routing": routings,
         "algorithms": names,
         "modes": listed(options.modes),
-        "kernels": _traced(options.kernels),
+        "kernels": ["all"] if traced == "all" else [] if traced == "none" else numbers(traced),
     }
     return {**settings, **named, "repetitions": options.repetitions, "seed": options.seed}
 
 
-def _traced(given: str) -> list[Any]:
-    """Return the tokens at which kernels are read: ``["all"]``, or numbers, none for ``none``."""
-    return {"all": ["all"], "none": []}[given] if given in ("all", "none") else numbers(given)
-
-
 def table(rows: list[dict[str, Any]], mode: str) -> str:
-    """Return the medians in microseconds as text: one line per case, one column per algorithm; ``-``: not taken.
+    """Return the medians in microseconds as text: one line per case, one column per algorithm, ``-`` if left out.
 
-    Below them is one line per failure.
+    One line per failure follows.
     """
     rows = [r for r in rows if r["mode"] == mode]
     names = list(dict.fromkeys(r["algorithm"] for r in rows))

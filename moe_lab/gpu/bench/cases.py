@@ -1,6 +1,6 @@
-"""One case -> rows: the same tokens, weights and routing through every backend; prints nothing.
+"""One case of the experts benchmark: the same tokens, weights and routing through every backend; prints nothing.
 
-A backend that fails, is wrong or cannot do the case becomes rows with an error instead of times; the others are
+A backend that fails, is wrong or cannot do the case gets rows with an error instead of times, and the others are
 measured all the same. A failure that leaves the GPU unusable ends the process: see ``supervise``.
 """
 
@@ -42,7 +42,7 @@ class ExpertsCase:
 
     @property
     def key(self) -> list[Any]:
-        """What tells the case from every other of a run."""
+        """The values that together identify the case in a run."""
         return [self.problem.model, self.problem.M, self.problem.format, self.routing, self.seed]
 
 
@@ -61,20 +61,19 @@ def experts_rows(
 
     Args:
         case: the input.
-        plan: what is measured.
+        plan: what to measure.
         weights: of the case's model; None if every backend is left out.
         device: the GPU, or the CPU in tests.
-        monitor: asked for clocks, temperature and power.
-        left_out: backend -> why it is not run here; becomes its error.
-        note: told what is about to run: a backend, or "" for several, and the step.
-        careful: note each timed call too, and wait for it.
+        monitor: reads clocks, temperature and power.
+        left_out: backend -> why it is not run here, which becomes its error.
+        note: called before each step with a backend, or "" for several, and the step.
+        careful: whether to note each timed call too, and wait for it.
 
     Returns:
-        One row per backend, part and mode, times in microseconds; None where there is an error or nothing is
-        known.
+        One row per backend, part and mode, times in microseconds; None where there is an error or the value is unknown.
 
     Raises:
-        BrokenError: the GPU does not answer any more.
+        BrokenError: the GPU no longer responds.
     """
     p = case.problem
     routing = synthetic(case.routing, p.M, p.E, p.topk, seed=case.seed, device=device)
@@ -87,9 +86,9 @@ def experts_rows(
         fixed | entries[name].facts | clocks | _row((name, part, mode), entries[name], times, fixed, p, plan, traced)
         for name in plan.backends
         for part in plan.parts
-        for mode in (plan.modes if part == "full" else ["graph"])  # a stage by itself can only be replayed
+        for mode in (plan.modes if part == "full" else ["graph"])  # a single stage can only be replayed
     ]
-    entries.clear()
+    entries.clear()  # its graphs hold the memory that the next case needs
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -104,14 +103,14 @@ def _examined(
     left_out: dict[str, str],
     note: Note,
 ) -> tuple[dict[str, Entry], Oracle | None]:
-    """Return what is known of every backend, and the oracle; None if no backend is to be run."""
+    """Return an entry for every backend, and the oracle, or None for it if no backend is to be run."""
     entries = {name: Entry(errors={"full": left_out[name]} if name in left_out else {}) for name in plan.backends}
     if weights is None or set(plan.backends) <= set(left_out):
         return entries, None
     p, device = case.problem, routing.topk_ids.device
     x = tokens(p, device, case.seed)
     inputs = Inputs(x, weights.w13, weights.w2, *routing)
-    note("", "oracle")
+    note("", "oracle")  # before the step: if the process dies, the last note says in what
     oracle = Oracle(inputs, p, Inputs(x, *weights.plain, *routing) if weights.plain else None)
     for name in plan.backends:
         if name not in left_out:
@@ -149,12 +148,12 @@ def _trace(
     note("", "trace")
     try:
         return stages.trace(calls, separator, read_flush(device))
-    except RuntimeError:  # a profiler that cannot be started costs the split, not the times
+    except RuntimeError:  # without a profiler only the split by kernel is missing, not the times
         return {}
 
 
 def _fixed(case: ExpertsCase, plan: Plan, counts: torch.Tensor, oracle: Oracle | None) -> dict[str, Any]:
-    """Return the fields that every row of the case has, and None for those that a backend may not know."""
+    """Return the fields that every row of the case has, with None for those that a backend may not know."""
     p = case.problem
     return p.facts() | {
         "routing": case.routing,
@@ -181,6 +180,7 @@ def _row(
 ) -> dict[str, Any]:
     """Return the fields of a row that differ by part and mode."""
     (name, part, mode), measured = key, times.get(key)
+    # An error of the whole call explains everything, one of the part or of the mode only its rows.
     error = entry.errors.get("full") or entry.errors.get(part) or entry.errors.get(mode)
     stage = entry.stages.get(part, part)
     timed = quantiles_us(measured) if measured else dict.fromkeys(("median_us", "p20_us", "p80_us"))

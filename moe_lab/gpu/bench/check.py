@@ -1,7 +1,7 @@
-"""Is the result right? The oracle is fp64; how far an element may be from it follows from the arithmetic.
+"""Is the result right? The oracle is fp64, and the arithmetic determines how far an element may be from it.
 
-The oracle multiplies by the weights that the backends get, so that what a format loses is no fault of theirs; that loss
-is stated beside, against the weights before they were quantised.
+The oracle multiplies by the weights that the backends get, so what a format loses does not count against them; that
+loss is stated separately, against the weights before quantisation.
 """
 
 from dataclasses import dataclass
@@ -22,10 +22,10 @@ class Errors:
     """Errors relative to the oracle.
 
     Attributes:
-        max_rel: the largest over the oracle's largest value.
-        rms_rel: the RMS over the oracle's RMS.
-        share: the largest share of what an element may differ: up to 1 is right.
-        plain_rms_rel: the RMS against the layer before its weights were quantised, over that one's RMS.
+        max_rel: the largest error, divided by the oracle's largest value.
+        rms_rel: the RMS error, divided by the oracle's RMS.
+        share: the largest error of an element as a share of what is allowed for it; up to 1 is right.
+        plain_rms_rel: the RMS error against the layer with unquantised weights, divided by the RMS of that.
     """
 
     max_rel: float
@@ -35,7 +35,7 @@ class Errors:
 
 
 class Oracle:
-    """What the layer should return for one input, and how far from it a backend may be."""
+    """What the layer should return for one input, and how far a backend may be from it."""
 
     def __init__(self, inputs: Inputs, problem: MoEProblem, plain: Inputs | None = None):
         """Compute the layer in fp64.
@@ -43,7 +43,7 @@ class Oracle:
         Args:
             inputs: what every backend gets.
             problem: of the layer.
-            plain: the same with the weights before they were quantised; None = they were not.
+            plain: the same with unquantised weights; None = the weights are not quantised.
         """
         self._inputs, self._problem = inputs, problem
         self._y = exact(inputs, problem)
@@ -51,26 +51,23 @@ class Oracle:
         self._max = float(self._y.abs().max()) if self._y.numel() else 0.0
         self._rms = _rms(self._y)
         roundoff = formats.get(problem.format).activation_roundoff
+        # It costs as much as the oracle: computed only if it is needed, and once for all backends of an arithmetic.
         self._scale = cache(lambda tf32: scale(inputs, problem, Arithmetic(inputs.x.dtype, tf32, roundoff)))
 
     @property
     def bound(self) -> Errors:
-        """The largest errors that count as right, anywhere, of a backend whose products are of the dtype."""
+        """The largest errors that count as right, for a backend that multiplies in the dtype."""
         return self.bound_of()
 
     def bound_of(self, tf32: bool = False) -> Errors:
-        """Return the largest errors that count as right, anywhere.
-
-        Args:
-            tf32: of a backend that says that it multiplies fp32 in tf32.
-        """
+        """Return the largest errors that count as right; ``tf32``: for a backend that multiplies fp32 in tf32."""
         if not self._max:
             return Errors(0.0, 0.0, 1.0)
         allowed = self._scale(self._tf32(tf32))
         return Errors(float(LAMBDA * allowed.max()) / self._max, _rms(allowed) / self._rms, 1.0)
 
     def errors(self, y: Tensor, tf32: bool = False) -> Errors:
-        """Return the errors of a result; infinite where the result is not finite or has another shape or dtype."""
+        """Return the errors of a result; infinite if it is not finite or has another shape or dtype."""
         infinite = Errors(*[float("inf")] * 4)
         if y.shape != self._y.shape or y.dtype != self._inputs.x.dtype:
             return infinite

@@ -1,10 +1,10 @@
 """The one clock: how everything here is timed.
 
-Steps are interleaved, so that a drift of the GPU's clocks meets all of them, in an order that is shuffled anew each
-round, because a step leaves its own instructions in the multiprocessors' caches to a like one after it. Before each
-step the L2 cache is made cold by reading four times its size, which leaves lines that need not be written back, so that
-the timed kernels do not pay for the flush. That the cache is cold is measured, not assumed: see ``verify_cold``. On the
-CPU the wall clock stands in, for tests.
+Steps are interleaved, so that a drift of the GPU's clocks affects all of them alike, in an order that is shuffled every
+round, because a step leaves its instructions in the multiprocessors' caches for a similar one that follows. Before each
+step the L2 cache is made cold by reading four times its size: that leaves lines that need not be written back, so the
+timed kernels do not pay for the flush. That the cache is cold is measured, not assumed: see ``verify_cold``. On the
+CPU, for tests, the wall clock is used.
 """
 
 import os
@@ -23,9 +23,9 @@ from moe_lab.gpu.kernels._device import l2_cache_bytes
 from moe_lab.gpu.kernels.read import chained, follow, partial_sums, read
 
 Step = Callable[[], object]
-SAMPLES = 4  # of the clocks, a case
+SAMPLES = 4  # of the clocks, per case
 CHAINED = 1024  # reads, each of a line of its own
-VERIFIED = 1.3  # cold reads take at least so many times warm ones
+VERIFIED = 1.3  # a cold read takes at least this many times as long as a warm one
 
 
 class ReadFlush:
@@ -55,14 +55,14 @@ def copy_seconds(device: torch.device, size: int, repeats: int) -> list[float]:
 
 
 def seconds(call: Callable[[], object], repeats: int) -> list[float]:
-    """Return the seconds that each of several calls keeps the GPU busy, one right after the other."""
+    """Return the seconds for which each of several calls, one right after the other, keeps the GPU busy."""
     pairs = [_timed(call) for _ in range(repeats)]
     torch.cuda.synchronize()
     return [first.elapsed_time(last) / 1e3 for first, last in pairs]
 
 
 def warm_up(call: Step, times: int, device: torch.device) -> None:
-    """Run eagerly, on a side stream as graph capture asks for: compiles kernels, makes workspaces."""
+    """Run eagerly, on a side stream as graph capture requires: this compiles kernels and makes workspaces."""
     if device.type == "cpu":
         for _ in range(times):
             call()
@@ -77,7 +77,7 @@ def warm_up(call: Step, times: int, device: torch.device) -> None:
 
 
 def ready(call: Step, mode: str, device: torch.device) -> Step:
-    """Warm ``call`` up and return what a repetition runs: a CUDA graph's replay for ``graph``, else the call itself."""
+    """Warm ``call`` up and return the step to time: a CUDA graph's replay for ``graph``, else the call itself."""
     warm_up(call, 1 if device.type == "cpu" else 3, device)
     if mode != "graph" or device.type == "cpu":
         return call
@@ -87,7 +87,7 @@ def ready(call: Step, mode: str, device: torch.device) -> Step:
 
     def replay() -> object:
         graph.replay()
-        return result, call  # the graph does not keep the memory that it uses; the call does
+        return result, call  # the graph does not keep its memory alive; the call does
 
     replay()
     torch.cuda.synchronize()
@@ -101,19 +101,19 @@ def interleave(
     monitor: Monitor | None = None,
     careful: Callable[[Any], bool] = lambda key: False,
 ) -> tuple[dict[Any, list[float]], list[Sample]]:
-    """Run every step once a round, in a new order each round, and return the microseconds of each.
+    """Run every step once per round, in a new order each round, and return the microseconds of each.
 
     Args:
         steps: what to run; see ``ready``.
         repetitions: rounds.
         device: where they run.
-        monitor: asked for the clocks in some rounds, while the GPU is at work.
+        monitor: reads the clocks in some rounds, while the GPU is busy.
         careful: called with a step's key before it runs; returns whether to wait for the step, so that a failure of the
-            GPU can be told from the steps around it. Times are then not worse, but the queue is emptier.
+            GPU is not blamed on its neighbours. This does not change the times; it only keeps the queue emptier.
     """
     times: dict[Any, list[float]] = {key: [] for key in steps}
     samples: list[Sample] = []
-    shuffle = random.Random(0).shuffle
+    shuffle = random.Random(0).shuffle  # seeded, so that a run can be repeated in the same order
     asked = {round(i * (repetitions - 1) / max(1, SAMPLES - 1)) for i in range(SAMPLES)}
     for number in range(repetitions):
         events = {}
@@ -129,6 +129,7 @@ def interleave(
                 torch.cuda.synchronize()
         if events and monitor and number in asked:
             samples.append(monitor.sample())
+        # Only now, so that within a round the GPU never waits for the host.
         for key, (first, last) in events.items():
             last.synchronize()
             times[key].append(first.elapsed_time(last) * 1e3)
@@ -136,7 +137,7 @@ def interleave(
 
 
 def one_us(step: Step, device: torch.device) -> float:
-    """Return the microseconds of a step that is waited for: events on a GPU, the wall clock on the CPU."""
+    """Run a step to its end and return its microseconds, by events on a GPU and the wall clock on the CPU."""
     if device.type == "cpu":
         began = time.perf_counter()
         step()
@@ -164,12 +165,12 @@ def quantiles_us(times: Sequence[float]) -> dict[str, float]:
 
 
 def verify_cold(device: torch.device) -> dict[str, Any]:
-    """Time reads that wait for one another, of lines that fit in the cache: when just read, and after a flush.
+    """Time dependent reads of lines that fit in the cache, once just after they were read and once after a flush.
 
-    Latency tells the two apart; throughput does not where memory is nearly as quick as the cache (an H200).
+    Latency tells the two apart; throughput does not if memory is nearly as fast as the cache (as on an H200).
 
     Returns:
-        flush (how), buffer_bytes, warm_us, cold_us, ratio, and cold: whether the flush made the reads so much slower
+        flush (how), buffer_bytes, warm_us, cold_us, ratio, and cold: whether the flush slowed the reads down so much
         that the cache must have been cold.
     """
     size = l2_cache_bytes(device)
@@ -178,7 +179,7 @@ def verify_cold(device: torch.device) -> dict[str, Any]:
     flush = read_flush(device)
 
     def once(cold: bool) -> float:
-        # Either way the flush keeps the GPU busy until the timed reads are queued: else the launch is timed with them.
+        # In both cases the flush keeps the GPU busy until the timed reads are queued: else their launch would be timed.
         if cold:
             follow(chain, end, CHAINED)
         flush()
@@ -186,7 +187,7 @@ def verify_cold(device: torch.device) -> dict[str, Any]:
             follow(chain, end, CHAINED)
         return seconds(lambda: follow(chain, end, CHAINED), 1)[0] * 1e6
 
-    once(True)
+    once(True)  # compiles
     warm, after = (median(once(cold) for _ in range(20)) for cold in (False, True))
     return {
         "flush": f"a read of {4 * max(size, 1 << 24)} other bytes",
@@ -200,8 +201,8 @@ def verify_cold(device: torch.device) -> dict[str, Any]:
 
 @contextmanager
 def no_stderr() -> Iterator[None]:
-    """Throw away what is written to file descriptor 2: a failing compiler pass prints its whole input there."""
-    kept = os.dup(2)
+    """Discard what is written to stderr: a failing compiler pass prints its whole input there."""
+    kept = os.dup(2)  # the descriptor, not sys.stderr: it is C++ that prints
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:

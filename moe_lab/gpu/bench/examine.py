@@ -1,4 +1,4 @@
-"""One backend on one input: is it right, what does it need, and what is timed of it."""
+"""One backend on one input: is it right, how much memory does it need, and which steps are timed."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -25,14 +25,14 @@ SILENT = marker("none")
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured of every case.
+    """What to measure in every case.
 
     Attributes:
         backends: names, or ``name@version`` of a peer.
-        parts: of ``full``, ``w13``, ``w2``; the latter two replayed from a graph of their stage.
-        modes: of ``graph``, ``eager``.
+        parts: some of ``full``, ``w13``, ``w2``; the latter two are replayed from a graph of their stage.
+        modes: some of ``graph``, ``eager``.
         repetitions: timed rounds.
-        kernels: whether a profiler reads the kernels of a call.
+        kernels: whether to profile a call kernel by kernel too.
         roofs: of ``roofs.measure``; empty = no shares of them.
     """
 
@@ -46,7 +46,7 @@ class Plan:
 
 @dataclass
 class Entry:
-    """What is known of a backend in a case: fields of its rows, what to time, and why it cannot be."""
+    """A backend in a case: fields of its rows, steps to time, names of stages, and errors by part or mode."""
 
     facts: dict[str, Any] = field(default_factory=dict)
     steps: dict[tuple[str, str], Step] = field(default_factory=dict)
@@ -56,21 +56,21 @@ class Entry:
 
 
 class BrokenError(Exception):
-    """The GPU does not answer any more: nothing in this process can be measured."""
+    """The GPU no longer responds: this process can measure nothing more."""
 
 
 class Weights:
-    """The weights of one model in a format, and what each backend prepared of them, made once.
+    """The weights of one model in a format, and what each backend prepared from them, made once.
 
     Attributes:
-        model: whose they are.
+        model: name of the model.
         w13: [E, 2N, K], gate rows then up rows.
         w2: [E, K, N].
-        plain: both before they were quantised; None = they were not.
+        plain: both before quantisation; None = they are not quantised.
     """
 
     def __init__(self, problem: MoEProblem, device: torch.device, seed: int):
-        """Draw normal weights of deviation 1 / sqrt(fan_in)."""
+        """Draw normal weights with standard deviation 1 / sqrt(fan_in)."""
         self.model = problem.model
         drawn = expert_weights(problem, device, seed)
         self.w13, self.w2 = (quantise(w, problem.format) for w in drawn)
@@ -78,7 +78,7 @@ class Weights:
         self._prepared: dict[str, Any] = {}
 
     def of(self, name: str, backend: Any) -> Any:
-        """Return (w13, w2) as the backend takes them."""
+        """Return (w13, w2) as the backend wants them."""
         if not hasattr(backend, "prepare"):
             return self.w13, self.w2
         if name not in self._prepared:
@@ -87,7 +87,7 @@ class Weights:
 
 
 def guard(entry: Entry, examine: Callable[[], None]) -> None:
-    """Keep the failure of a backend as its error; raises BrokenError: the GPU does not answer after it."""
+    """Record the failure of a backend as its error; BrokenError if the GPU does not respond after it."""
     try:
         with no_stderr():
             examine()
@@ -99,9 +99,9 @@ def guard(entry: Entry, examine: Callable[[], None]) -> None:
 
 
 def answers() -> bool:
-    """Return whether the GPU does: after a fault every call in the process fails, and waiting shows it."""
+    """Return whether the GPU still responds."""
     try:
-        torch.cuda.synchronize()
+        torch.cuda.synchronize()  # after a fault every call in the process fails
     except Exception:
         return False
     return True
@@ -110,10 +110,10 @@ def answers() -> bool:
 def examine(
     name: str, entry: Entry, problem: MoEProblem, plan: Plan, weights: Weights, inputs: Inputs, oracle: Oracle
 ) -> None:
-    """Run a backend once, compare, and make ready what is timed.
+    """Run a backend once, compare its result with the oracle, and prepare the steps to time.
 
     Raises:
-        UserError: it is wrong, or cannot do this; any error of its own comes through too.
+        UserError: it is wrong, or cannot do this; its own errors are passed on.
     """
     backend, info = load(name)
     refuse(name, info, problem, inputs.x.device)
@@ -127,7 +127,7 @@ def examine(
     y, entry.facts["workspace_bytes"] = _peak(call, inputs.x.device)
     tf32 = info.get("fp32") == "tf32"
     _compare(name, oracle, y, entry, tf32)
-    del y
+    del y  # its memory is needed for the captures
     for mode in plan.modes:
         if mode == "graph" and not info.get("cuda_graph", False):
             entry.errors[mode] = f"{name} waits for the GPU and cannot be captured"
@@ -137,7 +137,7 @@ def examine(
     entry.call = call
     for part in (part for part in plan.parts if part != "full"):
         if inputs.x.device.type == "cpu":
-            entry.errors[part] = "a stage by itself is replayed from a CUDA graph, which needs a GPU"
+            entry.errors[part] = "a single stage is replayed from a CUDA graph, which needs a GPU"
             continue
         try:
             stage = stages.capture(call, part)
@@ -145,56 +145,56 @@ def examine(
             entry.errors[part] = f"{name}: {error}"
             continue
         assert stage.result is not None
-        _compare(name, oracle, stage.result, entry, tf32)
+        _compare(name, oracle, stage.result, entry, tf32)  # made by the graph
         entry.stages[part], entry.steps[part, "graph"] = stage.name, stage.replay
 
 
 def result_of(returned: Any) -> Tensor:
-    """Return the output of a repetition: ``clock.ready`` returns it with what keeps its memory."""
+    """Return the output of a step: a replay of ``clock.ready`` returns it together with what keeps its memory alive."""
     result: Tensor = returned[0] if isinstance(returned, tuple) else returned
     return result
 
 
 def _padded(backend: Any, problem: MoEProblem, topk_ids: Tensor) -> int | None:
-    """Return the rows with each expert's padded to the backend's tiles; None if it does not say how large they are."""
+    """Return the rows with each expert padded to the backend's tiles; None if it does not state their size."""
     if not hasattr(backend, "block_m"):
         return None
     return int(padded(counted(topk_ids, problem.E), backend.block_m(problem)).sum())
 
 
 def refuse(name: str, info: dict[str, Any], problem: MoEProblem, device: torch.device) -> None:
-    """Raise UserError where a backend's INFO does not have the problem's format, activation or sizes."""
+    """Raise UserError if a backend's INFO excludes the problem's format, activation or sizes."""
     formats = info.get("cpu_formats", info["formats"]) if device.type == "cpu" else info["formats"]
     if problem.format not in formats:
         raise UserError(f"{name} does not take {problem.format} here, only: {', '.join(formats) or 'nothing'}.")
     if problem.activation not in info["activations"]:
-        raise UserError(f"{name} has no activation {problem.activation}, only: {', '.join(info['activations'])}.")
+        raise UserError(f"{name} does not have {problem.activation}, only: {', '.join(info['activations'])}.")
     multiple = info.get("multiple_of", 1)
     if problem.K % multiple or problem.N % multiple:
-        raise UserError(f"{name} takes K and N that are multiples of {multiple}, not {problem.K} and {problem.N}.")
+        raise UserError(f"{name} needs K and N to be multiples of {multiple}, not {problem.K} and {problem.N}.")
 
 
 def _compare(name: str, oracle: Oracle, y: Tensor, entry: Entry, tf32: bool) -> None:
-    """Keep the largest errors so far as facts; tf32: of a backend that says that it multiplies fp32 so.
+    """Record the largest errors so far as facts; UserError if they exceed the bound.
 
-    Raises:
-        UserError: they are outside the bound.
+    ``tf32``: for a backend that multiplies fp32 in tf32.
     """
     found: Errors = oracle.errors(y, tf32)
     kept = {"max_rel": found.max_rel, "rms_rel": found.rms_rel, "vs_bf16_rms_rel": found.plain_rms_rel}
     for key, value in ((f"error_{name}", value) for name, value in kept.items()):
+        # JSON has no infinity: what is not finite becomes None, and the row says why it is wrong.
         entry.facts[key] = max(value, entry.facts.get(key) or 0.0) if math.isfinite(value) else None
     entry.facts["correct"] = oracle.right(found, tf32)
     if not entry.facts["correct"]:
         raise UserError(
             f"{name} is wrong: largest error {found.max_rel:.2g}, RMS {found.rms_rel:.2g} (allowed "
-            f"{oracle.bound_of(tf32).rms_rel:.2g}); an element differs {found.share:.2g} times as much as is allowed"
+            f"{oracle.bound_of(tf32).rms_rel:.2g}); the worst element is off by {found.share:.2g} times what is allowed"
         )
 
 
 def _peak(call: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, int | None]:
-    """Return what a call returns, and the most bytes that it held at once, its result among them."""
-    y = call()
+    """Return the result of a call, and the most bytes that it held at once, its result included."""
+    y = call()  # a first call also compiles and fills caches, whose memory is not part of a call
     if device.type == "cpu":
         return y, None
     del y

@@ -1,7 +1,7 @@
 """``python -m moe_lab.gpu bench-experts``: run the experts benchmark and write its rows.
 
-The file is JSON lines as the align benchmark's: a header, a line a row, each case appended when it is measured, then
-``{"complete": true}``. The process that is started supervises another one, which measures: see ``supervise``.
+The file has JSON lines like the align benchmark's: a header, a line per row, appended as each case is measured, then
+``{"complete": true}``. This process only supervises another one, which measures: see ``supervise``.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from moe_lab.gpu.bench.examine import Plan, Weights
 from moe_lab.gpu.bench.nvml import Monitor
 from moe_lab.gpu.experts import load
 from moe_lab.gpu.routing import parse_spec
+from moe_lab.gpu.weights import PRODUCTS
 from moe_lab.spec import bench_options, formats, plugins
 from moe_lab.spec.bench_options import listed, numbers
 from moe_lab.spec.errors import UserError
@@ -28,20 +29,20 @@ def add(commands: Any) -> None:
     bench = bench_options.command(commands, "bench-experts", "time experts backends", run)
     bench_options.add("experts", bench)
     bench.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON lines to write")
-    bench.add_argument("--state", type=Path, metavar="FILE", help=argparse.SUPPRESS)
+    bench.add_argument("--state", type=Path, metavar="FILE", help=argparse.SUPPRESS)  # only the supervisor gives it
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Supervise the benchmark, or, with ``--state``, be the process that measures; returns a summary for stdout.
+    """Supervise the benchmark or, with ``--state``, be the process that measures; return a summary for stdout.
 
     Raises:
-        UserError: no GPU, an unknown backend, routing or size, or an output folder that is missing.
+        UserError: no GPU, an unknown backend, routing or size, or a missing output folder.
     """
     if options.state:
         return work(options)
     if not options.out.resolve().parent.is_dir():
         raise UserError(f"The folder of --out '{options.out}' does not exist; make it first.")
-    _settings(options)
+    _settings(options)  # a mistake is reported here, before a process is started
     lines = supervise.supervise(bench_options.argv("experts", options), options.out, options.patience)
     failed = sum(line.get("error") is not None for line in lines)
     return {"bench": "experts", "rows": len(lines), "failed": failed, "out": options.out.name}
@@ -56,7 +57,8 @@ def work(options: argparse.Namespace) -> dict[str, Any]:
         raise UserError("No GPU is visible to torch; the experts benchmark needs one.")
     settings, state = _settings(options), supervise.State.read(options.state)
     cases, done = _cases(settings), supervise.resume(options.out)
-    monitor = _monitor(device)
+    nvidia = device.type == "cuda" and torch.version.hip is None
+    monitor = Monitor(f"GPU-{torch.cuda.get_device_properties(device).uuid}") if nvidia else None
     weights: Weights | None = None
     with options.out.open("a") as file:
         roofs = _begin(file, settings, options, device)
@@ -100,15 +102,15 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _backends(text: str) -> list[str]:
-    """Return the backends asked for; ``all`` leaves out what is not available and what a graph cannot hold.
+    """Return the requested backends; ``all`` means those that are available and that a CUDA graph can capture.
 
     Raises:
-        UserError: there is no backend of that name.
+        UserError: there is no backend with that name.
     """
     if text != "all":
         asked = listed(text)
         for name in asked:
-            plugins.info("experts", name.partition("@")[0])
+            plugins.info("experts", name.partition("@")[0])  # only for its error: what is missing becomes rows
         return asked
     able = [n for n in plugins.names("experts") if plugins.info("experts", n).get("cuda_graph")]
     return [name for name in able if plugins.unavailable("experts", name) is None]
@@ -123,19 +125,12 @@ def _cases(settings: dict[str, Any]) -> list[ExpertsCase]:
     ]
 
 
-def _monitor(device: torch.device) -> Monitor | None:
-    if device.type == "cpu" or torch.version.hip is not None:
-        return None
-    return Monitor(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
-
-
 def _begin(file: Any, settings: dict[str, Any], options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """Measure the roofs, write the header of a new file, and return the roofs."""
-    from moe_lab.gpu.weights import PRODUCTS
-
     multiplied = formats.get(settings["format"]).multiplied
     if multiplied not in PRODUCTS:
-        raise UserError(f"The experts benchmark has no {multiplied}; choose one of: {', '.join(PRODUCTS)}.")
+        raise UserError(f"The experts benchmark has no roof for {multiplied}; choose one of: {', '.join(PRODUCTS)}.")
+    # Also after a restart: rows are compared with roofs that their own process measured.
     against = result.measured(device, PRODUCTS[multiplied])
     if file.tell() == 0:
         arguments = ["bench-experts", *bench_options.argv("experts", options)]
@@ -146,10 +141,10 @@ def _begin(file: Any, settings: dict[str, Any], options: argparse.Namespace, dev
 
 
 def _release(name: str) -> dict[str, Any] | None:
-    """Return which release of a peer a backend is: version, origin, wheel and its sha256; None for others."""
+    """Return the release of a peer that a backend runs: version, origin, wheel and its sha256; None for our own."""
     try:
         peer = getattr(load(name)[0], "peer", None)
-    except Exception:  # its rows say why
+    except Exception:  # the rows of the backend state the reason
         return None
     known = ("wheel", "sha256", "licence", "source")
     return peer and {"version": peer.version, "origin": peer.origin} | {k: peer.facts.get(k) for k in known}

@@ -1,11 +1,11 @@
-"""Clocks, temperature, power and throttling of a GPU, asked of NVIDIA's management library, which the driver brings."""
+"""Clocks, temperature, power and throttling of a GPU, from NVIDIA's management library, which the driver includes."""
 
 import ctypes
 from dataclasses import dataclass
 from typing import Any
 
 _CLOCK_SM, _CLOCK_MEMORY, _SENSOR_GPU = 1, 2, 0
-# Bits of nvmlClocksEventReasons that mean slower than asked for (nvml.h).
+# Bits of nvmlClocksEventReasons that mean slower than requested (nvml.h).
 _REASONS = {
     0x4: "power cap",
     0x8: "hardware slowdown",
@@ -18,14 +18,14 @@ _REASONS = {
 
 @dataclass(frozen=True)
 class Sample:
-    """What the GPU said at one moment; None = it does not say.
+    """The state of the GPU at one moment; None = it does not report the value.
 
     Attributes:
         sm_mhz: clock of the multiprocessors.
         memory_mhz: clock of the memory.
         temperature_c: of the GPU.
-        power_w: drawn now.
-        throttled: why the clocks are lower than asked for; empty if they are not.
+        power_w: current power draw.
+        throttled: why the clocks are lower than requested; empty if they are not.
     """
 
     sm_mhz: int | None
@@ -36,7 +36,7 @@ class Sample:
 
 
 class Monitor:
-    """Asks one GPU; answers None everywhere on a machine without the library."""
+    """Reads the state of one GPU; every value is None on a machine without the library."""
 
     def __init__(self, uuid: str):
         """Find the GPU.
@@ -44,6 +44,7 @@ class Monitor:
         Args:
             uuid: as the driver names it: ``GPU-...``.
         """
+        # By UUID, because torch numbers only the GPUs that CUDA_VISIBLE_DEVICES leaves, and NVML numbers all of them.
         self._library: Any = None
         self._gpu = ctypes.c_void_p()
         try:
@@ -55,14 +56,14 @@ class Monitor:
             pass
 
     def sample(self) -> Sample:
-        """Return what the GPU says now; some tenths of a millisecond."""
+        """Return the current state; takes some tenths of a millisecond."""
         power = self._ask("nvmlDeviceGetPowerUsage")
         reasons = self._ask("nvmlDeviceGetCurrentClocksThrottleReasons", kind=ctypes.c_ulonglong)
         return Sample(
             self._ask("nvmlDeviceGetClockInfo", _CLOCK_SM),
             self._ask("nvmlDeviceGetClockInfo", _CLOCK_MEMORY),
             self._ask("nvmlDeviceGetTemperature", _SENSOR_GPU),
-            None if power is None else power / 1000,
+            None if power is None else power / 1000,  # milliwatts
             None if reasons is None else tuple(name for bit, name in _REASONS.items() if reasons & bit),
         )
 
@@ -72,13 +73,13 @@ class Monitor:
             return None
         try:
             code = getattr(self._library, function)(self._gpu, *arguments, ctypes.byref(value))
-        except AttributeError:
+        except AttributeError:  # a library that lacks the function
             return None
         return int(value.value) if code == 0 else None
 
 
 def summary(samples: list[Sample]) -> dict[str, Any]:
-    """Return columns of a row: the median clocks, the highest temperature and power, every reason to throttle."""
+    """Return columns of a row: the median clocks, the highest temperature and power, all reasons for throttling."""
 
     def known(name: str) -> list[Any]:
         return sorted(value for sample in samples if (value := getattr(sample, name)) is not None)

@@ -1,4 +1,4 @@
-"""A time beside the least that it could be: rates, and shares of what the same process measured as the roofs."""
+"""A time compared with its lower bound: rates, and shares of the roofs that the same process measured."""
 
 from typing import Any
 
@@ -9,26 +9,28 @@ from moe_lab.spec.problem import MoEProblem, Part
 def rates(
     problem: MoEProblem, hit: int, rows_padded: int | None, stage: str, us: float | None, roofs: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return columns of a row; None where a time, a roof or the padding is not known.
+    """Return columns of a row; None where a time, a roof or the padding is unknown.
 
     Args:
         problem: sizes and dtype.
         hit: distinct experts with at least one token.
-        rows_padded: rows with each expert's padded to tiles.
+        rows_padded: rows with each expert padded to whole tiles.
         stage: what was timed: ``full``, or a stage such as ``w13+act``.
-        us: its time.
+        us: its time in microseconds.
         roofs: of ``roofs.measure``.
 
     Returns:
         minimum_bytes, useful_gflop, minimum_gb_per_s, useful_tflops_per_s, executed_tflops_per_s, padding_waste_pct,
-        roof_bytes_per_s (the faster of copy and read) and roof_flops_per_s (the large product), roofline_us (the larger
-        of minimum bytes and useful FLOPs over these), bound_by (memory or compute), pct_of_roofline, pct_of_copy,
-        pct_of_read, pct_of_matmul.
+        roof_bytes_per_s (the faster of copy and read) and roof_flops_per_s (the large product), roofline_us (minimum
+        bytes and useful FLOPs, each divided by its roof; the larger of the two), bound_by (memory or compute),
+        pct_of_roofline, pct_of_copy, pct_of_read, pct_of_matmul.
     """
+    # A stage that holds both GEMMs, under whatever name, is a whole layer.
     part: Part = "w13" if "w13" in stage and "w2" not in stage else "w2" if stage.startswith("w2") else "full"
     size, useful = minimum_bytes(problem, hit, stage), problem.useful_flops(part)
     executed = None if rows_padded is None else problem.executed_flops(rows_padded, part)
     waste = None if not rows_padded or not problem.M else 100 * (rows_padded / problem.rows_useful - 1)
+    # A layer mostly reads weights, and pure reads may be faster than a copy: a bound takes the better of the two.
     memory = max(roofs.get("copy_bytes_per_s", 0), roofs.get("read_bytes_per_s", 0))
     compute = roofs.get("matmul_flops_per_s", 0)
     by_memory, by_compute = (

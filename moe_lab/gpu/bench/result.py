@@ -1,6 +1,6 @@
-"""What a benchmark's process writes, as JSON lines: what was asked for and on what it ran, then a row a line.
+"""What a benchmark process writes, as JSON lines: a header with the request and the machine, then one row per line.
 
-``{"complete": true}`` ends them. Rows are appended as they are measured, so a process that dies loses none of them.
+``{"complete": true}`` is the last line. Rows are appended as they are measured, so a process that dies loses none.
 """
 
 import json
@@ -19,22 +19,22 @@ SCHEMA = 2
 
 
 def append(file: Any, lines: Iterable[dict[str, Any]]) -> None:
-    """Append lines to an open file, all of them written when it returns."""
+    """Append lines to an open file."""
     file.writelines(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
-    file.flush()
+    file.flush()  # so that they survive a crash of the process
 
 
 def finished(path: Path) -> list[bytes]:
-    """Return the lines of a file, none if there is no file; a line that was not finished is cut off."""
+    """Return the lines of a file, none if it does not exist; an unfinished last line is cut off."""
     whole = path.read_bytes() if path.exists() else b""
     kept = whole[: whole.rfind(b"\n") + 1]
-    if kept != whole:
+    if kept != whole:  # a killed process left half a line, and the next one appends after it
         os.truncate(path, len(kept))
     return kept.splitlines()
 
 
 def measured(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """Return what rows are set against: ``roofs`` (see ``roofs.measure``) and ``l2`` (see ``clock.verify_cold``)."""
+    """Return what rows are compared with: ``roofs`` (see ``roofs.measure``) and ``l2`` (see ``clock.verify_cold``)."""
     if device.type == "cpu":
         return {"roofs": {}, "l2": {}}
     found = {"roofs": roofs.measure(device, dtype), "l2": clock.verify_cold(device)}
@@ -52,8 +52,8 @@ def header(
 ) -> dict[str, Any]:
     """Return the first line.
 
-    ``key``: columns that tell a row from every other; ``arguments``: the command line after ``python -m moe_lab.gpu``;
-    ``against``: what ``measured`` returned.
+    ``key``: columns that together identify a row; ``arguments``: the command line after ``python -m moe_lab.gpu``;
+    ``against``: the result of ``measured``.
     """
     return {
         "schema": SCHEMA,

@@ -1,4 +1,4 @@
-"""What this GPU can do at most, measured in the same process as the rows that are set against it."""
+"""The most that this GPU can do, measured in the same process as the rows that are compared with it."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -14,9 +14,9 @@ from moe_lab.gpu.kernels.read import partial_sums, read
 SIZE = 8192  # of the square product
 COPIED = 1 << 30  # bytes
 READ = (1 << 32, 1 << 33)  # bytes: the start and the end of a launch, some 3 us, are 0.2 and 0.1 % of the time
-PASSES = 64  # of reading the cache
-# Programs a multiprocessor, words that each reads at once, warps, whether in one part: many small requests or few
-# large ones, from everywhere at once or side by side.
+PASSES = 64  # over the cache
+# Programs per multiprocessor, words that each reads at once, warps, and whether each program reads a part of its own:
+# many small requests or few large ones, side by side or spread over the memory.
 PATTERNS = tuple(
     (*shape, chunked)
     for shape in ((4, 8192, 8), (8, 4096, 8), (2, 16384, 16), (16, 2048, 4), (8, 8192, 8))
@@ -25,16 +25,16 @@ PATTERNS = tuple(
 
 
 def measure(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """Return the roofs of this GPU, measured now.
+    """Measure the roofs of this GPU now.
 
-    A roof of memory or of the cache is the fastest repetition of the best of several patterns. The product is repeated
-    for half a second and the median of the second half counts: what the power cap lets the card sustain; short kernels
-    may exceed it, up to the fastest repetition.
+    The roof of memory or of the cache is the fastest repetition of the best of several patterns. The product is
+    repeated for half a second, and the median of the second half counts, which is what the card sustains under its
+    power cap; short kernels may exceed it, up to the fastest repetition.
 
     Returns:
         copy_bytes_per_s (read plus written), read_bytes_per_s, l2_read_bytes_per_s, matmul_flops_per_s (of ``dtype``,
-        where this GPU multiplies it), matmul_size, matmul_dtype, and spread: for each of the rates its slowest and
-        fastest repetition (low, high: in its unit), repetitions, and how it was measured.
+        if this GPU multiplies it), matmul_size, matmul_dtype, and spread: for each rate its slowest and fastest
+        repetition (low, high: in its unit), repetitions, and how it was measured.
     """
     kind = str(dtype).removeprefix("torch.")
     product = _product(device, dtype)
@@ -56,10 +56,10 @@ class Rate:
     """A measured roof.
 
     Attributes:
-        value: bytes or FLOPs a second that count as the roof.
+        value: the roof in bytes or FLOPs per second.
         low: of the slowest repetition.
         high: of the fastest.
-        repetitions: how many.
+        repetitions: number of repetitions.
         how: what was repeated.
     """
 
@@ -71,34 +71,32 @@ class Rate:
 
     @classmethod
     def fastest(cls, amount: int, times: Sequence[float], how: str) -> "Rate":
-        """Return the rate of the shortest of some times in seconds, in each of which ``amount`` was moved."""
+        """Return the rate of the shortest of several times in seconds, each for ``amount`` bytes or FLOPs."""
         rates = sorted(round(amount / t) for t in times)
         return cls(rates[-1], rates[0], rates[-1], len(rates), how)
 
     @classmethod
     def sustained(cls, amount: int, times: Sequence[float], how: str) -> "Rate":
-        """Return the rate of the median of the later half of times in seconds, in order; low and high are of all."""
+        """Return the rate of the median of the second half of times in seconds; low and high are those of all times."""
         later = times[len(times) // 2 :]
         rates = sorted(round(amount / t) for t in times)
         return cls(round(amount / median(later)), rates[0], rates[-1], len(times), how)
 
     def spread(self) -> dict[str, Any]:
-        """Return all but the value."""
+        """Return all fields but the value."""
         return {key: value for key, value in asdict(self).items() if key != "value"}
 
 
 def _read(device: torch.device) -> Rate:
-    """Return the rate of reading memory that is many times the cache, by the best of ``PATTERNS`` and two sizes."""
+    """Return the rate of reading memory many times as large as the cache: the best of ``PATTERNS`` and two sizes."""
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 4 * max(READ)
     memory = torch.randint(0, 99, (min(max(READ), free // 4) // 4,), dtype=torch.int32, device=device)
     return _best((memory[: size // 4] for size in READ), 1, "")
 
 
 def _read_cache(device: torch.device) -> Rate:
-    """Return the rate of reading again and again what lies in the L2 cache, by the best of ``PATTERNS`` and two sizes.
-
-    A quarter and an eighth of the cache: it may hold a copy in each of its halves (NVIDIA's A100 and later).
-    """
+    """Return the rate of reading what is in the L2 cache again and again: the best of ``PATTERNS`` and two sizes."""
+    # A quarter and an eighth of the cache, as each of its halves may hold a copy (NVIDIA's A100 and later).
     memory = torch.randint(0, 99, (l2_cache_bytes(device) // 4 // 4,), dtype=torch.int32, device=device)
     return _best((memory[: memory.numel() // part] for part in (1, 2)), PASSES, " in the L2 cache")
 
@@ -115,8 +113,8 @@ def _reading(memory: torch.Tensor, passes: int, pattern: tuple[int, int, int, bo
     def once() -> None:
         read(memory, sums, passes, block=block, num_warps=num_warps, chunked=chunked)
 
-    once()
-    threads = f"{each} programs a multiprocessor, {block} words of 4 bytes at once, {num_warps} warps"
+    once()  # compiles
+    threads = f"{each} programs per multiprocessor, {block} words of 4 bytes at once, {num_warps} warps"
     times = f"reads of {size} bytes{where}, {passes} times" if passes > 1 else f"reads of {size} bytes{where}"
     return Rate.fastest(
         passes * size, seconds(once, 20), f"{times}; {threads}{', each its own part' if chunked else ''}"
@@ -124,7 +122,7 @@ def _reading(memory: torch.Tensor, passes: int, pattern: tuple[int, int, int, bo
 
 
 def _product(device: torch.device, dtype: torch.dtype) -> list[float]:
-    """Return the seconds of each product of two square matrices for half a second; none of e4m3 before SM89."""
+    """Return the seconds of each product of two square matrices for half a second; empty for e4m3 before SM89."""
     if dtype == torch.float8_e4m3fn and torch.cuda.get_device_capability(device) < (8, 9):
         return []
     a = torch.randn(SIZE, SIZE, device=device, dtype=torch.float32).to(dtype)

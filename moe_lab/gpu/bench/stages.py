@@ -1,8 +1,8 @@
-"""One stage of a backend by itself, and which kernels each stage launches, for any backend that marks its stages.
+"""A single stage of a backend, and the kernels that each stage launches, for any backend that marks its stages.
 
 A stage is timed by capturing a CUDA graph of it while the whole backend runs: the stage's kernels are recorded when the
-backend enters the stage and launched when it leaves, so the result that is checked went through them. Every tensor of
-that run is kept, so that the graph's inputs stay valid for as long as it is replayed.
+backend enters the stage, and the graph is launched when it leaves, so the result that is checked went through it. Every
+tensor of that run is kept, so that the graph's inputs stay valid as long as it is replayed.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -24,14 +24,14 @@ Call = Callable[[Mark], Any]
 
 
 class KeepAll(TorchDispatchMode):
-    """Holds on to every tensor that an operator returns: a graph replays with addresses, which must stay taken."""
+    """Keeps every tensor that an operator returns: a graph replays with their addresses, which must not be reused."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.kept: list[Any] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run the operator and keep what it returns."""
+        """Run the operator and keep its result."""
         result = func(*args, **(kwargs or {}))
         self.kept.append(result)
         return result
@@ -42,10 +42,10 @@ class Stage:
     """A captured stage.
 
     Attributes:
-        name: of the stage that holds the part, such as ``w13+act``.
-        graph: replays it.
-        result: [M, K] of the run in which it was captured.
-        kept: the tensors of that run.
+        name: of the stage that contains the part, such as ``w13+act``.
+        graph: its CUDA graph.
+        result: output [M, K] of the run in which it was captured.
+        kept: all tensors of that run.
     """
 
     name: str = ""
@@ -54,20 +54,20 @@ class Stage:
     kept: list[Any] = field(default_factory=list)
 
     def replay(self) -> None:
-        """Replay the graph; a bound method, so whoever times it also keeps the tensors that the graph uses."""
+        """Replay the graph; as a bound method, it keeps the graph's tensors alive for whoever times it."""
         self.graph.replay()
 
 
 def capture(call: Call, part: str, new_graph: Callable[[], Any] = torch.cuda.CUDAGraph) -> Stage:
-    """Return the stage of a backend that does ``part``, as a graph.
+    """Return the stage of a backend that does ``part``, captured as a graph.
 
     Args:
-        call: runs the backend, warmed up before, and returns its output [M, K].
+        call: runs the backend, which is already warm, and returns its output [M, K].
         part: ``w13`` or ``w2``.
         new_graph: makes an empty graph.
 
     Raises:
-        UserError: the backend has no stage of its own for the part, or enters it several times.
+        UserError: the backend has no separate stage for the part, or enters it several times.
     """
     stage, keep = Stage(), KeepAll()
 
@@ -78,7 +78,7 @@ def capture(call: Call, part: str, new_graph: Callable[[], Any] = torch.cuda.CUD
         stage.name, stage.graph = name, new_graph()
         with torch.cuda.graph(stage.graph):
             yield
-        stage.graph.replay()
+        stage.graph.replay()  # capturing runs nothing, and later stages need the result
 
     def mark(name: str) -> AbstractContextManager[None]:
         parts = stages_of(name)
@@ -87,13 +87,13 @@ def capture(call: Call, part: str, new_graph: Callable[[], Any] = torch.cuda.CUD
     with keep:
         stage.result = call(mark)
     if not stage.name:
-        raise UserError(f"it has no stage of its own for {part}")
+        raise UserError(f"it has no separate stage for {part}")
     stage.kept = keep.kept
     return stage
 
 
 def minimum_bytes(problem: MoEProblem, hit: int, stage: str) -> int:
-    """Return the fewest bytes that a stage moves: a fused activation or sum writes less than the GEMM by itself.
+    """Return the least bytes that a stage moves: with a fused activation or sum it writes less than the GEMM alone.
 
     Args:
         problem: sizes and dtype.
@@ -104,6 +104,7 @@ def minimum_bytes(problem: MoEProblem, hit: int, stage: str) -> int:
     if stage == "full" or {"w13", "w2"} <= set(parts):
         return problem.minimum_bytes(hit)
     size = problem.minimum_bytes(hit, "w13" if "w13" in parts else "w2")
+    # N instead of 2N columns for each row; one row for each token instead of each pair.
     saved = problem.rows_useful * problem.N if {"w13", "act"} <= set(parts) else 0
     saved += (problem.rows_useful - problem.M) * problem.K if {"w2", "combine"} <= set(parts) else 0
     return size - saved * DTYPE_BYTES[problem.dtype]
@@ -112,13 +113,13 @@ def minimum_bytes(problem: MoEProblem, hit: int, stage: str) -> int:
 def trace(
     calls: Mapping[str, Call], separator: Tensor, flush: Callable[[], None], repeats: int = 3
 ) -> dict[str, list[tuple[str, float]] | None]:
-    """Return the kernels of one eager call of each backend: (``<stage>|<kernel>``, microseconds), L2 cold at its start.
+    """Return the kernels of one eager call of each backend, with a cold L2: (``<stage>|<kernel>``, microseconds).
 
-    Empty kernels mark where stages begin and end. Times are medians over the repeats; None where no profiler answers.
+    Empty kernels mark where stages begin and end. Times are medians over the repeats; None without a working profiler.
 
     Args:
-        calls: what to run, warmed up before.
-        separator: a tensor on the GPU.
+        calls: what to run, already warm.
+        separator: a tensor on the GPU, which the empty kernels take.
         flush: makes the cache cold.
         repeats: calls of each.
     """
@@ -126,6 +127,7 @@ def trace(
 
     entered: list[str] = []
 
+    # By kernels, not by the profiler's own ranges: those lie on the host's timeline, and launches run later.
     def begin(name: str) -> None:
         entered.append(name)
         launch_nothing(separator)
@@ -153,7 +155,8 @@ def trace(
 def sort_out(
     events: list[tuple[str, float]], entered: list[str], names: list[str], repeats: int
 ) -> dict[str, list[tuple[str, float]] | None]:
-    """Give every GPU operation to the stage whose separator it follows; see ``trace``."""
+    """Assign every GPU operation to the stage whose separator it follows; see ``trace``."""
+    # If the profiler lost a separator, every later kernel would count for the wrong stage.
     if sum(name.startswith("nothing_kernel") for name, _ in events) != len(entered):
         return dict.fromkeys(names)
     runs: dict[str, list[list[tuple[str, float]]]] = {name: [] for name in names}
@@ -170,5 +173,6 @@ def sort_out(
 
 
 def _median(runs: list[list[tuple[str, float]]]) -> list[tuple[str, float]]:
+    # A call may launch other kernels than the first one did; times of different kernels have no median.
     same = [run for run in runs if [n for n, _ in run] == [n for n, _ in runs[0]]]
     return [(name, round(median(run[i][1] for run in same), 3)) for i, (name, _) in enumerate(runs[0])]

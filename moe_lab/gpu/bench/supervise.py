@@ -1,13 +1,13 @@
-"""One process measures, another starts it again without what crashed.
+"""One process measures, and another one restarts it without whatever crashed it.
 
 All backends share one measuring process, because only there can they be interleaved: with a process for each, the GPU's
 clocks and temperature would differ between them by more than the backends do, and each would pay for its own weights.
 The price is that a crash takes all of them down. So the measuring process appends its rows after every case and notes
-what it is about to run; when it dies, or the note does not change for too long, the supervisor reads the note, writes
-down what is to be left out, and starts it again: it goes on with the first case that has no rows. What is lost is the
-time of one case. A backend that took the process down is left out of that case, and after its second time of all that
-follow. If it died while several backends were being timed, the case is tried once more with each call noted and waited
-for, which names the one. The supervisor itself never touches the GPU.
+what it is about to run. When it dies, or the note does not change for too long, the supervisor reads the note, writes
+down what to leave out, and restarts it with the first case that has no rows: only the time of one case is lost. A
+backend that took the process down is left out of that case and, after its second time, of all that follow. If the
+process died while several backends were being timed, the case is tried once more with each call noted and waited for,
+which tells which one it was. The supervisor itself never touches the GPU.
 """
 
 import json
@@ -29,17 +29,16 @@ from moe_lab.spec.guard.entry import read_json
 RESTARTS = 40
 ALL = "*"
 
-
 _Told = TypeVar("_Told", bound="Told")
 
 
 class Told:
-    """What a measuring process is told: a dataclass of plain values."""
+    """What a measuring process is told by its supervisor: a dataclass of plain values."""
 
     @classmethod
     def read(cls: type[_Told], path: Path) -> _Told:
         """Return what ``write`` wrote."""
-        return read_json(path, cls, what="what a measuring process is told", then="begin anew with --overwrite")
+        return read_json(path, cls, what="the state of a measuring process", then="start again with --overwrite")
 
     def write(self, path: Path) -> None:
         """Write it for the measuring process."""
@@ -51,9 +50,9 @@ class State(Told):
     """What the measuring process of the experts benchmark is told.
 
     Attributes:
-        left_out: (case or ``"*"``, backend or ``"*"``, reason) of what is not run.
-        careful: cases in which each timed call is noted and waited for.
-        no_trace: whether the profiler is left out.
+        left_out: (case or ``"*"``, backend or ``"*"``, reason) of what is not to run.
+        careful: cases in which to note each timed call and wait for it.
+        no_trace: whether to leave the profiler out.
     """
 
     left_out: list[tuple[Any, str, str]] = field(default_factory=list)
@@ -61,17 +60,18 @@ class State(Told):
     no_trace: bool = False
 
     def reasons(self, case: Any, backends: Sequence[str]) -> dict[str, str]:
-        """Return why backends are not run in a case."""
+        """Return backend -> why it is not run in a case."""
         found = [(who, why) for where, who, why in self.left_out if where in (ALL, case)]
+        # Reversed, so that the first reason is the one that stays.
         return {name: why for who, why in reversed(found) for name in backends if who in (ALL, name)}
 
     def learn(self, note: dict[str, Any], died: str, deaths: Counter[str]) -> None:
-        """Change what is run after the measuring process died.
+        """Change what is to run after the measuring process has died.
 
         Args:
             note: case, backend ("" for several) and step that it noted last.
             died: how, as a verb: ``was killed by SIGSEGV``.
-            deaths: how often each backend was the one; counted here.
+            deaths: how often each backend was the cause; updated here.
         """
         case, backend, step = note["case"], note["backend"], note["step"]
         if backend:
@@ -89,11 +89,11 @@ class State(Told):
 
 @dataclass
 class TuneState(Told):
-    """What the measuring process of a tuning is told.
+    """What the measuring process of a tuning run is told.
 
     Attributes:
-        dead: (key of a row, how the process died) of what is not run again.
-        alone: keys of rows that are timed by themselves: the process died while it timed several.
+        dead: (key of a row, how the process died) of what is not to run again.
+        alone: keys of rows to time one by one, because the process died while it timed them together.
     """
 
     dead: list[tuple[list[Any], str]] = field(default_factory=list)
@@ -101,17 +101,17 @@ class TuneState(Told):
 
 
 def note(state: Path, case: Any, backend: str, step: str) -> None:
-    """Note beside its state what the measuring process is about to run; what the note replaces is over."""
+    """Note beside its state file what the measuring process is about to run; the note before it is then done."""
     note_path(state).write_text(json.dumps({"case": case, "backend": backend, "step": step}))
 
 
 def note_path(state: Path) -> Path:
-    """Return where the note lies."""
+    """Return the path of the note."""
     return state.with_name(f"{state.name}.now")
 
 
 def resume(out: Path) -> list[Any]:
-    """Cut off a line that was not finished, and return the keys of the cases that the file has rows of."""
+    """Cut off an unfinished line, and return the keys of the cases of which the file has rows."""
     return [[row.get(key) for key in EXPERTS_KEY[:5]] for row in _rows(out)]
 
 
@@ -124,7 +124,7 @@ def _rows(out: Path) -> list[dict[str, Any]]:
 
 
 def supervise(arguments: Sequence[str], out: Path, patience_s: float) -> list[dict[str, Any]]:
-    """Run the measuring process with options of the benchmark until every case has rows, and return them.
+    """Run the measuring process with the benchmark's options until every case has rows, and return them.
 
     ``out`` is replaced; see ``run_again``.
     """
@@ -133,7 +133,7 @@ def supervise(arguments: Sequence[str], out: Path, patience_s: float) -> list[di
 
     def learn(note: dict[str, Any], died: str) -> bool:
         what = f"{note['backend'] or 'several backends'}, {note['step']}, case {note['case']}"
-        print(f"\nThe measuring process {died} ({what}); it goes on without that.", file=sys.stderr)  # noqa: T201
+        print(f"\nThe measuring process {died} ({what}); it continues without that.", file=sys.stderr)  # noqa: T201
         state.learn(note, died, deaths)
         return True
 
@@ -145,17 +145,18 @@ def supervise(arguments: Sequence[str], out: Path, patience_s: float) -> list[di
 def supervise_tuning(
     argv: Sequence[str], out: Path, patience_s: float, until: float, now: Callable[[], float] = time.time
 ) -> None:
-    """Run the measuring process of a tuning until its end: the tile at which it dies is left out, the others go on.
+    """Run the measuring process of a tuning run to its end; a tile that kills it is left out.
 
-    ``until``: when it is not started again, in seconds; see ``run_again``.
+    ``until``: time in seconds after which it is not restarted; see ``run_again``.
 
     Raises:
-        UserError: it died twice at the same place, or what ``run_again`` says.
+        UserError: it died twice at the same place, or an error of ``run_again``.
     """
     state = TuneState()
 
     def learn(keys: list[Any], how: str) -> bool:
-        print(f"\nThe measuring process {how} at {keys[:3]}; it goes on without that.", file=sys.stderr)  # noqa: T201
+        print(f"\nThe measuring process {how} at {keys[:3]}; it continues without that.", file=sys.stderr)  # noqa: T201
+        # What was left out cannot be the cause again, so a restart would not help.
         if not keys or keys[0] in (state.alone if len(keys) > 1 else [key for key, _ in state.dead]):
             raise UserError(f"The measuring process {how} twice at the same place; see its output above.")
         if len(keys) == 1:
@@ -176,26 +177,26 @@ def run_again(
     first: str,
     until_noted: bool = False,
 ) -> None:
-    """Run a measuring process until it comes to its end, again after each death.
+    """Run a measuring process to its end, and restart it each time it dies.
 
     Args:
         argv: its command, to which ``--state`` is added.
         state: what it is told.
         out: file that it writes.
         patience_s: how long its note may stay the same.
-        learn: called with its last note and how it died; changes the state, and returns whether it is run again.
-        first: what it notes at first: case, tile.
-        until_noted: whether to wait for the first note without end.
+        learn: called with its last note and how it died; changes the state and returns whether to restart it.
+        first: what its first note names: case, tile.
+        until_noted: whether to wait for the first note without a limit.
 
     Raises:
-        UserError: it stopped with an explained mistake, before it noted anything, or too often.
+        UserError: it refused with a message, died before it noted anything, or died too often.
     """
     path = out.with_name(f".{out.name}.state")
     last = note_path(path)
     try:
         for _ in range(RESTARTS):
             state.write(path)
-            last.unlink(missing_ok=True)
+            last.unlink(missing_ok=True)  # else a death before the first note would be blamed on the last one
             died = watch([*argv, "--state", str(path)], last, patience_s, until_noted=until_noted)
             if died is None:
                 return
@@ -203,7 +204,7 @@ def run_again(
                 raise UserError(f"The measuring process {died} before its first {first}; see its output above.")
             if not learn(json.loads(last.read_text()), died):
                 return
-        raise UserError(f"The measuring process died {RESTARTS} times; the rows up to there are in {out.name}.")
+        raise UserError(f"The measuring process died {RESTARTS} times; the rows so far are in {out.name}.")
     finally:
         for file in (path, last):
             file.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""``python -m moe_lab.gpu align``: call align algorithms eagerly, in ranges, for a profiler to look at.
+"""``python -m moe_lab.gpu align``: call align algorithms eagerly, in ranges, for a profiler.
 
-Each call lies in ``moe_lab|phase=align|M=...|E=...|topk=...|block_m=...|align=...`` > ``align``. The L2 cache is
-overwritten before each call, outside of those ranges, as the benchmark does.
+Each call is in ``moe_lab|phase=align|M=...|E=...|topk=...|block_m=...|align=...`` > ``align``. The L2 cache is flushed
+before each call, outside these ranges, as in the benchmark.
 """
 
 import argparse
@@ -23,15 +23,15 @@ from moe_lab.spec.guard import options as types
 def add(commands: Any) -> None:
     """Add the subcommand to the parser of ``moe_lab.gpu``."""
     align = command(commands, "align", "call align algorithms", run)
-    add_list(align, "--algorithms", "auto", f"of: {', '.join(plugins.names('align'))}")
+    add_list(align, "--algorithms", "auto", f"some of: {', '.join(plugins.names('align'))}")
     add_list(align, "--tokens", "16,1024,16384", "tokens", TOKENS)
     add_list(align, "--experts", "256", "experts", EXPERTS)
     add_list(align, "--topk", "8", "experts per token", EXPERTS)
-    add_list(align, "--block-m", "64", "rows of a tile", ROWS)
+    add_list(align, "--block-m", "64", "rows per tile", ROWS)
     align.add_argument("--routing", default="uniform", help=SPECS)
     align.add_argument("--iterations", type=types.count, default=5, help="calls of each algorithm and size")
     align.add_argument("--seed", type=types.seed, default=0, help="of the routing")
-    align.add_argument("--warm", action="store_true", help="leave the L2 cache as the call before left it")
+    align.add_argument("--warm", action="store_true", help="leave the L2 cache as the previous call left it")
     align.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu runs Triton's interpreter")
 
 
@@ -41,9 +41,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     Also writes the result to the path in MOE_LAB_WORKLOAD_JSON, if that is set.
 
     Raises:
-        UserError: no GPU, an unknown algorithm or routing, or sizes that cannot be.
+        UserError: no GPU, an unknown algorithm or routing, or impossible sizes.
     """
-    from moe_lab.gpu.workloads.record import finish
+    from moe_lab.gpu.workloads.record import finish  # imports Triton, which must come after --device is known
 
     _check(options)
     calls, left_out = _calls(options)
@@ -63,7 +63,7 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _calls(options: argparse.Namespace) -> tuple[list[tuple[str, Callable[[ranges.Mark], object]]], list[str]]:
-    """Return (name of its root range, call) for each algorithm and size, and what is left out, as sentences."""
+    """Return (name of its root range, call) for each algorithm and size, and sentences on what is left out."""
     from moe_lab.gpu.align import workspace
 
     calls: list[tuple[str, Callable[[ranges.Mark], object]]] = []
@@ -76,7 +76,7 @@ def _calls(options: argparse.Namespace) -> tuple[list[tuple[str, Callable[[range
             if most is not None and ids.numel() > most:
                 left_out.append(f"{name} takes up to {most} pairs, not {ids.numel()}.")
                 continue
-            out = workspace(plugin, ids, block_m, E)
+            out = workspace(plugin, ids, block_m, E)  # allocated here, so that a range holds only the algorithm
             root = ranges.root_name(phase="align", M=M, E=E, topk=topk, block_m=block_m, align=name)
             calls.append((root, partial(_call, partial(plugin.align, ids, block_m, E, out=out))))
     if not calls:

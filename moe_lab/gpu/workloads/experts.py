@@ -1,8 +1,8 @@
-"""``python -m moe_lab.gpu experts``: run the experts part in ranges, for a profiler to look at.
+"""``python -m moe_lab.gpu experts``: run the experts part in ranges, for a profiler.
 
-Each call lies in ``moe_lab|model=...|phase=experts|M=...|backend=...`` (with ``|tiles=...`` where they were chosen),
-which holds the backend's own stages. The L2 cache is overwritten before each call, outside of those ranges. The result
-says for each of these roots which experts were hit, how many rows they got and which tiles computed them.
+Each call lies in ``moe_lab|model=...|phase=experts|M=...|backend=...`` (with ``|tiles=...`` if they were chosen), which
+contains the backend's own stages. The L2 cache is flushed before each call, outside these ranges. The result states for
+each of these root ranges how many experts were hit, how many rows they got and which tiles computed them.
 """
 
 import argparse
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 PARTS = ("w13", "w2")
 AUTO, UNTUNED = "auto", "untuned"
-BLOCK_MS = (16, 32, 64, 128, 256)
+BLOCK_MS = (16, 32, 64, 128, 256)  # of backends that do not state their tiles, analysis tries these
 TILES = (
-    f"'{AUTO}' (the backend's own), '{UNTUNED}' (what vLLM and SGLang take without a tuned file) or "
+    f"'{AUTO}' (the backend's own), '{UNTUNED}' (those of vLLM and SGLang without a tuned file) or "
     "block_m x block_n x block_k [x group_m [x num_warps [x num_stages]]], such as 64x64x32x8"
 )
 
@@ -46,12 +46,10 @@ def add(commands: Any) -> None:
     experts = command(commands, "experts", "run the experts part", run)
     experts.add_argument("--model", default="qwen3-30b-a3b", help=f"preset: {', '.join(MODELS)}; or KxNxExTOPK")
     add_list(experts, "--m", "16,128,1024,8192", "tokens", TOKENS)
-    add_list(experts, "--backend", "fused_moe", f"of: {', '.join(plugins.names('experts'))}")
+    add_list(experts, "--backend", "fused_moe", f"some of: {', '.join(plugins.names('experts'))}")
     add_list(experts, "--tiles", AUTO, TILES)
-    experts.add_argument(
-        "--split", action="store_true", help="w13 and w2 as launches of their own, where one does both"
-    )
-    experts.add_argument("--format", default="bf16", help=f"of: {', '.join(plugins.names('formats'))}")
+    experts.add_argument("--split", action="store_true", help="launch w13 and w2 separately, if one launch does both")
+    experts.add_argument("--format", default="bf16", help=f"one of: {', '.join(plugins.names('formats'))}")
     experts.add_argument("--routing", default="uniform", help=SPECS)
     experts.add_argument("--iterations", type=types.count, default=1, help="calls of each backend, M and tiles")
     experts.add_argument("--seed", type=types.seed, default=0, help="of weights, inputs and routing")
@@ -64,8 +62,8 @@ class Call:
 
     Attributes:
         root: name of its range.
-        run: makes it, with a mark.
-        point: what the result says of it.
+        run: makes the call, with a ``mark``.
+        point: what the result says about it.
     """
 
     root: str
@@ -81,7 +79,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UserError: no GPU, an unknown backend, model, dtype, routing or tile, or too little memory.
     """
-    from moe_lab.gpu.workloads.record import finish
+    from moe_lab.gpu.workloads.record import finish  # imports Triton, which must come after --device is known
 
     _check(options)
     try:
@@ -106,19 +104,20 @@ def _check(options: argparse.Namespace) -> None:
     parse_spec(options.routing)
     for backend in options.backend if AUTO not in options.tiles else ():
         if not plugins.info("experts", backend).get("tile"):
-            raise UserError(f"The experts backend '{backend}' has no choice of tiles; leave --tiles out.")
+            raise UserError(f"The experts backend '{backend}' does not take tiles; leave --tiles out.")
 
 
 def _calls(options: argparse.Namespace) -> list[Call]:
     device = torch.device(options.device)
     first = MoEProblem.preset(options.model, 1, options.format)
-    for backend in options.backend:
+    for backend in options.backend:  # before weights are made, which takes longest
         refuse(backend, plugins.info("experts", backend), first, device)
     weights = [quantise(w, options.format) for w in expert_weights(first, device, options.seed)]
     calls = []
     for backend in options.backend:
         plugin, info = load(backend)
         w13, w2 = getattr(plugin, "prepare", lambda *both: both)(*weights)
+        # Beside backends that take tiles, one that does not is called once.
         for M, chosen in product(options.m, options.tiles if info.get("tile") else [AUTO]):
             problem = MoEProblem.preset(options.model, M, options.format)
             calls.append(_call(plugin, backend, problem, chosen, (w13, w2), options))
@@ -140,7 +139,7 @@ def _call(
     more: dict[str, Any] = {} if tile is None else {"tile": tile}
     if options.split and plugins.info("experts", backend).get("split"):
         more["split"] = True
-    named = {} if tile is None else {"tiles": chosen}
+    named = {} if tile is None else {"tiles": chosen}  # two calls may not have one root range
     root = ranges.root_name(model=options.model, phase="experts", M=problem.M, backend=backend, **named)
 
     def call(mark: ranges.Mark) -> object:
@@ -150,7 +149,7 @@ def _call(
 
 
 def _point(topk_ids: Tensor, problem: MoEProblem, tiles: dict[str, Any] | None) -> dict[str, Any]:
-    """Return what a call does: problem, experts hit, rows, and the tiles of w13 and w2 (None = not known)."""
+    """Return what a call does: problem, experts hit, rows, and the tiles of w13 and w2 (None = unknown)."""
     counts = counted(topk_ids, problem.E)
     rows_padded = {str(m): int(padded(counts, m).sum()) for m in BLOCK_MS}
     block_m = tiles["w13"].get("block_m") if tiles else None
@@ -166,12 +165,13 @@ def _point(topk_ids: Tensor, problem: MoEProblem, tiles: dict[str, Any] | None) 
 
 
 def _stated(plugin: Any, problem: MoEProblem, device: torch.device, tile: "Tile | None") -> dict[str, Any] | None:
-    """Return the tiles that a backend takes, by the sizes' names in ``Tile``; None where it does not say."""
+    """Return the tiles that a backend takes, with the field names of ``Tile``; None if it does not state them."""
     if hasattr(plugin, "tiles"):
         given = (tile,) if tile else ()
         return {part: asdict(t) for part, t in zip(PARTS, plugin.tiles(problem, device, *given), strict=True)}
     if not hasattr(plugin, "config"):
         return None
+    # vLLM's and SGLang's own names, for backends that run their kernels.
     names = {"block_m": "BLOCK_SIZE_M", "block_n": "BLOCK_SIZE_N", "block_k": "BLOCK_SIZE_K", "group_m": "GROUP_SIZE_M"}
     config = plugin.config(problem)
     return {part: {ours: config.get(theirs) for ours, theirs in names.items()} for part in PARTS}
@@ -181,13 +181,13 @@ def parse_tile(text: str, problem: MoEProblem) -> "Tile":
     """Return the configuration that ``--tiles`` names.
 
     Args:
-        text: ``untuned``, or sizes joined by x (see ``TILES``); left out are a group of 1 row tile up to 32 rows and 8
-            above, 4 warps and 3 stages.
-        problem: decides between the two untuned configurations, those that vLLM's and SGLang's Triton kernel take
-            without a tuned file: 16x32x64 up to E tokens, 64x64x32 above.
+        text: ``untuned``, or sizes joined by x (see ``TILES``); by default the group is 1 row tile for tiles of up to
+            32 rows and 8 above, with 4 warps and 3 stages.
+        problem: decides between the two untuned configurations of vLLM's and SGLang's Triton kernel: 16x32x64 up to E
+            tokens, 64x64x32 above.
 
     Raises:
-        UserError: it is neither, or a size is no power of two of at least 16 (8 for a group, warps and stages: any).
+        UserError: it is neither, or one of the first three sizes is not a power of two of at least 16.
     """
     from moe_lab.gpu.kernels.tile import Tile
 
@@ -197,10 +197,10 @@ def parse_tile(text: str, problem: MoEProblem) -> "Tile":
     try:
         m, n, k, *rest = (integer(part, range(1, 1025)) for part in parts)
     except ValueError:
-        rest = [0] * 4
+        rest = [0] * 4  # refused below, as too many sizes are
     if len(rest) > 3:
         raise UserError(f"--tiles takes {TILES}; not '{text}'.")
-    if any(size < 16 or size & (size - 1) for size in (m, n, k)):
-        raise UserError(f"The sizes of a tile are powers of two from 16 up; '{text}' has another.")
+    if any(size < 16 or size & (size - 1) for size in (m, n, k)):  # what tl.dot takes
+        raise UserError(f"The sizes of a tile are powers of two from 16 up, which '{text}' has not.")
     group, warps, stages = [*rest, *(1 if m <= 32 else 8, 4, 3)[len(rest) :]]
     return Tile(m, n, k, group, warps, stages)

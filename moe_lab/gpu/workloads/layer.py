@@ -1,8 +1,8 @@
-"""``python -m moe_lab.gpu layer --phase decode --batch 16 --graph``: run one decoder layer for a profiler to look at.
+"""``python -m moe_lab.gpu layer --phase decode --batch 16 --graph``: run one decoder layer for a profiler.
 
-It warms up with ranges off, then, between cudaProfilerStart and cudaProfilerStop, captures the CUDA graph (with the
-layer's ranges open, so that a profiler sees in which range each node was made) and runs the measured iterations, each
-in one root range.
+It warms up with ranges off. Then, between cudaProfilerStart and cudaProfilerStop, it captures the CUDA graph (with the
+layer's ranges open, so that a profiler sees in which range each node was created) and runs the measured iterations,
+each in one root range.
 """
 
 import argparse
@@ -30,9 +30,10 @@ def add(commands: Any) -> None:
     layer.add_argument("--model", default="qwen3-30b-a3b", help=f"preset: {', '.join(MODELS)}")
     layer.add_argument("--phase", choices=("prefill", "decode"), default="decode", help="what a forward does")
     layer.add_argument("--batch", type=types.tokens, default=16, help="sequences")
-    layer.add_argument("--input-len", type=types.tokens, default=2048, help="prefill: tokens a sequence")
+    layer.add_argument("--input-len", type=types.tokens, default=2048, help="prefill: tokens per sequence")
     layer.add_argument("--context", type=types.tokens, default=2048, help="decode: tokens already in the KV cache")
-    layer.add_argument("--format", "--dtype", default="bf16", help=f"of: {', '.join(plugins.names('formats'))}")
+    # --dtype is the name of this option from before there were formats.
+    layer.add_argument("--format", "--dtype", default="bf16", help=f"one of: {', '.join(plugins.names('formats'))}")
     layer.add_argument("--backend", default="fused_moe", help=f"experts: {', '.join(plugins.names('experts'))}")
     layer.add_argument("--align", help=f"align plugin of the backend: {', '.join(plugins.names('align'))}")
     layer.add_argument("--routing", default="router", help="router, uniform, zipf:S, balanced, hot or replay:FILE")
@@ -56,7 +57,7 @@ def run_layer(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UserError: options that do not fit together, a missing GPU, or too little memory.
     """
-    from moe_lab.gpu.workloads.record import describe, finish
+    from moe_lab.gpu.workloads.record import describe, finish  # imports Triton, which must come after --device is known
 
     _check(options)
     try:
@@ -68,7 +69,12 @@ def run_layer(options: argparse.Namespace) -> dict[str, Any]:
         clock.warm_up(lambda: layer.forward(hidden, residual, silent), options.warmup, device)
         with profiler_window(options.device):
             step = _step(layer, hidden, residual, mark, options.graph)
-            marked = _marked(step, mark, root(layer, options))
+            name = ranges.root_name(model=options.model, phase=options.phase, M=layer.shape.M, backend=options.backend)
+
+            def marked() -> None:  # the clock's events lie outside the range, so that it holds nothing else
+                with mark(name):
+                    step()
+
             times = [round(clock.one_us(marked, device) / 1e3, 6) for _ in range(options.iterations)]
         result = describe(layer, vars(options), times)
     except torch.OutOfMemoryError as error:
@@ -107,6 +113,7 @@ def _build(options: argparse.Namespace) -> "DecoderLayer":
     m = gqa_model(options.model)
     forced = None
     if options.routing != "router":
+        # Weights that add up as the model's do, or the result would be of another size.
         forced = synthetic(
             options.routing, shape.M, m.E, m.topk, seed=options.seed, device=options.device, scaling=m.router.scaling
         )
@@ -122,13 +129,8 @@ def _build(options: argparse.Namespace) -> "DecoderLayer":
     )
 
 
-def root(layer: "DecoderLayer", options: argparse.Namespace) -> str:
-    """Return the name of the range around each measured iteration."""
-    return ranges.root_name(model=options.model, phase=options.phase, M=layer.shape.M, backend=options.backend)
-
-
 def _step(layer: "DecoderLayer", hidden: Any, residual: Any, mark: ranges.Mark, graph: bool) -> Callable[[], object]:
-    """Return what an iteration runs: the forward, or the replay of a graph captured here with the ranges open."""
+    """Return the step of an iteration: the forward, or the replay of a graph captured here with the ranges open."""
     if not graph:
         return lambda: layer.forward(hidden, residual, mark)
     captured = torch.cuda.CUDAGraph()
@@ -137,16 +139,6 @@ def _step(layer: "DecoderLayer", hidden: Any, residual: Any, mark: ranges.Mark, 
 
     def replay() -> object:
         captured.replay()
-        return outputs
+        return outputs  # keeps their memory alive, to which the graph writes
 
     return replay
-
-
-def _marked(step: Callable[[], object], mark: ranges.Mark, name: str) -> Callable[[], None]:
-    """Return a step that runs in its range: events lie outside of it, so that the range holds nothing else."""
-
-    def marked() -> None:
-        with mark(name):
-            step()
-
-    return marked

@@ -19,23 +19,10 @@ def describe(layer: DecoderLayer, options: Mapping[str, Any], times: list[float]
     """Return the record of a run: what ran, on what, with which routing, and how long each iteration took."""
     assert layer.routing is not None
     counts = counted(layer.routing.topk_ids, layer.problem.E)
-    tile_rows = getattr(layer.backend, "block_m", lambda problem: 1)(layer.problem)
-    names = (
-        "model",
-        "phase",
-        "batch",
-        "input_len",
-        "context",
-        "format",
-        "backend",
-        "graph",
-        "routing",
-        "iterations",
-        "warmup",
-        "seed",
-    )
+    tile_rows = getattr(layer.backend, "block_m", lambda problem: 1)(layer.problem)  # 1: it pads nothing
+    names = ("model", "phase", "batch", "format", "backend", "graph", "routing", "iterations", "warmup", "seed")
     result = {name: options[name] for name in names}
-    if options["routing"].startswith("replay:"):
+    if options["routing"].startswith("replay:"):  # a record names no path of the profiled machine
         result["routing"] = "replay:" + Path(options["routing"].partition(":")[2]).name
     return result | {
         "input_len": options["input_len"] if options["phase"] == "prefill" else None,
@@ -51,7 +38,7 @@ def describe(layer: DecoderLayer, options: Mapping[str, Any], times: list[float]
 
 
 def versions() -> dict[str, str | None]:
-    """Return the versions that shape a result; None = not part of this installation."""
+    """Return the versions that may affect a result; None = not part of this installation."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -76,10 +63,11 @@ def gpu(device: str) -> dict[str, Any] | None:
 
 
 def finish(result: dict[str, Any], device: str) -> dict[str, Any]:
-    """Return a result with versions and GPU; also written where a capturing parent asked for it."""
+    """Return a result with versions and GPU, and write it where a capturing parent process asked for it."""
     result |= {"versions": versions(), "gpu": gpu(device)}
     target = os.environ.get("MOE_LAB_WORKLOAD_JSON")
     if target:
+        # Not through stdout, which the profiler and the program share.
         temporary = Path(target + ".partial")
         temporary.write_text(json.dumps(result))
         temporary.replace(target)

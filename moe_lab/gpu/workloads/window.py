@@ -1,4 +1,4 @@
-"""What a process that gets profiled needs: the range api of this machine, and the window that a profiler waits for."""
+"""What a profiled process needs: the range API of this machine, and the window for which a profiler waits."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ from moe_lab.spec import ranges
 
 
 def range_api() -> str:
-    """Return $MOE_LAB_RANGES, else that of this machine: ``nvtx``, ``roctx`` on ROCm, or ``none`` (said on stderr)."""
+    """Return $MOE_LAB_RANGES, else the API of this machine: ``nvtx``, ``roctx`` on ROCm, or ``none`` with a warning."""
     if os.environ.get("MOE_LAB_RANGES"):
         return os.environ["MOE_LAB_RANGES"]
     if torch.version.hip is not None:
@@ -25,7 +25,7 @@ def range_api() -> str:
 
 @contextmanager
 def profiler_window(device: str) -> Iterator[None]:
-    """Open what ``nsys --capture-range=cudaProfilerApi`` and ``ncu --profile-from-start off`` wait for; CUDA only."""
+    """Open the window for which ``nsys --capture-range=cudaProfilerApi`` and ``ncu --profile-from-start off`` wait."""
     if device == "cpu" or torch.version.hip is not None:
         yield
         return
@@ -37,7 +37,7 @@ def profiler_window(device: str) -> Iterator[None]:
 
 
 def cache_flush(device: str) -> Callable[[], object]:
-    """Return what makes the L2 cache of this GPU cold, in a range ``flush`` of its own; nothing on the CPU."""
+    """Return a function that makes the L2 cache of this GPU cold, in a range ``flush``; it does nothing on the CPU."""
     if device == "cpu":
         return lambda: None
     from moe_lab.gpu.bench.clock import read_flush
@@ -56,7 +56,7 @@ def run_all(
 ) -> None:
     """Make calls, each in its root range, inside the profiler window; ``warm`` leaves the cache as it is."""
     silent, flush = ranges.marker("none"), cache_flush("cpu" if warm else device)
-    flush()
+    flush()  # compiles its kernel before the window opens
     for _, call in [*calls, *calls]:  # compiles kernels, makes workspaces
         call(silent)
     mark = ranges.marker(range_api())
@@ -66,10 +66,10 @@ def run_all(
                 flush()
                 with mark(root):
                     call(mark)
-        if device == "cuda":
+        if device == "cuda":  # else the window would close before the last kernels have run
             torch.cuda.synchronize()
 
 
 def say(sentence: str) -> None:
-    """Print a sentence on stderr; stdout is for the result."""
+    """Print a sentence to stderr; stdout is for the result."""
     print(f"moe_lab.gpu: {sentence}", file=sys.stderr)  # noqa: T201

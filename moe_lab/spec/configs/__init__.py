@@ -1,6 +1,6 @@
-"""Tuned tiles as data: ``moe_lab/spec/configs/<gpu>/<file>.json``, and which of them a call takes.
+"""Tuned tiles as data, ``moe_lab/spec/configs/<gpu>/<file>.json``, and how a call chooses among them.
 
-A file holds the tiles of one backend for one (E, N, K, format, GPU), for some M. A call takes those of the M that is
+A file holds the tiles of one backend for one (E, N, K, format, GPU) at several M. A call takes those of the M that is
 nearest by ratio. Folders in $MOE_LAB_CONFIGS are searched before the package's own. Imports no torch.
 """
 
@@ -34,7 +34,7 @@ class Point:
         w2: tile of the w2 GEMM; the same block_m.
         us: measured microseconds of a whole layer call; None = not measured here.
         one: the best tile for both GEMMs at once, for engines that take only one; None = not known.
-        one_us: measured with it.
+        one_us: measured microseconds with ``one``.
         theirs: w13 or w2 -> what an engine's file says of the tile beyond its six numbers.
     """
 
@@ -57,16 +57,16 @@ class Tuned:
         E: experts.
         N: expert intermediate size.
         K: hidden size.
-        topk: experts per token that it was tuned with.
-        format: of the numbers, by its name in ``moe_lab.spec.formats``.
-        points: one per M, by M.
+        topk: experts per token that they were tuned with.
+        format: number format, by its name in ``moe_lab.spec.formats``.
+        points: one per M, sorted by M.
         origin: the run, or the file of another project.
         date: of the measurement; None = not known.
-        versions: of what shaped the result.
+        versions: of the software that shaped the result.
         theirs: what an engine's file says beside its tiles.
 
     Raises:
-        ValueError: a name or size that cannot be.
+        ValueError: an invalid name or size.
     """
 
     backend: str
@@ -87,18 +87,18 @@ class Tuned:
 
     @property
     def file_name(self) -> str:
-        """What the file is called."""
+        """Name of the file."""
         return file_name(self.backend, self.E, self.N, self.K, self.format)
 
     def nearest(self, M: int, topk: int) -> Point:
-        """Return the point whose rows, M * topk, are nearest by ratio; of two equally near, that of more rows."""
+        """Return the point whose rows, M * topk, are nearest by ratio; of two equally near, that with more rows."""
         by_m = {point.M: point for point in self.points}
         return by_m[nearest(by_m, self.topk, M * topk)]
 
 
 def nearest(known: Iterable[int], topk: int, rows: int) -> int:
-    """Return the M, of those known, whose rows, M * topk, are nearest by ratio; of two equally near, the larger."""
-    rows = max(1, rows)
+    """Return the known M whose rows, M * topk, are nearest by ratio; of two equally near, the larger."""
+    rows = max(1, rows)  # M = 0 has no ratio
 
     def distance(M: int) -> tuple[float, int]:
         own = max(1, M * topk)
@@ -108,16 +108,16 @@ def nearest(known: Iterable[int], topk: int, rows: int) -> int:
 
 
 def file_name(backend: str, E: int, N: int, K: int, format: str) -> str:
-    """Return what a file of tiles is called."""
+    """Return the name of a file of tiles."""
     return f"E={E},N={N},K={K},format={format},backend={backend}.json"
 
 
 def folders() -> tuple[Path, ...]:
-    """Return where files are looked for, in that order."""
+    """Return the folders in which files are looked up, in that order."""
     return _folders(os.environ.get("MOE_LAB_CONFIGS", ""))
 
 
-@cache
+@cache  # a lookup is part of every eager call of a backend, whose launch it delays
 def _folders(named: str) -> tuple[Path, ...]:
     return (*(Path(part) for part in named.split(os.pathsep) if part), PACKAGE)
 
@@ -128,7 +128,7 @@ def files() -> list[Path]:
 
 
 def find(backend: str, problem: MoEProblem, gpu: str | None) -> Tuned | None:
-    """Return the tuned tiles of a backend for sizes, format and GPU, by its own name, if there are any."""
+    """Return the tuned tiles of a backend for the sizes, the format and the GPU's own name, if there are any."""
     name = file_name(backend, problem.E, problem.N, problem.K, problem.format)
     found: Tuned | None = lookup(folders(), name, gpu, read)
     return found
@@ -136,7 +136,8 @@ def find(backend: str, problem: MoEProblem, gpu: str | None) -> Tuned | None:
 
 @cache
 def lookup(places: tuple[Path, ...], name: str, gpu: str | None, read: Callable[[Path], Any]) -> Any:
-    """Return what ``read`` makes of the first file of a name that is of the GPU; None if there is none, or no GPU."""
+    """Return what ``read`` makes of the first file with the name and for the GPU; None if there is none, or no GPU."""
+    # The file says which GPU it is for; the name of its folder is for people.
     found = (read(path) for place in places if gpu for path in sorted(place.glob(f"*/{name}")))
     return next((known for known in found if known.gpu == gpu), None)
 
@@ -151,7 +152,7 @@ def tiles(backend: str, problem: MoEProblem, gpu: str | None) -> tuple[Sizes, Si
 
 
 def read(path: Path) -> Tuned:
-    """Read a file of tiles; UserError where it is none."""
+    """Read a file of tiles; UserError if it is not one."""
     try:
         known: form.TilesFile = decode_json(read_bytes(path), form.TilesFile)
         if known.format != form.TILES:
@@ -166,7 +167,7 @@ def read(path: Path) -> Tuned:
 
 def _point(M: int, given: form.Point) -> Point:
     w13, w2 = _sizes(given.w13), _sizes(given.w2)
-    if w13[0] != w2[0]:
+    if w13[0] != w2[0]:  # one align call pads the rows for both GEMMs
         raise ValueError(f"w13 and w2 of M = {M} differ in block_m")
     form.check_times((given.us, given.one_us))
     return Point(M, w13, w2, given.us, _sizes(given.one) if given.one else None, given.one_us, given.theirs)
@@ -177,7 +178,7 @@ def _sizes(given: form.Tile) -> Sizes:
 
 
 def write(tuned: Tuned, folder: Path) -> Path:
-    """Write a file of tiles into a folder, under a temporary name first; return its path."""
+    """Write a file of tiles into a folder; return its path."""
     known = asdict(tuned)
     head = {"format": form.TILES, "backend": known.pop("backend"), "gpu": known.pop("gpu")}
     head["problem"] = {key: known.pop(key) for key in ("E", "N", "K", "topk", "format")}
@@ -187,24 +188,25 @@ def write(tuned: Tuned, folder: Path) -> Path:
         point |= {part: dict(zip(FIELDS, tile, strict=True)) for part, tile in tiles.items()}
     known["versions"] = known["versions"] or {}
     for part in (known, *points.values()):
-        if not part["theirs"]:
+        if not part["theirs"]:  # only tiles that came from an engine have it
             del part["theirs"]
     return save(head | known | {"M": points}, folder / tuned.file_name)
 
 
 def save(known: Mapping[str, Any], path: Path, indent: int = 1) -> Path:
-    """Write a file of data, under a temporary name of its own first; return its path.
+    """Write a file of data; return its path.
 
     Raises:
         UserError: nothing can be written there.
     """
+    # Under a temporary name first: a lookup of another process never sees half a file.
     text = json.dumps(known, indent=indent) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, partial = tempfile.mkstemp(prefix=f".{path.stem[:100]}.", suffix=".partial", dir=path.parent)
         try:
             with os.fdopen(handle, "w") as file:
-                os.fchmod(handle, 0o644)
+                os.fchmod(handle, 0o644)  # mkstemp lets only the owner read
                 file.write(text)
             os.replace(partial, path)
             lookup.cache_clear()

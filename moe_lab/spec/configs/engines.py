@@ -1,8 +1,8 @@
-"""Tiles as vLLM and SGLang keep them: file names, and JSON of M -> tile.
+"""Tiles as vLLM and SGLang store them: file names, and JSON of M -> tile.
 
-Both name a file ``E=..,N=..,device_name=..[,dtype=..][,block_shape=[..]].json`` and key it by M as a string; vLLM
-writes the list without a space and takes one tile for both GEMMs, SGLang writes it with a space, adds
-``,per_channel_quant=True`` where weights have a scale a row, keeps a folder per Triton release, and has w2's own tiles
+Both name a file ``E=..,N=..,device_name=..[,dtype=..][,block_shape=[..]].json`` and key it by M as a string. vLLM
+writes the list without a space and takes one tile for both GEMMs; SGLang writes it with a space, adds
+``,per_channel_quant=True`` if weights have a scale per row, has a folder per Triton release, and keeps w2's own tiles
 in a second file whose name ends in ``_down``.
 Sources: vllm/model_executor/layers/fused_moe/fused_moe.py and configs/ of vLLM 0.15,
 sglang/srt/layers/moe/fused_moe_triton/fused_moe_triton_config.py and configs/ of SGLang 0.5.
@@ -23,17 +23,17 @@ from moe_lab.spec.models import MODELS, Model
 T = TypeVar("T")
 Config = tuple[Sizes, dict[str, form.Value]]  # a tile, and what else an engine says of it
 ENGINES = ("vllm", "sglang")
-BACKEND = "fused_moe"  # the backend whose kernel has the same meaning of a tile
+BACKEND = "fused_moe"  # the backend whose kernel uses a tile as the engines' kernels do
 _KEYS = ("BLOCK_SIZE_M", "BLOCK_SIZE_N", "BLOCK_SIZE_K", "GROUP_SIZE_M", "num_warps", "num_stages")
 _ASSUMED = {"GROUP_SIZE_M": 1, "num_warps": 4, "num_stages": 3}  # Triton's own defaults
-# What SGLang's and vLLM's launchers take beyond a tile's six numbers: the value that changes nothing.
+# What SGLang's and vLLM's launchers take beyond the six numbers of a tile, with the value that has no effect.
 _NEUTRAL: dict[str, form.Value] = {"SPLIT_K": 1, "USE_TMA": False, "waves_per_eu": 0, "kpack": 1}
 _ONLY = {"SPLIT_K": "vllm", "USE_TMA": "sglang"}  # the other's kernel has no such argument
 _NAME = re.compile(
     r"E=(?P<E>[0-9]{1,9}),N=(?P<N>[0-9]{1,9}),device_name=(?P<device>[^,]*?)(,dtype=(?P<dtype>\w+?))?"
     r"(,block_shape=\[(?P<shape>[\d, ]+)\])?(?P<channel>,per_channel_quant=True)?(?P<down>_down)?\.json"
 )
-_OTHERS = re.compile(r"(moe_sum_reduce_|.*\bdevice_name=).*\.json", re.DOTALL)  # tuned, but of other kernels
+_OTHERS = re.compile(r"(moe_sum_reduce_|.*\bdevice_name=).*\.json", re.DOTALL)  # tuned, perhaps for other kernels
 
 
 def file_name(engine: str, E: int, N: int, gpu: str, format: str, *, down: bool = False) -> str:
@@ -44,11 +44,11 @@ def file_name(engine: str, E: int, N: int, gpu: str, format: str, *, down: bool 
         E: experts.
         N: expert intermediate size.
         gpu: the GPU's own name.
-        format: of the numbers; ``bf16`` and ``fp16`` are left out of the name.
-        down: w2's own file; SGLang only.
+        format: number format; ``bf16`` and ``fp16`` are left out of the name.
+        down: whether it is w2's own file; SGLang only.
     """
     device = gpu.replace(" ", "_")
-    # vLLM calls every variant of the H200 by one name.
+    # vLLM uses one name for every variant of the H200.
     if engine == "vllm" and "H200" in device.split("_"):
         device = "NVIDIA_H200"
     known = formats.get(format)
@@ -63,12 +63,12 @@ def export(tuned: Tuned, engine: str, out: Path) -> list[Path]:
 
     Args:
         tuned: tiles of ``BACKEND``.
-        engine: ``vllm``: into ``out``, to be given as $VLLM_TUNED_CONFIG_FOLDER; a point without a tile for both GEMMs
-            gives that of w13. ``sglang``: into ``out/configs/triton_<release>``, to be given as $SGLANG_MOE_CONFIG_DIR.
+        engine: ``vllm`` writes into ``out``, for $VLLM_TUNED_CONFIG_FOLDER; a point without a tile for both GEMMs gives
+            that of w13. ``sglang`` writes into ``out/configs/triton_<release>``, for ``out`` as $SGLANG_MOE_CONFIG_DIR.
         out: folder.
 
     Raises:
-        UserError: the tiles are of kernels that mean something else by them, or the Triton release is not known.
+        UserError: the tiles are for kernels that use them differently, or the Triton release is not known.
     """
     if tuned.backend != BACKEND:
         raise UserError(f"Tiles of {tuned.backend} suit only its own kernels; tune {BACKEND} for {engine}.")
@@ -78,7 +78,7 @@ def export(tuned: Tuned, engine: str, out: Path) -> list[Path]:
         return [_write(below(out, out / file_name(engine, *known)), parts, engine, tuned.theirs)]
     release = str((tuned.versions or {}).get("triton") or "").partition("+")[0]
     if not re.fullmatch(r"[0-9]+(\.[0-9]+){1,3}", release):
-        raise UserError("SGLang keeps tiles by Triton release, and these do not say theirs; tune on this machine.")
+        raise UserError("SGLang stores tiles by Triton release, which these do not state; tune on this machine.")
     folder = out / "configs" / f"triton_{release.replace('.', '_')}"
     return [
         _write(
@@ -92,20 +92,20 @@ def export(tuned: Tuned, engine: str, out: Path) -> list[Path]:
 
 
 def left_out(tuned: Tuned, engine: str) -> list[str]:
-    """Return what ``export`` leaves out because the engine's kernel has no such argument, as sentences."""
+    """Return sentences on what ``export`` leaves out because the engine's kernel has no such argument."""
     lost = [key for key in _more(tuned) if _ONLY.get(key, engine) != engine]
-    return [f"{key} stays out: the kernel of {engine} has no such argument." for key in lost]
+    return [f"{key} is left out: the kernel of {engine} has no such argument." for key in lost]
 
 
 def notes(tuned: Tuned) -> list[str]:
-    """Return what our kernels do not do of what an engine's file asks for, as sentences."""
+    """Return sentences on what an engine's file asks for that our kernels do not do."""
     asked = [f"{key} {' and '.join(map(str, values))}" for key, values in _more(tuned).items()]
-    said = "our kernels do not take it, so the tiles may be slower here than there; an export keeps it"
+    said = "our kernels have no such option, so the tiles may be slower here than there; an export keeps it"
     return [f"The file asks for {', '.join(asked)}: {said}."] if asked else []
 
 
 def _more(tuned: Tuned) -> dict[str, list[form.Value]]:
-    """Return key -> values, by key, of what an engine's file says beyond six numbers and what changes nothing."""
+    """Return key -> values, sorted by key, of what an engine's file says beyond six numbers and that has an effect."""
     found: dict[str, list[form.Value]] = {}
     for keys in (keys for point in tuned.points for keys in point.theirs.values()):
         for key, value in keys.items():
@@ -123,51 +123,52 @@ def _write(path: Path, tiles: Mapping[int, tuple[Sizes, Any]], engine: str, head
 
 
 def is_theirs(path: Path) -> bool:
-    """Return whether a file's name is that of an engine's tuned file, of whatever kernel."""
+    """Return whether a file is named like an engine's tuned file, for any kernel."""
     return _OTHERS.fullmatch(path.name) is not None
 
 
 def named(path: Path) -> "re.Match[str]":
-    """Return the parts of the name of an engine's file, E, N, device and dtype; UserError where ours cannot take it."""
+    """Return the parts of an engine's file name, E, N, device and dtype; UserError if our kernels cannot use it."""
     found, name = _NAME.fullmatch(path.name), one_line(path.name, 120)
     if found is None:
         raise UserError(
-            f"'{name}' holds no tiles of the experts' GEMMs; give a file that is named E=..,N=..,device_name=...json."
+            f"'{name}' holds no tiles for the experts' GEMMs; give a file named E=..,N=..,device_name=...json."
         )
     if not _formats(found):
         kind = found["dtype"] or "in blocks or channels"
         raise UserError(f"'{name}' is for quantised weights ({kind}), which {BACKEND} does not take.")
     if found["down"]:
         whole = one_line(path.name.replace("_down.json", ".json"), 120)
-        raise UserError(f"'{name}' has the tiles of w2 alone; give '{whole}', the file without _down, beside it.")
+        raise UserError(f"'{name}' has only the tiles of w2; give '{whole}', the file without _down, beside it.")
     if not found["device"]:
-        raise UserError(f"'{name}' does not name its GPU; write it behind device_name=, as the engine calls it.")
+        raise UserError(f"'{name}' does not name its GPU; write its name after device_name=, as the engine does.")
     return found
 
 
 def _formats(name: "re.Match[str]") -> list[str]:
-    """Return the formats that a file's name may mean, of those that ``BACKEND`` takes."""
+    """Return the formats that a file's name may mean, among those that ``BACKEND`` takes."""
     shape = tuple(int(part) for part in (name["shape"] or "").split(",") if part.strip())
     meant = formats.of_engine(name["dtype"] or "", shape or None, bool(name["channel"]))
     return [format for format in meant if format in plugins.info("experts", BACKEND)["formats"]]
 
 
 def load(path: Path, *, K: int, topk: int, dtype: str = "bf16") -> Tuned:
-    """Read an engine's file, and the file of w2 beside it where there is one.
+    """Read an engine's file, and the file of w2 beside it if there is one.
 
     Args:
         path: not the ``_down`` file.
-        K: hidden size, which the file does not say.
-        topk: experts per token, which it does not say either.
-        dtype: where the name does not tell: ``bf16`` or ``fp16``, ``fp8_tensor`` or ``fp8_token``.
+        K: hidden size, which the file does not state.
+        topk: experts per token, which it does not state either.
+        dtype: for names that leave it open: ``bf16`` or ``fp16``, ``fp8_tensor`` or ``fp8_token``.
 
     Raises:
-        UserError: the name or the content is not an engine's, or it is for quantised weights.
+        UserError: the name or the content is not an engine's, or it is for quantised weights that we cannot use.
     """
     name = named(path)
     w13, head = given(path)
     beside = path.with_name(f"{path.stem}_down.json")
     w2 = given(beside)[0] if beside.is_file() else w13
+    # vLLM states the Triton release in the file, SGLang by the folder.
     release = re.fullmatch(r"triton_(\d+)_(\d+)_(\d+)", path.parent.name)
     triton = head.get("triton_version") or (".".join(release.groups()) if release else None)
     sizes: dict[str, Any] = {"E": int(name["E"]), "N": int(name["N"]), "K": K, "topk": topk}
@@ -182,18 +183,21 @@ def load(path: Path, *, K: int, topk: int, dtype: str = "bf16") -> Tuned:
 
 def _point(M: int, w13: Config, w2: Config) -> Point:
     if w13[0][0] != w2[0][0]:
-        raise ValueError(f"it and its _down file differ in BLOCK_SIZE_M at M = {M}")
+        raise ValueError(f"it and the _down file differ in BLOCK_SIZE_M at M = {M}")
     more = {part: config[1] for part, config in (("w13", w13), ("w2", w2)) if config[1]}
     return Point(M, w13[0], w2[0], theirs=more)
 
 
 def given(path: Path) -> tuple[dict[int, Config], dict[str, form.Value]]:
-    """Return M -> (tile, what else is said of it) of an engine's file, by M, and what is said beside; or UserError."""
+    """Return an engine's file as M -> (tile, its other keys), sorted by M, and the file's own other keys; or UserError.
+
+    The file has them all on one level: M -> tile, and keys such as triton_version.
+    """
     try:
         content: dict[str, Any] = decode_json(read_bytes(path), dict[str, dict[str, form.Value] | form.Value])
         configs = {key: value for key, value in content.items() if isinstance(value, dict)}
         if not any("BLOCK_SIZE_M" in config for config in configs.values()):
-            raise ValueError("it holds no tiles of the experts' GEMMs")
+            raise ValueError("it holds no tiles for the experts' GEMMs")
         found = {M: _split(config) for M, config in form.by_m(configs).items()}
     except ValueError as error:
         raise unreadable(path, "an engine's tiles", error, "take the file as the engine ships it") from None
@@ -202,28 +206,29 @@ def given(path: Path) -> tuple[dict[int, Config], dict[str, form.Value]]:
 
 def _split(config: dict[str, form.Value]) -> Config:
     """Return the tile, and the keys beyond its six."""
+    # Files leave out what is Triton's default.
     tile = [config.get(key, _ASSUMED.get(key)) for key in _KEYS]
     return checked(tile), {key: value for key, value in config.items() if key not in _KEYS}
 
 
 def tiles(path: Path) -> dict[int, Sizes]:
-    """Return M -> tile of an engine's file, by M; raises as ``given``."""
+    """Return M -> tile of an engine's file, sorted by M; raises as ``given``."""
     return {M: tile for M, (tile, _) in given(path)[0].items()}
 
 
 def nearest(found: Mapping[int, T], M: int) -> T:
-    """Return what the engines take for M: of the key at the smallest difference."""
+    """Return what the engines take for M: the entry whose key differs least, not by ratio as ours."""
     return found[min(found, key=lambda key: abs(key - M))]
 
 
 def theirs(path: Path, M: int) -> dict[str, Any]:
-    """Return what an engine's launcher gets for M, as its file says it; raises as ``given``."""
+    """Return the arguments of an engine's launcher for M, as its file states them; raises as ``given``."""
     tile, more = nearest(given(path)[0], M)
     return dict(zip(_KEYS, tile, strict=True)) | more
 
 
 def fitting(E: int, N: int) -> dict[str, Model]:
-    """Return the presets of E experts whose N, whole or split over up to 64 GPUs, is that of a file."""
+    """Return the presets with E experts whose N, whole or split over up to 64 GPUs, is that of a file."""
     return {
         name: preset
         for name, preset in MODELS.items()

@@ -1,4 +1,4 @@
-"""What files of tiles and of times may hold: their types, as msgspec checks them, and bounds of what names them."""
+"""What files of tiles and of times may contain: types that msgspec checks, and bounds on what becomes their name."""
 
 import re
 from typing import Any
@@ -10,7 +10,7 @@ from moe_lab.spec.guard.entry import integer, one_line, plain_name
 from moe_lab.spec.guard.options import EXPERTS, SIZE, TOKENS
 
 TILES, MEASURED = "moe_lab tiles 1", "moe_lab measured 1"
-# What an engine's files say of a tile beyond its six numbers.
+# Type of what an engine's files say of a tile beyond its six numbers.
 Value = str | int | float | bool | None
 _GPU = re.compile(r"[A-Za-z0-9][ -.0-\[\]-~]{0,99}")  # printable ASCII without slashes
 
@@ -38,7 +38,7 @@ class Point(msgspec.Struct):
 
 
 class Problem(msgspec.Struct):
-    """Sizes and format; files of before there were formats say ``dtype`` instead."""
+    """Sizes and format; files from before there were formats have ``dtype`` instead."""
 
     E: int
     N: int
@@ -48,7 +48,7 @@ class Problem(msgspec.Struct):
     dtype: str = ""
 
     def sizes(self) -> dict[str, Any]:
-        """Return them by the names that ``Tuned`` and ``Measured`` have for them."""
+        """Return them under the names that ``Tuned`` and ``Measured`` use."""
         sizes = {key: getattr(self, key) for key in ("E", "N", "K", "topk")}
         return sizes | {"format": self.format or self.dtype}
 
@@ -80,33 +80,33 @@ class MeasuredFile(msgspec.Struct):
 
 
 def by_m(given: dict[str, Any]) -> dict[int, Any]:
-    """Return a mapping from text of digits as one from tokens, by tokens; ValueError where that cannot be."""
+    """Return a mapping with its keys, decimal text in JSON, as tokens, and sorted by them; ValueError if one is not."""
     found = {integer(key, range(1, TOKENS + 1)): value for key, value in given.items()}
     if not found:
         raise ValueError("it has no M")
-    if len(found) < len(given):
+    if len(found) < len(given):  # "8" and "08" are two keys
         raise ValueError("it has an M twice")
     return dict(sorted(found.items()))
 
 
 def check_names(gpu: Any, E: Any, N: Any, K: Any, topk: Any, format: Any, backend: Any = "auto") -> None:
-    """Raise ValueError unless they can name a file: they become its name and that of its folder."""
+    """Raise ValueError unless they are valid in a file name: they become that of the file and its folder."""
     plain_name(backend, "the backend")
     if not isinstance(gpu, str) or not _GPU.fullmatch(gpu):
         raise ValueError(
-            f"the GPU is called '{one_line(str(gpu), 40)}', not by 1 to 100 printable ASCII characters without slashes"
+            f"the GPU's name is '{one_line(str(gpu), 40)}', not 1 to 100 printable ASCII characters without slashes"
         )
     if format not in (known := plugins.names("formats")):
-        raise ValueError(f"the format is '{one_line(str(format), 40)}', none of {', '.join(known)}")
+        raise ValueError(f"the format is '{one_line(str(format), 40)}', not one of {', '.join(known)}")
     most = {"E": EXPERTS, "N": SIZE, "K": SIZE, "topk": EXPERTS}
     for name, value in zip(most, (E, N, K, topk), strict=True):
-        if type(value) is not int or not 1 <= value <= most[name]:
-            raise ValueError(f"{name} is {one_line(str(value), 40)}, not a whole number of 1 to {most[name]}")
+        if type(value) is not int or not 1 <= value <= most[name]:  # isinstance would let True pass
+            raise ValueError(f"{name} is {one_line(str(value), 40)}, not a whole number from 1 to {most[name]}")
     if topk > E:
         raise ValueError(f"topk = {topk} is more than E = {E}")
 
 
 def check_times(times: Any) -> None:
     """Raise ValueError unless each is a number above zero, or None."""
-    if not all(us is None or 0 < us < float("inf") for us in times):
+    if not all(us is None or 0 < us < float("inf") for us in times):  # false for NaN as well
         raise ValueError("a time is not above zero")

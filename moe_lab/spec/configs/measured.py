@@ -1,7 +1,7 @@
-"""Which experts backend took how long, as data: ``moe_lab/spec/configs/<gpu>/measured,<file>.json``. Imports no torch.
+"""How long each experts backend took, as data: ``moe_lab/spec/configs/<gpu>/measured,<file>.json``. Imports no torch.
 
-A file holds, for one (E, N, K, format, GPU), the medians of our backends at some M. A call takes the backend that was
-quickest at the M that is nearest by ratio. Folders in $MOE_LAB_CONFIGS are searched before the package's own.
+A file holds, for one (E, N, K, format, GPU), the median times of our backends at several M. A call takes the backend
+that was fastest at the nearest M by ratio. Folders in $MOE_LAB_CONFIGS are searched before the package's own.
 """
 
 from collections.abc import Collection, Mapping
@@ -15,7 +15,7 @@ from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard.entry import decode_json, one_line, read_bytes, unreadable
 from moe_lab.spec.problem import MoEProblem
 
-# Backend -> the kernel that only it launches, and what runs of the past call it.
+# Backend -> the kernel that only it launches, by its name now and in older runs.
 KERNELS = {
     "hopper": ("hopper_moe",),
     "grouped": ("grouped_persistent_gemm_kernel", "persistent_gemm_kernel"),
@@ -34,14 +34,14 @@ class Measured:
         N: expert intermediate size.
         K: hidden size.
         topk: experts per token.
-        format: of the numbers, by its name in ``moe_lab.spec.formats``.
+        format: number format, by its name in ``moe_lab.spec.formats``.
         us: M -> backend -> median microseconds of a layer call in a CUDA graph, cold L2, uniform routing.
         origin: the run.
         date: of the measurement.
-        versions: of what shaped the result.
+        versions: of the software that shaped the result.
 
     Raises:
-        ValueError: a name or size that cannot be.
+        ValueError: an invalid name or size.
     """
 
     gpu: str
@@ -60,13 +60,13 @@ class Measured:
 
     @property
     def file_name(self) -> str:
-        """What the file is called."""
+        """Name of the file."""
         return _file_name(self.E, self.N, self.K, self.format)
 
     def quickest(self, M: int, topk: int, backends: Collection[str]) -> str | None:
-        """Return the backend, of those given, that was quickest at the nearest M; None where none was measured."""
+        """Return the backend, of those given, that was fastest at the nearest M; None if none of them was measured."""
         known = {m: {b: us for b, us in times.items() if b in backends} for m, times in self.us.items()}
-        known = {m: times for m, times in known.items() if times}
+        known = {m: times for m, times in known.items() if times}  # so the nearest M is one that can decide
         if not known:
             return None
         times = known[configs.nearest(known, self.topk, M * topk)]
@@ -78,14 +78,14 @@ def _file_name(E: int, N: int, K: int, format: str) -> str:
 
 
 def find(problem: MoEProblem, gpu: str | None) -> Measured | None:
-    """Return the times for sizes, format and GPU, if there are any; see ``configs.find``."""
+    """Return the times for the sizes, the format and the GPU, if there are any; see ``configs.find``."""
     name = _file_name(problem.E, problem.N, problem.K, problem.format)
     found: Measured | None = configs.lookup(configs.folders(), name, gpu, read)
     return found
 
 
 def choice(gpu: str | None) -> str:
-    """Return one sentence: what ``auto`` does on a GPU, None for none, as far as its name tells."""
+    """Return a sentence on what ``auto`` does on a GPU of this name; None = no GPU."""
     if gpu is None:
         return "no GPU is seen: on the CPU it takes fused_moe with its default tiles."
     places = configs.folders()
@@ -94,12 +94,12 @@ def choice(gpu: str | None) -> str:
     sizes = ", ".join(dict.fromkeys(f"E={m.E} N={m.N} K={m.K} {m.format}" for m in times))
     tiled = ", ".join(dict.fromkeys(f"E={t.E} N={t.N} K={t.K} {t.format}" for t in tiles))
     else_ = "hopper where that fits (compute capability 9.0, fp16 or bf16, K and N multiples of 64), else fused_moe"
-    known = f"the quickest as measured at {sizes}; elsewhere" if times else f"no times for {gpu}: it takes"
+    known = f"the fastest as measured at {sizes}; elsewhere" if times else f"no times for {gpu}: it takes"
     return f"{known} {else_}, whose tiles are {f'tuned at {tiled}, else ' if tiles else ''}its own defaults."
 
 
 def read(path: Path) -> Measured:
-    """Read a file of times; UserError where it is none."""
+    """Read a file of times; UserError if it is not one."""
     try:
         known: form.MeasuredFile = decode_json(read_bytes(path), form.MeasuredFile)
         if known.format != form.MEASURED:
@@ -114,7 +114,7 @@ def read(path: Path) -> Measured:
 
 
 def write(measured: Measured, folder: Path) -> Path:
-    """Write a file of times into a folder, under a temporary name first; return its path."""
+    """Write a file of times into a folder; return its path."""
     known = asdict(measured)
     sizes = {key: known.pop(key) for key in SIZES}
     us = {str(M): times for M, times in sorted(known.pop("us").items())}
@@ -124,20 +124,20 @@ def write(measured: Measured, folder: Path) -> Path:
 def of_run(rows: Any, manifest: Mapping[str, Any]) -> list[Measured]:
     """Return the times in a run of ``moe-lab bench experts``, one for each model and format.
 
-    Rows of ``auto`` count for the backend whose kernel they launched, where the run says.
+    Rows of ``auto`` count for the backend whose kernel they launched, if the run records kernels.
 
     Args:
         rows: its rows, a DataFrame.
         manifest: its ``run.json``: name, gpu, date, versions.
 
     Raises:
-        UserError: the rows lack a column, or hold what cannot be.
+        UserError: the rows lack a column, or have invalid values.
     """
     try:
         return _times(rows, manifest)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         said = f"{type(error).__name__}: {one_line(str(error), 60)}"
-        raise UserError(f"The rows of '{manifest['name']}' cannot give times ({said}); measure again.") from None
+        raise UserError(f"The rows of '{manifest['name']}' yield no times ({said}); measure again.") from None
 
 
 def _times(rows: Any, manifest: Mapping[str, Any]) -> list[Measured]:

@@ -1,4 +1,4 @@
-"""A tile: six numbers, and which of them kernels can take."""
+"""A tile: six numbers, and the values that kernels can take."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ FIELDS = ("block_m", "block_n", "block_k", "group_m", "num_warps", "num_stages")
 # The six numbers of a tile, in the order of FIELDS.
 Sizes = tuple[int, int, int, int, int, int]
 
-_BLOCK = tuple(2**i for i in range(4, 11))  # tl.dot takes no less than 16; no SM holds more than 1024
+_BLOCK = tuple(2**i for i in range(4, 11))  # tl.dot takes at least 16; no SM has room for more than 1024
 _WARPS = tuple(2**i for i in range(6))  # 32 warps are the 1024 threads that a block may have
 _TAKEN: Mapping[str, Sequence[int]] = {
     **dict.fromkeys(FIELDS[:3], _BLOCK),
@@ -27,26 +27,26 @@ _SAID = {
 
 
 def checked(tile: Sequence[Any]) -> Sizes:
-    """Return six numbers as a tile; ValueError where a kernel cannot take one."""
+    """Return six numbers as a tile; ValueError if no kernel can take one of them."""
     for name, value in zip(FIELDS, tile, strict=True):
         if type(value) is not int or value not in _TAKEN[name]:
             said = _SAID.get(name, "power of two from 16 to 1024")
             given = one_line("x".join(map(str, tile)), 60)
-            raise ValueError(f"{given} is no tile: {name} is {one_line(str(value), 40)}, not a {said}")
-    m, n, k, group, warps, stages = tile
+            raise ValueError(f"{given} is not a tile: {name} is {one_line(str(value), 40)}, not a {said}")
+    m, n, k, group, warps, stages = tile  # unpacked so that mypy knows the length
     return m, n, k, group, warps, stages
 
 
 def parse(text: str) -> Sizes:
-    """Return the tile that six numbers joined by x mean, ``16x64x128x1x4x4``, or raise UserError."""
+    """Return the tile for six numbers joined by x, ``16x64x128x1x4x4``, or raise UserError."""
     try:
         return checked([integer(part) for part in text.split("x")])
     except ValueError as error:
         raise UserError(
-            f"'{one_line(text, 60)}' is no tile ({error}); write {'x'.join(FIELDS)}, such as 16x64x128x1x4x4."
+            f"'{one_line(text, 60)}' is not a tile ({error}); write {'x'.join(FIELDS)}, such as 16x64x128x1x4x4."
         ) from None
 
 
 def text(tile: Sequence[int]) -> str:
-    """Return a tile as ``parse`` reads it."""
+    """Return a tile as text that ``parse`` reads."""
     return "x".join(map(str, tile))

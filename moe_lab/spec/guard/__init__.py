@@ -1,1 +1,1 @@
-"""Where data of others enters and leaves: sizes, types, characters, places, processes and signals."""
+"""Where outside data enters and leaves: sizes, types, characters, places, processes and signals."""

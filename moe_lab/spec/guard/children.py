@@ -1,4 +1,4 @@
-"""Processes that measure for another one: how they ended, and what to do when they hang."""
+"""Child processes that measure: how they ended, and what to do when they hang."""
 
 import signal
 import subprocess
@@ -14,18 +14,18 @@ STOP_S = 10.0
 
 def died(code: int) -> str:
     """Return what an exit code means, as a verb: ``was killed by SIGSEGV``."""
-    names = {int(s): s.name for s in signal.Signals}
+    names = {int(s): s.name for s in signal.Signals}  # real-time signals have no name
     return f"was killed by {names.get(-code, f'signal {-code}')}" if code < 0 else f"stopped with exit code {code}"
 
 
 class Terminated(KeyboardInterrupt):
-    """This command was told to end (SIGTERM, SIGHUP), which its processes were not."""
+    """This command was told to end (SIGTERM, SIGHUP), but its child processes were not."""
 
 
 def wait(process: "subprocess.Popen[bytes]") -> int:
-    """Return the exit code of a process; if this command is stopped, the process comes to its end first.
+    """Return the exit code of a process; if this command is stopped, the process is brought to its end first.
 
-    The keyboard stops both, and a profiler then writes its report: it is waited for, until the keyboard says so again.
+    Ctrl-C reaches both, and a profiler then writes its report: we wait for it, until Ctrl-C is pressed again.
     """
     try:
         return process.wait()
@@ -42,7 +42,7 @@ def wait(process: "subprocess.Popen[bytes]") -> int:
 
 
 def stop(process: "subprocess.Popen[bytes]") -> None:
-    """End a process: by asking, and after ``STOP_S`` seconds by force."""
+    """End a process: ask it to, and kill it after ``STOP_S`` seconds."""
     process.terminate()
     try:
         process.wait(STOP_S)
@@ -52,18 +52,18 @@ def stop(process: "subprocess.Popen[bytes]") -> None:
 
 
 def watch(argv: Sequence[str], note: Path, patience_s: float, *, until_noted: bool = False) -> str | None:
-    """Run a measuring process; return how it died, None if it came to its end.
+    """Run a measuring process; return how it died, None if it finished.
 
     Args:
         argv: its command.
-        note: file whose change shows that it goes on.
+        note: file whose changes show that it is making progress.
         patience_s: how long the note may stay the same.
-        until_noted: whether to wait for the first note without end.
+        until_noted: whether to wait for the first note without a limit.
 
     Raises:
-        UserError: it explained a mistake (and has printed it).
+        UserError: it refused with a message, which it has printed.
     """
-    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL)  # stderr stays the terminal: its messages are shown
     last = ("", time.monotonic())
     try:
         while (code := process.poll()) is None:
@@ -71,7 +71,7 @@ def watch(argv: Sequence[str], note: Path, patience_s: float, *, until_noted: bo
             said = note.read_text() if note.exists() else ""
             last = last if said == last[0] else (said, time.monotonic())
             if (said or not until_noted) and time.monotonic() - last[1] > patience_s:
-                process.kill()
+                process.kill()  # what hangs in a kernel does not answer SIGTERM
                 process.wait()
                 return f"hung for {patience_s:g} s"
     except KeyboardInterrupt as error:
@@ -80,5 +80,5 @@ def watch(argv: Sequence[str], note: Path, patience_s: float, *, until_noted: bo
         process.wait()
         raise
     if code == 2:
-        raise UserError("The measuring process refused; see its sentence above.")
+        raise UserError("The measuring process refused; see its message above.")
     return None if code == 0 else died(code)

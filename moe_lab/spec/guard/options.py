@@ -1,4 +1,4 @@
-"""Types of command-line options: what is no number, out of bounds or no pattern is refused where it is typed."""
+"""Types of command-line options: argparse refuses invalid numbers and patterns, and numbers out of bounds."""
 
 import argparse
 import math
@@ -20,15 +20,13 @@ def whole(least: int, most: int) -> Callable[[str], int]:
         try:
             return integer(text, range(least, most + 1))
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text[:40]!r} is no whole number from {least} to {most}") from None
+            raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from {least} to {most}") from None
 
     return read
 
 
 count = whole(1, COUNT)
 tokens = whole(0, TOKENS)
-experts = whole(1, EXPERTS)
-rows = whole(1, 1024)
 few = whole(0, 1024)
 seed = whole(0, 2**63 - 1)
 
@@ -36,11 +34,11 @@ seed = whole(0, 2**63 - 1)
 def amount(text: str) -> float:
     """Return a finite number above zero: the argparse type of sizes in MB."""
     try:
-        value = float(text) if text.isascii() and "_" not in text else math.nan
+        value = float(text) if text.isascii() and "_" not in text else math.nan  # float takes ٣ and 1_0 as well
     except ValueError:
         value = math.nan
     if not 0 < value < 1e9:
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no number above 0 and below 1e9")
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a number above 0 and below 1e9")
     return value
 
 
@@ -49,5 +47,5 @@ def pattern(text: str) -> str:
     try:
         re.compile(text)
     except (re.error, RecursionError, OverflowError) as error:
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no regular expression ({error})") from None
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a regular expression ({error})") from None
     return text

@@ -1,4 +1,4 @@
-"""Where runs go: the profiles folder, the name of a run, and the one command that may make it at a time."""
+"""Where runs go: the profiles folder, names of runs, and the claim that lets one command at a time make a run."""
 
 import os
 import re
@@ -16,15 +16,15 @@ from moe_lab.spec.guard.entry import below, decode_json, one_line, plain_name, r
 
 MANIFEST = "run.json"
 _BUILDING = ".building"
-# Words in the name of a GPU that do not tell it from others.
+# Words in the name of a GPU that do not set it apart from others.
 _NOISE = re.compile(r"nvidia|geforce|amd|instinct|tesla|quadro|graphics|radeon|pcie|sxm[45]?|nvl|\d+gb|hbm\w*")
 
 
 def profiles_root() -> Path:
-    """Return where runs are read from and written to.
+    """Return the folder from which runs are read and to which they are written.
 
-    That is $MOE_LAB_PROFILES, else the first that exists of ./profiles, ../profiles and, inside of a checkout, the
-    profiles of a folder above, up to its top; else ./profiles, to be made. Where moe_lab is installed plays no part.
+    That is $MOE_LAB_PROFILES, else the first that exists of ./profiles, ../profiles and, inside a checkout, the
+    profiles of a folder above, up to its top; else ./profiles, to be made. Where moe_lab is installed does not matter.
     """
     named = os.environ.get("MOE_LAB_PROFILES")
     if named:
@@ -32,12 +32,13 @@ def profiles_root() -> Path:
     here = Path.cwd()
     top = next((folder for folder in (here, *here.parents) if (folder / ".git").exists()), None)
     above = [f for f in here.parents if top and f.is_relative_to(top)]
+    # ../profiles even without a checkout: notebooks run in the folder notebooks/ beside it.
     places = [Path("profiles"), Path("..") / "profiles", *(folder / "profiles" for folder in above)]
     return next((place for place in places if place.is_dir()), places[0])
 
 
 def full_name(name: str, gpu: str | None) -> str:
-    """Return ``<gpu>/<run>`` of that or of ``<run>`` alone, which takes its first part from the GPU's own name."""
+    """Return ``<gpu>/<run>`` for that or for ``<run>`` alone, whose first part is made from the GPU's own name."""
     parts = name.strip("/").split("/")
     if len(parts) == 1:
         parts.insert(0, gpu_slug(gpu))
@@ -45,7 +46,7 @@ def full_name(name: str, gpu: str | None) -> str:
         first, second = (plain_name(part, "it") for part in parts)
     except ValueError:
         raise UserError(
-            f"'{one_line(name, 60)}' cannot be the name of a run; use RUN or GPU/RUN, each of at most 100 letters, "
+            f"'{one_line(name, 60)}' cannot be the name of a run; use RUN or GPU/RUN, each with at most 100 letters, "
             "digits and _ . + -."
         ) from None
     return f"{first}/{second}"
@@ -55,16 +56,17 @@ def gpu_slug(gpu: str | None) -> str:
     """Return a folder name for a GPU: ``h200`` for ``NVIDIA H200``, ``rtx-3060`` for ``NVIDIA GeForce RTX 3060``."""
     words = re.findall(r"[a-z0-9]+", (gpu or "").lower())
     kept = [word for word in words if not _NOISE.fullmatch(word)]
-    return "-".join(kept)[:80].rstrip("-") or "unknown"
+    return "-".join(kept)[:80].rstrip("-") or "unknown"  # 80 leaves room in a name of 100 characters
 
 
 def is_run(folder: Path) -> bool:
-    """Return whether a folder is a run of moe_lab: no link, and its ``run.json`` says what such a file says."""
+    """Return whether a folder is a run of moe_lab: not a link, and with a ``run.json`` like ours."""
     return says(folder / MANIFEST, {"schema": int, "name": str})
 
 
 def says(path: Path, keys: dict[str, type]) -> bool:
-    """Return whether a file, reached without links, is a JSON object with those keys and kinds of values."""
+    """Return whether a file, not reached through a link, is a JSON object with those keys and types of values."""
+    # What a link points to lies elsewhere, and is not ours to replace.
     if path.is_symlink() or path.parent.is_symlink():
         return False
     try:
@@ -75,11 +77,11 @@ def says(path: Path, keys: dict[str, type]) -> bool:
 
 
 class Claim:
-    """The right to make one folder, which no other command has at the same time.
+    """The right to make one folder, which only one command has at a time.
 
     Attributes:
         target: the folder.
-        folder: what is built, beside it; it becomes the target.
+        folder: where it is built, beside it; it becomes the target.
     """
 
     def __init__(self, target: Path, hidden: Path, check: Callable[[], None]):
@@ -93,10 +95,10 @@ class Claim:
         return self.folder
 
     def finish(self) -> Path:
-        """Put what was built in its place; what was there goes only once the new one is. Returns the target."""
+        """Move what was built into place, and only then remove what was there; return the target."""
         self._check()
         old = self._hidden / "old"
-        self.folder.chmod(0o755)
+        self.folder.chmod(0o755)  # it was private while it was built
         if self.target.exists():
             self.target.rename(old)
         try:
@@ -109,7 +111,7 @@ class Claim:
 
 
 def _restore(hidden: Path, target: Path) -> None:
-    """Put back what a command moved aside, if it did not come to put something in its place."""
+    """Put back what a command moved aside, if it did not get to put something in its place."""
     if (hidden / "old").exists() and not os.path.lexists(target):
         (hidden / "old").rename(target)
 
@@ -124,15 +126,15 @@ def claim(
     what: str = "run",
     held: Claim | None = None,
 ) -> Iterator[Claim]:
-    """Claim ``root``/``name`` for this command, with everything checked that can be checked before it is built.
+    """Claim ``root``/``name`` for this command, and check all that can be checked before it is built.
 
     Args:
         root: profiles folder, or another one.
-        name: of a folder in a folder below it: ``h200/decode``.
-        overwrite: whether a folder of ours that is there is replaced.
-        ours: whether a folder is one of ours, which alone may be replaced.
-        what: what is made, for the sentences.
-        held: a claim that this command has already; if it is that of the same folder, it is used.
+        name: of a folder two levels below it: ``h200/decode``.
+        overwrite: whether to replace an existing folder of ours.
+        ours: whether a folder is one of ours; nothing else is ever replaced.
+        what: what is made, for error messages.
+        held: a claim that this command already has; it is used again if it is for the same folder.
 
     Raises:
         UserError: the name is taken, another command is making it, what is there is not ours, or nothing can be
@@ -146,7 +148,7 @@ def claim(
     def check() -> None:
         _check(root, target, name, overwrite, ours, what)
 
-    check()  # before anything is made; again once nobody else can make it, and before it is put in place
+    check()  # before anything is made; again once nobody else can make it, and before it is moved into place
     fresh = [p for p in (target.parent, root) if not p.exists()]
     try:
         hidden, handle = _claimed(target, name, what)
@@ -166,7 +168,7 @@ def claim(
 
 
 def _check(root: Path, target: Path, name: str, overwrite: bool, ours: Callable[[Path], bool], what: str) -> None:
-    """Refuse a folder that is not below the root, taken, or not one of ours."""
+    """Raise UserError for a folder that is not below the root, is taken, or is not ours to replace."""
     must_be_folder(root)
     below(root, target)
     if not os.path.lexists(target):
@@ -175,20 +177,20 @@ def _check(root: Path, target: Path, name: str, overwrite: bool, ours: Callable[
         raise UserError(f"There already is a {what} '{name}'; choose another name or pass --overwrite.")
     if not ours(target):
         raise UserError(
-            f"'{name}' is no {what} of moe_lab, so it is not replaced; choose another name, or move it away yourself."
+            f"'{name}' is not a {what} of moe_lab, so it is not replaced; choose another name, or move it yourself."
         )
 
 
 def _claimed(target: Path, name: str, what: str) -> tuple[Path, int]:
-    """Make the hidden folder that says who makes ``target``; the one of a killed command is removed first."""
+    """Make the hidden folder that marks ``target`` as being made; the one of a killed command is removed first."""
     hidden = target.with_name(f".{target.name}{_BUILDING}")
-    for _ in range(20):  # another command may remove the folder around it, or what it left
+    for _ in range(20):  # another command may remove the parent, or its own hidden folder, in between
         with suppress(FileNotFoundError):
             target.parent.mkdir(parents=True, exist_ok=True)
             made = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=_BUILDING, dir=target.parent))
             handle = scratch.own(made)
             try:
-                made.rename(hidden)  # fails where there is one already: it is never empty
+                made.rename(hidden)  # atomic, and fails if there is one already, as that is never empty
                 return hidden, handle
             except BaseException as error:
                 os.close(handle)
@@ -197,11 +199,11 @@ def _claimed(target: Path, name: str, what: str) -> tuple[Path, int]:
                     raise
             if not _clean(hidden) and hidden.exists():
                 break
-    raise UserError(f"Another command is making the {what} '{name}' just now; wait for it or choose another name.")
+    raise UserError(f"Another command is making the {what} '{name}' now; wait for it or choose another name.")
 
 
 def _clean(hidden: Path) -> str:
-    """Remove the hidden folder of a killed command, with what it had moved aside put back; returns what went."""
+    """Put back what a killed command had moved aside and remove its hidden folder; return what was removed."""
     with scratch.left_behind(hidden) as gone:
         if not gone:
             return ""
@@ -212,7 +214,7 @@ def _clean(hidden: Path) -> str:
 
 
 def sweep(root: Path) -> list[str]:
-    """Remove what killed commands left in a folder of runs; returns a sentence on each."""
+    """Remove what killed commands left in a folder of runs; return a sentence on each."""
     said = []
     with suppress(OSError):
         for hidden in sorted(root.glob(f"*/.*{_BUILDING}")):
@@ -222,10 +224,10 @@ def sweep(root: Path) -> list[str]:
 
 
 def must_be_folder(root: Path) -> None:
-    """Raise UserError where a place of runs is there, but is no folder, or its name is too long for one."""
+    """Raise UserError if the place for runs exists but is not a folder, or if its name is too long for one."""
     try:
         there = stat.S_ISDIR(root.stat().st_mode)
-    except (FileNotFoundError, PermissionError):
+    except (FileNotFoundError, PermissionError):  # it can be made, or fails with a reason when it is used
         return
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
@@ -233,7 +235,7 @@ def must_be_folder(root: Path) -> None:
             f"'{one_line(root.name, 60)}' cannot be a folder of runs ({why}); give another with --profiles."
         ) from None
     if not there:
-        raise UserError(f"'{one_line(root.name, 60)}' is no folder of runs but a file; give another with --profiles.")
+        raise UserError(f"'{one_line(root.name, 60)}' is a file, not a folder of runs; give another with --profiles.")
 
 
 def _remove_empty(folders: list[Path]) -> None:

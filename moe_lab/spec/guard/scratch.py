@@ -1,7 +1,7 @@
-"""Folders of a running command: only their owner reads them, and the next command removes those of a killed one.
+"""Temporary folders of a running command: readable by their owner only, and removed by the next one if it is killed.
 
-A folder holds a file on which its process keeps a lock. The lock ends with the process, however it ends: so a folder
-whose lock can be taken is surely nobody's, without asking for process ids, which are used again.
+Each folder has a file on which its process holds a lock. The lock ends with the process, however that ends, so a folder
+whose lock can be taken has no owner any more. Process ids could not tell, because the system reuses them.
 """
 
 import fcntl
@@ -26,8 +26,8 @@ class Scratch:
     """A temporary folder of this command.
 
     Attributes:
-        folder: where files go; only this user reads it.
-        worth_keeping: whether what lies there was expensive: if the command fails now, it stays and is named.
+        folder: where files go; only this user can read it.
+        worth_keeping: whether its contents were expensive: if the command then fails, it stays and is named.
     """
 
     folder: Path
@@ -35,25 +35,25 @@ class Scratch:
 
 
 def own(folder: Path) -> int:
-    """Mark a new folder as that of this process; returns the descriptor whose lock says so."""
+    """Mark a new folder as owned by this process; return the descriptor that holds its lock."""
     new = folder / f"{OWNER}.new"
     handle = os.open(new, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
-    with suppress(OSError):  # a file system without locks: the folder never counts as left behind
+    with suppress(OSError):  # on a file system without locks the folder never counts as left behind
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    new.rename(folder / OWNER)  # locked first: nobody sees the mark without its lock
+    new.rename(folder / OWNER)  # after the lock, so that nobody sees the mark without it
     return handle
 
 
 @contextmanager
 def left_behind(folder: Path) -> Iterator[bool]:
-    """Give whether a folder is ours and its process is gone; until the end nobody else takes it for so."""
+    """Yield whether a folder is ours and its process is gone; no other command finds it so until the end."""
     handle, gone = None, False
     try:
-        found = folder.lstat()
+        found = folder.lstat()  # lstat and O_NOFOLLOW: in /tmp others may put links in our way
         if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid():
             handle = os.open(folder / OWNER, os.O_RDWR | os.O_NOFOLLOW)
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Another command may have removed the folder and made a new one between the open and the lock.
+            # Between the open and the lock, another command may have removed the folder and made a new one.
             gone = os.fstat(handle).st_ino == (folder / OWNER).lstat().st_ino
     except OSError:
         gone = False
@@ -65,7 +65,7 @@ def left_behind(folder: Path) -> Iterator[bool]:
 
 
 def sweep(parent: Path, pattern: str = f"{PREFIX}*") -> list[str]:
-    """Remove the folders that killed commands left in a folder; returns a sentence on each."""
+    """Remove the folders that killed commands left in a folder; return a sentence on each."""
     said = []
     with suppress(OSError):
         for folder in sorted(parent.glob(pattern)):
@@ -77,28 +77,28 @@ def sweep(parent: Path, pattern: str = f"{PREFIX}*") -> list[str]:
 
 
 def removed(folder: Path) -> str:
-    """Return what a killed command left, as words: how much, and since when it lies there."""
+    """Return words for what a killed command left: how much, and from when."""
     files = [path.lstat() for path in folder.rglob("*") if path.name != OWNER and not path.is_dir()]
     size = sum(found.st_size for found in files) / 1e6
     when = datetime.fromtimestamp((folder / OWNER).lstat().st_mtime)
     return (
-        f"what a command that was killed had left ({len(files)} {'file' if len(files) == 1 else 'files'}, {size:.1f} "
-        f"MB, begun {when:%Y-%m-%d %H:%M})"
+        f"what a killed command had left ({len(files)} {'file' if len(files) == 1 else 'files'}, {size:.1f} MB, begun "
+        f"{when:%Y-%m-%d %H:%M})"
     )
 
 
 @contextmanager
 def private(parent: Path | None = None, prefix: str = PREFIX) -> Iterator[Scratch]:
-    """Give a temporary folder that only this user reads, gone in the end.
+    """Yield a temporary folder that only this user can read; it is removed at the end.
 
-    What is ``worth_keeping`` stays where it lies if something fails, the keyboard included, and the error names it.
+    A folder that is ``worth_keeping`` stays if something fails, Ctrl-C included, and the error says where it is.
 
     Args:
-        parent: where; by default the folder for temporary files.
-        prefix: what its name begins with.
+        parent: where; by default the system's folder for temporary files.
+        prefix: beginning of its name.
 
     Raises:
-        UserError: there can be no such folder, or something failed after what is there was worth keeping.
+        UserError: it cannot be made, or something failed when its contents were worth keeping.
     """
     place = parent or Path(tempfile.gettempdir())
     sweep(place, f"{prefix}*")
@@ -107,7 +107,7 @@ def private(parent: Path | None = None, prefix: str = PREFIX) -> Iterator[Scratc
         handle = own(folder)
     except OSError as error:
         raise UserError(
-            f"There is no room for temporary files ({error.strerror}); set TMPDIR to a folder that can be written to."
+            f"Temporary files cannot be written ({error.strerror}); set TMPDIR to a folder that can be written to."
         ) from None
     scratch = Scratch(folder)
     try:
@@ -117,7 +117,7 @@ def private(parent: Path | None = None, prefix: str = PREFIX) -> Iterator[Scratc
         if not kept:
             raise
         said = f"{_sentence(error)} {kept}"
-        if isinstance(error, KeyboardInterrupt):
+        if isinstance(error, KeyboardInterrupt):  # of its own type, which decides the exit code
             raise type(error)(said) from error
         raise UserError(said) from error
     finally:
@@ -127,13 +127,13 @@ def private(parent: Path | None = None, prefix: str = PREFIX) -> Iterator[Scratc
 
 
 def _kept(scratch: Scratch) -> str:
-    """Take the mark off a folder that is worth keeping, so that no command removes it; returns where it is."""
+    """Take the mark off a folder that is worth keeping, so that no command removes it; return a sentence on it."""
     files = [p for p in scratch.folder.rglob("*") if p.is_file() and p.name != OWNER and p.stat().st_size]
     if not scratch.worth_keeping or not files:
         return ""
     (scratch.folder / OWNER).unlink()
     return (
-        f"What was recorded is kept as it came (it may hold names, paths and secrets) in {scratch.folder}, which only "
+        f"What was recorded is kept unredacted (it may hold names, paths and secrets) in {scratch.folder}, which only "
         "you can read; `moe-lab import` makes a run of it."
     )
 

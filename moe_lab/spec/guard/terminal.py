@@ -1,4 +1,4 @@
-"""What a command prints and how it ends: nothing that a terminal would obey, one sentence, an exit code."""
+"""What a command prints and how it ends: no control characters, one sentence on an error, and an exit code."""
 
 import os
 import signal
@@ -12,24 +12,24 @@ from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard.children import Terminated
 from moe_lab.spec.guard.entry import visible
 
-TRACEBACK = "MOE_LAB_TRACEBACK"  # set: a defect prints its traceback as well
+TRACEBACK = "MOE_LAB_TRACEBACK"  # if set, a defect also prints its traceback
 
 
 class Guarded:
-    """A text stream that writes control characters out, and what its encoding does not know as escapes."""
+    """A text stream that writes control characters, and characters outside its encoding, as escapes."""
 
     def __init__(self, stream: Any):
         self.stream = stream
 
     def write(self, text: str) -> int:
         """Write a text; line ends and tabs stay as they are."""
-        plain = visible(text.replace("\x7f", r"\u007f"), keep="\n\t")  # so written it is valid in JSON as well
+        plain = visible(text.replace("\x7f", r"\u007f"), keep="\n\t")  # in this form it is valid in JSON too
         encoding = getattr(self.stream, "encoding", None) or "utf-8"
         self.stream.write(plain.encode(encoding, "backslashreplace").decode(encoding))
         return len(text)
 
     def writelines(self, lines: Any) -> None:
-        """Write texts one after the other."""
+        """Write texts one after the other; ``__getattr__`` would hand this to the unguarded stream."""
         for line in lines:
             self.write(line)
 
@@ -38,7 +38,7 @@ class Guarded:
 
 
 def raw(stream: Any) -> Any:
-    """Return the stream below ``Guarded``: for a progress bar, which moves the cursor and shows names of ours only."""
+    """Return the stream below ``Guarded``: for a progress bar, which moves the cursor and shows only names of ours."""
     return stream.stream if isinstance(stream, Guarded) else stream
 
 
@@ -54,9 +54,9 @@ def guarded() -> Iterator[None]:
 
 
 def ended(run: Callable[[], int]) -> int:
-    """Run a command; return its exit code: its own, 2 with one sentence for a mistake, 130 when it was stopped.
+    """Run a command; return its exit code: its own, 2 with a sentence for a user's mistake, 130 if it was stopped.
 
-    What no command foresees becomes a sentence as well; $MOE_LAB_TRACEBACK adds where it happened.
+    Unforeseen errors become a sentence too; $MOE_LAB_TRACEBACK adds the traceback.
     """
     with guarded(), _signals():
         try:
@@ -65,10 +65,10 @@ def ended(run: Callable[[], int]) -> int:
         except UserError as error:
             return _said(str(error), 2)
         except Terminated as error:
-            return _said(str(error) or "stopped.", 143)
+            return _said(str(error) or "stopped.", 143)  # as shells report SIGTERM: 128 + 15
         except KeyboardInterrupt as error:
-            return _said(str(error) or "stopped.", 130)
-        except BrokenPipeError:
+            return _said(str(error) or "stopped.", 130)  # 128 + SIGINT
+        except BrokenPipeError:  # the reader, such as `head`, has read enough
             _silence()
             return 0
         except Exception as error:
@@ -78,12 +78,12 @@ def ended(run: Callable[[], int]) -> int:
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end the command as the keyboard does: what it was making is removed first."""
+    """Let SIGTERM and SIGHUP end the command as Ctrl-C does, so that what it was making is removed first."""
 
     def end(number: int, frame: Any) -> None:
         raise Terminated
 
-    main = threading.current_thread() is threading.main_thread()
+    main = threading.current_thread() is threading.main_thread()  # Python lets no other thread set handlers
     numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if main and signal.getsignal(n) is signal.SIG_DFL]
     for number in numbers:
         signal.signal(number, end)
@@ -105,7 +105,7 @@ def _unforeseen(error: Exception) -> int:
 
         traceback.print_exception(error)
     if isinstance(error, OSError):
-        _silence()  # where stdout is full, the interpreter's last flush would fail again
+        _silence()  # if stdout is full, the interpreter's last flush would fail again
         return _said(f"{error.strerror or type(error).__name__}{_place(error)}; choose another place.", 2)
     why = next(iter(str(error).splitlines()), "")[:200]
     return _said(f"{type(error).__name__} ({why}): a defect of moe-lab; {TRACEBACK}=1 shows where.", 2)
@@ -117,7 +117,7 @@ def _place(error: OSError) -> str:
 
 
 def _silence() -> None:
-    """Let the interpreter's last flush go nowhere if stdout cannot be written, as Python's documentation advises."""
+    """Send the interpreter's last flush to nowhere if stdout cannot be written, as Python's documentation advises."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError):

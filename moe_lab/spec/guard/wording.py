@@ -1,4 +1,4 @@
-"""What msgspec says of a value of the wrong type, in the words of this project."""
+"""Msgspec's messages about values of the wrong type, in the words of this project."""
 
 import re
 
@@ -17,7 +17,7 @@ _PLACE = re.compile(r"(?P<said>.*?) - at (?P<key>`key` in )?`\$\.?(?P<where>.*)`
 
 
 def plainly(said: str) -> str:
-    """Return msgspec's message as ``gpu.name is a whole number instead of a text``; others stay as they are."""
+    """Return msgspec's message as ``'gpu.name' is a whole number instead of a text``; others stay as they are."""
     placed = _PLACE.fullmatch(said)
     said, where = (placed["said"], placed["where"]) if placed else (said, "")
     subject = f"'{where}'" if where else "it"
@@ -34,6 +34,7 @@ def plainly(said: str) -> str:
 
 
 def _kinds(said: str) -> str:
-    """Return the kinds that ``str | null`` names; that null would do as well only where nothing else would."""
+    """Return the types in ``str | null`` in plain words."""
+    # "or null" would not help: whoever wrote a value meant to give one.
     kinds = [kind for kind in said.split(" | ") if kind != "null"] or ["null"]
     return " or ".join(_KINDS.get(kind, kind) for kind in kinds)

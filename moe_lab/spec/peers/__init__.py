@@ -1,14 +1,13 @@
 """Kernels of other projects, read from an installed package or from a released wheel in a cache that git ignores.
 
-A peer is a project whose Python files are enough to run its kernel. They are found, in this order, in the installed
-package of that name, else in the newest release that ``moe-lab peers add`` unpacked. Nothing of theirs is part of this
-repository. The cache is $MOE_LAB_PEERS, else ``.peers`` of the checkout, else ``moe_lab/peers`` in the user's cache.
+A peer is a project whose Python files are enough to run its kernel. They are taken from the installed package of that
+name, else from the newest release that ``moe-lab peers add`` unpacked. None of their code is part of this repository.
+The cache is $MOE_LAB_PEERS, else ``.peers`` of the checkout, else ``moe_lab/peers`` in the user's cache.
 """
 
 import importlib.metadata
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,13 +23,13 @@ MANIFEST = "peer.json"
 
 @dataclass(frozen=True)
 class Part:
-    """Files of a wheel that do one thing.
+    """Files of a wheel that serve one purpose.
 
     Attributes:
         patterns: globs of paths in the wheel.
         defines: regular expression that a file must match at the start of a line; empty for none.
-        strip: what is cut off the front of the paths.
-        required: whether a release without it is of no use.
+        strip: prefix that is removed from the paths.
+        required: whether a release is useless without it.
     """
 
     patterns: tuple[str, ...]
@@ -45,12 +44,12 @@ class Project:
 
     Attributes:
         about: what is read.
-        source: where the project lives.
+        source: address of the project.
         wheel: the package on the index whose wheel has the files.
         parts: name -> files.
-        example: what to give to ``moe-lab peers add``.
-        licence: of the project, where that is not the wheel's.
-        proof: a file or folder that tells its installed package from another of that name.
+        example: an argument for ``moe-lab peers add``.
+        licence: of the project, if it is not that of the wheel.
+        proof: a file or folder that tells its installed package from another one of that name.
     """
 
     about: str
@@ -69,6 +68,7 @@ PROJECTS: dict[str, Project] = {
         "https://github.com/vllm-project/vllm",
         "vllm",
         {
+            # Releases move and rename the file, so it is found by the function that it defines.
             "kernel": Part((f"{_MOE}/*.py", f"{_MOE}/**/*.py"), r"def invoke_fused_moe(_triton)?_kernel\("),
             "tiles": Part((f"{_MOE}/configs/*.json",)),
         },
@@ -109,7 +109,7 @@ PROJECTS: dict[str, Project] = {
 
 
 class _Facts(msgspec.Struct):
-    """What of ``peer.json`` is read."""
+    """The fields of ``peer.json`` that are read."""
 
     project: str
     version: Annotated[str, msgspec.Meta(max_length=NAME_LENGTH)]
@@ -119,12 +119,12 @@ class _Facts(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Peer:
-    """One release of a project, where its files lie.
+    """One release of a project on this machine.
 
     Attributes:
         project: key of ``PROJECTS``.
-        version: of the release; of files that another wheel carries, ``<wheel>-<version>``.
-        root: folder that the paths of the files start at.
+        version: of the release; for files from another project's wheel, ``<wheel>-<version>``.
+        root: folder that the paths of the files are relative to.
         origin: ``installed`` or ``wheel``.
         facts: what ``peer.json`` says: wheel, its sha256, licence, files; empty for an installed package.
     """
@@ -137,10 +137,13 @@ class Peer:
 
     def files(self, part: str) -> list[Path]:
         """Return the files of a part, sorted; empty if the release has none."""
-        return sorted(matching(self.root, PROJECTS[self.project].parts[part]))
+        known = PROJECTS[self.project].parts[part]
+        paths = {path for pattern in known.patterns for path in self.root.glob(pattern.removeprefix(known.strip))}
+        files = (path for path in paths if path.is_file())  # only those of a part that defines something are text
+        return sorted(path for path in files if not known.defines or fits(path.read_text("utf-8"), known))
 
     def file(self, part: str) -> Path:
-        """Return the one file of a part; UserError where the project has moved it."""
+        """Return the first file of a part; UserError if the project has moved it."""
         found = self.files(part)
         if not found:
             raise UserError(
@@ -150,19 +153,9 @@ class Peer:
         return found[0]
 
 
-def matching(root: Path, part: Part) -> Iterator[Path]:
-    """Yield the files below ``root`` that belong to a part."""
-    seen: set[Path] = set()
-    for pattern in part.patterns:
-        for path in root.glob(pattern.removeprefix(part.strip)):
-            if path not in seen and path.is_file() and (not part.defines or fits(path.read_text("utf-8"), part)):
-                seen.add(path)
-                yield path
-
-
 def fits(text: str, part: Part) -> bool:
-    """Return whether a file of that text belongs to the part."""
-    return not part.defines or re.search(rf"^{part.defines}", text, re.MULTILINE) is not None
+    """Return whether a file with that text defines what the part says."""
+    return re.search(rf"^{part.defines}", text, re.MULTILINE) is not None
 
 
 def cache() -> Path:
@@ -177,14 +170,14 @@ def cache() -> Path:
 
 
 def cached(project: str | None = None) -> list[Peer]:
-    """Return the unpacked releases, of all projects or one, the newest first; what cannot be read is none."""
+    """Return the unpacked releases, of all projects or one, the newest first; unreadable ones are left out."""
     peers = []
     for manifest in cache().glob(f"{project or '*'}/*/{MANIFEST}"):
         try:
             facts: dict[str, Any] = decode_json(read_bytes(manifest), dict[str, Any])
             conform(facts, _Facts)
         except ValueError:
-            continue  # no release of ours; `peers add` writes it again
+            continue  # damaged, or not a release of ours; `peers add` writes it again
         if facts["project"] in PROJECTS:
             peers.append(Peer(facts["project"], facts["version"], manifest.parent, "wheel", facts))
     return sorted(peers, key=lambda peer: (peer.project, _order(peer.version)), reverse=True)
@@ -193,11 +186,11 @@ def cached(project: str | None = None) -> list[Peer]:
 def _order(version: str) -> list[tuple[int, int, str]]:
     """Return a key that sorts versions by their numbers: 0.10 after 0.9, and 1.0rc1 before 1.0."""
     numbers = [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in re.findall(r"\d+|[a-z]+", version)]
-    return [*numbers, (1, -1, "")]
+    return [*numbers, (1, -1, "")]  # an end mark that sorts after letters and before any number
 
 
 def installed(project: str) -> Peer | None:
-    """Return the installed package of that name, without importing it; None if it has not the files."""
+    """Return the installed package of that name, without importing it; None if it lacks the files."""
     try:
         spec = find_spec(project)
     except (ImportError, ValueError):
@@ -214,7 +207,7 @@ def installed(project: str) -> Peer | None:
 
 
 def find(project: str, version: str | None = None) -> Peer | None:
-    """Return a release: that of the version, else the installed package, else the newest in the cache."""
+    """Return the release of a version; without one, the installed package, else the newest release in the cache."""
     here = installed(project)
     if here and version in (None, here.version):
         return here

@@ -17,11 +17,12 @@ from moe_lab.spec.guard.entry import one_line
 from moe_lab.spec.peers import MANIFEST, PROJECTS, Part, Peer, Project, cache, fits
 from moe_lab.spec.peers.wheel import Wheel
 
+# The licence goes with the code that it covers, as most licences ask for.
 _LICENCES = re.compile(r"[^/]+\.dist-info/(licenses/)?(LICEN[CS]E|NOTICE)[^/]*")
 
 
 def add(requirement: str) -> list[Peer]:
-    """Unpack the kernels that a wheel carries into the cache, in place of the same release there.
+    """Unpack the kernels in a wheel into the cache; the same release there is replaced.
 
     Args:
         requirement: ``vllm==0.15.0``, ``vllm`` for the newest, or the path of a wheel.
@@ -30,7 +31,7 @@ def add(requirement: str) -> list[Peer]:
         One release for each project whose files are in the wheel.
 
     Raises:
-        UserError: a package that carries no kernel that we know, pip cannot download it, or it lacks the files.
+        UserError: the package has no kernels that we know, pip cannot download it, or it lacks the files.
     """
     if requirement.endswith(".whl"):
         return unpack(Path(requirement))
@@ -47,15 +48,17 @@ def _download(requirement: str, folder: Path) -> Path:
             f"{name} has no wheel of its own (the package of that name on PyPI is another project); "
             f"{carried.wheel} carries it: moe-lab peers add {carried.example}."
             if carried
-            else f"'{name}' carries no kernels that moe_lab can read; choose one of: {', '.join(wheels)}."
+            else f"'{name}' has no kernels that moe_lab can read; choose one of: {', '.join(wheels)}."
         )
         raise UserError(hint)
+    # Only wheels, and no dependencies: to build a source package would run others' code, and torch is not needed.
     argv = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--dest", str(folder)]
     done = subprocess.run([*argv, requirement], stdout=sys.stderr, stderr=subprocess.PIPE, text=True)
     wheel = next(folder.glob("*.whl"), None)
     if done.returncode or wheel is None:
         said = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.startswith("ERROR")]
         reason = said[0] if said else (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        # pip lists every version that exists, hundreds of them.
         raise UserError(f"pip could not download {requirement}: {reason.partition(' (from versions')[0]}.")
     return wheel
 
@@ -88,7 +91,7 @@ def unpack(path: Path) -> list[Peer]:
 
 
 def _licence(metadata: Message) -> str | None:
-    """Return the licence as an expression, as a classifier, or as the first line of its text."""
+    """Return the licence as an expression, else as classifiers, else as the first line of its text."""
     classifiers = [str(c) for c in metadata.get_all("Classifier") or []]
     given = [c.split("::")[-1].strip() for c in classifiers if c.startswith("License ::")]
     said = str(metadata["License-Expression"] or ", ".join(given) or metadata["License"] or "").strip()
@@ -100,6 +103,7 @@ def _files(wheel: Wheel, project: Project) -> dict[str, list[str]]:
 
 
 def _belongs(wheel: Wheel, name: str, part: Part) -> bool:
+    # The * of fnmatch crosses folders already, and does not know **.
     if not any(fnmatch(name, pattern.replace("**/", "*")) for pattern in part.patterns):
         return False
     return not part.defines or fits(wheel.read(name).decode(errors="replace"), part)
@@ -108,7 +112,7 @@ def _belongs(wheel: Wheel, name: str, part: Part) -> bool:
 def _write(
     wheel: Wheel, key: str, version: str, project: Project, files: dict[str, list[str]], facts: dict[str, Any]
 ) -> Peer:
-    """Write a release beside its place, then put it there; only a release of the same project is replaced."""
+    """Write a release to a temporary folder, then move it into place; only a release of ours is replaced."""
 
     def ours(folder: Path) -> bool:
         return places.says(folder / MANIFEST, {"project": str, "files": dict})

@@ -1,4 +1,4 @@
-"""A wheel of others, read with bounds: its names stay inside, nothing in it is a link, and it cannot grow."""
+"""A wheel of another project, read with limits: no path leads out of it, nothing is a link, sizes are bounded."""
 
 import re
 import stat
@@ -18,44 +18,45 @@ from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard.entry import one_line, plain_name, visible
 
 MEMBERS = 200_000  # the largest wheels of engines have some ten thousand
-FILE_BYTES = 64_000_000  # of a file that is read; the largest, DeepGEMM's compiled extension, has 29.5 MB
-ALL_BYTES = 256_000_000  # of all that are read
+FILE_BYTES = 64_000_000  # of each file that is read; the largest, DeepGEMM's compiled extension, has 29.5 MB
+ALL_BYTES = 256_000_000  # of all files that are read
 _METADATA = re.compile(r"[^/]+\.dist-info/METADATA")
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError, ValueError)
 
 
 class Wheel:
-    """An open wheel whose members were checked.
+    """An open wheel whose members have been checked.
 
     Attributes:
-        names: of its files, in order.
+        names: paths of its files, in order.
     """
 
     def __init__(self, path: Path, archive: zipfile.ZipFile):
-        """Check the members; UserError where one would lie outside, is a link, or there are too many."""
+        """Check the members; UserError if one would lie outside, is a link, or there are too many."""
         self._path, self._archive, self._left = path, archive, ALL_BYTES
         members = archive.infolist()
         if len(members) > MEMBERS:
             raise self._refused(f"has {len(members):,} files, more than {MEMBERS:,}")
         for member in members:
             self._check(member)
-        self.names = list(dict.fromkeys(m.filename for m in members if not m.is_dir()))
+        self.names = list(dict.fromkeys(m.filename for m in members if not m.is_dir()))  # a zip may hold a name twice
 
     def _check(self, member: zipfile.ZipInfo) -> None:
-        name = member.orig_filename
+        name = member.orig_filename  # as stored: zipfile cuts `filename` off at a null byte
         parts = PurePosixPath(name).parts
+        # Backslashes and drive letters mean other folders on Windows.
         if "\\" in name or visible(name) != name or re.match(r"[A-Za-z]:", name):
-            raise self._refused(f"holds a file of the name '{one_line(name, 60)}'")
+            raise self._refused(f"has a file with the bad name '{one_line(name, 60)}'")
         if name.startswith("/") or ".." in parts or not parts:
-            raise self._refused(f"holds '{one_line(name, 60)}', which would lie outside of its folder")
-        kind = stat.S_IFMT(member.external_attr >> 16)
+            raise self._refused(f"has the file '{one_line(name, 60)}', which would lie outside the folder")
+        kind = stat.S_IFMT(member.external_attr >> 16)  # zip keeps the Unix mode there; 0 = made elsewhere
         if kind and not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
-            raise self._refused(f"holds '{one_line(name, 60)}', which is a link or no plain file")
+            raise self._refused(f"has the file '{one_line(name, 60)}', which is a link or not a plain file")
 
     @classmethod
     @contextmanager
     def opened(cls, path: Path) -> Iterator["Wheel"]:
-        """Open a wheel; UserError where it is none, is damaged, or has members that are refused."""
+        """Open a wheel; UserError if the file is not a wheel, is damaged, or has members that are refused."""
         file: IO[bytes] | None = None
         try:
             if path.is_file():
@@ -73,10 +74,10 @@ class Wheel:
             yield cls(path, archive)
 
     def read(self, name: str) -> bytes:
-        """Return a file of it; UserError where it is damaged, or larger than what is read of a wheel."""
-        size = self._archive.getinfo(name).file_size  # no more is ever unpacked
+        """Return one of its files; UserError if it is damaged, or larger than the limits above."""
+        size = self._archive.getinfo(name).file_size  # zipfile never unpacks more than this
         if size > min(FILE_BYTES, self._left):
-            raise self._refused(f"unpacks to more than a wheel of kernels has ('{one_line(name, 60)}')")
+            raise self._refused(f"unpacks to more than a wheel of kernels should ('{one_line(name, 60)}')")
         self._left -= size
         try:
             return self._archive.read(name)
@@ -85,29 +86,29 @@ class Wheel:
 
     @cached_property
     def metadata(self) -> Message:
-        """What METADATA says; UserError where there is none, or it is no text."""
+        """Contents of METADATA; UserError if there is none, or it is not text."""
         name = next((n for n in self.names if _METADATA.fullmatch(n)), None)
         if name is None:
             raise self._refused("has no METADATA")
         try:
             return Parser().parsestr(self.read(name).decode())
         except UnicodeDecodeError:
-            raise self._refused("has a METADATA that is not UTF-8 text") from None
+            raise self._refused("has METADATA that is not UTF-8 text") from None
 
     def name_and_version(self) -> tuple[str, str]:
         """Return the package's name, in lower case with underscores, and its version as PEP 440 writes it.
 
-        Both become parts of a path, so others are refused.
+        Both become parts of a path, so anything else is refused.
         """
         said = {key: str(self.metadata[key] or "").strip() for key in ("Name", "Version")}
         try:
             name = plain_name(re.sub(r"[-.]", "_", said["Name"].lower()), "its Name")
             version = plain_name(str(Version(said["Version"])), "its Version")
         except InvalidVersion:
-            raise self._refused(f"says Version '{one_line(said['Version'], 60)}', which is none (PEP 440)") from None
+            raise self._refused(f"has the invalid Version '{one_line(said['Version'], 60)}' (PEP 440)") from None
         except ValueError as error:
             raise self._refused(f"has bad metadata ({error})") from None
         return name, version
 
     def _refused(self, why: str) -> UserError:
-        return UserError(f"The wheel '{one_line(self._path.name)}' {why}; nothing was unpacked, use a released one.")
+        return UserError(f"The wheel '{one_line(self._path.name)}' {why}; nothing was unpacked; use a released one.")

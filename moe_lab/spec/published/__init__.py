@@ -1,6 +1,6 @@
-"""Figures that others published: never ours, and marked so wherever they are shown.
+"""Figures that others published: never our own, and marked as theirs wherever they are shown.
 
-Each is a file of this folder: lines ``# key: text`` say where its figures come from, then comes a table as CSV.
+Each file of this folder begins with lines ``# key: text`` that say where its figures come from; a CSV table follows.
 """
 
 from collections.abc import Mapping
@@ -12,13 +12,13 @@ import pandas as pd
 
 @dataclass(frozen=True)
 class Source:
-    """Where published figures come from, and why they may not equal ours.
+    """Where published figures come from, and why ours may differ.
 
     Attributes:
-        label: short name for a table head or a bar, such as ``1x L40``.
+        label: short name for a table heading or a bar, such as ``1x L40``.
         setup: GPU, software, model and precision of the measurement.
         caveat: what may and may not be compared.
-        also: what else its file says, by key.
+        also: the other keys of the file.
         model: our preset of the model; empty = none.
     """
 
@@ -47,7 +47,7 @@ def source(name: str) -> Source:
 
 
 def table(name: str) -> pd.DataFrame:
-    """Return the figures of a file, one row a line; NA where nothing was published.
+    """Return the figures of a file, a row per line; NA where nothing was published.
 
     Args:
         name: of the file, without ``.csv``.
@@ -62,20 +62,20 @@ ALIGN_PEERS = ALIGN_H200.also
 
 
 def layer_table() -> pd.DataFrame:
-    """Return the published time of one decoder layer on an L40, one row a phase and range.
+    """Return the published time of one decoder layer on an L40, one row per phase and range.
 
     Returns:
         Columns ``phase``, ``name`` (range: layers.0, self_attn, mlp, w13, w2), ``time_ms``, ``pct_of_layer``,
         ``published`` (always True) and ``source``.
     """
     rows = table("layer_l40")
-    layer = rows.groupby("phase")["time_ms"].transform("first")
+    layer = rows.groupby("phase")["time_ms"].transform("first")  # the file lists the layer itself first
     pct = 100 * rows["time_ms"] / layer
     return rows.assign(pct_of_layer=pct, published=True, source=f"{L40.label}: {L40.setup}")
 
 
 def stage_shares() -> pd.DataFrame:
-    """Return ``layer_table`` split so that the parts add up to the layer.
+    """Return ``layer_table`` split into parts that add up to the layer.
 
     Returns:
         Columns ``phase``, ``stage`` (self_attn, w13, w2, ``rest of mlp``, ``rest of layer``), ``time_ms``,
@@ -84,6 +84,7 @@ def stage_shares() -> pd.DataFrame:
     parts = []
     for phase, rows in table("layer_l40").groupby("phase", sort=False):
         ms = rows.set_index("name")["time_ms"]
+        # Published ranges nest (w13 and w2 are within mlp), so stacked bars need what is left of each.
         ms["rest of mlp"] = ms["mlp"] - ms["w13"] - ms["w2"]
         ms["rest of layer"] = ms["layers.0"] - ms["self_attn"] - ms["mlp"]
         own = ms[["self_attn", "w13", "w2", "rest of mlp", "rest of layer"]].rename_axis("stage").reset_index()
@@ -101,7 +102,7 @@ def align_peers() -> pd.DataFrame:
 
 
 def align_amd() -> pd.DataFrame:
-    """Return the published counters of the align kernels on AMD, one row a kernel.
+    """Return the published counters of the align kernels on AMD, one row per kernel.
 
     Returns:
         Columns ``kernel``, ``vgprs``, ``sgprs``, ``active_cus``, ``l1_hit_pct``, ``coalescing_pct``,
@@ -111,7 +112,7 @@ def align_amd() -> pd.DataFrame:
 
 
 def w13_counters() -> pd.DataFrame:
-    """Return the published counters of the w13 GEMM on an L40, one row a kernel and M.
+    """Return the published counters of the w13 GEMM on an L40, one row per kernel and M.
 
     Returns:
         Columns ``backend``, ``M``, ``stage``, ``duration_us``, ``grid_blocks``, ``block_threads``,

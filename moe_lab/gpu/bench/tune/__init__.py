@@ -1,1 +1,1 @@
-"""``moe-lab tune``: which tiles the GEMMs of a backend should take at how many tokens, found in a given time."""
+"""``moe-lab tune``: find the best tiles for a backend's GEMMs at several numbers of tokens, within a time budget."""

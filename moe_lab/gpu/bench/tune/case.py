@@ -1,4 +1,4 @@
-"""One M: its inputs, the oracle, what a repetition of a tile runs, and the tiles that it has before any search."""
+"""One M of a tuning run: its inputs, the oracle, the timed steps for a tile, and the tiles known before any search."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,11 +22,11 @@ from moe_lab.spec.errors import UserError
 from moe_lab.spec.problem import MoEProblem
 
 Step = Callable[[], object]
-MOST = 24  # tiles that are timed in turn
+MOST = 24  # tiles that are timed interleaved
 
 
 class Case:
-    """One M of a tuning.
+    """One M of a tuning run.
 
     Attributes:
         problem: sizes and dtype.
@@ -35,7 +35,7 @@ class Case:
     def __init__(
         self, problem: MoEProblem, backend: str, weights: Weights, routing: str, seed: int, device: torch.device
     ):
-        """Draw tokens and routing; the backend is an experts plugin that takes ``tile``, the weights of its model."""
+        """Draw tokens and routing; ``backend`` is an experts plugin that takes ``tile``, ``weights`` its model's."""
         self.problem, self._device = problem, device
         self._backend: Any = plugins.load("experts", backend)
         self._prepared = weights.of(backend, self._backend)
@@ -50,19 +50,20 @@ class Case:
 
     @property
     def room(self) -> int:
-        """How many tiles can be timed in turn: each keeps the results of a call."""
+        """How many tiles can be timed interleaved: each keeps the results of a call."""
         if self._device.type == "cpu":
             return MOST
+        # A third of what is free: ``bytes_held`` is an estimate, and the allocator does not fill its blocks.
         free = torch.cuda.mem_get_info(self._device)[0]
         return max(1, min(MOST, free // 3 // bytes_held(self.problem)))
 
     def tidy(self) -> None:
-        """Give back the memory of steps that nobody keeps any more."""
+        """Give back the memory of steps that are no longer in use."""
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
     def call(self, pair: Pair, mark: Any = SILENT) -> Tensor:
-        """Return the output [M, K] of a call with tiles of w13 and of w2."""
+        """Return the output [M, K] of a call with these tiles of w13 and w2."""
         x, weights, ids = self._inputs.x, self._inputs.topk_weights, self._inputs.topk_ids
         tile = Tile(*pair[0]), Tile(*pair[1])
         return self._backend.experts(  # type: ignore[no-any-return]
@@ -70,20 +71,20 @@ class Case:
         )
 
     def whole(self, pair: Pair) -> tuple[Step, Errors]:
-        """Return what a repetition of a whole call runs, and its errors; raises UserError: the result is wrong."""
+        """Return the timed step for a whole call, and its errors; UserError if the result is wrong."""
         step = ready(partial(self.call, pair), "graph", self._device)
         return step, self._right(result_of(step()))
 
     def part(self, part: str, tile: Sizes, partner: Sizes) -> tuple[Step, Errors]:
-        """Return what a repetition of one GEMM runs (on the CPU: of a whole call), and the errors of the call.
+        """Return the timed step for one GEMM (on the CPU: for a whole call), and the errors of the call.
 
         Raises:
-            UserError: the result is wrong, or the backend has no stage of its own for the part.
+            UserError: the result is wrong, or the backend has no separate stage for the part.
         """
         pair = (tile, partner) if part == "w13" else (partner, tile)
         if self._device.type == "cpu":
             return partial(self.call, pair), self._right(self.call(pair))
-        self.call(pair)
+        self.call(pair)  # compiles, which a graph capture does not allow
         stage = stages.capture(partial(self.call, pair), part)
         return stage.replay, self._right(stage.result)
 
@@ -95,9 +96,9 @@ class Case:
 
 
 def centres(backend: str, problem: MoEProblem) -> dict[int, Sizes]:
-    """Return block_m -> the tile that the backend takes by itself for so many rows, or for the nearest it has."""
+    """Return block_m -> the backend's own default tile with that many rows, or with the nearest number that it has."""
     plugin: Any = plugins.load("experts", backend)
-    cpu = torch.device("cpu")
+    cpu = torch.device("cpu")  # for which nothing is tuned: these are the defaults
     found: dict[int, Tile] = {}
     for doublings in range(24):
         given = problem.K, problem.N, problem.E, problem.topk, problem.format
@@ -108,21 +109,21 @@ def centres(backend: str, problem: MoEProblem) -> dict[int, Sizes]:
 
 
 def default(backend: str, problem: MoEProblem) -> Pair:
-    """Return the tiles that the backend takes by itself, before any tuning."""
+    """Return the backend's own default tiles, without any tuning."""
     plugin: Any = plugins.load("experts", backend)
     w13, w2 = plugin.tiles(problem, torch.device("cpu"))
     return sizes(w13), sizes(w2)
 
 
 def sizes(tile: Tile) -> Sizes:
-    """Return a tile's six numbers."""
+    """Return the six numbers of a tile."""
     return tile.block_m, tile.block_n, tile.block_k, tile.group_m, tile.num_warps, tile.num_stages
 
 
 def shipped(problem: MoEProblem, gpu: str | None) -> dict[str, Pair]:
-    """Return origin (``vllm 0.15.0``) -> tiles that it takes at the problem's M; of each release here that has a file.
+    """Return origin (``vllm 0.15.0``) -> its tiles at the problem's M, for each release on this machine with a file.
 
-    ``gpu``: its own name; None = no GPU, so none.
+    ``gpu``: the GPU's own name; None = no GPU, and so no tiles.
     """
 
     def release(folder: str) -> list[int]:
@@ -140,12 +141,12 @@ def shipped(problem: MoEProblem, gpu: str | None) -> dict[str, Pair]:
         files = sorted((p for p in peer.files("tiles") if p.name == name), key=lambda p: release(p.parent.name))
         if not files:
             continue
-        w13 = files[-1]
+        w13 = files[-1]  # SGLang ships a folder per Triton release: the newest
         w2 = w13.with_name(down) if w13.with_name(down).is_file() and peer.project == "sglang" else w13
         try:
             pair = tuple(engines.nearest(engines.tiles(path), problem.M) for path in (w13, w2))
         except UserError:
             continue
-        if pair[0][0] == pair[1][0]:
+        if pair[0][0] == pair[1][0]:  # our backends align once for both GEMMs
             found[f"{peer.project} {peer.version}"] = pair[0], pair[1]
     return found

@@ -1,6 +1,6 @@
-"""``python -m moe_lab.gpu tune``: find tiles on a GPU and append what was measured to a file of JSON lines.
+"""``python -m moe_lab.gpu tune``: find tiles on a GPU and append the measurements to a file of JSON lines.
 
-The process that is started supervises another one, which plans, lets a pool of further ones compile, and measures.
+This process only supervises another one, which plans, has a pool of further processes compile, and measures.
 """
 
 import argparse
@@ -42,10 +42,10 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Supervise the tuning, or be the process that measures or one that compiles; returns a summary for stdout.
+    """Supervise the tuning, or be the process that measures or one that compiles; return a summary for stdout.
 
     Raises:
-        UserError: no GPU, an unknown model, routing or dtype, or a file that another tuning has begun.
+        UserError: no GPU, an unknown model, routing or dtype, or a file that another tuning run has begun.
     """
     settings = _settings(options)
     if options.compiler:
@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         return work(options, settings)
     until = time.time() + bench_options.seconds(options.budget)
     argv = [sys.executable, "-m", "moe_lab.gpu", "tune", *bench_options.argv("tune", options)]
-    # A compiling process may use up its own patience, and the note does not change meanwhile.
+    # While a compiling process uses up its own patience, the note does not change.
     argv += ["--out", str(options.out), "--until", str(until)]
     supervise_tuning(argv, options.out, 2 * options.patience + 60, until)
     journal = Journal(options.out)
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def work(options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any]:
-    """Plan, compile and measure what the file does not have yet; see ``run``."""
+    """Plan, compile and measure what is not in the file yet; see ``run``."""
     device = torch.device(options.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError("No GPU is visible to torch; tuning needs one.")
@@ -97,15 +97,14 @@ def work(options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any
 
     tune_all(session, problems, plans, case, budget)
     judge_between(session, middles, case, budget)
-    if {row["M"] for row in journal.of(phase="final")} == set(settings["M"]) and {m for m, _, _ in middles} <= {
-        row["M"] for row in journal.of(phase="between")
-    }:
+    tuned, judged = ({row["M"] for row in journal.of(phase=phase)} for phase in ("final", "between"))
+    if tuned == set(settings["M"]) and {M for M, _, _ in middles} <= judged:
         journal.end()
     return {"rows": len(journal.rows)}
 
 
 def serve(options: argparse.Namespace) -> dict[str, Any]:
-    """Answer tasks on stdin, each with a line on stdout: does the tile compile and run on a small problem?"""
+    """Answer each task on stdin with a line on stdout: does the tile compile and run on a small problem?"""
     device, done = torch.device(options.device), 0
     cases: dict[int, Case] = {}
     for line in sys.stdin:
@@ -115,16 +114,17 @@ def serve(options: argparse.Namespace) -> dict[str, Any]:
             if small.M not in cases:
                 weights = Weights(small, device, options.seed)
                 cases[small.M] = Case(small, options.backend, weights, "uniform", options.seed, device)
+            # The partner only has to share block_m and to be known to work.
             tile, own = parse(task["tile"]), centres(options.backend, small)
             pair = (tile, own[tile[0]]) if task["part"] == "w13" else (own[tile[0]], tile)
             cases[small.M].call(pair)
             if device.type == "cuda":
                 torch.cuda.synchronize()
-        except Exception as failure:  # it costs this tile only
+        except Exception as failure:  # only this tile is lost
             error = one_line(failure)
         print('{"task":1,"error":' + json.dumps(error) + "}", flush=True)  # noqa: T201
         done += 1
-        if error and device.type == "cuda" and not answers():
+        if error and device.type == "cuda" and not answers():  # the pool starts a new process for the other tasks
             break
     return {"compiled": done}
 
@@ -135,7 +135,7 @@ def plan(
     """Return M -> (part, block_m) -> tiles to try."""
     from moe_lab.gpu.kernels._device import shared_memory_bytes
 
-    memory = 232448  # of Hopper, where nothing can be asked
+    memory = 232448  # of Hopper, as there is no GPU to ask
     if device.type == "cuda":
         memory = shared_memory_bytes(torch.cuda.current_device())
     format = formats.get(options.format)
@@ -153,7 +153,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
         raise UserError("Use at least one token and one candidate, and no negative numbers.")
     info = plugins.info("experts", options.backend)
     if not info.get("tile"):
-        raise UserError(f"'{options.backend}' has no choice of tiles.")
+        raise UserError(f"'{options.backend}' does not take tiles; choose another backend.")
     refuse(options.backend, info, MoEProblem.preset(options.model, 1, options.format), torch.device(options.device))
     same = ("model", "backend", "format", "routing", "seed", "candidates", "between")
     return {"M": tokens} | {name: getattr(options, name) for name in same}
@@ -166,9 +166,10 @@ def _refuse_strangers(journal: Journal, settings: dict[str, Any]) -> None:
     if begun["settings"] != settings:
         wrong = [name for name in settings if begun["settings"].get(name) != settings[name]]
         raise UserError(
-            f"An unfinished tuning of other settings has that name ({', '.join(wrong)} differ): --overwrite."
+            f"An unfinished tuning run with that name has other settings ({', '.join(wrong)} differ): use --overwrite."
         )
+    # Other compilers make other kernels, so times before and after could not be compared.
     if any(begun["versions"].get(name) != value for name, value in versions().items()):
         raise UserError(
-            "An unfinished tuning of that name was measured with other versions: begin anew by --overwrite."
+            "An unfinished tuning run with that name was measured with other versions: start again with --overwrite."
         )

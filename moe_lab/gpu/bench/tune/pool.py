@@ -1,8 +1,8 @@
-"""Compiles tiles in processes of their own: one that dies or hangs costs the tile that it was at, nothing else.
+"""Compiles tiles in separate processes: one that dies or hangs costs only the tile that it was working on.
 
-A process reads tasks and answers each with a line of JSON. It really calls the backend, on a small problem whose
-kernels are those of the large one, so that what cannot be launched is found here too; Triton keeps the kernels on disk,
-where the measuring process finds them.
+A process reads tasks and answers each with a line of JSON. It really calls the backend, on a small problem with the
+same kernels as the large one, so that tiles that cannot be launched are found here too. Triton caches the kernels on
+disk, where the measuring process finds them.
 """
 
 import json
@@ -23,19 +23,19 @@ class Pool:
     """Processes that answer tasks.
 
     Attributes:
-        left: tasks that nobody has answered when ``run`` returns.
+        left: tasks that were not begun when ``run`` returned.
     """
 
     def __init__(self, argv: Sequence[str], processes: int, patience_s: float, now: Callable[[], float] = time.time):
-        """Say how to start them (``argv``), how many at once, and how long a task may take."""
+        """Set how to start them (``argv``), how many run at once, and how long a task may take."""
         self._argv, self._processes, self._patience_s, self._now = list(argv), processes, patience_s, now
         self._lock = Lock()
         self.left: deque[Task] = deque()
 
     def run(self, tasks: Iterable[Task], until: float, done: Done) -> None:
-        """Let the processes do the tasks in their order; ``until``: when no further one is begun, in seconds.
+        """Let the processes do the tasks in order; ``until``: time in seconds after which no further one is begun.
 
-        ``done`` is told each task, why it failed (None: it did not), and the seconds it took.
+        ``done`` is called with each task, why it failed (None if it did not), and the seconds it took.
         """
         self.left = deque(tasks)
         count = min(self._processes, len(self.left))
@@ -53,11 +53,11 @@ class Pool:
             except IndexError:
                 break
             began = time.monotonic()
-            process = process or self._start()
+            process = process or self._start()  # kept for many tasks: to import torch and Triton takes seconds
             error = self._ask(process, task)
             with self._lock:
                 done(task, error, time.monotonic() - began)
-            if process.poll() is not None:
+            if process.poll() is not None:  # it died; the next task gets a new one
                 process = None
         if process:
             _close(process)
@@ -80,10 +80,10 @@ class Pool:
         try:
             process.stdin.write(json.dumps(task) + "\n")
             process.stdin.flush()
-            while line := process.stdout.readline():  # compilers print there too
+            while line := process.stdout.readline():  # compilers print to stdout too
                 if line.startswith('{"task":'):
                     return json.loads(line)["error"]  # type: ignore[no-any-return]
-        except OSError:
+        except OSError:  # a broken pipe: it died, and its exit code below says how
             pass
         finally:
             timer.cancel()
@@ -96,7 +96,7 @@ class Pool:
 def _close(process: "subprocess.Popen[str]") -> None:
     assert process.stdin
     assert process.stdout
-    process.stdin.close()
+    process.stdin.close()  # ends its loop over stdin
     try:
         process.wait(20)
     except subprocess.TimeoutExpired:

@@ -1,8 +1,8 @@
-"""Which tiles are worth compiling, in which order, and which stay: successive halving. Pure: measuring is given to it.
+"""Which tiles are worth compiling, in which order, and which stay: successive halving. Pure: the caller measures.
 
-The space is pruned by what a multiprocessor has. Both GEMMs are searched by themselves, because a layer call runs one
-after the other; they share block_m, so a block_m is judged by the sum of its best two. What is left is combined and
-measured as whole calls.
+The space is pruned by the resources of a multiprocessor. The two GEMMs are searched separately, because a layer call
+runs one after the other; they share block_m, so a block_m is judged by the sum of its best tiles for both. The tiles
+that are left are combined and measured as whole calls.
 """
 
 import zlib
@@ -19,18 +19,18 @@ BLOCK_N = (32, 64, 128, 256)
 BLOCK_K = (32, 64, 128, 256)
 WARPS = (4, 8)
 STAGES = (2, 3, 4, 5)
-REGISTERS, FILE, OVERHEAD = 255, 65536, 24  # of a thread; of a multiprocessor; for indices and loop, estimated
+REGISTERS, FILE, OVERHEAD = 255, 65536, 24  # per thread; per multiprocessor; for indices and the loop, estimated
 PARTS = ("w13", "w2")
 
-Key = tuple[str, Sizes]  # of ``PARTS``, and its tile
-Pair = tuple[Sizes, Sizes]
-# Measures tiles with so many repetitions, in round number N; returns the microseconds of those that could be measured.
+Key = tuple[str, Sizes]  # one of ``PARTS``, and its tile
+Pair = tuple[Sizes, Sizes]  # tiles of w13 and w2
+# (tiles, repetitions, number of the round) -> microseconds of the tiles that could be measured.
 Measure = Callable[[Sequence[Key], int, int], dict[Key, float]]
 
-ROUNDS = (4, 12, 30)  # repetitions of each
-KEPT = 4  # one of so many stays after a round
-LEAST = 3  # stay for each GEMM and block_m
-HOPELESS = 1.3  # a block_m whose best two take so many times the best is dropped
+ROUNDS = (4, 12, 30)  # repetitions in each round
+KEPT = 4  # one in this many stays after a round
+LEAST = 3  # tiles that stay for each GEMM and block_m
+HOPELESS = 1.3  # a block_m whose best tiles take this many times as long as the best of all is dropped
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Limits:
 
     Attributes:
         shared_memory_bytes: of the GPU.
-        itemsize: bytes of an element.
-        tma: whether weights are loaded without an address per thread.
-        scaled: rows and columns of weights that share a scale, which a tile takes once a step; None = none do.
+        itemsize: bytes per element.
+        tma: whether TMA loads the weights, which needs no address per thread.
+        scaled: rows and columns of weights that share a scale, which a tile loads once per step; None = no scales.
     """
 
     shared_memory_bytes: int
@@ -51,21 +51,22 @@ class Limits:
 
 
 def shared_memory_bytes(tile: Sizes, itemsize: int) -> int:
-    """Return the bytes of the pipeline's buffers: rows and weights of every stage."""
+    """Return the bytes of the pipeline's buffers: the rows and weights of every stage."""
     block_m, block_n, block_k, _, _, stages = tile
     return stages * (block_m + block_n) * block_k * itemsize
 
 
 def registers(tile: Sizes, limits: Limits) -> int:
-    """Return about how many registers a thread needs: accumulators, an address for each 16 bytes it loads, the rest."""
+    """Return about how many registers a thread needs: accumulators, addresses of its 16-byte loads, and overhead."""
     block_m, block_n, block_k, _, warps, _ = tile
     threads = 32 * warps
     loaded = block_m * block_k + (0 if limits.tma else block_n * block_k)
+    # Accumulators are fp32, one register each; an address takes two.
     return block_m * block_n // threads + 2 * loaded * limits.itemsize // (16 * threads) + OVERHEAD
 
 
 def fits(tile: Sizes, limits: Limits) -> bool:
-    """Return whether the estimates stay within the limits, and every warp has at least four results a thread."""
+    """Return whether the estimates are within the limits, and every thread has at least four results."""
     threads = 32 * tile[4]
     need = registers(tile, limits)
     return (
@@ -78,10 +79,11 @@ def fits(tile: Sizes, limits: Limits) -> bool:
 
 def space(gemm_n: int, gemm_k: int, block_m: int, limits: Limits) -> Iterator[Sizes]:
     """Yield the tiles that fit; none is wider or deeper than the GEMM, rounded up to a power of two."""
-    groups = (1, 8, 32) if block_m >= 64 else (1, 8)
+    groups = (1, 8, 32) if block_m >= 64 else (1, 8)  # with few rows an expert has few row tiles to group
     widest, deepest = (max(32, 1 << (size - 1).bit_length()) for size in (gemm_n, gemm_k))
     for n, k, group, warps, stages in product(BLOCK_N, BLOCK_K, groups, WARPS, STAGES):
         tile = block_m, n, k, group, warps, stages
+        # One scale per tile and step: so no wider than a block of weights, and just as deep.
         if limits.scaled and (n > limits.scaled[0] or k != limits.scaled[1]):
             continue
         if n <= widest and k <= deepest and fits(tile, limits):
@@ -89,14 +91,14 @@ def space(gemm_n: int, gemm_k: int, block_m: int, limits: Limits) -> Iterator[Si
 
 
 def distance(a: Sizes, b: Sizes) -> float:
-    """Return how many doublings of a size, or pipeline stages, lie between two tiles; the group counts a third."""
+    """Return how many doublings of a size, or pipeline stages, two tiles are apart; the group counts a third."""
     weights = (1, 1, 1, 1 / 3, 1)
     return sum(w * abs(log2(x / y)) for w, x, y in zip(weights, a, b, strict=False)) + abs(a[5] - b[5])
 
 
 def order(tiles: Iterable[Sizes], centre: Sizes) -> list[Sizes]:
-    """Return the tiles in the order of trying: the centre, then by turns the next nearest to it and a scattered one."""
-    # By a checksum, not at random: a tuning that goes on later must try the same tiles.
+    """Return the tiles in the order to try them: the centre, then alternately the next nearest and a scattered one."""
+    # Scattered by a checksum, not at random: a resumed tuning run must try the same tiles.
     near = sorted(tiles, key=lambda tile: (distance(tile, centre), tile))
     far = sorted(near, key=lambda tile: zlib.crc32(text(tile).encode()))
     turns = (tile for pair in zip(near, far, strict=True) for tile in pair)
@@ -104,7 +106,7 @@ def order(tiles: Iterable[Sizes], centre: Sizes) -> list[Sizes]:
 
 
 def rows(problem: MoEProblem) -> list[int]:
-    """Return the plausible block_m: the power of two nearest to an expert's mean rows, and its neighbours."""
+    """Return the plausible values of block_m: the one nearest to an expert's mean rows, and its neighbours."""
     mean = max(1.0, problem.rows_useful / problem.E)
     nearest = min(range(len(BLOCK_M)), key=lambda i: abs(log2(BLOCK_M[i] / mean)))
     return list(BLOCK_M[max(0, nearest - 1) : nearest + 2])
@@ -118,9 +120,9 @@ def gemm(problem: MoEProblem, part: str) -> tuple[int, int]:
 def plan(
     problem: MoEProblem, centres: dict[int, Sizes], limits: Limits, most: int
 ) -> dict[tuple[str, int], list[Sizes]]:
-    """Return what is tried: (part, block_m) -> at most ``most`` tiles, the most promising first.
+    """Return the tiles to try: (part, block_m) -> at most ``most`` of them, the most promising first.
 
-    ``centres``: block_m -> the backend's own tile of so many rows.
+    ``centres``: block_m -> the backend's own tile with that many rows.
     """
     return {
         (part, block_m): order(space(*gemm(problem, part), block_m, limits), centres[block_m])[:most]
@@ -130,9 +132,10 @@ def plan(
 
 
 def small(problem: MoEProblem) -> MoEProblem:
-    """Return a small problem whose kernels are those of ``problem``: same sizes but for few tokens and experts.
+    """Return a small problem with the same kernels as ``problem``: the same sizes, but few tokens and experts.
 
-    Triton compiles another kernel where a number is one or no multiple of 16: the pairs keep which of these they are.
+    Triton compiles different kernels for an argument that is 1, a multiple of 16, or neither: the number of pairs keeps
+    its kind.
     """
 
     def kind(pairs: int) -> tuple[bool, bool]:
@@ -143,17 +146,17 @@ def small(problem: MoEProblem) -> MoEProblem:
 
 
 def bytes_held(problem: MoEProblem) -> int:
-    """Return about how many bytes the results of one whole call take, rows padded to 128 in the worst case."""
+    """Return about how many bytes the results of one whole call take, with rows padded to 128 in the worst case."""
     padded = capacity(problem.rows_useful, BLOCK_M[-1], problem.E)
     return padded * (3 * problem.N + problem.K) * DTYPE_BYTES[problem.dtype] + problem.M * problem.K * 8
 
 
 def halve(candidates: Sequence[Key], measure: Measure, rounds: Sequence[int] = ROUNDS) -> dict[Key, float]:
-    """Return the tiles that are left after the last round, with their times; ``rounds``: repetitions of each."""
+    """Return the tiles that are left after the last round, with their times; ``rounds``: repetitions in each."""
     alive, scores = list(candidates), {}
     for number, repetitions in enumerate(rounds):
         found = measure(alive, repetitions, number)
-        if not found:
+        if not found:  # the time is up: the round before decides
             break
         scores = found
         alive = survivors(found)
@@ -161,7 +164,7 @@ def halve(candidates: Sequence[Key], measure: Measure, rounds: Sequence[int] = R
 
 
 def survivors(scores: dict[Key, float]) -> list[Key]:
-    """Return who stays: the quickest of each GEMM and block_m, if that block_m is not hopeless."""
+    """Return the tiles that stay: the fastest for each GEMM and block_m, unless that block_m is hopeless."""
     groups: dict[tuple[str, int], list[Key]] = {}
     for key in sorted(scores, key=lambda key: scores[key]):
         groups.setdefault((key[0], key[1][0]), []).append(key)
@@ -180,7 +183,7 @@ def survivors(scores: dict[Key, float]) -> list[Key]:
 
 
 def finalists(scores: dict[Key, float], most: int = 6) -> list[Pair]:
-    """Return the pairs that are measured as whole calls: the quickest sums, and the quickest of one tile for both."""
+    """Return the pairs to measure as whole calls: the fastest sums, and the fastest with one tile for both GEMMs."""
     best = {part: sorted((k for k in scores if k[0] == part), key=lambda k: scores[k]) for part in PARTS}
     pairs = [(a[1], b[1]) for a, b in product(best["w13"], best["w2"]) if a[1][0] == b[1][0]]
 
@@ -188,18 +191,16 @@ def finalists(scores: dict[Key, float], most: int = 6) -> list[Pair]:
         return scores["w13", pair[0]] + scores["w2", pair[1]]
 
     quick = sorted(pairs, key=total)
-    # Where no pair is of one tile: either tile of the quickest pair, for both GEMMs.
+    # If no pair has one tile for both: either tile of the fastest pair, used for both GEMMs.
     same = [pair for pair in quick if pair[0] == pair[1]][:2] or [(tile, tile) for p in quick[:1] for tile in p]
     return list(dict.fromkeys([*quick[:most], *same]))
 
 
 def between(tokens: Sequence[int], most: int) -> list[tuple[int, int, int]]:
-    """Return (M, tuned M below, tuned M above) of Ms in the middle between tuned ones, spread over all gaps.
-
-    They are even, where there is room: see ``small``.
-    """
+    """Return (M, tuned M below, tuned M above) for Ms halfway between tuned ones, spread over all gaps."""
     gaps = []
     for low, high in zip(sorted(tokens), sorted(tokens)[1:], strict=False):
+        # The geometric mean is farthest from both by ratio; even, so that it has the kernels of most Ms: ``small``.
         middle = 2 * round((low * high) ** 0.5 / 2)
         if low < middle < high:
             gaps.append((middle, low, high))

@@ -1,7 +1,7 @@
-"""Measures tiles of one M, a few at a time interleaved with a reference, and writes a row for each.
+"""Measures the tiles of one M, a few at a time interleaved with a reference, and writes a row for each.
 
-A tile's time counts relative to that of the reference measured in the same turns, so that tiles of different turns (or
-processes, after a restart) can be compared although clocks and temperature have changed between them.
+A tile's time counts relative to the reference that was measured with it, so that tiles measured at different times (or
+by different processes, after a restart) can be compared although clocks and temperature have changed in between.
 """
 
 import time
@@ -23,25 +23,25 @@ from moe_lab.spec.configs import Sizes, text
 from moe_lab.spec.problem import MoEProblem
 
 Build = Callable[[], tuple[Step, Errors]]
-Make = Mapping[Any, tuple[Row, Build]]  # tile or pair -> its row without times, and what builds its step
+Make = Mapping[Any, tuple[Row, Build]]  # tile or pair -> its row without times, and the function that builds its step
 Clock = Callable[..., tuple[dict[Any, list[float]], Any]]
 
 
 @dataclass(frozen=True)
 class Session:
-    """What all rows of a tuning share.
+    """What all rows of a tuning run share.
 
     Attributes:
         backend: experts plugin.
         routing: spec of the routing.
         seed: of weights, tokens and routing.
         journal: where the rows go.
-        state: what was learnt from deaths.
-        note: told the keys of what is about to run.
+        state: what was learnt from crashes.
+        note: called with the keys of what is about to run.
         device: the GPU, or the CPU in tests.
         clock: times steps; see ``clock.interleave``.
-        now: seconds; of the budget.
-        rounds: repetitions in the rounds of the search.
+        now: returns the time in seconds, to compare with the budget.
+        rounds: repetitions in each round of the search.
         most: repetitions of a whole call.
     """
 
@@ -62,7 +62,7 @@ class Session:
     ) -> dict[Key, float]:
         """Measure single GEMMs until a time in seconds; see ``search.Measure``.
 
-        ``centres``: block_m -> tile of the other GEMM meanwhile; that of the fewest rows asked for is the reference.
+        ``centres``: block_m -> tile for the other GEMM; the one with the smallest requested block_m is the reference.
         """
         out: dict[Key, float] = {}
         for part in dict.fromkeys(part for part, _ in keys):
@@ -81,7 +81,7 @@ class Session:
         return out
 
     def wholes(self, case: Case, phase: str, origins: dict[Pair, str], reference: Pair) -> dict[Pair, float]:
-        """Measure whole calls, interleaved with a reference; returns microseconds of those that could be.
+        """Measure whole calls, interleaved with a reference; return the microseconds of those that ran.
 
         ``phase``: ``final`` or ``between``; ``origins``: pair of tiles -> where it comes from.
         """
@@ -94,7 +94,7 @@ class Session:
     def row(
         self, problem: MoEProblem, phase: str, part: str, number: int, *tiles: Sizes, origin: str = "search"
     ) -> Row:
-        """Return a row without times, of one tile, or (``part`` is ``full``) of those of w13 and w2.
+        """Return a row without times, for one tile or (if ``part`` is ``full``) for the tiles of w13 and w2.
 
         ``phase``: ``compile``, ``search``, ``final`` or ``between``.
         """
@@ -113,7 +113,7 @@ class Session:
         }
 
     def _measure(self, case: Case, make: Make, reference: Build, repetitions: int, until: float) -> dict[Any, float]:
-        """Return microseconds of what could be measured, now or before a restart."""
+        """Return the microseconds of what could be measured, now or before a restart."""
         done = self.journal.rows
         known = {name: done[key(row)] for name, (row, _) in make.items() if key(row) in done}
         base: Step | None = None
@@ -123,7 +123,7 @@ class Session:
             base = base or (_guarded(reference)[0] or (None,))[0]
             known |= self._chunk(case, chunk, base, repetitions)
             case.tidy()
-        # Any one reference time serves as the scale: times of a turn are only ever compared through their reference.
+        # Any reference time serves as the scale: times of different chunks are only compared through their references.
         scale = next((row["reference_us"] for row in known.values() if row["reference_us"]), None)
         return {
             name: row["median_us"] * (scale / row["reference_us"] if scale and row["reference_us"] else 1)
@@ -132,7 +132,7 @@ class Session:
         }
 
     def _chunks(self, make: Make, room: int) -> Iterable[Make]:
-        """Yield what is timed in turn: by itself what a process died with, else as many as there is room for."""
+        """Yield what is timed together: alone what a process died with, else as many as there is room for."""
         alone = [name for name, (row, _) in make.items() if list(key(row)) in self.state.alone]
         together = [name for name in make if name not in alone]
         chunks = [[name] for name in alone] + [together[i : i + room] for i in range(0, len(together), room)]
@@ -146,13 +146,14 @@ class Session:
             row = rows[name] = blank | {"repetitions": repetitions, "error": dead.get(key(blank))}
             if row["error"] is not None:
                 continue
-            self.note([key(row)])
+            self.note([key(row)])  # one key, so that a crash here names the tile
             made, row["error"] = _guarded(build)
             if made:
                 steps[name], errors = made
                 row |= {"correct": True, "error_max_rel": errors.max_rel, "bound_max_rel": case.oracle.bound.max_rel}
             elif str(row["error"]).startswith("wrong"):
                 row["correct"] = False
+        # All keys: a crash while they are timed cannot tell which it was, so they are then timed one by one.
         self.note([key(row) for name, row in rows.items() if name in steps])
         times, _ = self.clock(steps, repetitions, self.device)
         for name, row in rows.items():
@@ -163,13 +164,13 @@ class Session:
         return rows
 
     def _share(self, until: float, part: str, keys: Sequence[Key]) -> float:
-        """Return when to stop with the first of two GEMMs: after half of the time left."""
+        """Return when to stop: for the first of two GEMMs, after half of the time left."""
         first = part == keys[0][0] and len({other for other, _ in keys}) > 1
         return self.now() + (until - self.now()) / 2 if first else until
 
 
 def _guarded(build: Build) -> tuple[tuple[Step, Errors] | None, str | None]:
-    """Return what a call builds, or None and why it failed; see ``examine.guard``."""
+    """Return the result of a build and None, or None and why it failed; see ``examine.guard``."""
     entry = Entry()
     made: list[tuple[Step, Errors]] = []
     guard(entry, lambda: made.append(build()))

@@ -1,4 +1,4 @@
-"""The steps of a tuning, each in its share of the budget: compile, search and compare every M, judge between them."""
+"""The steps of a tuning run, each in its share of the time budget: compile, tune every M, check the Ms in between."""
 
 import argparse
 import os
@@ -19,25 +19,26 @@ from moe_lab.spec.problem import MoEProblem
 
 Plans = dict[int, dict[tuple[str, int], list[Sizes]]]
 
-COMPILING, SEARCHING, BETWEEN = 0.45, 0.7, 0.12  # shares: of the budget; of an M's time; of the budget
-ROUNDS_END = (0.6, 0.85, 1.0)  # shares of the search's time, when each round ends
+COMPILING, SEARCHING, BETWEEN = 0.45, 0.7, 0.12  # shares of the budget, of an M's time, of the budget
+ROUNDS_END = (0.6, 0.85, 1.0)  # when each round ends, as a share of the search's time: the first has the most tiles
 
 
 @dataclass(frozen=True)
 class Budget:
-    """When the tuning began and when it should end, in seconds."""
+    """When the tuning run began and when it should end, in seconds."""
 
     began: float
     until: float
 
     def at(self, share: float) -> float:
-        """Return when a share of the budget is spent."""
+        """Return the time at which a share of the budget is spent."""
         return self.began + share * (self.until - self.began)
 
 
 def tasks(problems: Sequence[MoEProblem], plans: Plans) -> list[dict[str, Any]]:
     """Return what to compile, each kernel once: the most promising tiles of every GEMM, block_m and kind of M first."""
     found: dict[tuple[str, Sizes, int], tuple[int, dict[str, Any]]] = {}
+    # Several Ms share a small problem, and so the kernels.
     kinds = {problem.M: small(problem).M for problem in problems}
     for problem in problems:
         for (part, _), tiles in plans[problem.M].items():
@@ -55,12 +56,13 @@ def compile_all(
     options: argparse.Namespace,
     budget: Budget,
 ) -> None:
-    """Compile in parallel until everything is, or the share of the budget is spent; a row for each tile.
+    """Compile in parallel until all is done or the share of the budget is spent; each tile gets a row.
 
     ``plans``: M -> (part, block_m) -> tiles; ``argv``: command of a compiling process; ``options``: jobs and patience.
     """
     from tqdm import tqdm
 
+    # Tiles that failed have a row too, so a resumed run does not try them again.
     todo = [task for task in tasks(problems, plans) if compile_key(task) not in session.journal.rows]
     jobs = options.jobs or min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
     with tqdm(total=len(todo), unit="tile", desc="compile", file=sys.stderr, mininterval=1.0) as bar:
@@ -75,7 +77,7 @@ def compile_all(
 
 
 def compile_key(task: dict[str, Any]) -> tuple[Any, ...]:
-    """Return the key of the row of a compiled tile: its M is that of the small problem."""
+    """Return the key of the row of a compiled tile, whose M is that of the small problem."""
     tile = {part: task["tile"] if task["part"] == part else None for part in PARTS}
     return task["M"], "compile", task["part"], 0, tile["w13"], tile["w2"]
 
@@ -83,7 +85,7 @@ def compile_key(task: dict[str, Any]) -> tuple[Any, ...]:
 def compiled(
     journal: Journal, problem: MoEProblem, plan: dict[tuple[str, int], list[Sizes]]
 ) -> list[tuple[str, Sizes]]:
-    """Return the tiles of a plan that have compiled and run, the most promising of every GEMM and block_m first."""
+    """Return the tiles of a plan that compiled and ran, the most promising of every GEMM and block_m first."""
     rows, M = journal.rows, small(problem).M
     placed = [(place, part, tile) for (part, _), tiles in plan.items() for place, tile in enumerate(tiles)]
     keys = [(part, tile) for _, part, tile in sorted(placed, key=lambda item: item[0])]
@@ -103,6 +105,7 @@ def tune_all(
         for i, problem in enumerate(bar):
             bar.set_postfix_str(f"M={problem.M}")
             now = session.now()
+            # What one M leaves over is shared by those that follow.
             until = now + (budget.at(1 - BETWEEN) - now) / (len(left) - i)
             if now >= budget.until or until <= now:
                 break
@@ -110,7 +113,7 @@ def tune_all(
 
 
 def tune(session: Session, case: Case, plan: dict[tuple[str, int], list[Sizes]], until: float) -> None:
-    """Search the tiles of one M, then compare what is left with the backend's own and with what others ship.
+    """Search the tiles of one M, then compare the finalists with the backend's default and with what engines ship.
 
     ``plan``: (part, block_m) -> tiles. ``until``: when to stop searching; the comparison is always done.
     """
@@ -122,6 +125,7 @@ def tune(session: Session, case: Case, plan: dict[tuple[str, int], list[Sizes]],
 
     scores = halve(compiled(session.journal, case.problem, plan), measure, session.rounds)
     reference = default(session.backend, case.problem)
+    # Tiles of the engines are for a kernel like that of fused_moe; in another kernel they mean something else.
     theirs = shipped(case.problem, gpu(session.device)) if session.backend == "fused_moe" else {}
     origins: dict[Pair, list[str]] = {}
     for origin, pair in [*(("search", p) for p in finalists(scores)), ("default", reference), *theirs.items()]:
@@ -133,7 +137,7 @@ def tune(session: Session, case: Case, plan: dict[tuple[str, int], list[Sizes]],
 def judge_between(
     session: Session, middles: Sequence[tuple[int, int, int]], case: Callable[[int], Case], budget: Budget
 ) -> None:
-    """Measure, between tuned Ms, the tiles of the keys around and their best rivals: what does the nearest key cost?
+    """Measure, between tuned Ms, the tiles of the Ms on both sides and their best rivals: what does the nearest cost?
 
     ``middles``: (M, tuned M below, tuned M above); ``case`` makes the inputs of an M.
     """
