@@ -92,6 +92,34 @@ def breakdown(
     return out
 
 
+def selected(table: pd.DataFrame, *, depth: int | None = None, sort: str = "start", top: int = 0) -> pd.DataFrame:
+    """Return some rows of a breakdown, each still below what it lies in, and ``(unattributed)`` last.
+
+    Args:
+        table: what ``breakdown`` gives.
+        depth: the deepest rows to keep; by default all.
+        sort: order of the rows below one: ``start`` (of the first operation), ``time`` (most kernel time first) or
+            ``name``.
+        top: keep so many rows, those of most kernel time, and what they lie in; 0 = all.
+    """
+    total, names, depths = table["total_kernel_sum_ms"].fillna(0.0), table["name"].tolist(), table["depth"].tolist()
+    last = (table["path"] == UNATTRIBUTED).tolist()
+    by = {"start": [0.0] * len(table), "time": (-total).tolist(), "name": names}[sort]
+    place: list[list[tuple[Any, ...]]] = []  # of each row the places of all that it lies in, and its own
+    above: list[list[int]] = []
+    inside: list[int] = []
+    for row, level in enumerate(depths):
+        inside[level:] = [row]
+        above.append(inside.copy())
+        place.append([(last[at], by[at], at) for at in (inside[-1:] if last[row] else inside)])
+    near = total[[not end and (depth is None or level <= depth) for end, level in zip(last, depths, strict=True)]]
+    kept = {at for row in near.nlargest(top or len(near), keep="first").index for at in above[row]}
+    kept |= {row for row, end in enumerate(last) if end and (depth is None or depths[row] <= depth)}
+    out = table.iloc[sorted(kept, key=lambda row: place[row])].reset_index(drop=True)
+    out.attrs = table.attrs
+    return out
+
+
 def instances(launches: Launches) -> pd.DataFrame:
     """Return one row for every instance of every range below the roots that launched GPU operations.
 

@@ -5,12 +5,16 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moe_lab.cli._print import aligned, print_notes
+from moe_lab.cli._print import add_format, fitted, print_csv, print_notes, records, time
 from moe_lab.spec.guard import options
 
 if TYPE_CHECKING:
     import pandas as pd
 
+MOSTLY_PCT = 50.0
+# Where the terminal is narrow, these go first.
+SPARE = [f"{name}{end}" for name in ("busy", "gap", "span") for end in ("_min", "_max")]
+SPARE += ["busy", "gap", "instances", "span", "kernels", "pct_of_root"]
 INFO = {"about": "time per range of a run or report"}
 
 
@@ -30,32 +34,53 @@ def add(parser: argparse.ArgumentParser) -> None:
         "file (default: where no kernel lies in a range)",
     )
     parser.add_argument("--spread", action="store_true", help="also the smallest and largest instance of each time")
-    parser.add_argument("--format", choices=("table", "csv", "json"), default="table")
+    parser.add_argument("--depth", type=options.few, metavar="N", help="leave out what lies deeper; the roots have 0")
+    parser.add_argument(
+        "--top",
+        type=options.whole(0, options.COUNT),
+        default=0,
+        metavar="N",
+        help="rows of most kernel time, with what they lie in; 0 = all",
+    )
+    parser.add_argument(
+        "--sort", choices=("start", "time", "name"), default="start", help="order of rows that lie in the same one"
+    )
+    add_format(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Print the time per range of a run or report."""
     from moe_lab import runs
-    from moe_lab.analysis.breakdown import breakdown
+    from moe_lab.analysis.breakdown import breakdown, selected
     from moe_lab.spec import roles
 
     launches = runs.load(arguments.source).launches()
     words = {None: None, "auto": True, "none": False}
     rules = words[arguments.roles] if arguments.roles in words else roles.load(Path(arguments.roles))
     table = breakdown(launches, arguments.root, spread=arguments.spread, roles=rules)
-    print_notes(table.attrs["notes"])
+    shown = selected(table, depth=arguments.depth, sort=arguments.sort, top=arguments.top)
     coverage = table.attrs["coverage"]
+    notes = [*table.attrs["notes"], *_hints(coverage, len(table) - len(shown))]
+    print_notes(notes)
     if arguments.format == "csv":
-        table = table.assign(**{f"coverage_{name}": value for name, value in coverage.items()})
-        print(table.to_csv(index=False, float_format="%.6g"), end="")
+        print_csv(shown.assign(**{f"coverage_{name}": value for name, value in coverage.items()}))
     elif arguments.format == "json":
-        rows = json.loads(table.to_json(orient="records"))
-        print(json.dumps({"notes": table.attrs["notes"], "coverage": coverage, "ranges": rows}, indent=1))
+        print(json.dumps({"notes": notes, "coverage": coverage, "ranges": records(shown)}, indent=1))
     else:
-        print(_tree(table))
+        print(_tree(shown))
         print("\nkernels and times: medians per instance. pct_of_root: of the kernel time of all roots.")
         print(_covered(coverage))
+
+
+def _hints(coverage: dict[str, Any], hidden: int) -> list[str]:
+    """Return what the reader may ask for next."""
+    hints = [f"{hidden} more rows are left out by --depth or --top."] if hidden else []
+    inside = coverage["in_range_pct"]
+    if coverage["by_name_pct"] is None and inside is not None and inside < MOSTLY_PCT:
+        said = f"{100 - inside:.2f} % of the kernel time lies in no range"
+        hints.append(f"{said}; --roles auto tells kernels by their names.")
+    return hints
 
 
 def _covered(coverage: dict[str, Any]) -> str:
@@ -70,7 +95,7 @@ def _covered(coverage: dict[str, Any]) -> str:
         ],
     }
     said = [f"{value:.2f} % {what}" for what, value in shares.items() if value is not None]
-    total = f"{coverage['kernels']} kernels, {coverage['kernel_time_ms']:.4f} ms"
+    total = f"{coverage['kernels']} kernels, {time(1e3 * coverage['kernel_time_ms'])}"
     return f"coverage: {', '.join([total, *said])}."
 
 
@@ -79,4 +104,4 @@ def _tree(table: "pd.DataFrame") -> str:
     shown["name"] = ["  " * int(d or 0) + n for d, n in zip(table["depth"].fillna(0), table["name"], strict=True)]
     shown["kernels"] = [f"{k:g}" for k in table["kernels"]]
     shown["pct_of_root"] = [f"{p:.2f}" for p in table["pct_of_root"]]
-    return aligned(shown)
+    return fitted(shown, SPARE)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nsys_builder import NsysBuilder
 from nsys_runs import graph, parsed, real
 
-from moe_lab.analysis.breakdown import UNATTRIBUTED, breakdown, instances
+from moe_lab.analysis.breakdown import UNATTRIBUTED, breakdown, instances, selected
 from moe_lab.analysis.coverage import coverage
 from moe_lab.runs.parse import parse_report
 from moe_lab.spec.errors import UserError
@@ -318,3 +318,51 @@ def test_operators_of_pytorch_are_no_stages(tmp_path):
     b.push("aten::layer_norm", 50, 90)
     b.launch(60, 2, gpu=(3 * MS, 4 * MS))
     assert coverage(parsed(b, tmp_path)).in_stage_pct == pytest.approx(75), "layer_norm would end in norm"
+
+
+def nested(tmp_path):
+    """Return the breakdown of two roots: b with y (1 us) and x (3 us), then a with z (2 us), and 4 us in no range."""
+    b = NsysBuilder()
+    b.push("b", 0, 1000)
+    b.push("a", 2000, 3000)
+    for at, name, us in ((100, "y", 1), (500, "x", 3), (2100, "z", 2)):
+        b.push(name, at, at + 50)
+        b.launch(at + 1, at, gpu=(1000 * at, 1000 * (at + us)))
+    b.launch(50_000, 99, gpu=(10**7, 10**7 + 4000))
+    return breakdown(parse_report(b.write(tmp_path / "r.sqlite")))
+
+
+@pytest.mark.parametrize(
+    ("options", "paths"),
+    [
+        ({}, ["b", "b/y", "b/x", "a", "a/z"]),
+        ({"sort": "time"}, ["b", "b/x", "b/y", "a", "a/z"]),
+        ({"sort": "name"}, ["a", "a/z", "b", "b/x", "b/y"]),
+        ({"depth": 0}, ["b", "a"]),
+        ({"top": 1}, ["b"]),
+        ({"top": 3}, ["b", "b/x", "a"]),
+        ({"top": 4, "sort": "name"}, ["a", "a/z", "b", "b/x"]),
+        ({"top": 1, "depth": 0}, ["b"]),
+    ],
+)
+def test_rows_are_selected_with_what_they_lie_in(options, paths, tmp_path):
+    table = nested(tmp_path)
+    found = selected(table, **options)
+    assert found["path"].tolist() == [*paths, UNATTRIBUTED]
+    assert found.attrs == table.attrs, "the coverage is that of the report"
+
+
+def test_a_deep_row_of_much_time_keeps_what_it_lies_in(tmp_path):
+    """Medians of many short instances may be small; the rows above a kept one stay whatever they have."""
+    table = nested(tmp_path)
+    table.loc[table["path"] == "a", "total_kernel_sum_ms"] = 0.0  # as a range that was left out by a filter
+    assert selected(table, top=3)["path"].tolist() == ["b", "b/x", "a", "a/z", UNATTRIBUTED]
+
+
+def test_what_no_range_below_the_roots_holds_stays_last_in_every_order(tmp_path):
+    b = NsysBuilder()
+    for number, root in enumerate("ba"):
+        b.push(root, 100 * number, 100 * number + 50)
+        b.launch(100 * number + 1, number, gpu=(1000 * number, 1000 * number + 10))
+    table = breakdown(parse_report(b.write(tmp_path / "r.sqlite")), "^[ab]$")
+    assert selected(table, sort="name")["path"].tolist() == ["a", "b", UNATTRIBUTED]
