@@ -38,9 +38,9 @@ CASES = [
 CASES_BEHIND = [
     (1, 256, 128, 4, 2, "uniform", "silu", None, "one token"),
     (9, 128, 192, 3, 2, "zipf:1.0", "swigluoai", None, "tiles with 64 columns of none"),
-    (9, 160, 136, 4, 2, "uniform", "silu", None, "tails of 32 and 8 in every size"),
-    (67, 128, 128, 2, 2, "uniform", "silu", None, "tiles of 64 rows"),
-    (20, 256, 128, 2, 2, "zipf:1.0", "silu", (32, 256, 64, 8, 4, 2), "tiles that a block of weights would not allow"),
+    (5, 160, 136, 2, 2, "uniform", "silu", None, "tails of 32 and 8 in every size"),
+    (5, 128, 128, 2, 1, "uniform", "silu", (64, 128, 128, 8, 4, 2), "tiles of 64 rows"),
+    (9, 128, 128, 2, 2, "zipf:1.0", "silu", (32, 256, 64, 8, 4, 2), "tiles that a block of weights would not allow"),
     (0, 256, 128, 8, 2, "uniform", "silu", None, "no tokens"),
 ]
 
@@ -84,11 +84,10 @@ def test_fp8_block_matches_the_dequantised_oracle(name, case, device, poison):
     assert_right(run(name, problem, inputs, tile=Tile(*tile) if tile else None), problem, inputs)
 
 
-@pytest.mark.parametrize("rows", [16, 64])
-def test_grouped_gives_the_same_hidden_rows_in_one_launch_and_in_two(rows, device, poison):
+def test_grouped_gives_the_same_hidden_rows_in_one_launch_and_in_two(device, poison):
     """Within what a step of e4m3 makes of bf16 or fp16 hidden rows, which one launch does not round."""
-    problem, inputs = make((19, 128, 256, 3, 2, "zipf:1.0", "silu"), device)
-    tile = Tile(rows, 128, 128, 8, 4, 3)
+    problem, inputs = make((9, 128, 256, 2, 2, "zipf:1.0", "silu"), device)
+    tile = Tile(16, 128, 128, 8, 4, 3)
     one, two = (run("grouped", problem, inputs, tile=tile, fuse=fuse) for fuse in (True, False))
     assert float((one.double() - two.double()).norm()) <= 0.03 * float(two.double().norm())
     assert_right(one, problem, inputs)

@@ -190,11 +190,11 @@ def grouped_persistent_gemm(
     (_, gemm_n, gemm_k), gather = w.shape, pairs_per_row > 0
     columns = gemm_n if activation == "none" else gemm_n // 2
     rows = alignment.sorted_token_ids.numel() if gather else numel
-    y = torch.empty((rows, columns), dtype=dtype or x.dtype, device=x.device)
-    y_scales = None
+    y_scales, stored = None, dtype or x.dtype
     if scales == "block" and activation != "none":
-        y = torch.empty_like(y, dtype=stored_as(x))
+        stored = stored_as(x)
         y_scales = torch.empty((rows, columns // tile.block_n), dtype=torch.float32, device=x.device)
+    y = torch.empty((rows, columns), dtype=stored, device=x.device)
     if numel == 0:
         return y if y_scales is None else Quantised("fp8_block", y.to(torch.float8_e4m3fn), y_scales)
     tma = has_tma(x, gemm_k)
