@@ -148,13 +148,7 @@ def of(bench: str) -> tuple[Option, ...]:
             Option("block_m", "64", "rows per tile", ROWS, "LIST"),
             Option("routing", "uniform", ROUTING, listed, "LIST"),
             Option("algorithms", "all", f"all that can run here, or some of: {_names('align')}", listed, "LIST"),
-            Option(
-                "modes",
-                ",".join(ALIGN_MODES),
-                f"some of: {', '.join(ALIGN_MODES)}",
-                partial(listed, known=ALIGN_MODES),
-                "LIST",
-            ),
+            _some("modes", ALIGN_MODES),
             Option("kernels", "all", "sizes to profile kernel by kernel too: all, none, or tokens", listed, "LIST"),
             REPETITIONS,
             seed,
@@ -169,14 +163,8 @@ def of(bench: str) -> tuple[Option, ...]:
                 "backends", "all", f"all that can run here, or some of: {_names('experts')}; {peers}", listed, "LIST"
             ),
             Option("routing", "uniform", ROUTING, listed, "LIST"),
-            Option("parts", "full,w13,w2", f"some of: {', '.join(PARTS)}", partial(listed, known=PARTS), "LIST"),
-            Option(
-                "modes",
-                "graph,eager",
-                f"some of: {', '.join(EXPERTS_MODES)}",
-                partial(listed, known=EXPERTS_MODES),
-                "LIST",
-            ),
+            _some("parts", PARTS),
+            _some("modes", EXPERTS_MODES),
             formats,
             REPETITIONS,
             seed,
@@ -214,6 +202,10 @@ def of(bench: str) -> tuple[Option, ...]:
 
 def _names(kind: str) -> str:
     return ", ".join(plugins.names(kind))
+
+
+def _some(name: str, known: tuple[str, ...]) -> Option:
+    return Option(name, ",".join(known), f"some of: {', '.join(known)}", partial(listed, known=known), "LIST")
 
 
 def command(commands: Any, name: str, about: str, run: Callable[..., Any]) -> argparse.ArgumentParser:

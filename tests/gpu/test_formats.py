@@ -78,7 +78,7 @@ def test_the_oracle_rounds_rows_of_all_experts_by_one_scale_where_the_format_has
     """GIVEN a token whose hidden features are large WHEN another goes to another expert THEN its rounding feels it."""
     problem = MoEProblem(2, 128, 128, 2, 1, "fp8_tensor")
     w13, w2 = (formats.quantise(torch.randn(*size) / 11, "fp8_tensor") for size in ((2, 256, 128), (2, 128, 128)))
-    x, ids = torch.randn(2, 128), torch.tensor([[0], [1]], dtype=torch.int32)
+    x, ids = torch.randn(2, 128) * torch.tensor([[1.0], [8.0]]), torch.tensor([[0], [1]], dtype=torch.int32)
     weights = torch.ones(2, 1)
     y = torch_loop.experts(x, w13, w2, weights, ids, problem=problem, mark=SILENT)
     alone = torch_loop.experts(x[:1], w13, w2, weights[:1], ids[:1], problem=replace(problem, M=1), mark=SILENT)
