@@ -1,13 +1,17 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
 from launches_fixture import MANIFEST, SHARES, launches, phase
+from nsys_builder import NsysBuilder
 
 from moe_lab import runs
 from moe_lab.analysis import phases
+from moe_lab.analysis.breakdown import breakdown
 from moe_lab.analysis.coverage import coverage
 from moe_lab.pages import load
 from moe_lab.runs import capture
+from moe_lab.runs.parse import parse_report
 from moe_lab.spec.errors import UserError
 
 
@@ -82,3 +86,15 @@ def test_layer_timeline_gives_every_operation_its_stage() -> None:
     in_us = operations.groupby("stage")["duration_us"].sum()
     assert dict(in_us) == pytest.approx(SHARES)
     assert spans.set_index("name").loc["post_attention_norm", "stage"] == "norm"
+
+
+def test_stages_inside_of_experts_say_more_than_experts(tmp_path: Path) -> None:
+    """GIVEN experts with w13 inside and a kernel beside it THEN w13 is the stage and the rest has no name."""
+    b = NsysBuilder()
+    b.push("layers.0", 0, 1000)
+    b.push("mlp.experts", 10, 500)
+    b.push("w13", 20, 100)
+    b.launch(30, 1, gpu=(0, 3000))
+    b.launch(200, 2, gpu=(5000, 6000))
+    table = breakdown(parse_report(b.write(tmp_path / "r.sqlite")), r"layers\.0$")
+    assert phases.stages(table)[["stage", "time_ms"]].values.tolist() == [["w13", 0.003], ["other", 0.001]]

@@ -5,11 +5,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from launches_fixture import SHARES, phase
+from nsys_builder import NsysBuilder
 
 from moe_lab import runs
+from moe_lab.analysis import phases
 from moe_lab.pages.layer_breakdown import findings as layer
 from moe_lab.pages.show import findings, mime
 from moe_lab.pages.show.findings import Finding
+from moe_lab.runs.parse import parse_report
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +54,26 @@ def test_layer_headline_names_experts_and_attention() -> None:
 def test_layer_headline_does_not_repeat_itself_for_the_second_phase() -> None:
     headline = plain(layer.all_of([phase("prefill"), phase("decode")]))[0]
     assert headline.endswith("of 100 µs in prefill; 60 % and 22 % of 100 µs in decode.")
+
+
+def test_layer_headline_counts_what_has_no_name(tmp_path: Path) -> None:
+    """A model with modules only: experts as a whole are a stage, and a kernel in none of the modules is counted."""
+    b = NsysBuilder()
+    b.push("model.layers.0", 0, 1000)
+    for number, (name, us) in enumerate([("self_attn", 24), ("mlp.gate", 2), ("mlp.experts", 67)]):
+        b.push(f"model.layers.0.{name}", 100 * number + 1, 100 * number + 90)
+        b.launch(100 * number + 10, number, gpu=(10**5 * number, 10**5 * number + 1000 * us))
+    b.launch(900, 9, gpu=(10**6, 10**6 + 7000))
+    run = phase().run
+    found = phases.phase("decode", run, parse_report(b.write(tmp_path / "r.sqlite")), r"layers\.0$")
+    assert dict(zip(found.stages["stage"], found.stages["pct_of_layer"].round(), strict=True)) == {
+        **{"self_attn": 24, "router": 2, "experts": 67, "other": 7},
+    }
+    assert plain(layer.all_of([found]))[0] == (
+        "In one layer on H200, the experts take 67 %, attention 24 % and what no stage names 7.0 % of 100 µs in decode."
+    )
+    lost = dataclasses.replace(found, stages=found.stages.assign(stage="other"))
+    assert "what no stage names takes 100 %" in plain(layer.all_of([lost]))[0]
 
 
 def test_layer_findings_say_launches_gaps_padding_and_floors() -> None:

@@ -11,9 +11,16 @@ from moe_lab.analysis.phases import Phase, gpu_name, published_rows, rows_of
 from moe_lab.analysis.rules import DRAM_PCT, PADDING_PCT
 from moe_lab.pages.show import findings
 from moe_lab.pages.show.findings import NBSP, Finding, caution, each, listed, number, percent, time
-from moe_lab.spec import published
+from moe_lab.spec import published, ranges
 
 EXPERTS = ("w13", "w2")
+_SUBJECTS = {
+    "the expert GEMMs": EXPERTS,
+    "the experts": (ranges.EXPERTS,),
+    "attention": ("self_attn",),
+    "what no stage names": ("other",),
+}
+LEAST_PCT = 1.0  # of the layer, for a place in the headline
 COVERED_PCT = 90.0  # in named stages; below it what is left may be larger than the stages that are compared
 _SHARES = "phase stage time_ms pct_of_layer"
 _FLOOR = "phase stage time_ms experts_hit minimum_tb_per_s useful_tflops_per_s roof_tb_per_s roof pct_of_roof"
@@ -45,18 +52,18 @@ def all_of(phases: Sequence[Phase]) -> list[Finding | None]:
 
 
 def experts_against_attention(phases: Sequence[Phase], shares: pd.DataFrame) -> Finding | None:
-    """Say what share of the layer the expert GEMMs and the attention take in each phase; ``shares`` are its rows."""
+    """Say what share of the layer experts, attention and what has no name take in each phase; ``shares``: its rows."""
     parts: list[str] = []
     before: list[str] = []
     for phase in phases:
-        both = {"the expert GEMMs": _share(phase, *EXPERTS), "attention": _share(phase, "self_attn")}
-        known = {what: share for what, share in both.items() if share is not None}
+        every = {subject: _share(phase, *names) for subject, names in _SUBJECTS.items()}
+        known = {subject: share for subject, share in every.items() if share is not None and share >= LEAST_PCT}
         if known:
-            subjects = [f"{what} {percent(share)}" for what, share in known.items()]
-            subjects = [percent(share) for share in known.values()] if list(known) == before else subjects
-            text = listed(subjects).replace("GEMMs ", "GEMMs take ", 1)
-            text = text if "GEMMs" in text or parts else text.replace("attention ", "attention takes ", 1)
-            parts.append(f"{text} of {time(phase.layer_ms)} in {phase.name}")
+            subjects = list(known) if list(known) != before else [""] * len(known)
+            subjects[0] += subjects[0] and (" take" if subjects[0].startswith("the ") else " takes")
+            pairs = zip(subjects, known.values(), strict=True)
+            said = listed([f"{subject} {percent(share)}".strip() for subject, share in pairs])
+            parts.append(f"{said} of {time(phase.layer_ms)} in {phase.name}")
             before = list(known)
     gpus = listed(list(dict.fromkeys(gpu_name(p) for p in phases)))
     return Finding("", f"In one {phases[0].part} on {gpus}, {'; '.join(parts)}.", shares) if parts else None
