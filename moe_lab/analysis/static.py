@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from moe_lab.spec import architectures
+from moe_lab.spec import architectures, ranges
 
 CALL = ["arch", "gpu", "model", "format", "backend", "algorithm", "stage", "kernel"]
 CODE = [
@@ -17,6 +17,9 @@ CODE = [
     *("static_occupancy_pct", "occupancy_limit", "tensor_unit", "loop_instructions", "loop_not_tensor_pct"),
     *("code_bytes", "error"),
 ]
+LAUNCH = ["M", "backend", "stage", "kernel", "grid_blocks", "block_threads"]
+BESIDE = ["static_registers", "registers_per_thread", "static_smem_bytes", "smem_bytes"]
+BESIDE += ["static_occupancy_pct", "occupancy_theoretical_pct"]
 WIDE_BYTES = 16  # that a thread loads at once where nothing is in the way
 # What rules look at.
 NEEDED = ("arch", "error", "tensor_unit", "vgpr_spills", "sgpr_spills", "local_accesses", "loop_loads", "blocks_by")
@@ -39,8 +42,34 @@ def kernels(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _spills(rows: pd.DataFrame) -> "pd.Series[Any]":
     known = rows.reindex(columns=["vgpr_spills", "sgpr_spills", "local_accesses"])
-    on_amd = known["vgpr_spills"] + known["sgpr_spills"]
-    return on_amd.fillna(known["local_accesses"])
+    known = known.astype("Int64")
+    return (known["vgpr_spills"] + known["sgpr_spills"]).fillna(known["local_accesses"])
+
+
+def beside(rows: pd.DataFrame, counted: pd.DataFrame) -> pd.DataFrame:
+    """Return what was compiled beside what Nsight Compute found in the same launches.
+
+    Args:
+        rows: of ``moe-lab inspect``, on one GPU.
+        counted: of a capture of ``moe_lab.gpu experts``, as ``counters.counters_table`` makes them.
+
+    Returns:
+        One row a launch that is in both, by M, backend (of align kernels that of the call that they were in), stage,
+        kernel and grid: these, then static_registers and registers_per_thread, static_smem_bytes and smem_bytes,
+        static_occupancy_pct and occupancy_theoretical_pct. Launches of kernels that the other one lacks are left out.
+    """
+    roots = [ranges.parse_root(str(path).split("/")[0]) or {} for path in counted["path"]]
+    found = counted.assign(
+        kernel=counted["name"],
+        M=pd.array([int(root["M"]) if "M" in root else None for root in roots], dtype="Int64"),
+        backend=pd.array([root.get("backend") for root in roots], dtype="string"),
+        smem_bytes=counted["smem_static_bytes"] + counted["smem_dynamic_bytes"],
+    )
+    known = rows[rows["error"].isna()]
+    calls = [known[known["backend"].notna()]]
+    calls += [known[known["stage"] == "align"].assign(backend=name) for name in known["backend"].dropna().unique()]
+    both = pd.concat(calls).merge(found, on=LAUNCH, how="inner", suffixes=("", "_counted"))
+    return both[[*LAUNCH, *BESIDE]].sort_values(["M", "grid_blocks"], ignore_index=True)
 
 
 def narrow_pct(loads: Any) -> float:

@@ -40,6 +40,11 @@ def tuned(name: str) -> tuning.Tuning:
     return tuning.Tuning(*_bench("tune", name, tuning.COLUMNS))
 
 
+def compiled(name: str) -> pd.DataFrame:
+    """Return the rows of a run of ``moe-lab inspect``; raises UserError: there is none of that name."""
+    return runs.load(name).rows()
+
+
 def _bench(bench: str, name: str, columns: Sequence[str]) -> tuple[Run | None, pd.DataFrame, str, list[Run]]:
     """Return run, rows (NA in columns that it lacks), the sentence without a run, and where to look for roofs."""
     command = "moe-lab tune" if bench == "tune" else f"moe-lab bench {bench}"

@@ -75,12 +75,12 @@ def _with_columns(row: Mapping[str, Any], read: Any) -> dict[str, Any]:
         raise UserError(f"A listing cannot be read ({error}); compile again.") from None
     known |= found | {"static_smem_bytes": row["static_smem_bytes"] + found["smem_in_code_bytes"]}
     del known["smem_in_code_bytes"]
-    return known | _fits(known)
-
-
-def _fits(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the columns on occupancy; where not one block fits, that is the row's error, as it is the launch's."""
     card = next(card for card in architectures.cards() if card.name == row["gpu"])
+    return known | {"block_threads": row["num_warps"] * card.warp_threads} | _fits(known, card)
+
+
+def _fits(row: Mapping[str, Any], card: architectures.Card) -> dict[str, Any]:
+    """Return the columns on occupancy; where not one block fits, that is the row's error, as it is the launch's."""
     smem, most = row["static_smem_bytes"], card.smem_block_bytes
     if smem > most:
         return {"error": f"It needs {smem} bytes of shared memory a thread block; this GPU gives one {most}."}

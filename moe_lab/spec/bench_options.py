@@ -181,6 +181,7 @@ def of(bench: str) -> tuple[Option, ...]:
             Option("format", "bf16", f"some of: {_names('formats')}", listed, "LIST"),
             Option("backend", ",".join(INSPECTED), f"some of: {', '.join(INSPECTED)}", listed, "LIST"),
             Option("algorithms", "all", "align algorithms in Triton", listed, "LIST"),
+            Option("tiles", "tuned", "tuned where there are any, or the backend's own", choices=("tuned", "own")),
             Option("jobs", 0, "compile processes; 0 = one per core, at most 16", types.few, "N"),
             Option("patience", 120, "seconds after which a compilation counts as hung", types.count, "S"),
         )

@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise UserError("TRITON_INTERPRET=1 leaves nothing to compile; take it out of the environment.")
     if options.compiler:
-        return serve(options.compiler)
+        return serve(options.compiler, options.tiles)
     if not options.out.resolve().parent.is_dir():
         raise UserError(f"The folder of --out '{options.out}' does not exist; make it first.")
     cards, cases = architectures.listed(options.arch), _cases(options)
@@ -79,7 +79,8 @@ class Work:
 
     def do(self) -> list[dict[str, Any]]:
         """Return the rows, in the order of the cases and launches."""
-        argv = [sys.executable, "-m", "moe_lab.gpu", "inspect", "--out", "-", "--compiler", self.card.card]
+        argv = [sys.executable, "-m", "moe_lab.gpu", "inspect", "--out", "-"]
+        argv += ["--compiler", self.card.card, "--tiles", self.options.tiles]
         pool = Pool(argv, self.processes, self.options.patience)
         begun = self.code / f"{self.card.card}-"
         tasks: list[Task] = [
@@ -101,11 +102,11 @@ class Work:
         return [{"gpu": self.card.name, "arch": self.card.arch} | row for row in rows]
 
 
-def serve(card: str) -> dict[str, Any]:
+def serve(card: str, tiles: str) -> dict[str, Any]:
     """Answer tasks on stdin, each with a line on stdout, when the rows of its launches are written."""
     from moe_lab.gpu.inspect import pretend
 
-    pretend.gpu(architectures.find(card))
+    pretend.gpu(architectures.find(card), tiles == "tuned")
     done = 0
     for line in sys.stdin:
         task, error = json.loads(line), None

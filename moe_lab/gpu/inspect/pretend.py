@@ -76,19 +76,20 @@ class Driver:
         return 0
 
 
-def gpu(card: Card) -> None:
-    """Let torch and Triton answer as on a card, from now on."""
+def gpu(card: Card, tuned: bool = True) -> None:
+    """Let torch and Triton answer as on a card, from now on; not ``tuned``: by a name that no tiles are tuned for."""
     driver.set_active(Driver(card))
     capability = _capability(card)
-    properties = SimpleNamespace(name=card.name, multi_processor_count=card.multiprocessors)
+    name = card.name if tuned else ""
+    properties = SimpleNamespace(name=name, multi_processor_count=card.multiprocessors)
     answers: dict[str, Any] = {
         "get_device_capability": capability,
-        "get_device_name": card.name,
+        "get_device_name": name,
         "get_device_properties": properties,
         "current_device": 0,
     }
-    for name, answer in answers.items():
-        setattr(torch.cuda, name, lambda device=None, answer=answer: answer)
+    for asked, answer in answers.items():
+        setattr(torch.cuda, asked, lambda device=None, answer=answer: answer)
     torch.version.hip = "pretended" if card.amd else None
 
 

@@ -1,0 +1,68 @@
+"""What docs/static.md says of committed runs of ``moe-lab inspect``, as Markdown."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from moe_lab import runs
+from moe_lab.analysis import static
+from moe_lab.analysis.counters import counters_table
+from moe_lab.analysis.phases import rows_of
+from moe_lab.pages import load
+from moe_lab.pages.readme import table
+from moe_lab.pages.show.findings import number
+from moe_lab.pages.static import findings
+from moe_lab.spec import published
+
+AMD = {"static_vgprs": "VGPRs", "static_agprs": "AGPRs", "static_sgprs": "SGPRs", "static_smem_bytes": "LDS, bytes"}
+AMD |= {"sgpr_spills": "SGPR spills", "vgpr_spills": "VGPR spills", "static_occupancy_pct": "occupancy, %"}
+
+
+def align(run: str, algorithms: Sequence[str]) -> str:
+    """Return the registers, LDS, spills and occupancy of align kernels on AMD, one row a kernel and architecture."""
+    rows = load.compiled(run)
+    rows = rows[rows["algorithm"].isin(list(algorithms))]
+    lines = [
+        [f"`{row.algorithm}`", f"`{row.kernel}`", row.arch, *(_text(getattr(row, column)) for column in AMD)]
+        for row in rows_of(rows.sort_values(["algorithm", "launch", "arch"]))
+    ]
+    return table(["algorithm", "kernel", "for", *AMD.values()], lines, left=[0, 1, 2])
+
+
+def align_published() -> str:
+    """Return the registers of the published align kernels on AMD, with what they were measured on."""
+    rows = published.table("align_amd")
+    lines = [[row.kernel, row.vgprs, row.sgprs] for row in rows_of(rows)]
+    setup = f"{published.ALIGN_AMD.label}: {published.ALIGN_AMD.setup}."
+    return f"{table(['kernel', 'VGPRs', 'SGPRs'], lines, left=[0])}\n\n{setup}"
+
+
+def check(run: str, capture: str) -> str:
+    """Return what was compiled beside what Nsight Compute counted, and how many of the launches agree exactly."""
+    found, compiled = runs.load(capture), runs.load(run)
+    counted = counters_table(found.launches(), ["occupancy_theoretical_pct"])
+    both = static.beside(compiled.rows(), counted)
+    pairs = [(static.BESIDE[i], static.BESIDE[i + 1]) for i in range(0, len(static.BESIDE), 2)]
+    # ncu prints two decimals.
+    same = pd.concat([(both[ours] - both[theirs]).abs() < 0.01 for ours, theirs in pairs], axis=1).all(axis=1)
+    triton = [one.manifest["versions"]["triton"] for one in (compiled, found)]
+    said = (
+        f"{int(same.sum())} of {len(both)} launches have exactly the registers, the shared memory and the occupancy of "
+        f"the capture `{capture}`; compiled by Triton {triton[0]}, captured with {triton[1]}."
+    )
+    head = ["M", "stage", "kernel", "registers", "ncu", "shared memory", "ncu", "occupancy, %", "ncu"]
+    lines = [
+        [row.M, row.stage, f"`{row.kernel}`", *(_text(getattr(row, column)) for column in static.BESIDE)]
+        for row in rows_of(both)
+    ]
+    return f"{said}\n\n{table(head, lines, left=[1, 2])}"
+
+
+def amiss(run: str) -> str:
+    """Return the findings of a run as a list."""
+    return "\n".join(f"* {finding}" for finding in findings.all_of(load.compiled(run)))
+
+
+def _text(value: Any) -> str:
+    return "" if pd.isna(value) else number(float(value)) if isinstance(value, float) else f"{value:,}"
