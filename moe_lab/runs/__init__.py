@@ -47,17 +47,17 @@ def import_report(
 
     Args:
         report: an .sqlite export of Nsight Systems (or a .nsys-rep where nsys is installed), a trace of
-            torch.profiler (.json, .json.gz), a folder of rocprofv3's CSV files, or one of rocprof-compute; several:
-            one a rank, in order.
+            torch.profiler (.json, .json.gz), a folder of rocprofv3's CSV files, or a workload folder of
+            rocprof-compute; several reports: one per rank, in order.
         name: ``<gpu>/<run>``, or ``<run>``: the GPU's name then comes from the report.
         root: profiles folder; by default ``profiles_root()``.
-        manifest: what else is known (see ``run.json``): tool, command, date, gpu, versions, workload.
-        overwrite: replace a run of that name.
+        manifest: what else is known and goes into ``run.json``: tool, command, date, gpu, versions, workload.
+        overwrite: replace an existing run of that name.
         keep_root: regular expression; with ``keep_instances``, which ranges are the roots.
-        keep_instances: keep only the first so many instances of each root, with what they need.
+        keep_instances: keep only this many instances of each root, the first ones, with all that they refer to.
         max_bytes: refuse a larger report file.
         allow_graph_level: take a report without the kernels of its graph replays.
-        held: what a capture claimed before it ran.
+        held: the claim on the run folder that a capture made before it ran.
 
     Raises:
         UserError: the report cannot be read, the name is bad or taken, or the result is too large.
@@ -68,7 +68,7 @@ def import_report(
         options = {"allow_graph_level": True} if allow_graph_level else {}
         parts = [parse_report(source, **options) for source in sources]
         if len(parts) > 1:
-            together(parts)  # refuses what is not one report a rank before anything is written
+            together(parts)  # refuses reports that are not one per rank, before anything is written
         name = full_name(name, (parts[0].meta["gpu"] or {}).get("name"))
         with (
             redact.counting() as hidden,
@@ -91,7 +91,7 @@ def import_report(
 
 @contextmanager
 def _as_sqlite(report: Path) -> Iterator[Path]:
-    """Give the report as SQLite, exported to a temporary file where it is a raw one."""
+    """Yield the report; a raw .nsys-rep is first exported to SQLite, into a temporary file."""
     if report.suffix != ".nsys-rep" or not report.is_file():
         yield report
         return
@@ -104,9 +104,10 @@ def _as_sqlite(report: Path) -> Iterator[Path]:
 def _shrink(
     sources: Sequence[Path], parts: Sequence[Launches], out: Path, keep_root: str | None, keep_instances: int | None
 ) -> tuple[list[str], list[str], list[str]]:
-    """Write the small reports; return their names, what was left out, as sentences, and the host names they knew."""
+    """Write the small reports; return (their names, sentences on what was left out, host names found in them)."""
     names: list[str] = []
     hosts: list[str] = []
+    # A dict as an ordered set: the ranks of one run leave out the same things, which is said once.
     dropped: dict[str, None] = {}
     for rank, (source, launches) in enumerate(zip(sources, parts, strict=True)):
         kind = format_of(source)

@@ -1,4 +1,4 @@
-"""Benchmarks as runs: start the measuring process, keep its rows in ``profiles/<gpu>/<run>/{run.json, rows.csv}``."""
+"""Benchmarks as runs: start the measuring process; keep its rows in ``profiles/<gpu>/<run>/{run.json, rows.csv}``."""
 
 import json
 import subprocess
@@ -18,18 +18,18 @@ from moe_lab.spec.guard.places import full_name
 
 _SHORTENED = (
     "In every text, paths are cut to their last component; secrets, addresses, device ids and the names of machines "
-    "and users are replaced, where a key, a known form or this machine tells them."
+    "and users are replaced where a key, a known form or this machine reveals them."
 )
 
 
 def measure(
     bench: str, arguments: Sequence[str], name: str, *, root: Path | None = None, overwrite: bool = False
 ) -> tuple[runs.Run, int]:
-    """Run a benchmark in a process of its own and keep its rows, also those of a process that dies on the way.
+    """Run a benchmark in a process of its own and keep its rows, even if the process dies half-way.
 
     Args:
-        bench: ``align``: the process is ``python -m moe_lab.gpu bench-align``, its stderr ours.
-        arguments: options of the benchmark.
+        bench: such as ``align``: the process is ``python -m moe_lab.gpu bench-align`` and shares our stderr.
+        arguments: command-line options of the benchmark.
         name: ``<run>`` or ``<gpu>/<run>``.
         root: profiles folder.
         overwrite: replace a run of that name.
@@ -65,9 +65,10 @@ def _measured(out: Path) -> bool:
 
 
 def wait(argv: Sequence[str]) -> int:
-    """Return the exit code of a command whose stdout nobody needs; a stop from the keyboard stops it too."""
+    """Run a command without its stdout and return its exit code; Ctrl-C stops the command too and gives 130."""
     try:
         return children.wait(subprocess.Popen(argv, stdout=subprocess.DEVNULL))
+    # A KeyboardInterrupt too, but of SIGTERM: then this process must end as well.
     except children.Terminated:
         raise
     except KeyboardInterrupt:
@@ -76,9 +77,7 @@ def wait(argv: Sequence[str]) -> int:
 
 def stopped(code: int) -> str:
     """Return what an exit code means, as a verb: ``was killed by SIGSEGV``."""
-    if code == 130:
-        return "was stopped from the keyboard"
-    return died(code)
+    return "was stopped from the keyboard" if code == 130 else died(code)
 
 
 def import_bench(
@@ -90,15 +89,15 @@ def import_bench(
     overwrite: bool = False,
     held: places.Claim | None = None,
 ) -> runs.Run:
-    """Make a run from results of a benchmark's process. The folder is complete or absent.
+    """Make a run from what a benchmark's process wrote. The folder is complete or absent.
 
     Args:
-        files: what ``--out`` wrote; several parts of one benchmark, measured on one machine, become one run.
+        files: what ``--out`` wrote; several parts of one benchmark from one machine become one run.
         name: ``<gpu>/<run>``, or ``<run>``: the GPU's name then comes from the result.
         root: profiles folder; by default ``runs.profiles_root()``.
         manifest: what else is known: command, versions.
         overwrite: replace a run of that name.
-        held: what the benchmark claimed before it ran.
+        held: the claim on the run folder that the benchmark made before it ran.
 
     Raises:
         UserError: a file cannot be read, the parts do not belong together, or the name is bad or taken.
@@ -148,13 +147,13 @@ def _manifest(
 
 
 def _refuse_strangers(files: Sequence[Path], results: Sequence[rows.Result]) -> None:
-    """Raise unless all parts are of one benchmark, GPU and software, and no row is measured twice."""
+    """Raise UserError unless all parts are of one benchmark, GPU and software, and no row was measured twice."""
     for path, result in zip(files[1:], results[1:], strict=True):
         for key in ("bench", "gpu", "versions"):
             ours, theirs = (_identity(r.header.get(key)) for r in (results[0], result))
             if ours != theirs:
                 raise UserError(
-                    f"'{files[0].name}' and '{path.name}' differ in {key}: times compare only within one machine and "
+                    f"'{files[0].name}' and '{path.name}' differ in {key}: times compare only on one machine with one "
                     "software; import them as two runs."
                 )
     columns = results[0].header.get("key") or []
@@ -163,10 +162,10 @@ def _refuse_strangers(files: Sequence[Path], results: Sequence[rows.Result]) -> 
         at = tuple(row.get(column) for column in columns)
         if at in seen:
             said = ", ".join(f"{column}={v}" for column, v in zip(columns, at, strict=True))
-            raise UserError(f"The files measure the same twice ({said}); import them as two runs.")
+            raise UserError(f"The files hold two measurements of one case ({said}); import them as two runs.")
         seen.add(at)
 
 
 def _identity(value: Any) -> Any:
-    """Return what must be equal: of the GPU not the bandwidth, which was measured."""
+    """Return what must be equal: all but the bandwidth of the GPU, which is measured and never the same twice."""
     return {k: v for k, v in value.items() if k != "copy_bytes_per_s"} if isinstance(value, dict) else value

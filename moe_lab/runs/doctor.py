@@ -13,7 +13,7 @@ from moe_lab.runs.capture._facts import driver_version
 from moe_lab.runs.capture._ncu_log import NEWER, knows_gpu
 from moe_lab.runs.capture._tools import Tool, find_tool, output
 
-PARAMS = Path("/proc/driver/nvidia/params")  # of the loaded NVIDIA driver
+PARAMS = Path("/proc/driver/nvidia/params")  # options of the loaded NVIDIA driver
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Check:
 
     Attributes:
         name: what was looked for.
-        found: what is there; None when it is missing.
-        costs: what its absence costs; empty when found.
-        remedy: how to get it; empty when found.
+        found: what is there; None if it is missing.
+        costs: what does not work without it; empty if found.
+        remedy: how to get it; empty if found.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Check:
 
 
 def examine() -> list[Check]:
-    """Look at this machine; imports neither torch nor triton and runs nothing on the GPU."""
+    """Examine this machine, without importing torch or triton and without running anything on the GPU."""
     here = "nothing can be captured here; reports of committed and imported captures still work"
     use = "use a machine with an NVIDIA or AMD GPU, and copy the run folder or report back"
     counters = "no kernel counters on AMD; folders made elsewhere can still be read"
@@ -64,6 +64,7 @@ def _gpu() -> str | None:
     if text and text.strip():
         return "; ".join(line.strip() for line in text.strip().splitlines())
     names = [Path(p).read_text().strip() for p in glob.glob("/sys/class/drm/card*/device/product_name")]
+    # Not every AMD card tells its name; /dev/kfd is the compute device of the amdgpu driver.
     return "; ".join(n for n in names if n) or ("AMD GPU" if Path("/dev/kfd").exists() else None)
 
 
@@ -102,7 +103,7 @@ def _nsys() -> Check:
 
 
 def _ncu() -> Check:
-    """Say which ncu there is, and whether it knows the GPU."""
+    """Return which ncu there is, and whether it knows the GPU."""
     tool = ncu.available()
     costs = "no kernel counters on NVIDIA"
     if isinstance(tool, str):
@@ -114,7 +115,7 @@ def _ncu() -> Check:
 
 
 def _has_libdw() -> bool:
-    """Return whether the loader finds libdw, without which the bundled nsys writes no report."""
+    """Return whether libdw can be loaded, without which the bundled nsys writes no report."""
     try:
         ctypes.CDLL("libdw.so.1")
     except OSError:
@@ -123,7 +124,7 @@ def _has_libdw() -> bool:
 
 
 def _counters() -> Check:
-    """Say whether the driver lets this user read hardware counters (AMD asks for no more than /dev/kfd)."""
+    """Return whether the driver lets this user read hardware counters (AMD requires no more than /dev/kfd)."""
     name = "hardware counters"
     if not PARAMS.exists():
         usable = os.access("/dev/kfd", os.R_OK | os.W_OK)
@@ -145,4 +146,4 @@ def _counters() -> Check:
 
 def _has_sys_admin() -> bool:
     found = re.search(r"^CapEff:\s*([0-9a-f]+)", Path("/proc/self/status").read_text(), re.MULTILINE)
-    return bool(found and int(found.group(1), 16) >> 21 & 1)
+    return bool(found and int(found.group(1), 16) >> 21 & 1)  # CAP_SYS_ADMIN is bit 21 of the set

@@ -1,4 +1,4 @@
-"""Ranks: which of them ran a launch, and the reports of several as one table."""
+"""Ranks: which rank ran a launch, and the reports of several ranks as one table."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,7 +13,7 @@ _IDS = ("range_id", "launch_range_id", "capture_range_id")
 
 
 def stated(launches: Launches) -> Launches:
-    """Return launches with their rank, where the report says its own, or a process's root ranges say ``rank=``."""
+    """Return launches with their rank: the report's own, or what ``rank=`` in the root ranges of a process says."""
     table, own = launches.table, launches.meta.get("rank")
     by_process = _of_processes(launches.ranges) if own is None else {}
     if own is None and not by_process:
@@ -23,7 +23,7 @@ def stated(launches: Launches) -> Launches:
 
 
 def _of_processes(ranges: pd.DataFrame) -> dict[int, int]:
-    """Return process -> rank; a process that calls itself by several is none of them."""
+    """Return process -> rank, without processes that name several ranks."""
     roots = ranges[ranges["name"].str.contains("|rank=", regex=False).fillna(False) & ranges["process"].notna()]
     found: dict[int, set[str]] = {}
     for process, name in roots[["process", "name"]].drop_duplicates().itertuples(index=False):
@@ -32,10 +32,10 @@ def _of_processes(ranges: pd.DataFrame) -> dict[int, int]:
 
 
 def together(parts: Sequence[Launches]) -> Launches:
-    """Return the reports of several ranks as one: ids of ranges and processes stay apart, as do their clocks.
+    """Return the reports of several ranks as one; ids of ranges and processes are renumbered, clocks are not aligned.
 
     Args:
-        parts: one a rank, in order; a rank that a report states itself counts more than its place.
+        parts: one per rank, in order; a rank that a report states itself takes precedence over its position.
 
     Raises:
         UserError: two are of the same rank.
@@ -55,7 +55,7 @@ def together(parts: Sequence[Launches]) -> Launches:
         used = pd.concat([tables[-1]["process"], apart["process"]]).dropna()
         processes = int(used.max()) + 1 if len(used) else processes
     if len(set(known)) < len(known):
-        raise UserError("Two of the reports are of the same rank; give one report a rank, each once.")
+        raise UserError("Two of the reports are of the same rank; give one report per rank.")
     warnings.append("Each rank's times count from the start of its own report: they compare within a rank only.")
     whole = pd.concat(tables, ignore_index=True), pd.concat(ranges)
     return Launches(*whole, parts[0].meta | {"warnings": warnings}, pd.concat(members, ignore_index=True))

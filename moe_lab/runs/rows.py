@@ -1,7 +1,7 @@
 """Rows of a benchmark: as the measuring process writes them (JSON), and as a run keeps them (a small CSV).
 
-In a run, columns that have one value in all rows are in ``run.json``, and so are the kinds of the columns, because CSV
-has none. Names in a column of (name, number) pairs are replaced by their position in a list.
+In a run, columns with the same value in all rows are in ``run.json``, and so are the kinds of the columns, which CSV
+cannot state. Names in a column of (name, number) pairs are replaced by their position in a list.
 """
 
 import csv
@@ -23,7 +23,7 @@ from moe_lab.spec.guard.entry import conform, decode_json, integer, one_line, re
 
 FILE = "rows.csv"
 
-# dtype of the schema -> (in words, type).
+# dtype in the schema -> (in words, type).
 KINDS: dict[str, tuple[str, Any]] = {
     "string": ("text", str),
     "Int64": ("whole number from 0 up", Annotated[int, msgspec.Meta(ge=0)]),
@@ -53,9 +53,9 @@ class Result:
     """What a benchmark's process wrote.
 
     Attributes:
-        header: bench, key (columns that tell rows apart), date, gpu, versions, command, settings.
-        rows: one dictionary a row; None = not known.
-        complete: whether the process came to its end; None if the file does not say.
+        header: bench, key (columns that identify a row), date, gpu, versions, command, settings.
+        rows: one dictionary per row; None = not known.
+        complete: whether the process finished; None if the file does not say.
     """
 
     header: dict[str, Any]
@@ -72,12 +72,12 @@ def is_result(path: Path) -> bool:
 
 
 def read_result(path: Path) -> Result:
-    """Read JSON lines (a header, then a row a line), or one object that has the rows in it.
+    """Read JSON lines (a header, then one row per line), or one object with the rows in it.
 
-    A last line that the process could not finish is left out.
+    An unfinished last line is left out.
 
     Raises:
-        UserError: it is neither, or has no rows.
+        UserError: the file is neither, or has no rows.
     """
     try:
         text = read_text(path)
@@ -109,7 +109,7 @@ def _line(text: str, number: int) -> dict[str, Any]:
 
 
 def _unless_torn(last: list[str]) -> list[Any]:
-    """Return what a last line without its end holds, nothing if it was not finished."""
+    """Return the row of a last line without a line end; nothing if the process died while it wrote the line."""
     try:
         return [_line(line, 0) for line in last if line]
     except ValueError:
@@ -117,7 +117,7 @@ def _unless_torn(last: list[str]) -> list[Any]:
 
 
 def _check_rows(result: Result) -> None:
-    """Raise ValueError where a row has a list or object in a column that tells rows apart, or another wrong type."""
+    """Raise ValueError if a row has a list or object in a key column, or a value of the wrong type."""
     for number, row in enumerate(result.rows, start=1):
         for column in result.header.get("key") or []:
             if isinstance(row.get(column), list | dict):
@@ -127,7 +127,7 @@ def _check_rows(result: Result) -> None:
 
 
 def _check(column: str, value: Any, number: int) -> None:
-    """Raise ValueError where a column of the schema holds another type or a time below zero; others may hold any."""
+    """Raise ValueError if a value does not fit its column in the schema; other columns may hold anything."""
     known = schema.of("rows").get(column) or schema.of("static").get(column)
     if known is not None and value is not None and not _fits(value, known.dtype):
         raise ValueError(f"row {number} has no {KINDS[known.dtype][0]} in '{column}'")
@@ -146,11 +146,11 @@ def write(rows: Sequence[Mapping[str, Any]], path: Path) -> dict[str, Any]:
     """Write the rows as CSV and return what ``read`` needs beside it.
 
     Args:
-        rows: one mapping a row; a value is a number, text, boolean, None, a list of (text, number), or other JSON.
+        rows: one mapping per row; a value is a number, text, boolean, None, list of (text, number), or other JSON.
         path: file to write.
 
     Returns:
-        count, columns (name -> kind), constants (name -> value), and names (of columns of pairs).
+        count, columns (name -> kind), constants (name -> value), and names (column of pairs -> list of names).
     """
     keys = list(dict.fromkeys(key for row in rows for key in row))
     values = {key: [row.get(key) for row in rows] for key in keys}
@@ -162,6 +162,7 @@ def write(rows: Sequence[Mapping[str, Any]], path: Path) -> dict[str, Any]:
         lines = csv.writer(file, lineterminator="\n")
         lines.writerow(varying)
         columns = [[_text(v, kinds[key], names.get(key, {})) for v in values[key]] for key in varying]
+        # Where all columns are constant, empty lines keep the number of rows.
         lines.writerows(zip(*columns, strict=True) if columns else [[]] * len(rows))
     known = {key: list(of) for key, of in names.items()}
     return {"count": len(rows), "columns": kinds, "constants": constants, "names": known}
@@ -176,7 +177,7 @@ def _kind(column: Sequence[Any]) -> str:
 
 
 def _text(value: Any, kind: str, names: dict[str, int]) -> str:
-    if value is None or value != value:
+    if value is None or value != value:  # NaN
         return ""
     if kind == "pairs":
         return " ".join(f"{names.setdefault(name, len(names))}={number:g}" for name, number in value) or "-"
@@ -186,14 +187,14 @@ def _text(value: Any, kind: str, names: dict[str, int]) -> str:
 
 
 def read(path: Path, known: Mapping[str, Any]) -> pd.DataFrame:
-    """Return what ``write`` wrote, in its columns' order and kinds; NA where a value was None.
+    """Return what ``write`` wrote, with its order and kinds of columns; NA where a value was None.
 
     Args:
         path: the CSV.
         known: what ``write`` returned.
 
     Raises:
-        UserError: the file is missing or does not fit.
+        UserError: the file is missing or does not match ``known``.
     """
     try:
         head, *lines = list(csv.reader(read_text(path).splitlines(keepends=True)))

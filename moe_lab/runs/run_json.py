@@ -1,4 +1,4 @@
-"""``run.json``: what a run is, where it comes from and what was left out of it; written, and checked when read."""
+"""``run.json``: what a run is, where it comes from and what was left out; how it is built, and checked when read."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,13 +15,13 @@ from moe_lab.spec.launches import Launches
 Scalar = str | int | float | bool | None
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
-# Modules of commands in older runs -> where they are now, so that a command that is shown can be run.
+# Modules in the commands of older runs -> where they are now, so that a command that is shown can be run.
 MOVED = {"moe_lab.workload": "moe_lab.gpu"}
 Kind = Literal["boolean", "Int64", "Float64", "string", "pairs", "json"]
 
 
 class Gpu(msgspec.Struct):
-    """The GPU, as the report or the measuring process says it."""
+    """The GPU, as the report or the measuring process states it."""
 
     name: Annotated[str, msgspec.Meta(max_length=255)] | None = None
     sm_count: Count | None = None
@@ -32,7 +32,7 @@ class Gpu(msgspec.Struct):
 
 
 class Tool(msgspec.Struct):
-    """What measured."""
+    """The profiler or benchmark that measured."""
 
     name: str | None = None
     version: str | None = None
@@ -54,7 +54,7 @@ class Problem(msgspec.Struct):
 
 
 class Point(msgspec.Struct):
-    """One experts call of a workload."""
+    """One call of the experts in a workload."""
 
     root: str
     problem: Problem
@@ -67,7 +67,7 @@ class Point(msgspec.Struct):
 
 
 class Workload(msgspec.Struct):
-    """What ran, as the workload says it."""
+    """What ran, as the workload states it."""
 
     workload: Scalar = None
     model: str | None = None
@@ -96,7 +96,7 @@ class Rows(msgspec.Struct):
 
 
 class Manifest(msgspec.Struct):
-    """The whole file; what nothing here reads may be anything."""
+    """The whole file; fields that are not listed may hold anything."""
 
     name: Name | None = None
     report: str | None = None
@@ -116,10 +116,10 @@ class Manifest(msgspec.Struct):
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Return what a ``run.json`` says, completed by the run's name and that of its report.
+    """Return the contents of a ``run.json``; a missing name of the run or report is filled in.
 
     Raises:
-        UserError: it is missing, no JSON, or holds something of another type.
+        UserError: it is missing, not JSON, or has a field of the wrong type.
     """
     try:
         found: dict[str, Any] = decode_json(read_bytes(path), dict[str, Any])
@@ -143,33 +143,24 @@ def read(path: Path) -> dict[str, Any]:
 def build(
     launches: Launches, name: str, given: Mapping[str, Any], report: str, dropped: list[str], hosts: list[str]
 ) -> dict[str, Any]:
-    """Return ``run.json``: what was given, completed by what the report says; unknown = null.
+    """Return the contents of ``run.json``: what was given, completed from the report; null = not known.
 
     Args:
         launches: the report.
         name: ``<gpu>/<run>``.
         given: what the capture knew: tool, command, date, gpu, versions, workload.
         report: file name of the report.
-        dropped: what was left out of the report, as sentences.
+        dropped: sentences on what was left out of the report.
         hosts: host names to take out of strings.
     """
     meta = launches.meta
     gpu = meta["gpu"] or {}
     facts = {k: gpu.get(k) for k in ("name", "sm_count", "memory_bytes", "compute_capability")}
-    workload = given.get("workload")
-    versions = {
-        "driver": meta.get("driver"),
-        "cuda": meta.get("cuda"),
-        "torch": None,
-        "triton": None,
-        "moe_lab": __version__,
-    }
+    versions = {**{k: meta.get(k) for k in ("driver", "cuda", "torch", "triton")}, "moe_lab": __version__}
     command = list(given.get("command") or [])
     if command:
-        dropped = [
-            *dropped,
-            "In the command, paths are cut to their last component and values whose names look secret are left out.",
-        ]
+        said = "In the command, paths are cut to their last component and values whose names look secret are left out."
+        dropped = [*dropped, said]
     return {
         "schema": 1,
         "name": name,
@@ -178,14 +169,14 @@ def build(
         "date": redact.tree(given.get("date") or meta.get("date"), hosts),
         "gpu": redact.tree(_over(facts, given.get("gpu")), hosts),
         "versions": redact.tree(_over(versions, given.get("versions")), hosts, name="versions"),
-        "workload": redact.tree(workload, hosts),
+        "workload": redact.tree(given.get("workload"), hosts),
         "report": report,
         "redacted": dropped,
     }
 
 
 def _tool(tool: dict[str, Any], hosts: list[str]) -> dict[str, Any]:
-    """Return the profiler's facts; its options are a command line."""
+    """Return the redacted facts of the profiler; its options are redacted as a command line."""
     options = {"options": redact.command([str(o) for o in tool["options"]], hosts)} if tool.get("options") else {}
     return {**redact.tree({k: v for k, v in tool.items() if k != "options"}, hosts), **options}
 

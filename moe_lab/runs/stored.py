@@ -1,4 +1,4 @@
-"""What profiles/ holds: runs by name, folder or report file, and one way to them for everything that asks for one."""
+"""What profiles/ holds: finds runs by name, folder or report file, in one way for all that ask for one."""
 
 import os
 import shlex
@@ -31,7 +31,7 @@ class Run:
 
     Attributes:
         path: the folder, or the file.
-        manifest: what ``run.json`` says; of a bare report only its name.
+        manifest: the contents of ``run.json``; for a bare report only its name.
     """
 
     path: Path
@@ -39,7 +39,7 @@ class Run:
 
     @property
     def report(self) -> Path:
-        """The report: a file, or a folder for formats of several files; no link out of the run is followed."""
+        """The report: a file, or a folder for formats of several files; links that lead out of the run are refused."""
         named = self.manifest.get("report")
         return below(self.path, self.path / str(named)) if named else self.path
 
@@ -50,7 +50,7 @@ class Run:
 
     @property
     def what(self) -> str:
-        """What it is of: the layer of a capture, or how many rows of which benchmark; empty where nothing says so."""
+        """What was measured: the layer of a capture, or how many rows of which benchmark; empty if not stated."""
         if self.is_bench:
             count = self.manifest["rows"]["count"]
             return f"bench {self.manifest['bench']}, {count} {'row' if count == 1 else 'rows'}"
@@ -67,7 +67,7 @@ class Run:
         if not self.is_bench:
             raise UserError(f"'{self.manifest['name']}' is a capture, not a benchmark: it has launches, but no rows.")
         found = rows.read(self.report, self.manifest["rows"])
-        if "dtype" in found and "format" not in found:  # an older run: its numbers were plain ones of the dtype
+        if "dtype" in found and "format" not in found:  # a run from before formats: plain numbers of its dtype
             found.insert(int(found.columns.get_loc("dtype")), "format", found["dtype"])  # type: ignore[arg-type]
         return found
 
@@ -93,7 +93,7 @@ def load(name_or_path: str | Path, *, root: Path | None = None) -> Run:
     """
     path = Path(name_or_path)
     folder = root or profiles_root()
-    if os.path.isfile(path) and path.name != MANIFEST:  # unlike Path's, also for names that no file can have
+    if os.path.isfile(path) and path.name != MANIFEST:  # Path.is_file raises for names that no file can have
         return Run(path, {"name": path.name})
     for place in (path.parent if path.name == MANIFEST else path, folder / path):
         if os.path.isfile(place / MANIFEST):
@@ -135,10 +135,11 @@ def survey(root: Path | None = None) -> tuple[list[Run], list[str]]:
 
 
 def folders(root: Path | None = None) -> list[Path]:
-    """Return the folders of the runs in a profiles folder, sorted by name; those too that cannot be read."""
+    """Return the folders of the runs in a profiles folder, sorted by name, also of runs that cannot be read."""
     place = root or profiles_root()
     places.must_be_folder(place)
     found = sorted(place.glob(f"*/*/{MANIFEST}"))
+    # A run that is still being written has a name with a dot.
     return [path.parent for path in found if not path.parent.name.startswith(".")]
 
 
@@ -148,7 +149,7 @@ class Opened:
 
     Attributes:
         run: the run; None if there is none.
-        missing: one sentence: what was asked, how to make it, what there is; empty with a run.
+        missing: a sentence on what was asked for, how to make it and what there is; empty if there is a run.
     """
 
     run: Run | None
@@ -156,17 +157,17 @@ class Opened:
 
 
 def open(asked: str, make: str = "", *, bench: str = "", commands: bool = False) -> Opened:
-    """Return a run by any name that ``load`` takes, or by the command that captures it; the one way of all pages.
+    """Return a run by any name that ``load`` takes, or by the command that captures it; all pages use this.
 
     Args:
         asked: run name, run folder or report file; empty = none.
         make: the command that makes such a run, for the sentence on a missing one.
-        bench: of which benchmark it must be: ``align``, ``experts`` or ``tune``; empty = any run.
+        bench: the benchmark that it must be of: ``align``, ``experts`` or ``tune``; empty = any run.
         commands: whether ``asked`` is a command to capture now: ``moe-lab capture TOOL --name X -- COMMAND``, or any
-            command, which is then profiled with Nsight Systems. Without it nothing is ever started.
+            command, which is then profiled with Nsight Systems. If False, nothing is ever started.
 
     Raises:
-        UserError: the run is there, but cannot be read or is of another benchmark; or the capture failed.
+        UserError: the run exists but cannot be read or is of another benchmark, or the capture failed.
     """
     if commands and asked:
         return Opened(_capture(asked))
@@ -187,7 +188,7 @@ def open(asked: str, make: str = "", *, bench: str = "", commands: bool = False)
 
 
 def _capture(asked: str) -> Run:
-    """Capture a command now and return its run; one of ``moe-lab capture`` is run as it stands."""
+    """Capture a command now and return its run; a ``moe-lab capture`` command is run as it is."""
     try:
         command = shlex.split(asked)
     except ValueError as error:
@@ -197,6 +198,7 @@ def _capture(asked: str) -> Run:
 
         return capture(nsys, command, f"captured/{datetime.now():%Y-%m-%d_%H%M%S}")
     done = subprocess.run([sys.executable, "-m", *["moe_lab", *command[1:]]], capture_output=True, text=True)
+    # `moe-lab capture` prints the folder of its run, after what the profiled program prints.
     lines = [line for line in done.stdout.splitlines() if os.path.isfile(Path(line) / MANIFEST)]
     if done.returncode or not lines:
         said = [line.partition(": ")[2] for line in done.stderr.splitlines() if line.startswith("moe-lab")]
@@ -210,5 +212,5 @@ def read(folder: Path) -> Run:
 
 
 def shown(name: str | Path) -> str:
-    """Return what a sentence may call a run, report or folder: of an absolute path only its last part."""
+    """Return a run, report or folder as sentences may name it: of an absolute path only the last part."""
     return (Path(name).name or "/") if Path(name).is_absolute() else str(name)

@@ -1,4 +1,4 @@
-"""A tuning as a run: start the process that tunes, keep its rows and the file of tiles that they amount to."""
+"""A tuning as a run: start the process that tunes; keep its rows and the file of tiles that results from them."""
 
 import sys
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from moe_lab.spec.guard.places import full_name
 
 
 def journal_path(name: str, root: Path | None = None) -> Path:
-    """Return where the rows of an unfinished tuning lie, beside the run ``<gpu>/<run>``."""
+    """Return the file with the rows of an unfinished tuning, beside the run ``<gpu>/<run>``."""
     target = (root or runs.profiles_root()) / name
     return target.with_name(f".tune-{target.name}.jsonl")
 
@@ -24,17 +24,17 @@ def journal_path(name: str, root: Path | None = None) -> Path:
 def measure(
     arguments: Sequence[str], name: str, *, budget: str, root: Path | None = None, overwrite: bool = False
 ) -> tuple[runs.Run, int]:
-    """Tune in processes of their own, for as long as the budget says; an unfinished tuning of that name goes on.
+    """Tune in processes of their own until the time budget is spent; an unfinished tuning of that name is continued.
 
     Args:
         arguments: options of ``bench_options.add_tune``.
         name: ``<run>`` or ``<gpu>/<run>``.
-        budget: of the options, to be said.
+        budget: the time budget among the options, for messages.
         root: profiles folder.
-        overwrite: begin anew, and replace a run of that name.
+        overwrite: start again from scratch, and replace a run of that name.
 
     Returns:
-        The run, with its file of tiles where an M has a result, and the exit code of the process.
+        The run, with its file of tiles if any M has a result, and the exit code of the process.
 
     Raises:
         UserError: torch is missing, the name is bad or taken, or nothing was measured.
@@ -44,7 +44,8 @@ def measure(
     full = full_name(name, gpu_name())
     journal = journal_path(full, root)
     if not overwrite and not journal.exists() and (journal.parent / full.split("/")[-1]).exists():
-        raise UserError(f"There already is a finished run '{full}'; choose another name or pass --overwrite.")
+        raise UserError(f"A finished run '{full}' already exists; choose another name or pass --overwrite.")
+    # Always overwrites: each continued part of a tuning replaces the run of the part before.
     with places.claim(root or places.profiles_root(), full, overwrite=True) as held:
         if overwrite:
             journal.unlink(missing_ok=True)

@@ -189,7 +189,7 @@ def test_import_bench_joins_parts_of_one_machine_only(tmp_path: Path, capfd) -> 
     assert cli.main(["import", str(one), str(other), *place]) == 2
     assert "differ in gpu" in capfd.readouterr().err
     assert cli.main(["import", str(one), str(one), *place]) == 2
-    assert "measure the same twice (tokens=1, E=128" in capfd.readouterr().err
+    assert "hold two measurements of one case (tokens=1, E=128" in capfd.readouterr().err
 
 
 def test_import_bench_takes_out_paths_and_secrets(tmp_path: Path) -> None:

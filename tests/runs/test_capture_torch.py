@@ -61,7 +61,7 @@ def test_scripts_that_python_runs_are_profiled_too(tmp_path):
 
 @pytest.mark.parametrize("workload", [["bash", "-c", "true"], ["python"], ["python", "-m"], ["python", "-"]])
 def test_what_is_no_python_program_is_refused(workload):
-    with pytest.raises(UserError, match=r"can only trace Python|no program to profile"):
+    with pytest.raises(UserError, match=r"traces only Python|no program to profile"):
         torch_profiler.command(workload, "o", Options())
 
 

@@ -118,5 +118,5 @@ def test_text_in_a_column_of_times_ends_in_exit_2(command, tmp_path, capsys, mon
         db.execute(f"UPDATE {KERNEL} SET start = '12abc' WHERE rowid = 2")
         db.commit()
     assert main([*command, str(path)]) == 2
-    assert f"column start of {KERNEL} holds something else than whole numbers" in capsys.readouterr().err
+    assert f"column start of {KERNEL} holds something other than whole numbers" in capsys.readouterr().err
     assert not (tmp_path / "profiles").exists()

@@ -456,7 +456,7 @@ def test_parse_refuses_what_is_no_plain_table_and_journals(tmp_path):
     b.launch(10, 1, gpu=(20, 30))
     path = b.write(tmp_path / "run.sqlite")
     (tmp_path / "run.sqlite-wal").write_bytes(b"rest")
-    with pytest.raises(UserError, match="not written to its end"):
+    with pytest.raises(UserError, match="not completely written"):
         parse_report(path)
     (tmp_path / "run.sqlite-wal").unlink()
     path.write_bytes(path.read_bytes() + b"more")
@@ -616,5 +616,5 @@ def test_negative_stream_is_na_and_noted(stream, noted, tmp_path):
     got = parse_report(path)
     assert got.table["stream"].isna().tolist() == [stream < 0]
     assert got.table["duration_ns"].tolist() == [10]
-    said = "1 GPU operations have a negative stream or device, which none has: it is NA."
+    said = "1 GPU operations have a negative stream or device, which cannot be: it is NA."
     assert (said in got.meta["warnings"]) == noted

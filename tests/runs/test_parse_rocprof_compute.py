@@ -165,12 +165,12 @@ def no_machine(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "sentence"),
     [
-        (truncated, r"pmc_perf\.csv breaks off or is no CSV file"),
+        (truncated, r"pmc_perf\.csv is truncated or not a readable CSV file"),
         (unknown, "is of a generation that moe-lab does not know: it has no Kernel_Name, Grid_Size"),
         (other_program, r"SQ_LEVEL_WAVES\.csv is of another program"),
         (other_gpu, "is mixed: its counters are not those of gfx942"),
         (two_forms, "mixes counter files of two forms"),
-        (empty, r"pmc_perf\.csv has a heading and no rows"),
+        (empty, r"pmc_perf\.csv has a header and no rows"),
         (no_counters, "has a sysinfo.csv but no counters"),
         (no_machine, "has counters but no sysinfo.csv"),
     ],

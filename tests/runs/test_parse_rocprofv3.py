@@ -140,7 +140,7 @@ def test_first_instances_of_an_amd_run_are_whole(tmp_path):
             {"717_kernel_trace.csv": "Kernel_Name,Start_Timestamp\nk,1"},
             "lacks the columns Correlation_Id, End_Timestamp",
         ),
-        ({"717_kernel_trace.csv": f"{KERNEL_HEADER}\n1,2,3"}, "breaks off or is no CSV file"),
+        ({"717_kernel_trace.csv": f"{KERNEL_HEADER}\n1,2,3"}, "is truncated or not a readable CSV file"),
     ],
     ids=["markers-only", "empty", "columns", "ragged"],
 )
@@ -155,7 +155,7 @@ def test_other_files_and_folders_are_not_claimed(tmp_path):
     (tmp_path / "numbers.csv").write_text("a,b\n1,2")
     assert not rocprofv3.sniff(tmp_path / "numbers.csv")
     assert not rocprofv3.sniff(tmp_path)
-    with pytest.raises(UserError, match="in no format"):
+    with pytest.raises(UserError, match="not in a format"):
         parse_report(tmp_path)
 
 

@@ -286,5 +286,5 @@ def test_what_is_no_file_is_no_report_and_no_tiles(command: str, name: str, tmp_
     more = {"import": ["import", name, "--profiles"], "configs": ["configs", "import", name, "--out"]}[command]
     assert cli.main([*more, str(tmp_path / "p")]) == 2
     said = capfd.readouterr().err
-    assert "There is no r" in said or "is in no format" in said
+    assert "There is no r" in said or "is not in a format" in said
     assert not (tmp_path / "p").exists()

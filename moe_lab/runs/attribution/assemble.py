@@ -1,4 +1,4 @@
-"""From what a parser read (operations, API calls, ranges, graph nodes) to launches: the part that all formats share."""
+"""From what a parser has read (operations, API calls, ranges, graph nodes) to launches: shared by all formats."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,15 +25,15 @@ class Operations:
         start: ns.
         end: ns.
         process: any process id, the same as in calls, ranges and graph nodes.
-        correlation: id that the launching API call has too, unique within a process.
+        correlation: id shared with the API call that launched the operation, unique within a process.
         graph_node: node of the executable CUDA graph.
         kind: index into ``KINDS``.
         name: index into ``names``.
         full: index into ``fulls``.
         names: short names.
         fulls: full names.
-        columns: further integer columns of ``launches.COLUMNS``; what is left out is NA.
-        graph: bool [n], launched by a CUDA graph although the node is not known.
+        columns: further integer columns of ``launches.COLUMNS``; columns that are left out are NA.
+        graph: bool [n], launched by a CUDA graph whose node is not known.
     """
 
     start: Ints
@@ -110,12 +110,12 @@ def assemble(
         ranges: the ranges, in any order.
         nodes: creations and clones of CUDA graph nodes, None = not in the report.
         meta: facts of the report; sentences on what could not be attributed are added to ``meta["warnings"]``.
-        lost: the sentence on operations of graphs whose capture is not in the report; empty = say nothing.
+        lost: the warning about graph operations whose capture is not in the report; empty = no warning.
     """
     ranges = _close(ranges, ops, calls, meta["warnings"])
     ranges = ranges.take(attribute.order(ranges.thread, ranges.start, ranges.end))
     forest = attribute.nest(ranges.thread, ranges.start, ranges.end, ranges.free)
-    # Everything below is of operations whose call is known; the others keep -1 and count as not attributed.
+    # From here on only operations with a known call are looked up; the others keep -1 and count as not attributed.
     call = keys.match(ops.process, ops.correlation, calls.process, calls.correlation)
     called = np.flatnonzero(call >= 0)
     where = calls.thread[call[called]], calls.start[call[called]], calls.end[call[called]]
@@ -123,14 +123,14 @@ def assemble(
     launch[called] = attribute.innermost(forest, *where)
     # Ranges that overlap without nesting are in no tree: an operation may lie in several, so these are pairs.
     member, crossing = attribute.crossing_pairs(forest, *where)
-    # When a graph was launched, not when its kernel ran: a node id may be in use again by then.
+    # The time at which a graph was launched, not at which its kernel ran: by then a node id may have been reused.
     when = ops.start.copy()
     when[called] = where[1]
     capture, unknown = _captured(ops, when, nodes, forest)
     graph = (ops.graph_node >= 0) | ops.graph
     if unknown and lost:
         meta["warnings"].append(lost.format(lost=unknown, graph=int(graph.sum())))
-    # Captured while tracing, but in no range: another remedy than for what was captured before tracing began.
+    # Captured while tracing, but in no range: this needs another remedy than a capture before tracing began.
     outside = int((graph & (capture < 0)).sum()) - unknown
     if outside and lost and len(ranges.start):
         meta["warnings"].append(OUTSIDE.format(outside=outside, graph=int(graph.sum())))
@@ -140,7 +140,7 @@ def assemble(
     if len(called) < len(call):
         uncalled = f"{len(call) - len(called)} of {len(call)} GPU operations"
         meta["warnings"].append(f"{uncalled} have no API call in the report, so no launch range.")
-    # Numbers in place of ids: tables of two captures of one program are then alike.
+    # Processes are renumbered from 0, so that the tables of two captures of one program are alike.
     processes = np.unique(np.concatenate([ops.process[ops.process != -1], ranges.process]))
     meta["processes"] = len(processes)
     found = {"range_id": range_id, "launch_range_id": launch, "capture_range_id": capture}
@@ -150,7 +150,7 @@ def assemble(
 
 def _close(ranges: Ranges, ops: Operations, calls: Calls, warnings: list[str]) -> Ranges:
     """End open ranges at the last timestamp of the report."""
-    # nsys leaves the end out, parsers give -1: smaller than any start.
+    # nsys leaves the end of an open range out; parsers then pass -1, which is smaller than any start.
     still_open = ranges.end < ranges.start
     if not still_open.any():
         return ranges
@@ -160,9 +160,9 @@ def _close(ranges: Ranges, ops: Operations, calls: Calls, warnings: list[str]) -
 
 
 def _captured(ops: Operations, when: Ints, nodes: NodeEvents | None, forest: attribute.Forest) -> tuple[Ints, int]:
-    """Return the innermost range at the capture of each operation's node (-1 = none), and how many are not known."""
+    """Return (innermost range around the capture of each operation's node, -1 = none; number of unknown captures)."""
     capture = np.full(len(when), -1, np.int64)
-    # A node is created on the CPU, on the capturing thread: ranges around that moment are found as those of a call.
+    # A node is created on the CPU, by the capturing thread: its ranges are found as those of a call of no length.
     graph = np.flatnonzero(ops.graph_node >= 0)
     event = np.full(len(graph), -1, np.int64)
     if nodes is not None:
@@ -179,9 +179,7 @@ def _replayed(
 ) -> tuple[replay.Replayed, Ints]:
     """Return (ranges made for replays, range of every operation)."""
     known = np.flatnonzero(capture >= 0)
-    if not len(known):
-        return replay.Replayed(NONE, NONE, NONE, NONE), launch
-    # One launch of a graph is one correlation id, which all of its kernels carry.
+    # All kernels of one graph launch carry the same correlation id.
     number = keys.distinct(ops.process[known], ops.correlation[known])[1]
     made = replay.combine(forest.parent, forest.depth, ranges.name, launch[known], capture[known], number)
     range_id = launch.copy()
@@ -190,16 +188,17 @@ def _replayed(
 
 
 def _table(ops: Operations, processes: Ints, how: Ints, found: dict[str, Ints]) -> pd.DataFrame:
-    """Return the table of launches; ``found`` is the ranges of each: int64 [n] of row numbers, -1 = none."""
-    always = np.zeros(len(ops.start), bool)
+    """Return the table of launches; ``found`` holds the columns of range ids: int64 [n] each, -1 = none."""
+    never_missing = np.zeros(len(ops.start), bool)  # by default `integers` makes negative values NA
     out: dict[str, Any] = {
         "kind": strings(ops.kind, KINDS),
         "name": strings(ops.name, ops.names),
         "name_full": strings(ops.full, ops.fulls),
         "attribution": strings(how, ATTRIBUTIONS),
-        "start_ns": integers(ops.start, always),
-        "end_ns": integers(ops.end, always),
-        "duration_ns": integers(ops.end - ops.start, always),
+        "start_ns": integers(ops.start, never_missing),
+        "end_ns": integers(ops.end, never_missing),
+        "duration_ns": integers(ops.end - ops.start, never_missing),
+        # searchsorted maps the unknown process (-1) to 0, which is a real one, hence the mask.
         "process": integers(np.searchsorted(processes, ops.process), ops.process == -1),
         "correlation": integers(ops.correlation),
         "graph_node": integers(ops.graph_node),
@@ -208,21 +207,21 @@ def _table(ops: Operations, processes: Ints, how: Ints, found: dict[str, Ints]) 
     for product, axes in (("grid_blocks", "grid_"), ("block_threads", "block_")):
         sizes = [ops.columns[axes + axis] for axis in "xyz" if axes + axis in ops.columns]
         if len(sizes) == 3:
-            x, y, z = sizes  # a damaged report may hold sizes whose product wraps round to a plausible number
+            x, y, z = sizes  # in a damaged report their product may wrap round to a plausible number
             out[product] = integers(
                 np.where((x < 0) | (y < 0) | (z < 0) | (x.astype(float) * y * z >= 2**62), -1, x * y * z)
             )
-    return tidy(pd.DataFrame(out, copy=False), COLUMNS)  # copy=False: the columns are ours, and may have millions
+    return tidy(pd.DataFrame(out, copy=False), COLUMNS)  # the columns are ours, and may have millions of rows
 
 
 def _ranges(ranges: Ranges, processes: Ints, forest: attribute.Forest, made: replay.Replayed) -> pd.DataFrame:
-    """Return the table of ranges: the real ones, then those made for replays."""
+    """Return the table of ranges: first the real ones, then those made for replays."""
     real = len(ranges.start)
     parent, depth = np.concatenate([forest.parent, made.parent]), np.concatenate([forest.depth, made.depth])
-    # A made range has the name, domain and thread of the captured one that it stands for: its row there.
+    # A range made for a replay takes its name, domain and process from the captured range that it stands for.
     row = np.concatenate([np.arange(real), made.source])
     name = ranges.name[row]
-    synthetic = np.arange(len(row)) >= real  # made for a replay: it has a name and a place, but no time on the CPU
+    synthetic = np.arange(len(row)) >= real  # these have a name and a place in the tree, but no time on the CPU
     path, values, _ = paths(parent, depth, name, ranges.names)
     thread = np.unique(ranges.thread, return_inverse=True)[1].ravel()
     frame = {

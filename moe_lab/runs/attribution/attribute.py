@@ -1,8 +1,8 @@
-"""Which range a GPU operation belongs to: the part that is the same for every profiler.
+"""Which range a GPU operation belongs to; the same rule for every profiler.
 
 An operation belongs to a range if the API call that launched it lies inside the range on the same thread
 (``range.start <= call.start and range.end >= call.end``): the definition of Nsight Systems' own projection reports.
-Everything is arrays in, arrays out, ids are row numbers, -1 means none, and each step sorts or sweeps: no step is
+Arrays go in and arrays come out; ids are row numbers and -1 means none. Every step is a sort or a sweep: none is
 quadratic and none loops over operations in Python. Times are integer nanoseconds; thread and process ids are 64-bit.
 """
 
@@ -15,9 +15,9 @@ from moe_lab.runs.attribution.keys import Bools, Ints, groups, runs, shared
 
 @dataclass(frozen=True)
 class Forest:
-    """Range instances as trees, one set of trees a thread.
+    """Range instances as trees, one set of trees per thread.
 
-    Rows are sorted by thread, then start, longest first, so parents come before children.
+    Rows are sorted by thread, then by start, the longest first, so that parents come before their children.
 
     Attributes:
         thread: int64 [n], any thread id.
@@ -46,21 +46,21 @@ def nest(thread: Ints, start: Ints, end: Ints, free: Bools) -> Forest:
     """Nest ranges by containment.
 
     Args:
-        thread: int64 [n], sorted as by ``order``, as are all others.
+        thread: int64 [n]; this and all other arrays are sorted as by ``order``.
         start: int64 [n], ns.
         end: int64 [n], ns, ``end >= start``.
-        free: bool [n], start/end ranges: where a thread's ranges cross, these leave the trees before push/pop
-            ranges do.
+        free: bool [n], whether it is a start/end range: where the ranges of a thread cross, these leave the trees
+            before push/pop ranges do.
     """
     parent = np.full(len(start), -1, np.int64)
     depth = np.zeros(len(start), np.int64)
     crossing = np.zeros(len(start), bool)
-    # Half-open and never empty, so that ranges which only touch are siblings.
+    # Half-open intervals, so that ranges that only touch are siblings; doubled times leave room to make none empty.
     opens, closes = 2 * start, 2 * end + (start == end)
     for rows in groups(thread):
         kept = rows
         nested = _nest_thread(opens[kept], closes[kept])
-        if nested is None:  # some ranges cross: only what nests can be a tree, the others are found pair by pair
+        if nested is None:  # some ranges cross: they leave the tree, and `crossing_pairs` finds their operations
             crossing[rows] = _untangle(opens[rows], closes[rows], free[rows])
             kept = rows[~crossing[rows]]
             nested = _nest_thread(opens[kept], closes[kept])
@@ -74,11 +74,11 @@ def nest(thread: Ints, start: Ints, end: Ints, free: Bools) -> Forest:
 def _nest_thread(opens: Ints, closes: Ints) -> tuple[Ints, Ints] | None:
     """Return (parent, depth) of sorted half-open intervals, or None if any two cross.
 
-    The depth of an interval is how many earlier ones are still open when it opens; its parent is the last earlier one
-    that is one level up. The first interval that crosses another one is always found by the comparison at the end,
-    because up to it both statements hold.
+    The depth of an interval is the number of earlier ones that are still open when it opens; its parent is the last
+    earlier one that is one level up. The comparison at the end always finds the first interval that crosses another
+    one, because up to that interval both statements hold.
     """
-    # Opened before minus closed before: the intervals that are open at the moment.
+    # Opened so far minus closed so far: the number of intervals that are open when this one opens.
     depth = np.arange(len(opens)) - np.searchsorted(np.sort(closes), opens, side="right")
     parent = np.full(len(opens), -1, np.int64)
     by_depth = np.argsort(depth, kind="stable")
@@ -86,9 +86,9 @@ def _nest_thread(opens: Ints, closes: Ints) -> tuple[Ints, Ints] | None:
     for level in range(1, len(bounds)):
         above = by_depth[bounds[level - 2] if level > 1 else 0 : bounds[level - 1]]
         here = by_depth[bounds[level - 1] : bounds[level]]
-        # Row numbers are in order of start, so the last row above that is smaller opened last.
+        # Row numbers are in order of start, so the last smaller row of the level above is the one that opened last.
         at = np.searchsorted(above, here) - 1
-        if len(at) and at[0] < 0:  # nothing is open one level up, yet something is: it crosses
+        if len(at) and at[0] < 0:  # something is open, but nothing one level up: the open one crosses
             return None
         parent[here] = above[at]
     inside = parent >= 0
@@ -98,7 +98,7 @@ def _nest_thread(opens: Ints, closes: Ints) -> tuple[Ints, Ints] | None:
 
 
 def _untangle(opens: Ints, closes: Ints, free: Bools) -> Bools:
-    """Return which intervals to take out so that the rest nest; free ones go first, then later ones.
+    """Return which intervals to take out so that the rest nest; free ones are taken out first, then later ones.
 
     A plain loop: it runs only on threads whose ranges cross, which push/pop ranges of one domain never do.
     """
@@ -107,6 +107,7 @@ def _untangle(opens: Ints, closes: Ints, free: Bools) -> Bools:
     for row, (start, end, movable) in enumerate(zip(opens.tolist(), closes.tolist(), free.tolist(), strict=True)):
         while stack and stack[-1][0] <= start:
             stack.pop()
+        # A push/pop range that crosses open start/end ranges stays, and they go.
         while stack and stack[-1][0] < end and not movable and free[stack[-1][1]]:
             out[stack.pop()[1]] = True
         if stack and stack[-1][0] < end:
@@ -117,7 +118,7 @@ def _untangle(opens: Ints, closes: Ints, free: Bools) -> Bools:
 
 
 def innermost(forest: Forest, thread: Ints, start: Ints, end: Ints) -> Ints:
-    """Return the innermost range of the trees around each call, -1 where none.
+    """Return the innermost range of the trees around each call, -1 where there is none.
 
     Args:
         forest: the ranges.
@@ -135,7 +136,7 @@ def innermost(forest: Forest, thread: Ints, start: Ints, end: Ints) -> Ints:
             continue
         at = np.searchsorted(forest.start[tree], start[calls], side="right") - 1
         node = np.where(at >= 0, tree[at], -1)
-        # The range that opened last before the call is the innermost one or, if already closed, lies inside it.
+        # The range that opened last before the call is the innermost one or, if it has closed by then, lies inside it.
         todo = np.flatnonzero((node >= 0) & (forest.end[node] < end[calls]))
         while len(todo):
             node[todo] = forest.parent[node[todo]]
@@ -148,10 +149,11 @@ def innermost(forest: Forest, thread: Ints, start: Ints, end: Ints) -> Ints:
 def crossing_pairs(forest: Forest, thread: Ints, start: Ints, end: Ints) -> tuple[Ints, Ints]:
     """Return (call, range) for every call inside a crossing range; arguments as for ``innermost``."""
     crossing = np.flatnonzero(forest.crossing)
-    pairs: list[tuple[Ints, Ints]] = []
+    none = np.zeros(0, np.int64)
+    pairs = [(none, none)]  # concatenate needs at least one array
     for rows, calls in shared(forest.thread[crossing], thread):
         ranges = crossing[rows]
-        # A crossing range holds a run [first, last) of the calls in order of start, minus those that end after it.
+        # In order of start, the calls inside a crossing range are a run [first, last) without those that end after it.
         sorted_calls = calls[np.argsort(start[calls], kind="stable")]
         first = np.searchsorted(start[sorted_calls], forest.start[ranges], side="left")
         last = np.searchsorted(start[sorted_calls], forest.end[ranges], side="right")
@@ -160,6 +162,4 @@ def crossing_pairs(forest: Forest, thread: Ints, start: Ints, end: Ints) -> tupl
         owner = np.repeat(ranges, count)
         inside = end[call] <= forest.end[owner]
         pairs.append((call[inside], owner[inside]))
-    if not pairs:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
     return np.concatenate([p[0] for p in pairs]), np.concatenate([p[1] for p in pairs])

@@ -1,4 +1,4 @@
-"""numpy columns to pandas columns of the tidy schema, without passing through floats or Python objects."""
+"""numpy columns to and from pandas columns of the tidy schema, without a detour through floats or Python objects."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -20,7 +20,7 @@ def strings(code: Ints, values: Sequence[str]) -> "pd.Series[Any]":
     """Return a string column: ``values[code]``, NA where the code is negative."""
     import pyarrow as pa
 
-    # A million launches have some hundred names: Arrow takes them by index, without a Python string a row.
+    # A million launches have some hundred names: Arrow picks them by index, without a Python string per row.
     indices = pa.array(code.astype(np.int32), mask=code < 0)
     column = pa.array(list(values), pa.large_string()).take(indices)
     result: pd.Series[Any] = column.to_pandas(types_mapper=lambda _: pd.StringDtype("pyarrow"))
@@ -39,16 +39,16 @@ def codes(series: "pd.Series[Any]") -> tuple[Ints, NDArray[np.object_]]:
 
 
 def numbered(values: Iterable[str | None]) -> tuple[Ints, list[str]]:
-    """Return (code, values) of texts: a number for each distinct one, in order of its first place; -1 for None."""
+    """Return (code, values) of texts: a number for each distinct one, in order of first appearance; -1 for None."""
     code, known = codes(pd.Series(list(values), dtype=object))
     return code, known.tolist()
 
 
 def paths(parent: Ints, level: Ints, name: Ints, names: Sequence[str]) -> tuple[Ints, list[str], Ints]:
-    """Join names from the top of each tree down with ``/``.
+    """Join names with ``/``, from the top of each tree down.
 
     Args:
-        parent: int64 [n], row of the parent; read below level 0 only.
+        parent: int64 [n], row of the parent; ignored at level 0.
         level: int64 [n], 0 at the top of a path; negative = leave out.
         name: int64 [n], index into ``names``.
         names: the names.
@@ -62,7 +62,7 @@ def paths(parent: Ints, level: Ints, name: Ints, names: Sequence[str]) -> tuple[
     for depth in range(int(level.max(initial=-1)) + 1):
         rows = np.flatnonzero(level == depth)
         above = code[parent[rows]] if depth else np.full(len(rows), -1, np.int64)
-        # A path is its parent's path and a name, so each distinct path is joined once, whatever the number of ranges.
+        # A path is its parent's path plus a name, so each distinct path is joined once, however many ranges share it.
         first, which = distinct(above, name[rows])
         code[rows] = len(values) + which
         own = [names[n] for n in name[rows[first]].tolist()]

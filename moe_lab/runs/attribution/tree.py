@@ -1,4 +1,4 @@
-"""The ranges of a report as arrays: which are roots, what lies below them, and the times of every instance."""
+"""The ranges of a report as arrays: which are roots, what lies below them, and how long every instance takes."""
 
 import re
 from dataclasses import dataclass
@@ -23,8 +23,8 @@ class Tree:
         depth: int64 [n].
         name: int64 [n], index into ``names``.
         names: the distinct range names.
-        root: int64 [n], the outermost chosen range that a range lies in (itself for a root), -1 outside of all.
-        whole: True if no root was chosen: every top-level range is one, save those of libraries, and the report as a
+        root: int64 [n], the outermost chosen range that a range lies in (a root lies in itself), -1 outside of all.
+        whole: True if no root was chosen: every top-level range is one, except those of libraries, and the report as a
             whole is 100 %.
         range_id: int64 [m], innermost range of each operation, -1 = none.
         start: int64 [m], ns.
@@ -32,8 +32,8 @@ class Tree:
         kernel: bool [m], whether the operation is a kernel (not a copy).
         graph: bool [m], whether a CUDA or HIP graph launched the operation.
         captured: bool [m], whether the range in which its graph node was captured is known.
-        pair_operation: int64 [k], operations inside crossing ranges (see ``Launches.memberships``) ...
-        pair_range: int64 [k], ... and these ranges.
+        pair_operation: int64 [k], operations inside crossing ranges (see ``Launches.memberships``).
+        pair_range: int64 [k], the crossing range of each ``pair_operation``.
     """
 
     parent: Ints
@@ -58,7 +58,7 @@ class Tree:
 
     def inherit(self, own: Bools) -> Ints:
         """Return, for every range, the innermost range at or above it for which ``own`` holds, else -1: int64 [n]."""
-        found = np.where(own, np.arange(len(own)), -1)  # from the top down: what a parent has is known before
+        found = np.where(own, np.arange(len(own)), -1)  # from the top down, so that parents are done first
         for rows in self.levels()[1:]:
             above = found[self.parent[rows]]
             found[rows] = np.where(own[rows], rows, above)
@@ -99,16 +99,14 @@ def build(launches: Launches, root: str | None = None, *, timed: bool = True) ->
     ranges, table = launches.ranges, launches.table
     if timed and len(table) and table["start_ns"].isna().all():
         raise UserError(
-            "This report holds counters of kernels that ran one by one, and no start times; see its counters with "
-            "`moe-lab counters`, and trace the command (`moe-lab capture nsys`) for a breakdown."
+            "This report holds counters of kernels that ran one by one, without start times; see its counters with "
+            "`moe-lab counters`, or trace the command (`moe-lab capture nsys`) for a breakdown."
         )
     name, values = codes(ranges["name"])
     names = [str(v) for v in values]
     parent, depth = array(ranges["parent_id"]), array(ranges["depth"])
     chosen = _chosen(names, root)
-    whole = chosen is None
     pairs = launches.memberships
-    captured = array(table["capture_range_id"]) >= 0
     launched = table["attribution"].isin(["graph_launch", "graph_node"]).to_numpy(dtype=bool)
     tree = Tree(
         parent,
@@ -116,18 +114,19 @@ def build(launches: Launches, root: str | None = None, *, timed: bool = True) ->
         name,
         names,
         np.zeros(len(name), np.int64),
-        whole,
+        chosen is None,
         array(table["range_id"]).copy(),
         array(table["start_ns"]),
         array(table["end_ns"]),
         np.asarray((table["kind"] == "kernel").to_numpy(dtype=bool)),
         np.asarray(launched | (array(table["graph_node"]) >= 0), bool),
-        np.asarray(captured, bool),
+        np.asarray(array(table["capture_range_id"]) >= 0, bool),
         pairs["operation"].to_numpy(np.int64),
         pairs["range_id"].to_numpy(np.int64),
     )
+    # Filled in last, as finding the roots needs the levels of the tree.
     tree.root[:] = _outermost(tree, ~_of_libraries(ranges, name, names) if chosen is None else chosen[name])
-    if whole:  # what lies in ranges of libraries only lies in none
+    if chosen is None:  # operations that lie only in ranges of libraries count as in no range
         tree.range_id[tree.operation_root < 0] = -1
     return tree
 
@@ -140,7 +139,7 @@ def _of_libraries(ranges: pd.DataFrame, name: Ints, names: list[str]) -> Bools:
 
 
 def _chosen(names: list[str], root: str | None) -> Bools | None:
-    """Return which names are roots, None for all top-level ranges."""
+    """Return which names are those of roots: bool [names]; None = every top-level range is a root."""
     if root is None:
         ours = np.array([parse_root(n) is not None for n in names], bool)
         return ours if ours.any() else None
@@ -166,7 +165,7 @@ def _outermost(tree: Tree, hit: Bools) -> Ints:
 
 @dataclass(frozen=True)
 class Times:
-    """What every range contains, nested ranges included: int64 [n] each, ns; zeros where ``operations`` is 0."""
+    """What every range contains, nested ranges included: int64 [n] each, times in ns; 0 where ``operations`` is 0."""
 
     operations: Ints
     kernels: Ints
@@ -182,8 +181,8 @@ def times(tree: Tree, only: Bools | None = None) -> Times:
     use = tree.range_id >= 0 if only is None else only & (tree.range_id >= 0)
     ops = np.flatnonzero(use)
     ops = ops[np.argsort(tree.start[ops], kind="stable")]
-    # From the deepest level up: after its own level an operation counts for the parent, so every range gets what lies
-    # in it at any depth, and operations stay sorted by start within each range, as the union of times needs.
+    # From the deepest level up: after each level its operations pass to the parent ranges, so that every range counts
+    # what lies in it at any depth. Within a range they stay sorted by start, as the union of times needs.
     at = tree.range_id[ops].copy()
     for level in range(int(tree.depth.max(initial=-1)), -1, -1):
         here = np.flatnonzero(tree.depth[at] == level)
@@ -191,7 +190,7 @@ def times(tree: Tree, only: Bools | None = None) -> Times:
         _add(result, owner, tree.start[rows], tree.end[rows], tree.kernel[rows])
         if level:
             at[here] = tree.parent[owner]
-    if len(tree.pair_operation):  # crossing ranges are outside the tree: their operations are listed
+    if len(tree.pair_operation):  # crossing ranges are outside the trees
         keep = slice(None) if only is None else only[tree.pair_operation]
         rows, owner = tree.pair_operation[keep], tree.pair_range[keep]
         order = np.argsort(tree.start[rows], kind="stable")
@@ -201,14 +200,14 @@ def times(tree: Tree, only: Bools | None = None) -> Times:
 
 
 def _add(result: Times, owner: Ints, start: Ints, end: Ints, kernel: Bools) -> None:
-    """Set the times of the ranges ``owner`` of operations that are sorted by start."""
+    """Set the times of ranges; ``owner`` is the range of each operation, operations are sorted by start."""
     if not len(owner):
         return
     order = np.argsort(owner, kind="stable")
     owner, start, end, kernel = owner[order], start[order], end[order], kernel[order]
     new = np.ones(len(owner), bool)
     new[1:] = owner[1:] != owner[:-1]
-    bounds = np.flatnonzero(new)  # reduceat sums from each bound to the next: one range each
+    bounds = np.flatnonzero(new)  # reduceat sums from one bound to the next: one range each
     rows = owner[bounds]
     result.operations[rows] = np.diff(bounds, append=len(owner))
     result.kernels[rows] = np.add.reduceat(kernel.astype(np.int64), bounds)
@@ -220,13 +219,13 @@ def _add(result: Times, owner: Ints, start: Ints, end: Ints, kernel: Bools) -> N
 
 def _uncovered(group: Ints, start: Ints, end: Ints, new: Bools) -> Ints:
     """Return the part of each interval that no earlier one of its group covers; sorted by group, then start."""
-    # A running maximum of the ends, which must not run from one group into the next: each group's times are lifted
-    # above all of those before it, and lowered again afterwards.
+    # `reach` is the running maximum of the ends. It must not run from one group into the next, so the times of each
+    # group are lifted above those of all groups before it, and lowered again afterwards.
     low = int(end.min())
     size = int(end.max()) - low + 1
     if size * (int(group[-1]) + 1) < 2**62:
         reach = np.maximum.accumulate(group * size + (end - low)) - group * size + low
-    else:  # too long a time for 64 bits: ranks instead of times
+    else:  # lifted times would overflow 64 bits: use their ranks instead
         values, rank = np.unique(end, return_inverse=True)
         reach = values[np.maximum.accumulate(group * len(values) + rank.ravel()) - group * len(values)]
     before = np.empty_like(reach)
@@ -237,9 +236,9 @@ def _uncovered(group: Ints, start: Ints, end: Ints, new: Bools) -> Ints:
 
 
 def paths(tree: Tree, used: Bools) -> tuple[Ints, list[str], Ints, Ints]:
-    """Return (code [n], values, depth of each value, name code of each value): paths from the roots down.
+    """Return the paths from the roots down as (code [n], values, depth of each value, name code of each value).
 
-    Ranges that are not ``used`` or lie in no root have code -1. Parents of used ranges must be used.
+    Ranges that are not ``used`` or lie in no root have code -1. The parents of used ranges must be used, too.
     """
     below = tree.depth - tree.depth[tree.root] if len(tree.root) else tree.depth
     level = np.where(used & (tree.root >= 0), below, -1)

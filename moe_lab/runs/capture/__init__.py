@@ -1,9 +1,9 @@
-"""Captures: ``<name>.py`` is a profiler, ``capture`` what all of them have in common.
+"""Captures: each ``<name>.py`` is a profiler; ``capture`` does what all of them have in common.
 
-A profiler has ``INFO`` (``called``: its name on the command line, where that is another than the file's;
-``of_program``: whether the profiled program may bring it), ``Options`` (a dataclass of ``option`` fields, which the
-command line takes too), ``available() -> Tool | reason``, a pure ``command(...) -> argv``, and ``trace(work, tool,
-workload, options) -> Traced``.
+A profiler has ``INFO`` (``called``: its name on the command line, if it differs from the file's; ``of_program``:
+whether the profiled program may bring the profiler along), ``Options`` (a dataclass of ``option`` fields, which are
+options of the command line too), ``available() -> Tool | reason``, a pure ``command(...) -> argv``, and
+``trace(work, tool, workload, options) -> Traced``.
 """
 
 import argparse
@@ -26,10 +26,10 @@ class Traced:
 
     Attributes:
         report: file or folder that ``runs.import_report`` reads.
-        flags: how the profiler was called.
-        tool: further facts of it; ``name`` and ``version`` replace those of the plugin.
+        flags: the options that the profiler was called with.
+        tool: further facts of the profiler; ``name`` and ``version`` replace those of the plugin.
         gpu: facts of the GPU that neither the report nor the workload states.
-        versions: versions that the profiled program states.
+        versions: versions stated by the profiled program.
     """
 
     report: Path
@@ -52,9 +52,9 @@ def capture(
 
     Args:
         profiler: the plugin.
-        workload: the command, one string an argument.
+        workload: the command, one string per argument.
         name: ``<run>`` or ``<gpu>/<run>``.
-        options: the plugin's ``Options``; where they have a ``window``, it is by default that of ``default_window``.
+        options: the plugin's ``Options``; a ``window`` that is not given is chosen by ``default_window``.
         root: profiles folder.
         overwrite: replace a run of that name.
 
@@ -64,6 +64,7 @@ def capture(
     known = called(profiler)
     check_command(workload, known)
     options = profiler.Options() if options is None else options
+    # Empty = not given. Profilers without a window have no such option.
     if getattr(options, "window", None) == "":
         options = dataclasses.replace(options, window=default_window(workload))
     tool = profiler.available()
@@ -73,6 +74,7 @@ def capture(
         found: Traced = profiler.trace(work, tool, list(workload), options)
         manifest = describe(known, getattr(tool, "version", None), found.flags, workload, work.said)
         manifest["tool"] |= found.tool
+        # What the workload says of itself wins over what the profiler found out.
         manifest["gpu"] = {**found.gpu, **{k: v for k, v in manifest["gpu"].items() if v is not None}}
         manifest["versions"] = {**found.versions, **manifest["versions"]}
         return work.keep(found.report, manifest)
@@ -87,7 +89,7 @@ def option(default: Any, *flags: str, **parser: Any) -> Any:
     """Return a field of ``Options`` that is also an option of the command line.
 
     Args:
-        default: without the option; a tuple takes the option several times.
+        default: its value if it is not given; a tuple means that it can be given several times.
         flags: such as ``-k``, ``--kernel``.
         parser: further arguments of ``add_argument``.
     """
@@ -95,7 +97,7 @@ def option(default: Any, *flags: str, **parser: Any) -> Any:
 
 
 def window(what: str) -> Any:
-    """Return the option ``--window``: ``all``, or ``profiler-api``, between two calls of the workload: ``what``."""
+    """Return the option ``--window``: ``all``, or ``profiler-api``: between the two calls that ``what`` names."""
     said = f"the whole command, or {what} (default: profiler-api for moe_lab.gpu, else all)"
     return option("", "--window", choices=("all", "profiler-api"), help=said)
 

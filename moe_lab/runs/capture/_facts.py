@@ -1,4 +1,4 @@
-"""What every capture does beside tracing: check the command, and say what ran on what."""
+"""What every capture does besides tracing: check the command, and record what ran on which machine."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from moe_lab.spec.errors import UserError
 
 
 def check_command(workload: Sequence[str], tool: str) -> None:
-    """Refuse a command that is missing."""
+    """Raise UserError if there is no command, or its executable is not found."""
     if not workload:
         raise UserError(
             f"There is no command to profile; put it after '--': moe-lab capture {tool} --name X -- python ..."
@@ -32,7 +32,7 @@ def describe(
 ) -> dict[str, Any]:
     """Return what is known of a capture; ``import_report`` redacts it and adds what the report says.
 
-    ``flags`` say how the tool was called, ``said`` is the file in which our own workload describes itself.
+    ``flags`` are the options of the tool; ``said`` is the file in which our own workload describes itself.
     """
     own: dict[str, Any] | None = dict(json.loads(said.read_text())) if said.exists() else None
     versions = dict((own or {}).get("versions", {}))
@@ -68,11 +68,13 @@ def compute_capability() -> str | None:
 def _query(field: str) -> str | None:
     smi = find_tool("nvidia-smi")
     text = output([str(smi), f"--query-gpu={field}", "--format=csv,noheader,nounits"]) if smi else None
+    # One line per GPU.
     return text.strip().splitlines()[0].strip() if text and text.strip() else None
 
 
 def _clocks() -> dict[str, int]:
-    """Return the SM and memory clocks in MHz just after the capture, and the highest that the card allows."""
+    """Return the SM and memory clocks in MHz just after the capture, and the highest SM clock that the card allows."""
     fields = {"sm": "clocks.sm", "sm_max": "clocks.max.sm", "mem": "clocks.mem"}
     values = (_query(",".join(fields.values())) or "").split(",")
+    # A card that does not tell a clock has "[N/A]" in its place.
     return {k: int(v) for k, v in zip(fields, values, strict=False) if v.strip().isdigit()}

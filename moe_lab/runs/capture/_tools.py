@@ -34,7 +34,7 @@ def find_tool(binary: str, patterns: tuple[str, ...] = ()) -> Path | None:
 
 
 def available(binary: str, patterns: tuple[str, ...], how: str) -> Tool | str:
-    """Return a profiler of this machine, or the reason why there is none and how to get it."""
+    """Return this machine's profiler, or a sentence on why there is none and how to get it."""
     path = find_tool(binary, patterns)
     return probe(path) if path else f"{binary} was not found; {how}."
 

@@ -2,9 +2,9 @@
 
 Usage: ``python _torch_runner.py OUT WINDOW -- (-m MODULE | -c CODE | FILE) [ARGUMENT ...]``.
 
-It runs in the profiled process, whose Python needs torch but not moe_lab: so it imports nothing of the package. It
-writes the trace to OUT and the versions that ran to OUT.versions. With WINDOW ``profiler-api`` it traces between
-``torch.cuda.profiler.start()`` and ``stop()``, else the whole program.
+It runs in the profiled process, whose Python has torch but perhaps not moe_lab, so it imports nothing of the package.
+It writes the trace to OUT and the versions of the software to OUT.versions. With WINDOW ``profiler-api`` it traces
+from ``torch.cuda.profiler.start()`` to ``stop()``, else the whole program.
 """
 
 import inspect
@@ -20,10 +20,12 @@ from typing import Any
 def main(arguments: list[str]) -> int:
     """Run the program; returns its exit status."""
     out, window, _, *program = arguments
+    # torch.profiler does not record NVTX: moe_lab's own workload then opens its ranges as user annotations.
     os.environ["MOE_LAB_RANGES"] = "torch"
-    isolated = not sys.path or Path(sys.path[0]) != Path(__file__).parent  # python -I and -P put no folder there
+    # python -I and -P do not put the script's folder there.
+    isolated = not sys.path or Path(sys.path[0]) != Path(__file__).parent
     if not isolated:
-        sys.path.pop(0)
+        sys.path.pop(0)  # this folder: its modules must not hide those of the program
     import torch
 
     profiler = Window(torch)
@@ -43,19 +45,19 @@ def main(arguments: list[str]) -> int:
 
 
 class Window:
-    """The profiler; it traces once, as the window of a capture does."""
+    """The profiler; it traces one window, the first."""
 
     def __init__(self, torch: Any) -> None:
         activity = torch.profiler.ProfilerActivity
         activities = [activity.CPU, *([activity.CUDA] if torch.cuda.is_available() else [])]
         self.torch = torch
         known = inspect.signature(torch.profiler.profile.__init__).parameters
-        options = {"acc_events": True} if "acc_events" in known else {}  # without it, new torch warns
+        options = {"acc_events": True} if "acc_events" in known else {}  # newer torch warns without it
         self.profile = torch.profiler.profile(activities=activities, **options)
         self.running = self.traced = False
 
     def start(self) -> None:
-        """Begin to trace, the first time."""
+        """Begin to trace; later calls do nothing."""
         if not self.traced:
             self.running = self.traced = True
             self.profile.start()
@@ -64,13 +66,13 @@ class Window:
         """Stop tracing once the GPU is done."""
         if self.running:
             self.running = False
-            if self.torch.cuda.is_initialized():  # what still runs on the GPU would be missing from the trace
+            if self.torch.cuda.is_initialized():  # kernels that still run would be missing from the trace
                 self.torch.cuda.synchronize()
             self.profile.stop()
 
 
 def _run(program: list[str], isolated: bool) -> int:
-    """Run a program as Python itself would: sys.argv, sys.path[0] and ``__main__`` are its own."""
+    """Run a program as Python itself would, with its own sys.argv, sys.path[0] and ``__main__``."""
     kind = program[0]
     name = program[1] if kind in ("-m", "-c") else kind
     sys.argv = [kind, *program[2:]] if kind in ("-m", "-c") else program
@@ -80,12 +82,13 @@ def _run(program: list[str], isolated: bool) -> int:
         if kind == "-m":
             runpy.run_module(name, run_name="__main__", alter_sys=True)
         elif kind == "-c":
-            # What the code defines must be found in __main__, as pickle and multiprocessing look for it there.
+            # pickle and multiprocessing look in __main__ for what the code defines.
             sys.modules["__main__"] = own = type(sys)("__main__")
             exec(compile(name, "<string>", "exec"), own.__dict__)
         else:
             runpy.run_path(name, run_name="__main__")
     except SystemExit as stop:
+        # As Python does: any other value is printed, and the status is 1.
         if stop.code is None or isinstance(stop.code, int):
             return stop.code or 0
         sys.stderr.write(f"{stop.code}\n")

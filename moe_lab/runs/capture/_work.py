@@ -1,4 +1,4 @@
-"""One capture from start to end: everything is checked before the command runs, and nothing is lost after it."""
+"""One capture from start to end: everything is checked before the command runs, and nothing is lost afterwards."""
 
 import os
 import subprocess
@@ -20,10 +20,11 @@ class Work:
     """What a capture has while it runs.
 
     Attributes:
-        folder: private, for the raw report; it stays and is named if something fails after the command ran.
+        folder: private folder for the raw report; if something fails after the command ran, it is kept and the user
+            is told where it is.
         said: the file in which our own workload describes itself.
-        name: of the run; without a GPU, the report's is put before it.
-        overwrite: whether a run of that name is replaced.
+        name: name of the run; if it names no GPU, the report does.
+        overwrite: whether an existing run of that name is replaced.
     """
 
     def __init__(self, name: str, root: Path, overwrite: bool, private: scratch.Scratch, held: places.Claim):
@@ -38,11 +39,11 @@ class Work:
         return {**os.environ, WORKLOAD_JSON: str(self.said)}
 
     def started(self) -> None:
-        """Say that the command is about to run: what it leaves is worth keeping from now on."""
+        """Note that the command is about to run: from now on the folder is worth keeping."""
         self._private.worth_keeping = True
 
     def run(self, argv: Sequence[str], tool: str, hint: str = "") -> None:
-        """Run the profiler."""
+        """Run the profiler; raises UserError if it fails, with ``hint`` at the end of the sentence."""
         self.started()
         code = children.wait(subprocess.Popen(list(argv), env=self.env))
         if code:
@@ -51,16 +52,17 @@ class Work:
             )
 
     def keep(self, report: Path, manifest: Mapping[str, Any]) -> Run:
-        """Make the run from the report."""
+        """Make the run folder from the report."""
         place = {"root": self._root, "overwrite": self.overwrite, "held": self._held}
         return import_report(report, self.name, manifest=manifest, **place)  # type: ignore[arg-type]
 
 
 @contextmanager
 def prepared(name: str, root: Path | None, overwrite: bool) -> Iterator[Work]:
-    """Claim the run's place and give a private folder for the raw report, before anything runs.
+    """Claim the run folder and make a private folder for the raw report, before anything runs.
 
-    The arguments are those of ``capture``; a name without a GPU means the first one here until the report says which.
+    The arguments are those of ``capture``; a name without a GPU stands for this machine's first GPU until the report
+    says which it was.
     """
     place = root or profiles_root()
     full = full_name(name, gpu_name())

@@ -1,4 +1,4 @@
-"""NVIDIA Nsight Compute: hardware counters of the kernels of any command, in the ranges that one asks for."""
+"""NVIDIA Nsight Compute: hardware counters of the kernels of any command, or of chosen ranges."""
 
 import os
 import shutil
@@ -28,36 +28,36 @@ INSTALL_PATTERNS = (
     "/usr/lib/nsight-compute/ncu",
 )
 HOW_TO_GET = "install Nsight Compute (package nsight-compute of NVIDIA's CUDA repository) or put ncu on PATH"
-_ALWAYS = ("launch__", "device__", "sm__maximum_warps")  # facts of the launch, which ncu does not list as counters
+_ALWAYS = ("launch__", "device__", "sm__maximum_warps")  # facts that every GPU has, which ncu does not list
 _MOST = 20  # ranges and kernels named in a message
-_PROBE_LAUNCHES = 1000  # kernels looked at to list the ranges that exist
+_PROBE_LAUNCHES = 1000  # kernels looked at, to list the ranges that exist
 
 
 @dataclass(frozen=True)
 class Options:
-    """What to measure, of which kernels; the help of each option says more."""
+    """What to measure, and of which kernels; see the help of each option."""
 
     collect: str = option("full", "--set", choices=metrics.SETS, help="how much to measure (default: full)")
-    wanted: str = option("", "--metrics", metavar="LIST", help="instead: columns or ncu names of spec/metrics.csv")
+    wanted: str = option("", "--metrics", metavar="LIST", help="instead: columns or ncu names in spec/metrics.csv")
     ranges: tuple[str, ...] = option(
-        (), "--ranges", metavar="FILTER", help='only kernels in such a range: "moe_lab@w13/"'
+        (), "--ranges", metavar="FILTER", help='only kernels in ranges that match, such as "moe_lab@w13/"'
     )
-    kernel: str = option("", "--kernel", type=types.pattern, metavar="REGEX", help="only kernels of such a name")
+    kernel: str = option("", "--kernel", type=types.pattern, metavar="REGEX", help="only kernels whose name matches")
     launch_count: int | None = option(
         None,
         "--launch-count",
         type=types.count,
         metavar="N",
-        help="only N launches of each kernel, grid and block",
+        help="only the first N launches of each kernel, grid and block",
     )
     window: str = window("cudaProfilerStart to Stop")
     cache_control: str = option("all", "--cache-control", choices=("all", "none"), help="flush caches before each pass")
     expected: int | None = option(
-        None, "--expect", type=types.count, metavar="N", help="kernels to come, to show the time left"
+        None, "--expect", type=types.count, metavar="N", help="how many kernels will be profiled, to show the time left"
     )
-    extra: tuple[str, ...] = option((), "--ncu-option", metavar="OPTION", help="a further option for ncu")
+    extra: tuple[str, ...] = option((), "--ncu-option", metavar="OPTION", help="another option for ncu")
     keep_report: Path | None = option(
-        None, "--keep-report", type=Path, metavar="FILE", help="also copy the .ncu-rep (holds paths) to FILE"
+        None, "--keep-report", type=Path, metavar="FILE", help="also copy the .ncu-rep to FILE (it is not redacted)"
     )
 
     def metrics(self) -> tuple[Metric, ...]:
@@ -66,19 +66,19 @@ class Options:
 
 
 def available() -> Tool | str:
-    """Return the ncu of this machine, or the reason why there is none and how to get it."""
+    """Return this machine's ncu, or a sentence on why there is none and how to get it."""
     return _tools.available("ncu", INSTALL_PATTERNS, HOW_TO_GET)
 
 
 def command(ncu: str, workload: Sequence[str], out: str, names: Sequence[str], options: Options) -> list[str]:
-    """Return the argv that profiles ``workload`` into ``out``.ncu-rep and ncu's messages into ``out``.log. Pure.
+    """Return the argv that profiles ``workload`` into ``out``.ncu-rep, with ncu's messages in ``out``.log. Pure.
 
-    The clock is left alone, so that times compare with those of a timeline; the SM clock is among the metrics.
+    Clocks are not locked, so that times compare with those of a timeline; the SM clock is one of the metrics.
     """
     count = options.launch_count
     return [
         ncu,
-        "--target-processes=all",
+        "--target-processes=all",  # the command may be a launcher whose children run the kernels
         "--clock-control=none",
         f"--cache-control={options.cache_control}",
         "--nvtx",
@@ -102,9 +102,9 @@ def export_command(ncu: str, report: str) -> list[str]:
 
 
 def names_of(wanted: Sequence[Metric], known: Collection[str]) -> list[str]:
-    """Return the name of each metric that this GPU knows; the others are left out.
+    """Return the name of each metric that this GPU has; metrics that it lacks are left out.
 
-    ``known`` are the base names that ncu lists; empty = not asked, so the best name of each metric.
+    ``known`` are the base names that ncu lists; empty = not known, then the first name of each metric is taken.
     """
     if not known:
         return [m.names[0] for m in wanted]
@@ -120,43 +120,43 @@ def trace(work: Work, tool: Tool, workload: Sequence[str], options: Options) -> 
     """Measure the counters of the command's kernels.
 
     Raises:
-        UserError: ncu may not count, the command fails, or no kernel matches the filters.
+        UserError: ncu is not allowed to count, the command fails, or no kernel matches the filters.
     """
-    wanted, work.name = options.metrics(), full_name(work.name, gpu_name())  # its page does not name the GPU
+    work.name = full_name(work.name, gpu_name())  # unlike other reports, ncu's raw page does not name the GPU
     if options.keep_report:
         _check_copy(options.keep_report, work.overwrite)
     out = work.folder / "report"
-    argv = command(str(tool.path), workload, str(out), names_of(wanted, known_names(tool)), options)
+    argv = command(str(tool.path), workload, str(out), names_of(options.metrics(), known_names(tool)), options)
     work.started()
     code, cost = _ncu_log.run(argv, out.with_suffix(".log"), work.env, options.expected)
     page = _page(tool, out, code, workload, options)
     if options.keep_report:
         shutil.copyfile(out.with_suffix(".ncu-rep"), options.keep_report)
-        options.keep_report.chmod(0o600)
+        options.keep_report.chmod(0o600)  # the raw report is not redacted
+    # Without the metrics: there may be hundreds, and `facts` says which set they are.
     flags = argv[1 : next(i for i, a in enumerate(argv) if a.startswith("--metrics="))]
     facts = {"metrics": options.wanted or options.collect, "replay": asdict(cost)}
     return Traced(page, flags, facts, {"name": gpu_name()})
 
 
 def _check_copy(copy: Path, overwrite: bool) -> None:
-    """Refuse a place for the copy of the report before minutes of replay, not after."""
+    """Refuse a bad place for the copy of the report before minutes of replay, not afterwards."""
     if not copy.parent.is_dir() or not os.access(copy.parent, os.W_OK):
-        raise UserError(f"--keep-report: no file can be written to the folder of '{copy.name}'; choose another one.")
+        raise UserError(f"--keep-report: the folder of '{copy.name}' cannot be written to; choose another one.")
     if os.path.lexists(copy) and (not overwrite or not copy.is_file() or copy.suffix != ".ncu-rep"):
-        raise UserError(f"--keep-report: there already is a '{copy.name}'; choose another file name.")
+        raise UserError(f"--keep-report: '{copy.name}' already exists; choose another file name.")
 
 
 def known_names(tool: Tool) -> set[str]:
     """Return the base names of the metrics of this machine's GPU; empty where ncu does not say."""
     text = output([str(tool.path), "--query-metrics"], timeout_s=60) or ""
+    # A table of name, type and unit between headings: only the names of metrics hold a double underscore.
     return {line.split()[0] for line in text.splitlines() if "__" in line.partition(" ")[0]}
 
 
 def _page(ncu: Tool, out: Path, code: int, workload: Sequence[str], options: Options) -> Path:
     """Return the raw page of the report that ncu wrote."""
-    log = out.with_suffix(".log")
-    text = log.read_text(errors="replace") if log.exists() else ""
-    reason = _ncu_log.explain(text, code, ncu.version)
+    reason = _ncu_log.explain(_ncu_log.read(out.with_suffix(".log")), code, ncu.version)
     if reason:
         raise UserError(reason)
     report = out.with_suffix(".ncu-rep")
@@ -177,11 +177,11 @@ def _export(ncu: Tool, report: Path) -> Path:
 
 
 def _nothing(ncu: Tool, out: Path, workload: Sequence[str], options: Options) -> str:
-    """Return why no kernel was profiled; runs the command once more, without filters, to see what there is."""
+    """Return why no kernel was profiled; runs the command once more without filters, to see which kernels there are."""
     window = "; try --window all" if options.window == "profiler-api" else ""
     if not (options.ranges or options.kernel):
         return f"ncu saw no kernel run{window}."
-    # One counter and no filter: a pass a kernel, so this costs little more than the command itself.
+    # One counter takes one pass per kernel, so this costs little more than the command itself.
     first = ("--launch-count", str(_PROBE_LAUNCHES))
     everything = replace(options, ranges=(), kernel="", launch_count=None, extra=first)
     argv = command(str(ncu.path), workload, str(out), ["launch__grid_size"], everything)
@@ -189,7 +189,7 @@ def _nothing(ncu: Tool, out: Path, workload: Sequence[str], options: Options) ->
     filters = " and ".join([*options.ranges, *([f"the kernel name {options.kernel}"] if options.kernel else [])])
     report = out.with_suffix(".ncu-rep")
     if not report.exists():
-        return f"No kernel matched {filters}: ncu saw none run at all{window}."
+        return f"No kernel matched {filters}: ncu saw no kernel run at all{window}."
     seen = parse_report(_export(ncu, report))
     ranges = [
         f"{d}@{n}/" if d else f"{n}/" for d, n in seen.ranges[["domain", "name"]].drop_duplicates().fillna("").values

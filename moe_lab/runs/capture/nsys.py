@@ -21,7 +21,7 @@ INSTALL_PATTERNS = (
     "/opt/nvidia/nsight-systems*/bin/nsys",
     "/usr/lib/nsight-systems/*/nsys",
     "/usr/local/cuda*/nsight-systems*/target-linux-*/nsys",
-    # The one bundled with Nsight Compute; it needs libdw.
+    # Bundled with Nsight Compute, therefore last: it needs libdw, which it does not bring.
     "/opt/nvidia/nsight-compute/*/host/target-linux-*/nsys",
 )
 HOW_TO_GET = "install Nsight Systems (package nsight-systems of NVIDIA's CUDA repository) or put nsys on PATH"
@@ -29,14 +29,14 @@ HOW_TO_GET = "install Nsight Systems (package nsight-systems of NVIDIA's CUDA re
 
 @dataclass(frozen=True)
 class Options:
-    """How to trace; the help of each option says more."""
+    """How to trace; see the help of each option."""
 
     window: str = window("cudaProfilerStart to Stop")
-    extra: tuple[str, ...] = option((), "--nsys-option", metavar="OPTION", help="a further option for nsys profile")
+    extra: tuple[str, ...] = option((), "--nsys-option", metavar="OPTION", help="another option for nsys profile")
 
 
 def available() -> Tool | str:
-    """Return the nsys of this machine, or the reason why there is none and how to get it."""
+    """Return this machine's nsys, or a sentence on why there is none and how to get it."""
     return _tools.available("nsys", INSTALL_PATTERNS, HOW_TO_GET)
 
 
@@ -47,7 +47,7 @@ def command(nsys: str, workload: Sequence[str], out: str, options: Options) -> l
         nsys,
         "profile",
         "--trace=cuda,nvtx",
-        "--cuda-graph-trace=node",
+        "--cuda-graph-trace=node",  # by default a replay is one block, without its kernels
         "--sample=none",
         "--cpuctxsw=none",
         *window,
@@ -89,7 +89,7 @@ def trace(work: Work, tool: Tool, workload: Sequence[str], options: Options) -> 
 def _traced(folder: Path, options: Options) -> Path:
     if (folder / "report.sqlite").exists():
         return folder / "report.sqlite"
-    if list(folder.glob("*.qdstrm")):
+    if list(folder.glob("*.qdstrm")):  # nsys's own format before its importer has made a report of it
         raise UserError(
             "nsys traced the command but its importer could not run, most often because libdw is missing; "
             "install it (package libdw1 or elfutils-libs) and capture again."

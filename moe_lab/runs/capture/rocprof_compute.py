@@ -20,28 +20,28 @@ INSTALL_PATTERNS = (
 )
 HOW_TO_GET = "install the ROCm package rocprofiler-compute or put rocprof-compute on PATH"
 NAME = "moe_lab"
-OUTPUT_DIRECTORY_SINCE = (3, 5)  # --path went with 3.7.0
+OUTPUT_DIRECTORY_SINCE = (3, 5)  # 3.7.0 no longer takes --path
 
 
 @dataclass(frozen=True)
 class Options:
-    """What to count; the help of each option says more."""
+    """What to count; see the help of each option."""
 
     kernels: tuple[str, ...] = option((), "-k", "--kernel", metavar="NAME", help="count only this kernel")
     blocks: tuple[str, ...] = option((), "-b", "--block", metavar="ID", help="count only this table")
     roof_only: bool = option(False, "--roof-only", help="measure the roofs and what the roofline needs")
-    extra: tuple[str, ...] = option((), "--tool-option", metavar="OPTION", help="a further one for rocprof-compute")
+    extra: tuple[str, ...] = option((), "--tool-option", metavar="OPTION", help="another option for rocprof-compute")
 
 
 def available() -> Tool | str:
-    """Return the rocprof-compute of this machine, or the reason why there is none and how to get it."""
+    """Return this machine's rocprof-compute, or a sentence on why there is none and how to get it."""
     return _tools.available("rocprof-compute", INSTALL_PATTERNS, HOW_TO_GET)
 
 
 def command(tool: str, workload: Sequence[str], out: str, options: Options, version: str | None) -> list[str]:
     """Return the argv that counts ``workload`` into a workload folder in ``out``. Pure.
 
-    The tool's version decides between ``-p`` and ``--output-directory``, which None takes.
+    The tool's version decides between ``-p`` and ``--output-directory``; if it is None, the latter is taken.
     """
     numbers = [int(n) for n in (version or "").split(".") if n.isdigit()]
     older = bool(numbers) and tuple(numbers[:2]) < OUTPUT_DIRECTORY_SINCE
@@ -62,7 +62,7 @@ def command(tool: str, workload: Sequence[str], out: str, options: Options, vers
 
 
 def trace(work: Work, tool: Tool, workload: Sequence[str], options: Options) -> Traced:
-    """Count the command's kernels; it runs once for each group of counters."""
+    """Count what the command's kernels do; the command runs once for each group of counters."""
     out = work.folder / "workloads"
     argv = command(str(tool.path), workload, str(out), options, tool.version)
     work.run(argv, "rocprof-compute")

@@ -18,14 +18,14 @@ TRACES = ("--kernel-trace", "--marker-trace", "--hip-trace", "--memory-copy-trac
 
 @dataclass(frozen=True)
 class Options:
-    """How to trace; the help of each option says more."""
+    """How to trace; see the help of each option."""
 
     output_format: str = option("csv", "--output-format", choices=("csv", "rocpd"), help="what rocprofv3 writes")
-    extra: tuple[str, ...] = option((), "--tool-option", metavar="OPTION", help="a further one for rocprofv3")
+    extra: tuple[str, ...] = option((), "--tool-option", metavar="OPTION", help="another option for rocprofv3")
 
 
 def available() -> Tool | str:
-    """Return the rocprofv3 of this machine, or the reason why there is none and how to get it."""
+    """Return this machine's rocprofv3, or a sentence on why there is none and how to get it."""
     return _tools.available("rocprofv3", INSTALL_PATTERNS, HOW_TO_GET)
 
 

@@ -27,13 +27,13 @@ WITH_VALUE = ("-X", "-W", "--check-hash-based-pycs")  # options of python that t
 
 @dataclass(frozen=True)
 class Options:
-    """How to trace; the help of each option says more."""
+    """How to trace; see the help of each option."""
 
     window: str = window("torch.cuda.profiler.start to stop")
 
 
 def available() -> Tool | str:
-    """Return the torch of this environment, or the reason why there is none; a command may bring its own."""
+    """Return this environment's torch, or a sentence on why there is none; the profiled command may bring its own."""
     try:
         return Tool(RUNNER, version("torch"))
     except PackageNotFoundError:
@@ -41,12 +41,12 @@ def available() -> Tool | str:
 
 
 def command(workload: Sequence[str], out: str, options: Options) -> list[str]:
-    """Return the argv that profiles ``workload`` into ``out`` (JSON). Pure, but for reading a script's first line.
+    """Return the argv that profiles ``workload`` into ``out`` (JSON). Pure, except that it reads a script's first line.
 
-    The workload is ``python [options] (-m MODULE | -c CODE | FILE) ...``, or a script that Python runs.
+    The workload is ``python [options] (-m MODULE | -c CODE | FILE) ...``, or a script whose first line names Python.
 
     Raises:
-        UserError: the command is not Python's.
+        UserError: the command does not run Python.
     """
     python, flags, program = _split(workload)
     return [*python, *flags, str(RUNNER), out, options.window or "all", "--", *program]
@@ -67,18 +67,19 @@ def _split(workload: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
 
 
 def _interpreter(script: str) -> list[str]:
-    """Return the Python that a script's first line names."""
+    """Return the Python, with its options, that a script's first line names."""
     found = shutil.which(script)
     line = b""
     if found:
         with open(found, "rb") as file:
-            line = file.readline(512)
+            line = file.readline(512)  # a binary may have no line ends
     words = line[2:].decode(errors="replace").split() if line.startswith(b"#!") else []
     if words and Path(words[0]).name == "env":
+        # #!/usr/bin/env -S python3 -u
         words = list(dropwhile(lambda word: word.startswith("-"), words[1:]))
     if not words or not Path(words[0]).name.startswith(("python", "pypy")):
         raise UserError(
-            f"torch.profiler can only trace Python, and '{Path(script).name}' is none; profile it with nsys, or give "
+            f"torch.profiler traces only Python, which '{Path(script).name}' is not; profile it with nsys, or give "
             "the Python command that it runs."
         )
     return words
@@ -88,10 +89,10 @@ def trace(work: Work, tool: Tool | str, workload: Sequence[str], options: Option
     """Profile the command: the process itself, not those that it starts.
 
     Raises:
-        UserError: the command is not Python's, fails, or runs nothing on the GPU.
+        UserError: the command does not run Python, fails, or runs nothing on the GPU.
     """
     out = work.folder / "trace.json"
-    work.run(command(workload, str(out), options), "torch", f" (If it lacks torch: {HOW_TO_GET}.)")
+    work.run(command(workload, str(out), options), "torch", f" (If torch is missing: {HOW_TO_GET}.)")
     if not out.exists():
         hint = "; try --window all" if options.window == "profiler-api" else ""
         raise UserError(f"The command never called torch.cuda.profiler.start, so nothing was traced{hint}.")

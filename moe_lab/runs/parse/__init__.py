@@ -16,10 +16,10 @@ def parse_report(path: Path, **options: Any) -> Launches:
 
     Args:
         path: the report: a file, or a folder for formats of several files.
-        **options: keyword arguments of the plugin's ``parse``; one that it does not list in ``INFO`` is left out.
+        **options: keyword arguments for the plugin's ``parse``; those that its ``INFO`` does not list are left out.
 
     Raises:
-        UserError: no plugin reads the file, or the one that should finds something wrong with it.
+        UserError: no plugin reads the file, or the plugin that does finds something wrong with it.
     """
     name = format_of(Path(path))
     if Path(path).is_dir():
@@ -32,7 +32,7 @@ def parse_report(path: Path, **options: Any) -> Launches:
 
 
 def _refuse_links_out(folder: Path) -> None:
-    """Refuse a folder with a link that leads out of it: what is there was not handed over."""
+    """Refuse a folder with a link that leads out of it: only the folder was given to us to read."""
     for place, folders, files in os.walk(folder):
         for path in (Path(place, name) for name in (*folders, *files)):
             if path.is_symlink():
@@ -40,13 +40,13 @@ def _refuse_links_out(folder: Path) -> None:
 
 
 def format_of(path: Path) -> str:
-    """Return the plugin that reads a report; raises UserError: there is no such report, or no plugin that reads it."""
+    """Return the plugin that reads a report; raises UserError if there is no such report, or no plugin reads it."""
     if path.suffix == ".nsys-rep":
         raise UserError(
             f"{path.name} is a raw Nsight Systems report; run `nsys export --type=sqlite -o {path.stem}.sqlite "
             f"{path.name}` and give the .sqlite file, or let `moe-lab import` do that."
         )
-    if not os.path.exists(path):  # unlike Path's, also for names that no file can have
+    if not os.path.exists(path):  # Path.exists raises for names that no file can have
         raise UserError(f"There is no report {one_line(path.name, 100)}; give the path of a report file that exists.")
     names = plugins.names("parse")
     for name in names:
@@ -54,4 +54,4 @@ def format_of(path: Path) -> str:
         if (path.is_file() or (folder and path.is_dir())) and plugins.load("parse", name).sniff(path):
             return name
     known = "; ".join(f"{name}: {plugins.info('parse', name)['about']}" for name in names)
-    raise UserError(f"{path.name} is in no format that moe-lab reads ({known}).")
+    raise UserError(f"{path.name} is not in a format that moe-lab reads ({known}).")

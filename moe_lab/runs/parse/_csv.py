@@ -1,6 +1,6 @@
 """CSV files of the AMD tools as tables: size, characters, quotes, columns and cells are checked here, once.
 
-Nothing is guessed: a file that breaks off, or has text where a whole number belongs, is refused in one sentence.
+Nothing is guessed: a truncated file, or one with text where a whole number belongs, is refused in one sentence.
 """
 
 import csv
@@ -15,12 +15,13 @@ import pandas as pd
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard import entry
 
-FILE_BYTES = 4_000_000_000  # of a file
-UNPACKED_BYTES = 1_000_000_000  # of what a .gz unpacks to
+FILE_BYTES = 4_000_000_000  # largest file
+UNPACKED_BYTES = 1_000_000_000  # largest size of an unpacked .gz
 HEADER_BYTES = 4_000_000
 COLUMNS = 20_000  # the widest folder of rocprof-compute has about 2,700
 _PIECE = 1 << 24
-BLANK = ["", "NaN", "nan", "NA", "N/A", "None"]  # how the tools write that a value is not known
+BLANK = ["", "NaN", "nan", "NA", "N/A", "None"]  # what the tools write for an unknown value
+# What pyarrow says of a cell that does not fit the type of its column.
 _CELL = re.compile(r"In CSV column #(\d+): (?:Row #(\d+): )?CSV conversion error to (\w+): invalid (.*)", re.S)
 
 
@@ -31,13 +32,13 @@ def read(
 
     Args:
         path: the file.
-        then: what to do if it is damaged, as the end of the sentence.
-        whole: columns of 64-bit integers, where they are; an empty cell is NA.
-        text: columns of text, where they are. What other columns hold is found out.
-        only: which columns to return, where they are; empty = all.
+        then: what to do if it is damaged; the end of the error sentence.
+        whole: columns of 64-bit integers, if present; an empty cell is NA.
+        text: columns of text, if present. The type of other columns is inferred.
+        only: which columns to return, if present; empty = all.
 
     Raises:
-        UserError: it is too large, empty, not UTF-8, breaks off, or has a cell that is not what its column needs.
+        UserError: it is too large, empty, not UTF-8, truncated, or has a cell that does not fit its column.
     """
     import pyarrow as pa
     from pyarrow import csv as arrow
@@ -67,9 +68,9 @@ def read(
 
 
 def ends_early(path: Path) -> bool:
-    """Return whether the last line of a file has no end, as in a file that breaks off; pandas always writes one."""
+    """Return whether the last line of a file has no line end, as if it were cut off; pandas always writes one."""
     if path.suffix == ".gz":
-        return False  # its length and sum are checked by unpacking
+        return False  # unpacking checks its length and checksum
     with path.open("rb") as file:
         file.seek(-1, 2)
         return file.read(1) != b"\n"
@@ -77,11 +78,11 @@ def ends_early(path: Path) -> bool:
 
 def _broken(path: Path, why: str, then: str) -> UserError:
     short = entry.one_line(why.replace(str(path), path.name), 160)
-    return UserError(f"{path.name} breaks off or is no CSV file that can be read ({short}); {then}.")
+    return UserError(f"{path.name} is truncated or not a readable CSV file ({short}); {then}.")
 
 
 def _said(error: str, header: list[str]) -> str:
-    """Return pyarrow's reason, with the name of the column where it has its number."""
+    """Return pyarrow's message, with the name of the column in place of its number."""
     found = _CELL.search(error)
     if not found:
         return error
@@ -93,23 +94,23 @@ def _said(error: str, header: list[str]) -> str:
 
 
 def _bytes(path: Path) -> bytes:
-    """Return what a file holds, unpacked, with an end of the last line and no byte order mark."""
+    """Return the contents of a file, unpacked, ending in a line end and without a byte order mark."""
     data = entry.read_bytes(path, FILE_BYTES)
     if data[:2] == b"\x1f\x8b":
         data = _unpacked(path)
     if not data.strip():
         raise ValueError("it is empty")
     if b"\0" in data:
-        raise ValueError("it has bytes of 0 in it, so it is no text")
-    if data.count(b'"') % 2:
-        raise ValueError("a quotation mark in it never closes")
-    return data.removeprefix(b"\xef\xbb\xbf") + b"\n"  # rocprofv3's last line ends without one
+        raise ValueError("it has zero bytes in it, so it is not text")
+    if data.count(b'"') % 2:  # all that follows would be read as one cell
+        raise ValueError("a quotation mark in it is never closed")
+    return data.removeprefix(b"\xef\xbb\xbf") + b"\n"  # the last line of rocprofv3's files has none
 
 
 def _unpacked(path: Path) -> bytes:
     data = bytearray()
     with gzip.open(path) as file:
-        while piece := file.read(_PIECE):  # read(most) would set aside all of it, however small the file
+        while piece := file.read(_PIECE):  # one read of the most would allocate all of it, even for a small file
             data += piece
             if len(data) > UNPACKED_BYTES:
                 raise ValueError(f"it unpacks to more than the {UNPACKED_BYTES / 1e6:.0f} MB that are read")
@@ -129,7 +130,7 @@ def _header(data: bytes) -> list[str]:
         raise ValueError(f"it has {len(fields)} columns, more than the {COLUMNS} that are read")
     for other, name in ((";", "semicolons"), ("\t", "tabs")):
         if len(fields) < 2 and other in line:
-            raise ValueError(f"{name} separate its fields; commas should")
+            raise ValueError(f"its fields are separated by {name}, not by commas")
     twice = next((f for n, f in enumerate(fields) if f in fields[:n]), None) if len(set(fields)) < len(fields) else None
     if twice is not None:
         raise ValueError(f"it has the column {entry.one_line(twice, 60)} twice")

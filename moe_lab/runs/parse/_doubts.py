@@ -1,4 +1,4 @@
-"""Sentences on what a trace itself shows to be missing or doubtful; the same words for every format."""
+"""Sentences on what is missing or doubtful as the trace itself shows; the same words for every format."""
 
 from dataclasses import replace
 
@@ -7,15 +7,15 @@ import numpy as np
 from moe_lab.runs.attribution.assemble import NONE, Operations
 from moe_lab.runs.attribution.keys import Bools, Ints, distinct
 
-OVERLAP_NS = 1000  # two kernels of a stream may share so much: the grain of the clocks
-OFTEN = 10  # times as long as the longest kernel that it covers: no early start of the next does that
-TIMES = 2**61  # ns, 73 years: no time reaches it, and sums and doubled times stay within 64 bits
+OVERLAP_NS = 1000  # two kernels of a stream may seem to overlap by this much, as clocks are only so exact
+OFTEN = 10  # times the longest kernel that it covers: no early start of the next kernel explains so long a kernel
+TIMES = 2**61  # ns, 73 years: no real time reaches it, and sums and doubled times stay within 64 bits
 
 
 def impossible(start: Ints, end: Ints) -> Bools:
-    """Return which times cannot be true: negative, beyond ``TIMES``, ended before begun, or too long to be summed.
+    """Return which times cannot be true: negative, beyond ``TIMES``, end before start, or too long to be summed.
 
-    Both are int64 [n], ns; -1 = none.
+    ``start`` and ``end`` are int64 [n], ns; -1 = none. The result is bool [n].
     """
     wrong = (start < 0) | (end < start) | (end >= TIMES)
     length = np.where(wrong, 0, end - np.where(wrong, end, start))
@@ -33,23 +33,24 @@ def without_kernels(count: int, api: str, then: str) -> str:
 
 
 def negative(ops: Operations) -> list[str]:
-    """Return a sentence on streams and devices below -1, which is the word for none; they are NA."""
+    """Return a sentence on streams and devices below -1 (-1 itself means none); they are NA."""
     places = [ops.columns[c] < -1 for c in ("device", "stream") if c in ops.columns]
     count = int(np.logical_or.reduce(places).sum()) if places else 0
-    return [f"{count} GPU operations have a negative stream or device, which none has: it is NA."] if count else []
+    return [f"{count} GPU operations have a negative stream or device, which cannot be: it is NA."] if count else []
 
 
 def mended(ops: Operations, streams: bool = True) -> tuple[Operations, list[str]]:
-    """Clip durations that are surely wrong, and say which kernels end after the next of their stream has started.
+    """Clip durations that are surely wrong, and count kernels that still run when the next of their stream starts.
 
-    A stream runs one kernel after the other, but for programmatic dependent launch (the next kernel's first
-    instructions run early) and for graphs (branches share a stream), so most times are kept as the report has them.
-    Neither lets a kernel cover two whole later kernels and last ``OFTEN`` times as long: such a one ends, at the
-    latest, when the next starts.
+    A stream runs one kernel after the other, except with programmatic dependent launch (the first instructions of the
+    next kernel run early) and in graphs (branches share a stream), so most times are kept as the report has them.
+    Neither lets a kernel cover two whole later kernels and last ``OFTEN`` times as long: such a kernel must have ended
+    by the time the next one started.
 
     Args:
-        ops: the operations; columns device and stream say which share a stream, negative = not known.
-        streams: whether the column is that of streams; several streams share a hardware queue: nothing is clipped.
+        ops: the operations; their columns device and stream say which share a stream, negative = not known.
+        streams: whether column stream holds streams; if it holds hardware queues, which several streams share,
+            nothing is clipped.
 
     Returns:
         (operations, sentences).
@@ -83,7 +84,7 @@ def mended(ops: Operations, streams: bool = True) -> tuple[Operations, list[str]
 
 
 def _in_line(ops: Operations) -> tuple[Ints, Bools]:
-    """Return (kernels of known streams, stream by stream in order of time: int64 [n]; next in the same: bool [n-1])."""
+    """Return (kernels of known streams, by stream and time: int64 [n]; whether the next is of the same: bool [n-1])."""
     if not {"device", "stream"} <= set(ops.columns):
         return NONE, NONE.astype(bool)
     device, stream = ops.columns["device"], ops.columns["stream"]
@@ -95,11 +96,12 @@ def _in_line(ops: Operations) -> tuple[Ints, Bools]:
 
 
 def _covering(start: Ints, end: Ints, same: Bools, graph: Bools) -> Bools:
-    """Return which kernels, in line, cover the next two of their stream and run on ``OFTEN`` times as long."""
+    """Return which kernels of ``_in_line`` cover the next two of their stream and last ``OFTEN`` times as long."""
     wrong = np.zeros(len(start), bool)
     if len(start) < 3:
         return wrong
-    ended = np.append(np.where(same, np.minimum(end[:-1], start[1:]), end[:-1]), end[-1])  # one wrong end after another
+    # The ends of covered kernels may be wrong, too: none counts for later than the start of the next.
+    ended = np.append(np.where(same, np.minimum(end[:-1], start[1:]), end[:-1]), end[-1])
     longest = np.maximum(ended[1:-1] - start[1:-1], ended[2:] - start[2:])
     whole = (end[:-2] >= ended[1:-1]) & (end[:-2] >= ended[2:]) & (start[1:-1] > start[:-2])
     plain = ~(graph[:-2] | graph[1:-1] | graph[2:]) & same[:-1] & same[1:]

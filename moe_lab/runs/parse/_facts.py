@@ -1,22 +1,22 @@
-"""What every reader says in the same words: the facts of a report, CUDA's versions, short kernel names."""
+"""What all readers share: the facts of a report, CUDA's version numbers, short kernel names."""
 
 import re
 from typing import Any
 
 from moe_lab.spec.guard import entry
 
-DEPTH = 256  # of nested template arguments; compilers take about as many
+DEPTH = 256  # nesting of template arguments; compilers allow about as much
 _TEMPLATE = re.compile(r"<[^<>]*>")
 
 
 def facts(tool: str, version: str | None = None, **known: Any) -> dict[str, Any]:
-    """Return the plain facts of a report, ``Launches.meta``: what is not among the known ones is None."""
+    """Return the plain facts of a report (``Launches.meta``); those that are not given are None."""
     unknown = dict.fromkeys(("schema", "gpu", "gpu_count", "graph_mode", "driver", "date", "cuda"))
     return {"tool": {"name": tool, "version": version}, **unknown, **known}
 
 
 def number(text: Any, within: range) -> int | None:
-    """Return the whole number that digits write, None for anything else and for one outside of ``within``."""
+    """Return a text of digits as an integer; None for anything else and for numbers outside ``within``."""
     try:
         return entry.integer(text, within)
     except ValueError:
@@ -29,7 +29,7 @@ def capability(major: Any, minor: Any) -> str | None:
 
 
 def cuda_version(said: Any) -> str | None:
-    """Return ``13.2`` for 13020, CUDA's way to write versions."""
+    """Return ``13.2`` for 13020, which is how CUDA writes versions."""
     return f"{said // 1000}.{said % 1000 // 10}" if type(said) is int and 0 < said < 10**6 else None
 
 
@@ -39,6 +39,7 @@ def short_name(full: str) -> str:
     ``void at::native::vectorized_elementwise_kernel<4, Add>(int, Add)`` is ``vectorized_elementwise_kernel``; names
     that are not C++ declarations, such as those of Triton kernels, stay as they are.
     """
+    # AMD's names end in .kd, the kernel descriptor; the > of -> would be taken for the end of a template.
     text = full.removesuffix(" [clone .kd]").replace("(anonymous namespace)::", "").replace("->", "")
     for _ in range(DEPTH):
         before, text = text, _TEMPLATE.sub("", text)

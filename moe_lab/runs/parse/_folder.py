@@ -1,21 +1,21 @@
-"""Files of a report that is a folder: how far it is searched, and which links are followed."""
+"""Files of a report that is a folder: how deep it is searched, and which links are followed."""
 
 import os
 from pathlib import Path
 
 from moe_lab.spec.errors import UserError
 
-ENTRIES = 20_000  # files and folders that are looked at; a report of one run has some hundreds
+ENTRIES = 20_000  # most files and folders to look at; the report of one run has some hundreds
 
 
 def files(folder: Path, ends: tuple[str, ...], depth: int) -> list[Path]:
-    """Return the files below a folder whose names end so, level by level; links that lead out of it are left out.
+    """Return the files below a folder whose names end in one of ``ends``, level by level, without links that lead out.
 
-    ``depth`` is how many levels of folders are looked at: 1 = only the files of the folder itself.
+    ``depth`` is the number of levels that are searched: 1 = only the folder itself.
     """
     found: list[Path] = []
     seen = 0
-    # What cannot be listed, such as a folder of others in between, is no part of the report: os.walk passes it over.
+    # os.walk skips folders that cannot be listed, such as those of other users: they are no part of the report.
     for place, folders, names in os.walk(folder):
         seen += len(folders) + len(names)
         if seen > ENTRIES:
@@ -24,7 +24,7 @@ def files(folder: Path, ends: tuple[str, ...], depth: int) -> list[Path]:
                 "profiler wrote."
             )
         if len(Path(place).relative_to(folder).parts) == depth - 1:
-            folders.clear()
+            folders.clear()  # os.walk does not go into what is removed here
         paths = (Path(place, name) for name in names if name.endswith(ends))
         found += [path for path in paths if inside(path, folder)]
     return sorted(found, key=lambda p: (len(p.parts), p))

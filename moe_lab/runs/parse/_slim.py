@@ -1,4 +1,4 @@
-"""Which part of a report a small copy keeps; the same for every format."""
+"""Which part of a report its small copy keeps; the same for every format."""
 
 from dataclasses import dataclass
 
@@ -10,21 +10,21 @@ from moe_lab.runs.attribution.keys import Ints
 from moe_lab.runs.attribution.tree import build, times
 from moe_lab.spec.launches import Launches
 
-# What every plugin's ``slim(source, target, keep)`` gives: what was left out, as sentences, and the names of machines
-# that the report knows. ``target`` is a file or folder that does not exist; ``keep`` None = all of it.
+# What every plugin's ``slim(source, target, keep)`` returns: sentences on what was left out, and the names of machines
+# in the report. ``target`` is a file or folder that does not exist yet; ``keep`` None = keep everything.
 Slimmed = tuple[list[str], list[str]]
 
 
 @dataclass(frozen=True)
 class Keep:
-    """Part of a report: rows of each kind of operation (in order, from 0) and the ``report_row`` of ranges."""
+    """Part of a report: rows of each kind of operation, counted per kind from 0, and the ``report_row`` of ranges."""
 
     operations: dict[str, Ints]
     ranges: Ints
 
 
 def first_instances(launches: Launches, root: str | None, count: int) -> Keep:
-    """Return what the first ``count`` instances of each root name need: operations, the ranges around them, captures.
+    """Return what belongs to the first ``count`` instances of each root name: operations and the ranges around them.
 
     Args:
         launches: the report.
@@ -43,6 +43,7 @@ def first_instances(launches: Launches, root: str | None, count: int) -> Keep:
     kept[tree.pair_operation[np.isin(tree.pair_range, chosen)]] = True
     kinds = launches.table["kind"].to_numpy()
     operations = {kind: np.flatnonzero(kept[kinds == kind]) for kind in KINDS}
+    # A replayed kernel also needs the ranges of its capture, which lie outside the instance.
     columns = ("launch_range_id", "capture_range_id")
     starts = np.concatenate([array(launches.table[c])[kept] for c in columns] + [chosen])
     starts = np.concatenate([starts, tree.pair_range[kept[tree.pair_operation]]])

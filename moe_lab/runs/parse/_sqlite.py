@@ -1,4 +1,4 @@
-"""Reading columns of an SQLite file quickly, and saying clearly what is wrong with it."""
+"""Read columns of an SQLite file quickly, and say clearly what is wrong with the file."""
 
 import re
 import sqlite3
@@ -12,8 +12,8 @@ from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard import entry
 
 MAGIC = b"SQLite format 3\x00"
-BATCH = 65536  # rows; ADBC sets memory aside for a whole batch
-TEXT_LENGTH = 100_000  # characters of a name; demangled kernel names have up to some thousands
+BATCH = 65536  # rows; ADBC allocates memory for a whole batch
+TEXT_LENGTH = 100_000  # most characters of a name; demangled kernel names have up to some thousands
 _VERSION = re.compile(r"(.+)_V([0-9]{1,9})")
 _MISMATCH = re.compile(r"Type mismatch in column (\d+)")
 
@@ -25,8 +25,7 @@ class Database:
     Attributes:
         path: the file.
         tables: columns of each table.
-        odd: what stands in place of a table and is not read, with what it is: views, virtual tables, tables without
-            row numbers.
+        odd: what is not read as a table, by name, and why: views, virtual tables, tables without row numbers.
     """
 
     path: Path
@@ -46,7 +45,7 @@ class Database:
         return newest
 
     def columns(self, table: str, required: Sequence[str], optional: Sequence[str] = ()) -> list[str]:
-        """Return which of the columns there are; without a required one the export cannot be read."""
+        """Return the columns that there are; raises UserError if a required one is missing."""
         missing = [c for c in required if c not in self.tables[table]]
         if missing:
             raise UserError(
@@ -66,23 +65,23 @@ class Database:
         return int(self.rows(f"SELECT count(*) FROM {_origin(source)}")[0][0])
 
     def check(self, *tables: str | None) -> None:
-        """Look through the pages of some tables for damage; about 0.1 s for 50 MB."""
+        """Check the pages of some tables for damage; takes about 0.1 s for 50 MB."""
         for table in filter(None, tables):
             found = str(self.rows(f"PRAGMA quick_check('{table}')")[0][0])
             if found != "ok":
                 raise damaged(self.path, found.splitlines()[-1])
 
     def read(self, source: str, integers: Sequence[str], texts: Sequence[str] = (), where: str = "") -> Any:
-        """Return columns as a ``pyarrow.Table``; reading goes through ADBC, which is several times as fast as rows.
+        """Return columns as a ``pyarrow.Table``; ADBC reads them several times as fast as sqlite3 reads rows.
 
         Args:
             source: table or view to read, or a query in brackets.
             integers: columns of whole numbers or NULL, or SQL expressions ``... AS name``; int64.
-            texts: columns of text, likewise; string, NULL is ``""``. Bytes that are no UTF-8 are not checked.
+            texts: columns of text, likewise; string, NULL is ``""``. They may hold bytes that are not UTF-8.
             where: SQL condition.
 
         Raises:
-            UserError: the file is damaged, a column is missing, or holds something else than whole numbers.
+            UserError: the file is damaged, a column is missing, or holds something other than whole numbers.
         """
         import adbc_driver_sqlite.dbapi as adbc
         import pyarrow as pa
@@ -91,7 +90,7 @@ class Database:
         asked = [f'{e} AS "{n}"' for e, n in numbers]
         asked += [f"ifnull(CAST({e} AS TEXT), '') AS \"{n}\"" for e, n in map(_named, texts)]
         query = f"SELECT {', '.join(asked)} FROM {_origin(source)}" + (f" WHERE {where}" if where else "")
-        # A table in one batch: its columns need not be put together afterwards.
+        # A table is read in one batch, so that its columns need not be concatenated afterwards.
         batch = max(self.count(source), 1) if source in self.tables else BATCH
         try:
             with reading(self.path), adbc.connect(uri(self.path)) as connection, connection.cursor() as cursor:
@@ -100,7 +99,7 @@ class Database:
                 table = cursor.fetch_arrow_table()
         except _MismatchError as error:
             raise self.not_integers(source, numbers[error.column][1]) from None
-        if not len(table):
+        if not len(table):  # without rows ADBC cannot tell the types
             return pa.schema(
                 [(n, "int64") for _, n in numbers] + [(_named(c)[1], "string") for c in texts]
             ).empty_table()
@@ -112,7 +111,7 @@ class Database:
     def not_integers(self, source: str, column: str) -> UserError:
         """Return the error for a column that holds text, bytes or fractions where whole numbers belong."""
         place = "" if source.startswith("(") else f" of {source}"
-        return self.wrong(f"column {column}{place} holds something else than whole numbers")
+        return self.wrong(f"column {column}{place} holds something other than whole numbers")
 
     def wrong(self, what: str) -> UserError:
         """Return the error for values that cannot be true."""
@@ -120,7 +119,7 @@ class Database:
 
 
 class _MismatchError(Exception):
-    """A value of another type than those before it in its column."""
+    """A value whose type differs from the values before it in its column."""
 
     def __init__(self, column: int) -> None:
         self.column = column
@@ -128,7 +127,7 @@ class _MismatchError(Exception):
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn what the libraries raise while they read a file into one sentence."""
+    """Turn any error that the libraries raise while they read a file into one sentence."""
     import adbc_driver_manager
     import pyarrow as pa
 
@@ -157,7 +156,7 @@ def _named(column: str) -> tuple[str, str]:
 
 
 def uri(path: Path) -> str:
-    """Return the address that opens the file for reading only, without locks and journals."""
+    """Return the URI that opens the file read-only, without locks and journals."""
     return f"{path.resolve().as_uri()}?mode=ro&immutable=1"
 
 
@@ -165,8 +164,8 @@ def open_database(path: Path) -> Database:
     """Return the tables and columns of an SQLite file.
 
     Raises:
-        UserError: there is no such file, it is not SQLite, it is truncated or longer than it says, or a program that
-            wrote it did not come to its end.
+        UserError: there is no such file, it is not SQLite, it is truncated or longer than its header says, or the
+            program that wrote it did not finish.
     """
     if not path.is_file():
         raise UserError(f"There is no file {path.name}; give the path of a report that exists.")
@@ -178,7 +177,7 @@ def open_database(path: Path) -> Database:
             database.odd[name] = "a table WITHOUT ROWID" if kind == "table" else f"a {kind}"
             continue
         columns = [str(c) for (c,) in database.rows("SELECT name FROM pragma_table_info(?)", (name,))]
-        if "rowid" in map(str.lower, columns):
+        if "rowid" in map(str.lower, columns):  # it hides SQLite's own row number, which we read
             database.odd[name] = "a table with a column rowid"
         else:
             database.tables[name] = tuple(columns)
@@ -192,8 +191,10 @@ def _check_file(path: Path) -> None:
         raise UserError(
             f"{path.name} is not an SQLite file; make one with `nsys export --type=sqlite -o run.sqlite run.nsys-rep`."
         )
+    # SQLite's header: page size at byte 16 (1 stands for 65536), number of pages at 28, which is valid only if the
+    # change counters at 24 and 92 are equal.
     page = int.from_bytes(head[16:18], "big")
-    pages = int.from_bytes(head[28:32], "big") if head[24:28] == head[92:96] else 0  # else the count is out of date
+    pages = int.from_bytes(head[28:32], "big") if head[24:28] == head[92:96] else 0
     rest = path.stat().st_size - pages * (65536 if page == 1 else page)
     if len(head) < 100 or rest < 0:
         raise damaged(path)
@@ -202,13 +203,13 @@ def _check_file(path: Path) -> None:
     for journal in (path.with_name(path.name + end) for end in ("-wal", "-journal")):
         if journal.is_file() and journal.stat().st_size:
             raise UserError(
-                f"{path.name} was not written to its end: a part of it is still in {journal.name}; finish it with "
+                f"{path.name} was not completely written: a part of it is still in {journal.name}; finish it with "
                 f"`sqlite3 {path.name} 'PRAGMA wal_checkpoint(TRUNCATE)'`, or export the report again."
             )
 
 
 def damaged(path: Path, why: str = "") -> UserError:
-    """Return the error for a file that breaks off or cannot be read."""
+    """Return the error for a file that is truncated or cannot be read."""
     said = f" ({entry.one_line(why).replace(str(path), path.name)})" if why else ""
     return UserError(
         f"{path.name} is truncated or damaged{said}; copy it again, or export the report again with `nsys export`."

@@ -52,7 +52,7 @@ def parse(path: Path) -> Launches:
     The columns smem_static_bytes and smem_dynamic_bytes are NA; an extra column ``smem_bytes`` has their sum.
 
     Raises:
-        UserError: not such a file, truncated, or without GPU kernels.
+        UserError: it is not such a file, is truncated, or holds no GPU kernels.
     """
     path = Path(path)
     with file.reading(path):
@@ -77,7 +77,7 @@ def _parsed(path: Path) -> Launches:
 
 
 def _doubtful(tables: kineto.Tables, joined: Join) -> list[str]:
-    """Return the sentences on what the trace lacks or leaves open."""
+    """Return sentences on what the trace lacks or leaves open."""
     owners, said = joined.owners, []
     if joined.graph.any():
         said.append(NO_CAPTURES.format(int(joined.graph.sum())))
@@ -89,12 +89,12 @@ def _doubtful(tables: kineto.Tables, joined: Join) -> list[str]:
         said.append(
             f"{owners.shared} GPU operations have a correlation id that several processes use: the process "
             f"of {owners.shared - owners.unknown} follows from GPU, time or place in the file, {owners.unknown} are "
-            "unattributed; give one trace a process to be sure."
+            "unattributed; give one trace per process to be sure."
         )
     if owners.repeated:
         said.append(
             f"{owners.repeated} GPU operations have a correlation id that their process uses several times: they are "
-            "unattributed; give one trace a process."
+            "unattributed; give one trace per process."
         )
     if tables.partial:
         said.append(f"{tables.partial} GPU operations have no duration (no complete events): they are left out.")
@@ -113,7 +113,7 @@ def _meta(header: dict[str, Any], joined: Join, warnings: list[str]) -> dict[str
     used = int(operation["device"][0])
     own = next((g for g in gpus if g.get("id") == used), gpus[0] if gpus else None)
     schema = header.get("schemaVersion")
-    alone = len(set(joined.process.tolist()) - {-1}) < 2  # of several processes the header names one at most
+    alone = len(set(joined.process.tolist()) - {-1}) < 2  # of several processes the header describes at most one
     return _facts.facts(
         "torch.profiler",
         rank=rank_of(header) if alone else None,
@@ -136,8 +136,8 @@ def _gpu(properties: dict[str, Any]) -> dict[str, Any]:
 
 
 def _date(base: Any, start: int) -> str | None:
-    """Return the day of a time in ns since 1970, ``base`` + ``start``; None for a clock that counts from elsewhere."""
+    """Return the day of ``base`` + ``start``, in ns since 1970; None for a clock that does not count from 1970."""
     seconds = (max(integer(base), 0) + start) / 1e9
-    if not 1e9 < seconds < 1e10:
+    if not 1e9 < seconds < 1e10:  # from 2001 to 2286
         return None
     return datetime.fromtimestamp(seconds, timezone.utc).date().isoformat()

@@ -22,7 +22,7 @@ def parse(path: Path) -> Launches:
     rounds to two decimals and has fewer counters than the raw page.
 
     Raises:
-        UserError: the file holds no kernels, breaks off, or has numbers that cannot be known.
+        UserError: the file holds no kernels, is truncated, or its numbers cannot be read without doubt.
     """
     found = pages.read(Path(path))
     return rows.assemble(found.rows, rows.facts(found.gpu, found.rows, found.notes))

@@ -26,10 +26,10 @@ def sniff(path: Path) -> bool:
 
 
 def parse(path: Path) -> Launches:
-    """Read the kernels of a report; the table is that of ``ncu_csv`` on its raw page.
+    """Read the kernels of a report; the table is the same as that of ``ncu_csv`` from its raw page.
 
     Raises:
-        UserError: ncu-report is not installed, or the file is no report or holds no kernels.
+        UserError: ncu-report is not installed, or the file is not a report or holds no kernels.
     """
     rows, gpu, notes = _read(Path(path))
     return ncu.assemble(rows, ncu.facts(gpu, rows, notes))
@@ -67,7 +67,7 @@ def _read(path: Path) -> tuple[list[ncu.Profiled], dict[str, Any], list[str]]:
 
 
 class _Kernel:
-    """A kernel of the report (``IAction``), each value of which is checked.
+    """A kernel of the report (``IAction``), whose values are all checked.
 
     Attributes:
         odd: metrics whose value cannot be true; they count as not measured.
@@ -79,13 +79,13 @@ class _Kernel:
         self.odd: set[str] = set()
 
     def profiled(self, base: int) -> ncu.Profiled:
-        """Return the kernel; ``base`` says which of its names to take."""
+        """Return the kernel; ``base`` selects which of its names to take."""
         measured = {name: v for name in sorted(BY_NAME.keys() & self.names) if (v := self._measured(name)) is not None}
         stack, free = _ranges(self.action.nvtx_state())
         return ncu.Profiled(
             _text(self.action.name(base)) or "(unnamed)",
             self._integer("launch__process_id"),
-            -1,
+            -1,  # ncu-report does not tell the thread
             self._integer("launch__stream_id"),
             self._integer("launch__device_id"),
             self._axes("grid"),
@@ -96,7 +96,7 @@ class _Kernel:
         )
 
     def gpu(self) -> dict[str, Any]:
-        """Return what the report says of the GPU."""
+        """Return the facts of the GPU."""
         known = {name: ours for name, ours in pages.FACTS.items() if name in self.names}
         gpu: dict[str, Any] = {ours: _text(self.action[n].value()) for n, ours in known.items() if ours == "name"}
         for name, ours in known.items():
@@ -106,7 +106,7 @@ class _Kernel:
         return gpu | ({"compute_capability": f"{parts[0]}.{parts[1]}"} if min(parts) >= 0 else {})
 
     def _measured(self, name: str) -> float | None:
-        """Return a value in the base unit of its metric; NaN, a ratio of two zeros, is none."""
+        """Return a value in the base unit of its metric; None for NaN, which is the ratio of two zeros."""
         metric, value = BY_NAME[name], self.action[name].value()
         if isinstance(value, float) and math.isnan(value):
             return None

@@ -1,4 +1,4 @@
-"""Nsight Systems: an SQLite export, of any schema from 2022.4 on, to launches."""
+"""Nsight Systems: an SQLite export, of any version from 2022.4 on, to launches."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -30,7 +30,7 @@ READ = (
 
 
 def sniff(path: Path) -> bool:
-    """Return whether this is an SQLite file but not AMD's, or is called one: ``parse`` says best what is wrong."""
+    """Return whether this is an SQLite file but not AMD's, or is named .sqlite: ``parse`` says best what is wrong."""
     with path.open("rb") as file:
         return path.suffix == ".sqlite" or (file.read(16) == MAGIC and not is_database(path))
 
@@ -40,11 +40,11 @@ def parse(path: Path, *, allow_graph_level: bool = False) -> Launches:
 
     Args:
         path: the export.
-        allow_graph_level: read a report whose graph replays were recorded without their kernels all the same. All
-            that ran inside a replay is then missing from every number; by default such a report is refused.
+        allow_graph_level: also read a report whose graph replays were recorded without their kernels. All that ran
+            inside a replay is then missing from every number; by default such a report is refused.
 
     Raises:
-        UserError: not such a file, truncated, columns missing, no kernels, or graph-level trace.
+        UserError: it is not such a file, is truncated, lacks columns or kernels, or is a graph-level trace.
     """
     with reading(Path(path)):
         return _parse(open_database(Path(path)), allow_graph_level)
@@ -52,7 +52,7 @@ def parse(path: Path, *, allow_graph_level: bool = False) -> Launches:
 
 def _parse(database: Database, allow_graph_level: bool) -> Launches:
     meta = nsys_meta.facts(database)
-    with ThreadPoolExecutor(2) as pool:  # SQLite and Arrow work without the interpreter lock
+    with ThreadPoolExecutor(2) as pool:  # SQLite and Arrow release the interpreter lock
         checking = pool.submit(database.check, *map(database.table, READ))
         reading_calls = pool.submit(tables.calls, database, meta["warnings"])
         ops = tables.operations(database)
@@ -107,9 +107,10 @@ def _usable(found: tuple[Ranges, int] | None, warnings: list[str]) -> Ranges:
 
 
 def _only_process(database: Database, ops: Operations, calls: Calls | None) -> Operations:
-    """Return operations of a schema that does not say their process, which is fine if there is only one."""
+    """Fill in the process of operations whose schema does not state it, which works if there is only one process."""
     processes = np.unique(calls.process) if calls else np.zeros(0, np.int64)
     if len(processes) > 1:
+        # Raises: the missing column cannot be replaced.
         database.columns(database.table("CUPTI_ACTIVITY_KIND_KERNEL") or "", ("globalPid",))
     ops.process[:] = processes[0] if len(processes) else -1
     return ops

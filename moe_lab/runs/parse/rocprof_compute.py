@@ -1,4 +1,4 @@
-"""rocprof-compute (formerly omniperf): a workload folder to launches, counters as further columns."""
+"""rocprof-compute (formerly omniperf): a workload folder to launches, with counters as further columns."""
 
 import re
 from pathlib import Path
@@ -21,7 +21,7 @@ INFO = {
     "report": "report",
 }
 
-# Rows of sysinfo.csv that describe the GPU and nothing else; numbers unless named in _TEXT.
+# Fields of sysinfo.csv that describe only the GPU; numbers unless named in _TEXT.
 MACHINE = (
     *("gpu_model", "gpu_series", "gpu_arch", "compute_partition", "memory_partition", "version", "cu_per_gpu"),
     *("simd_per_cu", "se_per_gpu", "wave_size", "max_waves_per_cu", "max_sclk", "max_mclk", "total_l2_chan"),
@@ -30,7 +30,7 @@ MACHINE = (
 _TEXT = {"gpu_model", "gpu_series", "gpu_arch", "compute_partition", "memory_partition", "version"}
 _RENAMED = {"num_memory_channels": "num_hbm_channels"}  # since 3.8.0
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]*)?(?:[eE]\+?[0-9]+)?")
-_HUGE = 1e12
+_HUGE = 1e12  # no clock or count is that large
 DROPPED = (
     "Left out: command, host, operating system, processor, and every file and column that the analysis does not read.",
     "Counters of single L2 channels are kept as their sum.",
@@ -50,8 +50,9 @@ def sniff(path: Path) -> bool:
 def parse(path: Path) -> Launches:
     """Read a workload folder of any generation; there are no ranges in it.
 
-    Launches are counted in several runs of the program and matched by kernel name, grid, work-group and order; a
-    duration is the one that the tool kept, or the median over the runs. ``stream`` and ``correlation`` are NA.
+    The tool runs the program several times to count all counters; launches of these runs are matched by kernel name,
+    grid, work-group and order. A duration is the one that the tool kept, or the median over the runs. ``stream`` and
+    ``correlation`` are NA.
 
     Extra columns: smem_bytes (local data share), accumulation_registers_per_thread, scalar_registers_per_wave,
     scratch_bytes_per_thread, wave_threads, dispatch (from 0), duration_exact_ns (float64: a median over runs may
@@ -64,7 +65,7 @@ def parse(path: Path) -> Launches:
     """
     folder = workload.folder_of(Path(path))
     if folder is None:
-        raise UserError(f"{Path(path).name} is no workload folder of rocprof-compute; {AGAIN}.")
+        raise UserError(f"{Path(path).name} is not a workload folder of rocprof-compute; {AGAIN}.")
     found = workload.read(folder)
     machine = _machine(found.machine)
     table = _table(found)
@@ -83,7 +84,7 @@ def parse(path: Path) -> Launches:
 
 
 def slim(source: Path, target: Path, keep: Keep | None = None) -> Slimmed:
-    """Write a small, redacted workload folder that reads the same; as ``Slimmed`` says."""
+    """Write a small, redacted workload folder that reads the same; returns as ``Slimmed`` says."""
     folder = workload.folder_of(Path(source))
     assert folder is not None  # it was parsed before
     found = workload.read(folder)
@@ -105,7 +106,7 @@ def slim(source: Path, target: Path, keep: Keep | None = None) -> Slimmed:
 
 
 def _machine(said: dict[str, str]) -> dict[str, Any]:
-    """Return the facts of ``MACHINE`` that sysinfo.csv states; a clock or count of 0 is not known."""
+    """Return the facts of ``MACHINE`` that sysinfo.csv states; a clock or count of 0 means not known."""
     said = {_RENAMED.get(k, k): v for k, v in said.items()}
     out: dict[str, Any] = {}
     for name in MACHINE:
@@ -118,7 +119,7 @@ def _machine(said: dict[str, str]) -> dict[str, Any]:
 
 
 def _gpu(machine: dict[str, Any]) -> dict[str, Any]:
-    model = str(machine.get("gpu_model", "")).split("_")[0]  # MI300X_A1: the stepping
+    model = str(machine.get("gpu_model", "")).split("_")[0]  # MI300X_A1 ends in the stepping
     count = {"sm_count": machine.get("cu_per_gpu"), "warp_threads": machine.get("wave_size")}
     return {
         "name": f"AMD Instinct {model.upper()}" if model else None,
@@ -141,7 +142,7 @@ def _table(found: workload.Workload) -> pd.DataFrame:
     frame["duration_exact_ns"] = (launches["end_ns"] - launches["start_ns"]).to_numpy()
     frame["process"] = 0
     threads = frame["block_threads"].where(frame["block_threads"] > 0)
-    frame["grid_blocks"] = -(-frame.pop("work_items") // threads)
+    frame["grid_blocks"] = -(-frame.pop("work_items") // threads)  # AMD counts work-items; rounded up
     frame["attribution"] = "none"
     frame["dispatch"] = np.arange(len(frame))
     return pd.concat([tidy(frame, COLUMNS), found.counters], axis=1)

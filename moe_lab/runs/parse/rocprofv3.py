@@ -26,7 +26,7 @@ INFO = {
 }
 
 HOW = "trace with `rocprofv3 --kernel-trace --marker-trace --hip-trace --memory-copy-trace --output-format csv`"
-# Ours -> column of the kernel trace. The registers are the vector registers of a work-item.
+# Ours -> column of the kernel trace. registers_per_thread are the vector registers of a work-item.
 KERNEL = {
     "device": "Agent_Id",
     "registers_per_thread": "VGPR_Count",
@@ -35,7 +35,6 @@ KERNEL = {
     "smem_bytes": "LDS_Block_Size",
     "scratch_bytes_per_thread": "Scratch_Size",
 }
-
 
 NO_CAPTURES = (
     "{} operations of HIP graphs are attributed to the range around the replay only: rocprofv3 does not record in "
@@ -57,15 +56,15 @@ def parse(path: Path) -> Launches:
     """Read the traces of one or more processes.
 
     With the HIP trace, an operation belongs to the range around the call that has its correlation id. Without it the
-    files do not say when a kernel was launched, only bounds: after the calls of its thread with smaller correlation
-    ids, before those with larger ones, before it ran. It then belongs to the innermost range that surely contains the
-    launch, which may be an outer one. Kernels of a replayed graph belong to the range around the replay.
+    files only bound the time of the launch: it came after the calls of its thread with smaller correlation ids, before
+    those with larger ones, and before the kernel ran. The kernel then belongs to the innermost range that surely
+    contains the launch, which may be an outer one. Kernels of a replayed graph belong to the range around the replay.
 
     Extra columns: smem_bytes (local data share), accumulation_registers_per_thread, scalar_registers_per_wave,
     scratch_bytes_per_thread.
 
     Raises:
-        UserError: no kernel trace, no kernels, or a damaged file.
+        UserError: there is no kernel trace, it has no kernels, or a file is damaged.
     """
     path = Path(path)
     warnings: list[str] = []
@@ -75,7 +74,7 @@ def parse(path: Path) -> Launches:
     ops = _operations(tables)
     thread = _Threads(tables)
     found = match(*(ops.process, ops.correlation), *(_ints(tables.calls, c) for c in ("process", "Correlation_Id")))
-    launcher = np.append(tables.calls["Function"].to_numpy(object), "")[found]
+    launcher = np.append(tables.calls["Function"].to_numpy(object), "")[found]  # operations without a call (-1) read ""
     ops = replace(ops, graph=np.array([f.startswith("hipGraphLaunch") for f in launcher.tolist()], bool))
     if np.any(ops.graph):
         warnings.append(NO_CAPTURES.format(int(np.sum(ops.graph))))
@@ -88,7 +87,7 @@ def parse(path: Path) -> Launches:
 
 
 class _Threads:
-    """Numbers for (process, thread), the same in every table; -1 where the thread is not known."""
+    """Numbers for (process, thread), shared by all tables; -1 where the thread is not known."""
 
     def __init__(self, tables: rocprof.Tables) -> None:
         frames = {"kernels": tables.kernels, "copies": tables.copies, "calls": tables.calls, "markers": tables.markers}
@@ -98,7 +97,7 @@ class _Threads:
         known = thread > 0  # roctxRangeStart has thread 0: it belongs to the process
         code = np.full(len(thread), -1, np.int64)
         code[known] = distinct(process[known], thread[known])[1]
-        for rows in groups(process):
+        for rows in groups(process):  # in a process of one thread, everything is of that thread
             found = np.unique(code[rows])
             if len(found[found >= 0]) == 1:
                 code[rows] = found[-1]
@@ -119,9 +118,11 @@ def _operations(tables: rocprof.Tables) -> Operations:
         items, group = _ints(both, f"Grid_Size_{axis.upper()}"), _ints(both, f"Workgroup_Size_{axis.upper()}")
         blocks = np.where((items < 0) | (group <= 0), -1, -(-items // np.maximum(group, 1)))
         columns |= {f"grid_{axis}": blocks, f"block_{axis}": group}
+    # A copy belongs to the GPU at its device end, which is the destination for host to device and device to device.
     to_device = copies["Direction"].str.endswith("TO_DEVICE").to_numpy(bool)
     agent = np.where(to_device, _ints(copies, "Destination_Agent_Id"), _ints(copies, "Source_Agent_Id"))
     columns["device"] = np.concatenate([_ints(kernels, "Agent_Id"), agent])
+    # Older versions of rocprofv3 know no streams, only the hardware queue.
     columns["stream"] = np.where(both["Stream_Id"] >= 0, _ints(both, "Stream_Id"), _ints(both, "Queue_Id"))
     start, end, process, correlation = (
         _ints(both, c) for c in ("Start_Timestamp", "End_Timestamp", "process", "Correlation_Id")
@@ -144,7 +145,7 @@ def _ints(frame: pd.DataFrame, column: str) -> Ints:
 
 
 def _calls(tables: rocprof.Tables, ops: Operations, found: Ints, thread: _Threads, warnings: list[str]) -> Calls:
-    """Return the API calls, and where they are missing the bounds of the launch, as calls."""
+    """Return the API calls; a missing call is replaced by one that spans the bounds of the launch."""
     frame = tables.calls
     columns = [_ints(frame, c) for c in ("Start_Timestamp", "End_Timestamp", "process")]
     lost = np.flatnonzero((found < 0) & (ops.correlation >= 0) & (ops.kind == 0))
@@ -165,8 +166,8 @@ def _calls(tables: rocprof.Tables, ops: Operations, found: Ints, thread: _Thread
 def _bounds(tables: rocprof.Tables, ops: Operations, thread: _Threads, rows: Ints) -> tuple[Ints, Ints]:
     """Return (low, high) for some kernels: the launch lies between these times; low > high = not known.
 
-    Correlation ids count up in a thread, so what has a smaller one began before the launch and what has a larger one
-    after it. A thread whose ids do not count up with time gives no bounds.
+    Correlation ids count up within a thread, so what has a smaller id began before the launch, and what has a larger
+    one began after it. A thread whose ids do not count up with time gives no bounds.
     """
     low, high = np.ones(len(rows), np.int64), np.zeros(len(rows), np.int64)
     frames = (tables.calls, tables.markers)
@@ -174,13 +175,13 @@ def _bounds(tables: rocprof.Tables, ops: Operations, thread: _Threads, rows: Int
     ids, start = (np.concatenate([_ints(f, c) for f in frames]) for c in ("Correlation_Id", "Start_Timestamp"))
     for own in groups(code):
         kernels = np.flatnonzero((thread.kernels[rows] == code[own[0]]) & (code[own[0]] >= 0))
-        # Sorted by id, times must rise too, or ids of this thread say nothing about when.
+        # Sorted by id, times must rise too; otherwise the ids of this thread say nothing about time.
         order = own[np.argsort(ids[own], kind="stable")]
         if not len(kernels) or (np.diff(start[order]) < 0).any():
             continue
         at = np.searchsorted(ids[order], ops.correlation[rows[kernels]], side="right")
         ran = ops.start[rows[kernels]]
-        # No later call: it was launched at any time before it ran.
+        # With no later call, the launch may have been at any time before the kernel ran.
         later = np.append(start[order], np.iinfo(np.int64).max)[at]
         low[kernels] = np.where(at > 0, start[order][at - 1], ran)
         high[kernels] = np.minimum(later, ran)
@@ -188,7 +189,7 @@ def _bounds(tables: rocprof.Tables, ops: Operations, thread: _Threads, rows: Int
 
 
 def _ranges(tables: rocprof.Tables, thread: _Threads, warnings: list[str]) -> Ranges:
-    """Return the roctx ranges; marks are none."""
+    """Return the roctx ranges; marks are left out, as they have no length."""
     frame = tables.markers
     start, end = _ints(frame, "Start_Timestamp"), _ints(frame, "End_Timestamp")
     own = frame["Domain"].str.startswith("MARKER_CORE").to_numpy(bool)

@@ -1,6 +1,6 @@
-"""Take out of strings what must not leave the profiled machine: secrets, hosts, users, addresses and paths.
+"""Remove from strings what must not leave the profiled machine: secrets, hosts, users, addresses and paths.
 
-The one redaction of every format, manifest and benchmark. ``counting`` collects what was hidden while it is open.
+Every format, manifest and benchmark is redacted here. ``counting`` collects what was hidden while it is open.
 """
 
 import getpass
@@ -25,24 +25,24 @@ KINDS = {
     "device": ("device id", "device ids"),
     "path": ("path", "paths"),
 }
-LONG = 10_000  # characters; longer texts are rare and would fill the memory of what was seen
+LONG = 10_000  # characters; longer texts are rare and would fill the cache
 Found = tuple[str, tuple[tuple[str, str], ...]]
 
 
 class Hidden:
-    """What was hidden, each thing once: a kind of ``KINDS`` to the set of things."""
+    """What was hidden, each thing once: a set of things for each kind of ``KINDS``."""
 
     def __init__(self) -> None:
         self.found: dict[str, set[str]] = {kind: set() for kind in KINDS}
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many different things of each kind; kinds of which there are none are left out."""
+        """How many distinct things of each kind; kinds without any are left out."""
         return {kind: len(found) for kind, found in self.found.items() if found}
 
 
 def said(counts: dict[str, int]) -> str:
-    """Return counts as words: ``3 host names, 2 secrets``, or ``nothing``."""
+    """Return counts in words: ``3 host names, 2 secrets``, or ``nothing``."""
     known = [f"{n} {KINDS[kind][n != 1]}" for kind, n in counts.items() if kind in KINDS]
     return ", ".join(known) or "nothing"
 
@@ -67,7 +67,7 @@ def text(value: str, hosts: Iterable[str] = (), *, addresses: bool = True) -> st
     Args:
         value: any string.
         hosts: names of machines and users to hide, besides those of this machine.
-        addresses: whether four numbers with dots are an IP address; False for versions.
+        addresses: whether a value that is only four numbers with dots is an IP address; False for versions.
     """
     find = _seen if len(value) <= LONG else _hide
     return _noted(find(value, tuple(hosts), addresses, False))
@@ -76,8 +76,8 @@ def text(value: str, hosts: Iterable[str] = (), *, addresses: bool = True) -> st
 def command(argv: Sequence[str], hosts: Iterable[str] = ()) -> list[str]:
     """Return a command line that may be published.
 
-    As ``text``; ``NAME=value`` prefixes whose names look secret (``HF_TOKEN=...``) are dropped, and so are the values
-    of options whose names do (``--api-key``, ``-u``, ``-p``, ``-H``).
+    Like ``text``, but ``NAME=value`` prefixes whose names look secret (``HF_TOKEN=...``) are dropped too, and so are
+    the values of options whose names do (``--api-key``, ``-u``, ``-p``, ``-H``).
     """
     known = tuple(hosts)
     out: list[str] = []
@@ -97,9 +97,9 @@ def tree(value: Any, hosts: Iterable[str] = (), *, name: str = "") -> Any:
     """Return nested dictionaries and lists with ``text`` applied to every string, keys included.
 
     Args:
-        value: of JSON.
-        hosts: as in ``text``, and those that the tree itself names (``names_in``).
-        name: the key under which it stands: what stands under ``host``, ``user``, ``token`` and the like is hidden.
+        value: a JSON value.
+        hosts: as in ``text``; names in the tree itself (``names_in``) are added.
+        name: the key of the value: values under ``host``, ``user``, ``token`` and the like are hidden.
     """
     return _tree(value, (*hosts, *names_in(value)), name)
 
@@ -112,6 +112,7 @@ def _tree(value: Any, hosts: tuple[str, ...], name: str) -> Any:
     if isinstance(value, str):
         return text(value, hosts, addresses="version" not in name.lower())
     if isinstance(value, dict):
+        # The key of a version is a package, which may be called like a secret; "version" in it also keeps 1.2.3.4.
         inherited = "versions" if name == "versions" else ""
         return {
             text(str(k), hosts): _tree(v, hosts, str(k) if not inherited else f"version {k}") for k, v in value.items()
@@ -122,7 +123,7 @@ def _tree(value: Any, hosts: tuple[str, ...], name: str) -> Any:
 
 
 def names_in(value: Any) -> list[str]:
-    """Return the hosts and users that a tree names under keys such as ``host`` and ``user``, the longest first."""
+    """Return the hosts and users under keys such as ``host`` and ``user`` in a tree, the longest first."""
     return sorted(set(names.in_tree(value)), key=len, reverse=True)
 
 
@@ -138,13 +139,14 @@ def this_machine() -> tuple[str, ...]:
 
 def _hide(value: str, hosts: tuple[str, ...], addresses: bool, in_argv: bool) -> Found:
     found: list[tuple[str, str]] = []
+    # Paths last: what is cut off must have been searched before.
     value = secrets.hide(value, in_argv, found)
     value = names.hide(value, (*hosts, *this_machine()), found)
     value = names.hide_addresses(value, addresses, in_argv, found)
     return places.hide(value, found), tuple(found)
 
 
-_seen = lru_cache(200_000)(_hide)  # a report says the same names a million times
+_seen = lru_cache(200_000)(_hide)  # a report repeats the same names a million times
 
 
 def _noted(found: Found) -> str:
@@ -155,7 +157,7 @@ def _noted(found: Found) -> str:
 
 
 def note(kind: str, thing: str) -> None:
-    """Count a thing as hidden where that is collected."""
+    """Record a thing as hidden, if a ``counting`` context is open."""
     hidden = _counted.get()
     if hidden is not None:
         hidden.found[kind].add(thing)

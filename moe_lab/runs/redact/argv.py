@@ -1,4 +1,4 @@
-"""Command lines: which arguments are secret by the option before them, and assignments before a program."""
+"""Command lines: arguments that the option before them makes secret, and assignments in front of a program."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -9,20 +9,20 @@ from moe_lab.runs.redact.secrets import HIDDEN, is_name
 _OPTION = re.compile(r"--?([A-Za-z][\w.-]*)")
 _ASSIGNED = re.compile(r"(?:(?<=\s)|\A)([A-Za-z_]\w*)=(?:'[^']*'|\"[^\"]*\"|\S*)\s*")
 _WHOLE = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
-_SHELLS = {"-c", "-lc", "-ic", "--command", "-e"}
+_SHELLS = {"-c", "-lc", "-ic", "--command", "-e"}  # options whose argument is a whole command
 _INSIDE = re.compile(r"(?<=\s)(--?([A-Za-z][\w.-]*))(\s+)('[^']*'|\"[^\"]*\"|[^\s'\"]+)")
 _OTHER_P = re.compile(r"papermill|moe[-_]lab|mkdir|ssh|docker|cp|nc|nmap")  # programs whose -p is no password
 _NUMBER = re.compile(r"[\d.:]+")
 
 
 def parts(argv: Sequence[str]) -> Iterator[tuple[str | None, str | None]]:
-    """Give of every argument what may be shown of it, None if it goes as a whole, and the secret taken out of it."""
+    """Yield for every argument (what may be shown, None = nothing of it; the secret that was removed, None = none)."""
     program, before, last = "", "", ""
     for argument in argv:
         option, own = _OPTION.fullmatch(before), _OPTION.match(argument)
         whole = _WHOLE.fullmatch(argument) if before not in _SHELLS else None
         valued = own and argument[own.end() : own.end() + 1] == "="
-        unbuffered = before == "-u" and "python" in last
+        unbuffered = before == "-u" and "python" in last  # elsewhere -u takes a user
         if (
             option
             and not unbuffered
@@ -53,7 +53,7 @@ def _is_secret(option: str, name: str, value: str, program: str) -> bool:
 
 
 def inside(argument: str) -> tuple[str, tuple[tuple[str, str], ...]]:
-    """Return a command that stands in one argument without the values of its secret options, and these."""
+    """Return (a command within one argument, without the values of its secret options; those values)."""
     found: list[tuple[str, str]] = []
 
     def put(match: re.Match[str]) -> str:
@@ -67,7 +67,7 @@ def inside(argument: str) -> tuple[str, tuple[tuple[str, str], ...]]:
 
 
 def without_assignments(argument: str) -> tuple[str, tuple[tuple[str, str], ...]]:
-    """Return an argument without the ``NAME=value`` whose names look secret, and what was taken out."""
+    """Return (an argument without the ``NAME=value`` whose names look secret; what was removed)."""
     found: list[tuple[str, str]] = []
 
     def drop(match: re.Match[str]) -> str:

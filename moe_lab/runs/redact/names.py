@@ -8,7 +8,7 @@ from typing import Any
 
 from moe_lab.runs.redact.secrets import HIDDEN, is_name
 
-# Keys under which a host, a user or an id stands, whatever its value looks like.
+# Keys whose value is a host, a user, an id ..., whatever it looks like.
 _KEYS = {
     **dict.fromkeys(("host", "hostname", "host_name", "node", "nodename", "node_name", "machine_name", "fqdn"), "host"),
     **dict.fromkeys(("user", "username", "user_name", "login", "owner", "logname", "email", "uname"), "user"),
@@ -17,7 +17,7 @@ _KEYS = {
     **dict.fromkeys(("env", "environ", "environment"), "secret"),
     **dict.fromkeys(("cwd", "home", "workdir", "pwd"), "path"),
 }
-# Words that a machine or a user may be called by, but that say nothing, or something else that matters.
+# Names of machines or users that reveal nothing, or that mean something else which must stay readable.
 _WORDS = """
 localhost host user root admin ubuntu runner nobody gpu cpu cuda rocm moe layer torch triton python python3
 kernel router align experts quant dispatch act combine node server model bench main default nvidia amd h100 h200
@@ -35,13 +35,13 @@ _UUID = re.compile(r"(?<![\w-])[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{
 
 
 def kind_of_key(key: str) -> str | None:
-    """Return the kind of what stands under a key, ``secret`` or ``host`` and so on; None if it may be read."""
+    """Return what kind of thing a key's value is, such as ``secret`` or ``host``; None if it may be published."""
     lower = key.lower()
     return _KEYS.get(lower) or ("secret" if is_name(key, in_argv=False) else None)
 
 
 def in_tree(value: Any) -> Iterator[str]:
-    """Give the hosts and users that stand under such keys."""
+    """Yield the hosts and users under such keys."""
     if isinstance(value, dict):
         for key, inside in value.items():
             if isinstance(inside, str) and _KEYS.get(str(key).lower()) in ("host", "user") and is_telling(inside):
@@ -53,12 +53,12 @@ def in_tree(value: Any) -> Iterator[str]:
 
 
 def is_telling(name: str) -> bool:
-    """Return whether hiding a name hides something, and nothing that matters."""
+    """Return whether a name reveals something, and hiding it removes nothing that matters."""
     return len(name) > 1 and name.lower() not in _COMMON and not name.isdigit() and HIDDEN not in name
 
 
 def hide(value: str, known: tuple[str, ...], found: list[tuple[str, str]]) -> str:
-    """Return the string with ``host`` in place of names of machines and users, in any case, with their domain."""
+    """Return the string with ``host`` in place of names of machines and users with their domain, ignoring case."""
 
     def put(match: re.Match[str]) -> str:
         found.append(("host", match.group(0).lower()))
@@ -73,6 +73,7 @@ def _pattern(known: tuple[str, ...]) -> re.Pattern[str] | None:
     wanted = {part for name in known for part in (name, name.partition(".")[0]) if is_telling(part)}
     if not wanted:
         return None
+    # The longest first, as a short name may be the beginning of a long one.
     either = "|".join(re.escape(name) for name in sorted(wanted, key=lambda n: (-len(n), n)))
     return re.compile(rf"(?<![A-Za-z0-9])(?:{either})(?:\.[A-Za-z][\w-]*)*(?![A-Za-z0-9-])", re.IGNORECASE)
 
@@ -80,8 +81,8 @@ def _pattern(known: tuple[str, ...]) -> re.Pattern[str] | None:
 def hide_addresses(value: str, ipv4: bool, in_argv: bool, found: list[tuple[str, str]]) -> str:
     """Return the string without e-mail, IP and MAC addresses and without the ids of devices.
 
-    ``ipv4`` says whether a value of four numbers with dots only is an address, which it is not under a version (local
-    ones stay); ``in_argv`` whether ``name@machine:`` is a login. What was hidden is added to ``found``.
+    ``ipv4`` says whether a value that is only four numbers with dots is an address, which a version is not; loopback
+    addresses stay. ``in_argv`` says whether ``name@machine:`` is a login. What was hidden is added to ``found``.
     """
 
     def put(kind: str, word: str) -> Any:
@@ -115,7 +116,7 @@ def _is_ipv4(text: str) -> bool:
 
 
 def _is_ipv6(text: str) -> bool:
-    """Return whether it is an IPv6 address: more than ``a::b``, which C++ writes too."""
+    """Return whether it is an IPv6 address, and not ``a::b``, which is also C++."""
     try:
         found = ipaddress.IPv6Address(text)
     except ValueError:

@@ -1,13 +1,13 @@
-"""Absolute paths: cut to their last component, and home folders to ``home``, whose name is a person's.
+"""Absolute paths: cut to their last component; a home folder, whose name is a person's, becomes ``home``.
 
-Addresses of web pages stay; the host of one that only its own network knows does not.
+URLs stay, but the host of a URL that is only known in its own network is hidden.
 """
 
 import re
 
 _PART = r"[^\s\\/'\"<>()\[\]{}|,;:=*?&]+"
-# An absolute path: not after a word, so that `tokens/s` and `a/b` stay, unless it begins as only paths do. Windows
-# paths and file:// count too.
+# An absolute path: not after a word, so that `tokens/s` and `a/b` stay, unless it begins like only a path does.
+# Windows paths and file:// count, too.
 _KNOWN = r"(?<![/\\])/+(?:home|root|Users|mnt|tmp|opt|usr|var|scratch|lustre|nfs|srv)(?=/)"
 _PATH = re.compile(
     rf"(?P<web>(?<![A-Za-z])https?://(?:\[redacted\]@)?(?P<host>[\w.-]+)[^\s\"'<>()\[\]{{}}|\\,;]*)|(?:(?<![\w.\])}}~/\\-])(?:~|[A-Za-z]:(?=[\\/]))?[\\/]+{_PART}|{_KNOWN})(?:[\\/]+{_PART})*[\\/]*"
@@ -18,6 +18,7 @@ _OWN_NETWORK = re.compile(
     r"[^.]+|.*\.(?:local|localdomain|internal|intranet|lan|corp|home|svc|cluster|test)", re.IGNORECASE
 )
 _HOME = re.compile(r"/(?:home|Users)/[^/?#]+")
+# ~name/ is the home folder of another user.
 _OF_OTHER = re.compile(r"(?<![\w~])~[A-Za-z][\w.-]*(?=[\\/])")
 
 

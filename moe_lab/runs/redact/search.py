@@ -1,4 +1,4 @@
-"""Search what is kept of a run again, every byte of it, for what redaction would hide."""
+"""Search everything that a run keeps, byte by byte, for what redaction should have hidden."""
 
 import csv
 import gzip
@@ -18,17 +18,18 @@ from moe_lab.runs import redact
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard.entry import one_line
 
-UNPACKED = 1_000_000_000  # bytes of a packed file; more is no run
-_SHORTEST = 6  # characters of a string between bytes that are none
+UNPACKED = 1_000_000_000  # most bytes that a packed file may unpack to; no run has more
+_SHORTEST = 6  # least characters of a string among binary data
 _STRINGS = re.compile(rb"[\x20-\x7e\xc2-\xf4\x80-\xbf]{%d,}" % _SHORTEST)
+# Strings in UTF-16, of either byte order.
 _WIDE = re.compile(rb"(?:[\x20-\x7e]\x00){%d,}|(?:\x00[\x20-\x7e]){%d,}" % (_SHORTEST, _SHORTEST))
 _GZIP, _SQLITE = b"\x1f\x8b", b"SQLite format 3\x00"
-_COMMANDS = ("command", "options")
+_COMMANDS = ("command", "options")  # keys of run.json whose value is a command line
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one file still holds: ``count`` different things of a kind of ``redact.KINDS``."""
+    """What one file still holds: ``count`` distinct things of a kind of ``redact.KINDS``."""
 
     file: str
     kind: str
@@ -36,7 +37,7 @@ class Finding:
 
 
 def search(folder: Path) -> list[Finding]:
-    """Return what the files of a folder, or one file, still hold that redaction would hide, and their names.
+    """Return what redaction would still hide in the files of a folder, or in one file, and in the names of the files.
 
     Raises:
         UserError: a file cannot be read.
@@ -48,7 +49,7 @@ def search(folder: Path) -> list[Finding]:
         with redact.counting() as hidden:
             redact.text(path.name)
             if path.is_symlink():
-                redact.text(os.readlink(path))  # what it points at is no part of the run
+                redact.text(os.readlink(path))  # what it points to is no part of the run
             elif path.is_file():
                 _search_file(path, name)
         found += [Finding(one_line(redact.text(name)), kind, count) for kind, count in hidden.counts.items()]
@@ -82,7 +83,7 @@ def _search_bytes(data: bytes, name: str) -> None:
 
 
 def _search_strings(strings: Iterable[str]) -> None:
-    """Search strings between bytes, fields side by side: 2.1.0 and 5 is no address there, / and a name no path."""
+    """Search strings among binary data, where fields touch: 2.1.0 next to 5 is no address, / next to a name no path."""
     for string in strings:
         with redact.counting() as inside:
             redact.text(string, addresses=False)
@@ -105,11 +106,11 @@ def _unpacked(data: bytes, name: str) -> bytes:
 
 
 class _Pairs(list[tuple[str, Any]]):
-    """An object of JSON with every pair of it, those too whose key comes twice."""
+    """A JSON object with all of its pairs, even if a key appears twice."""
 
 
 def _search_json(text: str) -> bool:
-    """Search JSON; False if it is none."""
+    """Search JSON; return False if it is not JSON."""
     try:
         value = json.loads(text, object_pairs_hook=_Pairs)
         _search_value(value, "")
@@ -122,7 +123,7 @@ def _search_value(value: Any, name: str) -> None:
     if isinstance(value, _Pairs):
         for key, inside in value:
             redact.text(key)
-            known = {"versions": f"version {key}", "columns": ""}  # of columns stands there what they hold
+            known = {"versions": f"version {key}", "columns": ""}  # the value of a column is its kind
             _search_value(inside, known.get(name, key))
     elif isinstance(value, list) and name in _COMMANDS and all(isinstance(v, str) for v in value):
         redact.command(value)
@@ -134,7 +135,7 @@ def _search_value(value: Any, name: str) -> None:
 
 
 def _search_csv(text: str) -> bool:
-    """Search the cells of CSV, each under the name of its column; False if it is none."""
+    """Search the cells of CSV, each under the name of its column; return False if it is not CSV."""
     try:
         header, *lines = csv.reader(io.StringIO(text, newline=""))
     except (csv.Error, ValueError):
@@ -149,7 +150,7 @@ def _search_csv(text: str) -> bool:
 
 
 def _plain(cell: str) -> Any:
-    """Return a number of CSV as a number: what stands under ``token`` there is a count."""
+    """Return a numeric cell as a number: in a column called ``token`` it is a count and not a secret."""
     try:
         return float(cell)
     except ValueError:
@@ -157,18 +158,18 @@ def _plain(cell: str) -> Any:
 
 
 def _search_tables(path: Path) -> None:
-    """Search the text of every table; what no table holds any longer is found among the bytes."""
+    """Search the text of every table; deleted text is found when the bytes are searched."""
     try:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)) as database:
             database.text_factory = lambda raw: raw.decode("utf-8", "replace")
             for text, name in _cells(database):
                 redact.tree(text, name=name)
     except sqlite3.Error:
-        return  # damaged, or no database of ours: its bytes are searched
+        return  # damaged, or not one of our databases: its bytes are searched all the same
 
 
 def _cells(database: sqlite3.Connection) -> Iterator[tuple[str, str]]:
-    """Give the different texts of every table, and what they are called: by their column, or by a column ``name``."""
+    """Yield (text, name) of the distinct texts in every table; the name is the column's, or that in column ``name``."""
     for (table,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
         quoted = '"{}"'.format(str(table).replace('"', '""'))
         columns = [row[1] for row in database.execute(f"PRAGMA table_info({quoted})")]

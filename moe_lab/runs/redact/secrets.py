@@ -1,7 +1,7 @@
-"""Secrets in a string: by the names they are given, by where they stand, and by forms that are known.
+"""Secrets in a string: known by their name, by their place, or by their form.
 
-The forms are those of detect-secrets (Yelp); its rules by keyword and by entropy are left out, because kernel names
-are long and look random too. Names are ours: those of a profiled command line and of range names.
+The forms are those of detect-secrets (Yelp) and some more; its rules by keyword and by entropy are left out, because
+kernel names are long and look random, too. The names are our own: those of command lines and of range names.
 """
 
 import re
@@ -14,15 +14,17 @@ _STRONG = {
     *("credential", "credentials", "authorization", "bearer", "oauth", "privatekey", "accesskey", "secretkey"),
 }
 _IN_ARGV = {"pass", "pwd", "auth", "cookie", "cookies", "sig", "signature", "pat", "login"}
-# A word beside it that makes it a size, a kind or a number: num_tokens, token_ids, auth-type, key-value.
+# A word in the same name that makes it a size, a kind or a number: num_tokens, token_ids, auth-type, key-value.
 _HARMLESS = {
     *("ids", "id", "idx", "index", "num", "n", "max", "min", "count", "per", "type", "len", "length", "size", "pad"),
     *("eos", "bos", "budget", "limit", "rate", "time", "latency", "dim", "block", "value", "values", "cache", "topk"),
 }
+# Words before `key` that make it a secret: api_key, but not sort_key.
 _KEY_OF = {
     *("api", "access", "private", "secret", "ssh", "aws", "wandb", "hf", "openai", "anthropic", "encryption"),
     *("signing", "account", "license", "service", "client", "shared", "storage", "master", "x", "tls", "ssl", "pem"),
 }
+# Values that are no secret even under a secret's name.
 _PLAIN = re.compile(r"[-+]?\d{1,9}(\.\d+)?|true|false|none|null|auto|on|off|yes|no", re.IGNORECASE)
 _NAMED = re.compile(r"([A-Za-z_][\w.-]{0,100})(\\*[\"']?\s*\]?\s*(?:=|(?<!:):(?!:|//))\s*)")
 _VALUE = re.compile(r"\\+\"[^\"\\]*\\+\"?|\"(?:[^\"\\]|\\.)*\"?|\\+'[^'\\]*\\+'?|'[^']*'?|[^\s,;&\"'\\}\])|]+")
@@ -36,20 +38,21 @@ _HEADER = re.compile(
     r"((?:proxy-)?authorization|x-[\w-]*(?:key|token|auth)[\w-]*|cookie|set-cookie)\s*:\s*([^\"'\n]+)", re.I
 )
 _PEM = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL)
-# Shorter than the real ones too: what is pasted is often cut.
+# Also shorter than real ones, as pasted secrets are often cut off.
 _FORMS = re.compile(
     r"(?<![A-Za-z0-9_-])(?:sk-(?:[A-Za-z]+-)*[A-Za-z0-9_-]{12,}|sk_(?:live|test)_\w{8,}|hf_[A-Za-z0-9]{12,}|api_org_\w{12,}"
     r"|gh[opsur]_[A-Za-z0-9]{12,}|github_pat_\w{12,}|glpat-[\w-]{8,}|xox[abposre]-[\w-]{8,}|(?:AKIA|ASIA|ABIA|ACCA)[0-9A-Z]{6,}"
     r"|AIza[\w-]{20,}|nvapi-[\w-]{12,}|r8_\w{20,}|npm_\w{20,}|pypi-[\w-]{20,}|dop_v1_\w{20,}|eyJ[\w-]{6,}\.[\w-]{4,}(?:\.[\w-]*)?)"
 )
+# A quick test: a text without any of these has no secret of any form below.
 _MAYBE = re.compile(r"[=:@?&]|bearer|basic|BEGIN|[A-Za-z0-9]{2,}[-_][\w-]{8,}|[A-Z0-9]{16,}|eyJ", re.IGNORECASE)
 
 
 @lru_cache(10_000)
 def is_name(name: str, in_argv: bool = True) -> bool:
-    """Return whether the variable, option or key of that name is a secret: ``HF_TOKEN``, ``api-key``, ``apiKey``.
+    """Return whether a variable, option or key of that name holds a secret: ``HF_TOKEN``, ``api-key``, ``apiKey``.
 
-    On a command line (``in_argv``) ``pass`` and ``key`` have one meaning only.
+    ``in_argv``: on a command line, where ``pass`` and ``key`` can only mean a secret.
     """
     words = [w.lower() for w in re.split(r"[_.\-]+|(?<=[a-z0-9])(?=[A-Z])", name) if w]
     for before, word in zip(["", *words], words, strict=False):
@@ -72,7 +75,7 @@ def hide(value: str, in_argv: bool, found: list[tuple[str, str]]) -> str:
     def after(match: re.Match[str], sign: str = "=") -> str:
         return match.group(1) + sign + _hidden(match.group(2), found)
 
-    # From the widest form to the narrowest: a key of many lines holds what looks like a value or a token of its own.
+    # From the widest form to the narrowest, as a key of many lines may hold what looks like a value or a token.
     value = _PEM.sub(whole, value)
     value = _URL.sub(whole, value)
     value = _QUERY.sub(after, value)
@@ -86,13 +89,13 @@ def hide(value: str, in_argv: bool, found: list[tuple[str, str]]) -> str:
 
 
 def _hidden(thing: str, found: list[tuple[str, str]]) -> str:
-    if HIDDEN[:-1] not in thing:  # a value ends before a bracket
+    if HIDDEN[:-1] not in thing:  # hidden before; without the bracket, at which a value ends
         found.append(("secret", thing))
     return HIDDEN
 
 
 def _named(value: str, in_argv: bool, found: list[tuple[str, str]]) -> str:
-    """Hide the values of names that are secret: after = or :, quoted or not, in JSON and in Python too."""
+    """Hide the values of secret names: after = or :, quoted or not, also in JSON and Python."""
     out, at = [], 0
     while match := _NAMED.search(value, at):
         out.append(value[at : match.end()])
@@ -111,7 +114,7 @@ def _named(value: str, in_argv: bool, found: list[tuple[str, str]]) -> str:
 
 @cache
 def _detectors() -> tuple[re.Pattern[str], ...]:
-    """Return the forms of secrets that detect-secrets knows."""
+    """Return the forms of secrets known to detect-secrets."""
     from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
     from detect_secrets.plugins.base import RegexBasedDetector
 

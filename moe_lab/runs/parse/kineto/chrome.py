@@ -1,4 +1,4 @@
-"""Chrome-trace JSON, event by event: the events of a large trace never exist as objects all at once."""
+"""Chrome-trace JSON, event by event: the events of a large trace are never in memory all at once as objects."""
 
 import json
 import re
@@ -10,11 +10,11 @@ from typing import Any
 from moe_lab.runs.parse.kineto import file
 from moe_lab.runs.parse.kineto.file import AGAIN, CUT, Damaged
 
-# Keys that decide a number: said twice, with two values, there is no telling which one holds.
+# Keys that numbers depend on: if one appears twice with two values, nobody can tell which is right.
 READ = {"ph", "cat", "name", "pid", "tid", "ts", "dur", "args", "device", "stream", "correlation", "External id"}
 READ |= {"external id", "graph node id", "bytes", "grid", "block", "registers per thread", "shared memory", "id"}
 READ |= {"traceEvents", "deviceProperties", "numSms", "baseTimeNanoseconds"}
-TIMES = 2**62  # ns, before and after 0; twice as much still fits into 64 bits
+TIMES = 2**62  # ns, before and after 0; twice as much still fits in 64 bits
 _SPACE = re.compile(r"[ \t\r\n]*")
 _COLON = re.compile(r"[ \t\r\n]*:[ \t\r\n]*")
 _COMMA = re.compile(r"[ \t\r\n]*(?:,|(?=[\]}]))[ \t\r\n]*")
@@ -26,18 +26,18 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         for key, value in pairs:
             if key in READ and found[key] != value:
-                raise Damaged(f"'{key}' stands twice in one object, with two values")
+                raise Damaged(f"'{key}' appears twice in one object, with two values")
     return found
 
 
-# Numbers with a fraction stay text: a double cannot hold nanoseconds since 1970, which older traces count from.
+# Numbers with a fraction stay text: older traces count time since 1970, whose nanoseconds a double cannot hold.
 _decode = json.JSONDecoder(parse_float=str, parse_constant=str, strict=False, object_pairs_hook=_object).raw_decode
 
 
 def events(path: Path, header: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the trace events of a file, which is an object with ``traceEvents`` or an array of events, in its order.
+    """Yield the trace events of a file (an object with ``traceEvents``, or an array of events), in file order.
 
-    ``header`` takes up the other keys of the object; it is complete once the events are.
+    ``header`` is filled with the other keys of the object; it is complete once all events have been read.
     """
     text = file.text(path)
     try:
@@ -48,16 +48,16 @@ def events(path: Path, header: dict[str, Any]) -> Iterator[dict[str, Any]]:
         raise Damaged(CUT, AGAIN) from None
     except RecursionError:
         raise Damaged("it is nested too deeply") from None
-    except ValueError:  # of Python's int(), which takes 4,300 digits
-        raise Damaged("it has a number of thousands of digits") from None
+    except ValueError:  # from Python's int(), which takes at most 4,300 digits
+        raise Damaged("it has a number with thousands of digits") from None
 
 
 def _mistake(text: str, error: json.JSONDecodeError) -> Damaged:
-    """Return what is wrong at a place that is not JSON."""
+    """Return the error for a place that is not JSON."""
     if "escape" in error.msg:
         return Damaged(
-            f"at character {error.pos + 1} a backslash begins no escape of JSON, as in a Windows path that was written "
-            "without doubling its backslashes",
+            f"at character {error.pos + 1} a backslash begins no JSON escape, as in a Windows path whose backslashes "
+            "were not doubled",
             "double them, or write the trace with a newer PyTorch",
         )
     if error.msg.startswith("Unterminated") or error.pos + len("false") > len(text.rstrip()):
@@ -75,7 +75,7 @@ def _top(text: str, header: dict[str, Any]) -> Iterator[dict[str, Any]]:
         raise json.JSONDecodeError("it begins neither with { nor with [", text, at)
     at = _skip(text, at)
     if at < len(text):
-        raise Damaged(f"after its end, from character {at + 1} on, more follows", "give a file with one trace")
+        raise Damaged(f"more text follows its end, from character {at + 1} on", "give a file with one trace")
 
 
 def _members(text: str, at: int, header: dict[str, Any]) -> Generator[dict[str, Any], None, int]:
@@ -89,7 +89,7 @@ def _members(text: str, at: int, header: dict[str, Any]) -> Generator[dict[str, 
         at = colon.end()
         if key == "traceEvents":
             if listed or text[at] != "[":
-                raise Damaged("traceEvents is no list, or stands twice")
+                raise Damaged("traceEvents is not a list, or appears twice")
             listed, at = True, (yield from _array(text, at + 1))
         else:
             value, at = _decode(text, at)
@@ -104,14 +104,14 @@ def _array(text: str, at: int) -> Generator[dict[str, Any], None, int]:
     while text[at] != "]":
         event, end = _decode(text, at)
         if not isinstance(event, dict):
-            raise Damaged(f"at character {at + 1} stands no event")
+            raise Damaged(f"at character {at + 1} there is no event")
         yield event
         at = _comma(text, end)
     return at + 1
 
 
 def _comma(text: str, at: int) -> int:
-    """Return the place after a comma; before an end none is needed, and one too many, as some tools write, is fine."""
+    """Return the place after a comma; before ] or } it is optional, as some tools write one comma too many there."""
     found = _COMMA.match(text, at)
     if found is None:
         raise json.JSONDecodeError("a comma is missing", text, _skip(text, at))
@@ -124,18 +124,19 @@ def _skip(text: str, at: int) -> int:
 
 
 def nanoseconds(microseconds: Any) -> int | None:
-    """Return a time in ns, exactly, of an integer or a text with a fraction; None if it is none that 62 bits hold."""
+    """Return microseconds, an integer or a text with a fraction, exactly in ns; None if it is no time of 62 bits."""
     if type(microseconds) is int:
         found = microseconds * 1000
     elif not isinstance(microseconds, str) or not microseconds.isascii():
         return None
+    # Nearly all times have three decimals, which needs no Decimal.
     elif microseconds[-4:-3] == "." and microseconds[:-4].isdigit() and microseconds[-3:].isdigit():
         if len(microseconds) > 40:
             return None
         found = int(microseconds[:-4] + microseconds[-3:])
     elif _NUMBER.fullmatch(microseconds):
         number = Decimal(microseconds)
-        if number.adjusted() > 20:
+        if number.adjusted() > 20:  # 1e999 is short as text and huge as an integer
             return None
         found = int((number * 1000).to_integral_value())
     else:

@@ -12,17 +12,17 @@ from moe_lab.runs.attribution.keys import Ints
 from moe_lab.runs.parse.kineto.values import amount, encodable, integer, known, span, text, three
 from moe_lab.spec.ranges import display_name
 
-# Categories, older spellings too (torch 1.8 wrote `Kernel` and `Runtime`), in lower case.
+# Categories in lower case, with their older spellings (torch 1.8 wrote `Kernel` and `Runtime`).
 OPERATIONS = {"kernel": 0, "gpu_memcpy": 1, "memcpy": 1, "gpu_memset": 2, "memset": 2}
 CALLS = ("cuda_runtime", "cuda_driver", "runtime", "driver")
 OPERATORS = ("cpu_op", "operator")
 ANNOTATION, PYTHON = "user_annotation", "python_function"
-MODULE = "nn.Module: "  # how module calls begin among python_function events
+MODULE = "nn.Module: "  # prefix of the python_function events that are calls of modules
 GEOMETRY = ("grid_x", "grid_y", "grid_z", "block_x", "block_y", "block_z")
 OPERATION: tuple[str, ...] = ("start", "end", "device", "stream", "correlation", "external", "graph_node", "bytes")
-OPERATION += ("registers", "smem", "place", "row")  # place: the event's pid, mostly the device again
+OPERATION += ("registers", "smem", "place", "row")  # place: the event's pid, which mostly repeats the device
 CALL = ("start", "end", "pid", "tid", "correlation", "graph", "external", "row")
-SMALL_ID = 2**62
+SMALL_ID = 2**62  # numbers from here on stand for ids that are texts or too large
 RANGE = ("start", "end", "pid", "tid", "external", "row")
 _STEP = re.compile(r"(ProfilerStep)#\d+")
 _COPY = re.compile(r"Memcpy (\w)to(\w)")
@@ -31,7 +31,7 @@ _MEMORY = {"H": "host", "D": "device", "A": "array", "P": "peer"}
 
 @dataclass
 class Table:
-    """Rows of integers with a name each, while reading.
+    """Rows of integers with a name each, in arrays and not lists: 8 bytes a number while millions are read.
 
     Attributes:
         columns: what the integers are.
@@ -71,8 +71,8 @@ class Tables:
         annotations: user annotations, columns ``RANGE``.
         modules: calls of nn.Module, which a trace has ``with_stack=True``; columns ``RANGE``.
         operators: PyTorch operators, columns ``RANGE``.
-        partial: GPU operations that are no complete events (``ph`` is not X), so without a duration.
-        numbers: process and thread ids that are no small integers, such as text, and the numbers they got.
+        partial: number of GPU operations that are not complete events (``ph`` is not X) and so have no duration.
+        numbers: process and thread ids that are not small integers, such as texts, and the numbers given to them.
     """
 
     operations: tuple[Table, Table, Table]
@@ -84,7 +84,7 @@ class Tables:
     numbers: dict[str, int] = field(default_factory=dict)
 
     def number(self, value: Any) -> int:
-        """Return a process or thread id as a number >= 0, a different one for every id."""
+        """Return a process or thread id as a number >= 0, a different number for every id."""
         if type(value) is int and 0 <= value < SMALL_ID:
             return value
         whole = integer(value)
@@ -95,7 +95,7 @@ class Tables:
 
 
 def read(events: Iterable[dict[str, Any]]) -> Tables:
-    """Sort complete events into tables; all others are passed over."""
+    """Sort complete events into tables; all others are skipped."""
     kinds = (Table(OPERATION + GEOMETRY), Table(OPERATION + GEOMETRY), Table(OPERATION + GEOMETRY))
     tables = Tables(kinds, Table(CALL), Table(RANGE), Table(RANGE), Table(RANGE))
     sorted_by: dict[str, tuple[Table, Callable[..., tuple[int, ...]]]] = {
@@ -151,11 +151,11 @@ def _range(tables: Tables, event: dict[str, Any], args: dict[str, Any], row: int
 
 
 def _external(args: dict[str, Any]) -> int:
-    return known(args.get("External id", args.get("external id")))
+    return known(args.get("External id", args.get("external id")))  # older traces write it in lower case
 
 
 def range_name(name: str) -> str:
-    """Return a range's name as shown: without the number of the single step, modules without their prefix."""
+    """Return a range's name as shown: steps without their number, modules without their prefix."""
     return _STEP.sub(r"\1", display_name(name.removeprefix(MODULE)))
 
 

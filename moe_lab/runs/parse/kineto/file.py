@@ -1,4 +1,4 @@
-"""The file of a trace as text: plain or gzip, UTF-8 or UTF-16, no larger than the machine can take."""
+"""The file of a trace as text: plain or gzip, UTF-8 or UTF-16, no larger than fits in memory."""
 
 import codecs
 import gzip
@@ -14,15 +14,15 @@ from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard.entry import one_line
 
 GZIP = b"\x1f\x8b"
-RATIO = 200  # traces pack to between a tenth and a sixtieth of their size
-SMALL = 100_000_000  # bytes that any file may unpack to
+RATIO = 200  # most that a file may unpack to, in times its size; real traces unpack to 10 to 60 times theirs
+SMALL = 100_000_000  # bytes that any file may unpack to, however small it is
 CHUNK = 1 << 22
 CUT = "it ends in the middle"
 AGAIN = "was the profiled program stopped while it wrote the file? Write it again"
 
 
-class Damaged(Exception):  # noqa: N818  # it becomes a sentence, no one sees its name
-    """What is wrong with a trace, and what to do about it; the name of the file is known further out."""
+class Damaged(Exception):  # noqa: N818  # it becomes a sentence; no one sees its name
+    """What is wrong with a trace, and what to do about it; ``reading`` adds the name of the file."""
 
     def __init__(self, why: str, then: str = "write the trace again") -> None:
         super().__init__(why)
@@ -31,7 +31,7 @@ class Damaged(Exception):  # noqa: N818  # it becomes a sentence, no one sees it
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn what goes wrong while a trace is read into one sentence."""
+    """Turn any error while a trace is read into one sentence."""
     try:
         yield
     except Damaged as error:
@@ -55,10 +55,10 @@ def head(path: Path) -> str:
 
 
 def text(path: Path) -> str:
-    """Return the whole text of a file, unpacked if it is gzip; what is no text in it becomes U+FFFD.
+    """Return the whole text of a file, unpacked if it is gzip; bytes that are not text become U+FFFD.
 
     Raises:
-        Damaged: it is no file, cut off, or unpacks to more than ``RATIO`` times its size or a third of the memory.
+        Damaged: it is not a file, cut off, or unpacks to more than ``RATIO`` times its size or a third of the memory.
     """
     try:
         status = path.stat()
@@ -66,7 +66,7 @@ def text(path: Path) -> str:
             raise Damaged("it is not a file", "give the path of the trace")
         with path.open("rb") as file:
             packed = file.read(2) == GZIP
-        most = _memory() // 3
+        most = _memory() // 3  # the bytes, their text and its tables are in memory together
         with gzip.open(path) if packed else path.open("rb") as file:
             return _decoded(_read(file, most, max(RATIO * status.st_size, SMALL) if packed else most))
     except EOFError:
@@ -98,7 +98,7 @@ def _decoded(data: bytes | bytearray) -> str:
 
 
 def _memory() -> int:
-    """Return the bytes of memory that this process may have: the machine's, or what its container gets."""
+    """Return the bytes of memory that this process may use: the machine's, or the limit of its container."""
     found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:
         given = Path("/sys/fs/cgroup/memory.max").read_text().strip()

@@ -1,4 +1,4 @@
-"""Operations, calls and ranges of a torch.profiler trace, put together for attribution."""
+"""Operations, calls and ranges of a torch.profiler trace, joined for attribution."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -13,20 +13,20 @@ from moe_lab.runs.parse._facts import short_name
 from moe_lab.runs.parse.kineto import events
 from moe_lab.runs.parse.kineto.ranks import owners
 
-FIRST_PID = 1001  # GPU events have the device where the process stands
+FIRST_PID = 1001  # above any device number: GPU events have their device in place of a pid
 
 
 class Join:
-    """Gives operations the process, and threads the numbers, that the trace leaves open.
+    """Adds what the trace leaves open: the process of operations, and numbers for threads.
 
     Attributes:
         operation: columns of kernels, then memcpys, then memsets: int64 [n] each.
         process: int64 [n], pid of each operation; -1 = not known.
-        owners: how the processes were found, and where that was not possible.
+        owners: the processes of the operations, and how many could not be told.
         found: int64 [n], row of the call that launched each operation; -1 = not in the trace.
         stand_in: int64 [n], row of the operator that stands in for a missing call; -1 = none.
         graph: bool [n], launched by a CUDA graph.
-        empty: int64 [k], rows of the calls that launched a graph of which the trace has no operation.
+        empty: int64 [k], rows of the calls that launched a graph none of whose operations are in the trace.
     """
 
     def __init__(self, tables: events.Tables) -> None:
@@ -48,13 +48,13 @@ class Join:
         return bool(self.owners.shared or self.owners.repeated)
 
     def _by_operator(self) -> None:
-        """Let the operator that an operation is linked to stand in for its call, where the trace lacks that.
+        """Where a call is missing from the trace, let the operator that the operation is linked to stand in for it.
 
         Older Kineto does not record every kind of launch. An operator lies in the same ranges as what it launches.
         """
         op, call = self.operation, self.call
         self.found = match(self.process, op["correlation"], call["pid"], call["correlation"])
-        # A row of 0 behind the last call: what found none (-1) reads it.
+        # A 0 after the last call: operations without a call (-1) read it.
         graph = np.append(call["graph"], 0)
         self.stand_in = np.full(len(self.found), -1, np.int64)
         self.graph = (op["graph_node"] >= 0) | (graph[self.found] > 0)
@@ -71,7 +71,7 @@ class Join:
         calls = self.tables.calls.arrays()
         full = np.zeros(len(calls["start"]), bool)
         full[self.found[self.found >= 0]] = True
-        # A call whose id an operation has that found no call did launch something: only its process is not known.
+        # An id also found on an operation without a call did launch something; only its process is not known.
         known = np.isin(calls["correlation"], self.operation["correlation"][self.found < 0])
         return np.flatnonzero((calls["graph"] > 0) & ~full & ~known)
 
@@ -87,7 +87,7 @@ class Join:
         return Operations(op["start"], op["end"], *ids, kind, name, full, names, fulls, columns, self.graph)
 
     def _names(self, *shown: Any) -> tuple[Ints, list[str]]:
-        """Return (code, values): names of kernels, memcpys and memsets, each through its function; None = no name."""
+        """Return (code, values) of names; ``shown`` has a function, None = no name, for each of the three kinds."""
         tables = self.tables.operations
         texts = (show(n) if show else None for table, show in zip(tables, shown, strict=True) for n in table.names)
         code, values = numbered(texts)
@@ -112,15 +112,15 @@ class Join:
 
     @cached_property
     def _threads(self) -> dict[str, Ints]:
-        """Columns pid and tid of the different threads, in order."""
-        # A tid is that of a thread within its process only; all tables are asked, so that each pair has one number.
+        """Columns pid and tid of the distinct threads, in ascending order."""
+        # A tid is unique only within its process. All tables are included, so that each pair gets one number.
         sources = (self.call, *(t.arrays() for t in (self.tables.annotations, self.tables.modules)), self.operator)
         all_of = {c: np.concatenate([s[c] for s in sources]) for c in ("pid", "tid")}
         first, _ = distinct(*all_of.values())
         return {c: values[first] for c, values in all_of.items()}
 
     def numbers(self, table: dict[str, Ints]) -> dict[str, Ints]:
-        """Return numbers for process and thread, in the order of their ids, so that sorting by them stays the same."""
+        """Return numbers for processes and threads, in the order of their ids, so that they sort in the same order."""
         known = self._threads
         pids = np.unique(known["pid"])
         thread = np.searchsorted(np.rec.fromarrays([*known.values()]), np.rec.fromarrays([table["pid"], table["tid"]]))
@@ -128,7 +128,7 @@ class Join:
 
 
 def _name_of_row(tables: Sequence[events.Table]) -> Ints:
-    """Return the name of every row of some tables: its place among the names of all of them."""
+    """Return the name of every row of some tables, as an index into the names of all of them."""
     first = np.cumsum([0, *(len(table.names) for table in tables)])
     return np.concatenate([np.array(table.code, np.int64) + at for table, at in zip(tables, first, strict=False)])
 

@@ -1,4 +1,4 @@
-"""Which process ran an operation, in a trace that several ranks were merged into: Kineto names the device only."""
+"""Which process an operation belongs to, in a trace merged from several ranks: Kineto names only its device."""
 
 from dataclasses import dataclass
 
@@ -6,8 +6,8 @@ import numpy as np
 
 from moe_lab.runs.attribution.keys import Bools, Ints, distinct, groups, runs
 
-SLACK_NS = 1_000_000  # by which clocks of CPU and GPU may differ
-PAIRS = 50_000_000  # of operations and calls with the same id that are looked at
+SLACK_NS = 1_000_000  # by which the clocks of CPU and GPU may differ
+PAIRS = 50_000_000  # most pairs of an operation and a call with the same id
 
 
 @dataclass(frozen=True)
@@ -16,9 +16,9 @@ class Owners:
 
     Attributes:
         process: int64 [n], -1 = not known.
-        shared: operations whose correlation id several processes use.
-        unknown: those of them whose process cannot be told.
-        repeated: operations whose correlation id several calls of their process use, one after the other.
+        shared: number of operations whose correlation id several processes use.
+        unknown: number of those whose process cannot be told.
+        repeated: number of operations whose correlation id their process used for several calls, one after another.
     """
 
     process: Ints
@@ -30,10 +30,10 @@ class Owners:
 def owners(op: dict[str, Ints], call: dict[str, Ints], others: list[dict[str, Ints]]) -> Owners:
     """Find the process of every operation by the calls that have its correlation id.
 
-    Where several processes use an id, a call that begins after the operation is none of its, one with the same
-    External id is, and so is one of the process between whose events the operation stands in the file. What this
-    leaves open follows from the GPU, if there are as many as processes: all that is known of it belongs to one process,
-    or one GPU and one process are left.
+    Where several processes use an id, candidates are ruled out in turn: a call that begins after the operation cannot
+    be the one; one with the same External id is preferred, then one of the process among whose events the operation
+    is written in the file. The rest follows from the GPU, if there are as many GPUs as processes: either all known
+    operations of the GPU belong to one process, or only one GPU and one process are left.
 
     Args:
         op: columns start, correlation, external, device, place and row of the operations.
@@ -62,7 +62,7 @@ def owners(op: dict[str, Ints], call: dict[str, Ints], others: list[dict[str, In
 
 
 class _Pairs:
-    """Operations and the calls that may have launched them: rows of each, int64 [k]; the first call of a process."""
+    """Pairs of an operation and a call that may have launched it: rows, int64 [k]; of each process its first call."""
 
     def __init__(self, op: dict[str, Ints], call: dict[str, Ints]) -> None:
         self.pid, self.count = call["pid"], len(op["row"])
@@ -71,7 +71,7 @@ class _Pairs:
         ids = call["correlation"][calls]
         first, last = (np.searchsorted(ids, op["correlation"], side) for side in ("left", "right"))
         many = np.where(op["correlation"] >= 0, last - first, 0)
-        if many.sum() > PAIRS:  # one id on everything, as a damaged trace has: better not known than out of memory
+        if many.sum() > PAIRS:  # a damaged trace with one id on everything: better unknown than out of memory
             many[many > 1] = 0
         self.op = np.repeat(np.arange(self.count), many)
         self.call = calls[runs(first, many)]
@@ -82,10 +82,10 @@ class _Pairs:
         return found
 
     def prefer(self, good: Bools) -> None:
-        """Keep only the good calls of an operation that has any."""
+        """Of operations that have any good call, keep only the good ones."""
         any_good = np.zeros(self.count, bool)
         any_good[self.op[good]] = True
-        kept = good | ~any_good[self.op]  # a fact that speaks for no call of an operation says nothing about it
+        kept = good | ~any_good[self.op]  # if no call of an operation is good, the fact decides nothing
         self.op, self.call = self.op[kept], self.call[kept]
 
     def process(self) -> Ints:
@@ -97,7 +97,7 @@ class _Pairs:
 
 
 def _between(row: Ints, call: dict[str, Ints], events: list[dict[str, Ints]]) -> Ints:
-    """Return the process between whose first and last event on the CPU each row lies, if such parts do not overlap."""
+    """Return the process between whose first and last CPU event each row lies; -1 for all rows if processes overlap."""
     pid, at = (np.concatenate([e[c] for e in events]) for c in ("pid", "row"))
     parts = sorted((int(at[rows].min()), int(at[rows].max()), int(pid[rows[0]])) for rows in groups(pid))
     first, last, own = (np.array(c, np.int64) for c in zip(*parts, strict=True))
@@ -108,10 +108,10 @@ def _between(row: Ints, call: dict[str, Ints], events: list[dict[str, Ints]]) ->
 
 
 def _by_gpu(gpu: Ints, process: Ints, pids: Ints) -> Ints:
-    """Return the process of each GPU, -1 = not known or several."""
+    """Return the process of each GPU; -1 = not known, or several."""
     count = int(gpu.max(initial=-1)) + 1
     owner = np.full(count, -1, np.int64)
-    if count < len(pids):  # each may call its GPU 0
+    if count < len(pids):  # every process may number its own GPU 0
         return owner
     known = process >= 0
     first, _ = distinct(gpu[known], process[known])
@@ -120,18 +120,18 @@ def _by_gpu(gpu: Ints, process: Ints, pids: Ints) -> Ints:
     one = alone[pairs[0]] == 1
     owner[pairs[0][one]] = pairs[1][one]
     open_gpus, open_pids = np.flatnonzero(alone == 0), np.setdiff1d(pids, pairs[1])
-    # As many GPUs as processes, and all but one of each are paired: what is left belongs together.
+    # With as many GPUs as processes, if all but one of each are paired, the two that are left belong together.
     if count == len(pids) and len(open_gpus) == len(open_pids) == 1:
         owner[open_gpus] = open_pids
     return owner
 
 
 def _repeated(op: dict[str, Ints], call: dict[str, Ints], process: Ints) -> Bools:
-    """Return which operations have a correlation id that calls of their process use one after the other: bool [n]."""
+    """Return which operations have a correlation id that their process used for several calls in turn: bool [n]."""
     calls = np.flatnonzero(call["correlation"] >= 0)
     calls = calls[np.lexsort((call["start"][calls], call["correlation"][calls], call["pid"][calls]))]
     pid, ids = call["pid"][calls], call["correlation"][calls]
-    # Calls that overlap are one launch, seen in the runtime and in the driver; one after the other, the id came again.
+    # Calls that overlap are one launch, recorded by both runtime and driver; calls one after another reuse the id.
     apart = call["start"][calls[1:]] > call["end"][calls[:-1]]
     again = np.flatnonzero((pid[1:] == pid[:-1]) & (ids[1:] == ids[:-1]) & apart)
     if not len(again):

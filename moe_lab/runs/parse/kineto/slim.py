@@ -1,6 +1,6 @@
 """A small copy of a torch.profiler trace: what the analysis reads, nothing that names the machine or its user.
 
-It is written from numbers and redacted names only, so nothing else of the trace can get into it.
+It is written only from numbers and redacted names, so nothing else of the trace can get into it.
 """
 
 import gzip
@@ -54,18 +54,18 @@ DROPPED = (
 
 
 def rank_of(header: dict[str, Any]) -> int | None:
-    """Return the rank of the process that wrote the trace, None where it was one of no group."""
+    """Return the rank of the process that wrote the trace; None if it was in no process group."""
     group = header.get("distributedInfo")
     found = group.get("rank") if isinstance(group, dict) else None
     return found if type(found) is int and 0 <= found < 1 << 31 else None
 
 
 def slim(source: Path, target: Path, keep: Keep | None = None) -> Slimmed:
-    """Write a small, redacted copy of a trace, gzip, the same bytes for the same trace; as ``Slimmed`` says."""
+    """Write a small, redacted copy of a trace as gzip, always the same bytes; returns as ``Slimmed`` says."""
     header: dict[str, Any] = {}
     with reading(Path(source)):
         tables = events.read(chrome.events(Path(source), header))
-        hosts = redact.names_in(header)  # those of distributedInfo too
+        hosts = redact.names_in(header)  # distributedInfo names hosts, too
         said = {k: header[k] for k in HEADER if type(header.get(k)) is int and header[k] in INT64}
         if (own := rank_of(header)) is not None:
             said["distributedInfo"] = {"rank": own}
@@ -73,7 +73,7 @@ def slim(source: Path, target: Path, keep: Keep | None = None) -> Slimmed:
         said["deviceProperties"] = [redact.tree(g, hosts) for g in gpus]
         with (
             target.open("wb") as file,
-            gzip.GzipFile("", "wb", mtime=0, fileobj=file) as packed,
+            gzip.GzipFile("", "wb", mtime=0, fileobj=file) as packed,  # no time and no name: always the same bytes
             io.TextIOWrapper(packed, encoding="utf-8") as out,
         ):
             out.write(json.dumps(said)[:-1] + ',\n"traceEvents": [\n')
@@ -84,7 +84,7 @@ def slim(source: Path, target: Path, keep: Keep | None = None) -> Slimmed:
 
 
 def gpus_of(header: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the properties of the GPUs: whole numbers from 0 up, and names of at most ``NAME_LENGTH`` characters."""
+    """Return the properties of the GPUs: non-negative integers, and names of at most ``NAME_LENGTH`` characters."""
     found = header.get("deviceProperties")
     listed = [g for g in found if isinstance(g, dict)] if isinstance(found, list) else []
     return [{k: v for k, v in g.items() if _plain(k, v)} for g in listed]
@@ -93,14 +93,14 @@ def gpus_of(header: dict[str, Any]) -> list[dict[str, Any]]:
 def _plain(key: str, value: Any) -> bool:
     if key == "name":
         return isinstance(value, str) and 0 < len(value) <= NAME_LENGTH and visible(value) == value
-    return type(value) is int and 0 <= value < 2**63
+    return type(value) is int and 0 <= value < 2**63  # not isinstance: True is an int, too
 
 
 def _lines(tables: events.Tables, keep: Keep | None, hosts: list[str]) -> Iterator[str]:
     """Yield the events as JSON: operations, their calls, ranges, operators that stand in for calls."""
     joined = Join(tables)
     operation = joined.operation
-    if joined.renumber:  # the copy has other places in the file, by which processes were told apart
+    if joined.renumber:  # places in the file told processes apart, and they are different in the copy
         operation["correlation"] = np.where(joined.found >= 0, joined.found + 1, -1)
     linked = np.where(joined.stand_in >= 0, operation["external"], -1)
     operation |= {"external": linked, "pid": operation["device"], "tid": operation["stream"]}
@@ -134,7 +134,7 @@ def _lines(tables: events.Tables, keep: Keep | None, hosts: list[str]) -> Iterat
 def _events(
     table: events.Table, columns: dict[str, Ints], rows: Ints, category: str, hosts: list[str]
 ) -> Iterator[str]:
-    """Yield some rows of a table as JSON; what is -1 is left out."""
+    """Yield some rows of a table as JSON; values of -1 are left out."""
     names = [json.dumps(redact.text(name, hosts)) for name in table.names]
     data = {c: values[rows].tolist() for c, values in columns.items()}
     args = {key: data[c] for key, c in ARGS.items() if c in data}

@@ -1,4 +1,4 @@
-"""The lines of ``ncu --csv``: pages found between what the program prints, and files that break off."""
+"""The lines of ``ncu --csv``: finds the pages among what the program prints, and notices truncated files."""
 
 import csv
 import re
@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import IO
 
 HEADER = re.compile(r'"?ID"?([,;\t])"?(?:Process ID|Kernel Name)')
-_LINE = re.compile(r'"?[0-9]*"?,')  # begins with a number, or with nothing: the line of units
-_BEGUN = re.compile(r'"[0-9]*"?')
-_NEAR_THE_TOP = 20_000  # lines: the profiled program may print before ncu does
+_LINE = re.compile(r'"?[0-9]*"?,')  # begins with the kernel's number, or with nothing: the line of units
+_BEGUN = re.compile(r'"[0-9]*"?')  # how a line of a page begins, even if it is cut off
+_NEAR_THE_TOP = 20_000  # lines that the profiled program may print before ncu does
 LINE_LENGTH = 8_000_000  # characters; a raw page has some thousand columns
-_HALF = re.compile("[\ud800-\udfff]")  # a byte that is not UTF-8
+_HALF = re.compile("[\ud800-\udfff]")  # what surrogateescape makes of a byte that is not UTF-8
 
 
 def is_page(path: Path) -> bool:
@@ -25,10 +25,10 @@ def is_page(path: Path) -> bool:
 
 
 def tables(path: Path) -> Iterator[tuple[list[str], list[list[str]]]]:
-    """Give (header, lines) of each page; what the program and ncu (``==PROF==``) print between them is left out.
+    """Yield (header, lines) of each page; what the program and ncu (``==PROF==``) print in between is left out.
 
     Raises:
-        ValueError: a line of a page breaks off, or is no text that can be read.
+        ValueError: a line of a page is cut off, or is not readable text.
     """
     header: list[str] = []
     lines: list[list[str]] = []
@@ -43,7 +43,7 @@ def tables(path: Path) -> Iterator[tuple[list[str], list[list[str]]]]:
                     yield header, lines
                 if found[1] != ",":
                     name = "semicolons" if found[1] == ";" else "tabs"
-                    raise ValueError(f"{name} separate its fields; commas should")
+                    raise ValueError(f"its fields are separated by {name}, not by commas")
                 header, lines, quoted = _cells(text, number), [], text.startswith('"')
             elif header and _LINE.match(text):
                 line = _cells(text, number)
@@ -52,10 +52,11 @@ def tables(path: Path) -> Iterator[tuple[list[str], list[list[str]]]]:
                 least = header.index("Metric Value") + 1 if details else len(header)
                 if len(line) == least or (details and len(line) > least):
                     lines.append(line)
+                # If the page quotes its fields, a line without quotes is the program's own output.
                 elif text.startswith('"') or not quoted:
-                    raise ValueError(f"line {number} has {len(line)} fields where {least} belong")
+                    raise ValueError(f"line {number} has {len(line)} fields instead of {least}")
             if header and not text.endswith("\n") and _BEGUN.match(text) and not text.endswith('"'):
-                raise ValueError(f"its last line, {number}, breaks off")
+                raise ValueError(f"its last line, {number}, is cut off")
     if header:
         yield header, lines
 
@@ -63,7 +64,7 @@ def tables(path: Path) -> Iterator[tuple[list[str], list[list[str]]]]:
 def _open(path: Path) -> IO[str]:
     with path.open("rb") as file:
         mark = file.read(2)
-    wide = mark in (b"\xff\xfe", b"\xfe\xff")  # a PowerShell redirection
+    wide = mark in (b"\xff\xfe", b"\xfe\xff")  # UTF-16, as PowerShell redirects output
     return path.open(encoding="utf-16" if wide else "utf-8-sig", errors="replace" if wide else "surrogateescape")
 
 

@@ -1,4 +1,4 @@
-"""The two pages that ``ncu --csv`` prints, raw (a line a kernel) and details (a line a metric), as profiled kernels."""
+"""The pages of ``ncu --csv`` as profiled kernels: raw (one line per kernel) and details (one line per metric)."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -25,7 +25,7 @@ FACTS = {
     "device__attribute_memory_clock_rate": "memory_clock_khz",
     "device__attribute_max_gpu_frequency_khz": "sm_clock_khz",
 }
-UNITS = ("ns", "byte", "hz", "%")  # a metric in one of them has its unit on the page, or it is not read
+UNITS = ("ns", "byte", "hz", "%")  # a metric in one of these must have its unit on the page to be read
 TEN_DAYS_NS = 8.64e14  # no kernel takes so long; sums of durations stay within 64 bits
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 # domain:name:PL_Type:PL_Value:CLR_Type:Color:Msg_Type:Msg; the name, and Msg which repeats it, may hold colons.
@@ -40,9 +40,9 @@ class Pages:
 
     Attributes:
         rows: the kernels, in the order of the file.
-        gpu: what it says of the GPU.
-        hosts: host names in it.
-        notes: sentences on what is to be read with care.
+        gpu: facts of the GPU.
+        hosts: host and user names in the file.
+        notes: sentences on what to be careful with.
     """
 
     rows: list[Profiled]
@@ -83,12 +83,13 @@ def _read(path: Path) -> Pages:
             hosts |= {fields.get("Host Name", ""), fields.get("User Name", "")}
             gpu |= {ours: texts[theirs] for theirs, ours in FACTS.items() if theirs in texts}
             gpu.setdefault("compute_capability", fields.get("CC"))
+    # An address or localhost names no machine.
     named = sorted(h for h in hosts if is_telling(h) and not re.fullmatch(r"[\d.:]+|localhost", h))
     return Pages(rows, gpu, named, notes)
 
 
 def _split(header: list[str], lines: list[list[str]]) -> tuple[list[str], list[list[str]]]:
-    """Return (units, lines) of a page; the details page has a unit a line, and no line of units."""
+    """Return (units, lines) of a page; the details page has a unit in each line, and no line of units."""
     twice = sorted(name for name in {*BY_NAME, *FACTS, *NEEDED, "Metric Value"} if header.count(name) > 1)
     lost = [name for name in NEEDED if name not in header]
     if twice or lost:
@@ -97,12 +98,12 @@ def _split(header: list[str], lines: list[list[str]]) -> tuple[list[str], list[l
         if "Metric Unit" not in header or "Metric Name" not in header:
             raise ValueError("it has no column Metric Unit or no column Metric Name")
         return [], lines
-    has_units = bool(lines) and not lines[0][0]
+    has_units = bool(lines) and not lines[0][0]  # the line of units has no ID
     return (lines[0], lines[1:]) if has_units else ([], lines)
 
 
 def _numbers(header: list[str], units: list[str], lines: list[list[str]]) -> Iterator[ncu_units.Cell]:
-    """Give every number of a page, those too that are not kept: they tell the locale."""
+    """Yield every number of a page, even those that are not kept: together they tell the locale."""
     if "Metric Value" in header:
         where = [header.index(c) for c in ("Metric Name", "Metric Unit", "Metric Value")]
         section = header.index("Section Name") if "Section Name" in header else None
@@ -133,14 +134,14 @@ def _base(metric: Metric, name: str, text: str, unit: str, comma: bool) -> float
         return None
     factor, base = ncu_units.scale(unit)
     if not fits(metric, name, base):
-        raise ValueError(f"{name} is in '{entry.one_line(unit, 40)}', which is no unit of {metric.unit}")
+        raise ValueError(f"{name} is in '{entry.one_line(unit, 40)}', which is not a unit of {metric.unit}")
     if value * factor >= (TEN_DAYS_NS if metric.unit == "ns" else ncu_units.LARGEST):
         raise ValueError(f"{name} is {entry.one_line(text, 40)} {unit}, which cannot be")
     return value * factor
 
 
 def fits(metric: Metric, name: str, base: str) -> bool:
-    """Return whether a base unit is that of the metric; parts of a metric have units of their own."""
+    """Return whether a base unit fits the metric; parts of a metric have units of their own."""
     whole = name in metric.names or name in metric.labels
     return not whole or metric.unit not in UNITS or base.split("/block")[0] == metric.unit
 
@@ -162,7 +163,7 @@ def _number(name: str, text: str, comma: bool) -> float | None:
 def _details(header: list[str], lines: list[list[str]], comma: bool) -> Iterator[Record]:
     kernels: dict[tuple[str, str], tuple[dict[str, str], dict[str, float]]] = {}
     for line in lines:
-        cells = dict(zip(header, line, strict=False))  # lines of rules are longer
+        cells = dict(zip(header, line, strict=False))  # lines of rules are longer than the header
         key = cells.get("Process ID", ""), cells["ID"]
         found = kernels.setdefault(key, (cells, {}))[1]
         label, unit = cells["Metric Name"], cells["Metric Unit"]
@@ -174,14 +175,14 @@ def _details(header: list[str], lines: list[list[str]], comma: bool) -> Iterator
 
 
 def _fewer(records: list[Record]) -> list[str]:
-    """Return a sentence if the last kernel lacks metrics that every other one has: the file may break off."""
+    """Return a sentence if the last kernel lacks metrics that all others have: the file may be truncated."""
     if len(records) < 2:
         return []
     every = set.intersection(*(set(found) for _, found, _ in records[:-1]))
     lost = every - set(records[-1][1])
     said = (
         f"The last kernel has {len(every) - len(lost)} of the {len(every)} metrics that all others have: the file may "
-        "break off, and kernels after it may be missing."
+        "be truncated, and kernels after it may be missing."
     )
     return [said] if lost else []
 
@@ -208,6 +209,7 @@ def _ranges(text: str) -> tuple[int, tuple[Named, ...]]:
     found = []
     for item in _QUOTED.findall(text):
         whole = _ENTRY.fullmatch(item)
+        # Unknown layouts: the first two fields.
         domain, name = whole.group(1, 2) if whole else (*item.split(":"), "")[:2]
         found.append((None if domain == DEFAULT_DOMAIN else domain, name))
     return _integer(text.strip().split(" ")[0]), tuple(found)
@@ -219,7 +221,7 @@ def _integer(text: str | None) -> int:
 
 
 def _axes(text: str | None) -> Axes | None:
-    """Return (256, 1, 1) for ``(256, 1, 1)``; None for sizes that no launch has."""
+    """Return (256, 1, 1) for ``(256, 1, 1)``; None for sizes that no launch can have."""
     sizes = [int(n) for n in re.findall(r"[0-9]+", text or "") if len(n) < 11]
     fits = len(sizes) == 3 and sizes[0] * sizes[1] * sizes[2] < ncu_units.LARGEST
     return (sizes[0], sizes[1], sizes[2]) if fits else None

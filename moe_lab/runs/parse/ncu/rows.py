@@ -1,4 +1,4 @@
-"""From profiled kernels to launches: the part that both readers of Nsight Compute share."""
+"""From profiled kernels to launches; shared by both readers of Nsight Compute."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,10 +30,10 @@ class Profiled:
         stream: stream id, -1 = not known.
         device: device id, -1 = not known.
         grid: thread blocks in x, y, z.
-        block: threads a block in x, y, z.
+        block: threads per block in x, y, z.
         stack: push/pop ranges around the launch, outermost first.
         free: start/end ranges around it.
-        measured: ncu's metric names (those of ``metrics``) and values in base units; what was not measured is absent.
+        measured: values in base units by ncu's metric names (those in ``metrics``), of the metrics that were measured.
     """
 
     name: str
@@ -55,7 +55,7 @@ def facts(gpu: Mapping[str, Any], rows: Sequence[Profiled], notes: list[str]) ->
     devices = {r.device for r in rows} - {-1}
     known = {key: gpu.get(key) for key in ("name", "memory_bytes", "compute_capability")}
     known |= {key: gpu[key] for key in ("l2_cache_bytes", "sm_clock_khz") if gpu.get(key)}
-    if gpu.get("memory_bus_bits") and gpu.get("memory_clock_khz"):  # two transfers a clock
+    if gpu.get("memory_bus_bits") and gpu.get("memory_clock_khz"):  # double data rate: two transfers per clock
         known["memory_bandwidth_bytes_per_s"] = gpu["memory_bus_bits"] // 8 * gpu["memory_clock_khz"] * 2000
     return _facts.facts(
         "ncu",
@@ -69,9 +69,9 @@ def facts(gpu: Mapping[str, Any], rows: Sequence[Profiled], notes: list[str]) ->
 def assemble(rows: Sequence[Profiled], meta: dict[str, Any]) -> Launches:
     """Return the tidy tables.
 
-    A report says which ranges were open around a kernel, not when they opened: kernels that follow each other in the
-    same range count as one instance of it, even if the range was closed and opened in between. There are no start
-    times, because every kernel ran alone. Start/end ranges, of which the nesting is not known, are crossing ranges.
+    A report says which ranges were open around a kernel, but not when they opened: consecutive kernels in the same
+    range count as one instance, even if the range was closed and opened again in between. There are no start times,
+    because every kernel ran alone. Start/end ranges, whose nesting is not known, count as crossing ranges.
     """
     processes = sorted({r.process for r in rows})
     ranges = _Ranges()
@@ -110,7 +110,7 @@ def _table(rows: Sequence[Profiled], own: Ints, processes: list[int]) -> pd.Data
 
 
 class _Ranges:
-    """Range instances, made in the order of the kernels."""
+    """Range instances, created in the order of the kernels."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[Named, int, int, int, int, bool]] = []  # named, parent, depth, process, thread, crossing
@@ -118,7 +118,7 @@ class _Ranges:
         self.crossing: dict[tuple[int, Named], int] = {}
 
     def innermost(self, row: Profiled) -> int:
-        """Return the innermost push/pop range of a kernel, -1 = none; opens those that are not open."""
+        """Return the innermost push/pop range of a kernel, -1 = none; creates the ranges that are not open yet."""
         at = self.open.setdefault((row.process, row.thread), [])
         same = 0
         while same < min(len(at), len(row.stack)) and at[same][0] == row.stack[same]:
@@ -131,7 +131,7 @@ class _Ranges:
         return at[-1][1] if at else -1
 
     def around(self, row: Profiled) -> list[int]:
-        """Return the start/end ranges of a kernel: each name counts as one instance."""
+        """Return the start/end ranges of a kernel; each name counts as one instance."""
         found = []
         for named in row.free:
             key = (row.process, named)

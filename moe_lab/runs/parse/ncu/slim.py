@@ -1,4 +1,4 @@
-"""A small copy of a counter report: ncu's raw page in base units, only the metrics that the analysis reads."""
+"""A small copy of a counter report: ncu's raw page in base units, with only the metrics that the analysis reads."""
 
 import csv
 from collections.abc import Sequence
@@ -22,10 +22,10 @@ DROPPED = (
 
 
 def write(rows: Sequence[Profiled], gpu: dict[str, Any], target: Path, keep: Keep | None, hosts: list[str]) -> Slimmed:
-    """Write the copy of some kernels and what is known of their GPU, without the ``hosts``; as ``Slimmed`` says."""
+    """Write the copy: some kernels and the facts of their GPU, without the ``hosts``; returns as ``Slimmed`` says."""
     kept = list(rows) if keep is None else [rows[i] for i in keep.operations["kernel"].tolist()]
     there = {name: metric for name, metric in BY_NAME.items() if any(name in r.measured for r in kept)}
-    # The name of a part of a metric has no unit of ours.
+    # A part of a metric has no unit in our table of metrics.
     units = {name: metric.unit if name in metric.names else "" for name, metric in there.items()}
     texts = {theirs: redact.tree(gpu[ours], hosts) for theirs, ours in FACTS.items() if gpu.get(ours) is not None}
     ids = {r.process for r in kept}, {r.thread for r in kept}
@@ -69,4 +69,5 @@ def _value(value: float | None) -> str:
     if value == int(value):
         return str(int(value))
     text = repr(value)
-    return f"{text}0" if len(text.partition(".")[2]) == 3 else text  # three digits after a point may be thousands
+    # 1.234 could be read as 1,234 under another locale (see units.decimal_comma); 1.2340 cannot.
+    return f"{text}0" if len(text.partition(".")[2]) == 3 else text

@@ -1,4 +1,4 @@
-"""Numbers as Nsight Compute prints them: scaled units, separators of any locale, and what is no number."""
+"""Numbers as Nsight Compute prints them: scaled units, separators of any locale, and texts that mean no number."""
 
 import re
 from collections.abc import Iterable
@@ -15,17 +15,17 @@ _STYLE = r"[-+]?(?:[0-9]+(?:{0}[0-9]*)?(?:[eE][-+]?[0-9]+)?|[1-9][0-9]{{0,2}}(?:
 _POINT, _COMMA = re.compile(_STYLE.format(r"\.", ",")), re.compile(_STYLE.format(",", r"\."))
 _UNGROUPED = re.compile(r"[0-9]{4,}")
 _NO_NUMBER = {"", "-", "n/a", "na", "nan", "-nan", "inf", "-inf", "no data"}
-# Counts of the launch that are whole; waves and occupancies are not.
+# Units of launch metrics that are whole numbers; waves and occupancies are not.
 _WHOLE = {
     *("ns", "byte", "byte/block", "register/thread", "block", "thread", "warp", "inst", "sector", "cycle", "request"),
 }
-_SCALED_BELOW = 1000  # ncu takes the next prefix from here on; what may be 1.234 or 1,234 is on one side or the other
+_SCALED_BELOW = 1000  # from here on ncu takes the next prefix, so of 1.234 and 1,234 only one is possible
 LARGEST = 2.0**62  # so that sums of two stay within 64 bits
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A number on a page: its metric by ncu's name, its unit as printed, its text, and whether we keep it."""
+    """A number on a page: ncu's name of its metric, its unit as printed, its text, and whether we keep it."""
 
     name: str
     unit: str
@@ -37,7 +37,7 @@ class Cell:
 def scale(unit: str) -> tuple[float, str]:
     """Return (factor, base unit): ``Mbyte`` is (1e6, byte), ``us`` (1e3, ns), ``cycle/nsecond`` (1e9, hz).
 
-    Rates are a second; ``byte/block`` and ``register/thread`` stay as they are. ncu counts a Kbyte as 1000 bytes.
+    Rates are per second; ``byte/block`` and ``register/thread`` stay as they are. ncu's Kbyte has 1000 bytes.
     """
     top, slash, bottom = unit.strip().partition("/")
     if top in _SECONDS:
@@ -54,7 +54,7 @@ def scale(unit: str) -> tuple[float, str]:
 
 
 def number(text: str, decimal_comma: bool = False) -> float | None:
-    """Return the number of a text, None where there is none (``n/a``, ``nan``, ``inf``, empty).
+    """Return the number in a text, None if the text means that there is none (``n/a``, ``nan``, ``inf``, empty).
 
     Raises:
         ValueError: it is something else, negative, or too large.
@@ -63,15 +63,15 @@ def number(text: str, decimal_comma: bool = False) -> float | None:
     if digits.lower() in _NO_NUMBER:
         return None
     if not (_COMMA if decimal_comma else _POINT).fullmatch(digits):
-        raise ValueError(f"'{one_line(text, 40)}' is no number")
+        raise ValueError(f"'{one_line(text, 40)}' is not a number")
     value = _value(digits, decimal_comma)
     if not 0 <= value < LARGEST:
-        raise ValueError(f"'{one_line(text, 40)}' is no number that a counter can have")
+        raise ValueError(f"'{one_line(text, 40)}' is not a number that a counter can have")
     return value
 
 
 def _shown(text: str) -> str:
-    """Return a number without what follows it (``12 (3; 4; 5)``: values of instances) and spaces between groups."""
+    """Return a number without the values of instances after it (``12 (3; 4; 5)``) and without spaces between groups."""
     return _SPACE.sub("", text.split("(", 1)[0].strip())
 
 
@@ -80,11 +80,12 @@ def _value(digits: str, decimal_comma: bool) -> float:
 
 
 def decimal_comma(cells: Iterable[Cell]) -> bool:
-    """Return whether a file has decimal commas, of its numbers taken together.
+    """Return whether a file uses decimal commas, judged by all of its numbers together.
 
-    ``1.234`` is either a number with three decimals or one thousand. A number that only one of both can write decides
-    (``12,5``, ``1.234.567``), and so does one that only one of both makes possible: nanoseconds and counts are whole,
-    percentages and numbers with a prefix stay below some thousand. Else a file that groups no digits has decimals.
+    ``1.234`` is either a number with three decimals or one thousand. What decides is a number that only one of the two
+    styles can write (``12,5``, ``1.234.567``), or whose value only one of them makes possible: nanoseconds and counts
+    are whole, percentages and numbers with a prefix stay below one thousand. If there is none, a file that leaves
+    long numbers ungrouped has decimals.
 
     Raises:
         ValueError: the numbers contradict each other, or nothing decides.
@@ -121,7 +122,7 @@ def _possible(value: float, cell: Cell) -> bool:
     if base == "%":
         return value < _SCALED_BELOW
     if factor != 1:
-        return value < _SCALED_BELOW or cell.unit[:1] in "TPs"  # there may be no larger prefix
+        return value < _SCALED_BELOW or cell.unit[:1] in "TPs"  # these may have no larger prefix to go to
     summed = cell.name.endswith((".sum", ".max", ".min")) and not base.endswith(("second", "hz"))
     counted = cell.name.startswith(("launch__", "device__attribute_")) and base in _WHOLE
     return value >= _SCALED_BELOW or not (summed or counted)  # ncu prints whole numbers without decimals

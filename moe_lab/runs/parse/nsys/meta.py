@@ -56,7 +56,7 @@ def facts(database: Database) -> dict[str, Any]:
 
 
 def graph_level_replays(database: Database) -> int:
-    """Return how many replays were recorded as a whole, without their kernels."""
+    """Return how many graph replays were recorded as a whole, without their kernels."""
     table = database.table("CUPTI_ACTIVITY_KIND_GRAPH_TRACE")
     return database.count(table) if table else 0
 
@@ -72,7 +72,7 @@ def hosts(database: Database) -> list[str]:
 
 
 def _pairs(database: Database, table: str) -> dict[str, str]:
-    """Return the rows of a name-value table that are wanted: versions and the graph mode, never the environment."""
+    """Return the wanted rows of a name-value table: versions and the graph mode, never the environment."""
     if not {"name", "value"} <= set(database.tables.get(table, ())):
         return {}
     wanted = "name LIKE '%VERSION' OR name LIKE '%CUDA_GRAPH_TRACE_OPTIONS:MODE'"
@@ -84,7 +84,7 @@ def _pairs(database: Database, table: str) -> dict[str, str]:
 
 
 def _gpus(database: Database) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the facts of every GPU, and a sentence if some cannot be true and are left out."""
+    """Return (facts of every GPU, a sentence if some cannot be true and are left out)."""
     present = database.tables.get("TARGET_INFO_GPU", ())
     asked = {ours: column for ours, column in GPU_FACTS.items() if column in present}
     if not asked:
@@ -104,7 +104,7 @@ def _gpus(database: Database) -> tuple[list[dict[str, Any]], list[str]]:
 
 
 def _fact(column: str, value: Any) -> str | int | None:
-    """Return a fact of a GPU, None where it is of the wrong type or size."""
+    """Return a fact of a GPU, None if it has the wrong type or size."""
     if column in ("name", "chipName"):
         plain = isinstance(value, str) and 0 < len(value) <= entry.NAME_LENGTH and entry.visible(value) == value
         return value if plain else None

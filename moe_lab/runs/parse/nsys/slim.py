@@ -46,18 +46,19 @@ DROPPED = (
 
 
 def slim(source: Path, target: Path, keep: Keep | None = None) -> Slimmed:
-    """Write a small, redacted copy of an export; as ``Slimmed`` says."""
+    """Write a small, redacted copy of an export; returns as ``Slimmed`` says."""
     with reading(Path(source)):
         database = open_database(Path(source))
         known = meta.hosts(database)
         with closing(sqlite3.connect(target.resolve().as_uri(), uri=True, isolation_level=None)) as out:
-            # As bytes: sqlite3 refuses to hand over text that is no UTF-8. Of facts, which are versions and names of
-            # GPUs, four numbers with dots are no address.
+            # The functions take bytes, as sqlite3 refuses to pass text that is not UTF-8. In facts, which are versions
+            # and names of GPUs, four numbers with dots are not an address.
             for name, addresses in (("redact", True), ("redact_fact", False)):
                 hide = partial(_redacted, known, addresses)
                 out.create_function(name, 1, hide, deterministic=True)
             out.execute("PRAGMA temp_store = MEMORY")
             out.execute("ATTACH ? AS src", (uri(database.path),))
+            # A copy that fails is thrown away, so nothing needs a journal.
             out.execute("PRAGMA main.journal_mode = OFF")
             out.execute("PRAGMA main.synchronous = OFF")
             out.execute("BEGIN")
@@ -73,7 +74,7 @@ def _redacted(known: list[str], addresses: bool, value: bytes) -> str:
 
 
 class _Copy:
-    """Copies tables from ``src`` to a new file: ids renumbered, strings redacted, the rest by value."""
+    """Copies tables from ``src`` to a new file, with ids renumbered and strings redacted."""
 
     def __init__(self, out: sqlite3.Connection, database: Database, keep: Keep | None) -> None:
         self.out, self.database, self.keep = out, database, keep
@@ -97,7 +98,7 @@ class _Copy:
         self._strings()
 
     def _number(self) -> None:
-        """Number processes and threads from 1, in the order of their ids, so that sorting by them stays the same."""
+        """Number processes and threads from 1, in the order of their ids, so that they sort in the same order."""
         pids: set[int] = set()
         tids: set[int] = set()
         for table, columns in self.database.tables.items():
@@ -109,7 +110,7 @@ class _Copy:
                         if isinstance(v, int)
                     }
                     (pids if column == "globalPid" else tids).update(found)
-        # The new ids keep the layout of the old ones (a pid in the upper bits of its threads), which readers rely on.
+        # The new ids keep the layout of the old ones, which readers rely on: a thread has its pid in the upper bits.
         pids |= {tid & ~0xFFFFFF for tid in tids}
         number = {pid: i << 24 for i, pid in enumerate(sorted(pids), 1)}
         threads = [(tid, number[tid & ~0xFFFFFF] | i) for i, tid in enumerate(sorted(tids), 1)]
@@ -117,7 +118,7 @@ class _Copy:
         self.out.executemany("INSERT OR REPLACE INTO renumbered VALUES (?, ?)", [*number.items(), *threads])
 
     def _texts(self) -> None:
-        """Give range names that are stored in place an id, like registered ones."""
+        """Give an id to range names that are stored in their row, as registered names have one."""
         self.out.execute("CREATE TEMP TABLE texts (value TEXT PRIMARY KEY, id INTEGER)")
         table = self.database.table("NVTX_EVENTS")
         if not table or "text" not in self.database.tables[table]:
@@ -151,10 +152,10 @@ class _Copy:
                 pid = '"globalPid"' if self._has(f"CUPTI_ACTIVITY_KIND_{kind}", "globalPid") else "-1"
                 query = f'SELECT DISTINCT "correlationId", ifnull({pid}, -1) FROM main.CUPTI_ACTIVITY_KIND_{kind}'
                 self.out.execute(f"INSERT OR IGNORE INTO used {query} WHERE correlationId IS NOT NULL")
-        # By correlation id and process, as in attribution: ids of several processes collide.
+        # By correlation id and process, as in attribution: two processes may use the same ids.
         pid = "(SELECT new FROM temp.renumbered WHERE old = (globalTid & ~16777215))"
         where = f"EXISTS (SELECT 1 FROM temp.used u WHERE u.id = correlationId AND u.pid IN ({pid}, -1))"
-        # Launches of graphs stay, with operations or without: how many there were is part of what the report says.
+        # Launches of graphs stay even without operations: how many there were is part of what the report says.
         if self.strings and self.keep is None:
             launches = f'SELECT id FROM src."{self.strings}" WHERE {GRAPH_LAUNCH}'
             where = f"({where} OR nameId IN ({launches}))"
@@ -171,7 +172,7 @@ class _Copy:
         return column in (row[1] for row in self.out.execute(f'PRAGMA main.table_info("{table}")'))
 
     def _table(self, name: str, columns: Sequence[str], where: str = "") -> None:
-        """Copy columns of a table, under its name without version, in the order of its rows."""
+        """Copy columns of a table, under its name without the version, in the order of its rows."""
         table = self.database.table(name)
         if not table:
             return
@@ -180,7 +181,7 @@ class _Copy:
         definition = ", ".join(f'"{c}" ' + ("TEXT" if c in TEXTS else "INTEGER") for c in kept)
         self.out.execute(f'CREATE TABLE main."{name}" ({definition})')
         values = ", ".join(self._value(table, c) for c in kept)
-        condition = f" WHERE {where}" if where else ""  # in the order of the rows: analysis breaks ties by it
+        condition = f" WHERE {where}" if where else ""  # analysis breaks ties by the order of rows
         self.out.execute(
             f'INSERT INTO main."{name}" SELECT {values} FROM src."{table}" AS t{condition} ORDER BY t.rowid'
         )

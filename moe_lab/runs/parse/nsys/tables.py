@@ -12,9 +12,10 @@ from moe_lab.runs.parse import _doubts
 from moe_lab.runs.parse._sqlite import TEXT_LENGTH, Database
 from moe_lab.spec.ranges import display_name
 
-PID = ~0xFFFFFF  # globalTid is hw|vm|pid|tid in 8|8|24|24 bits; without the last it is a globalPid
+PID = ~0xFFFFFF  # globalTid is hw|vm|pid|tid in 8|8|24|24 bits; with tid set to 0 it is the globalPid
+# eventType of NVTX_EVENTS: ranges of the program, and ranges imported from NVTX text files.
 PUSH_POP, START_END, DOMAIN = (59, 70), (60, 71), 75
-# Ours -> theirs. Times are never absent, everything else may be.
+# Ours -> theirs. Only times are never absent.
 COMMON = {
     "device": "deviceId",
     "stream": "streamId",
@@ -30,9 +31,9 @@ GEOMETRY = {f"{what}_{axis}": f"{what}{axis.upper()}" for what in ("grid", "bloc
 KERNEL = GEOMETRY | {"short": "shortName", "full": "demangledName"}
 COPY = {"bytes": "bytes", "direction": "copyKind"}
 SET = {"bytes": "bytes"}
-SIZE = dict.fromkeys(GEOMETRY, 2**31) | {"bytes": 2**50}  # what no size reaches
+SIZE = dict.fromkeys(GEOMETRY, 2**31) | {"bytes": 2**50}  # no real size is that large
 GRAPH_LAUNCH = "value GLOB 'cudaGraphLaunch*' OR value GLOB 'cuGraphLaunch*'"
-# CUpti_ActivityMemcpyKind
+# In the order of CUpti_ActivityMemcpyKind.
 DIRECTIONS = (
     *("unknown", "host to device", "device to host", "host to array", "array to host", "array to array"),
     *("array to device", "device to array", "device to device", "host to host", "peer to peer"),
@@ -55,7 +56,7 @@ def operations(database: Database) -> Operations:
     name, names = texts(database, kernel.get("short", kernel.get("full", NONE)))
     directions, which = np.unique(copy, return_inverse=True)
     names += [*(direction(int(d)) for d in directions), "memset"]
-    # One list of names for all kinds: those of kernels, then a name a direction of copies, then memset.
+    # One list of names for all kinds: those of kernels, one per direction of copies, then memset.
     first = len(names) - 1 - len(directions)
     code = np.concatenate([name, which.ravel() + first, np.full(counts[2], len(names) - 1)]).astype(np.int64)
     full = np.concatenate([full, np.full(len(code) - len(full), -1, np.int64)])
@@ -67,7 +68,7 @@ def operations(database: Database) -> Operations:
 
 
 def _part(database: Database, kind: str) -> dict[str, Ints]:
-    """Return the columns of kernels, memcpys or memsets, under our names; ``{}`` if the report has no such table."""
+    """Return the columns of kernels, memcpys or memsets under our names; ``{}`` if the report has no such table."""
     table = database.table(f"CUPTI_ACTIVITY_KIND_{kind.upper()}")
     if not table:
         return {}
@@ -123,8 +124,8 @@ def ranges(database: Database, warnings: list[str]) -> tuple[Ranges, int] | None
     """Return push/pop and start/end ranges, None if the report has no NVTX.
 
     Returns:
-        (ranges, elsewhere): how many start/end ranges are left out because they ended on another thread than they
-        began on, which NVIDIA's own definition does not count either.
+        (ranges, elsewhere): ``elsewhere`` is the number of start/end ranges that are left out because they ended on
+        another thread than they began on, which NVIDIA's own definition does not count either.
     """
     table = database.table("NVTX_EVENTS")
     if not table:
@@ -137,7 +138,7 @@ def ranges(database: Database, warnings: list[str]) -> tuple[Ranges, int] | None
     data = {c: _ints(read.column(c)) for c in (*columns, "rowid")}
     missing = np.full(read.num_rows, -1, np.int64)
     name, names = _names(database, read.column("text") if text else None, data.get("textId", missing))
-    # `made` rows are no ranges: they give a domain its name, and other rows refer to them.
+    # `made` rows are not ranges: each creates a domain and names it, and other rows refer to it.
     thread, free, made = data["globalTid"], np.isin(data["eventType"], START_END), data["eventType"] == DOMAIN
     domain, domains = _domains(thread & PID, data.get("domainId", np.zeros_like(missing)), made, name, names)
     ended = data.get("endGlobalTid", missing)
@@ -155,7 +156,7 @@ def ranges(database: Database, warnings: list[str]) -> tuple[Ranges, int] | None
 def nodes(database: Database) -> NodeEvents | None:
     """Return creations and clones of CUDA graph nodes, None if the report has none.
 
-    Old schemas call the table what newer ones call the one of graphs, so its columns decide.
+    In old schemas the table has the name that newer ones give to the table of graphs, so its columns decide.
     """
     found = (database.table(t) for t in ("CUDA_GRAPH_NODE_EVENTS", "CUDA_GRAPH_EVENTS"))
     table = next((t for t in found if t and "graphNodeId" in database.tables[t]), None)
@@ -163,19 +164,19 @@ def nodes(database: Database) -> NodeEvents | None:
         return None
     columns = database.columns(table, ("start", "globalTid", "graphNodeId", "originalGraphNodeId"))
     start, thread, node, original = (_ints(c) for c in database.read(table, columns).columns)
-    # Where a node was created, some schemas repeat its own id as the original, others leave it out.
+    # For a created node some schemas repeat its own id as the original, others leave the original out.
     return NodeEvents(thread & PID, node, np.where(original == node, -1, original), start, thread)
 
 
 def texts(database: Database, ids: Ints) -> tuple[Ints, list[str]]:
     """Return (code, values) for ids of StringIds: ``values[code]`` is the string; unknown ids have code -1."""
-    wanted, code = np.unique(ids, return_inverse=True)  # of StringIds, which may be large, only what is referred to
+    wanted, code = np.unique(ids, return_inverse=True)  # only what is referred to: StringIds may be large
     strings: dict[int, str] = {}
     table = database.table("StringIds")
     if table:
         database.columns(table, ("id", "value"))
         asked = wanted[wanted >= 0].tolist()
-        for at in range(0, len(asked), 500):
+        for at in range(0, len(asked), 500):  # older SQLite takes at most 999 parameters
             some = asked[at : at + 500]
             among = f'FROM "{table}" WHERE id IN ({",".join("?" * len(some))})'
             longest = database.rows(f"SELECT max(length(value)) {among}", some)[0][0] or 0
@@ -200,7 +201,7 @@ def _ints(column: Any) -> Ints:
 
 
 def _names(database: Database, text: Any, text_id: Ints) -> tuple[Ints, list[str]]:
-    """Return (code, values) of coalesce(text, StringIds[textId]); nameless ones are ``(unnamed)``."""
+    """Return (code, values) of coalesce(text, StringIds[textId]); those without a name are ``(unnamed)``."""
     code, values = texts(database, text_id)
     if text is not None and len(text):
         import pyarrow as pa
@@ -208,7 +209,7 @@ def _names(database: Database, text: Any, text_id: Ints) -> tuple[Ints, list[str
 
         filled = text.cast(pa.large_binary()).combine_chunks()
         _check_length(database, int(pc.max(pc.binary_length(filled)).as_py() or 0))
-        # Arrow finds the distinct names: a report has millions of rows and some hundred names.
+        # Arrow finds the distinct names, as a report has millions of rows but only some hundred names.
         encoded = pc.if_else(pc.equal(filled, b""), None, filled).dictionary_encode()
         own, extra = _ints(encoded.indices), [v.decode("utf-8", "replace") for v in encoded.dictionary.to_pylist()]
         code = np.where(own >= 0, own + len(values), code)
@@ -222,7 +223,7 @@ def _check_length(database: Database, length: int) -> None:
 
 
 def _domains(process: Ints, domain: Ints, made: Bools, name: Ints, names: list[str]) -> tuple[Ints, list[str]]:
-    """Return (code, values): the domain of every event, by the rows that created them; -1 for the default domain."""
+    """Return (code, values): the domain of every event, from the rows that created domains; -1 = the default domain."""
     rows = np.flatnonzero(made)
     own, values = numbered(names[n] for n in name[rows])
     code = np.full(len(domain), -1, np.int64)

@@ -1,4 +1,4 @@
-"""What cannot be right in a trace of rocprofv3 is refused; what is missing from it is said."""
+"""Refuse what cannot be right in a trace of rocprofv3, and say what is missing from it."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -12,7 +12,7 @@ from moe_lab.runs.parse import _doubts
 from moe_lab.spec.errors import UserError
 
 AGAIN = "run rocprofv3 again"
-# Calls that launch one kernel; graphs are told apart.
+# Calls that launch one kernel; launches of graphs are counted separately.
 LAUNCH = r"hip(?:Ext)?(?:Module)?Launch(?:Cooperative)?Kernel\w*|hipLaunchByPtr\w*"
 GRID = ["Grid_Size_X", "Grid_Size_Y", "Grid_Size_Z"]
 LATEST_NS = 2**62  # so that sums of two times stay within 64 bits
@@ -20,7 +20,7 @@ TEN_DAYS_NS = 864_000_000_000_000  # no kernel takes so long; sums of durations 
 
 
 def numbers(path: Path, frame: pd.DataFrame, texts: Collection[str], operations: bool) -> None:
-    """Refuse numbers of a file that cannot be: int64, -1 = not there, in all columns but the ``texts``.
+    """Refuse impossible numbers in a file; all columns but ``texts`` are int64, -1 = not there.
 
     ``operations`` says whether the rows are kernels or copies, which end after they start.
     """
@@ -33,11 +33,12 @@ def numbers(path: Path, frame: pd.DataFrame, texts: Collection[str], operations:
             raise UserError(f"{path.name} is damaged: line {at + 2} has {values[at]} in column {column}; {AGAIN}.")
     if not operations:
         return
+    # Lines count from 1, and the first is the header: row 0 is line 2.
     lasts = (frame["End_Timestamp"] - frame["Start_Timestamp"]).to_numpy(np.int64)
     wrong = (lasts < 0) | (lasts > TEN_DAYS_NS)
     if wrong.any():
         raise UserError(
-            f"{path.name} breaks off or is damaged: {int(wrong.sum())} of {len(frame)} operations end before they "
+            f"{path.name} is truncated or damaged: {int(wrong.sum())} of {len(frame)} operations end before they "
             f"start or last more than ten days, the first in line {int(wrong.argmax()) + 2}; {AGAIN}."
         )
     if set(GRID) <= set(frame) and (frame[GRID].astype(float).prod(axis=1).abs() > 2.0**62).any():
@@ -45,7 +46,7 @@ def numbers(path: Path, frame: pd.DataFrame, texts: Collection[str], operations:
 
 
 def missing(calls: pd.DataFrame, ops: Operations, how: str) -> list[str]:
-    """Return sentences on launches of the HIP trace without a kernel in the kernel trace; ``how`` to have all."""
+    """Return sentences on launches in the HIP trace that have no kernel; ``how`` says how to record all."""
     process, correlation = (calls[c].to_numpy(np.int64) for c in ("process", "Correlation_Id"))
     alone = match(process, correlation, ops.process, ops.correlation) < 0
     names = calls["Function"].astype(str)
@@ -55,7 +56,7 @@ def missing(calls: pd.DataFrame, ops: Operations, how: str) -> list[str]:
     if (launches & alone).any():
         said.append(
             f"{int((launches & alone).sum())} of {int(launches.sum())} kernel launches of the HIP trace have no kernel "
-            "in the kernel trace: these are missing from every number; a kernel filter does so, and a file that breaks "
-            "off."
+            "in the kernel trace: these are missing from every number; a kernel filter or a truncated file can be the "
+            "cause."
         )
     return said

@@ -1,4 +1,4 @@
-"""rocpd databases of rocprofv3 (SQLite), read through their documented views, as the tables of its CSV files.
+"""rocpd databases of rocprofv3 (SQLite), read through their documented views into the tables of its CSV files.
 
 The database also holds the environment, host and command of the profiled process; none of that is read.
 """
@@ -18,7 +18,7 @@ from moe_lab.runs.redact.names import is_telling
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard import entry
 
-# View -> (whole numbers, texts): the view's columns under the names of the CSV files.
+# View -> (integers, texts): the view's columns, renamed to those of the CSV files.
 _WHERE = (
     *("pid AS Process_Id", "tid AS Thread_Id", "stack_id AS Correlation_Id", '"start" AS Start_Timestamp'),
     '"end" AS End_Timestamp',
@@ -46,9 +46,9 @@ _VIEWS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("type AS Agent_Type", "name AS Name", "product_name AS Product_Name", "extdata AS extdata"),
     ),
 }
-# What each view shows -> the table whose rows it joins with others, and drops where one of those is missing.
+# View -> the table behind it. The view joins other tables, and drops a row if its partner there is missing.
 _BEHIND = {"kernels": "rocpd_kernel_dispatch", "memory_copies": "rocpd_memory_copy", "regions": "rocpd_region"}
-# The same columns with nothing dropped: the view leaves out kernels whose region or thread is NULL.
+# The columns of the view ``kernels``, but with no row dropped: the view leaves out kernels without region or thread.
 _DISPATCHES = """(SELECT K.guid, P.pid, T.tid, S.display_name AS name, A.absolute_index AS agent_abs_index, K.queue_id,
 K.stream_id, E.stack_id, K.start, K."end", K.group_segment_size AS lds_size, K.private_segment_size AS scratch_size,
 S.arch_vgpr_count AS vgpr_count, S.accum_vgpr_count, S.sgpr_count, K.workgroup_size_x AS workgroup_x,
@@ -73,7 +73,7 @@ def is_database(path: Path) -> bool:
 
 
 def _rows(path: Path, query: str) -> list[Any]:
-    """Return the rows of a query, none of a damaged file or of a schema without its table."""
+    """Return the rows of a query; no rows if the file is damaged or has no such table."""
     try:
         with closing(sqlite3.connect(uri(path), uri=True)) as connection:
             return connection.execute(query).fetchall()
@@ -96,7 +96,7 @@ def hosts(paths: list[Path]) -> list[str]:
 
 
 def read(paths: list[Path], warnings: list[str]) -> rocprof.Tables:
-    """Read databases, one or more processes each; sentences on rows that cannot be read go to ``warnings``."""
+    """Read databases of one or more processes each; sentences on unreadable rows are added to ``warnings``."""
     parts = [_read(path, warnings) for path in paths]
     frames = {kind: pd.concat([p[kind] for p in parts], ignore_index=True) for kind in (*rocprof.COLUMNS, "agents")}
     tables = {kind: rocprof.coerced(frames[kind], columns) for kind, columns in rocprof.COLUMNS.items()}
@@ -113,7 +113,7 @@ def _read(path: Path, warnings: list[str]) -> dict[str, pd.DataFrame]:
     domain = regions["Domain"]
     calls, markers = regions[domain.str.startswith("HIP")], regions[domain.str.startswith("MARKER_CORE")].copy()
     free = markers["Function"].str.startswith(_FREE)
-    # The view's name is only the roctx function; the text of the range stands beside it.
+    # The view's `name` is only the roctx function; the text of the range is in extdata.
     said = zip(markers["extdata"], markers["Function"], strict=True)
     markers["Function"] = [str(_json(extdata).get("message") or name) for extdata, name in said]
     markers["Thread_Id"] = markers["Thread_Id"].where(~free, 0)
@@ -134,7 +134,7 @@ def _check_schema(database: Database) -> None:
 
 
 def _view(database: Database, view: str, warnings: list[str]) -> pd.DataFrame:
-    """Return the rows of a view in order of time; of kernels also those that the view drops."""
+    """Return the rows of a view in order of time, for kernels including those that the view drops."""
     integers, texts = _VIEWS[view]
     table = _BEHIND.get(view, "")
     there = database.rows("SELECT 1 FROM sqlite_master WHERE name = ?", (table,))
@@ -148,7 +148,7 @@ def _view(database: Database, view: str, warnings: list[str]) -> pd.DataFrame:
             "them out: they are missing from every number."
         )
     rows = database.read(source, integers, texts)
-    # Whole numbers stay whole where some are missing.
+    # Int64 and not pandas' default, which turns integers into floats where some are missing.
     frame: pd.DataFrame = rows.to_pandas(types_mapper=lambda kind: pd.Int64Dtype() if kind == "int64" else None)
     if "Start_Timestamp" not in frame:
         return frame
@@ -164,7 +164,7 @@ def _view(database: Database, view: str, warnings: list[str]) -> pd.DataFrame:
 
 
 def _joins(database: Database) -> bool:
-    """Return whether the tables behind the view of kernels are those of the public schema, each row once."""
+    """Return whether the tables behind the view ``kernels`` are of the public schema, so that each row joins once."""
     try:
         return database.count(_DISPATCHES) == database.count("rocpd_kernel_dispatch")
     except UserError:

@@ -20,7 +20,7 @@ FILES = {
     "calls": "hip_api_trace",
     "markers": "marker_api_trace",
 }
-_NAMED = re.compile(r"(.*[A-Za-z].*)_[0-9]+_[a-z]")  # -o %hostname%_%pid%
+_NAMED = re.compile(r"(.*[A-Za-z].*)_[0-9]+_[a-z]")  # files written with -o %hostname%_%pid%
 DROPPED = (
     "Left out: environment, host, user, paths, and every file and column that the analysis does not read.",
     "Process and thread ids are renumbered.",
@@ -44,7 +44,7 @@ def _hosts(source: Path) -> list[str]:
 
 
 def slim(source: Path, target: Path, keep: Keep | None = None) -> Slimmed:
-    """Write a small, redacted copy as CSV files in a folder; as ``Slimmed`` says."""
+    """Write a small, redacted copy as CSV files in a folder; returns as ``Slimmed`` says."""
     tables, known = read(Path(source), []), _hosts(Path(source))
     target.mkdir()
     chosen = _chosen(tables, keep)
@@ -85,9 +85,9 @@ def _chosen(tables: rocprof.Tables, keep: Keep | None) -> dict[str, Bools]:
     )
     found = match(process, correlation, *(tables.calls[c].to_numpy(np.int64) for c in ("process", "Correlation_Id")))
     calls = _among(len(tables.calls), found[found >= 0])
-    if keep is None:  # launches whose kernels are missing stay, so that the copy says so too
+    if keep is None:  # launches without kernels stay, so that the copy shows them missing, too
         calls |= tables.calls["Function"].str.fullmatch(rf"{checks.LAUNCH}|hipGraphLaunch\w*").to_numpy(bool)
-    # Where a call is missing, all markers bound the launch.
+    # Where a call is missing, the launch is bounded by all markers of its thread.
     ranges = keep.ranges if keep and (found >= 0).all() else None
     markers = _among(len(tables.markers), ranges)
     markers &= tables.markers["Domain"].str.startswith("MARKER_CORE").to_numpy(bool)

@@ -1,4 +1,4 @@
-"""The CSV files that rocprofv3 writes for a run: found, read, and put together."""
+"""The CSV files that rocprofv3 writes for a run: found, read and joined."""
 
 import re
 from dataclasses import dataclass
@@ -24,14 +24,14 @@ COPY = ("Direction", "Stream_Id", "Source_Agent_Id", "Destination_Agent_Id", *_A
 CALL = ("Function", *_API)
 MARKER = ("Domain", *CALL)
 TEXT = {"Kernel_Name", "Direction", "Function", "Domain"}
-AGENT = {"Agent_Id", "Source_Agent_Id", "Destination_Agent_Id"}  # "Agent 4"
+AGENT = {"Agent_Id", "Source_Agent_Id", "Destination_Agent_Id"}  # "Agent 4", or only 4
 WHOLE = {column for columns in (KERNEL, COPY, MARKER) for column in columns} - TEXT - AGENT
 NEEDED = ("Correlation_Id", "Start_Timestamp", "End_Timestamp")
 AGENTS = {
     "whole": ("Node_Id", "Logical_Node_Id"),
     "text": ("Agent_Type", "Name", "Product_Name", "Cu_Count", "Wave_Front_Size"),
 }
-# What a file holds -> the ends of its name; rocprofv3 puts %pid%_ or the name given with -o before them.
+# What a file holds -> how its name ends; rocprofv3 puts %pid%_ or the name given with -o in front.
 ENDS = {
     "kernels": ("kernel_trace",),
     "copies": ("memory_copy_trace",),
@@ -42,19 +42,19 @@ ENDS = {
 COLUMNS = {"kernels": KERNEL, "copies": COPY, "calls": CALL, "markers": MARKER}
 _AGENT = re.compile(r"(?:.* )?([0-9]{1,9})")
 _NAME = re.compile(rf"(?:(.*)_)?({'|'.join(e for ends in ENDS.values() for e in ends)})\.csv")
-DEEP = 3  # folders: %hostname%/%pid% by default
+DEEP = 3  # levels of folders; by default rocprofv3 writes to %hostname%/%pid%
 
 
 @dataclass(frozen=True)
 class Tables:
-    """The rows of all processes, columns as in ``COLUMNS`` (absent integers are -1) and ``process`` from 0.
+    """The rows of all processes: columns as in ``COLUMNS`` (absent integers are -1), and ``process``, counted from 0.
 
     Attributes:
         kernels: dispatches.
         copies: memory copies.
         calls: calls of the HIP API.
         markers: roctx ranges and marks.
-        agents: processors of the machine, as in the file.
+        agents: the CPUs and GPUs of the machine, as in the file.
     """
 
     kernels: pd.DataFrame
@@ -65,12 +65,13 @@ class Tables:
 
 
 def what(path: Path) -> tuple[str, str] | None:
-    """Return (what a file holds, what its name begins with), None if it is no file of rocprofv3 that is read."""
+    """Return (what a file holds, what its name begins with); None if it is not a file of rocprofv3 that we read."""
     if not path.is_file():
         return None
     found = _NAME.fullmatch(path.name)
     if found:
         return next(kind for kind, ends in ENDS.items() if found[2] in ends), found[1] or ""
+    # A renamed kernel trace is known by its columns.
     if path.suffix != ".csv":
         return None
     with path.open(encoding="utf-8-sig", errors="replace") as file:
@@ -79,7 +80,7 @@ def what(path: Path) -> tuple[str, str] | None:
 
 
 def find(path: Path) -> list[dict[str, Path]]:
-    """Return the files of each process: those of a folder, or those that belong with a file."""
+    """Return the files of each process: all of a folder, or those that belong to a given file."""
     alone = what(path) if path.is_file() else None
     if path.is_file() and alone is None:
         return []
@@ -93,7 +94,7 @@ def find(path: Path) -> list[dict[str, Path]]:
 
 
 def _beside(path: Path, start: str) -> list[Path]:
-    """Return a file and those of its process in the same folder, which their names tell."""
+    """Return a file and those of the same process beside it, known by their names."""
     names = [f"{start}_{end}.csv" if start else f"{end}.csv" for ends in ENDS.values() for end in ends]
     return [path, *(f for name in names if (f := path.with_name(name)) != path and _folder.inside(f, path.parent))]
 
@@ -113,7 +114,7 @@ def read(groups: list[dict[str, Path]]) -> Tables:
 
 
 def together(frames: dict[str, pd.DataFrame], group: Ints, agents: pd.DataFrame) -> Tables:
-    """Return the tables with their processes numbered; ``group``: int64 [rows of all], where a process id is unique."""
+    """Return the tables with processes numbered; process ids are unique within a ``group``: int64 [rows of all]."""
     pid = np.concatenate([f["Process_Id"].to_numpy(np.int64) for f in frames.values()])
     parts = np.split(distinct(group, pid)[1], np.cumsum([len(f) for f in frames.values()])[:-1])
     numbered = {kind: f.assign(process=part) for (kind, f), part in zip(frames.items(), parts, strict=True)}
@@ -121,7 +122,7 @@ def together(frames: dict[str, pd.DataFrame], group: Ints, agents: pd.DataFrame)
 
 
 def _table(path: Path | None, columns: tuple[str, ...]) -> pd.DataFrame:
-    """Return some columns of a file, whole numbers as int64; no rows without a file."""
+    """Return some columns of a file, integers as int64; no rows if there is no file."""
     if path is None:
         return coerced(pd.DataFrame(columns=list(columns)), columns)
     found = _csv.read(path, AGAIN, whole=WHOLE, text=TEXT | AGENT, only=columns)
@@ -132,14 +133,14 @@ def _table(path: Path | None, columns: tuple[str, ...]) -> pd.DataFrame:
         )
     for column in (c for c in NEEDED if found[c].isna().any()):
         line = int(found[column].isna().to_numpy().argmax()) + 2
-        raise UserError(f"{path.name} breaks off or is damaged: line {line} has no {column}; {AGAIN}.")
+        raise UserError(f"{path.name} is truncated or damaged: line {line} has no {column}; {AGAIN}.")
     frame = coerced(found, columns)
     checks.numbers(path, frame, TEXT, operations=columns in (KERNEL, COPY))
     return frame
 
 
 def coerced(found: pd.DataFrame, columns: tuple[str, ...]) -> pd.DataFrame:
-    """Return some columns: text without gaps, whole numbers as int64, -1 for what is not there."""
+    """Return some columns: missing text is empty, integers are int64, -1 for what is not there."""
     out: dict[str, Any] = {}
     for column in columns:
         if column in TEXT:
@@ -150,7 +151,7 @@ def coerced(found: pd.DataFrame, columns: tuple[str, ...]) -> pd.DataFrame:
 
 
 def _ints(column: "pd.Series[Any]") -> Ints:
-    """Return whole numbers, of ``Agent 4`` its number; -1 for anything else."""
+    """Return integers; of ``Agent 4`` its number, -1 for anything else."""
     if not pd.api.types.is_numeric_dtype(column):
         column = column.astype(str)
         numbers = {text: int(n[1]) if (n := _AGENT.fullmatch(text)) else pd.NA for text in column.unique()}
@@ -160,7 +161,7 @@ def _ints(column: "pd.Series[Any]") -> Ints:
 
 
 def _identify(frames: dict[str, pd.DataFrame]) -> None:
-    """Fill in the process where a file does not name it: the one of the thread, else the only one."""
+    """Fill in the process where a file does not name it: that of the thread, else the only one there is."""
     named = pd.concat([f[["Process_Id", "Thread_Id"]] for f in frames.values()])
     named = named[named["Process_Id"] >= 0].drop_duplicates()
     pids = named["Process_Id"].unique()

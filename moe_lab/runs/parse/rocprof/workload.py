@@ -1,4 +1,4 @@
-"""Workload folders of rocprof-compute: files found, read, and joined to one row a launch."""
+"""Workload folders of rocprof-compute: files are found, read, and joined to one row per launch."""
 
 import os
 import re
@@ -14,8 +14,8 @@ from moe_lab.runs.parse.rocprof import workload_files as files
 from moe_lab.runs.parse.rocprof.workload_files import ACCUMULATED, AGAIN, CHANNEL, COUNTER, LAUNCH, LEVELS, PASS
 from moe_lab.spec.errors import UserError
 
-EXACT = 2**53  # up to here float64 holds every whole number
-_MANY = 2_000  # folders below one that is given, which are looked at
+EXACT = 2**53  # up to here float64 holds every integer
+_MANY = 2_000  # most subfolders to look at
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,13 @@ class Workload:
     """What a folder says.
 
     Attributes:
-        launches: one row a launch: Kernel_Name, start_ns and end_ns (float, NaN = not known), and the keys of
+        launches: one row per launch: Kernel_Name, start_ns and end_ns (float, NaN = not known), and the keys of
             ``LAUNCH`` that there are.
-        counters: float64, one column a counter, the same rows; NaN = not counted.
+        counters: float64, one column per counter, the same rows; NaN = not counted.
         machine: the row of sysinfo.csv as text; blanks are left out.
-        roofs: rows of roofline.csv; no rows without one.
-        notes: sentences on what is to be read with care.
-        form: ``wide`` (one column a counter), ``wide, several passes`` or ``long`` (one row a counter).
+        roofs: rows of roofline.csv; no rows without that file.
+        notes: sentences on what to be careful with.
+        form: ``wide`` (one column per counter), ``wide, several passes`` or ``long`` (one row per counter).
     """
 
     launches: pd.DataFrame
@@ -76,10 +76,10 @@ def read(folder: Path) -> Workload:
 
 
 def _early(folder: Path) -> list[str]:
-    """Return a sentence on files whose last line has no end; the tool always writes one."""
+    """Return a sentence on files whose last line has no line end; the tool always writes one."""
     csvs = files.counter_files(folder)
     open_ = [p.name for p in csvs if _csv.ends_early(p)]
-    said = f"{', '.join(open_[:3])}: the last line has no end, so it may break off and lack launches; copy it again."
+    said = f"{', '.join(open_[:3])}: the last line has no line end, so launches may be missing; copy it again."
     return [said] if open_ else []
 
 
@@ -99,6 +99,7 @@ def _join(folder: Path, frames: list[pd.DataFrame]) -> pd.DataFrame:
             raise UserError(f"{folder.name} mixes passes of different programs: their launches differ; {AGAIN}.")
     if len(keyed) == 1:
         return first.reset_index(drop=True)
+    # Each pass runs the kernel again: its time is the median over the passes.
     lasts = pd.concat([k["End_Timestamp"] - k["Start_Timestamp"] for k in keyed], axis=1).median(axis=1)
     starts = pd.concat([k["Start_Timestamp"] for k in keyed], axis=1).median(axis=1)
     times = {"Start_Timestamp": starts, "End_Timestamp": starts + lasts}
@@ -122,7 +123,7 @@ def _is_counter(name: Any) -> bool:
 
 
 def _with_levels(counted: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """Add the accumulated levels, each counted in a file of its own, as ``<level>_ACCUM``, and counters found there."""
+    """Add the accumulated levels as ``<level>_ACCUM``, each from its own file, and the other counters in that file."""
     index = _keyed(counted).index
     more: dict[str, Any] = {}
     for level in LEVELS:
@@ -141,7 +142,7 @@ def _with_levels(counted: pd.DataFrame, folder: Path) -> pd.DataFrame:
 
 
 def _check_together(folder: Path, counted: pd.DataFrame, machine: dict[str, str]) -> None:
-    """Refuse counters of another architecture than sysinfo.csv names: MI300 and later call TCC_EA_* TCC_EA0_*."""
+    """Refuse counters of another architecture than sysinfo.csv names: from MI300 on TCC_EA_* is called TCC_EA0_*."""
     arch = machine.get("gpu_arch", "")
     named = [str(c) for c in counted.columns]
     found = {"TCC_EA_": any(c.startswith("TCC_EA_") for c in named), "TCC_EA0_": any("TCC_EA0_" in c for c in named)}
@@ -158,7 +159,7 @@ def _launches(frame: pd.DataFrame) -> pd.DataFrame:
     if pd.notna(first) and frame["End_Timestamp"].max() > EXACT:  # only differences of times matter
         frame = frame.assign(**{c: frame[c] - first for c in ("Start_Timestamp", "End_Timestamp")})
     start, end = (_numbers(frame[c]) for c in ("Start_Timestamp", "End_Timestamp"))
-    lost = ~(end > start)  # rounded to a few digits on the way through a spreadsheet or an old tool
+    lost = ~(end > start)  # times that a spreadsheet or an old tool has rounded to a few digits
     out["start_ns"], out["end_ns"] = np.where(lost, np.nan, start), np.where(lost, np.nan, end)
     for ours, theirs in LAUNCH.items():
         if theirs in frame:
@@ -167,7 +168,7 @@ def _launches(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _counters(frame: pd.DataFrame, machine: dict[str, str]) -> pd.DataFrame:
-    """Return the counters; those of single L2 channels only as their sum, where no sum was counted and none is lost."""
+    """Return the counters; single L2 channels are summed if no sum was counted and no channel is missing."""
     out = {str(c): _numbers(frame[c]) for c in frame.columns if COUNTER.fullmatch(str(c)) and c != ACCUMULATED}
     channels: dict[str, list[str]] = {}
     for column in frame.columns:

@@ -16,7 +16,7 @@ from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard import entry
 
 AGAIN = "profile again with rocprof-compute, or give the folder that holds sysinfo.csv and pmc_perf.csv"
-# Ours -> column of a counter file, without regard to case.
+# Ours -> column of a counter file, ignoring case.
 LAUNCH = {
     "device": "GPU_ID",
     "work_items": "Grid_Size",
@@ -37,7 +37,7 @@ INFINITE = ("inf", "-inf", "infinity")
 ACCUMULATED = "SQ_ACCUM_PREV_HIRES"
 COUNTER = re.compile(r"(?:SQC?|SPI|TA|TD|TCP|TCC|CPC|CPF|GRBM|GDS)_\w+")
 CHANNEL = re.compile(r"(\w+)\[(\d+)\]")
-_DEEP = 3  # folders in which databases are looked for
+_DEEP = 3  # levels of folders in which databases are looked for
 PASS = re.compile(r"(?:pmc_perf(?:_\d+)?|results_\w+)\.csv(?:\.gz)?")
 _QUERY = (
     "SELECT agent_id AS GPU_ID, dispatch_id AS Dispatch_ID, grid_size AS Grid_Size, workgroup_size AS Workgroup_Size,"
@@ -48,18 +48,18 @@ _QUERY = (
 
 
 def find(folder: Path, stem: str) -> Path | None:
-    """Return the file of a folder that has this name, plain or gzip; a link that leads out of it is none."""
+    """Return the file of this name in a folder, plain or gzip; links that lead out of the folder do not count."""
     return next((p for p in (folder / f"{stem}.csv", folder / f"{stem}.csv.gz") if _folder.inside(p, folder)), None)
 
 
 def counter_files(folder: Path) -> list[Path]:
-    """Return the CSV files that hold the counters: the one that has all, or one a pass."""
+    """Return the CSV files with the counters: the one that has all, or one per pass."""
     one = find(folder, "pmc_perf")
     return [one] if one else [p for p in _folder.files(folder, (".csv", ".csv.gz"), 1) if PASS.fullmatch(p.name)]
 
 
 def passes(folder: Path) -> tuple[list[pd.DataFrame], str]:
-    """Return the counter files as wide frames, and what form they have."""
+    """Return (the counter files as wide frames, their form as in ``Workload.form``)."""
     frames = [(f.name, read_csv(f)) for f in counter_files(folder)]
     frames = frames or [(d.name, _database(d)) for d in _folder.files(folder, (".db",), _DEEP)]
     if not frames:
@@ -75,10 +75,10 @@ def passes(folder: Path) -> tuple[list[pd.DataFrame], str]:
 
 
 def read_csv(path: Path) -> pd.DataFrame:
-    """Return the table of a file; names are text, what other columns hold is found out."""
+    """Return the table of a file; names are text, the types of other columns are inferred."""
     frame = _csv.read(path, f"copy it again, or {AGAIN}", text=("Kernel_Name", "Counter_Name"))
     if not len(frame):
-        raise UserError(f"{path.name} has a heading and no rows; {AGAIN}.")
+        raise UserError(f"{path.name} has a header and no rows; {AGAIN}.")
     return frame
 
 
@@ -88,7 +88,7 @@ def _database(path: Path) -> pd.DataFrame:
         with closing(sqlite3.connect(uri(path), uri=True)) as connection:
             return pd.read_sql_query(_QUERY, connection)
     except (sqlite3.DatabaseError, pd.errors.DatabaseError) as error:
-        raise UserError(f"{path.name} is no rocpd database with counters ({str(error)[:80]}); {AGAIN}.") from None
+        raise UserError(f"{path.name} is not a rocpd database with counters ({str(error)[:80]}); {AGAIN}.") from None
 
 
 def named(name: str, frame: pd.DataFrame, also: Sequence[str] = ()) -> pd.DataFrame:
@@ -107,7 +107,7 @@ def named(name: str, frame: pd.DataFrame, also: Sequence[str] = ()) -> pd.DataFr
 
 
 def _wide(name: str, frame: pd.DataFrame) -> pd.DataFrame:
-    """Turn one row a counter into one row a launch; a launch that ran in several passes has their median duration."""
+    """Turn one row per counter into one row per launch, whose duration is the median over its passes."""
     frame = named(name, frame, ("Dispatch_ID", "Counter_Value"))
     keys = ["Dispatch_ID", "Kernel_Name", "Grid_Size", "Workgroup_Size"]
     frame = frame.assign(duration=frame["End_Timestamp"] - frame["Start_Timestamp"])
@@ -120,10 +120,10 @@ def _wide(name: str, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def whole(column: "pd.Series[Any]", where: str) -> "pd.Series[Any]":
-    """Return a column of launches as Float64 or Int64; a blank, and what is infinite, is NA.
+    """Return a column of launches as Float64 or Int64; blank and infinite cells are NA.
 
     Raises:
-        UserError: it has text, a negative or a huge number, or a fraction; times may have one (averages).
+        UserError: it has text, a negative or huge number, or a fraction, which only times may have (as averages).
     """
     exact = pd.api.types.is_integer_dtype(column)
     values: Any = column.astype("Int64") if exact else number(column).astype("Float64")
@@ -139,7 +139,7 @@ def whole(column: "pd.Series[Any]", where: str) -> "pd.Series[Any]":
 
 
 def unusable(column: "pd.Series[Any]") -> Any:
-    """Return, bool [n], where a cell holds text or a negative number; blank and infinite cells are merely not known."""
+    """Return which cells hold text or a negative number: bool [n]; blank and infinite cells are merely not known."""
     values = number(column).to_numpy()
     if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
         return values < 0
@@ -148,7 +148,7 @@ def unusable(column: "pd.Series[Any]") -> Any:
 
 
 def number(column: "pd.Series[Any]") -> "pd.Series[Any]":
-    """Return float64; text, truth values, dates and infinite values are NaN."""
+    """Return the numbers of a column as float64; text, booleans, dates and infinite values are NaN."""
     if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
         column = pd.to_numeric(column.astype("string"), errors="coerce")
     values = column.to_numpy(dtype=np.float64, na_value=np.nan)
