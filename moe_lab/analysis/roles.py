@@ -24,7 +24,8 @@ MLP = r"(^|[./ ])(mlp|experts|block_sparse_moe|feed_forward|moe|\w*FusedMoE\w*|\
 # Roles that may lie between two products without saying which they are.
 BETWEEN = ("quant", "elementwise", "copy", "reduce", "index", "communication")
 LONGEST = 8000  # characters of a name that are looked at: an expression may take their square
-_CAST = re.compile(r"\((?:unsigned |signed )?(?:int|long|short|char|bool)\)(?=-?\d)")
+# Numbers in templates with the marks of compilers: nsys writes ``<(int)4>``, torch.profiler ``<4u>``, ncu ``<4>``.
+_MARKS = re.compile(r"\((?!deep_gemm::GemmType)[\w: ]+\)(?=-?\d)|(?<=\d)(?:ul{0,2}|l{1,2})(?=[,>])")
 
 
 def apply(launches: Launches, rules: Sequence[Rule] | None = None) -> Launches:
@@ -127,8 +128,8 @@ def _hits(expression: str, names: Iterable[object]) -> Bools:
 
 
 def _plain(full: str) -> str:
-    """Return a full name whose template numbers have no casts: nsys writes ``<(int)4>`` where ncu writes ``<4>``."""
-    return _CAST.sub("", full[:LONGEST])
+    """Return a full name whose template numbers are digits only."""
+    return _MARKS.sub("", full[:LONGEST])
 
 
 def _by_name(launches: Launches, rules: Sequence[Rule], number: dict[str, int]) -> tuple[Ints, Ints]:

@@ -83,9 +83,11 @@ def load(run_or_report: str | Path | Loaded) -> Loaded:
     return run_or_report if isinstance(run_or_report, Loaded) else Loaded(runs.load(run_or_report))
 
 
-def breakdown(run_or_report: str | Path | Loaded, root: str | None = None, *, spread: bool = False) -> pd.DataFrame:
+def breakdown(
+    run_or_report: str | Path | Loaded, root: str | None = None, *, spread: bool = False, roles: bool | None = None
+) -> pd.DataFrame:
     """Return the time of every range of a capture: ``load(run_or_report).breakdown(root)``."""
-    return load(run_or_report).breakdown(root, spread=spread)
+    return load(run_or_report).breakdown(root, spread=spread, roles=roles)
 
 
 def kernels(

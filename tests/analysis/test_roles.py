@@ -280,15 +280,15 @@ def test_all_experts_in_one_launch_are_neither_w13_nor_w2(tmp_path):
     assert told(launches)["hopper_moe"] == "experts"
 
 
-@pytest.mark.parametrize("cast", ["", "(unsigned int)"])
-def test_products_are_told_by_the_sizes_in_their_names(cast, tmp_path):
+@pytest.mark.parametrize(("cast", "suffix"), [("", ""), ("(unsigned int)", ""), ("", "u")])
+def test_products_are_told_by_the_sizes_in_their_names(cast, suffix, tmp_path):
     """2N x K beside K x N, in the names of a report where nothing lies between them."""
     sizes = {"up": (1536, 2048), "down": (2048, 768), "dense": (4096, 2048)}
     launches = bare(tmp_path, *sizes)
-    full = [
-        f"void deep_gemm::sm90_fp8_gemm_1d2d_impl<0, 0, {cast}{n}, {cast}{k}, {1 if name == 'dense' else 128}, 64>(x)"
-        for name, (n, k) in sizes.items()
-    ]
+    full = []
+    for name, (n, k) in sizes.items():
+        numbers = ", ".join(f"{cast}{size}{suffix}" for size in (0, n, k, 1 if name == "dense" else 128, 64))
+        full.append(f"void deep_gemm::sm90_fp8_gemm_1d2d_impl<(cute::UMMA::Major)0, {numbers}>(x)")
     launches.table["name_full"] = full
     assert told(launches) == {"up": "w13", "down": "w2", "dense": "gemm"}
 

@@ -47,8 +47,8 @@ class Rule:
         nth: which occurrence, in order of time; None = each.
         of: occurrences repeat after so many (engines that split a large batch run the same kernels again); None = not.
         beside: regular expression; the rule holds only where a kernel of such a name runs in the same instance, too.
-        full: regular expression searched in the full name, in which numbers of templates have no casts; groups called
-            ``n`` and ``k`` are the sizes of a product.
+        full: regular expression searched in the full name, in which numbers of templates have neither casts nor
+            suffixes; groups called ``n`` and ``k`` are the sizes of a product.
     """
 
     engine: str
