@@ -1,8 +1,13 @@
 import os
+import sys
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
+from recipes import only
+
+from moe_lab.spec import plugins
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -78,3 +83,18 @@ def opened_ranges(monkeypatch):
     monkeypatch.setattr(window.ranges, "marker", lambda api: silent if api == "none" else mark)
     monkeypatch.setattr(window, "range_api", lambda: "torch")
     return opened
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch):
+    """Write the file of a recipe into a folder outside of the package; no plugin of it is left afterwards."""
+    monkeypatch.setenv(plugins.FILES, "")
+
+    def write(title: str) -> Path:
+        path = tmp_path / "newcomer.py"
+        path.write_text(only(title))
+        return path
+
+    yield write
+    for name in [m for m in sys.modules if m.startswith("moe_lab_plugin_")]:
+        del sys.modules[name]

@@ -6,79 +6,19 @@ import re
 import stat
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
-import nbformat
 import pytest
-from checkout import REPO
 from kineto_builder import KinetoBuilder
+from recipes import RECIPES, House, only
 
-from moe_lab import cli, report, runs
-from moe_lab.spec import contract, models, plugins
-
-SECTIONS = re.findall(r"^## Add an? (.+?)\n(.*?)(?=^## |\Z)", (REPO / "CONTRIBUTING.md").read_text(), re.M | re.S)
-RECIPES = {title: text.split("```")[1].removeprefix("python\n") for title, text in SECTIONS if "```python" in text}
-
-
-@pytest.fixture
-def recipe(tmp_path, monkeypatch):
-    """Write the file of a recipe into a folder outside of the package; no plugin of it is left afterwards."""
-    monkeypatch.setenv(plugins.FILES, "")
-
-    def write(title: str) -> Path:
-        path = tmp_path / "newcomer.py"
-        path.write_text(RECIPES[title])
-        return path
-
-    yield write
-    for name in [m for m in sys.modules if m.startswith("moe_lab_plugin_")]:
-        del sys.modules[name]
+from moe_lab import cli, runs
+from moe_lab.spec import plugins
 
 
 def process(plugin: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     argv = [sys.executable, "-m", "moe_lab.gpu", "--plugin", str(plugin), *arguments]
     return subprocess.run(argv, capture_output=True, text=True, env={**os.environ, "TRITON_INTERPRET": "1"})
-
-
-@pytest.mark.parametrize("kind", plugins.FOLDERS)
-def test_every_plugin_keeps_the_contract_of_its_kind(kind):
-    for name in plugins.names(kind):
-        contract.check(kind, name, plugins.info(kind, name))
-        if plugins.unavailable(kind, name) is None:
-            contract.check_names(kind, name, plugins.load(kind, name))
-
-
-@pytest.mark.parametrize("kind", plugins.FOLDERS)
-def test_every_name_of_the_contract_is_read_somewhere(kind):
-    # ways between ranks are held to their contract by the tests alone so far
-    folders = [plugins.PACKAGE, REPO / "tests" / "gpu"]
-    readers = [p.read_text() for f in folders for p in f.rglob("*.py") if p.name != "contract.py"]
-    for name in contract.callables(kind):
-        reads = re.compile(rf"\.{name}\b|attr\([^)]*\"{name}\"|\brun={name}\b")
-        assert any(reads.search(text) for text in readers), name
-
-
-def test_loading_lists_the_folder_of_a_kind_once(monkeypatch):
-    listed, real = [], plugins._sources
-    monkeypatch.setattr(plugins, "_sources", lambda kind: listed.append(kind) or real(kind))
-    plugins.load("cli", "doctor")
-    assert listed == ["cli"]
-
-
-def test_an_annotated_info_is_an_info(recipe, capsys):
-    path = recipe("command")
-    path.write_text(path.read_text().replace("INFO =", "INFO: dict[str, str] ="))
-    assert cli.main(["--plugin", str(path), "newcomer", "world"]) == 0
-    assert capsys.readouterr().out == "hello world\n"
-
-
-def test_the_help_of_capture_imports_no_pandas():
-    said = "import sys; from moe_lab import cli\ntry: cli.main(['capture', '--help'])\n"
-    said += "finally: print('pandas' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, cwd=REPO)
-    assert "rocprofv3" in done.stdout
-    assert done.stdout.endswith("False\n")
 
 
 def test_an_experts_backend_is_one_file(recipe, tmp_path):
@@ -109,7 +49,7 @@ def test_an_align_algorithm_is_one_file(recipe):
 def test_a_format_is_one_file(recipe, tmp_path):
     pytest.importorskip("torch")
     backend = tmp_path / "its_backend.py"
-    backend.write_text(RECIPES["experts backend"].replace('["fp32", "bf16"]', '["newcomer"]'))
+    backend.write_text(only("experts backend").replace('["fp32", "bf16"]', '["newcomer"]'))
     sizes = ["--model", "64x32x8x2", "--m", "5", "--parts", "full", "--repetitions", "1", "--device", "cpu"]
     asked = ["--plugin", str(backend), "bench-experts", "--format", "newcomer", "--backends", "its_backend", *sizes]
     done = process(recipe("format"), *asked, "--out", str(tmp_path / "rows.json"))
@@ -164,97 +104,56 @@ def test_a_report_format_is_one_file(recipe, tmp_path, capsys):
     assert run.launches().table["duration_ns"].tolist() == [100, 20]
 
 
-def test_a_notebook_is_one_file(tmp_path):
-    book = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
-    parameters = nbformat.v4.new_code_cell("M = 33  # tokens", metadata={"tags": ["parameters"]})
-    said = "from moe_lab.pages.show import findings\nfindings.show([findings.Finding('Size', f'M is {M}.')])"
-    book.cells = [nbformat.v4.new_markdown_cell("# Mine\n\nWhat is M?"), parameters, nbformat.v4.new_code_cell(said)]
-    nbformat.write(book, tmp_path / "90_mine.ipynb")
-    [page] = report.build(
-        [str(tmp_path / "90_mine.ipynb")], out=tmp_path / "o", parameters={}, grid=None, show_code=False
-    ).pages
-    assert (page.title, page.failed) == ("Mine", None)
-    assert "M is 33." in page.headline
+@pytest.fixture(scope="module")
+def house(tmp_path_factory):
+    """A copy of the project in which every recipe was followed."""
+    house = House(tmp_path_factory.mktemp("house"))
+    house.follow(*RECIPES)
+    return house
 
 
-def test_a_preset_is_one_entry(tmp_path, monkeypatch):
-    known = json.loads((REPO / "moe_lab" / "spec" / "models.json").read_text())
-    name, entry = next(iter(known.items()))
-    monkeypatch.setitem(models.MODELS, "newcomer", models.model(name))
-    assert entry["K"] == models.model("newcomer").K
+def test_every_recipe_can_be_followed():
+    files = "experts backend|align algorithm|format|way between ranks|command|profiler|report format|notebook"
+    assert set(RECIPES) == {*files.split("|"), "model preset", "column", "rule"}
 
 
-def test_an_entry_point_adds_a_plugin(tmp_path):
-    package = tmp_path / "site" / "their_package"
-    package.mkdir(parents=True)
-    (package / "__init__.py").write_text("")
-    (package / "newcomer.py").write_text(RECIPES["command"])
-    facts = tmp_path / "site" / "theirs-1.0.dist-info"
-    facts.mkdir()
-    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
-    (facts / "entry_points.txt").write_text("[moe_lab.cli]\nnewcomer = their_package.newcomer\n")
-    env = {**os.environ, "PYTHONPATH": f"{tmp_path / 'site'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-    argv = [sys.executable, "-m", "moe_lab", "newcomer", "world"]
-    done = subprocess.run(argv, capture_output=True, text=True, env=env, cwd=REPO)
-    assert (done.returncode, done.stdout) == (0, "hello world\n"), done.stderr
+def test_a_file_where_its_recipe_says_is_a_plugin_that_keeps_its_contract(house):
+    said = "from moe_lab.spec import contract, plugins\nfor kind in plugins.FOLDERS:\n    if kind != 'assembly':\n"
+    said += "        contract.check(kind, 'newcomer', plugins.info(kind, 'newcomer'))\n        print(kind)"
+    assert house.python("-c", said).split() == [kind for kind in plugins.FOLDERS if kind != "assembly"]
 
 
-def test_a_file_that_is_gone_is_named_with_the_variable(monkeypatch, capsys):
-    monkeypatch.setenv(plugins.FILES, "/nowhere/gone.py")
-    assert cli.main(["backends"]) == 2
-    assert "$MOE_LAB_PLUGINS names gone.py, which does not exist" in capsys.readouterr().err
+def test_the_laws_hold_of_what_the_recipes_make(house):
+    laws = ["tests/test_architecture.py", "tests/report/test_notebooks.py", "tests/spec/test_schema.py"]
+    house.python("-m", "pytest", "-q", *laws, "-k", "tree or mine or column")
 
 
-def test_a_wrong_info_is_refused_where_plugins_are_listed(recipe, capsys):
-    path = recipe("experts backend")
-    path.write_text(path.read_text().replace('"formats": ["fp32", "bf16"]', '"formats": 3'))
-    assert cli.main(["--plugin", str(path), "backends"]) == 2
-    assert "needs formats to be a list" in capsys.readouterr().err
+def test_a_notebook_and_its_page_folder_are_found_and_drawn(house):
+    house.python("-m", "moe_lab", "report", "90", "--out", "made")
+    assert "takes 48" in (house.root / "made" / "90_mine.html").read_text()
+    assert "Longest kernels" in (house.root / "made" / "index.html").read_text()
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        (None, "is not a file; give --plugin"),
-        ("x = 1\n", "has no INFO dictionary"),
-        ("INFO = {'about': 'x'}\n", "does not say what it is"),
-        ("INFO = {'about': 'x', 'kind': ['cli']}\n", "does not say what it is"),
-        ("INFO = 3\n", "cannot be read as a plugin (TypeError)"),
-        ("INFO = {'about': f'{x}', 'kind': 'cli'}\n", "cannot be read as a plugin (ValueError)"),
-        ("INFO = {\n", "cannot be read as a plugin (SyntaxError)"),
-        ("INFO = {'kind': 'cli', 'about': 'x', 'colour': 1}\n", "has no use for colour"),
-        ("INFO = {'kind': 'cli', 'about': 1}\n", "needs about to be a str"),
-        ("INFO = {'kind': 'cli', 'about': 'x'}\n", "has no 'add'"),
-        ("INFO = {'kind': 'cli', 'about': 'x'}\nadd = 3\n", "'add' of the cli plugin 'newcomer' cannot be called"),
-        ("INFO = {'kind': 'cli', 'about': 'x'}\nadd = print\ndef ad(): pass\n", "Nothing calls 'ad'"),
-        ("INFO = {'kind': 'cli', 'about': 'x'}\n1 / 0\n", "fails to load (ZeroDivisionError"),
-        ("INFO = {'kind': 'cli', 'about': 'x'}\n", "There already is a plugin of cli called 'doctor'"),
-    ],
-    ids=[
-        "missing",
-        "no-info",
-        "no-kind",
-        "kind-list",
-        "no-dictionary",
-        "no-literal",
-        "no-python",
-        "unknown-key",
-        "wrong-type",
-        "no-name",
-        "no-callable",
-        "unread-name",
-        "broken",
-        "clash",
-    ],
-)
-def test_a_plugin_that_cannot_be_is_one_sentence(recipe, tmp_path, capsys, text, said):
-    path = tmp_path / ("doctor.py" if said.startswith("There already") else "newcomer.py")
-    if text is not None:
-        path.write_text(textwrap.dedent(text))
-    assert cli.main(["--plugin", str(path), "newcomer"]) == 2
-    assert said in capsys.readouterr().err
+def test_a_preset_is_one_entry(house):
+    pytest.importorskip("torch")
+    sizes = ["--model", "newcomer", "--m", "5", "--format", "fp32", "--backends", "torch_loop", "--parts", "full"]
+    asked = ["bench", "experts", "--name", "x", *sizes, "--repetitions", "1", "--device", "cpu", "--profiles", "runs"]
+    house.python("-m", "moe_lab", *asked)
+    [row] = runs.load("x", root=house.root / "runs").rows().to_dict("records")
+    assert (row["model"], row["K"], row["correct"]) == ("newcomer", 64, True)
 
 
-def test_an_option_without_its_file_is_one_sentence(capsys):
-    assert cli.main(["--plugin"]) == 2
-    assert "'' is not a file; give --plugin" in capsys.readouterr().err
+def test_a_column_is_one_line(house):
+    columns = json.loads(house.python("-m", "moe_lab", "columns", "rows"))["rows"]
+    assert columns["energy_j"] == {"dtype": "time", "unit": "J", "label": "energy", "meaning": "energy of a call"}
+    assert "| `energy_j` | time | J | energy of a call |" in house.python("-m", "cogapp", "-P", "docs/columns.md")
+    said = "import pandas as pd\nfrom moe_lab.pages.show.tables import Table, heads\n"
+    said += "print(Table(pd.DataFrame({'energy_j': [1.5]}), heads('energy_j')).html())"
+    assert re.search("energy<small>J</small>.*1.50", house.python("-c", said))
+
+
+def test_a_rule_is_one_entry(house):
+    said = "from gemm_rows import row, table\nfrom moe_lab.analysis import limits\n"
+    said += "rows = [row('untuned 8192', registers_per_thread=count) for count in (255, 64)]\n"
+    said += "print(*limits.limits(table(*rows))['limiter'], sep='\\n')"
+    assert house.python("-c", said).splitlines() == ["spilled registers", "nothing alone"]

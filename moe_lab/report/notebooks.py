@@ -73,6 +73,23 @@ def read(path: Path) -> Any:
     return notebook
 
 
+def heading(notebook: Any, stem: str) -> tuple[str, str]:
+    """Take title and question, the first heading and the paragraph below it, out of the first markdown cell."""
+    first = next((c for c in notebook.cells if c.cell_type == "markdown"), None)
+    found = re.match(r"#\s+(.+?)\s*(?:\n+(?!#)(.+?))?(?:\n\s*\n|$)", first.source, re.S) if first else None
+    if not first or not found:
+        return stem, ""
+    first.source = first.source[found.end() :].strip()
+    return found.group(1), " ".join((found.group(2) or "").split())
+
+
+def listing() -> str:
+    """Return the notebooks with their questions as a table in Markdown, for the README."""
+    found = ((path, heading(read(path), path.stem)) for path in find(None))
+    lines = [f"| [{path.stem}](notebooks/{path.name}) | {question} |" for path, (_, question) in found]
+    return "\n".join(["| notebook | question |", "|---|---|", *lines])
+
+
 def parameters_of(notebook: Any, name: str = "the notebook") -> dict[str, Parameter]:
     """Return what the cell tagged ``parameters`` assigns: literals with their trailing comments."""
     for cell in notebook.cells:

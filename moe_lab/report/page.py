@@ -15,6 +15,7 @@ from moe_lab import __version__
 from moe_lab.pages.show import mime
 from moe_lab.report import places, thumbnail
 from moe_lab.report.model import Executed, Job, Page
+from moe_lab.report.notebooks import heading
 
 _PLOTLY_PLACE = '<script id="plotly-js"></script>'
 TEMPLATES = Path(str(files(__package__))) / "templates"
@@ -25,7 +26,7 @@ def write(done: Executed, job: Job, out: Path, *, show_code: bool, start: float)
 
     A page that would lose a figure or load anything from the network is written as a failed page that says so.
     """
-    title, question = _heading(done.notebook, job.notebook.stem)
+    title, question = heading(done.notebook, job.notebook.stem)
     figures = [o["data"][mime.PLOTLY] for o in _outputs(done.notebook) if mime.PLOTLY in o.get("data", {})]
     drawn = len(figures) + sum(_is_foreign_figure(o) for o in _outputs(done.notebook))
     headline = next((o["data"][mime.HEADLINE]["headline"] for o in _outputs(done.notebook, mime.HEADLINE)), "")
@@ -77,16 +78,6 @@ def _is_foreign_figure(output: Any) -> bool:
     """Tell whether an output is a plotly figure in a form that this page cannot keep: HTML of another renderer."""
     data = output.get("data", {})
     return mime.PLOTLY not in data and "Plotly.newPlot" in str(data.get("text/html", ""))
-
-
-def _heading(notebook: Any, stem: str) -> tuple[str, str]:
-    """Take title and question, the first heading and the paragraph below it, out of the first markdown cell."""
-    first = next((c for c in notebook.cells if c.cell_type == "markdown"), None)
-    found = re.match(r"#\s+(.+?)\s*(?:\n+(?!#)(.+?))?(?:\n\s*\n|$)", first.source, re.S) if first else None
-    if not first or not found:
-        return stem, ""
-    first.source = first.source[found.end() :].strip()
-    return found.group(1), " ".join((found.group(2) or "").split())
 
 
 def _convert(notebook: Any, facts: dict[str, Any]) -> str:
