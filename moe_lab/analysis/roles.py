@@ -167,28 +167,40 @@ def _by_neighbours(launches: Launches, tree: Tree, role: Ints, untold: Bools, nu
     order = np.lexsort((tree.start[rows], lane))
     rows, lane = rows[order], lane[order]
     after_same = np.append(lane[1:] == lane[:-1], False)
-    act, experts, combine = number["act"], number[EXPERTS], number["combine"]
-    w13 = [number[name] for name in number if name.split("+")[0] == "w13" and "w2" not in name.split("+")]
-    w2 = [number[name] for name in number if name.split("+")[0] == "w2"]
+    experts, combine = number[EXPERTS], number["combine"]
+    act, w13, w2 = ([code for name, code in number.items() if _begins(name, stage)] for stage in ("act", "w13", "w2"))
+    begin = [number[name] for name in ("router", "align", "dispatch", "sort") if name in number]
     for _ in range(2):  # the second time with what the first one told
         own = role[rows]
         after = np.where(after_same, np.roll(own, -1), -1)
         before = np.where(np.roll(after_same, 1), np.roll(own, 1), -1)
         open_ = untold[rows] & (own == experts)
-        first = open_ & ((after == act) | np.isin(after, w2))
+        pair = open_ & np.isin(before, begin) & (after == experts) & (np.roll(after, -1) != experts)
+        first = open_ & (np.isin(after, [*act, *w2]) | pair)
         # What comes right after align is no w2: it may be all of the experts in one launch.
-        next_layer = (before == experts) & ((after == combine) | np.isin(after, w13))
-        second = open_ & ~first & (np.isin(before, [act, *w13]) | next_layer)
+        last = (before == experts) & ((after == combine) | np.isin(after, w13))
+        second = open_ & ~first & (np.isin(before, [*act, *w13]) | last | np.roll(pair, 1))
         role[rows[first]], role[rows[second]] = number["w13"], number["w2"]
 
 
+def _begins(name: str, stage: str) -> bool:
+    """Return whether a role, maybe of fused stages, begins with a stage and does not go on to w2 from another."""
+    first, *others = name.split("+")
+    return first == stage and "w2" not in others
+
+
 def _by_place(tree: Tree, role: Ints, untold: Bools, number: dict[str, int]) -> None:
-    """Set w13 and w2 by turns in ``role`` for what is untold in each instance of a range around the experts."""
+    """Set w13 and w2 by turns in ``role`` for what is untold in each instance of a range around the experts.
+
+    A product that is alone there may be all of the experts in one launch.
+    """
     if not len(tree.parent):
         return
-    owner = tree.inherit(_hits(MLP, tree.names)[tree.name])[tree.range_id]
+    owner = np.where(tree.range_id >= 0, tree.inherit(_hits(MLP, tree.names)[tree.name])[tree.range_id], -1)
+    products = tree.kernel & (owner >= 0) & np.isin(role, [number[name] for name in (EXPERTS, "w13", "w2")])
+    several = np.bincount(owner[products], minlength=len(tree.parent)) > 1
     order = np.argsort(tree.start, kind="stable")
-    rows = order[(untold & (tree.range_id >= 0) & (owner >= 0))[order]]
+    rows = order[(untold & (owner >= 0) & several[owner])[order]]
     turn = pd.Series(owner[rows]).groupby(owner[rows], sort=False).cumcount().to_numpy() % 2
     role[rows] = np.where(turn == 0, number["w13"], number["w2"])
 

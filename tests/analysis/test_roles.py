@@ -14,6 +14,7 @@ from moe_lab.analysis.kernels import stage_column, sums
 from moe_lab.pages.api import load as load_run
 from moe_lab.runs.attribution.tree import build
 from moe_lab.runs.parse import parse_report
+from moe_lab.runs.parse._facts import short_name
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.launches import RANGE_COLUMNS, Launches, tidy
 from moe_lab.spec.ranges import STAGES
@@ -278,6 +279,63 @@ def test_products_with_the_activation_inside_are_told_by_what_follows(tmp_path):
 def test_all_experts_in_one_launch_are_neither_w13_nor_w2(tmp_path):
     launches = bare(tmp_path, "moe_align_block_size_kernel", "hopper_moe", "combine_kernel")
     assert told(launches)["hopper_moe"] == "experts"
+
+
+GROUPED = (
+    "void cutlass::device_kernel<at::cuda::detail::enable_3x_kernel_for_sm9x<cutlass::gemm::kernel::GemmUniversal<"
+)
+GROUPED += "cutlass::gemm::GroupProblemShape<cute::tuple<int, int, int>>>>>(x)"
+ATEN = "void at::native::"
+TRANSFORMERS = [  # experts of transformers, on torch's grouped_mm
+    ("void at_cuda_detail::cub::DeviceRadixSortOnesweepKernel<x>(x)", "sort"),
+    (f"{ATEN}vectorized_gather_kernel<16, long>(x)", "index"),
+    ("void at::cuda::kernelHistogram1D<int, int, long, 1, 2, -1>(x)", "reduce"),
+    ("void at_cuda_detail::cub::DeviceScanKernel<x>(x)", "reduce"),
+    ("void at::cuda::detail::prepare_grouped_gemm_data<c10::BFloat16>(x)", "index"),
+    (GROUPED, "w13"),
+    (f"{ATEN}vectorized_elementwise_kernel<4, at::native::silu_kernel(x)::{{lambda()#1}}>(int)", "act"),
+    (
+        f"{ATEN}elementwise_kernel<128, 4, at::native::BinaryFunctor<x, MulFunctor<float>>>(int)",
+        "elementwise",
+    ),
+    ("void at::cuda::detail::prepare_grouped_gemm_data<c10::BFloat16>(x)", "index"),
+    (GROUPED, "w2"),
+    (f"{ATEN}indexFuncLargeIndex<c10::BFloat16, long, unsigned int, 2, 2, -2, true>(x)", "index"),
+    (f"{ATEN}reduce_kernel<512, 1, at::native::ReduceOp<x>>(x)", "reduce"),
+]
+
+
+@pytest.mark.parametrize("marked", [True, False], ids=["mlp.experts", "no range"])
+def test_roles_reach_into_experts_of_transformers_and_do_without_ranges(marked, tmp_path):
+    b = NsysBuilder()
+    if marked:
+        b.push("model.layers.0.mlp.experts", 0, 1000)
+    for number, (name, _) in enumerate(TRANSFORMERS):
+        b.launch(number + 1, number, gpu=(number * US, (number + 1) * US), name=short_name(name))
+    launches = parse_report(b.write(tmp_path / "r.sqlite"))
+    launches.table["name_full"] = [name for name, _ in TRANSFORMERS]
+    role = roles.column(launches, build(launches))
+    assert role.tolist() == [role for _, role in TRANSFORMERS]
+
+
+def test_two_products_after_the_sort_are_w13_and_w2_whatever_follows(tmp_path):
+    """AITER: the activation is in the first, the sum in the second, and nothing says so."""
+    names = ["MoeSortingKernel", "kernel_moe_gemm", "dynamic_per_group_scaled_quant_kernel", "kernel_moe_gemm_2lds"]
+    launches = bare(tmp_path, *names, "add_rmsnorm_quant_kernel")
+    assert (told(launches)["kernel_moe_gemm"], told(launches)["kernel_moe_gemm_2lds"]) == ("w13", "w2")
+
+
+def test_products_in_a_row_are_not_told_by_guessing(tmp_path):
+    """A capture of products only: three, and nothing beside them."""
+    launches = bare(tmp_path, "MoeSortingKernel", "kernel_moe_gemm", "fused_moe_kernel", "kernel_moe_gemm_2lds")
+    assert set(sums(launches, "role")["role"]) == {"align", "experts"}
+
+
+def test_one_product_alone_in_its_range_is_not_told_by_its_place(tmp_path):
+    b = NsysBuilder()
+    b.push("mlp", 0, 100)
+    b.launch(1, 1, gpu=(0, US), name="hopper_moe")
+    assert told(parse_report(b.write(tmp_path / "r.sqlite"))) == {"hopper_moe": "experts"}
 
 
 @pytest.mark.parametrize(("cast", "suffix"), [("", ""), ("(unsigned int)", ""), ("", "u")])

@@ -25,7 +25,7 @@ ROLES = {
     "gemm": "dense product",
     "communication": "between GPUs",
     "sort": "sort and top-k",
-    "index": "gather, scatter and embedding",
+    "index": "gather, scatter, embedding, and pointers of groups",
     "reduce": "sum, scan and histogram",
     "softmax": "softmax",
     "sampling": "choice of the next token, random numbers",
