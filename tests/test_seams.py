@@ -114,7 +114,7 @@ def house(tmp_path_factory):
 
 def test_every_recipe_can_be_followed():
     files = "experts backend|align algorithm|format|way between ranks|command|profiler|report format|notebook"
-    assert set(RECIPES) == {*files.split("|"), "model preset", "column", "rule"}
+    assert set(RECIPES) == {*files.split("|"), "engine's roles", "model preset", "column", "rule"}
 
 
 def test_a_file_where_its_recipe_says_is_a_plugin_that_keeps_its_contract(house):
@@ -124,8 +124,18 @@ def test_a_file_where_its_recipe_says_is_a_plugin_that_keeps_its_contract(house)
 
 
 def test_the_laws_hold_of_what_the_recipes_make(house):
-    laws = ["tests/test_architecture.py", "tests/report/test_notebooks.py", "tests/spec/test_schema.py"]
-    house.python("-m", "pytest", "-q", *laws, "-k", "tree or mine or column")
+    laws = ("test_architecture", "report/test_notebooks", "spec/test_schema", "spec/test_role_files")
+    files = [f"tests/{law}.py" for law in laws]
+    said = house.python("-m", "pytest", "-q", "-rA", *files, "-k", "tree or 90_mine or column or newcomer")
+    assert all(name in said for name in ("readme_draws", "[90_mine]", "a_column_has", "[newcomer]"))
+
+
+def test_the_readme_takes_a_command_a_profiler_and_a_notebook_from_their_files(house):
+    said = "from moe_lab.pages import readme\nfrom moe_lab.report import notebooks\n"
+    rows = house.python("-c", said + "print(readme.commands(), notebooks.listing(), sep='\\n')").splitlines()
+    assert "| `moe-lab newcomer` | one line for --help |" in rows
+    assert "| `moe-lab capture newcomer` | one line |" in rows
+    assert "| [90_mine](notebooks/90_mine.ipynb) | Which kernel of a run takes the most time? |" in rows
 
 
 def test_a_notebook_and_its_page_folder_are_found_and_drawn(house):

@@ -6,7 +6,14 @@ from typing import Any
 
 from moe_lab.spec import plugins
 
-INFO = {"about": "every experts backend: what it takes, and if it can run here"}
+INFO = {
+    "about": "every experts backend: what it takes, and if it can run here",
+    "shows": {
+        "moe-lab backends [--format table|json]": (
+            "which experts backends are there, what do they take, and why can one not run here?"
+        ),
+    },
+}
 
 
 def add(parser: argparse.ArgumentParser) -> None:

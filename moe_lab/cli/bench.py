@@ -7,7 +7,25 @@ from functools import partial
 from moe_lab.cli._print import add_destination, destination, print_run
 from moe_lab.spec import bench_options
 
-INFO = {"about": "measure on this machine's GPU and keep the rows as a run"}
+INFO = {
+    "about": "measure on this machine's GPU and keep the rows as a run",
+    "shows": {
+        (
+            "moe-lab bench align --name X [--tokens 1,4,16,...,65536] [--experts 128,256] [--topk 8] "
+            "[--block-m 64] [--routing uniform,zipf:1.2] [--algorithms auto,...]"
+        ): (
+            "which align & sort algorithm is quickest at which size? Keeps the rows as a run, also those "
+            "of a process that dies"
+        ),
+        (
+            "moe-lab bench experts --name X [--model NAME] [--m 1,2,4,...,16384] [--backends NAME,...] "
+            "[--routing uniform,zipf:1.2] [--parts full,w13,w2]"
+        ): (
+            "which experts backend should run at how many tokens, and how far is it from the bound? "
+            "Checks each against an fp64 oracle, times them interleaved; a crash costs one case"
+        ),
+    },
+}
 WHAT = {"align": "align algorithms over sizes", "experts": "experts backends over tokens"}
 
 

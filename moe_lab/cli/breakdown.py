@@ -15,7 +15,19 @@ MOSTLY_PCT = 50.0
 # Where the terminal is narrow, these go first.
 SPARE = [f"{name}{end}" for name in ("busy", "gap", "span") for end in ("_min", "_max")]
 SPARE += ["busy", "gap", "instances", "span", "kernels", "pct_of_root"]
-INFO = {"about": "time per range of a run or report"}
+INFO = {
+    "about": "time per range of a run or report",
+    "shows": {
+        (
+            "moe-lab breakdown RUN_OR_REPORT [--root REGEX] [--roles auto|none|FILE] [--depth N] [--top "
+            "N] [--sort start|time|name] [--spread] [--format table|csv|json]"
+        ): (
+            "how much time does each range take, and how much could not be attributed? `--roles auto` "
+            "tells kernels that lie in no stage by their names; a report without ranges has a row a role "
+            "anyway"
+        ),
+    },
+}
 
 
 def add(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,10 @@ from typing import Any
 from moe_lab.cli._print import add_destination, destination, print_run
 from moe_lab.spec import plugins
 
-INFO = {"about": "profile a command and keep the result as a redacted run"}
+INFO = {
+    "about": "profile a command and keep the result as a redacted run",
+    "shows": {},  # its profilers have rows
+}
 
 
 def add(parser: argparse.ArgumentParser) -> None:

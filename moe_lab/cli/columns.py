@@ -5,7 +5,12 @@ import json
 
 from moe_lab.spec import schema
 
-INFO = {"about": "what each column of a table is: dtype, unit, label and meaning, as JSON"}
+INFO = {
+    "about": "what each column of a table is: dtype, unit, label and meaning, as JSON",
+    "shows": {
+        "moe-lab columns [TABLE]": "what is each column of an exported table: dtype, unit, label and meaning, as JSON",
+    },
+}
 
 
 def add(parser: argparse.ArgumentParser) -> None:

@@ -13,7 +13,18 @@ from moe_lab.spec import configs
 from moe_lab.spec.configs import Tuned, choose, engines, measured
 from moe_lab.spec.errors import UserError
 
-INFO = {"about": "tuned tiles: list them, exchange them with vLLM and SGLang"}
+INFO = {
+    "about": "tuned tiles: list them, exchange them with vLLM and SGLang",
+    "shows": {
+        (
+            "moe-lab configs [export --for vllm|sglang FILE_OR_RUN --out DIR] [import [--model "
+            "PRESET|KxNxExTOPK] FILE_OR_RUN]"
+        ): (
+            "which tuned tiles do backends find here? Writes the files that vLLM and SGLang load, reads "
+            "theirs; of a run of `bench experts` keeps the times by which `auto` chooses"
+        ),
+    },
+}
 
 
 def add(parser: argparse.ArgumentParser) -> None:

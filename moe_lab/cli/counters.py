@@ -9,7 +9,14 @@ from moe_lab.cli._print import aligned
 if TYPE_CHECKING:
     import pandas as pd
 
-INFO = {"about": "what the hardware counters of a run or report say of each kernel"}
+INFO = {
+    "about": "what the hardware counters of a run or report say of each kernel",
+    "shows": {
+        "moe-lab counters RUN_OR_REPORT [--metrics LIST] [--format table|csv|json]": (
+            "what do those counters say of each kernel?"
+        ),
+    },
+}
 
 
 def add(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,12 @@ import argparse
 import json
 from dataclasses import asdict
 
-INFO = {"about": "what this machine can capture, and what to do about the rest"}
+INFO = {
+    "about": "what this machine can capture, and what to do about the rest",
+    "shows": {
+        "moe-lab doctor": "what can this machine capture, and what does each missing thing cost?",
+    },
+}
 
 
 def add(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,15 @@ from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard import options
 from moe_lab.spec.guard.entry import one_line
 
-INFO = {"about": "make a redacted run from an existing report or benchmark result"}
+INFO = {
+    "about": "make a redacted run from an existing report or benchmark result",
+    "shows": {
+        "moe-lab import REPORT [--name X] [--keep N]": (
+            "keep a report of nsys, ncu, torch.profiler, rocprofv3 or rocprof-compute as a run, without "
+            "environment, host, user and paths; or results of a benchmark that another machine wrote"
+        ),
+    },
+}
 
 
 def add(parser: argparse.ArgumentParser) -> None:

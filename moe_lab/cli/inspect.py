@@ -6,7 +6,19 @@ import sys
 from moe_lab.cli._print import add_destination, aligned, destination
 from moe_lab.spec import bench_options
 
-INFO = {"about": "compile kernels for GPUs that are not there: registers, instructions, occupancy"}
+INFO = {
+    "about": "compile kernels for GPUs that are not there: registers, instructions, occupancy",
+    "shows": {
+        (
+            "moe-lab inspect [RUN] [--name X] [--kernel experts|align|router|NAME] [--arch "
+            "gfx942,sm_90,...] [--m 1,64,4096] [--format bf16,fp8_block]"
+        ): (
+            "what does each kernel become on a GPU that is not here? Compiles our Triton kernels on the "
+            "CPU as their launchers would there: registers, spills, shared memory, occupancy, tensor "
+            "instructions, inner loop, and what is amiss ([how, and checked against ncu](docs/static.md))"
+        ),
+    },
+}
 NAME = "name of the run: RUN, in the folder static, or FOLDER/RUN; with a RUN to print: not needed"
 
 

@@ -12,7 +12,15 @@ if TYPE_CHECKING:
 
     from moe_lab.spec.launches import Launches
 
-INFO = {"about": "sums, counts, medians and shares of the kernels of a run or report"}
+INFO = {
+    "about": "sums, counts, medians and shares of the kernels of a run or report",
+    "shows": {
+        (
+            "moe-lab kernels RUN_OR_REPORT [--by name|role|stage|range|rank|...] [--root REGEX] [--top N] "
+            "[--sort total|launches|median|...] [--format table|csv|json]"
+        ): ("which kernels take the time of any report, with or without ranges: counts, sums, medians, shares"),
+    },
+}
 SORTS = {
     **{"total": "total_ms", "launches": "launches", "median": "median_us", "mean": "mean_us"},
     **{"min": "min_us", "max": "max_us"},

@@ -5,7 +5,14 @@ import json
 
 from moe_lab.cli._print import aligned
 
-INFO = {"about": "kernels of other projects, read from released wheels"}
+INFO = {
+    "about": "kernels of other projects, read from released wheels",
+    "shows": {
+        "moe-lab peers [add vllm==0.15.0]": (
+            "which other projects' kernels are here? `add` reads them from a released wheel, without installing it"
+        ),
+    },
+}
 
 
 def add(parser: argparse.ArgumentParser) -> None:

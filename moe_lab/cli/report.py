@@ -5,7 +5,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-INFO = {"about": "run notebooks, write self-contained HTML and reports/index.html"}
+INFO = {
+    "about": "run notebooks, write self-contained HTML and reports/index.html",
+    "shows": {
+        "moe-lab report [NOTEBOOK ...] [-p NAME VALUE] [--grid FILE]": "run notebooks, write HTML",
+    },
+}
 
 
 def add(parser: argparse.ArgumentParser) -> None:

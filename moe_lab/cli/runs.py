@@ -7,7 +7,17 @@ from pathlib import Path
 from moe_lab.cli._print import aligned
 from moe_lab.spec.errors import UserError
 
-INFO = {"about": "list the runs in profiles/, or search them for secrets"}
+INFO = {
+    "about": "list the runs in profiles/, or search them for secrets",
+    "shows": {
+        "moe-lab runs": "which captures and benchmarks are there?",
+        "moe-lab runs check [RUN ...]": (
+            "is there anything left in a run that should not be published? Searches every byte (inside "
+            "gz, in free pages of SQLite) for secrets, hosts, users, addresses and paths, says in which "
+            "file, never what; 1 if anything is found"
+        ),
+    },
+}
 
 
 def add(parser: argparse.ArgumentParser) -> None:

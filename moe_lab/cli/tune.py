@@ -6,7 +6,15 @@ import sys
 from moe_lab.cli._print import NAME, add_destination, destination
 from moe_lab.spec import bench_options
 
-INFO = {"about": "find tiles of a backend's GEMMs in a given time"}
+INFO = {
+    "about": "find tiles of a backend's GEMMs in a given time",
+    "shows": {
+        ("moe-lab tune --name X [--model NAME] [--m 1,2,4,...,16384] [--backend fused_moe|grouped] [--budget 5m]"): (
+            "which tiles should the expert GEMMs take at how many tokens? Compiles in parallel, halves "
+            "the field round by round, checks every result; a rerun goes on where the budget ended"
+        ),
+    },
+}
 
 
 def add(parser: argparse.ArgumentParser) -> None:

@@ -12,6 +12,7 @@ from moe_lab.analysis.phases import rows_of
 from moe_lab.analysis.roofs import of_gpu
 from moe_lab.pages import load
 from moe_lab.pages.show.findings import listed
+from moe_lab.spec import plugins
 
 PEERS = ("vllm_triton", "sglang_triton", "triton_kernels", "deep_gemm", "torch_grouped")
 PROJECTS = {"vllm": "vLLM", "sglang": "SGLang"}
@@ -21,6 +22,18 @@ NAMES = {
     "l2": ("reading the L2 cache", 2, "TB/s"),
     "tensor": ("a large product", 0, "TFLOP/s"),
 }
+
+
+def commands() -> str:
+    """Return the table of commands: the rows that each command and profiler states, else its name and what it is."""
+    shown: dict[str, str] = {}
+    for kind, words in (("cli", "moe-lab"), ("capture", "moe-lab capture")):
+        for name in plugins.names(kind):
+            info = plugins.info(kind, name)
+            called = info.get("called", name).strip("_").replace("_", "-")
+            shown |= info.get("shows", {f"{words} {called}": info["about"]})
+    rows = ((f"`{usage}`", answers) for usage, answers in sorted(shown.items()))
+    return table(["command", "answers"], [[cell.replace("|", r"\|") for cell in row] for row in rows], left=[0, 1])
 
 
 def benches(run: str) -> Iterator[tuple[str, sweep.Sweep]]:

@@ -17,6 +17,7 @@ _ANY: dict[str, tuple[type, str]] = {
     "install": (str, "how to get what is missing"),
     "source": (str, "project or paper"),
 }
+_SHOWS = (dict, "rows of the README's table of commands: how it is called -> what it answers")
 KEYS: dict[str, dict[str, tuple[type, str]]] = {
     "align": {
         "deterministic": (bool, "equal inputs give equal order"),
@@ -56,6 +57,7 @@ KEYS: dict[str, dict[str, tuple[type, str]]] = {
         "stages!": (list, "stages that it marks"),
     },
     "capture": {
+        "shows": _SHOWS,
         "called": (str, "name on the command line, if it is not the file's"),
         "of_program": (bool, "whether the profiled program may bring the profiler along"),
     },
@@ -65,7 +67,7 @@ KEYS: dict[str, dict[str, tuple[type, str]]] = {
         "folder": (bool, "a report may be a folder"),
     },
     "assembly": {},
-    "cli": {},
+    "cli": {"shows": _SHOWS},
 }
 
 

@@ -18,7 +18,19 @@ from moe_lab.spec.guard import options as types
 from moe_lab.spec.guard.places import full_name
 from moe_lab.spec.metrics import Metric, parts
 
-INFO = {"about": "NVIDIA Nsight Compute: hardware counters of every kernel", "needs": []}
+INFO = {
+    "about": "NVIDIA Nsight Compute: hardware counters of every kernel",
+    "needs": [],
+    "shows": {
+        (
+            'moe-lab capture ncu --name X [--set basic|roofline|full] [--ranges "moe_lab@w13/"] '
+            "[--launch-count 1] -- COMMAND ..."
+        ): (
+            "hardware counters of each kernel with Nsight Compute: throughput, traffic, hit rates, "
+            "occupancy, stalls ([which](moe_lab/spec/metrics.csv))"
+        ),
+    },
+}
 
 INSTALL_PATTERNS = (
     "/usr/local/cuda/bin/ncu",

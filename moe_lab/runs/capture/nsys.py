@@ -10,7 +10,13 @@ from moe_lab.runs.capture._tools import Tool
 from moe_lab.runs.capture._work import Work
 from moe_lab.spec.errors import UserError
 
-INFO = {"about": "NVIDIA Nsight Systems: kernels, API calls, ranges, CUDA graphs", "needs": []}
+INFO = {
+    "about": "NVIDIA Nsight Systems: kernels, API calls, ranges, CUDA graphs",
+    "needs": [],
+    "shows": {
+        "moe-lab capture nsys --name X -- COMMAND ...": "profile any command",
+    },
+}
 
 INSTALL_PATTERNS = (
     "/usr/local/cuda/bin/nsys",

@@ -10,7 +10,15 @@ from moe_lab.runs.capture._work import Work
 from moe_lab.runs.parse.rocprof_compute import sniff
 from moe_lab.spec.errors import UserError
 
-INFO = {"about": "AMD rocprof-compute: counters of every kernel, roofline", "needs": []}
+INFO = {
+    "about": "AMD rocprof-compute: counters of every kernel, roofline",
+    "needs": [],
+    "shows": {
+        "moe-lab capture rocprof-compute --name X [-k KERNEL] [-b ID] [--roof-only] -- COMMAND ...": (
+            "AMD: hardware counters of each kernel ([what the numbers mean](docs/amd.md))"
+        ),
+    },
+}
 
 INSTALL_PATTERNS = (
     "/opt/rocm*/bin/rocprof-compute",

@@ -9,7 +9,13 @@ from moe_lab.runs.capture._work import Work
 from moe_lab.runs.parse.rocprofv3 import sniff
 from moe_lab.spec.errors import UserError
 
-INFO = {"about": "AMD rocprofv3: kernels, HIP calls, copies, roctx ranges", "needs": []}
+INFO = {
+    "about": "AMD rocprofv3: kernels, HIP calls, copies, roctx ranges",
+    "needs": [],
+    "shows": {
+        "moe-lab capture rocprofv3 --name X -- COMMAND ...": "AMD: kernels, HIP calls and roctx ranges",
+    },
+}
 
 INSTALL_PATTERNS = ("/opt/rocm*/bin/rocprofv3", "$ROCM_PATH/bin/rocprofv3")
 HOW_TO_GET = "install the ROCm package rocprofiler-sdk or put rocprofv3 on PATH"

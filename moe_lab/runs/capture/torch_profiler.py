@@ -18,6 +18,12 @@ INFO = {
     "needs": [],
     "called": "torch",
     "of_program": True,
+    "shows": {
+        "moe-lab capture torch --name X -- python ...": (
+            "the same with torch.profiler, where nsys cannot be installed; it cannot tell the stages of "
+            "CUDA-graph kernels"
+        ),
+    },
 }
 
 RUNNER = Path(__file__).with_name("_torch_runner.py")
