@@ -1,1 +1,1 @@
-"""Table in, table out: no drawing, no files."""
+"""From tables to tables: nothing here draws, and nothing reads files."""

@@ -1,7 +1,7 @@
-"""The align benchmark: which algorithm is quickest where, how far from doing nothing and from moving the data.
+"""The align benchmark: which algorithm is quickest where, beside an empty kernel and the time to move the data.
 
-Times are compared only inside one case, whose variants the benchmark interleaved. An algorithm is ahead of another when
-its 80th percentile lies below the other's 20th, behind when it is the other way round, else the two are even.
+Times are compared only within one case, whose variants the benchmark interleaved. An algorithm is ahead of another if
+its 80th percentile lies below the other's 20th, behind in the opposite case, and otherwise the two are even.
 """
 
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ from moe_lab.spec.launches import Launches
 
 CASE = ["E", "topk", "tokens", "block_m", "routing", "seed"]
 EMPTY = "(empty)"
-OUTLIER = 2.0  # times both neighbours: a curve that rises or falls exceeds one of them at most
-SHOWN = (1, 16, 64, 256, 1024, 4096, 16384, 65536)  # tokens of the table beside other projects
+OUTLIER = 2.0  # times both neighbours; where a curve merely rises or falls, one of them is near
+SHOWN = (1, 16, 64, 256, 1024, 4096, 16384, 65536)  # tokens in the table beside other projects
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Bench(BenchRun):
 
     @property
     def timed(self) -> pd.DataFrame:
-        """Rows with times of one algorithm each, without those of empty kernels."""
+        """Rows with times, without those of empty kernels."""
         return self.rows[self.rows["median_us"].notna() & ~is_floor(self.rows)]
 
     @property
@@ -36,7 +36,8 @@ class Bench(BenchRun):
 
 
 def is_floor(rows: pd.DataFrame) -> "pd.Series[bool]":
-    """Return which rows are what the same method measures for kernels that do nothing."""
+    """Return which rows are floors: kernels that do nothing, measured in the same way."""
+    # In brackets, so that no plugin can have the name.
     return rows["algorithm"].str.startswith("(").astype(bool)
 
 
@@ -45,14 +46,14 @@ COLUMNS += ["padding_waste_pct", "minimum_bytes", "deterministic", "kernels_warm
 
 
 def first(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows with the routing, block_m and seed that come first in the run: one case a size."""
+    """Return the rows with the first routing, block_m and seed of the run: one case per size."""
     for column in ("routing", "block_m", "seed"):
         rows = rows[rows[column] == rows[column].iloc[0]] if len(rows) else rows
     return rows
 
 
 def at(bench: Bench, E: int, topk: int, mode: str | None = "graph") -> pd.DataFrame:
-    """Return the timed rows of one E and topk over tokens, one case a size, with floors; ``mode`` None = all."""
+    """Return the timed rows of one E and topk by tokens, one case per size, with floors; ``mode`` None = all."""
     rows = bench.rows[bench.rows["median_us"].notna()]
     rows = rows[(rows["E"] == E) & (rows["topk"] == topk)]
     return first(rows if mode is None else rows[rows["mode"] == mode]).sort_values("tokens", kind="stable")
@@ -61,8 +62,8 @@ def at(bench: Bench, E: int, topk: int, mode: str | None = "graph") -> pd.DataFr
 def outliers(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows whose median is more than ``OUTLIER`` times that of both neighbours in tokens.
 
-    Neighbours are the next fewer and next more tokens of the same case, algorithm and mode; the first and the last row
-    of a curve have one only, so none of them is found. low_us and high_us are the medians of the two.
+    Neighbours are the next smaller and next larger number of tokens of the same case, algorithm and mode. The ends of a
+    curve have only one neighbour and are never outliers. low_us and high_us are the medians of the neighbours.
     """
     keys = [key for key in [*CASE, "algorithm", "mode"] if key != "tokens"]
     rows = rows[rows["median_us"].notna()].sort_values("tokens", kind="stable")
@@ -73,12 +74,12 @@ def outliers(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def duels(bench: Bench, algorithm: str) -> pd.DataFrame:
-    """Set an algorithm beside every other one in every case, replayed from CUDA graphs.
+    """Compare an algorithm with every other one in every case, replayed from CUDA graphs.
 
     Returns:
-        One row a case and rival: the case (``CASE``), rival, ours_us, theirs_us, empty_us (the floor of the case),
-        speedup (theirs / ours), speedup_net (with the floor subtracted from both; NA where nothing is left),
-        lost_us (ours - theirs), verdict (ahead, even, behind). Cases in the order of the run, rivals by their time.
+        One row per case and rival: the case (``CASE``), rival, ours_us, theirs_us, empty_us (the floor of the case),
+        speedup (theirs / ours), speedup_net (with the floor subtracted from both; NA if nothing is left of one),
+        lost_us (ours - theirs), verdict (ahead, even, behind). Cases in the order of the run, rivals by time.
     """
     rows = bench.timed[bench.timed["mode"] == "graph"]
     times = [*CASE, "median_us", "p20_us", "p80_us"]
@@ -93,29 +94,30 @@ def duels(bench: Bench, algorithm: str) -> pd.DataFrame:
     both["speedup_net"] = net(both["theirs_us"], both["ours_us"], both["empty_us"])
     both["lost_us"] = both["ours_us"] - both["theirs_us"]
     named = [*CASE, "rival", "ours_us", "theirs_us", "empty_us", "speedup", "speedup_net", "lost_us", "verdict"]
+    # merge keeps no order of cases for certain: they are numbered as they come.
     both["order"] = both.groupby(CASE, sort=False).ngroup()
     return both.sort_values(["order", "theirs_us"], ignore_index=True)[named]
 
 
 def net(theirs: Any, ours: Any, empty: Any) -> Any:
-    """Return the ratio of what is left of two times without the floor; NA where either is not above it."""
+    """Return the ratio of two times after the floor is subtracted from both; NA where either is not above it."""
     above = (theirs > empty) & (ours > empty)
     return ((theirs - empty) / (ours - empty)).where(above.fillna(False))
 
 
 def speedups(duel: pd.DataFrame, rival: str, topk: int) -> pd.DataFrame:
-    """Return columns tokens, E, speedup, ours_us, theirs_us against one rival: one case a size."""
+    """Return columns tokens, E, speedup, ours_us, theirs_us against one rival: one case per size."""
     rows = first(duel[(duel["rival"] == rival) & (duel["topk"] == topk)])
     return rows[["tokens", "E", "speedup", "ours_us", "theirs_us"]].reset_index(drop=True)
 
 
 def best_others(duel: pd.DataFrame) -> pd.DataFrame:
-    """Return of each case the row of the quickest rival."""
-    return duel.drop_duplicates(CASE).reset_index(drop=True)
+    """Return for each case the row of the quickest rival."""
+    return duel.drop_duplicates(CASE).reset_index(drop=True)  # `duels` sorts the rivals of a case by time
 
 
 def worst(duel: pd.DataFrame) -> pd.DataFrame:
-    """Return for each (tokens, E) the case, of all topk and so on, with the least speed-up over the quickest rival."""
+    """Return for each (tokens, E) the case with the least speed-up over the quickest rival."""
     return best_others(duel).sort_values("speedup").drop_duplicates(["tokens", "E"]).reset_index(drop=True)
 
 
@@ -127,11 +129,12 @@ def behind(duel: pd.DataFrame) -> pd.DataFrame:
 
 
 def rivals(duel: pd.DataFrame) -> pd.DataFrame:
-    """Return one row a rival over all cases that both take.
+    """Return one row per rival, over all cases that both can run.
 
     Returns:
         Columns rival, cells, ahead, even, behind, mean_speedup (geometric), least_speedup, most_speedup.
     """
+    # Ratios average geometrically: 2x and 0.5x are even.
     speedup = duel.assign(log=np.log(duel["speedup"].astype(float))).groupby("rival", sort=True)
     counts = pd.crosstab(duel["rival"], duel["verdict"]).reindex(columns=["ahead", "even", "behind"], fill_value=0)
     ends = {"least_speedup": ("speedup", "min"), "most_speedup": ("speedup", "max")}
@@ -140,7 +143,7 @@ def rivals(duel: pd.DataFrame) -> pd.DataFrame:
 
 
 def bandwidth(bench: Bench, launches: Launches | None = None) -> tuple[float, str] | None:
-    """Return bytes per second of the GPU's memory and where the figure is from: its roof, or the theoretical peak."""
+    """Return (bytes per second of the GPU's memory, where the figure comes from): a measured roof, or the peak."""
     known = bench.roofs
     for _, roof in known[known["kind"] == "dram"].iterrows():
         own = bench.run is not None and roof["run"] == bench.run.manifest["name"]
@@ -151,7 +154,7 @@ def bandwidth(bench: Bench, launches: Launches | None = None) -> tuple[float, st
 
 
 def limit(rows: pd.DataFrame, speed: tuple[float, str] | None) -> pd.DataFrame:
-    """Return columns tokens, us: how long the GPU's memory takes to move the minimum bytes; empty without a speed."""
+    """Return columns tokens, us: the time to move the minimum bytes at memory ``speed``; empty without a speed."""
     sizes = rows.drop_duplicates("tokens")[["tokens", "minimum_bytes"]]
     if speed is None:
         return pd.DataFrame({"tokens": [], "us": []})
@@ -159,10 +162,10 @@ def limit(rows: pd.DataFrame, speed: tuple[float, str] | None) -> pd.DataFrame:
 
 
 def beside_peers(duel: pd.DataFrame, baseline: str) -> pd.DataFrame:
-    """Return an algorithm and the baseline at the sizes that were published or measured elsewhere, with those figures.
+    """Return an algorithm and the baseline at the sizes that others published or measured, with their figures.
 
     Returns:
-        Columns tokens, E, topk, baseline_us, ours_us, empty_us, speedup, speedup_net, and one column a peer of
+        Columns tokens, E, topk, baseline_us, ours_us, empty_us, speedup, speedup_net, and one column per peer of
         ``published.align_peers()``, NA where it was not measured.
     """
     peers = published.align_peers()
@@ -175,9 +178,9 @@ def beside_peers(duel: pd.DataFrame, baseline: str) -> pd.DataFrame:
 
 
 def modes(bench: Bench, E: int, topk: int, algorithms: list[str]) -> pd.DataFrame:
-    """Return one row a size, one column ``<algorithm>|<mode>`` (median us) for each given algorithm and mode.
+    """Return one row per size, with a column ``<algorithm>|<mode>`` (median us) for each given algorithm and mode.
 
-    The column ``odd`` holds the names of those that are ``outliers`` at this size.
+    The column ``odd`` holds the set of those columns that are ``outliers`` at this size.
     """
     rows = at(bench, E, topk, None)
     rows = rows[rows["algorithm"].isin(algorithms)]
@@ -191,7 +194,7 @@ def modes(bench: Bench, E: int, topk: int, algorithms: list[str]) -> pd.DataFram
 
 
 def padding(bench: Bench, E: int, topk: int) -> pd.DataFrame:
-    """Return columns tokens, routing, block_m, padding_waste_pct of one E and topk, one row a case."""
+    """Return columns tokens, routing, block_m, padding_waste_pct of one E and topk, one row per case."""
     rows = bench.rows[(bench.rows["E"] == E) & (bench.rows["topk"] == topk)]
     named = ["tokens", "routing", "block_m", "padding_waste_pct"]
     return rows.drop_duplicates([*named[:3], "seed"])[named].sort_values("tokens", kind="stable", ignore_index=True)

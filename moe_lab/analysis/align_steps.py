@@ -1,8 +1,8 @@
 """What the kernels of an align call do: count the pairs, cumsum the counts, place the pairs (or sort them).
 
-Which kernel does what is data of each align plugin, ``INFO["steps"]``: part of a kernel's name -> step, joined by ``+``
-where one kernel does several. A joined step loses the parts for which the same call has a kernel of their own. An
-algorithm that states nothing, because it calls others, is looked up in what all plugins state.
+Each align plugin states which kernel does what in ``INFO["steps"]``: part of a kernel's name -> step, or several steps
+joined by ``+``. Steps for which the same call has a kernel of its own are removed from a joined one. An algorithm that
+states nothing, because it calls others, is looked up in the steps of all plugins.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -25,12 +25,12 @@ COLUMNS = ["algorithm", "tokens", "step", "us", "kernels", "pct"]
 
 @dataclass(frozen=True)
 class Capture:
-    """A capture that a notebook can do without.
+    """A capture that a notebook uses if there is one.
 
     Attributes:
         run: the run; None if there is none.
-        launches: what it holds; None if there is none.
-        missing: one sentence, empty if there is one.
+        launches: its launches; None if there is no run.
+        missing: a sentence on the missing run; empty if there is one.
     """
 
     run: Run | None
@@ -39,10 +39,10 @@ class Capture:
 
 
 def split(bench: Bench, capture: Capture, E: int, topk: int) -> tuple[pd.DataFrame, str]:
-    """Return the split of a call into steps, from a capture if there is one, else from the benchmark, and which it is.
+    """Return (the split of a call into steps, a sentence on its source): a capture if there is one, else the benchmark.
 
-    A capture of another GPU than the benchmark's is not used. The table is that of ``from_capture``, at four sizes at
-    most; a sentence says where it is from.
+    A capture of another GPU than the benchmark's is not used. The table is that of ``from_capture``, with at most
+    four sizes.
     """
     apart = _apart(bench, capture)
     if capture.launches is not None and capture.run is not None and not apart:
@@ -56,34 +56,33 @@ def split(bench: Bench, capture: Capture, E: int, topk: int) -> tuple[pd.DataFra
     why = capture.missing or apart or f"The capture has no calls with {E} experts and topk {topk}."
     if table.empty:
         return table, f"{why} The benchmark did not read the kernels of such calls either."
-    return table, f"{why} These are from the benchmark's own trace: one eager call a size, caches warm."
+    return table, f"{why} These are from the benchmark's own trace: one eager call per size, with warm caches."
 
 
 def _apart(bench: Bench, capture: Capture) -> str:
-    """Say that the capture is of another GPU than the benchmark; empty where it is not, or one is not stated."""
+    """Return a sentence if the capture is of another GPU than the benchmark; empty if not, or if one is not stated."""
     ours, theirs = ((one.manifest.get("gpu") or {}).get("name") if one else None for one in (bench.run, capture.run))
     if not ours or not theirs or ours == theirs or capture.run is None:
         return ""
     return f"The capture {capture.run.manifest['name']} is of {theirs}, the benchmark of {ours}, so it is not used."
 
 
-def _some_sizes(table: pd.DataFrame, most: int = 4) -> pd.DataFrame:
+def _some_sizes(table: pd.DataFrame) -> pd.DataFrame:
     sizes = sorted(set(table["tokens"]))
-    # Evenly over the sizes with both ends: small calls are launches, large ones are data, and a page shows a few.
-    step = (len(sizes) - 1) / (most - 1)
-    kept = sizes if len(sizes) <= most else [sizes[round(i * step)] for i in range(most)]
+    # A page has room for four: both ends (small calls are all launch, large ones all data), and two between them.
+    kept = sizes if len(sizes) <= 4 else [sizes[round(i * (len(sizes) - 1) / 3)] for i in range(4)]
     return table[table["tokens"].isin(kept)].reset_index(drop=True)
 
 
 def counters(capture: Capture) -> pd.DataFrame:
-    """Return the hardware counters of a capture of ``moe_lab.gpu align``, one row a kernel of each call.
+    """Return the hardware counters of a capture of ``moe_lab.gpu align``, one row per kernel of each call.
 
     Returns:
         Columns algorithm, tokens, E, topk, step, name, grid_blocks, block_threads, registers_per_thread, smem_bytes
         (static + dynamic), duration_us, cycles_elapsed, active_sms, l1_hit_pct, l2_hit_pct, sectors_per_load_request,
-        sectors_per_store_request, smem_bank_conflicts, dram_read_bytes, dram_write_bytes, stalls (the largest reasons
-        to wait), as ``analysis.counters.counters_table`` gives them; ``attrs["notes"]`` as there. Empty without a
-        capture, or if it is of something else.
+        sectors_per_store_request, smem_bank_conflicts, dram_read_bytes, dram_write_bytes, stalls (the largest stall
+        reasons), as in ``analysis.counters.counters_table``; ``attrs["notes"]`` too. Empty without a capture, or if
+        the capture is of something else.
     """
     if capture.launches is None:
         return pd.DataFrame(columns=[*_CALL, *_COUNTERS])
@@ -110,7 +109,7 @@ _COUNTERS = (
 
 
 def _stalls(row: Mapping[Hashable, Any]) -> str | None:
-    """Return the largest reasons to wait as text: ``long scoreboard 61 %, barrier 12 %``."""
+    """Return the largest stall reasons as text: ``long scoreboard 61 %, barrier 12 %``."""
     pairs = [(row.get(f"stall_{n}"), row.get(f"stall_{n}_pct")) for n in (1, 2, 3)]
     known = [
         f"{str(name).replace('_', ' ')} {share:.0f} %" for name, share in pairs if not (pd.isna(name) or pd.isna(share))
@@ -126,14 +125,15 @@ def _stated(algorithm: str) -> Mapping[str, str]:
     if not steps:
         for name in plugins.names("align"):
             steps = {**(plugins.info("align", name).get("steps") or {}), **steps}
+    # The longest first: a kernel's name may also contain the name of a simpler kernel.
     return dict(sorted(steps.items(), key=lambda item: -len(item[0])))
 
 
 def steps_of(algorithm: str, kernels: Sequence[str]) -> list[str]:
-    """Return the step of each kernel of one call of an align plugin; ``other`` where no plugin knows the kernel."""
+    """Return the step of each kernel in one call of an align plugin; ``other`` if no plugin knows the kernel."""
     stated = _stated(algorithm)
     found = [next((step for part, step in stated.items() if part in kernel), "other") for kernel in kernels]
-    # A kernel that could do two steps does only the one that no kernel of its own does.
+    # A kernel that can do several steps does only those for which the call has no kernel of its own.
     alone = {step for step in found if "+" not in step}
     return [
         "+".join([p for p in step.split("+") if p not in alone] or [step]) if "+" in step else step for step in found
@@ -141,7 +141,7 @@ def steps_of(algorithm: str, kernels: Sequence[str]) -> list[str]:
 
 
 def from_bench(bench: Bench, E: int, topk: int) -> pd.DataFrame:
-    """As ``from_capture``, of the kernels that the benchmark read itself: one eager call a size, warm caches."""
+    """Like ``from_capture``, from kernels that the benchmark itself traced: one eager call per size, warm caches."""
     rows = at(bench, E, topk, None)
     rows = rows[rows["kernels_warm_us"].notna() & ~is_floor(rows)]
     parts = [
@@ -156,8 +156,8 @@ def from_capture(launches: Launches, E: int, topk: int) -> pd.DataFrame:
     """Return the split of the calls that ``moe_lab.gpu align`` made under a profiler, of one E and topk.
 
     Returns:
-        One row an algorithm, size and step: algorithm, tokens, step, us (median over the calls of the time in that
-        step's kernels), kernels (of a call), pct (of the call's kernel time). Empty if no call has these sizes.
+        One row per algorithm, size and step: algorithm, tokens, step, us (time in that step's kernels, median over the
+        calls), kernels (per call), pct (of the call's kernel time). Empty if no call has these sizes.
     """
     parts = launches.table[launches.table["range_id"].notna()]
     path = launches.ranges["path"].loc[parts["range_id"].astype(int)].str.split("/").str[0]
@@ -179,9 +179,10 @@ def _split(parts: pd.DataFrame) -> pd.DataFrame:
     """Sum the kernels of each call by step, then take the median over calls."""
     if parts.empty:
         return pd.DataFrame(columns=COLUMNS)
-    calls = []
-    for (algorithm, _, _), call in parts.groupby(["algorithm", "tokens", "call"], sort=False):
-        calls.append(call.assign(step=steps_of(str(algorithm), call["kernel"].tolist())))
+    calls = [
+        call.assign(step=steps_of(str(algorithm), call["kernel"].tolist()))
+        for (algorithm, _, _), call in parts.groupby(["algorithm", "tokens", "call"], sort=False)
+    ]
     by = ["algorithm", "tokens", "step"]
     sums = pd.concat(calls).groupby([*by, "call"])["us"].agg(["sum", "count"]).reset_index()
     table = sums.groupby(by).agg(us=("sum", "median"), kernels=("count", "median")).reset_index()

@@ -1,4 +1,4 @@
-"""The rows of a benchmark run, or the sentence that stands for them."""
+"""The rows of a benchmark run, or a sentence on why there are none."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ class BenchRun:
     Attributes:
         run: the run; None if there is none.
         rows: its rows; empty without a run.
-        missing: one sentence, empty with a run.
-        known: runs to look for the roofs of its GPU in.
+        missing: a sentence on the missing run; empty if there is one.
+        known: other runs in which roofs of its GPU are looked for.
     """
 
     run: Run | None
@@ -43,16 +43,17 @@ class BenchRun:
 
 
 def some(rows: pd.DataFrame) -> list[pd.DataFrame]:
-    """Return the table as the only one of a list, or no table if it has no rows: what a notebook draws in a loop."""
+    """Return a list of the table, empty if it has no rows; a notebook, which has no ``if``, draws it in a loop."""
     return [rows] if len(rows) else []
 
 
 def verdicts(rows: pd.DataFrame, one: str, other: str) -> Any:
-    """Return whether one is ahead of another, behind or even, by the percentiles of their repetitions.
+    """Return ``ahead``, ``behind`` or ``even`` for each row, by the percentiles of the repetitions of the two.
 
-    Two medians alone would call noise a lead: the four fifths of one must lie below the four fifths of the other. The
-    columns p20_us and p80_us of each have its suffix.
+    Two medians alone would call noise a lead: four fifths of one's repetitions must be quicker than four fifths of the
+    other's. ``one`` and ``other`` are the suffixes of their columns p20_us and p80_us.
     """
     ahead = rows[f"p80_us{one}"] < rows[f"p20_us{other}"]
     behind = rows[f"p80_us{other}"] < rows[f"p20_us{one}"]
+    # Without percentiles (NA) neither is ahead.
     return np.select([ahead.fillna(False).astype(bool), behind.fillna(False).astype(bool)], ["ahead", "behind"], "even")

@@ -1,4 +1,4 @@
-"""Where the GPU time goes: one row a range path, medians per instance."""
+"""Where the GPU time goes: one row per range path, medians per instance."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -29,32 +29,31 @@ def breakdown(
 ) -> pd.DataFrame:
     """Return the time of every range path below the roots.
 
-    An instance is one occurrence of a range that launched at least one GPU operation; a replayed CUDA graph gives one
-    instance a replay. Times include everything nested inside. ``kernels`` and ``kernel_sum_ms`` count kernels; the
-    others copies and memsets too: busy is the union over streams, span first start to last end, gap = span - busy.
+    An instance is one occurrence of a range that launched at least one GPU operation; each replay of a CUDA graph is
+    one. Times include everything nested inside. ``kernels`` and ``kernel_sum_ms`` count only kernels; the others also
+    copies and memsets: busy is the union over streams, span is first start to last end, gap = span - busy.
 
-    The last row, ``(unattributed)``, holds the kernels of the roots that lie in no range below them, per root
-    instance, so that it and the other rows of depth 1 add up to the root. If there is no root (neither given nor a
-    ``moe_lab|...`` range), the report as a whole is the root: the row then holds the kernels in no range at all, in
-    total, and has no instances.
+    The last row, ``(unattributed)``, holds the kernels that lie directly in a root, per root instance, so that it and
+    the other rows of depth 1 add up to the root. If there is no root (neither given nor a ``moe_lab|...`` range), the
+    whole report is the root: the row then holds the total of the kernels in no range at all, and has no instances.
 
-    A crossing range (one that overlaps another one of its thread without nesting) is a row of its own at depth 0 that
-    shares its kernels with the tree, so percentages over it and the tree may exceed 100 in sum.
+    A crossing range (one that overlaps another range of its thread without nesting) is a row of its own at depth 0. It
+    shares its kernels with the tree, so that the percentages may add up to more than 100.
 
     Args:
         launches: the report.
         root: regular expression searched in range names; the outermost matches are depth 0. By default the
             ``moe_lab|...`` ranges if there are any, else every top-level range.
-        spread: also give the smallest and largest instance: ``kernel_sum_ms_min``, ``kernel_sum_ms_max`` and so on.
-        roles: give kernels that lie in no stage a role by their names and order (see ``roles.apply``), by the rules of
-            every engine (True) or by given ones; by default only where no kernel lies in any range, so that a report
-            without ranges has a row a role.
+        spread: also return the smallest and largest instance: ``kernel_sum_ms_min``, ``kernel_sum_ms_max`` and so on.
+        roles: give kernels that lie in no stage a role by name and order (see ``roles.apply``), with the rules of every
+            engine (True) or with given rules; by default only if no kernel lies in any range, so that a report without
+            ranges has one row per role.
 
     Returns:
-        One row a path in tree order, then ``(unattributed)``. Columns path, name, depth, instances, then medians per
+        One row per path in tree order, then ``(unattributed)``. Columns path, name, depth, instances, then medians per
         instance kernels, kernel_sum_ms, busy_ms, span_ms, gap_ms, then pct_of_root (percent of the kernel time of all
         roots) and total_kernel_sum_ms. ``attrs["coverage"]`` is ``coverage.Coverage`` as a dictionary,
-        ``attrs["notes"]`` what there is to say about the report and its roles.
+        ``attrs["notes"]`` holds sentences on the report and its roles.
 
     Raises:
         UserError: the expression is not valid or matches no range with GPU operations.
@@ -75,7 +74,7 @@ def breakdown(
     rows = np.flatnonzero(code >= 0)
     frame = _instances(inside, rows).assign(code=code[rows])
     grouped = frame.groupby("code", sort=True)
-    # Medians of instances are what a layer takes; the share is of totals, so that rows of one depth add up to the root.
+    # The median instance is what a layer takes; shares are of totals, so that rows of one depth add up to the root.
     out = grouped[list(PER_INSTANCE)].median()
     out.insert(0, "instances", grouped.size())
     out["total_kernel_sum_ms"] = grouped["kernel_sum_ms"].sum()
@@ -93,19 +92,20 @@ def breakdown(
 
 
 def selected(table: pd.DataFrame, *, depth: int | None = None, sort: str = "start", top: int = 0) -> pd.DataFrame:
-    """Return some rows of a breakdown, each still below what it lies in, and ``(unattributed)`` last.
+    """Return some rows of a breakdown, each still below the row that it lies in, and ``(unattributed)`` last.
 
     Args:
-        table: what ``breakdown`` gives.
-        depth: the deepest rows to keep; by default all.
-        sort: order of the rows below one: ``start`` (of the first operation), ``time`` (most kernel time first) or
-            ``name``.
-        top: keep so many rows, those of most kernel time, and what they lie in; 0 = all.
+        table: the result of ``breakdown``.
+        depth: depth of the deepest rows to keep; by default all.
+        sort: order of the rows below the same row: ``start`` (of the first operation), ``time`` (most kernel time
+            first) or ``name``.
+        top: keep only this many rows, those of most kernel time, and the rows that they lie in; 0 = all.
     """
     total, names, depths = table["total_kernel_sum_ms"].fillna(0.0), table["name"].tolist(), table["depth"].tolist()
     last = (table["path"] == UNATTRIBUTED).tolist()
     by = {"start": [0.0] * len(table), "time": (-total).tolist(), "name": names}[sort]
-    place: list[list[tuple[Any, ...]]] = []  # of each row the places of all that it lies in, and its own
+    # Sorted by these lists, a row comes right after the one that it lies in, and (unattributed) last.
+    place: list[list[tuple[Any, ...]]] = []  # for each row: the sort keys of all rows that it lies in, then its own
     above: list[list[int]] = []
     inside: list[int] = []
     for row, level in enumerate(depths):
@@ -121,7 +121,7 @@ def selected(table: pd.DataFrame, *, depth: int | None = None, sort: str = "star
 
 
 def instances(launches: Launches) -> pd.DataFrame:
-    """Return one row for every instance of every range below the roots that launched GPU operations.
+    """Return one row per instance of every range in the roots that launched GPU operations.
 
     On reports without CUDA graphs, operations, start and end equal NVIDIA's projection (``nvtx_gpu_proj_trace``).
 
@@ -146,7 +146,7 @@ def instances(launches: Launches) -> pd.DataFrame:
 
 
 def _instances(inside: Times, rows: Ints) -> pd.DataFrame:
-    """Return the numbers of some range instances in ms."""
+    """Return kernels and times of some range instances; times in ms, ``first`` in ns."""
     span = inside.last[rows] - inside.first[rows]
     busy = inside.busy[rows]
     return pd.DataFrame(
@@ -162,8 +162,8 @@ def _instances(inside: Times, rows: Ints) -> pd.DataFrame:
 
 
 def _unattributed(tree: Tree, spread: bool) -> pd.DataFrame:
-    """Return the last row: kernels directly in a root, or, without roots, in no range."""
-    if tree.whole:  # one made range around what lies in none, so that the same code gives its times
+    """Return the last row: the kernels directly in a root, or, without roots, in no range."""
+    if tree.whole:  # an invented range around all that lies in none, so that `times` can be used
         zero, none = np.zeros(1, np.int64), np.zeros(0, np.int64)
         one = replace(
             tree,
@@ -176,7 +176,7 @@ def _unattributed(tree: Tree, spread: bool) -> pd.DataFrame:
         frame = _instances(times(one), zero)
     else:
         roots = np.flatnonzero((tree.root == np.arange(len(tree.root))) & (times(tree).operations > 0))
-        direct: Bools = tree.operation_root == tree.range_id
+        direct: Bools = tree.operation_root == tree.range_id  # the innermost range is the root
         frame = _instances(times(tree, direct), roots)
     row: dict[str, Any] = {"path": UNATTRIBUTED, "name": UNATTRIBUTED, "depth": 0 if tree.whole else 1}
     row["instances"] = pd.NA if tree.whole else len(frame)
@@ -188,12 +188,12 @@ def _unattributed(tree: Tree, spread: bool) -> pd.DataFrame:
 
 
 def _tree_order(tree: Tree, code: Ints, rows: Ints, first: Ints) -> list[int]:
-    """Return the path codes parents first, siblings by the time of their first operation."""
+    """Return the path codes, parents first and siblings by the time of their first operation."""
     parent = np.full(len(first), -1, np.int64)
     inner = rows[tree.root[rows] != rows]
     parent[code[inner]] = code[tree.parent[inner]]
     children: dict[int, list[int]] = {}
-    for own in np.argsort(first, kind="stable")[::-1].tolist():  # the last first: a stack gives them back in order
+    for own in np.argsort(first, kind="stable")[::-1].tolist():  # the last first, as a stack reverses them
         children.setdefault(int(parent[own]), []).append(own)
     order, stack = [], children.get(-1, [])
     while stack:
@@ -204,7 +204,7 @@ def _tree_order(tree: Tree, code: Ints, rows: Ints, first: Ints) -> list[int]:
 
 
 def _finish(out: pd.DataFrame, tree: Tree, spread: bool) -> pd.DataFrame:
-    """Return the columns in order, percentages added."""
+    """Return the columns in order, with percentages added."""
     counted = tree.kernel if tree.whole else tree.kernel & (tree.operation_root >= 0)
     total = float((tree.end - tree.start)[counted].sum()) / 1e6
     out = out.assign(pct_of_root=100 * out["total_kernel_sum_ms"] / (total or np.nan))

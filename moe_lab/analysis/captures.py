@@ -1,4 +1,4 @@
-"""Captures of the expert GEMMs that a notebook looks at: counters of one GPU or of several, each run with its GPU."""
+"""Captures of the expert GEMMs that a notebook looks at: counters of one GPU or several, and which run is of which."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -15,13 +15,13 @@ class Captures:
     """What a notebook looks at.
 
     Attributes:
-        runs: name -> run, those that exist; a name is no path and stands for one run only.
-        table: ``gemms.gemms`` of all of them, one below the other, with columns run and gpu.
-        gpus: GPU as ``short_gpu`` calls it -> what is known of it.
-        missing: a sentence for each run that does not exist.
-        notes: on what to read with care.
-        gaps: ``limits.gaps`` of the timeline, with a column gpu; empty without one.
-        known: runs to look for roofs in.
+        runs: name -> run, of those that exist; names are unique and not paths.
+        table: ``gemms.gemms`` of all runs, concatenated, with columns run and gpu.
+        gpus: GPU as named by ``short_gpu`` -> its facts.
+        missing: a sentence on each run that does not exist.
+        notes: sentences on what to be careful with.
+        gaps: ``limits.gaps`` of the timeline, with a column gpu; empty without a timeline.
+        known: runs in which roofs are looked for.
     """
 
     runs: dict[str, Run]
@@ -33,15 +33,15 @@ class Captures:
     known: Sequence[Run] = ()
 
     def named_runs(self) -> dict[str, Run | None]:
-        """Return the runs by the last part of their names; by the whole name where two end alike."""
+        """Return the runs by the last part of their names, or by the whole name where two end in the same part."""
         last = [name.rsplit("/", 1)[-1] for name in self.runs]
         names = [one if last.count(one) == 1 else name for name, one in zip(self.runs, last, strict=True)]
         return dict(zip(names, self.runs.values(), strict=True))
 
 
 def gpu_facts(run: Run, meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a report (``Launches.meta``) says of the GPU, and over it what the run states."""
-    # What the run states counts, but an empty value there must not hide what the report knows.
+    """Return the facts of the GPU in a report (``Launches.meta``), overridden by those that the run states."""
+    # An empty value in the run must not hide what the report knows.
     stated = {key: value for key, value in (run.manifest.get("gpu") or {}).items() if value}
     return {**(meta.get("gpu") or {}), **stated}
 
@@ -52,7 +52,7 @@ def short_gpu(name: str | None) -> str | None:
 
 
 def notes_on(table: pd.DataFrame, of: Mapping[str, str]) -> list[str]:
-    """Say which GPUs have no row, and which runs name no stage.
+    """Return sentences on GPUs without a row and on runs whose stages are not named.
 
     Args:
         table: ``Captures.table``.
@@ -62,7 +62,7 @@ def notes_on(table: pd.DataFrame, of: Mapping[str, str]) -> list[str]:
     for run, gpu in of.items():
         if not (table["gpu"] == gpu).any():
             lost.setdefault(gpu, []).append(run)
-    notes = [f"{', '.join(own)}: no range w13 or w2 of such a backend and M lies in them." for own in lost.values()]
+    notes = [f"{', '.join(own)}: they have no range w13 or w2 of this backend and M." for own in lost.values()]
     unnamed = table.loc[table["stage"].isna(), "run"]
     said = "the report has no ranges, so backend, M and stage are not known and kernels are shown by name"
     return [*notes, *(f"{run}: {said}." for run in unnamed.unique())]

@@ -1,4 +1,4 @@
-"""Two runs beside each other: of captures the stages, of benchmarks the cases that both measured."""
+"""Two runs side by side: the stages of captures, or the cases that both benchmarks measured."""
 
 import pandas as pd
 
@@ -14,14 +14,14 @@ CASES = {
 
 
 def captures(a: Launches, b: Launches, root: str | None = None) -> pd.DataFrame:
-    """Set the stages of two captures beside each other; ``root`` matches one range of each, by default their only root.
+    """Return the stages of two captures side by side; ``root`` must match one range of each (default: their only root).
 
     Returns:
         Columns stage, time_a_ms, time_b_ms (median kernel sum of an instance of the root; NA where a run lacks the
         stage) and ratio (b over a); the last row, ``total``, is the root.
 
     Raises:
-        UserError: the expression matches no range, or several of different names.
+        UserError: the expression matches no range, or several with different names.
     """
     table = _stages(a, root).merge(_stages(b, root), on="stage", how="outer", suffixes=("_a_ms", "_b_ms"), sort=False)
     table = pd.concat([table[table["stage"] != "total"], table[table["stage"] == "total"]], ignore_index=True)
@@ -41,13 +41,13 @@ def _stages(launches: Launches, root: str | None) -> pd.DataFrame:
 
 
 def benchmarks(a: pd.DataFrame, b: pd.DataFrame, bench: str) -> pd.DataFrame:
-    """Set the cases that two benchmarks of one kind (``bench``) both measured beside each other.
+    """Return the cases that two benchmarks of one kind (``bench``) both measured, side by side.
 
     Returns:
         The columns of ``CASES``, time_a_us, time_b_us (medians) and ratio (b over a), in the order of ``a``.
 
     Raises:
-        UserError: another benchmark, or no case is in both.
+        UserError: ``bench`` is another benchmark, or no case is in both.
     """
     if bench not in CASES:
         raise UserError(f"Runs of '{bench}' cannot be compared; give two captures or benchmarks of experts or align.")
@@ -60,5 +60,5 @@ def benchmarks(a: pd.DataFrame, b: pd.DataFrame, bench: str) -> pd.DataFrame:
 
 def _timed(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     own = rows[rows["median_us"].notna()].rename(columns={"median_us": "time"})
-    # A case that a run holds twice would be paired each with each.
+    # merge would pair the rows of a repeated case each with each.
     return own.astype({"time": "Float64"})[[*keys, "time"]].drop_duplicates(keys)

@@ -1,4 +1,4 @@
-"""What the counters of a report say of each kernel, one row a kernel and place."""
+"""The counters of a report: one row per kernel and place."""
 
 import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -8,12 +8,12 @@ import pandas as pd
 
 from moe_lab.analysis import amd
 from moe_lab.analysis.breakdown import UNATTRIBUTED
+from moe_lab.analysis.kernels import KEYS
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.launches import Launches
 from moe_lab.spec.metrics import BY_COLUMN, COUNTERS, SETS, STALLS
 from moe_lab.spec.ranges import stage_of
 
-KEYS = ("path", "name", "grid_blocks", "block_threads")
 PER_LAUNCH = ("registers_per_thread", "smem_static_bytes", "smem_dynamic_bytes")
 SHOWN = (
     *("duration_us", "active_sms", "sm_throughput_pct", "mem_throughput_pct", "l1_throughput_pct", "l2_throughput_pct"),
@@ -23,7 +23,7 @@ SHOWN = (
     *("sm_clock_hz", "dram_clock_hz"),
 )
 DERIVED = ("duration_us", "active_sms")
-# Our column -> the AMD metrics (analysis/amd/data/) whose sum it is; what has no counterpart stays NA.
+# Our column -> the AMD metrics (analysis/amd/data/) whose sum it is; columns without a counterpart are NA.
 AMD = {
     "active_sms": ("active_cus",),
     "l1_hit_pct": ("vl1d_hit_pct",),
@@ -39,7 +39,7 @@ AMD_NOTE = (
     "Counters of an AMD GPU: an SM is a CU, L1 is vL1D, the tensor pipe is MFMA (docs/amd.md); notebook 05 has all its "
     "metrics and what its kernels wait for."
 )
-SHORT_US = 20  # below this, hit rates of different passes over a kernel do not fit together
+SHORT_US = 20  # for shorter kernels, hits and misses from different passes do not fit together
 
 
 def counters_table(launches: Launches, metrics: Sequence[str] | None = None) -> pd.DataFrame:
@@ -52,13 +52,13 @@ def counters_table(launches: Launches, metrics: Sequence[str] | None = None) -> 
     Returns:
         Columns path (of the innermost range), stage (see ``ranges.stage_of``, NA in none), name, launches, grid_blocks,
         block_threads, registers_per_thread, smem_static_bytes, smem_dynamic_bytes (NA where launches of a row differ),
-        then the metrics, by default followed by the three largest reasons for which warps waited (stall_1, stall_1_pct,
-        ...; of the time that warps were on an SM). ``active_sms`` is the number of SMs that worked, each weighed by its
-        busy time against that of the busiest. NA where a counter was not measured. ``attrs["notes"]``: sentences
-        on what to read with care. Counters of AMD GPUs give the columns of ``AMD``, times and registers.
+        then the metrics, by default followed by the three largest stall reasons (stall_1, stall_1_pct, ...; in percent
+        of the time that warps were on an SM). ``active_sms`` is the number of SMs that worked, each weighted by its
+        busy time relative to the busiest. NA where a counter was not measured. ``attrs["notes"]``: sentences on what
+        to be careful with. Counters of AMD GPUs give the columns of ``AMD``, times and registers.
 
     Raises:
-        UserError: the report has no counters, or not one of those asked for.
+        UserError: the report has no counters, or lacks one that was asked for.
     """
     wanted = list(metrics) if metrics is not None else list(SHOWN)
     table = launches.table
@@ -85,7 +85,7 @@ def counters_table(launches: Launches, metrics: Sequence[str] | None = None) -> 
 
 
 def of_amd(launches: Launches, frame: pd.DataFrame) -> dict[str, Any]:
-    """Return duration_us and the columns of ``AMD``: of the launches taken together; None where a counter is missing.
+    """Return duration_us and the columns of ``AMD`` over all launches together; None where a counter is missing.
 
     Args:
         launches: a report of rocprof-compute.
@@ -101,7 +101,7 @@ def _check_known(wanted: list[str]) -> None:
     known = [c for c in wanted if c in BY_COLUMN or c in DERIVED]
     if len(known) < len(wanted):
         unknown = ", ".join(c for c in wanted if c not in known)
-        raise UserError(f"moe-lab knows no counter {unknown}; see moe_lab/spec/metrics.csv for those that it knows.")
+        raise UserError(f"moe-lab knows no counter {unknown}; moe_lab/spec/metrics.csv lists those that it knows.")
 
 
 def _check_measured(table: pd.DataFrame, wanted: list[str], asked: bool) -> None:
@@ -120,7 +120,7 @@ def _check_measured(table: pd.DataFrame, wanted: list[str], asked: bool) -> None
 
 
 def grouped(launches: Launches) -> Iterator[tuple[tuple[Hashable, ...], pd.DataFrame]]:
-    """Give (values of ``KEYS``, rows) of every kernel at every place, in order of launch; needs no times."""
+    """Yield (values of ``KEYS``, rows) of every kernel at every place, in order of launch; needs no times."""
     table = launches.table[launches.table["kind"] == "kernel"]
     paths = launches.ranges["path"].astype(object)
     own = [UNATTRIBUTED if pd.isna(i) else paths.loc[i] for i in table["range_id"]]
@@ -128,7 +128,7 @@ def grouped(launches: Launches) -> Iterator[tuple[tuple[Hashable, ...], pd.DataF
 
 
 def same(column: "pd.Series[Any]") -> Any:
-    """Return the value of a column in which all are the same, else None."""
+    """Return the value of a column if all of its values are the same, else None."""
     values = column.dropna().unique()
     return values[0] if len(values) == 1 and column.notna().all() else None
 
@@ -150,12 +150,13 @@ def _median(frame: pd.DataFrame, column: str) -> Any:
 
 
 def waits(ratios: Mapping[Hashable, Any], most: int = TOP_STALLS) -> list[tuple[str, float]]:
-    """Return the largest reasons to wait, in percent of the time that warps spent on an SM; to issue is no wait.
+    """Return the largest stall reasons, in percent of the time that warps spent on an SM.
 
-    ``ratios`` has columns ``stall_<reason>_ratio``, others beside them.
+    ``ratios`` has keys ``stall_<reason>_ratio``, among others.
     """
     found = {reason: ratios.get(f"stall_{reason}_ratio") for reason in STALLS}
     known = pd.Series(found, dtype="Float64").dropna().astype(float)
+    # "selected" is a warp that issues, which is part of the time but no stall.
     largest = known.drop("selected", errors="ignore").loc[lambda s: s > 0].sort_values(ascending=False, kind="stable")
     return [(str(reason), 100 * value / known.sum()) for reason, value in largest.head(most).items()]
 
@@ -171,7 +172,5 @@ def _notes(table: pd.DataFrame) -> list[str]:
         return []
     short = (table["duration_us"] < SHORT_US).fillna(False) & table[hits].notna().any(axis=1)
     count = int(short.sum())
-    said = (
-        f"{count} of {len(table)} rows ran for less than {SHORT_US} us: their hit rates are unreliable, because hits "
-    )
-    return [f"{said}and misses are counted in different passes."] if count else []
+    said = f"{count} of {len(table)} rows ran for less than {SHORT_US} us: their hit rates are unreliable"
+    return [f"{said}, because hits and misses are counted in different passes."] if count else []

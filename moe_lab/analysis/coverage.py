@@ -1,4 +1,4 @@
-"""How much of the kernel time the attribution reaches."""
+"""How much of the kernel time is attributed."""
 
 from dataclasses import dataclass, replace
 
@@ -11,20 +11,20 @@ from moe_lab.spec.launches import Launches
 
 @dataclass(frozen=True)
 class Coverage:
-    """How much of the kernel time the attribution reaches; percentages are None where there is nothing to divide.
+    """How much of the kernel time is attributed; percentages are None where there is nothing to divide by.
 
     Attributes:
         kernels: kernels in the report.
         kernel_time_ms: their summed duration.
         in_range_pct: share of it that lies in any range.
         in_root_pct: share of it that lies in the roots.
-        in_stage_pct: share of the roots' kernel time in a stage, in attention or in a norm (``ranges.stage_of``), that
-            is, not directly in a root, ``layers.0`` or ``mlp``; None if the report marks no stages.
-        graph_kernels: kernels that graphs launched.
+        in_stage_pct: share of the roots' kernel time that lies in a stage, attention or a norm (``ranges.stage_of``)
+            and not directly in a root, ``layers.0`` or ``mlp``; None if the report marks no stages.
+        graph_kernels: kernels launched by graphs.
         in_capture_pct: share of these kernels' time that is attributed to the range in which the graph was captured,
-            not to the range around the replay only; None if there are none.
-        by_name_pct: share of the kernel time that has its role by name (``roles.apply``); None where nothing asked for
-            roles. The other shares are of ranges that the report has, ``in_stage_pct`` counts such roles too.
+            and not only to the range around the replay; None if there are no such kernels.
+        by_name_pct: share of the kernel time that has its role by name (``roles.apply``); None if nobody asked for
+            roles. Of the other shares, which are of ranges in the report, only ``in_stage_pct`` includes such roles.
     """
 
     kernels: int
@@ -59,18 +59,18 @@ def of(tree: Tree) -> Coverage:
 
 
 def with_roles(bare: Tree, tree: Tree) -> Coverage:
-    """Return the coverage of a report (``bare``) of which some kernels have got a role by name (``tree``)."""
+    """Return the coverage of a report in which some kernels got a role by name: ``bare`` is its tree without roles."""
     duration = np.where(tree.kernel, tree.end - tree.start, 0)
     by_name = _pct(int(duration[tree.range_id != bare.range_id].sum()), int(duration.sum()))
     return replace(of(bare), in_stage_pct=_in_stage(tree, bare.operation_root >= 0), by_name_pct=by_name)
 
 
 def _in_stage(tree: Tree, inside: Bools) -> float | None:
-    """Return the share of the kernel time of some operations that lies in stages, None if there are none."""
+    """Return which share of the kernel time of the operations ``inside`` lies in stages; None without any stage."""
     duration, stages = np.where(tree.kernel, tree.end - tree.start, 0), tree.stages()
     if not (stages >= 0).any():
         return None
-    # Copies have no part in the shares: the time of kernels is what the rows show.
+    # Copies do not count here, as the rows show the time of kernels.
     staged = inside & (stages[tree.range_id] >= 0)
     return _pct(int(duration[staged].sum()), int(duration[inside].sum()))
 

@@ -1,4 +1,4 @@
-"""The expert GEMMs beside the least work that they can be."""
+"""The expert GEMMs beside the least work that they could do."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from moe_lab.spec.problem import MoEProblem, Part
 
 
 def problem_of(run: Run) -> tuple[MoEProblem, int] | None:
-    """Return the MoE problem that the run's workload reports and how many experts it hit; None if it does not say."""
+    """Return (the MoE problem of the run's workload, how many experts it hit); None if the run does not say."""
     workload: dict[str, Any] = run.manifest.get("workload") or {}
     sizes, hit = workload.get("problem") or {}, workload.get("experts_hit")
     if hit is None or any(sizes.get(k) is None for k in ("M", "K", "N", "E", "topk")):
@@ -27,7 +27,7 @@ def problem_of(run: Run) -> tuple[MoEProblem, int] | None:
 
 
 def floors(phases: Sequence[Phase]) -> pd.DataFrame:
-    """Set the time of each expert GEMM beside the least work it can be: minimum bytes and useful FLOPs.
+    """Return the time of each expert GEMM beside the least work that it could do: minimum bytes and useful FLOPs.
 
     Returns:
         Columns phase, stage (w13, w2), time_ms, experts_hit, experts, rows_useful, rows_padded (NA if unknown),
@@ -52,7 +52,7 @@ MEASURED, PEAK = "measured", "theoretical peak"
 
 
 def _roof(phase: Phase) -> dict[str, Any]:
-    """Return the roof of reading of the phase's GPU, and whether it was measured."""
+    """Return the read bandwidth roof of the phase's GPU, and whether it was measured."""
     known = roofline.roofs(gpu_facts(phase.run, phase.launches.meta), phase.known)
     for row in known[known["kind"] == "dram"].to_dict("records"):
         return {"roof_tb_per_s": float(row["value"]) / 1e12, "roof": MEASURED if row["measured"] else PEAK}

@@ -1,5 +1,6 @@
-"""The expert GEMMs of captures of ``moe_lab.gpu experts``: one row a backend, M and stage, with its problem."""
+"""The expert GEMMs in captures of ``moe_lab.gpu experts``: one row per backend, M and stage, with its problem."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -8,8 +9,9 @@ import pandas as pd
 
 from moe_lab.analysis import amd, counters, tiles
 from moe_lab.analysis.bench_rows import some
-from moe_lab.analysis.geometry import LIMITS, fit, last_wave_fill_pct
+from moe_lab.analysis.geometry import last_wave_fill_pct, limiter, limits
 from moe_lab.spec import formats, ranges
+from moe_lab.spec.architectures import occupancy
 from moe_lab.spec.launches import Launches
 from moe_lab.spec.metrics import COUNTERS
 
@@ -17,7 +19,7 @@ PARTS = ("w13", "w2")
 
 
 def of_stage(table: pd.DataFrame, stage: str) -> list[pd.DataFrame]:
-    """Return the rows of w13 or w2, fused stages with them, as a list of one table; empty where there are none."""
+    """Return the rows of w13 or w2, alone or fused, as a list of one table; an empty list if there are none."""
     return some(table[[stage in str(s).split("+") for s in table["stage"]]])
 
 
@@ -34,27 +36,28 @@ ALL_COLUMNS = [*COLUMNS, *(m.column for m in COUNTERS if m.column not in COLUMNS
 def gemms(launches: Launches, workload: Mapping[str, Any], gpu: Mapping[str, Any]) -> pd.DataFrame:
     """Return one row for each root range and GEMM stage: its longest kernel, with counters, geometry and problem.
 
-    Left out are stages that fuse both GEMMs: their kernels are no single product. Counters of rocprof-compute come
-    without ranges: each of its kernels is a row by its name, and stage, part and M are NA.
+    Stages that fuse both GEMMs are left out, as their kernels are not a single product. Counters of rocprof-compute
+    come without ranges: there each kernel name is a row, and stage, part and M are NA.
 
     Args:
         launches: counters of ncu, or a timeline (then the counters are NA).
-        workload: what ``moe_lab.gpu experts`` (or ``layer``) said; empty = not known.
+        workload: how ``moe_lab.gpu experts`` (or ``layer``) described itself; empty = not known.
         gpu: sm_count and compute_capability.
 
     Returns:
-        ``COLUMNS`` and every counter of ``metrics.csv``: series (backend, with its tiles where they were chosen),
-        other_us (kernels of the stage beside the longest), waves (of the launched blocks), working_waves and
+        ``COLUMNS`` and every counter of ``metrics.csv``: series (backend, with its tiles if they were chosen by hand),
+        other_us (time of the stage's other kernels), waves (of the launched blocks), working_waves and
         last_wave_fill_pct (of blocks with a tile; NA for persistent kernels and unknown tiles), tile (``64x64x32``),
-        tile_source, out_elements (written: half of w13's columns where the activation is fused, a row a token where the
-        combine is), tiles_computed, blocks_empty, rows_padded_by (block_m -> rows), timed_by (``ncu``,
+        tile_source, out_elements (elements written: half of w13's columns with a fused activation, one row per token
+        with a fused combine), tiles_computed, blocks_empty, rows_padded_by (block_m -> rows), timed_by (``ncu``,
         ``rocprof-compute`` or ``timeline``).
     """
     of_amd = amd.has_counters(launches)
     counted = [m.column for m in COUNTERS if m.column in launches.table]
     rows = []
-    for root, stage, kernels in _by_name(launches) if of_amd and launches.ranges.empty else _stages(launches):
-        # A stage may launch small helpers (zeroing, quantising) beside its GEMM, which takes most of the time.
+    unnamed = (("", None, [frame]) for _, frame in counters.grouped(launches))
+    for root, stage, kernels in unnamed if of_amd and launches.ranges.empty else _stages(launches):
+        # A stage may launch small helpers (zeroing, quantising) besides its GEMM, which takes most of the time.
         by = sorted(kernels, key=lambda one: -np.nan_to_num(_duration(one)))
         main, rest = by[0], by[1:]
         row: dict[str, Any] = {"stage": stage, "name": main["name"].iloc[0], "launches": len(main)}
@@ -64,34 +67,26 @@ def gemms(launches: Launches, workload: Mapping[str, Any], gpu: Mapping[str, Any
         row |= {column: main[column].astype("Float64").median() for column in counted}
         row |= counters.of_amd(launches, main) if of_amd else {}
         row["smem_bytes"] = counters.same(main["smem_bytes"]) if "smem_bytes" in main else None
-        timed = "ncu" if main["start_ns"].isna().all() else "timeline"
+        timed = "ncu" if main["start_ns"].isna().all() else "timeline"  # ncu runs kernels alone: no start times
         row["timed_by"] = "rocprof-compute" if of_amd else timed
-        unnamed = {"series": row["name"], "backend": "unknown backend"}
-        row |= _problem(root, stage, workload, bool(rest)) if stage else unnamed
+        nameless = {"series": row["name"], "backend": "unknown backend"}
+        row |= _problem(root, stage, workload, bool(rest)) if stage else nameless
         rows.append(row | _geometry(row, gpu))
     frame = pd.DataFrame(rows, columns=ALL_COLUMNS)
-    kept = frame["rows_padded_by"]
+    kept = frame["rows_padded_by"]  # dictionaries, which convert_dtypes cannot take
     return frame.drop(columns="rows_padded_by").convert_dtypes().assign(rows_padded_by=kept)
 
 
-Group = tuple[str, str | None, list[pd.DataFrame]]
-
-
-def _stages(launches: Launches) -> Iterator[Group]:
-    """Give (root, stage, the launches of each kernel in it) for every stage with w13 or w2 in it."""
+def _stages(launches: Launches) -> Iterator[tuple[str, str, list[pd.DataFrame]]]:
+    """Yield (root, stage, the launches of each of its kernels) for every stage that holds w13 or w2."""
     found: dict[tuple[str, str], list[pd.DataFrame]] = {}
     for (path, *_), frame in counters.grouped(launches):
         root, *inner = str(path).split("/")
-        # The innermost stage counts; one that holds both GEMMs is no single product.
+        # The innermost stage counts; one that holds both GEMMs is not a single product.
         stage = next((s for s in reversed(inner) if len(set(ranges.stages_of(s)) & set(PARTS)) == 1), None)
         if stage and ranges.parse_root(root):
             found.setdefault((root, stage), []).append(frame)
     yield from ((*place, frames) for place, frames in found.items())
-
-
-def _by_name(launches: Launches) -> Iterator[Group]:
-    """Give every kernel of a report without ranges: no root, no stage, its launches."""
-    yield from (("", None, [frame]) for _, frame in counters.grouped(launches))
 
 
 def _duration(frame: pd.DataFrame) -> float:
@@ -100,7 +95,7 @@ def _duration(frame: pd.DataFrame) -> float:
 
 
 def point(workload: Mapping[str, Any], root: str) -> Mapping[str, Any]:
-    """Return what a workload says of one of its roots: its problem, rows and tiles; empty where it says nothing."""
+    """Return what a workload states about one of its roots: problem, rows and tiles; empty if it states nothing."""
     points = workload.get("points")
     if points is None:
         return workload if workload.get("problem") else {}
@@ -124,38 +119,38 @@ def _problem(root: str, stage: str, workload: Mapping[str, Any], several: bool) 
     if sizes.get("K") and sizes.get("N"):
         wide, deep = (2 * sizes["N"], sizes["K"]) if part == "w13" else (sizes["K"], sizes["N"])
         out |= {"gemm_n": wide, "gemm_k": deep, "out_elements": _written(ranges.stages_of(stage), sizes, wide, several)}
-    stated = (own.get("tiles") or {}).get(part)
-    return out | {"stated": stated}
+    return out | {"stated": (own.get("tiles") or {}).get(part)}
 
 
 def _written(stages: Sequence[str], sizes: Mapping[str, Any], wide: int, several: bool) -> int:
-    """Return the elements that a GEMM writes, less than [pairs, gemm_n] where the next stage is fused into it.
+    """Return the elements that a GEMM writes, which is less than [pairs, gemm_n] if the next stage is fused into it.
 
-    A combine in a stage of several kernels is a kernel of its own: the GEMM writes every pair.
+    In a stage of ``several`` kernels the combine is a kernel of its own, and the GEMM writes every pair.
     """
     rows = sizes["M"] if "combine" in stages and not several else sizes["M"] * sizes["topk"]
     return int(rows * (wide // 2 if "act" in stages and "w13" in stages else wide))
 
 
 def _geometry(row: Mapping[str, Any], gpu: Mapping[str, Any]) -> dict[str, Any]:
-    """Return occupancy by the CUDA rules, the tile, and how many blocks have one to compute."""
+    """Return the occupancy by the CUDA rules, the tile, and how many blocks have a tile to compute."""
     static, dynamic, grid = row["smem_static_bytes"], row["smem_dynamic_bytes"], row["grid_blocks"]
     out: dict[str, Any] = {"sm_count": gpu.get("sm_count")}
     out["smem_bytes"] = row["smem_bytes"] if static is None or dynamic is None else int(static + dynamic)
-    limits = LIMITS.get(str(gpu.get("compute_capability")))
+    card = limits(str(gpu.get("compute_capability")))
     known = (row["block_threads"], row["registers_per_thread"], out["smem_bytes"])
-    if limits and all(k is not None for k in known):
-        found = fit(limits, *(int(k) for k in known if k is not None))
-        out |= {"blocks_per_sm": found.blocks, "limiter": found.limiter}
+    if card and all(k is not None for k in known):
+        threads, registers, smem = (int(k) for k in known if k is not None)
+        found = occupancy(card, math.ceil(threads / card.warp_threads), registers, smem)
+        out |= {"blocks_per_sm": found.blocks, "limiter": limiter(found)}
     grid = None if grid is None else int(grid)
     at_once = out.get("blocks_per_sm", 0) * (gpu.get("sm_count") or 0)
     sized = False
-    if grid and at_once:  # a grid of just as many blocks as run at once is sized by the GPU
+    if grid and at_once:  # a multiple of the SMs that all runs at once was sized by the GPU, not by the problem
         sized = grid <= at_once and grid % int(gpu["sm_count"]) == 0
         out |= {"waves": grid / at_once, "persistent": sized}
     if row.get("gemm_n") is None or row.get("rows_useful") is None:
         return out
-    told_by = None if sized else grid
+    told_by = None if sized else grid  # a grid sized by the GPU says nothing about the tile
     tile = tiles.recover(row["stated"], row["name"], told_by, row["rows_useful"], row["E"], row["gemm_n"])
     if tile is None:
         return out

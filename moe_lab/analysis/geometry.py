@@ -1,104 +1,35 @@
-"""Launch geometry: how many blocks fit on an SM and why no more, waves, and how full the last one is."""
+"""Launch geometry: how many blocks fit on an SM, what limits them, and how full the last wave is."""
 
-import math
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import cache
 
-WARP_THREADS = 32
-REGISTER_UNIT = 256  # registers are given to a warp in units of this many
-PARTS = 4  # an SM's registers and warps are split over so many schedulers
-SMEM_UNIT_BYTES = 128
+from moe_lab.spec.architectures import Card, Occupancy, cards, find
 
-
-@dataclass(frozen=True)
-class Limits:
-    """What one SM holds at most.
-
-    Attributes:
-        warps: warps.
-        blocks: thread blocks.
-        smem_bytes: shared memory.
-        registers: 32-bit registers.
-        reserved_smem_bytes: shared memory that the system takes of each block.
-    """
-
-    warps: int
-    blocks: int
-    smem_bytes: int
-    registers: int = 65536
-    reserved_smem_bytes: int = 1024
-
-
-# Per compute capability: CUDA C++ Programming Guide, "Technical Specifications per Compute Capability".
-LIMITS = {
-    "7.0": Limits(64, 32, 96 * 1024, reserved_smem_bytes=0),
-    "7.5": Limits(32, 16, 64 * 1024, reserved_smem_bytes=0),
-    "8.0": Limits(64, 32, 164 * 1024),
-    "8.6": Limits(48, 16, 100 * 1024),
-    "8.7": Limits(48, 16, 164 * 1024),
-    "8.9": Limits(48, 24, 100 * 1024),
-    "9.0": Limits(64, 32, 228 * 1024),
-    "10.0": Limits(64, 32, 228 * 1024),
-    "10.3": Limits(64, 32, 228 * 1024),
-    "11.0": Limits(48, 24, 228 * 1024),
-    "12.0": Limits(48, 24, 100 * 1024),
-    "12.1": Limits(48, 24, 100 * 1024),
+# Compute capabilities that no card of architectures.csv has -> warps, blocks and KiB of shared memory of an SM, and the
+# bytes that each block takes on top: CUDA C++ Programming Guide, "Technical Specifications per Compute Capability".
+_OTHERS = {
+    **{"7.0": (64, 32, 96, 0), "7.5": (32, 16, 64, 0), "8.6": (48, 16, 100, 1024), "8.7": (48, 16, 164, 1024)},
+    **{"10.3": (64, 32, 228, 1024), "11.0": (48, 24, 228, 1024), "12.1": (48, 24, 100, 1024)},
 }
+_SHORT = {"registers": "registers", "warps": "warps", "blocks": "sm", "shared memory": "smem"}
 
 
-@dataclass(frozen=True)
-class Fit:
-    """How many blocks of a launch fit on one SM.
-
-    Attributes:
-        by: blocks that each of ``registers``, ``smem``, ``warps``, ``sm`` (the number of blocks) allows.
-        warps: warps of a block.
-        limits: the SM's.
-    """
-
-    by: dict[str, int]
-    warps: int
-    limits: Limits
-
-    @property
-    def blocks(self) -> int:
-        """Blocks that fit."""
-        return min(self.by.values())
-
-    @property
-    def limiter(self) -> str:
-        """What allows no more, joined with ``+`` where several do; the SM's warps when they are all in use."""
-        return "+".join(name for name, blocks in self.by.items() if blocks == self.blocks)
-
-    @property
-    def occupancy_pct(self) -> float:
-        """Warps that fit, of those that an SM can hold."""
-        return 100 * self.blocks * self.warps / self.limits.warps
+@cache
+def limits(capability: str) -> Card | None:
+    """Return a card whose SMs hold as much as those of a compute capability such as ``9.0``; None if not known."""
+    if capability in _OTHERS:
+        warps, blocks, kib, reserved = _OTHERS[capability]
+        # Registers and units are the same in all of them.
+        card = replace(find("sm_80"), warps=warps, blocks=blocks, blocks_of_one_warp=blocks)
+        return replace(card, smem_bytes=kib * 1024, smem_reserved_bytes=reserved)
+    return next((card for card in cards() if card.arch == f"sm_{capability.replace('.', '')}"), None)
 
 
-def fit(limits: Limits, block_threads: int, registers_per_thread: int, smem_bytes: int) -> Fit:
-    """Return how many blocks fit on an SM, if the driver makes as much of L1 shared memory as they need.
-
-    Args:
-        limits: the SM's.
-        block_threads: threads of a block.
-        registers_per_thread: registers a thread.
-        smem_bytes: static and dynamic shared memory a block.
-    """
-    warps = math.ceil(block_threads / WARP_THREADS)
-    # Registers are given to whole warps, in units, and from the quarter of the SM that the warp runs on.
-    per_warp = max(1, math.ceil(registers_per_thread * WARP_THREADS / REGISTER_UNIT)) * REGISTER_UNIT
-    by = {
-        "registers": limits.registers // PARTS // per_warp * PARTS // warps,
-        "warps": limits.warps // warps,
-        "sm": limits.blocks,
-    }
-    # The driver keeps some shared memory of every block for itself, and gives it in units.
-    asked = math.ceil((smem_bytes + limits.reserved_smem_bytes) / SMEM_UNIT_BYTES) * SMEM_UNIT_BYTES
-    if asked:
-        by["smem"] = limits.smem_bytes // asked
-    return Fit(by, warps, limits)
+def limiter(found: Occupancy) -> str:
+    """Return what allows no more blocks, joined with ``+`` if there are several."""
+    return "+".join(name for limit, name in _SHORT.items() if found.by.get(limit) == found.blocks)
 
 
 def last_wave_fill_pct(grid_blocks: int, blocks_at_once: int) -> float:
-    """Return how full the last wave of a grid is: its blocks, of those that run at once on the whole GPU."""
+    """Return how full the last wave of a grid is: its blocks, in percent of those that run at once on the whole GPU."""
     return 100 * ((grid_blocks - 1) % blocks_at_once + 1) / blocks_at_once  # a full last wave is 100, not 0

@@ -1,4 +1,4 @@
-"""The tables of the expert GEMMs, GPU by GPU: each has roofs and caches of its own and is compared with no other."""
+"""The tables of the expert GEMMs for each GPU: each has its own roofs and caches, and none is compared with another."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -12,12 +12,12 @@ from moe_lab.runs import Run
 
 @dataclass(frozen=True)
 class Tables:
-    """What is known of the GEMMs of one GPU, or of several (``together``); the columns are those of the functions.
+    """The tables on the GEMMs of one GPU, or of several (``together``); columns are those of the functions named here.
 
     Attributes:
-        gpu: its name without the vendor; empty for several.
-        amd: whether it is AMD's.
-        gemms: ``gemms.gemms``, with the timeline's times where one was joined.
+        gpu: its name without the vendor; empty for several GPUs.
+        amd: whether it is an AMD GPU, or one of them is.
+        gemms: ``gemms.gemms``, with times of the timeline if one was joined.
         roofs: ``roofline.roofs``.
         limits: ``limits.limits``, in the order of ``gemms``.
         moved: ``traffic.traffic``.
@@ -43,13 +43,13 @@ FRAMES = tuple(f.name for f in fields(Tables) if f.name not in ("gpu", "amd"))
 
 
 def each(captures: Captures, measured: Iterable[Run] | None = None) -> list[Tables]:
-    """Return the tables of each GPU that has rows; without any, empty ones of the first.
+    """Return the tables of each GPU that has rows; if none has, the empty tables of the first.
 
-    The column gpu is in them only where several GPUs have rows.
+    They have a column gpu only if several GPUs have rows.
 
     Args:
         captures: what was loaded, perhaps with a timeline.
-        measured: benchmarks to look for roofs in; by default those that the captures know.
+        measured: benchmarks in which roofs are looked for; by default ``captures.known``.
     """
     known = list(captures.known if measured is None else measured)
     found = [gpu for gpu in captures.gpus if (captures.table["gpu"] == gpu).any()] or [*captures.gpus][:1] or [""]
@@ -75,9 +75,10 @@ def _tables(captures: Captures, gpu: str, several: bool, measured: Sequence[Run]
 
 
 def together(parts: Sequence[Tables]) -> Tables:
-    """Return the tables of several GPUs below each other, as they are shown."""
+    """Return the tables of several GPUs concatenated, as they are shown."""
     if len(parts) == 1:
         return parts[0]
     frames = {name: [getattr(part, name) for part in parts] for name in FRAMES}
+    # pandas warns of empty tables in a concat, as they may change the types.
     whole = {name: pd.concat([f for f in own if len(f)] or own[:1], ignore_index=True) for name, own in frames.items()}
     return Tables("", any(part.amd for part in parts), **whole)

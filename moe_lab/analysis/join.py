@@ -1,4 +1,4 @@
-"""Counters beside the true time: ncu runs each kernel alone, with cold caches, a timeline as the program runs it."""
+"""Counters beside the true time: ncu runs each kernel alone with cold caches, a timeline as the program runs it."""
 
 import pandas as pd
 
@@ -6,23 +6,24 @@ from moe_lab.analysis import gemms
 from moe_lab.spec.launches import Launches
 from moe_lab.spec.ranges import parse_root, stages_of
 
-APART_PCT = 15.0  # ncu empties caches and sets its own clocks; up to this the two times still tell of one kernel
+APART_PCT = 15.0  # ncu flushes caches, and clocks differ; up to this the counters still hold for the timeline
 KEYS = ("backend", "tiles", "M", "stage", "name", "grid_blocks", "block_threads")
 
 
 def join(table: pd.DataFrame, timeline: Launches) -> pd.DataFrame:
-    """Set the time of each counted GEMM in a timeline beside that of ncu.
+    """Add the time of each counted GEMM in a timeline to its time under ncu.
 
     Args:
         table: ``analysis.gemms.gemms`` of counters.
-        timeline: of the same workload, for example a capture of nsys.
+        timeline: a timeline of the same workload, such as a capture of nsys.
 
     Returns:
-        ``table`` with timeline_us (median over launches of the same ``KEYS``; NA without such a kernel) and apart_pct
-        (ncu's time over the timeline's, minus 100 %). ``attrs["notes"]``: sentences on what was not found and on
+        ``table`` with timeline_us (median over launches with the same ``KEYS``; NA if there are none) and apart_pct
+        (by how much ncu's time exceeds the timeline's). ``attrs["notes"]``: sentences on what was not found and on
         times more than ``APART_PCT`` apart.
     """
     there = _times(timeline)
+    # Missing values do not match in a merge: both sides have text, with "" for NA.
     ours = table.assign(**{key: table[key].astype("string").fillna("") for key in KEYS})
     out = table.copy()
     merged = ours[list(KEYS)].merge(there, on=list(KEYS), how="left")
@@ -44,7 +45,7 @@ def _times(timeline: Launches) -> pd.DataFrame:
             own = {key: fields.get(key, "") for key in KEYS[:3]} | {"stage": stage, "name": row["name"]}
             own |= {key: str(row[key]) for key in KEYS[5:]}
             rows.append(own | {"timeline_us": row["duration_ns"] / 1e3})
-    # ncu replays a kernel alone, the timeline runs it among others: only kernel, grid and block tell that two are one.
+    # ncu's launches cannot be matched with the timeline's one by one, so the median of the same kernel, grid and block.
     frame = pd.DataFrame(rows, columns=[*KEYS, "timeline_us"])
     return frame.groupby(list(KEYS), sort=False)["timeline_us"].median().reset_index()
 
@@ -59,7 +60,7 @@ def _notes(out: pd.DataFrame) -> list[str]:
     for row in far.to_dict("records"):
         notes.append(
             f"{row['stage']} of {row['series']} at M = {row['M']:,} took {row['duration_us']:.1f} us under ncu and "
-            f"{row['timeline_us']:.1f} us in the timeline, {row['apart_pct']:+.0f} %: its counters are of another "
-            "situation (clocks, caches) than its time."
+            f"{row['timeline_us']:.1f} us in the timeline, {row['apart_pct']:+.0f} %: its counters were taken under "
+            "other conditions (clocks, caches) than its time."
         )
     return notes

@@ -1,4 +1,4 @@
-"""Which kernels take the time: by place and launch geometry, or summed by name, role, stage, range or rank."""
+"""Which kernels take the time: by place and launch geometry, or summed by name, role, stage, range, rank and so on."""
 
 from collections.abc import Callable, Sequence
 
@@ -24,7 +24,7 @@ def top_kernels(launches: Launches, root: str | None = None, limit: int = 20) ->
 
     Returns:
         Columns path (of the innermost range, from the root down), name, launches, grid_blocks, block_threads,
-        registers_per_thread (NA where launches of the row differ), median_us, total_ms, pct_of_root (percent of the
+        registers_per_thread (NA if launches of the row differ), median_us, total_ms, pct_of_root (percent of the
         kernel time of all roots), longest total first.
 
     Raises:
@@ -35,7 +35,9 @@ def top_kernels(launches: Launches, root: str | None = None, limit: int = 20) ->
     path, values = operation_paths(tree, rows)
     table = launches.table.iloc[rows]
     frame = table[["name", "grid_blocks", "block_threads", "registers_per_thread"]].reset_index(drop=True)
+    # Grouping millions of rows by the codes of paths spares the texts.
     frame["path"] = pd.Categorical.from_codes(path, pd.Index(values))
+    # -1 is a start that the report does not have.
     frame["us"] = np.where(tree.start[rows] < 0, np.nan, (tree.end - tree.start)[rows] / 1e3)
     grouped = frame.groupby(list(KEYS), dropna=False, observed=True, sort=False)
     out = grouped.agg(
@@ -46,7 +48,7 @@ def top_kernels(launches: Launches, root: str | None = None, limit: int = 20) ->
         registers_per_thread=("registers_per_thread", "max"),
     ).reset_index()
     out["registers_per_thread"] = out["registers_per_thread"].where(out["registers_per_thread"] == out["least"])
-    out["total_us"] = out["total_us"].where(out["median_us"].notna())
+    out["total_us"] = out["total_us"].where(out["median_us"].notna())  # a sum of nothing known is 0, not NA
     out["total_ms"] = out["total_us"] / 1e3
     out["pct_of_root"] = 100 * out["total_us"] / out["total_us"].sum()
     out["path"] = out["path"].astype("string")
@@ -56,17 +58,17 @@ def top_kernels(launches: Launches, root: str | None = None, limit: int = 20) ->
 
 
 def sums(launches: Launches, by: str | Sequence[str] = "name", root: str | None = None) -> pd.DataFrame:
-    """Sum the kernels of a report that have something in common; it needs neither ranges nor times of their start.
+    """Sum the kernels of a report that have something in common; neither ranges nor start times are needed.
 
     Args:
         launches: the report.
-        by: one or several of ``BY``.
+        by: one or more of ``BY``.
         root: as for ``breakdown``; by default every kernel of the report counts.
 
     Returns:
         The columns of ``by``, launches, total_ms, pct_of_kernels (percent of the time of all kernels that count), and
-        median_us, mean_us, min_us and max_us of a launch; longest total first. Text is NA where there is none: a kernel
-        in no stage or range, or without a role.
+        median_us, mean_us, min_us and max_us of a launch; longest total first. A kernel in no stage or range, or
+        without a role, has NA there.
 
     Raises:
         UserError: there is no such column, or the expression is not valid or matches no range.
@@ -88,7 +90,7 @@ def sums(launches: Launches, by: str | Sequence[str] = "name", root: str | None 
         min_us=("us", "min"),
         max_us=("us", "max"),
     ).reset_index()
-    # A sum of nothing known is not known either.
+    # A sum of nothing known is 0 in pandas, but not known here.
     out["total_ms"] = (out["total_ms"] / 1e3).where(out["median_us"].notna())
     out.insert(len(keys) + 2, "pct_of_kernels", 100 * out["total_ms"] / (out["total_ms"].sum() or np.nan))
     ordered: pd.DataFrame = out.sort_values(

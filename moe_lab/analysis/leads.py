@@ -1,7 +1,7 @@
-"""How far our experts are ahead of other projects': one rule for the page, the README and the index.
+"""How far our experts are ahead of those of other projects: one rule for the page, the README and the index.
 
-A peer is a backend whose kernels are another project's, PyTorch's grouped product among them: its plugin names a source
-other than moe_lab. The lead at an M is against the quickest of them at that M, whichever it is.
+A peer is a backend whose kernels are another project's, including PyTorch's grouped product: its plugin names a source
+other than moe_lab. The lead at an M is over the quickest peer at that M, whichever it is.
 """
 
 from functools import cache
@@ -22,41 +22,39 @@ def own() -> frozenset[str]:
 
 
 def is_peer(backend: str, ours: str = "") -> bool:
-    """Return whether a backend is another project's; one that has no plugin here is, unless it is ``ours``."""
-    return backend not in (ours, OURS) and backend.partition("@")[0] not in own()
+    """Return whether a backend is another project's; a backend without a plugin is, unless it is ``ours``."""
+    return backend not in (ours, OURS) and backend.partition("@")[0] not in own()  # name@version
 
 
 def with_ours(rows: pd.DataFrame, backend: str) -> tuple[pd.DataFrame, str]:
-    """Return the rows and the name of ours in them.
+    """Return (the rows, the backend in them that counts as ours).
 
-    That is ``backend`` where it was measured. Else rows named ``OURS`` are added: at each M those of the quickest of
-    our backends, which is what ``auto`` takes. Without any of ours it is the first backend.
+    That is ``backend`` if it was measured. Otherwise rows named ``OURS`` are added: at each M those of our quickest
+    backend, which is what ``auto`` would take. If none of ours was measured, it is the first backend.
 
     Args:
         rows: of one model, routing, part and mode.
-        backend: the one that is looked at.
+        backend: the one that was asked for.
     """
     if rows.empty or (rows["backend"] == backend).any():
         return rows, backend
     mine = rows[[str(name) in own() for name in rows["backend"]]]
     if mine.empty:
         return rows, str(rows["backend"].iloc[0])
-    # What ``auto`` would take, if the run had it.
     best = mine.sort_values("median_us", kind="stable").drop_duplicates("M").assign(backend=OURS)
     return pd.concat([best, rows]).sort_values("M", kind="stable"), OURS
 
 
 def leads(rows: pd.DataFrame, ours: str) -> pd.DataFrame:
-    """Return one row an M at which ours and a peer were measured.
+    """Return one row per M at which ours and a peer were measured.
 
     Args:
         rows: of one model, routing, part and mode: columns M, backend, median_us, p20_us, p80_us.
-        ours: a backend; where the rows have none of it, the quickest of ours (``with_ours``).
+        ours: a backend; if it was not measured, our quickest (``with_ours``).
 
     Returns:
         Columns M, ours and peer (names; the peer is the quickest of other projects at this M), ours_us, peer_us,
-        speedup (peer / ours) and verdict: ahead where our 80th percentile lies below the peer's 20th, behind the other
-        way round, else even.
+        speedup (peer / ours) and verdict (``bench_rows.verdicts``).
     """
     rows, name = with_ours(rows, ours)
     if rows.empty or name not in (ours, OURS):
@@ -73,19 +71,19 @@ def leads(rows: pd.DataFrame, ours: str) -> pd.DataFrame:
 
 
 def largest_excess(split: pd.DataFrame, quick: str, slow: str) -> tuple[str, float, float] | None:
-    """Return the part of a call in which the slow one spends most more, and microseconds of its kernels in each.
+    """Return the part of a call in which ``slow`` loses most against ``quick``.
 
-    Stages that either of the two fuses are one part, so that parts hold the same work in both. ``split`` is
+    Stages that either of the two fuses form one part, so that each part holds the same work in both. ``split`` is
     ``analysis.sweep.stages`` of one M.
 
     Returns:
-        (part such as ``w13+act``, microseconds of quick, of slow); None where one was not traced, where the two have no
-        more than one part in common, or where the slow one spends more in none.
+        (part such as ``w13+act``, microseconds of quick, microseconds of slow); None if one was not traced, if all
+        stages form one part, or if slow does not lose in any.
     """
     stages = {name: split[split["backend"] == name] for name in (quick, slow)}
     if any(part.empty for part in stages.values()):
         return None
-    # One fuses w13+act, the other act+w2: only all three together are the same work in both.
+    # If one fuses w13+act and the other act+w2, only all three together are the same work in both.
     parts: list[set[str]] = []
     for label in split.loc[split["backend"].isin([quick, slow]), "stage"]:
         meets = [p for p in parts if p & set(str(label).split("+"))]

@@ -1,10 +1,10 @@
 """What limits an expert GEMM: one rule over its counters and the GPU's roofs, with the numbers that made it fire.
 
-A unit's share is the larger of two: what the kernel reaches of the roof that was measured on the GPU, and what Nsight
-Compute counts of the unit's theoretical peak, both over the kernel's time. The unit with the largest share is the
-limiter if it is busy enough. The busiest memory is on the chip where "Memory Throughput" exceeds DRAM's share of it;
-"L2 Cache Throughput" is not asked, since it counts what DRAM fills too and is near 90 % for kernels that only stream.
-Tail, padding and launch gaps come on top of a limiter.
+A unit's share is the larger of two: what the kernel reaches of the roof measured on the GPU, and what Nsight Compute
+counts of the unit's theoretical peak, both over the kernel's time. The unit with the largest share is the limiter if
+it is busy enough. The busiest memory is on the chip if "Memory Throughput" exceeds DRAM's share of it. "L2 Cache
+Throughput" is not used, because it also counts what DRAM fills and is near 90 % for kernels that only stream. Tail,
+padding and launch gaps come on top of a limiter.
 
 In every function here ``table`` is ``analysis.gemms.gemms`` and ``row`` one of its rows; ``known`` is
 ``roofline.roofs`` of its GPU.
@@ -20,14 +20,14 @@ from moe_lab.analysis.rules import Row, Rule, value
 from moe_lab.spec.launches import Launches
 from moe_lab.spec.ranges import parse_root
 
-ON_CHIP_POINTS = 2.0  # by which the busiest memory must exceed DRAM to be another one
-GAPS_PCT = 10.0  # of a span; less is the launch latency of any stream of kernels
-NAMED_STALLS = 10  # as many as have a colour of their own
+ON_CHIP_POINTS = 2.0  # percentage points by which the busiest memory must exceed DRAM to be another memory
+GAPS_PCT = 10.0  # of a span; smaller gaps are the launch latency of any stream of kernels
+NAMED_STALLS = 10  # as many as there are colours
 NO_ROOFS = pd.DataFrame(columns=list(roofs.COLUMNS))
 
 
 def limiter(row: Row, known: pd.DataFrame = NO_ROOFS) -> str | None:
-    """Return what limits a kernel: the first of ``rules.RULES`` that fires; None where too little was counted."""
+    """Return what limits a kernel: the first of ``rules.RULES`` that fires; None if too little was counted."""
     rule = _rule(row, shares(row, known))
     return rule.name if rule else None
 
@@ -40,7 +40,7 @@ def _rule(row: Row, of_units: dict[str, float | None]) -> Rule | None:
 
 
 def shares(row: Row, known: pd.DataFrame = NO_ROOFS) -> dict[str, float | None]:
-    """Return the share of each unit in percent; None where it was not counted.
+    """Return the share of each unit in percent; None if it was not counted.
 
     Returns:
         dram_pct, on_chip_pct (the busiest memory on the chip), compute_pct (the tensor pipe).
@@ -49,11 +49,15 @@ def shares(row: Row, known: pd.DataFrame = NO_ROOFS) -> dict[str, float | None]:
     counted, memory = value(row, "dram_throughput_pct"), value(row, "mem_throughput_pct")
     dram = _larger(counted, of_roof["dram"])
     beside = dram if counted is None else counted
-    # "Memory Throughput" is the largest over all memories, DRAM too: only what exceeds DRAM is on the chip.
+    # "Memory Throughput" is the largest over all memories, including DRAM: on the chip is only what exceeds DRAM.
     apart = memory is not None and beside is not None and memory > beside + ON_CHIP_POINTS
     compute = _larger(value(row, "sm_throughput_pct"), value(row, "tensor_pipe_pct"), of_roof["tensor"])
     on_chip = _larger(memory if apart else None, of_roof["l2"])
-    return {"dram_pct": dram, "on_chip_pct": on_chip, "compute_pct": compute}  # the first of equals is the busiest
+    return {
+        "dram_pct": dram,
+        "on_chip_pct": on_chip,
+        "compute_pct": compute,
+    }  # of equal shares the first counts as the busiest
 
 
 def _larger(*values: float | None) -> float | None:
@@ -64,10 +68,10 @@ def limits(table: pd.DataFrame, known: pd.DataFrame = NO_ROOFS) -> pd.DataFrame:
     """Return what limits every GEMM, and what costs on top of it.
 
     Returns:
-        Columns series, backend, M, stage, part, tile, persistent, limiter, limiter_pct (``Rule.share``; NA where it has
-        none), on_chip (``Rule.where``: L1, L2), dram_pct, on_chip_pct and compute_pct (``shares``), memory_pct (ncu's
-        "Memory Throughput"), l2_pct (of the measured roof of L2), stalls (the largest reasons to wait), and a column
-        for each of ``rules.EXTRAS``, NA where its cost is small or the limiter hides it.
+        Columns series, backend, M, stage, part, tile, persistent, limiter, limiter_pct (``Rule.share``; NA if the rule
+        has none), on_chip (``Rule.where``: L1, L2), dram_pct, on_chip_pct and compute_pct (``shares``), memory_pct
+        (ncu's "Memory Throughput"), l2_pct (of the measured roof of L2), stalls (the largest stall reasons), and a
+        column for each of ``rules.EXTRAS``, NA where its cost is small or hidden by the limiter.
     """
     rows = []
     for row in table.to_dict("records"):
@@ -96,18 +100,18 @@ def _evidence(row: Row, rule: Rule | None, of_units: dict[str, float | None]) ->
 def _extras(row: Row, rule: Rule | None) -> dict[str, float | None]:
     hides = set(rule.hides if rule else rules.SM_TIME)
     if rule and rule.where and rule.where(row) == "L2":
-        hides.add("padding_pct")  # masked rows read nothing from L2
+        hides.add("padding_pct")  # padding rows are masked and read nothing from L2
     costs = {extra: extra.pct(row) for extra in rules.EXTRAS if extra.column not in hides}
     return {extra.column: cost for extra, cost in costs.items() if cost is not None and cost >= extra.least_pct}
 
 
 def stalls(row: Row, most: int = 3) -> list[tuple[str, float]]:
-    """Return the largest reasons for which warps waited, with their share of the warps' time in percent."""
+    """Return the largest stall reasons of warps, with their share of the warps' time in percent."""
     return [(reason.replace("_", " "), pct) for reason, pct in counters.waits(row, most)]
 
 
 def gaps(launches: Launches) -> pd.DataFrame:
-    """Return the roots of a timeline in which the GPU idles between kernels: at least ``GAPS_PCT`` of their span.
+    """Return the roots of a timeline in which the GPU idles between kernels for at least ``GAPS_PCT`` of their span.
 
     Returns:
         Columns series, M, span_us, gap_us, gap_pct, kernels.
@@ -124,9 +128,9 @@ def gaps(launches: Launches) -> pd.DataFrame:
 
 
 def stall_shares(table: pd.DataFrame, stage: str, most: int = 5) -> pd.DataFrame:
-    """Return what the warps of one stage wait for: columns row (series, M, GPU), reason, pct; the rest as ``other``.
+    """Return what the warps of one stage wait for: columns row (series, M, GPU), reason, pct; the rest is ``other``.
 
-    Of a row ``most`` reasons have their name, of all rows the ``NAMED_STALLS`` largest.
+    At most ``most`` reasons per row are named, and over all rows the ``NAMED_STALLS`` largest.
     """
     found = table[table["part"] == stage].sort_values(["series", "M"]).to_dict("records")
     rows = [{"row": _label(row), "reason": reason, "pct": pct} for row in found for reason, pct in stalls(row, most)]
@@ -135,6 +139,7 @@ def stall_shares(table: pd.DataFrame, stage: str, most: int = 5) -> pd.DataFrame
     told = told[told["reason"].isin(named)]
     rest = 100 - told.groupby("row", sort=False)["pct"].sum()
     out = pd.concat([told, rest.reset_index().assign(reason="other")], ignore_index=True)
+    # By first appearance: the rest of each row was added at the end.
     return out.sort_values("row", key=lambda r: pd.factorize(r)[0], kind="stable", ignore_index=True)
 
 

@@ -1,4 +1,4 @@
-"""One decoder layer in its phases: load the runs, split the layer into stages, set published figures beside them."""
+"""One decoder layer in its phases (prefill, decode): split into stages, and compared with published figures."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -20,16 +20,16 @@ ORDER = ("norm", "self_attn", *ranges.STAGES, ranges.EXPERTS, "shared_experts", 
 
 @dataclass(frozen=True)
 class Phase:
-    """One run, looked at through one layer.
+    """One run, reduced to one layer.
 
     Attributes:
         name: ``prefill``, ``decode``, or whatever the run says it is.
-        run: where it comes from.
+        run: the run.
         launches: every GPU operation of the run.
-        layer_range: regex of the range that is one layer.
-        ranges: ``breakdown`` of the layer, one row a range; ``attrs["coverage"]`` says what it covers.
+        layer_range: regular expression of the range that is one layer.
+        ranges: ``breakdown`` of the layer, one row per range; ``attrs["coverage"]`` is its coverage.
         stages: ``stages`` of those ranges.
-        known: runs to look for the roofs of its GPU in.
+        known: runs in which the roofs of its GPU are looked for.
     """
 
     name: str
@@ -47,13 +47,13 @@ class Phase:
 
     @property
     def part(self) -> str:
-        """What the ranges are below: ``layer``, or the name of a range that is only a part of one."""
+        """What the ranges are parts of: ``layer``, or the name of a range that is only a part of a layer."""
         name = ranges.short_name(str(self.ranges["name"].iloc[0]))
         return "layer" if re.fullmatch(r"layers\.\d+", name) else name
 
 
 def phase(name: str, run: Run, launches: Launches, layer_range: str) -> Phase:
-    """Look at a run through one layer; ``layer_range`` is a regex of the ranges that are one.
+    """Return the phase of a run; ``layer_range`` is a regular expression of the range that is one layer.
 
     Raises:
         UserError: not exactly one range matches.
@@ -67,10 +67,10 @@ def phase(name: str, run: Run, launches: Launches, layer_range: str) -> Phase:
 
 
 def layer_timeline(phase: Phase) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the operations and ranges of the layer of median span, operations with the stage they belong to.
+    """Return the operations and ranges of the layer of median span, operations with their stage.
 
     Returns:
-        As ``analysis.timeline.timeline``; ``stage`` as in ``stages``, ``other`` where no stage claims an operation.
+        As ``analysis.timeline.timeline``; ``stage`` as in ``stages``, ``other`` if an operation lies in none.
     """
     operations, spans = timeline(phase.launches, phase.layer_range)
     operations = operations.assign(stage=operations["path"].map(_stage_of_path))
@@ -84,14 +84,14 @@ def _stage_of_path(path: str) -> str:
 
 
 def stages(table: pd.DataFrame) -> pd.DataFrame:
-    """Split a layer's breakdown into stages that add up to the layer; nothing is counted twice.
+    """Split the breakdown of a layer into stages that add up to the layer; nothing is counted twice.
 
     Args:
         table: ``breakdown`` with the layer as its only root.
 
     Returns:
         Columns ``stage``, ``time_ms`` (median kernel sum of a layer), ``pct_of_layer`` (of all its instances) and
-        ``kernels``, in the order of the pipeline; ``other`` is what no stage claims.
+        ``kernels``, in the order of the pipeline; ``other`` is what lies in no stage.
     """
     rows: dict[str, dict[str, float]] = {}
     claimed: list[str] = []
@@ -100,7 +100,7 @@ def stages(table: pd.DataFrame) -> pd.DataFrame:
         stage = ranges.stage_of(row.name)
         if stage == ranges.EXPERTS and any(path.startswith(f"{row.path}/") for path in staged):
             continue  # the stages inside say more
-        # A stage within a stage is part of the outer one: counted there already.
+        # A stage inside another stage is already counted there.
         if stage is None or any(row.path.startswith(f"{path}/") for path in claimed):
             continue
         claimed.append(row.path)
@@ -110,18 +110,16 @@ def stages(table: pd.DataFrame) -> pd.DataFrame:
         total["kernels"] += row.kernels
     out = pd.DataFrame([{"stage": stage, **values} for stage, values in rows.items()], columns=_STAGE_COLUMNS)
     rest = 100 - out["pct_of_layer"].sum()  # by shares, not by medians, which need not add up
-    # Less is rounding of the shares.
-    if rest > 0.005:
+    if rest > 0.005:  # less is rounding
         layer: Any = table.iloc[0]
-        other = ["other", layer.kernel_sum_ms * rest / 100, rest, layer.kernels - out["kernels"].sum()]
-        out.loc[len(out)] = other
+        out.loc[len(out)] = ["other", layer.kernel_sum_ms * rest / 100, rest, layer.kernels - out["kernels"].sum()]
     return out.sort_values(
         "stage", key=lambda s: s.str.split("+").str[0].map(ORDER.index), kind="stable", ignore_index=True
     )
 
 
 def rows_of(table: pd.DataFrame) -> Iterator[Any]:
-    """Return the rows as named tuples."""
+    """Return the rows as named tuples, typed as Any, because their fields are columns."""
     return iter(table.itertuples())
 
 
@@ -131,14 +129,14 @@ _STAGE_COLUMNS = ["stage", "time_ms", "pct_of_layer", "kernels"]
 def published_rows(phase: Phase, table: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of a published table that a phase may be compared with.
 
-    None for another phase, for ranges that are no decoder layer, and for a run that states another model.
+    There are none for another phase, for ranges that are not a decoder layer, or for a run of another model.
     """
     model = (phase.run.manifest.get("workload") or {}).get("model") or published.L40.model
     return table[(table["phase"] == phase.name) & (phase.part == "layer") & (model == published.L40.model)]
 
 
 def beside_published(phase: Phase) -> pd.DataFrame:
-    """Return the phase's ranges with the published L40 time and share of the same range beside them.
+    """Return the phase's ranges beside the published L40 time and share of the same ranges.
 
     Returns:
         Columns name, depth, instances, kernels, kernel_sum_ms, busy_ms, gap_ms, pct_of_layer, and published_ms and
@@ -146,6 +144,7 @@ def beside_published(phase: Phase) -> pd.DataFrame:
     """
     table = phase.ranges.rename(columns={"pct_of_root": "pct_of_layer"}).copy()
     theirs = published_rows(phase, published.layer_table()).set_index("name")
+    # The published table is of layer 0; a run may have measured another one.
     key = table["name"].map(lambda n: re.sub(r"^layers\.\d+$", "layers.0", ranges.short_name(n)))
     table["published_ms"] = key.map(theirs["time_ms"]).astype("Float64")
     table["published_pct"] = key.map(theirs["pct_of_layer"]).astype("Float64")
@@ -154,7 +153,7 @@ def beside_published(phase: Phase) -> pd.DataFrame:
 
 
 def share_rows(phases: list[Phase]) -> pd.DataFrame:
-    """Return the stages of all phases, each followed by the published ones of that phase: one stacked bar a row.
+    """Return the stages of all phases, each followed by its published ones: one stacked bar per ``row``.
 
     Returns:
         Columns ``row`` (label), ``stage``, ``time_ms``, ``pct_of_layer``, ``published``.

@@ -1,8 +1,8 @@
-"""What kernels are where no range says it: by their names, the sizes in them, and their neighbours.
+"""The roles of kernels that no range states: found by their names, the sizes in them, and their neighbours.
 
-The rules are data (``spec.roles``). What a range already says wins over any rule; only ``experts`` is told apart
-further. A kernel that multiplies experts, by its name either w13 or w2, is told by the sizes in its name, by what runs
-before and after it on its stream (an activation lies between the two), or by its place among those of its layer.
+The rules are data (``spec.roles``). A stage that a range states takes precedence over any rule; only ``experts`` is
+split further. A kernel of the expert GEMMs whose name fits both w13 and w2 is told apart by the sizes in its name, by
+what runs before and after it on its stream (an activation lies between the two), or by its position in its layer.
 """
 
 import re
@@ -21,22 +21,22 @@ from moe_lab.spec.roles import Rule, builtin
 
 # Ranges around the experts: modules called mlp, experts, block_sparse_moe, and classes of MoE modules.
 MLP = r"(^|[./ ])(mlp|experts|block_sparse_moe|feed_forward|moe|\w*FusedMoE\w*|\w*SparseMoe\w*|\w*MoE)(_\d+)?$"
-# Roles that may lie between two products without saying which they are.
+# Roles that may lie between the two products and say nothing about which is which.
 BETWEEN = ("quant", "elementwise", "copy", "reduce", "index", "communication")
-LONGEST = 8000  # characters of a name that are looked at: an expression may take their square
-# Numbers in templates with the marks of compilers: nsys writes ``<(int)4>``, torch.profiler ``<4u>``, ncu ``<4>``.
+LONGEST = 8000  # characters of a name that are searched: an expression may take time of their square
+# Casts and suffixes of numbers in template arguments: nsys writes ``<(int)4>``, torch.profiler ``<4u>``, ncu ``<4>``.
 _MARKS = re.compile(r"\((?!deep_gemm::GemmType)[\w: ]+\)(?=-?\d)|(?<=\d)(?:ul{0,2}|l{1,2})(?=[,>])")
 
 
 def apply(launches: Launches, rules: Sequence[Rule] | None = None) -> Launches:
-    """Return the launches with a range of its role around every kernel that a rule fits, also of those in no range.
+    """Return the launches with a range, named by its role, around every kernel that matches a rule.
 
-    Kernels in a stage, attention or norm range keep it. The new ranges are ``synthetic``; a sentence in
-    ``meta["warnings"]`` says how many kernels got their role this way.
+    Kernels in no range get one, too; kernels in a stage, attention or norm range keep that. The new ranges are
+    ``synthetic``; a sentence in ``meta["warnings"]`` says how many kernels got their role this way.
 
     Args:
         launches: the report.
-        rules: what to look for; by default those of every engine that there is a file of.
+        rules: what to look for; by default the rules of every engine that has a file.
     """
     tree = build(launches)
     role, names, named = _told(launches, tree, builtin() if rules is None else rules)
@@ -54,7 +54,7 @@ def apply(launches: Launches, rules: Sequence[Rule] | None = None) -> Launches:
 
 
 def column(launches: Launches, tree: Tree) -> "pd.Series[str]":
-    """Return the role of every operation, by its range or else by the rules of every engine, NA where nothing says it.
+    """Return the role of every operation, from its range or else from the rules of every engine; NA where unknown.
 
     ``tree`` is that of the launches.
     """
@@ -63,7 +63,7 @@ def column(launches: Launches, tree: Tree) -> "pd.Series[str]":
 
 
 def _said(tree: Tree, role: Ints, named: Bools) -> str:
-    """Return how many kernels the rules reach, and how many nothing does."""
+    """Return a sentence on how many kernels have their role by rules, by a range, or not at all."""
     duration = tree.end - tree.start
     parts = (named, tree.kernel & ~named & (role >= 0), tree.kernel & (role < 0))
     share = [100 * int(duration[part].sum()) / (int(duration[tree.kernel].sum()) or 1) for part in parts]
@@ -76,7 +76,7 @@ def _said(tree: Tree, role: Ints, named: Bools) -> str:
 
 
 def _told(launches: Launches, tree: Tree, rules: Sequence[Rule]) -> tuple[Ints, list[str], Bools]:
-    """Return (role, names, named): an index into names for every operation, -1 = none, and which have it by a rule."""
+    """Return (role, names, named): an index into names per operation, -1 = none, and which have it from a rule."""
     stages = [stage_of(name) or name for name in tree.names]
     names = list(dict.fromkeys([EXPERTS, *STAGES, *(rule.role for rule in rules), *stages]))
     number = {name: code for code, name in enumerate(names)}
@@ -84,6 +84,7 @@ def _told(launches: Launches, tree: Tree, rules: Sequence[Rule]) -> tuple[Ints, 
     if len(tree.parent):
         inside = np.where(tree.range_id >= 0, tree.stages()[tree.range_id], -1)
         marked = np.where(tree.kernel & (inside >= 0), np.array([number[s] for s in stages])[inside], -1)
+    # Operations that may still get a role: those without one, and those of which only the experts are known.
     free = tree.kernel & ((marked < 0) | (marked == number[EXPERTS]))
     found = _in_order(launches, tree, [rule for rule in rules if not rule.by_name], free, number)
     by_name, sized = _by_name(launches, [rule for rule in rules if rule.by_name], number)
@@ -97,7 +98,7 @@ def _told(launches: Launches, tree: Tree, rules: Sequence[Rule]) -> tuple[Ints, 
 
 
 def _in_order(launches: Launches, tree: Tree, rules: Sequence[Rule], free: Bools, number: dict[str, int]) -> Ints:
-    """Return the role of every operation by rules that ask for a range, an occurrence or a neighbour: int64 [m]."""
+    """Return the role of every operation by rules with a range, an occurrence or a neighbour: int64 [m], -1 = none."""
     role = np.full(len(tree.range_id), -1, np.int64)
     kernel, kernels = codes(launches.table["name"])
     order = np.argsort(tree.start, kind="stable")
@@ -114,7 +115,7 @@ def _in_order(launches: Launches, tree: Tree, rules: Sequence[Rule], free: Bools
         if rule.beside is not None:
             near = tree.kernel & placed & _hits(rule.beside, kernels)[kernel]
             fits &= np.isin(owner, owner[near])
-        rows = order[fits[order]]
+        rows = order[fits[order]]  # in order of time, for counting occurrences
         if rule.nth is not None:
             counted = pd.Series(owner[rows]).groupby(owner[rows], sort=False).cumcount().to_numpy()
             rows = rows[(counted % rule.of if rule.of else counted) == rule.nth - 1]
@@ -123,17 +124,17 @@ def _in_order(launches: Launches, tree: Tree, rules: Sequence[Rule], free: Bools
 
 
 def _hits(expression: str, names: Iterable[object]) -> Bools:
-    """Return which names an expression is found in: bool [n + 1], the last for a name that is not known."""
+    """Return which names match an expression: bool [n + 1]; the last, for an unknown name (-1), is False."""
     return np.array([*(re.search(expression, str(name)[:LONGEST]) is not None for name in names), False], bool)
 
 
 def _plain(full: str) -> str:
-    """Return a full name whose template numbers are digits only."""
+    """Return a full name whose template numbers are plain digits."""
     return _MARKS.sub("", full[:LONGEST])
 
 
 def _by_name(launches: Launches, rules: Sequence[Rule], number: dict[str, int]) -> tuple[Ints, Ints]:
-    """Return (role, sized) of every operation: by its names, and by the sizes in them w13 or w2, -1 = none."""
+    """Return (role, sized) of every operation: its role by name, and w13 or w2 by the sizes in the name; -1 = none."""
     short, shorts = codes(launches.table["name"])
     full, fulls = codes(launches.table["name_full"])
     first, which = distinct(short, full)
@@ -153,12 +154,13 @@ def _by_name(launches: Launches, rules: Sequence[Rule], number: dict[str, int]) 
     # w13 is [2N, K] where w2 is [K, N].
     w13 = {at for at, (n, k) in sizes.items() if (k, n / 2) in sizes.values()}
     w2 = {at for at, (n, k) in sizes.items() if (2 * k, n) in sizes.values()}
+    # Sizes that fit both, as with 2N = K, say nothing.
     sized[list(w13 - w2)], sized[list(w2 - w13)] = number["w13"], number["w2"]
     return role[which], sized[which]
 
 
 def _by_neighbours(launches: Launches, tree: Tree, role: Ints, untold: Bools, number: dict[str, int]) -> None:
-    """Set w13 and w2 in ``role`` where the kernels before and after on the stream tell which it is."""
+    """Set w13 and w2 in ``role`` where the kernels before and after on the stream tell which is which."""
     skipped = [number[name] for name in BETWEEN if name in number]
     rows = np.flatnonzero(tree.kernel & (role >= 0) & ~np.isin(role, skipped))
     if not untold[rows].any():
@@ -170,29 +172,30 @@ def _by_neighbours(launches: Launches, tree: Tree, role: Ints, untold: Bools, nu
     experts, combine = number[EXPERTS], number["combine"]
     act, w13, w2 = ([code for name, code in number.items() if _begins(name, stage)] for stage in ("act", "w13", "w2"))
     begin = [number[name] for name in ("router", "align", "dispatch", "sort") if name in number]
-    for _ in range(2):  # the second time with what the first one told
+    for _ in range(2):  # the second round uses what the first one found
         own = role[rows]
+        # -1 at the ends of a stream, where roll would bring in another stream's kernel.
         after = np.where(after_same, np.roll(own, -1), -1)
         before = np.where(np.roll(after_same, 1), np.roll(own, 1), -1)
         open_ = untold[rows] & (own == experts)
         pair = open_ & np.isin(before, begin) & (after == experts) & (np.roll(after, -1) != experts)
         first = open_ & (np.isin(after, [*act, *w2]) | pair)
-        # What comes right after align is no w2: it may be all of the experts in one launch.
+        # A product right after align is not w2: it may be all of the experts in one launch.
         last = (before == experts) & ((after == combine) | np.isin(after, w13))
         second = open_ & ~first & (np.isin(before, [*act, *w13]) | last | np.roll(pair, 1))
         role[rows[first]], role[rows[second]] = number["w13"], number["w2"]
 
 
 def _begins(name: str, stage: str) -> bool:
-    """Return whether a role, maybe of fused stages, begins with a stage and does not go on to w2 from another."""
+    """Return whether a role, perhaps of fused stages, begins with a stage and does not go on to w2 from another."""
     first, *others = name.split("+")
     return first == stage and "w2" not in others
 
 
 def _by_place(tree: Tree, role: Ints, untold: Bools, number: dict[str, int]) -> None:
-    """Set w13 and w2 by turns in ``role`` for what is untold in each instance of a range around the experts.
+    """Set w13 and w2 in turn in ``role`` for what is still open in each instance of a range around the experts.
 
-    A product that is alone there may be all of the experts in one launch.
+    A product that is alone in its instance stays open: it may be all of the experts in one launch.
     """
     if not len(tree.parent):
         return
@@ -206,7 +209,7 @@ def _by_place(tree: Tree, role: Ints, untold: Bools, number: dict[str, int]) -> 
 
 
 def _ranges(ranges: pd.DataFrame, parent: Ints, process: Ints, name: "pd.Series[str]") -> pd.DataFrame:
-    """Return the ranges with new ones below ``parent``, at the top where that is negative."""
+    """Return the ranges with new ones added below ``parent``, or at the top where that is negative."""
     above = ranges.reindex(np.where(parent >= 0, parent, -1)).reset_index(drop=True)
     made = {
         "name": name,

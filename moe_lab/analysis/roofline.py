@@ -1,7 +1,7 @@
 """Hierarchical roofline of the expert GEMMs: FLOPs over bytes of DRAM and of L2, and the time that each roof costs.
 
-Roofs are those of ``analysis.roofs``; on AMD also those of rocprof-compute's ``roofline.csv``. What no kernel measured
-has no roof, L2 for one; of DRAM and the tensor cores the theoretical peak stands instead, and says so.
+Roofs are those of ``analysis.roofs``; on AMD also those of rocprof-compute's ``roofline.csv``. A unit that was not
+measured, such as L2, has no roof; for DRAM and the tensor cores the theoretical peak is used instead, marked as such.
 
 In every function here ``table`` is ``analysis.gemms.gemms`` and ``row`` one of its rows, ``known`` is
 ``roofs``, and l2_bytes the size of the L2 cache (None = not known).
@@ -39,7 +39,7 @@ def roofs(gpu: Mapping[str, Any], measured: Iterable[Run]) -> pd.DataFrame:
 
 
 def _of_roofline_csv(gpu: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the roofs that rocprof-compute measured, where a report has them."""
+    """Return the roofs that rocprof-compute measured, if the report has them."""
     known = gpu.get("roofs")
     if known is None:
         return []
@@ -49,7 +49,7 @@ def _of_roofline_csv(gpu: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def flops(row: Row) -> tuple[float | None, str]:
-    """Return (FLOPs executed, where from): ``counted`` by the tensor cores, ``padded rows`` or ``useful rows``."""
+    """Return (FLOPs executed, their source): ``counted`` in the tensor cores, ``padded rows`` or ``useful rows``."""
     counted = sum(float(row[c]) for c in OPERATIONS if not traffic.absent(row.get(c)))
     if counted:
         return counted, "counted"
@@ -65,7 +65,7 @@ def flops(row: Row) -> tuple[float | None, str]:
 
 
 def time_us(row: Row) -> float:
-    """Return the time of a kernel in a timeline where one was joined, else under ncu; 0 where there is none."""
+    """Return the time of a kernel in a timeline if one was joined, else under ncu; 0 if there is none."""
     known = (row.get(c) for c in ("timeline_us", "duration_us"))
     return next((float(v) for v in known if v is not None and not traffic.absent(v)), 0.0)
 
@@ -91,7 +91,7 @@ def _dram_bytes(row: Row, l2_bytes: float | None) -> tuple[float | None, str]:
 
 
 def points(table: pd.DataFrame, l2_bytes: float | None = None) -> pd.DataFrame:
-    """Return one point a GEMM and level of memory; without counters the bytes are analytic, and it says so.
+    """Return one point per GEMM and level of memory; without counters, bytes come from a model and are marked so.
 
     Returns:
         Columns series, backend, M, stage, tile, level (dram, l2), flop, flop_from (counted, padded rows, useful rows),
@@ -118,12 +118,12 @@ POINT = (
 
 
 def ceilings(table: pd.DataFrame, known: pd.DataFrame, l2_bytes: float | None = None) -> pd.DataFrame:
-    """Return the time that each roof alone would cost a GEMM, and how far it is from the highest of them.
+    """Return the time that each roof alone would cost a GEMM, and how far the GEMM is from the largest of these times.
 
     Returns:
         Columns series, M, stage, tile, duration_us (the timeline's where there is one), dram_us, l2_us, tensor_us (NA
-        without that roof or the bytes), floor_us (the largest of them), binding (its name), lost_us (duration beyond
-        it), pct_of_floor (100 = no time lost, more = a wrong roof), dram_bytes_from, l2_bytes_from, flop_from.
+        without that roof or the bytes), floor_us (the largest of them), binding (its name), lost_us (time above the
+        floor), pct_of_floor (100 = no time lost, more = a wrong roof), dram_bytes_from, l2_bytes_from, flop_from.
     """
     rows = []
     for row in table.to_dict("records"):
@@ -156,7 +156,7 @@ def _amounts(row: Row, l2_bytes: float | None) -> dict[str, tuple[float | None, 
 
 
 def floor_us(row: Row, known: pd.DataFrame, kind: str, amount: float | None) -> float | None:
-    """Return the time that a roof alone asks for; None without the roof or the amount (bytes or FLOPs).
+    """Return the time that a roof alone costs; None without the roof or the amount (bytes or FLOPs).
 
     Products in fp8 have a roof of their own.
     """
@@ -166,9 +166,9 @@ def floor_us(row: Row, known: pd.DataFrame, kind: str, amount: float | None) -> 
 
 
 def share_pct(row: Row, known: pd.DataFrame, kind: str) -> float | None:
-    """Return the share of a roof that a kernel reaches, of what was counted; None where that or the roof is not known.
+    """Return the share of a roof that a kernel reaches, from what was counted; None if that or the roof is not known.
 
-    Of FLOPs those of padded rows count too where the tensor cores' own were not counted. More than 100 is a wrong roof.
+    FLOPs of padded rows are used where the tensor cores' own were not counted. More than 100 means a wrong roof.
     """
     amount, source = _amounts(row, None)[kind]
     time = time_us(row)

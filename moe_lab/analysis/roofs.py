@@ -1,8 +1,8 @@
-"""What a GPU can do at most: one set of roofs a GPU, from the benchmarks that measured them, the same on every page.
+"""What a GPU can do at most: one set of roofs per GPU, from the benchmarks that measured them, for every page.
 
-The newest benchmark of the GPU that measured a roof gives its value; how far all of them lie apart is the spread. What
-a kernel reaches beyond a roof makes the roof wrong, not the kernel: pages mark it. Where nothing was measured there is
-no roof but the theoretical peak, if the GPU's clocks tell it, and it is named so.
+The value of a roof is from the newest benchmark on that GPU that measured it; its spread is over all of them. If a
+kernel exceeds a roof, the roof is wrong, not the kernel, and pages mark it. Where nothing was measured, the theoretical
+peak is used, if the GPU's clocks are known, and is called so.
 """
 
 import math
@@ -14,14 +14,14 @@ import pandas as pd
 from moe_lab.runs import Run
 
 COLUMNS = ("kind", "value", "low", "high", "repetitions", "how", "run", "runs", "measured")
-# kind -> names in a benchmark's ``measured``; a benchmark with the first name comes before one that has only others.
+# kind -> names in a benchmark's ``measured``; benchmarks with the first name take precedence over those without it.
 MEASURED: dict[str, tuple[str, ...]] = {
     "dram": ("read_bytes_per_s", "copy_bytes_per_s"),
     "l2": ("l2_read_bytes_per_s",),
     "tensor": ("bf16_flops_per_s", "matmul_flops_per_s"),
     "tensor fp8": ("fp8_flops_per_s",),
 }
-# How it was measured, and how often, before benchmarks said it themselves.
+# How, and how often, older benchmarks measured, which do not say so themselves.
 BEFORE = {
     "read_bytes_per_s": ("the fastest of 10 reads of 1 GiB", 10),
     "copy_bytes_per_s": ("the fastest of 10 copies of 1 GiB, read plus written", 10),
@@ -40,35 +40,36 @@ def of_gpu(name: str | None, known: Iterable[Run]) -> pd.DataFrame:
         known: benchmarks to look in.
 
     Returns:
-        One row a kind that was measured: kind (dram, l2: bytes/s; tensor, tensor fp8: FLOP/s), value (of the newest
+        One row per kind that was measured: kind (dram, l2: bytes/s; tensor, tensor fp8: FLOP/s), value (of the newest
         benchmark), low and high (over the repetitions, where a benchmark states them, and over all benchmarks),
         repetitions (NA where not stated), how, run (whose value it is), runs (how many measured it), measured (True).
     """
     same = [r for r in known if name and (r.manifest.get("gpu") or {}).get("name") == name]
-    same = sorted(same, key=lambda r: str(r.manifest.get("date") or ""), reverse=True)
+    same = sorted(same, key=lambda r: str(r.manifest.get("date") or ""), reverse=True)  # newest first, undated last
     stated = [(str(r.manifest.get("name")), of_run(r)) for r in same]
     rows = [row for kind in MEASURED if (row := _newest(kind, stated))]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def of_run(run: Run) -> dict[str, dict[str, Any]]:
-    """Return what a benchmark measured of its GPU: name -> value, low, high, repetitions and how."""
+    """Return the roofs that a benchmark measured: name -> value, low, high, repetitions and how."""
     gpu, measured = run.manifest.get("gpu"), run.manifest.get("measured")
     found = measured.get("roofs") if isinstance(measured, Mapping) else None
     given = {**(gpu if isinstance(gpu, Mapping) else {}), **(found if isinstance(found, Mapping) else {})}
     spread = dict(given["spread"]) if isinstance(given.get("spread"), Mapping) else {}
     dtype = str(given.get("matmul_dtype", "bfloat16"))
+    # A product in another dtype is no roof of bf16; in fp8 it is one of its own.
     if dtype not in ("bfloat16", "float16"):
         for of in (given, spread):
             product = of.pop("matmul_flops_per_s", None)
             if dtype.startswith("float8_e4m3") and product is not None:
                 of["fp8_flops_per_s"] = product
     names = [name for of in MEASURED.values() for name in of if name in given]
-    return {name: row for name in names if (row := _stated(name, given[name], (spread or {}).get(name)))}
+    return {name: row for name in names if (row := _stated(name, given[name], spread.get(name)))}
 
 
 def _stated(name: str, value: Any, spread: Any) -> dict[str, Any] | None:
-    """Return one roof with the spread that a benchmark states beside it; None if the value is no positive number."""
+    """Return one roof with the spread that the benchmark states; None if the value is not a positive number."""
     how, repetitions = BEFORE.get(name, ("", None))
     row = spread if isinstance(spread, Mapping) else {"repetitions": repetitions, "how": how}
     number = _number(value)
@@ -84,7 +85,7 @@ def _number(value: Any) -> float | None:
 
 
 def _newest(kind: str, stated: list[tuple[str, dict[str, dict[str, Any]]]]) -> dict[str, Any] | None:
-    """Return one kind's row: of the benchmarks with its first name, else of those with another."""
+    """Return the row of one kind: from benchmarks with its first name, else from those with another."""
     best = [pair for pair in stated if MEASURED[kind][0] in pair[1]]
     found = [(run, one) for run, roofs in best or stated if (one := of_kind(roofs, kind))]
     if not found:
@@ -95,19 +96,19 @@ def _newest(kind: str, stated: list[tuple[str, dict[str, dict[str, Any]]]]) -> d
 
 
 def of_kind(roofs: dict[str, dict[str, Any]], kind: str) -> dict[str, Any] | None:
-    """Return the roof of a kind among those of one benchmark: of DRAM the larger of reading and copying."""
+    """Return the roof of a kind among those of one benchmark; for DRAM the larger of reading and copying."""
     found = [roofs[name] for name in MEASURED[kind] if name in roofs]
     return max(found, key=lambda r: float(r["value"])) if kind == "dram" and found else next(iter(found), None)
 
 
 def value(known: pd.DataFrame, kind: str) -> float | None:
-    """Return the value of a roof; None where it is not known."""
+    """Return the value of a roof; None if it is not known."""
     rows = known[known["kind"] == kind]
     return float(rows["value"].iloc[0]) if len(rows) else None
 
 
 def with_peaks(known: pd.DataFrame, gpu: Mapping[str, Any]) -> pd.DataFrame:
-    """Return the roofs and, for a kind that nothing measured, the theoretical peak (measured: False).
+    """Return the roofs and, for kinds that were not measured, the theoretical peak (measured: False).
 
     Args:
         known: ``of_gpu``.

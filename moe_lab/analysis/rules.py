@@ -1,7 +1,7 @@
-"""What can limit a kernel, and what costs on top of it: one object each, in the order in which they are tried and told.
+"""What can limit a kernel, and what costs time on top: one object each, in the order in which they are tried and told.
 
-An object holds all there is to it: when it fires, the evidence, what is said of it and what helps. Tables, findings and
-pages go through ``RULES`` and ``EXTRAS`` and name none of them.
+An object holds everything about itself: when it fires, its evidence, what is said about it and what helps. Tables,
+findings and pages go through ``RULES`` and ``EXTRAS`` and do not name any of them.
 """
 
 import math
@@ -12,10 +12,10 @@ from typing import Any
 
 from moe_lab.analysis import traffic
 
-FULL_PCT = 60.0  # Nsight Compute, too, calls a kernel whose units are all below this one that waits (latency)
+FULL_PCT = 60.0  # Nsight Compute also calls a kernel latency-bound if all of its units are below this
 PADDING_PCT = 20.0  # below this, other costs of the same kernels are larger
-DRAM_PCT = 65.0  # kernels that stream reach 75 to 98 % in the committed captures
-SM_TIME = ("tail_pct", "padding_pct")  # time of SMs, which is free where they wait for bytes or for work
+DRAM_PCT = 65.0  # streaming kernels reach 75 to 98 % in the committed captures
+SM_TIME = ("tail_pct", "padding_pct")  # costs in SM time, which is free while SMs wait for bytes or work
 Row = Mapping[Hashable, Any]
 Units = Mapping[str, float]
 
@@ -25,15 +25,16 @@ class Rule:
     """One limiter.
 
     Attributes:
-        name: what a table calls it.
+        name: its name in tables.
         fires: whether it limits a kernel; takes its row of ``analysis.gemms.gemms`` and the share of each unit that was
             counted, in percent (``limits.shares``).
-        says: what a kernel then is; ``{where}`` is what ``where`` returns, ``{compute}`` the share of the compute roof.
+        says: how the kernel is then described; ``{where}`` is the result of ``where``, ``{compute}`` the share of the
+            compute roof.
         helps: what helps against it.
-        share: column with its evidence in percent, one of ``limits.shares`` or of the row; empty where it has none.
-        alone: whether that share says enough, so that the other units' are not told beside it.
-        where: names the part of the unit that is busy, from the row.
-        hides: columns of ``EXTRAS`` that cost no time while it limits.
+        share: column with its evidence in percent, one of ``limits.shares`` or of the row; empty if there is none.
+        alone: whether that share says enough without those of the other units.
+        where: names the busy part of the unit, from the row.
+        hides: columns of ``EXTRAS`` that cost no time under this limiter.
     """
 
     name: str
@@ -48,13 +49,13 @@ class Rule:
 
 @dataclass(frozen=True)
 class Extra:
-    """What costs on top of a limiter.
+    """A cost on top of a limiter.
 
     Attributes:
-        column: of ``limits.limits``, its cost in percent.
-        pct: that cost, from a row of ``analysis.gemms.gemms``; None where it is not known.
-        least_pct: below this nothing is said.
-        about: what a finding calls it.
+        column: its column in ``limits.limits``, the cost in percent.
+        pct: that cost, from a row of ``analysis.gemms.gemms``; None if it is not known.
+        least_pct: smaller costs are not mentioned.
+        about: its name in findings.
         says: what the kernel does; ``{}`` is the percentage.
     """
 
@@ -66,12 +67,12 @@ class Extra:
 
 
 def value(row: Row, column: str) -> float | None:
-    """Return a number of a row; None where it was not counted."""
+    """Return a number of a row; None if it was not counted."""
     return None if traffic.absent(row.get(column)) else float(row[column])
 
 
 def _busiest(row: Row, units: Units) -> tuple[str, float]:
-    """Return the unit with the largest share, and the largest share of all, which ncu may know of a memory alone."""
+    """Return (unit with the largest share, largest share of all); ncu may know the latter only for some memory."""
     unit = max(units, key=lambda name: units[name])
     return unit, max(units[unit], value(row, "mem_throughput_pct") or 0)
 
@@ -81,12 +82,12 @@ def _near(row: Row, units: Units, share: str, near_pct: float) -> bool:
 
 
 def _unit(name: str, share: str, near_pct: float, says: str, helps: str, **more: Any) -> Rule:
-    """Return the rule that a unit limits whose share is the largest and at least ``near_pct``."""
+    """Return a rule that fires if the unit's share is the largest of all and at least ``near_pct``."""
     return Rule(name, partial(_near, share=share, near_pct=near_pct), says, helps, share, **more)
 
 
 def _few_blocks(row: Row, units: Units) -> bool:
-    """Return whether fewer blocks have work than there are SMs, and nothing is busy."""
+    """Return whether fewer blocks have work than there are SMs, and no unit is busy."""
     working = value(row, "tiles_computed")
     working = value(row, "grid_blocks") if working is None else working
     count = value(row, "sm_count")
@@ -103,7 +104,7 @@ def _none_near(row: Row, units: Units) -> bool:
 
 
 def on_chip(row: Row) -> str:
-    """Return which memory on the chip is the busier: ``L1`` or ``L2``; both, where neither was counted."""
+    """Return which memory on the chip is busier: ``L1`` or ``L2``; ``L1 or L2`` if one was not counted."""
     l1, l2 = value(row, "l1_throughput_pct"), value(row, "l2_throughput_pct")
     if l1 is None or l2 is None:
         return "L1 or L2"
@@ -111,25 +112,25 @@ def on_chip(row: Row) -> str:
 
 
 def _tail_pct(row: Row) -> float | None:
-    """Return the share of the SMs' time that the last wave leaves idle, if every block takes the same time."""
+    """Return the share of SM time that the last wave leaves idle, in percent, if all blocks take the same time."""
     waves = value(row, "working_waves")
     return None if waves is None or waves <= 1 else 100 * (1 - waves / math.ceil(waves))
 
 
 def _padding_pct(row: Row) -> float | None:
-    """Return the rows of padding, of the useful rows."""
+    """Return the padding rows in percent of the useful rows."""
     padded, useful = value(row, "rows_padded"), value(row, "rows_useful")
     return None if padded is None or not useful else 100 * (padded / useful - 1)
 
 
 def _empty_pct(row: Row) -> float | None:
-    """Return the blocks that were launched for the upper bound and find no tile, of all blocks."""
+    """Return the blocks that find no tile, in percent of all blocks; the grid is sized for the upper bound of tiles."""
     empty, grid = value(row, "blocks_empty"), value(row, "grid_blocks")
     return None if empty is None or not grid else 100 * empty / grid
 
 
-# Which fires depends on the order of "too few blocks" and "latency" alone: one without work for all SMs idles too.
-# The rest of the order is the one in which sentences tell them: what one can do most about comes first.
+# The order decides what fires only for "too few blocks" and "latency", as a kernel with too few blocks is idle, too.
+# Otherwise it is the order of sentences: first what one can do most about.
 RULES = [
     _unit(
         "on-chip memory",

@@ -1,6 +1,6 @@
-"""Compiled code, from rows of ``moe-lab inspect``: a table a kernel, and what is amiss in which rows.
+"""Compiled code, from rows of ``moe-lab inspect``: a table of kernels, and what is wrong in which rows.
 
-Rows have the columns of ``schema.of("static")``, and of ``rows`` those that say which call it is.
+Rows have the columns of ``schema.of("static")`` and those columns of ``rows`` that identify the call.
 """
 
 from collections.abc import Callable
@@ -20,16 +20,16 @@ CODE = [
 LAUNCH = ["M", "backend", "stage", "kernel", "grid_blocks", "block_threads"]
 BESIDE = ["static_registers", "registers_per_thread", "static_smem_bytes", "smem_bytes"]
 BESIDE += ["static_occupancy_pct", "occupancy_theoretical_pct"]
-WIDE_BYTES = 16  # that a thread loads at once where nothing is in the way
-# What rules look at.
+WIDE_BYTES = 16  # the widest load of a thread
+# Columns that the rules read.
 NEEDED = ("arch", "error", "tensor_unit", "vgpr_spills", "sgpr_spills", "local_accesses", "loop_loads", "blocks_by")
-NARROW_PCT = 50.0  # of the bytes that the inner loop loads: scales and indices are less
+NARROW_PCT = 50.0  # of the bytes loaded in the inner loop; narrow loads of scales and indices are fewer
 
 
 def kernels(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows in ``CALL``, M and ``CODE``, those that differ in M alone joined: M is a text, ``1, 64``.
+    """Return ``CALL``, M and ``CODE`` of the rows; rows that differ only in M are joined, and M is a text: ``1, 64``.
 
-    ``spills`` are registers on AMD and instructions on local memory on NVIDIA, whose code does not say registers.
+    ``spills`` counts registers on AMD, and local memory instructions on NVIDIA, whose code does not state registers.
     """
     spills = _spills(rows)
     shown = rows.reindex(columns=[*CALL, "M", *CODE]).assign(spills=spills)
@@ -47,16 +47,16 @@ def _spills(rows: pd.DataFrame) -> "pd.Series[Any]":
 
 
 def beside(rows: pd.DataFrame, counted: pd.DataFrame) -> pd.DataFrame:
-    """Return what was compiled beside what Nsight Compute found in the same launches.
+    """Return the compiled code beside what Nsight Compute found in the same launches.
 
     Args:
-        rows: of ``moe-lab inspect``, on one GPU.
-        counted: of a capture of ``moe_lab.gpu experts``, as ``counters.counters_table`` makes them.
+        rows: rows of ``moe-lab inspect`` for one GPU.
+        counted: ``counters.counters_table`` of a capture of ``moe_lab.gpu experts``.
 
     Returns:
-        One row a launch that is in both, by M, backend (of align kernels that of the call that they were in), stage,
-        kernel and grid: these, then static_registers and registers_per_thread, static_smem_bytes and smem_bytes,
-        static_occupancy_pct and occupancy_theoretical_pct. Launches of kernels that the other one lacks are left out.
+        One row per launch that is in both, matched by M, backend (for align kernels that of their call), stage, kernel
+        and grid: these, then static_registers and registers_per_thread, static_smem_bytes and smem_bytes,
+        static_occupancy_pct and occupancy_theoretical_pct. Launches that are in only one of them are left out.
     """
     roots = [ranges.parse_root(str(path).split("/")[0]) or {} for path in counted["path"]]
     found = counted.assign(
@@ -73,10 +73,10 @@ def beside(rows: pd.DataFrame, counted: pd.DataFrame) -> pd.DataFrame:
 
 
 def narrow_pct(loads: Any) -> float:
-    """Return the share of bytes that come by loads narrower than 16 bytes; 0 without loads.
+    """Return the share of bytes that are loaded by loads narrower than 16 bytes; 0 if there are no loads.
 
     Args:
-        loads: (bytes of a load, count) of each width, as the columns ``loads`` and ``loop_loads`` have them.
+        loads: (bytes per load, count) for each width, as in the columns ``loads`` and ``loop_loads``.
     """
     of = [(int(width), count) for width, count in loads or ()]
     total = sum(width * count for width, count in of)
@@ -85,26 +85,26 @@ def narrow_pct(loads: Any) -> float:
 
 
 def smem_costs_half(row: Any) -> bool:
-    """Return whether shared memory lets at most half of the blocks onto a multiprocessor that all else would."""
+    """Return whether shared memory allows at most half as many blocks per SM as everything else would."""
     blocks = dict(row.blocks_by or ())
     held = blocks.pop("shared memory", None)
     return held is not None and 2 * held <= min(blocks.values())
 
 
 def lesser_unit(row: Any) -> bool:
-    """Return whether matrices are multiplied by mma.sync on an architecture that has a wider unit of its own."""
+    """Return whether the kernel multiplies with mma.sync on an architecture that has a wider unit."""
     return row.tensor_unit == "mma.sync" and architectures.find(row.arch).tensor_unit != "mma.sync"
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What can be amiss in compiled code.
+    """What can be wrong in compiled code.
 
     Attributes:
-        about: its subject, as a finding begins.
-        fires: whether it is so in a row.
+        about: its name, with which a finding begins.
+        fires: whether it holds for a row.
         shown: columns that show it, separated by spaces.
-        problem: whether it costs time or fails, as a rule; else it may be meant.
+        problem: whether it usually costs time or fails; otherwise it may be intended.
     """
 
     about: str

@@ -1,9 +1,9 @@
 """The experts benchmark over M: which backend is quickest where, how far from the bound, and what routing skew costs.
 
-Times are compared only inside one case (model, M, routing, seed), whose backends the benchmark interleaved. A backend
-is ahead of another when its 80th percentile lies below the other's 20th, behind when it is the other way round, else
-the two are even. The bound is the roofline of the same run: the larger of minimum bytes over the faster of a copy and a
-read, and useful FLOPs over a large product.
+Times are compared only within one case (model, M, routing, seed), whose backends the benchmark interleaved. A backend
+is ahead of another if its 80th percentile lies below the other's 20th, behind in the opposite case, and otherwise the
+two are even. The bound is the roofline of the same run: the larger of minimum bytes at the bandwidth of the faster of a
+copy and a read, and useful FLOPs at the rate of a large product.
 """
 
 import math
@@ -42,14 +42,14 @@ class Sweep(BenchRun):
 
     @property
     def measured(self) -> dict[str, Any]:
-        """What the run measured of the GPU: roofs and l2."""
+        """What the run measured of its GPU: ``roofs`` and ``l2``."""
         return (self.run.manifest.get("measured") or {}) if self.run else {}
 
 
 def at(sweep: Sweep, model: str, routing: str = "") -> pd.DataFrame:
-    """Return the timed rows of whole layers over M, replayed from a CUDA graph, of the first seed and format.
+    """Return the timed rows of whole layers by M, replayed from a CUDA graph, of the first seed and format.
 
-    An empty model or routing is the first of the run.
+    An empty model or routing stands for the first of the run.
     """
     rows = sweep.timed
     for column, wanted in (("model", model), ("routing", routing), ("seed", None), ("format", None)):
@@ -59,12 +59,12 @@ def at(sweep: Sweep, model: str, routing: str = "") -> pd.DataFrame:
 
 
 def times(rows: pd.DataFrame, ours: str, baseline: str) -> pd.DataFrame:
-    """Return one row an M: the milliseconds of every backend, the bound, and how many times as fast ours is.
+    """Return one row per M: the time of every backend in ms, the bound, and the speed-up of ours.
 
     Returns:
-        Columns M, ``ms|<backend>`` each, roofline_ms, pct_of_roofline (ours), speedup (baseline / ours), best (the
-        quickest of other projects at this M, as ``leads`` says), speedup_best (best / ours); NA where a backend has no
-        time.
+        Columns M, ``ms|<backend>`` for each backend, roofline_ms, pct_of_roofline (ours), speedup (baseline / ours),
+        best (the quickest of other projects at this M, see ``leads``), speedup_best (best / ours); NA where a backend
+        has no time.
     """
     if rows.empty:
         return pd.DataFrame({"M": []})
@@ -75,17 +75,18 @@ def times(rows: pd.DataFrame, ours: str, baseline: str) -> pd.DataFrame:
     mine = wide[ours].astype(float) if ours in wide else pd.Series(np.nan, index=wide.index)
     out["pct_of_roofline"] = rows[rows["backend"] == ours].drop_duplicates("M").set_index("M")["pct_of_roofline"]
     out["speedup"] = wide[baseline].astype(float) / mine if baseline in wide else np.nan
-    best = leads(rows, ours).set_index("M") if ours in wide else leads(rows.head(0), ours).set_index("M")
+    # `leads` would put our quickest backend in the place of one that was not measured.
+    best = leads(rows if ours in wide else rows.head(0), ours).set_index("M")
     out["best"], out["speedup_best"] = best["peer"], best["speedup"].astype(float)
     return out.reset_index()
 
 
 def winners(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return one row an M: the quickest backend, the next, by how much, and whether the two can be told apart.
+    """Return one row per M: the quickest backend, the next, the lead, and whether it is more than noise.
 
     Returns:
         Columns M, winner, ms, next, next_ms, lead_pct (of the next's time), verdict (ahead or even), pct_of_roofline,
-        bound_by; next and lead are NA with a single backend.
+        bound_by; next and lead are NA if there is only one backend.
     """
     ranked = rows.sort_values("median_us").groupby("M")
     first, second = (ranked.nth(n).set_index("M") for n in (0, 1))
@@ -93,6 +94,7 @@ def winners(rows: pd.DataFrame) -> pd.DataFrame:
     out = both[["M", "pct_of_roofline", "bound_by"]].assign(winner=both["backend"], ms=both["median_us"] / 1e3)
     out = out.assign(next=both["backend_next"], next_ms=both["median_us_next"] / 1e3)
     out["lead_pct"] = 100 * (1 - both["median_us"] / both["median_us_next"])
+    # A single backend is neither ahead nor even.
     out["verdict"] = pd.Series(verdicts(both, "", "_next"), index=out.index).where(both["backend_next"].notna())
     return out.convert_dtypes()
 
@@ -101,8 +103,8 @@ def crossings(rows: pd.DataFrame, one: str, other: str) -> pd.DataFrame:
     """Return where two backends change places.
 
     Returns:
-        One row a change: low and high (the Ms around it), M (between them, where straight lines through the logarithms
-        of the times meet), before (the quicker one at low), after.
+        One row per change: low and high (the Ms around it), M (where straight lines through the logarithms of the times
+        meet between them), before (the quicker one at low), after.
     """
     wide = rows.pivot_table("median_us", "M", "backend", aggfunc="first") if len(rows) else pd.DataFrame()
     if not {one, other} <= set(wide.columns):
@@ -111,7 +113,7 @@ def crossings(rows: pd.DataFrame, one: str, other: str) -> pd.DataFrame:
     out = []
     for (low, left), (high, right) in zip(list(gap.items())[:-1], list(gap.items())[1:], strict=True):
         if left * right < 0 and float(str(low)) > 0:
-            # Times grow about as powers of M, which are straight lines on logarithmic axes.
+            # Times grow roughly as powers of M, which are straight lines on logarithmic axes.
             share = left / (left - right)
             where = math.exp(math.log(float(str(low))) * (1 - share) + math.log(float(str(high))) * share)
             ahead = (one, other) if left < 0 else (other, one)
@@ -120,10 +122,10 @@ def crossings(rows: pd.DataFrame, one: str, other: str) -> pd.DataFrame:
 
 
 def stages(rows: pd.DataFrame, backends: Sequence[str]) -> pd.DataFrame:
-    """Return what each stage's kernels took in a traced call: one row a backend, M and stage.
+    """Return the time of each stage's kernels in a traced call: one row per backend, M and stage.
 
     Returns:
-        Columns backend, M, stage, us, pct (of the call's kernels), kernels; no rows where nothing was traced.
+        Columns backend, M, stage, us, pct (of the call's kernels), kernels; no rows if nothing was traced.
     """
     out = []
     rows = rows[rows["backend"].isin(list(backends))]
@@ -137,11 +139,12 @@ def stages(rows: pd.DataFrame, backends: Sequence[str]) -> pd.DataFrame:
 
 
 def skew(sweep: Sweep, model: str, backends: Sequence[str], base: str = "uniform") -> pd.DataFrame:
-    """Set the time under each routing beside that under ``base``.
+    """Compare the time under each routing with that under ``base``.
 
     Returns:
-        Columns M, backend, routing, us, base_us, ratio, bound_ratio (of the rooflines: what the changed minimum bytes
-        alone would do), ratio_net (ratio / bound_ratio), experts_hit, rows_most; no rows without two routings.
+        Columns M, backend, routing, us, base_us, ratio, bound_ratio (of the rooflines: the effect of the
+        changed minimum bytes alone), ratio_net (ratio / bound_ratio), experts_hit, rows_most; no rows if there is only
+        one routing.
     """
     parts = [at(sweep, model, routing) for routing in dict.fromkeys(sweep.timed["routing"])]
     rows = pd.concat(parts) if parts else sweep.timed
@@ -157,6 +160,6 @@ def skew(sweep: Sweep, model: str, backends: Sequence[str], base: str = "uniform
 
 
 def geometric_mean(values: "pd.Series[Any]") -> float:
-    """Return the geometric mean of positive numbers; NaN of none."""
+    """Return the geometric mean of positive numbers; NaN if there are none."""
     known = values.dropna().astype(float)
     return float(np.exp(np.log(known).mean())) if len(known) else math.nan

@@ -1,4 +1,4 @@
-"""Tiles of an expert GEMM: recovered from a launch, how many blocks work, where the configuration switches."""
+"""Tiles of an expert GEMM: recovered from a launch; how many blocks have work; where the configuration changes."""
 
 import math
 import re
@@ -10,21 +10,21 @@ import pandas as pd
 
 from moe_lab.spec.problem import capacity
 
-SIZES = (16, 32, 64, 128, 256)  # of block_m and block_n, for a tile that is looked up by its grid
+SIZES = (16, 32, 64, 128, 256)  # of block_m and block_n that are tried when a tile is recovered from a grid
 _IN_NAME = re.compile(r"(?<![0-9])(\d{2,3})x(\d{2,3})x(\d{2,3})(?![0-9])")
 FIELDS = ("block_m", "block_n", "block_k", "group_m", "num_warps", "num_stages")
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A tile of [block_m, block_n] that a block computes in steps of block_k; None = not known.
+    """A tile [block_m, block_n] that a thread block computes in steps of block_k; None = not known.
 
     Attributes:
         block_m: rows.
         block_n: columns.
         block_k: depth of a step.
-        group_m: row tiles that run column by column, so that they share weights in L2.
-        source: ``workload`` (it says so itself), ``kernel name`` or ``grid``.
+        group_m: number of row tiles that run column by column, so that they share weights in L2.
+        source: where it is known from: ``workload``, ``kernel name`` or ``grid``.
     """
 
     block_m: int | None
@@ -42,14 +42,14 @@ class Tile:
 def recover(
     stated: Mapping[str, Any] | None, name: str, grid_blocks: int | None, rows: int, experts: int, gemm_n: int
 ) -> Tile | None:
-    """Return the tile of a launch: as the workload states it, else as the kernel's name or its grid tell.
+    """Return the tile of a launch: as the workload states it, else from the kernel's name, else from its grid.
 
     Args:
         stated: sizes from the workload, or None.
         name: of the kernel; ``..._16x256x64...`` is block_m, block_n, block_k.
-        grid_blocks: blocks of the launch; tells the tile if one pair of ``SIZES`` alone gives that grid.
-        rows: pairs, M * topk.
-        experts: experts.
+        grid_blocks: blocks of the launch; reveals the tile if only one pair of ``SIZES`` gives that grid.
+        rows: token-expert pairs, M * topk.
+        experts: number of experts.
         gemm_n: columns of the product.
     """
     if stated and stated.get("block_m"):
@@ -62,16 +62,17 @@ def recover(
 
 
 def _from_grid(grid_blocks: int, rows: int, experts: int, gemm_n: int) -> Tile | None:
-    """Look the tile up by its grid: ``capacity`` rows, in SGLang one expert more, the last tile cut off or kept."""
+    """Return the only tile that gives a grid of this size, or None."""
     fits = set()
     for m in SIZES:
+        # Grids are sized for the most rows; SGLang counts one expert more. Some round the last tile off, some up.
         most = {capacity(rows, m, experts), min(rows * m, rows + (experts + 1) * (m - 1))}
         tiles = {t for size in most for t in (size // m, math.ceil(size / m))}
         fits |= {(m, n) for n in SIZES if grid_blocks in {t * math.ceil(gemm_n / n) for t in tiles}}
     if not fits:
         return None
     ms, ns = ({pair[i] for pair in fits} for i in range(2))
-    # Several widths give this grid: better no tile than a wrong one.
+    # If several widths give this grid, no tile is better than a wrong one.
     if len(ns) > 1:
         return None
     return Tile(ms.pop() if len(ms) == 1 else None, ns.pop(), source="grid")
@@ -83,8 +84,8 @@ class Blocks:
 
     Attributes:
         tiles: tiles with rows in them.
-        empty: blocks launched for the upper bound that find no tile; 0 for a persistent kernel.
-        persistent: whether fewer blocks than tiles were launched, each of which computes several.
+        empty: blocks that find no tile, as the grid is sized for the upper bound; 0 for a persistent kernel.
+        persistent: whether fewer blocks than tiles were launched, so that each computes several.
     """
 
     tiles: int
@@ -95,9 +96,9 @@ class Blocks:
 def blocks(
     tile: Tile | None, grid_blocks: int | None, rows_padded: int | None, gemm_n: int, sized_by_gpu: bool = False
 ) -> Blocks | None:
-    """Return how many of a launch's blocks have a tile to compute; None where tile or padded rows are not known.
+    """Return how many blocks of a launch have a tile to compute; None if tile or padded rows are not known.
 
-    A grid sized by the GPU is persistent, however few tiles there are.
+    A kernel whose grid is sized by the GPU is persistent, however few tiles there are.
     """
     if tile is None or not tile.block_m or not tile.block_n or not grid_blocks or rows_padded is None:
         return None
@@ -113,7 +114,7 @@ def switches(table: pd.DataFrame) -> pd.DataFrame:
         table: ``analysis.gemms.gemms``.
 
     Returns:
-        One row a switch: series, stage, M_before, M, before, after; each configuration is tile and block_threads, as
+        One row per switch: series, stage, M_before, M, before, after; a configuration is tile and block_threads as
         text.
     """
     rows: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""One instance of a root, operation by operation."""
+"""One instance of a root range, operation by operation."""
 
 import numpy as np
 import pandas as pd
@@ -14,13 +14,13 @@ from moe_lab.spec.launches import Launches
 def timeline(
     launches: Launches, root: str | None = None, instance: str | int = "median"
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the operations and ranges of one root instance, at times from its first operation.
+    """Return the operations and ranges of one root instance, with times counted from its first operation.
 
     Args:
         launches: the report.
         root: regular expression searched in range names, as for ``breakdown``.
-        instance: ``median`` (the one whose span is the median; of an even number the shorter of the two), or its
-            number in order of time, from 0; negative ones count from the end.
+        instance: ``median`` (the one of median span; of two middle ones the shorter), or its number in order of time,
+            from 0; negative numbers count from the end.
 
     Returns:
         (operations, ranges). Operations, in order of start: kind, name, path (from the root down), stage (NA = none),
@@ -53,8 +53,9 @@ def timeline(
 
 
 def _choose(tree: Tree, inside: Times, root: str | None, instance: str | int) -> int:
-    """Return the root instance that is asked for."""
+    """Return the root instance that was asked for."""
     is_root = tree.root == np.arange(len(tree.root))
+    # Counts are shifted by one, as operations in no root have -1.
     roots = np.flatnonzero(is_root & (np.bincount(tree.operation_root + 1, minlength=len(is_root) + 1)[1:] > 0))
     if not len(roots):
         which = f"a range that matches '{root}'" if root else "any range"
@@ -64,7 +65,7 @@ def _choose(tree: Tree, inside: Times, root: str | None, instance: str | int) ->
     roots = roots[np.argsort(inside.first[roots], kind="stable")]
     if instance == "median":
         span = inside.last[roots] - inside.first[roots]
-        # An instance that ran, not a mean of several: its operations must fit together. Of two middle ones the shorter.
+        # An instance that really ran and not a mean of several, as its operations must fit together.
         return int(roots[np.argsort(span, kind="stable")[(len(roots) - 1) // 2]])
     if isinstance(instance, str) or not -len(roots) <= instance < len(roots):
         raise UserError(f"There is no instance {instance!r}; give 'median' or a number from 0 to {len(roots) - 1}.")

@@ -1,16 +1,16 @@
-"""Bytes of an expert GEMM: the fewest, what its tiles must move by a model, what was counted, and other tiles' bytes.
+"""Bytes of an expert GEMM: the fewest possible, those of its tiles by a model, those counted, and those of other tiles.
 
-The model. Through L2, from the SMs: a row of A is read by each of the ceil(gemm_n / block_n) tiles to its right, and a
-weight matrix B by each tile of rows of its expert (padding rows are masked and read nothing); C is written once. From
-DRAM: B is read again for another group of ``group_m`` row tiles of the same expert only if what is read between the
-two (that group's rows, and B) does not fit in the L2 cache; a row of A is read once a pair, because the experts of one
-token are far apart, unless all of A fits beside the weights read between two of its pairs. Half of the L2 counts,
+The model. Between the SMs and L2: a row of A is read by each of the ceil(gemm_n / block_n) tiles along that row, and a
+weight matrix B by each row tile of its expert (padding rows are masked and read nothing); C is written once. From DRAM:
+B is read again for another group of ``group_m`` row tiles of the same expert only if what is read between the two (that
+group's rows, and B) does not fit in the L2 cache. A row of A is read once per pair, because the experts of one token
+are far apart, unless all of A fits beside the weights read between two of its pairs. Only half of the L2 counts,
 because a GPU with two L2 partitions keeps a line in both.
 
-Measured on an H200: DRAM reads are met within 3 % (4 to 14 % too few at 64x256 and 128x256), reads through L2 within
-4 % at 64x64x32, within 10 % with tiles of 16 rows, and up to 21 % too many at 64x128 and 128x256, because requests of
-neighbouring SMs for the same lines are merged before L2 (and some hit L1). Of persistent kernels, whose blocks run in
-step, more are merged: 15 to 35 % too many at 64x256 and 128x256, 88 % for w13 of matmul_ogs at 128x256.
+Measured on an H200: the model predicts DRAM reads within 3 % (4 to 14 % too few at 64x256 and 128x256), reads through
+L2 within 4 % at 64x64x32, within 10 % with tiles of 16 rows, and up to 21 % too many at 64x128 and 128x256, because
+requests of neighbouring SMs for the same lines are merged before L2 (and some hit L1). In persistent kernels, whose
+blocks run in step, more are merged: 15 to 35 % too many at 64x256 and 128x256, 88 % for w13 of matmul_ogs at 128x256.
 
 In every function here ``table`` is ``analysis.gemms.gemms`` and ``row`` one of its rows, and l2_bytes the size
 of the L2 cache (None = not known).
@@ -24,17 +24,17 @@ import pandas as pd
 
 from moe_lab.spec.problem import DTYPE_BYTES, MoEProblem, Part
 
-# Configurations that tuned files of the field choose between, as (block_m, block_n, block_k, group_m).
+# Configurations that published tuning files choose from, as (block_m, block_n, block_k, group_m).
 CANDIDATES = (
     *((16, 32, 64, 1), (16, 64, 128, 1), (16, 128, 64, 1), (16, 256, 64, 1), (32, 64, 128, 1), (32, 128, 64, 1)),
     *((64, 64, 32, 8), (64, 128, 64, 8), (64, 256, 64, 8), (128, 128, 64, 8), (128, 256, 64, 8)),
 )
-USABLE = 0.5  # of the L2
+USABLE = 0.5  # part of the L2 that counts, see above
 Row = Mapping[Hashable, Any]
 
 
 def model(row: Row, block_m: int, block_n: int, group_m: int, l2_bytes: float | None) -> dict[str, float] | None:
-    """Return the bytes of a GEMM with given tiles, None if too little is known.
+    """Return the bytes that a GEMM moves with given tiles, None if too little is known.
 
     The keys are l2_a_bytes, l2_b_bytes, c_bytes, l2_model_bytes (their sum), dram_read_model_bytes and
     dram_model_bytes (with C).
@@ -44,8 +44,8 @@ def model(row: Row, block_m: int, block_n: int, group_m: int, l2_bytes: float | 
             rows_padded_by, element_bytes.
         block_m: rows of a tile.
         block_n: columns of a tile.
-        group_m: row tiles that run column by column.
-        l2_bytes: size of the L2 cache; None = not known, then every second read within a group hits it.
+        group_m: number of row tiles that run column by column.
+        l2_bytes: size of the L2 cache; None = not known, then it is taken as large enough.
     """
     needed = ("gemm_n", "gemm_k", "experts_hit", "rows_useful", "element_bytes", "topk", "M")
     padded = rows_padded(row, block_m)
@@ -59,8 +59,9 @@ def model(row: Row, block_m: int, block_n: int, group_m: int, l2_bytes: float | 
     between = group_m * block_m * deep * size + matrix
     passes = 1 if between <= fits else max(1, math.ceil(tiles_m / max(1, hit) / group_m))
     weights, pairs = hit * matrix, rows * deep * size
+    # The input of w13 is one row per token, shared by its topk pairs; that of w2 is one row per pair.
     unique = int(row["M"]) * deep * size if row.get("part") == "w13" else pairs
-    apart = (weights + pairs) / max(1, int(row["topk"]))
+    apart = (weights + pairs) / max(1, int(row["topk"]))  # read between two pairs of a token, on average
     read = unique if apart + unique <= fits else pairs
     b = tiles_m * matrix
     return {
@@ -82,7 +83,7 @@ def of(row: Row, l2_bytes: float | None) -> dict[str, float] | None:
 
 
 def rows_padded(row: Row, block_m: int) -> int | None:
-    """Return the rows with each expert's padded to ``block_m``; estimated as half a tile an expert if not stated."""
+    """Return the rows with each expert's padded to ``block_m``; if not stated, estimated as half a tile per expert."""
     by = row.get("rows_padded_by")
     if isinstance(by, Mapping) and str(block_m) in by:
         return int(by[str(block_m)])
@@ -91,7 +92,7 @@ def rows_padded(row: Row, block_m: int) -> int | None:
     if absent(row.get("rows_useful")) or absent(row.get("experts_hit")):
         return None
     rows, hit = int(row["rows_useful"]), int(row["experts_hit"])
-    # An expert's last tile is half empty on average, and none has less than one tile.
+    # The last tile of an expert is half empty on average, and every expert hit has at least one tile.
     return max(rows + hit * (block_m - 1) // 2, hit * block_m)
 
 
@@ -101,35 +102,35 @@ def absent(value: Any) -> bool:
 
 
 def minimum(row: Row) -> float | None:
-    """Return the fewest bytes through device memory (see ``MoEProblem.minimum_bytes``); None if not known."""
+    """Return the fewest possible bytes through DRAM (see ``MoEProblem.minimum_bytes``); None if not known."""
     sizes = [row.get(k) for k in ("M", "K", "N", "E", "topk", "experts_hit", "gemm_n", "rows_useful")]
     if any(absent(s) for s in sizes) or absent(row.get("format")):
         return None
     M, K, N, E, topk, hit, *_ = (int(s) for s in sizes if s is not None)
     part: Part = "w13" if row["part"] == "w13" else "w2"
     problem = MoEProblem(M, K, N, E, topk, str(row["format"]))
-    # A stage that is fused with the next writes less than the GEMM by itself; the difference is not in its fewest.
+    # A GEMM with the next stage fused into it writes less than on its own; the difference is subtracted.
     spared = M * topk * (2 * N if part == "w13" else K) - _written(row)
     return float(problem.minimum_bytes(hit, part) - spared * DTYPE_BYTES[problem.dtype])
 
 
 def _written(row: Row) -> int:
-    """Return the elements that a GEMM writes: [pairs, gemm_n] unless a later stage is fused into it."""
+    """Return the number of elements that a GEMM writes: [pairs, gemm_n] unless a later stage is fused into it."""
     known = row.get("out_elements")
     return int(row["rows_useful"]) * int(row["gemm_n"]) if absent(known) else int(known or 0)
 
 
 def traffic(table: pd.DataFrame, l2_bytes: float | None = None) -> pd.DataFrame:
-    """Return the bytes of every GEMM: the fewest, by the model for its tiles, and as counted.
+    """Return the bytes of every GEMM: the fewest possible, by the model for its tiles, and as counted.
 
     Returns:
         Columns series, M, stage, tile, duration_us, minimum_bytes, l2_a_bytes, l2_b_bytes, c_bytes,
-        rows_again_bytes and weights_again_bytes (beyond the fewest), l2_model_bytes, dram_model_bytes (NA without a
-        known tile), dram_bytes (counted, read and written), l2_counted_bytes (of the
-        SMs; those of all sides where only they were counted), l2_counted_of (``SMs`` or ``all sides``), dram_waste
-        (counted / fewest; NA unless reads and writes were), l2_per_minimum (through L2, counted of the SMs or else by
-        the model / fewest), model_error_pct (of the model's L2 bytes against those counted of the SMs) and
-        dram_error_pct (of its reads against those counted: what is written may stay in L2).
+        rows_again_bytes and weights_again_bytes (beyond the fewest), l2_model_bytes, dram_model_bytes (NA if the tile
+        is not known), dram_bytes (counted, read and written), l2_counted_bytes (from the SMs; from all sides if only
+        those were counted), l2_counted_of (``SMs`` or ``all sides``), dram_waste (counted / fewest; NA unless both
+        reads and writes were counted), l2_per_minimum (bytes through L2, counted from the SMs or else by the model, /
+        fewest), model_error_pct (of the model's L2 bytes against those counted from the SMs) and dram_error_pct (of its
+        DRAM reads against those counted; not of writes, which may stay in L2).
     """
     rows = [_row(row, l2_bytes) for row in table.to_dict("records")]
     return pd.DataFrame(rows, columns=list(COLUMNS)).convert_dtypes()
@@ -148,7 +149,7 @@ def _row(row: Row, l2_bytes: float | None) -> dict[str, Any]:
     out |= of(row, l2_bytes) or {}
     if own is not None and "l2_b_bytes" in out:
         weights = int(row["experts_hit"]) * int(row["gemm_n"]) * int(row["gemm_k"]) * int(row["element_bytes"])
-        again = out["l2_b_bytes"] - weights  # a tile of rows reads its expert's weights once: more tiles, more times
+        again = out["l2_b_bytes"] - weights  # each row tile reads its expert's weights once
         out |= {"weights_again_bytes": again, "rows_again_bytes": out["l2_model_bytes"] - own - again}
     out |= {"minimum_bytes": own, "dram_bytes": total(row, "dram_read_bytes", "dram_write_bytes")}
     sides = {"l2_sm_bytes": "SMs", "l2_bytes": "all sides"}
@@ -156,7 +157,7 @@ def _row(row: Row, l2_bytes: float | None) -> dict[str, Any]:
     out |= {"l2_counted_bytes": row[counted], "l2_counted_of": sides[counted]} if counted else {}
     through = row.get("l2_sm_bytes")
     through = out.get("l2_model_bytes") if absent(through) else through
-    # Reads alone against a minimum that has writes in it would look too good.
+    # Reads alone would look too good against a minimum that includes writes.
     written = not absent(row.get("dram_write_bytes"))
     out["dram_waste"] = _ratio(out["dram_bytes"], own) if written else None
     out["l2_per_minimum"] = _ratio(through, own)
@@ -167,7 +168,7 @@ def _row(row: Row, l2_bytes: float | None) -> dict[str, Any]:
 
 
 def total(row: Row, *columns: str) -> float | None:
-    """Return the sum of the columns that are known; None if none is."""
+    """Return the sum of the columns that are known; None if none of them is."""
     known = [float(row[c]) for c in columns if not absent(row.get(c))]
     return sum(known) if known else None
 
@@ -182,12 +183,12 @@ def _ratio(above: Any, below: Any) -> float | None:
 
 
 def other_tiles(table: pd.DataFrame, l2_bytes: float | None = None) -> pd.DataFrame:
-    """Return what each of ``CANDIDATES`` would move instead, for every GEMM of which the tile is known.
+    """Return the bytes that each of ``CANDIDATES`` would move instead, for every GEMM whose tile is known.
 
     Returns:
         Columns series, M, stage, tile, candidate, l2_model_bytes (of the candidate), l2_saved_pct (against the
         launch's own tile, by the same model), dram_model_bytes, rows_padded, counted_l2_bytes and counted_us (of the
-        same GEMM launched with that tile in this table: the prediction's check; NA where there is none).
+        same GEMM launched with that tile in this table, which checks the prediction; NA if there is none).
     """
     rows = []
     for row in table.to_dict("records"):

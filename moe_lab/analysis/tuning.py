@@ -1,4 +1,4 @@
-"""A tuning: time over tiles, the tiles chosen for each M, and what a lookup costs between the Ms that were tuned."""
+"""A tuning: the time of every tile, the tiles chosen for each M, and the cost of a lookup between tuned Ms."""
 
 from dataclasses import dataclass
 
@@ -18,11 +18,11 @@ class Tuning(BenchRun):
 
 
 def landscape(tuning: Tuning, M: int = 0) -> pd.DataFrame:
-    """Return every tile that was measured at one M (0 = the middle one), once, with its time in its last round.
+    """Return every tile measured at one M (0 = the middle one), once, with its time in its last round.
 
     Returns:
-        One row a GEMM and tile: M, part, tile, ``FIELDS``, round, us (to be compared inside a part), over_best (times
-        the best of its part), by part and time.
+        One row per GEMM and tile: M, part, tile, ``FIELDS``, round, us (comparable only within a part), over_best
+        (time / best time of its part), sorted by part and time.
     """
     rows = tuning.rows[(tuning.rows["phase"] == "search") & tuning.rows["median_us"].notna()]
     columns = ["M", "part", "tile", *FIELDS, "round", "us", "over_best"]
@@ -30,7 +30,7 @@ def landscape(tuning: Tuning, M: int = 0) -> pd.DataFrame:
         return pd.DataFrame({column: pd.Series(dtype="object") for column in columns})
     sizes = sorted(set(rows["M"]))
     rows = rows[rows["M"] == (M if M in sizes else sizes[len(sizes) // 2])]
-    # Rounds are apart in time: the reference tile, timed in each, tells how much the clocks moved between them.
+    # Rounds are far apart in time: the reference tile, timed in each, shows how much the clocks changed in between.
     scale = rows.groupby(["part", "round"])["reference_us"].transform("first") / rows["reference_us"]
     rows = rows.assign(us=(rows["median_us"] * scale.fillna(1.0)).astype(float), tile=rows["w13"].fillna(rows["w2"]))
     rows = rows.sort_values("round").drop_duplicates(["part", "tile"], keep="last")
@@ -45,9 +45,9 @@ def chosen(tuning: Tuning) -> pd.DataFrame:
     """Return what was found for each M.
 
     Returns:
-        One row an M: M, w13, w2, us, default_us, gain_pct (time saved against the backend's own tile), one, one_us (the
-        best tile for both GEMMs), one_pct (what it costs), second_us, over_seen_pct (how far its two GEMMs are, by
-        their best round, from the best ever seen of each), tried, failed; NA where nothing is known.
+        One row per M: M, w13, w2, us, default_us, gain_pct (time saved against the backend's default tile), one, one_us
+        (the best single tile for both GEMMs), one_pct (what that costs), second_us, over_seen_pct (how far the two
+        GEMMs, by their last round, are above the best ever seen of each), tried, failed; NA where not known.
     """
     rows = choose.records(tuning.rows)
     out = []
@@ -78,7 +78,7 @@ def chosen(tuning: Tuning) -> pd.DataFrame:
 
 def _over_seen(tuning: Tuning, M: int, w13: str, w2: str) -> float | None:
     rows = tuning.rows[(tuning.rows["phase"] == "search") & tuning.rows["median_us"].notna() & (tuning.rows["M"] == M)]
-    # Of the reference in the same round, so that rounds with other clocks can be set beside each other.
+    # Relative to the reference in the same round, so that rounds with different clocks can be compared.
     share = (rows["median_us"] / rows["reference_us"]).astype(float)
     base = rows.groupby("part")["reference_us"].median().astype(float)
     seen, own = 0.0, 0.0
@@ -92,17 +92,18 @@ def _over_seen(tuning: Tuning, M: int, w13: str, w2: str) -> float | None:
 
 
 def between(tuning: Tuning) -> pd.DataFrame:
-    """Return, for each M between tuned ones, what the tiles of the nearest key cost.
+    """Return, for each M between tuned ones, what taking the tiles of the nearest key costs.
 
     Returns:
-        One row an M: M, nearest (key that a lookup takes), nearest_us, other (key on the other side), other_us,
-        default_us, best_us (of all that were measured there), cost_pct (nearest over best).
+        One row per M: M, nearest (the key that a lookup takes), nearest_us, other (the key on the other side),
+        other_us, default_us, best_us (of all measured at this M), cost_pct (nearest over best).
     """
     rows = choose.records(tuning.rows)
     tuned = None if tuning.run is None else choose.tuned(rows, tuning.run.manifest)
     out = []
     for M in sorted({r["M"] for r in choose.finals(rows, phase="between")}) if tuned else []:
         own = choose.finals(rows, M, "between")
+        # The origin of a tile lists where it comes from, such as "key 64, default".
         keys = {
             int(word[4:]): r["median_us"] for r in own for word in str(r["origin"]).split(", ") if word[:4] == "key "
         }
@@ -128,10 +129,10 @@ def between(tuning: Tuning) -> pd.DataFrame:
 
 
 def shipped(tuning: Tuning) -> pd.DataFrame:
-    """Return the tiles that other projects ship, measured in our kernel beside the chosen ones.
+    """Return the tiles that other projects ship, measured in our kernel, beside the chosen ones.
 
     Returns:
-        One row an M and release: M, release, w13, w2, us, chosen_us, slower_pct.
+        One row per M and release: M, release, w13, w2, us, chosen_us, slower_pct.
     """
     rows = choose.records(tuning.rows)
     best = {point.M: point.us for point in choose.points(rows)}

@@ -165,7 +165,7 @@ def test_split_says_whether_it_is_from_a_capture_or_from_the_benchmark(profiles:
     missing = load.steps("h200/none")
     table, said = align_steps.split(own, missing, 256, 8)
     assert "There is no run 'h200/none'" in said
-    assert said.endswith("one eager call a size, caches warm.")
+    assert said.endswith("one eager call per size, with warm caches.")
     assert table[["step", "us", "pct"]].to_numpy().tolist() == [["count+cumsum", 80, 80], ["place", 20, 20]]
 
 
@@ -261,7 +261,7 @@ def test_notebook_shows_a_sweep(profiles: Path, tmp_path: Path) -> None:
     assert page.figures == 5
     assert page.headline.startswith("On H200, auto is ahead of two_kernel in all 28 cases")
     text = page.html.read_text()
-    for said in ("There is no run 'h200/align_counters'", "AMD MI GPUs, published", "one eager call a size"):
+    for said in ("There is no run 'h200/align_counters'", "AMD MI GPUs, published", "one eager call per size"):
         assert said in text
     assert [entry["run"] for entry in page.provenance] == ["h200/align_sweep"]
 

@@ -54,7 +54,7 @@ def test_load_keeps_the_backends_and_m_that_are_asked_for(profiles):
     assert set(table["M"]) == {16}
     none = load.counts([name], ["nope"])
     assert none.table.empty
-    assert none.notes == [f"{name}: no range w13 or w2 of such a backend and M lies in them."]
+    assert none.notes == [f"{name}: they have no range w13 or w2 of this backend and M."]
 
 
 def test_run_that_is_not_there_becomes_a_sentence(profiles):

@@ -2,11 +2,12 @@
 
 import pytest
 
-from moe_lab.analysis.geometry import LIMITS, fit, last_wave_fill_pct
+from moe_lab.analysis.geometry import last_wave_fill_pct, limiter, limits
+from moe_lab.spec.architectures import occupancy
 
 
 @pytest.mark.parametrize(
-    ("capability", "threads", "registers", "smem", "blocks", "limiter", "occupancy_pct"),
+    ("capability", "threads", "registers", "smem", "blocks", "by", "occupancy_pct"),
     [
         # 168 registers x 32 = 5376 a warp; 16384 of a scheduler hold 3 warps: 12 an SM, 3 blocks of 4.
         ("9.0", 128, 168, 0, 3, "registers", 18.75),
@@ -24,10 +25,10 @@ from moe_lab.analysis.geometry import LIMITS, fit, last_wave_fill_pct
         ("9.0", 1024, 255, 0, 0, "registers", 0),
     ],
 )
-def test_blocks_that_fit_follow_the_cuda_rules(capability, threads, registers, smem, blocks, limiter, occupancy_pct):
-    found = fit(LIMITS[capability], threads, registers, smem)
-    assert (found.blocks, found.limiter) == (blocks, limiter)
-    assert found.occupancy_pct == pytest.approx(occupancy_pct, abs=0.05)
+def test_blocks_that_fit_follow_the_cuda_rules(capability, threads, registers, smem, blocks, by, occupancy_pct):
+    found = occupancy(limits(capability), -(-threads // 32), registers, smem)
+    assert (found.blocks, limiter(found)) == (blocks, by)
+    assert found.percent == pytest.approx(occupancy_pct, abs=0.05)
 
 
 @pytest.mark.parametrize(

@@ -400,7 +400,7 @@ def test_tune_keeps_a_run_with_its_tiles_and_goes_on_where_it_stopped(profiles: 
     assert cli.main(given) == 0
     assert Path(capsys.readouterr().out.strip()).name == "E=4,N=32,device_name=unknown,dtype=float32.json"
     assert cli.main([*argv, "--budget", "1m"]) == 2
-    assert "already is a finished run" in capsys.readouterr().err
+    assert "A finished run 'cpu/t' already exists" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("line", ["{", "[1]", '{"M": [1]}', '{"M": NaN}', '{"w13": {"a": 1}}'])

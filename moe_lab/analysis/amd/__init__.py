@@ -1,4 +1,4 @@
-"""Counters of AMD GPUs to tables: metrics, kernels, stalls, two reports side by side, and how grids fill the dies."""
+"""Tables from counters of AMD GPUs: metrics, kernels, stalls, two reports side by side, how grids fill the dies."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ from moe_lab.spec.errors import UserError
 from moe_lab.spec.launches import Launches
 
 AGGREGATES = ("total", "mean", "median")
-# Accelerator complex dies of a whole GPU (compute partition SPX); parts of one die are not listed.
+# Accelerator complex dies (XCDs) of a whole GPU (compute partition SPX); GPUs with one die are not listed.
 XCDS = {"MI300X": 8, "MI300A": 6, "MI325X": 8, "MI308X": 4, "MI350": 8, "MI350X": 8, "MI355": 8, "MI355X": 8}
 GEOMETRY = (
     *("grid_blocks", "block_threads", "registers_per_thread", "accumulation_registers_per_thread"),
@@ -35,17 +35,17 @@ def metrics(launches: Launches, aggregate_by: str = "total", limit: int = 0) -> 
 
     Args:
         launches: a report of rocprof-compute.
-        aggregate_by: ``total`` (sums are divided; rocprof-compute since 3.7.0), ``mean`` (of the launches' ratios;
-            before) or ``median`` (of the launches' ratios; how the tool always showed table 16.2).
-        limit: how many kernels at most, those that take most time; 0 = all.
+        aggregate_by: ``total`` (sum over sum; rocprof-compute since 3.7.0), ``mean`` (of the ratios of single
+            launches; before 3.7.0) or ``median`` (of those ratios; how the tool has always shown table 16.2).
+        limit: only the kernels that take most time, at most this many; 0 = all.
 
     Returns:
-        One row a kernel and metric: kernel, launches, metric, label, unit, of, group, source, value, peak and
+        One row per kernel and metric: kernel, launches, metric, label, unit, of, group, source, value, peak and
         pct_of_peak; NA where a counter is missing or there is nothing to divide by.
 
     Raises:
-        UserError: no counters, or a GPU without definitions.
-        ValueError: an unknown way to aggregate.
+        UserError: there are no counters, or no definitions for the GPU.
+        ValueError: ``aggregate_by`` is none of these.
     """
     if aggregate_by not in AGGREGATES:
         raise ValueError(f"aggregate_by is {aggregate_by!r}, not one of {', '.join(AGGREGATES)}")
@@ -68,7 +68,7 @@ def _rows(launches: Launches, arch: Architecture, name: str, part: pd.DataFrame,
 
 
 def values(launches: Launches, part: pd.DataFrame) -> dict[str, float]:
-    """Return every metric of some launches of a report taken together (sums are divided), NaN where not counted."""
+    """Return every metric over some launches of a report taken together (sum over sum), NaN where not counted."""
     return {row["metric"]: row["value"] for row in _rows(launches, definitions(launches), "", part, "total")}
 
 
@@ -78,25 +78,26 @@ def has_counters(launches: Launches) -> bool:
 
 
 def _kernels(launches: Launches, limit: int) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Give (name, launches) of each kernel, those that take most time or cycles first; names are told apart in full."""
+    """Yield (name, launches) of each kernel, longest time (or cycles) first; the full name where short ones clash."""
     table = launches.table[launches.table["kind"] == "kernel"]
     weight = table["duration_ns"].astype("Float64")
-    if weight.isna().all() and "GRBM_GUI_ACTIVE" in table:
+    if weight.isna().all() and "GRBM_GUI_ACTIVE" in table:  # no usable times: the cycles that the GPU was busy
         weight = table["GRBM_GUI_ACTIVE"]
     total = weight.groupby(table["name_full"]).sum().sort_values(ascending=False, kind="stable")
     full = [str(n) for n in total.index]
     short = {n: str(table.loc[table["name_full"] == n, "name"].iloc[0]) for n in full}
+    # Instances of one template have the same short name.
     twice = {s for s in short.values() if list(short.values()).count(s) > 1}
     for name in full[: limit or len(full)]:
         yield (name if short[name] in twice else short[name]), table[table["name_full"] == name]
 
 
 def kernels(launches: Launches, limit: int = 0, aggregate_by: str = "total") -> pd.DataFrame:
-    """Return one row a kernel: launch geometry, time, and every metric as a column; arguments as for ``metrics``.
+    """Return one row per kernel: launch geometry, time, and every metric as a column; arguments as for ``metrics``.
 
     Returns:
         Columns name, launches, those of ``GEOMETRY`` (NA where launches differ), median_us, total_ms, xcd_fill_pct
-        (``xcd_fill``; NA on GPUs of one die), then the metrics.
+        (``xcd_fill``; NA on GPUs with one die), then the metrics.
     """
     wide = metrics(launches, aggregate_by, limit).pivot(index="kernel", columns="metric", values="value")
     dies = xcds(launches)
@@ -118,30 +119,31 @@ def _fill(row: dict[str, Any], dies: int | None) -> Any:
 
 
 def stalls(launches: Launches, aggregate_by: str = "total", limit: int = 0) -> pd.DataFrame:
-    """Return what the vector memory path waits for: kernel, label, group (stall, busy), value (%), of."""
+    """Return what the vector memory path waits for: kernel, label, group (stall, busy), value (%), of, source."""
     found = metrics(launches, aggregate_by, limit)
     return found.loc[found["group"].isin(["stall", "busy"]), ["kernel", "label", "group", "value", "of", "source"]]
 
 
 def compare(left: Launches, right: Launches, names: Sequence[str] = ()) -> pd.DataFrame:
-    """Set the metrics of two reports, perhaps of two GPUs, side by side, kernel by kernel; ``names`` empty = all.
+    """Return the metrics of two reports, perhaps of two GPUs, side by side; only those in ``names``, empty = all.
 
     Returns:
         Columns kernel, metric, label, unit, left, right, ratio (right / left, NA if left is 0). Kernels are matched by
-        name; one that only one report has gives NA on the other side.
+        name; a kernel in only one report has NA on the other side.
     """
     keys = ["kernel", "metric", "label", "unit"]
     sides = [metrics(one)[[*keys, "value"]] for one in (left, right)]
     out = sides[0].merge(sides[1], on=keys, how="outer", sort=False, suffixes=("_left", "_right"))
     out = out.rename(columns={"value_left": "left", "value_right": "right"})
     out["ratio"] = out["right"] / out["left"].where(out["left"] != 0)
+    # An outer merge sorts its keys: put the rows back in the order of the reports.
     places = pd.concat([side[["kernel", "metric"]] for side in sides]).drop_duplicates()
     out = places.merge(out, on=["kernel", "metric"], how="left")
     return out[out["metric"].isin(names)] if names else out
 
 
 class XcdFill(NamedTuple):
-    """How a grid spreads over dies: blocks on the fullest and on the emptiest, and blocks / (most * dies), percent."""
+    """How a grid spreads over dies: blocks on the fullest die, on the emptiest, and 100 * blocks / (most * dies)."""
 
     most: int
     least: int
@@ -149,7 +151,7 @@ class XcdFill(NamedTuple):
 
 
 def xcd_fill(grid_blocks: int, dies: int) -> XcdFill:
-    """Return how evenly a grid fills the accelerator complex dies, which get thread blocks in turn.
+    """Return how evenly a grid fills the accelerator complex dies, which get thread blocks round-robin.
 
     Raises:
         ValueError: fewer than one block or die.
@@ -161,7 +163,7 @@ def xcd_fill(grid_blocks: int, dies: int) -> XcdFill:
 
 
 def xcds(launches: Launches) -> int | None:
-    """Return the dies that a launch can use: as the report says, else by the GPU's name, else None."""
+    """Return the number of dies that a launch can use: from the report, else from the GPU's name, else None."""
     said = (launches.meta.get("machine") or {}).get("num_xcd")
     if said:
         return int(said)
@@ -172,7 +174,7 @@ def xcds(launches: Launches) -> int | None:
 def fills(launches: Launches) -> pd.DataFrame:
     """Return the fill of every kernel and grid: name, grid_blocks, launches, xcds, most, least, fill_pct.
 
-    No rows when the report does not say how many dies there are, or the GPU has one.
+    There are no rows if the number of dies is not known, or is one.
     """
     dies = xcds(launches)
     table = launches.table[(launches.table["kind"] == "kernel") & launches.table["grid_blocks"].notna()]

@@ -1,4 +1,4 @@
-"""Metrics of AMD counters: definitions as data (``data/gfx*.yaml``), and their evaluation."""
+"""Metrics of AMD counters: their definitions are data (``data/gfx*.yaml``), evaluated here."""
 
 import ast
 import math
@@ -26,7 +26,7 @@ _OPERATORS: dict[type, Callable[[Any, Any], Any]] = {
 }
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "min": np.minimum,
-    "round": np.round,  # halves to even, as Python and the tool do
+    "round": np.round,  # halves to even, as in Python and rocprof-compute
     "floor": np.floor,
     "mod": np.mod,
 }
@@ -40,14 +40,14 @@ class Metric:
         name: column name, unit included.
         label: as shown.
         unit: as shown; ``%`` is a share of ``of``.
-        source: the table of rocprof-compute that gives the same number.
+        source: the table of rocprof-compute with the same number.
         num: numerator of a launch.
         den: denominator of a launch; None = the mean of ``num`` over the launches.
         scale: factor.
         of: what a percentage is a share of.
-        group: stall, busy, traffic, flop, or nothing.
-        finish: expression of ``value`` that makes the number shown.
-        peak: expression of the largest possible value.
+        group: stall, busy, traffic, flop, or empty.
+        finish: expression of ``value`` for the number that is shown.
+        peak: expression for the largest possible value.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Architecture:
-    """What is known of an architecture: its metrics, the definitions they use, and its constants."""
+    """An architecture: its metrics, the definitions that they use, and its constants."""
 
     name: str
     metrics: dict[str, Metric]
@@ -74,7 +74,7 @@ class Architecture:
 
 
 class MissingNameError(Exception):
-    """A counter or fact that an expression needs is not there."""
+    """A counter or fact that an expression needs is missing."""
 
 
 def architectures() -> list[str]:
@@ -84,7 +84,7 @@ def architectures() -> list[str]:
 
 @cache
 def architecture(name: str) -> Architecture:
-    """Return the definitions of an architecture such as ``gfx942``; raises UserError: there are none."""
+    """Return the definitions of an architecture such as ``gfx942``; raises UserError if there are none."""
     if name not in architectures():
         known = ", ".join(architectures())
         raise UserError(f"There are no metric definitions for {name or 'a GPU without a name'}; there are for {known}.")
@@ -96,7 +96,7 @@ def architecture(name: str) -> Architecture:
 
 
 class Counted:
-    """The counters of some launches, with which expressions are evaluated.
+    """The counters of some launches, on which expressions are evaluated.
 
     Args:
         table: a table of launches, counters as columns.
@@ -119,20 +119,22 @@ class Counted:
             return self.facts[name]
         if name in self.arch.define:
             return self.evaluate(self.arch.define[name])
+        # Not the rounded duration_ns: a median over runs may end in half a nanosecond.
         column = "duration_exact_ns" if name == "ns" else name
         if column in self.table:
             return self.table[column].to_numpy(dtype=np.float64, na_value=np.nan)
         raise MissingNameError(name)
 
     def evaluate(self, expression: str, **more: Any) -> Any:
-        """Return the value of an expression, an array with one element a launch or a number.
+        """Return the value of an expression: a number, or an array with one element per launch.
 
         Raises:
-            MissingNameError: something that it needs is not there.
+            MissingNameError: something that it needs is missing.
         """
         return self._node(_parsed(expression), more)
 
     def _node(self, node: ast.AST, more: Mapping[str, Any]) -> Any:
+        # Only these kinds of nodes: definitions are data and must not be able to run code.
         if isinstance(node, ast.Constant):
             return node.value
         if isinstance(node, ast.Name):
@@ -143,17 +145,17 @@ class Counted:
             if node.func.id == "optional":
                 return self._optional(node.args[0], more)
             return _FUNCTIONS[node.func.id](*(self._node(a, more) for a in node.args))
-        raise ValueError(f"{ast.dump(node)} is no part of a metric's expression")
+        raise ValueError(f"{ast.dump(node)} cannot be part of a metric's expression")
 
     def _optional(self, node: ast.AST, more: Mapping[str, Any]) -> Any:
-        """Return a term that older releases did not count, and left out of their sums."""
+        """Return a term, 0 if it was not counted: older releases did not count it and left it out of their sums."""
         try:
             return self._node(node, more)
         except MissingNameError:
             return 0.0
 
     def parts(self, metric: Metric) -> tuple[Floats, Floats] | None:
-        """Return (num, den) of every launch, None if a counter or fact is missing; without ``den`` it is 1."""
+        """Return (num, den) of every launch, None if a counter or fact is missing; a metric without ``den`` has 1."""
         size = len(self.table)
         try:
             with np.errstate(divide="ignore", invalid="ignore"):
@@ -161,12 +163,12 @@ class Counted:
                 den = np.broadcast_to(self.evaluate(metric.den or "1"), size).astype(np.float64)
         except MissingNameError:
             return None
-        # A launch with nothing to divide by has no ratio, and must not pull the sums of the others.
+        # A launch with nothing to divide by has no ratio, and must not change the sums over the others.
         good = np.isfinite(num) & np.isfinite(den) & (den != 0)
         return np.where(good, num, np.nan), np.where(good, den, np.nan)
 
     def number(self, expression: str | None, **more: Any) -> float:
-        """Return the value of an expression, NaN where there is none or something that it needs is not there."""
+        """Return the value of an expression, NaN if there is no expression or something that it needs is missing."""
         try:
             return float(self.evaluate(expression, **more)) if expression else math.nan
         except MissingNameError:
@@ -188,12 +190,12 @@ def nullable(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def aggregate(num: Floats, den: Floats, how: str) -> float:
-    """Return one ratio for several launches; NaN if none of them has it.
+    """Return one ratio for several launches; NaN if none of them has one.
 
     Args:
         num: float64 [n], NaN = not known.
         den: float64 [n].
-        how: ``total`` (sum over sum), ``mean`` or ``median`` of the launches' ratios.
+        how: ``total`` (sum over sum), or ``mean`` or ``median`` of the ratios of single launches.
     """
     known = ~np.isnan(num)
     if not known.any():

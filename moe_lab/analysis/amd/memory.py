@@ -9,7 +9,7 @@ from moe_lab.analysis.amd import kernels
 from moe_lab.analysis.amd.evaluation import nullable
 from moe_lab.spec.launches import Launches
 
-# Level -> (bytes of a launch, what is read and written there, hit rate, achieved bandwidth).
+# Level -> (metrics whose sum is the bytes of a launch, hit rate, achieved bandwidth).
 LEVELS = {
     "LDS": (("lds_bytes",), None, "lds_gb_per_s"),
     "vL1D": (("vl1d_bytes",), "vl1d_hit_pct", "vl1d_gb_per_s"),
@@ -23,8 +23,8 @@ def traffic(launches: Launches, limit: int = 0) -> pd.DataFrame:
     """Return the bytes that one launch moves at each level of memory, of the ``limit`` longest kernels (0 = all).
 
     Returns:
-        One row a kernel and level (LDS, vL1D, L2 = what passes between vL1D and L2, HBM with remote memory): bytes,
-        read_bytes, write_bytes, atomic_bytes (NA where a level does not tell them apart), hit_pct, gb_per_s.
+        One row per kernel and level (LDS; vL1D; L2: what passes between vL1D and L2; HBM: with remote memory): bytes,
+        read_bytes, write_bytes, atomic_bytes (NA where they are not counted apart), hit_pct, gb_per_s.
     """
     table = kernels(launches, limit)
     rows = []
@@ -32,7 +32,7 @@ def traffic(launches: Launches, limit: int = 0) -> pd.DataFrame:
         for level, (parts, hit, rate) in LEVELS.items():
             known = {p: _number(row.get(p)) for p in parts}
             total = sum(known.values())
-            ns = 1e6 * _number(row["total_ms"]) / row["launches"]
+            ns = 1e6 * _number(row["total_ms"]) / row["launches"]  # bytes per ns are GB/s
             own = {"kernel": row["name"], "level": level, "bytes": total}
             own |= {f"{w}_bytes": next((v for p, v in known.items() if f"_{w}_" in p), math.nan) for w in _WAYS}
             own["hit_pct"] = _number(row.get(hit)) if hit else math.nan
@@ -49,11 +49,11 @@ def _number(value: Any) -> float:
 
 
 def roofline(launches: Launches) -> pd.DataFrame:
-    """Return one point a kernel and level of memory.
+    """Return one point per kernel and level of memory.
 
     Returns:
         Columns kernel, level, flop_per_byte (executed FLOP over the bytes that the level moves), gflop_per_s; NA where
-        operations, bytes or the duration are not counted, and where a kernel does no floating-point operation at all.
+        operations, bytes or the duration are not known, and for kernels without floating-point operations.
     """
     points = traffic(launches)[["kernel", "level", "bytes"]]
     counted = kernels(launches).set_index("name").reindex(columns=["valu_flop", "mfma_flop", "total_ms", "launches"])
@@ -66,9 +66,9 @@ def roofline(launches: Launches) -> pd.DataFrame:
 
 
 def roofs(launches: Launches) -> pd.DataFrame:
-    """Return the measured roofs of roofline.csv, first device: kind (bandwidth, compute), name, value (GB/s, GFLOP/s).
+    """Return the measured roofs of the first device: kind (bandwidth, compute), name, value (GB/s, GFLOP/s).
 
-    No rows for a folder without roofline.csv; then the roofs are not known.
+    They are those of roofline.csv; without that file there are no rows.
     """
     rows = launches.meta.get("roofs") or []
     first: dict[str, Any] = {k: v for k, v in (rows[0] if rows else {}).items() if pd.notna(v)}

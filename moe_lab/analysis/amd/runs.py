@@ -1,4 +1,4 @@
-"""Which AMD runs a notebook looks at: folders given by path, else those in profiles/."""
+"""Runs with AMD counters, as a notebook shows them."""
 
 import re
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ class Counted:
     """A run with counters of an AMD GPU.
 
     Attributes:
-        name: as shown; told apart from the other runs on the page.
+        name: as shown; unique on the page.
         run: where it comes from.
         launches: its launches and counters, perhaps only those of some kernels.
     """
@@ -30,9 +30,11 @@ class Counted:
 
 
 def only(launches: Launches, kernels: str) -> Launches:
-    """Return the launches whose full kernel name a regular expression finds."""
+    """Return the launches whose full kernel name matches a regular expression; raises UserError if it is not valid."""
     try:
         chosen = launches.table["name_full"].astype(str).str.contains(kernels, regex=True)
     except re.error as error:
-        raise UserError(f"'{kernels}' is no regular expression ({error}); give one that names kernels.") from None
+        raise UserError(
+            f"'{kernels}' is not a valid regular expression ({error}); give one that matches kernel names."
+        ) from None
     return replace(launches, table=launches.table[chosen].reset_index(drop=True))

@@ -97,7 +97,7 @@ def _rule(entry: Any, engine: str, which: str) -> Rule:
     rule = Rule(**{"engine": engine, "range": "", "kernel": "", **entry})
     for value in (rule.engine, rule.range, rule.kernel, rule.role, rule.full, rule.beside or ""):
         if not isinstance(value, str):
-            raise UserError(f"{which}: '{one_line(str(value), 40)}' is no text; put it in quotes.")
+            raise UserError(f"{which}: '{one_line(str(value), 40)}' is not text; put it in quotes.")
     if rule.role not in ROLES and not all(part in STAGES for part in rule.role.split("+")):
         role, those = one_line(rule.role, 40), ", ".join([*STAGES, *ROLES])
         raise UserError(f"{which} has the role '{role}'; use one of {those}, or some stages joined by '+'.")
