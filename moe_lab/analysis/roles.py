@@ -12,10 +12,11 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from moe_lab.runs.attribution.columns import array, codes, integers, strings
+from moe_lab.analysis.labels import labelled
+from moe_lab.runs.attribution.columns import array, codes, strings
 from moe_lab.runs.attribution.keys import Bools, Ints, distinct
 from moe_lab.runs.attribution.tree import Tree, build
-from moe_lab.spec.launches import RANGE_COLUMNS, Launches, tidy
+from moe_lab.spec.launches import Launches
 from moe_lab.spec.ranges import EXPERTS, STAGES, stage_of
 from moe_lab.spec.roles import Rule, builtin
 
@@ -42,15 +43,7 @@ def apply(launches: Launches, rules: Sequence[Rule] | None = None) -> Launches:
     role, names, named = _told(launches, tree, builtin() if rules is None else rules)
     said = [*launches.meta.get("warnings", ()), _said(tree, role, named)]
     told = replace(launches, meta={**launches.meta, "warnings": said})
-    rows = np.flatnonzero(named)
-    if not len(rows):
-        return told
-    own, process = tree.range_id[rows], array(launches.table["process"])[rows]
-    first, which = distinct(own, np.where(own < 0, process, -1), role[rows])
-    range_id = tree.range_id.copy()
-    range_id[rows] = len(launches.ranges) + which
-    made = _ranges(launches.ranges, own[first], process[first], strings(role[rows[first]], names))
-    return replace(told, table=launches.table.assign(range_id=integers(range_id)), ranges=made)
+    return labelled(told, tree, role, names, named)
 
 
 def column(launches: Launches, tree: Tree) -> "pd.Series[str]":
@@ -206,22 +199,3 @@ def _by_place(tree: Tree, role: Ints, untold: Bools, number: dict[str, int]) -> 
     rows = order[(untold & (owner >= 0) & several[owner])[order]]
     turn = pd.Series(owner[rows]).groupby(owner[rows], sort=False).cumcount().to_numpy() % 2
     role[rows] = np.where(turn == 0, number["w13"], number["w2"])
-
-
-def _ranges(ranges: pd.DataFrame, parent: Ints, process: Ints, name: "pd.Series[str]") -> pd.DataFrame:
-    """Return the ranges with new ones added below ``parent``, or at the top where that is negative."""
-    above = ranges.reindex(np.where(parent >= 0, parent, -1)).reset_index(drop=True)
-    made = {
-        "name": name,
-        "path": (above["path"] + "/" + name).fillna(name),
-        "parent_id": integers(parent),
-        "depth": integers(array(above["depth"]) + 1),
-        "domain": above["domain"],
-        "process": integers(process),
-        "synthetic": pd.array(np.ones(len(parent), bool), dtype="boolean"),
-        "crossing": pd.array(np.zeros(len(parent), bool), dtype="boolean"),
-    }
-    added = tidy(pd.DataFrame(made), RANGE_COLUMNS)
-    for column_ in ranges.columns.difference(added.columns):
-        added[column_] = pd.Series(pd.NA, index=added.index, dtype=ranges[column_].dtype)
-    return pd.concat([ranges, added[ranges.columns]], ignore_index=True)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from moe_lab.runs import Run
+    from moe_lab.spec.launches import Launches
 
 NAME = "name of the run: RUN or GPU/RUN"
 
@@ -43,6 +44,25 @@ def print_run(run: "Run") -> None:
 def add_format(parser: argparse.ArgumentParser) -> None:
     """Add --format, which ``print_rows`` takes."""
     parser.add_argument("--format", choices=("table", "csv", "json"), default="table")
+
+
+def add_stages(parser: argparse.ArgumentParser) -> None:
+    """Add --stages-of, which ``traced`` takes."""
+    parser.add_argument(
+        "--stages-of",
+        metavar="RUN_OR_REPORT",
+        help="a trace of a step without CUDA graphs: kernels outside of stages get the stage of the same kernel there",
+    )
+
+
+def traced(arguments: argparse.Namespace) -> "Launches":
+    """Return the launches of the source, with the stages of another report where --stages-of names one."""
+    from moe_lab import runs
+    from moe_lab.analysis.two_parts import with_stages_of
+
+    launches = runs.load(arguments.source).launches()
+    other = arguments.stages_of
+    return with_stages_of(launches, runs.load(other).launches()) if other else launches
 
 
 def print_notes(sentences: Sequence[str]) -> None:

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moe_lab.cli._print import add_format, fitted, print_csv, print_notes, records, time
+from moe_lab.cli._print import add_format, add_stages, fitted, print_csv, print_notes, records, time, traced
 from moe_lab.spec.guard import options
 
 if TYPE_CHECKING:
@@ -19,12 +19,12 @@ INFO = {
     "about": "time per range of a run or report",
     "shows": {
         (
-            "moe-lab breakdown RUN_OR_REPORT [--root REGEX] [--roles auto|none|FILE] [--depth N] [--top "
-            "N] [--sort start|time|name] [--spread] [--format table|csv|json]"
+            "moe-lab breakdown RUN_OR_REPORT [--root REGEX] [--roles auto|none|FILE] [--stages-of RUN_OR_REPORT] "
+            "[--depth N] [--top N] [--sort start|time|name] [--spread] [--format table|csv|json]"
         ): (
             "how much time does each range take, and how much could not be attributed? `--roles auto` "
             "tells kernels that lie in no stage by their names; a report without ranges has a row a role "
-            "anyway"
+            "anyway; `--stages-of` takes the stages of a graph's kernels from a trace of the same step without graphs"
         ),
     },
 }
@@ -57,17 +57,17 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sort", choices=("start", "time", "name"), default="start", help="order of rows that lie in the same one"
     )
+    add_stages(parser)
     add_format(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Print the time per range of a run or report."""
-    from moe_lab import runs
     from moe_lab.analysis.breakdown import breakdown, selected
     from moe_lab.spec import roles
 
-    launches = runs.load(arguments.source).launches()
+    launches = traced(arguments)
     words = {None: None, "auto": True, "none": False}
     rules = words[arguments.roles] if arguments.roles in words else roles.load(Path(arguments.roles))
     table = breakdown(launches, arguments.root, spread=arguments.spread, roles=rules)

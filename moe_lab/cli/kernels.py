@@ -4,7 +4,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from moe_lab.cli._print import add_format, fitted, print_csv, print_notes, records, time
+from moe_lab.cli._print import add_format, add_stages, fitted, print_csv, print_notes, records, time, traced
 from moe_lab.spec.guard import options
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ INFO = {
     "about": "sums, counts, medians and shares of the kernels of a run or report",
     "shows": {
         (
-            "moe-lab kernels RUN_OR_REPORT [--by name|role|stage|range|rank|...] [--root REGEX] [--top N] "
-            "[--sort total|launches|median|...] [--format table|csv|json]"
+            "moe-lab kernels RUN_OR_REPORT [--by name|role|stage|range|rank|...] [--root REGEX] [--stages-of "
+            "RUN_OR_REPORT] [--top N] [--sort total|launches|median|...] [--format table|csv|json]"
         ): ("which kernels take the time of any report, with or without ranges: counts, sums, medians, shares"),
     },
 }
@@ -43,16 +43,16 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sort", choices=[*SORTS, "name"], default="total", help="largest first; name: by the alphabet"
     )
+    add_stages(parser)
     add_format(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Print the kernels of a run or report, a row for those that share what was asked for."""
-    from moe_lab import runs
     from moe_lab.analysis.kernels import sums
 
-    launches = runs.load(arguments.source).launches()
+    launches = traced(arguments)
     by = arguments.by.split(",")
     table = sums(launches, by, arguments.root)
     if arguments.sort == "name":

@@ -42,6 +42,9 @@ def hostile() -> list[tuple[str, Path]]:
         ("breakdown", "kineto_ints", "*.json"),
         ("breakdown", "kineto_surrogate", "*.json"),
         ("breakdown", "rocprofv3", "*"),
+        ("kernels --by role", "kineto_ints", "*.json"),
+        ("kernels --by role", "kineto_surrogate", "*.json"),
+        ("kernels --by role", "rocprofv3", "*"),
         ("import", "bench_json", "*.json"),
         ("configs import", "configs_json", "*.json"),
         ("configs import", "path_traversal", "*.json"),
@@ -69,7 +72,7 @@ def test_hostile_case_is_one_sentence_or_a_result_and_touches_nothing_else(
     more = ["--model", "qwen3-30b-a3b"] if command == "configs import" and path.name.startswith("v_") else []
     code = cli.main([*command.split(), str(path), *more])
     said = capsys.readouterr().err
-    assert code in ((0, 2) if command == "breakdown" else (2,)), said
+    assert code in ((0, 2) if command.startswith(("breakdown", "kernels")) else (2,)), said
     lines = [line for line in said.splitlines() if line.startswith("moe-lab: ")]
     assert len(lines) == (code == 2)
     assert "Traceback" not in said
