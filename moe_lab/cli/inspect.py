@@ -3,8 +3,9 @@
 import argparse
 import sys
 
-from moe_lab.cli._print import add_destination, aligned, destination
+from moe_lab.cli._print import add_destination, destination, fitted
 from moe_lab.spec import bench_options
+from moe_lab.spec.errors import UserError
 
 INFO = {
     "about": "compile kernels for GPUs that are not there: registers, instructions, occupancy",
@@ -42,11 +43,13 @@ def run(arguments: argparse.Namespace) -> int:
     code = 0
     if arguments.run_name:
         found = runs.load(arguments.run_name, root=arguments.profiles)
+        if found.manifest.get("bench") != static_runs.BENCH:
+            raise UserError(f"'{runs.shown(arguments.run_name)}' holds no compiled code; give one of moe-lab inspect.")
     else:
         argv = bench_options.argv("inspect", arguments)
         found, code = static_runs.inspect(argv, arguments.name, **destination(arguments))
     rows = found.rows()
-    print(aligned(static.kernels(rows)))
+    print(fitted(static.kernels(rows).drop(columns=["gpu", "model"]).dropna(axis="columns", how="all")))
     for one in findings.all_of(rows):
         print(f"\n{one}")
     print(f"\n{found.path}", file=sys.stderr)

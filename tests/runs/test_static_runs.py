@@ -102,3 +102,11 @@ def test_a_refusal_of_the_process_is_one(compiling, tmp_path, capsys) -> None:
     assert cli.main(["inspect", "--profiles", str(tmp_path / "p")]) == 2
     assert "stopped with exit code 2" in capsys.readouterr().err
     assert not (tmp_path / "p" / "static").exists() or not list((tmp_path / "p" / "static").iterdir())
+
+
+def test_a_run_of_something_else_is_refused(tmp_path, capsys) -> None:
+    folder = tmp_path / "p" / "h100" / "x"
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps({"schema": 1, "name": "h100/x"}))
+    assert cli.main(["inspect", "h100/x", "--profiles", str(tmp_path / "p")]) == 2
+    assert "'h100/x' holds no compiled code; give one of moe-lab inspect." in capsys.readouterr().err
