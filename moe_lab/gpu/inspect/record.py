@@ -10,6 +10,7 @@ from tempfile import NamedTemporaryFile
 from typing import Any
 
 import triton
+from triton.runtime.cache import get_cache_manager
 from triton.runtime.jit import JITFunction
 
 from moe_lab.spec.errors import UserError
@@ -74,7 +75,7 @@ def record(call: Callable[[Mark], object]) -> list[Launch]:
 def compiled(launch: Launch, code: Path) -> dict[str, Any]:
     """Compile a launch for the driver's GPU, as Triton would before it launches it, and list its code.
 
-    Triton keeps what it compiled on disk, so that the same launch is not compiled twice.
+    Triton keeps what it compiled on disk, and here the listing beside it: the same launch is not compiled twice.
 
     Args:
         launch: what was recorded.
@@ -90,7 +91,7 @@ def compiled(launch: Launch, code: Path) -> dict[str, Any]:
     made = launch.kernel.run(*launch.arguments, grid=launch.grid, warmup=True, **launch.options)
     listing = code / f"{made.hash}.txt"
     if not listing.exists():
-        listing.write_text(made.asm["amdgcn"] if "amdgcn" in made.asm else _sass(made.asm["cubin"]))
+        listing.write_text(made.asm["amdgcn"] if "amdgcn" in made.asm else _sass(made))
     return {
         "num_warps": int(made.metadata.num_warps),
         "num_stages": int(made.metadata.num_stages),
@@ -105,12 +106,16 @@ def told(launch: Launch) -> dict[str, Any]:
     return known | {"constants": launch.constants()}
 
 
-def _sass(cubin: bytes) -> str:
+def _sass(made: Any) -> str:
+    kept, name = get_cache_manager(made.hash), f"{made.name}.usage.sass"
+    if found := kept.get_file(name):
+        return Path(found).read_text()
     with NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
+        file.write(made.asm["cubin"])
         file.flush()
         argv = [str(CUOBJDUMP), "-res-usage", "-sass", file.name]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=LISTING_S)
     if done.returncode:
         raise UserError(f"The code cannot be listed: cuobjdump of Triton's wheel stopped with {done.returncode}.")
+    kept.put(done.stdout, name, binary=False)
     return done.stdout
