@@ -17,7 +17,8 @@ CODE = [
     *("static_occupancy_pct", "occupancy_limit", "tensor_unit", "loop_instructions", "loop_not_tensor_pct"),
     *("code_bytes", "error"),
 ]
-LAUNCH = ["M", "backend", "stage", "kernel", "grid_blocks", "block_threads"]
+LEAST_REGISTERS = 16  # the fewest per thread that Nsight Compute reports
+LAUNCH = ["M", "call", "stage", "kernel", "grid_blocks", "block_threads"]
 BESIDE = ["static_registers", "registers_per_thread", "static_smem_bytes", "smem_bytes"]
 BESIDE += ["static_occupancy_pct", "occupancy_theoretical_pct"]
 WIDE_BYTES = 16  # the widest load of a thread
@@ -51,25 +52,27 @@ def beside(rows: pd.DataFrame, counted: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         rows: rows of ``moe-lab inspect`` for one GPU.
-        counted: ``counters.counters_table`` of a capture of ``moe_lab.gpu experts``.
+        counted: ``counters.counters_table`` of a capture of ``moe_lab.gpu experts`` or ``align``.
 
     Returns:
-        One row per launch that is in both, matched by M, backend (for align kernels that of their call), stage, kernel
-        and grid: these, then static_registers and registers_per_thread, static_smem_bytes and smem_bytes,
-        static_occupancy_pct and occupancy_theoretical_pct. Launches that are in only one of them are left out.
+        One row per launch that is in both, matched by M, call (backend or align algorithm; an align kernel also matches
+        inside a call of the backend), stage, kernel and grid: these, then static_registers (at least
+        ``LEAST_REGISTERS``) and registers_per_thread, static_smem_bytes and smem_bytes, static_occupancy_pct and
+        occupancy_theoretical_pct. Launches that are in only one of them are left out.
     """
     roots = [ranges.parse_root(str(path).split("/")[0]) or {} for path in counted["path"]]
     found = counted.assign(
         kernel=counted["name"],
         M=pd.array([int(root["M"]) if "M" in root else None for root in roots], dtype="Int64"),
-        backend=pd.array([root.get("backend") for root in roots], dtype="string"),
+        call=pd.array([root.get("backend", root.get("align")) for root in roots], dtype="string"),
         smem_bytes=counted["smem_static_bytes"] + counted["smem_dynamic_bytes"],
     )
     known = rows[rows["error"].isna()]
-    calls = [known[known["backend"].notna()]]
-    calls += [known[known["stage"] == "align"].assign(backend=name) for name in known["backend"].dropna().unique()]
+    calls = [known.assign(call=known["backend"].fillna(known["algorithm"]))]
+    calls += [known[known["stage"] == "align"].assign(call=name) for name in known["backend"].dropna().unique()]
     both = pd.concat(calls).merge(found, on=LAUNCH, how="inner", suffixes=("", "_counted"))
-    return both[[*LAUNCH, *BESIDE]].sort_values(["M", "grid_blocks"], ignore_index=True)
+    both = both.assign(static_registers=both["static_registers"].clip(lower=LEAST_REGISTERS))
+    return both[[*LAUNCH, *BESIDE]].sort_values(["M", "call", "grid_blocks"], ignore_index=True)
 
 
 def narrow_pct(loads: Any) -> float:

@@ -17,18 +17,35 @@ def committed(monkeypatch) -> None:
     monkeypatch.setenv("MOE_LAB_PROFILES", str(REPO / "profiles"))
 
 
-def test_what_was_compiled_is_what_nsight_compute_found_on_the_gpu_by_the_same_triton() -> None:
-    compiled, capture = runs.load("static/h100_counters_fp8"), runs.load("h100/experts_counters_fp8")
-    assert compiled.manifest["versions"]["triton"] == capture.manifest["versions"]["triton"]
-    both = static.beside(compiled.rows(), counters_table(capture.launches(), ["occupancy_theoretical_pct"]))
-    assert set(both["kernel"]) == {"fused_moe_gemm_kernel", "quantise_kernel", "combine_kernel", "one_launch_kernel"}
-    assert sorted(set(both["M"])) == [16, 128, 1024, 8192]
+ALIGN = {"count_kernel", "scan_kernel", "place_kernel", "share_histogram_kernel", "column_cumsum_kernel"}
+ALIGN |= {"expert_cumsum_kernel", "scatter_kernel", "bounds_kernel", "spread_kernel"}
+
+
+@pytest.mark.parametrize(
+    ("run", "capture", "kernels", "count"),
+    [
+        (
+            *("static/h100_counters_fp8", "h100/experts_counters_fp8"),
+            {"fused_moe_gemm_kernel", "quantise_kernel", "combine_kernel", "one_launch_kernel"},
+            22,
+        ),
+        ("static/h200_counters_align", "h200/align_counters", ALIGN, 9),
+    ],
+    ids=["experts", "align"],
+)
+def test_what_was_compiled_is_what_nsight_compute_found_on_the_gpu_by_the_same_triton(
+    run, capture, kernels, count
+) -> None:
+    compiled, captured = runs.load(run), runs.load(capture)
+    assert compiled.manifest["versions"]["triton"] == captured.manifest["versions"]["triton"]
+    both = static.beside(compiled.rows(), counters_table(captured.launches(), ["occupancy_theoretical_pct"]))
+    assert set(both["kernel"]) == kernels
+    assert len(both) == count
     assert (both["static_registers"] == both["registers_per_thread"]).all()
     assert (both["static_smem_bytes"] == both["smem_bytes"]).all()
     theirs = both["occupancy_theoretical_pct"].to_list()
     assert both["static_occupancy_pct"].to_list() == pytest.approx(theirs, abs=0.01)
-    said = docs.check("static/h100_counters_fp8", "h100/experts_counters_fp8")
-    assert said.startswith(f"{len(both)} of {len(both)} launches have exactly the registers")
+    assert docs.check(run, capture).startswith(f"{count} of {count} launches have exactly the registers")
 
 
 def test_align_kernels_on_amd_have_their_registers_and_lds() -> None:

@@ -51,12 +51,18 @@ def check(run: str, capture: str) -> str:
         f"{int(same.sum())} of {len(both)} launches have exactly the registers, the shared memory and the occupancy of "
         f"the capture `{capture}`; compiled by Triton {triton[0]}, captured with {triton[1]}."
     )
-    head = ["M", "stage", "kernel", "registers", "ncu", "shared memory", "ncu", "occupancy, %", "ncu"]
+    head = ["M", "call", "stage", "kernel", "registers", "ncu", "shared memory", "ncu", "occupancy, %", "ncu"]
     lines = [
-        [row.M, row.stage, f"`{row.kernel}`", *(_text(getattr(row, column)) for column in static.BESIDE)]
+        [
+            row.M,
+            f"`{row.call}`",
+            row.stage,
+            f"`{row.kernel}`",
+            *(_text(getattr(row, column)) for column in static.BESIDE),
+        ]
         for row in rows_of(both)
     ]
-    return f"{said}\n\n{table(head, lines, left=[1, 2])}"
+    return f"{said}\n\n{table(head, lines, left=[1, 2, 3])}"
 
 
 def amiss(run: str) -> str:
