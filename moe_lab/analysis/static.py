@@ -23,7 +23,8 @@ BESIDE = ["static_registers", "registers_per_thread", "static_smem_bytes", "smem
 BESIDE += ["static_occupancy_pct", "occupancy_theoretical_pct"]
 WIDE_BYTES = 16  # the widest load of a thread
 # Columns that the rules read.
-NEEDED = ("arch", "error", "tensor_unit", "vgpr_spills", "sgpr_spills", "local_accesses", "loop_loads", "blocks_by")
+NEEDED = ("arch", "error", "tensor_unit", "vgpr_spills", "sgpr_spills", "local_accesses")
+NEEDED += ("loop_mix", "loop_loads", "blocks_by")
 NARROW_PCT = 50.0  # of the bytes loaded in the inner loop; narrow loads of scales and indices are fewer
 
 
@@ -87,6 +88,11 @@ def narrow_pct(loads: Any) -> float:
     return 100 * narrow / total if total else 0.0
 
 
+def starved(row: Any) -> bool:
+    """Return whether narrow loads bring most bytes for the tensor unit; never with TMA, whose bytes no load states."""
+    return bool(row.tensor_unit) and "TMA" not in dict(row.loop_mix or ()) and narrow_pct(row.loop_loads) >= NARROW_PCT
+
+
 def smem_costs_half(row: Any) -> bool:
     """Return whether shared memory allows at most half as many blocks per SM as everything else would."""
     blocks = dict(row.blocks_by or ())
@@ -127,7 +133,7 @@ RULES = (
     Rule("mma.sync where the GPU has more", lesser_unit, "constants tensor_shape", False),
     Rule(
         "Narrow loads in the inner loop",
-        lambda row: bool(row.tensor_unit) and narrow_pct(row.loop_loads) >= NARROW_PCT,
+        starved,
         "loop_loads",
         True,
     ),

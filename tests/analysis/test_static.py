@@ -40,8 +40,9 @@ def test_a_rule_fires_in_the_rows_that_it_is_about(rule, fires, rests) -> None:
     assert static.amiss(table, RULES[rule]).index.tolist() == [1]
 
 
-def test_narrow_loads_without_tensor_work_are_no_finding() -> None:
-    table = pd.DataFrame([row(tensor_unit=None, loop_loads=[("4", 1)])])
+@pytest.mark.parametrize("changes", [{"tensor_unit": None}, {"loop_mix": [("wgmma", 4), ("TMA", 2)]}])
+def test_narrow_loads_that_do_not_feed_the_tensor_unit_are_no_finding(changes) -> None:
+    table = pd.DataFrame([row(loop_loads=[("4", 1)], **changes)])
     assert static.amiss(table, RULES["Narrow loads in the inner loop"]).empty
 
 
