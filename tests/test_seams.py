@@ -130,6 +130,14 @@ def test_the_laws_hold_of_what_the_recipes_make(house):
     assert all(name in said for name in ("readme_draws", "[90_mine]", "a_column_has", "[newcomer]"))
 
 
+def test_the_tests_of_a_kind_pick_its_plugins_up_by_name(house):
+    pytest.importorskip("torch")
+    files = ("tests/gpu/test_experts.py", "tests/gpu/test_align.py")
+    said = house.python("-m", "pytest", "-q", "-rA", *files, "-k", "newcomer")
+    for test in ("matches_the_fp64_oracle", "multiplies_the_input_by_the_router_weight", "test_align.py::"):
+        assert re.search(f"PASSED.*{test}.*newcomer", said), test
+
+
 def test_the_readme_takes_a_command_a_profiler_and_a_notebook_from_their_files(house):
     said = "from moe_lab.pages import readme\nfrom moe_lab.report import notebooks\n"
     rows = house.python("-c", said + "print(readme.commands(), notebooks.listing(), sep='\\n')").splitlines()

@@ -104,7 +104,7 @@ def test_align_holds_1024_experts(name, device, poison):
     check(ids, 16, 1024, algorithm(name, ids, 1024)(ids, 16, 1024))
 
 
-@pytest.mark.parametrize("name", [n for n in plugins.names("align") if plugins.info("align", n)["deterministic"]])
+@pytest.mark.parametrize("name", [n for n in plugins.names("align") if plugins.info("align", n).get("deterministic")])
 def test_align_that_says_deterministic_keeps_the_pair_order(name, device):
     ids = routing.synthetic("uniform", 300, 4, 2, device=device).topk_ids
     rows, _, total = algorithm(name, ids)(ids, 16, 4)

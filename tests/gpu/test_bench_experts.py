@@ -490,7 +490,7 @@ def test_bench_experts_refuses_unknown_names_before_it_starts(monkeypatch, tmp_p
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", [n for n in plugins.names("experts") if plugins.info("experts", n)["cuda_graph"]])
+@pytest.mark.parametrize("name", [n for n in plugins.names("experts") if plugins.info("experts", n).get("cuda_graph")])
 def test_bench_measures_parts_kernels_and_clocks_on_a_gpu(name: str, device) -> None:
     if plugins.unavailable("experts", name):
         pytest.skip("not installed here")
