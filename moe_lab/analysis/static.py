@@ -23,8 +23,8 @@ BESIDE = ["static_registers", "registers_per_thread", "static_smem_bytes", "smem
 BESIDE += ["static_occupancy_pct", "occupancy_theoretical_pct"]
 WIDE_BYTES = 16  # the widest load of a thread
 # Columns that the rules read.
-NEEDED = ("arch", "error", "tensor_unit", "vgpr_spills", "sgpr_spills", "local_accesses")
-NEEDED += ("loop_mix", "loop_loads", "blocks_by")
+NEEDED = ["arch", "error", "tensor_unit", "vgpr_spills", "sgpr_spills", "local_accesses"]
+NEEDED += ["loop_mix", "loop_loads", "blocks_by"]
 NARROW_PCT = 50.0  # of the bytes loaded in the inner loop; narrow loads of scales and indices are fewer
 
 

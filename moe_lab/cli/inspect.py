@@ -2,10 +2,14 @@
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from moe_lab.cli._print import add_destination, destination, fitted
 from moe_lab.spec import bench_options
 from moe_lab.spec.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 INFO = {
     "about": "compile kernels for GPUs that are not there: registers, instructions, occupancy",
@@ -49,8 +53,14 @@ def run(arguments: argparse.Namespace) -> int:
         argv = bench_options.argv("inspect", arguments)
         found, code = static_runs.inspect(argv, arguments.name, **destination(arguments))
     rows = found.rows()
-    print(fitted(static.kernels(rows).drop(columns=["gpu", "model"]).dropna(axis="columns", how="all")))
+    print(fitted(_shown(static.kernels(rows))))
     for one in findings.all_of(rows):
         print(f"\n{one}")
     print(f"\n{found.path}", file=sys.stderr)
     return 1 if code else 0
+
+
+def _shown(table: "pd.DataFrame") -> "pd.DataFrame":
+    """Return a table without empty columns, GPUs that their architecture names, and a model that all rows have."""
+    said = ["gpu"] * (table["gpu"].nunique() == table["arch"].nunique()) + ["model"] * (table["model"].nunique() == 1)
+    return table.drop(columns=said).dropna(axis="columns", how="all")

@@ -58,6 +58,7 @@ def test_compiled_code_is_a_run_like_any_other(compiling, tmp_path, capsys) -> N
     assert cli.main(["inspect", "--name", "x", "--arch", "sm_90", "--profiles", str(tmp_path / "p")]) == 0
     said = capsys.readouterr()
     assert "fused_moe_gemm_kernel" in said.out
+    assert said.out.split()[:3] == ["arch", "format", "backend"], "one model and a GPU for each architecture"
     assert "1 kernel in 3 launches compiled for sm_90 and gfx942; 1 of these launches cannot be." in said.out
     run = runs.load("static/x", root=tmp_path / "p")
     assert run.what == "bench inspect, 3 rows"
