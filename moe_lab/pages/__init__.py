@@ -1,1 +1,1 @@
-"""What a notebook shows: one folder a notebook with its tables, plots and findings."""
+"""What notebooks show: one folder per notebook, with its tables, plots and findings."""

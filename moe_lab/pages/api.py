@@ -1,4 +1,4 @@
-"""What ``import moe_lab`` gives: a run or report as an object, its tables, and two of them compared."""
+"""What ``import moe_lab`` offers: a run or report as an object, its tables, and the comparison of two runs."""
 
 import html
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from moe_lab.spec.launches import Launches
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """A capture or benchmark; its tables are read when they are asked for.
+    """A capture or benchmark; its tables are read when they are first used.
 
     Attributes:
         run: the run folder or report behind it.
@@ -29,32 +29,32 @@ class Loaded:
 
     @property
     def name(self) -> str:
-        """The run's name, ``<gpu>/<run>``; of a bare report that of its file."""
+        """The run's name, ``<gpu>/<run>``; for a bare report the name of its file."""
         return str(self.run.manifest["name"])
 
-    @cached_property
+    @cached_property  # a large report takes seconds to read
     def launches(self) -> Launches:
-        """Every GPU operation of a capture, with its ranges; a UserError for a benchmark."""
+        """Every GPU operation of a capture, with its ranges; raises UserError for a benchmark."""
         return self.run.launches()
 
     @cached_property
     def rows(self) -> pd.DataFrame:
-        """The rows of a benchmark; a UserError for a capture."""
+        """The rows of a benchmark; raises UserError for a capture."""
         return self.run.rows()
 
     def breakdown(self, root: str | None = None, *, spread: bool = False, roles: bool | None = None) -> pd.DataFrame:
-        """Return the time of every range below the roots, as ``analysis.breakdown.breakdown`` does."""
+        """Return the time of every range below the roots; see ``analysis.breakdown.breakdown``."""
         return time_of.breakdown(self.launches, root, spread=spread, roles=roles)
 
     def kernels(self, root: str | None = None, limit: int = 20, by: str | Sequence[str] | None = None) -> pd.DataFrame:
-        """Return the kernels that take most time, as ``analysis.kernels.top_kernels`` does, or with ``by`` ``sums``."""
+        """Return the kernels that take most time; see ``analysis.kernels.top_kernels``, or with ``by`` its ``sums``."""
         if by is None:
             return longest.top_kernels(self.launches, root, limit)
         table = longest.sums(self.launches, by, root)
         return table.head(limit or len(table))
 
     def counters(self, metrics: Sequence[str] | None = None) -> pd.DataFrame:
-        """Return the hardware counters of each kernel, as ``analysis.counters.counters_table`` does."""
+        """Return the hardware counters of each kernel; see ``analysis.counters.counters_table``."""
         return hardware.counters_table(self.launches, metrics)
 
     def _repr_html_(self) -> str:
@@ -101,15 +101,15 @@ def kernels(
 
 
 def compare(a: str | Path | Loaded, b: str | Path | Loaded, root: str | None = None) -> pd.DataFrame:
-    """Set two runs beside each other.
+    """Compare two runs.
 
     Args:
         a: what ``load`` takes.
         b: the same.
-        root: of captures, an expression that matches one range in both; by default their only root.
+        root: for captures, an expression that matches one range in both; by default their only root.
 
     Returns:
-        Of captures ``analysis.compare.captures`` (stage, time_a_ms, time_b_ms, ratio), of benchmarks
+        For captures ``analysis.compare.captures`` (stage, time_a_ms, time_b_ms, ratio), for benchmarks
         ``analysis.compare.benchmarks`` (the case, time_a_us, time_b_us, ratio); ratio is b over a.
 
     Raises:

@@ -1,4 +1,4 @@
-"""From the names in a notebook's parameters to what its analysis takes: the only place of pages that reads runs."""
+"""From the names in a notebook's parameters to what its analysis takes: the only module of pages that reads runs."""
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
@@ -14,6 +14,7 @@ from moe_lab.analysis.amd.runs import Counted, only
 from moe_lab.runs import Run
 from moe_lab.spec.errors import UserError
 
+# Commands that make the runs that pages look for; the note on a missing run quotes them.
 CAPTURE = "moe-lab capture nsys --name align_steps -- python -m moe_lab.gpu align"
 COUNT = "moe-lab capture ncu --name align_counters --ranges moe_lab@align/ -- python -m moe_lab.gpu align"
 COUNT_EXPERTS = (
@@ -26,45 +27,47 @@ AMD = "moe-lab capture rocprof-compute --name counted -- COMMAND"
 
 
 def align_bench(name: str) -> align.Bench:
-    """Return a run of the align benchmark, as ``runs.open`` finds it; without one, the sentence that says so."""
+    """Return a run of the align benchmark, as ``runs.open`` finds it, or a sentence on why there is none."""
     return align.Bench(*_bench("align", name, align.COLUMNS))
 
 
 def experts_bench(name: str) -> sweep.Sweep:
-    """Return a run of the experts benchmark, as ``runs.open`` finds it; without one, the sentence that says so."""
+    """Return a run of the experts benchmark, as ``runs.open`` finds it, or a sentence on why there is none."""
     return sweep.Sweep(*_bench("experts", name, sweep.COLUMNS))
 
 
 def tuned(name: str) -> tuning.Tuning:
-    """Return a run of a tuning, as ``runs.open`` finds it; without one, the sentence that says so."""
+    """Return a run of a tuning, as ``runs.open`` finds it, or a sentence on why there is none."""
     return tuning.Tuning(*_bench("tune", name, tuning.COLUMNS))
 
 
 def compiled(name: str) -> pd.DataFrame:
-    """Return the rows of a run of ``moe-lab inspect``; raises UserError: there is none of that name."""
+    """Return the rows of a run of ``moe-lab inspect``; raises UserError if there is none of that name."""
     return runs.load(name).rows()
 
 
 def _bench(bench: str, name: str, columns: Sequence[str]) -> tuple[Run | None, pd.DataFrame, str, list[Run]]:
-    """Return run, rows (NA in columns that it lacks), the sentence without a run, and where to look for roofs."""
+    """Return (run, rows with NA in missing columns, sentence on a missing run, runs in which to look for roofs)."""
     command = "moe-lab tune" if bench == "tune" else f"moe-lab bench {bench}"
     found = runs.open(name, f"{command} --name {name.split('/')[-1] or 'X'}", bench=bench)
     if found.run is None:
         return None, pd.DataFrame(columns=list(columns), dtype="object"), found.missing, []
     rows = found.run.rows()
+    # Older runs lack columns that have come since.
     return found.run, rows.reindex(columns=[*dict.fromkeys([*rows.columns, *columns])]), "", runs.list_runs()
 
 
 def steps(name: str, make: str = CAPTURE) -> align_steps.Capture:
-    """Return a capture of ``moe_lab.gpu align``; without one, the sentence that says how to ``make`` it."""
+    """Return a capture of ``moe_lab.gpu align``, or a sentence on how to ``make`` it."""
     found = runs.open(name, make)
     return align_steps.Capture(found.run, found.run.launches() if found.run else None, found.missing)
 
 
 def layers(names: Mapping[str, str], layer_range: str, capture_command: str = "") -> list[phases.Phase]:
-    """Load the runs of a layer's phases, or capture a command now and look at that run instead.
+    """Load the runs of a layer's phases, or capture a command now and use that run instead.
 
-    ``names`` are by phase, an empty one leaves it out; ``layer_range`` is a regex of the ranges that are one layer.
+    ``names`` maps phases to runs, where an empty name leaves the phase out; ``layer_range`` is a regular expression of
+    the range that is one layer.
     """
     if capture_command:
         run = _there(runs.open(capture_command, commands=True))
@@ -85,9 +88,9 @@ def _there(found: runs.Opened) -> Run:
 
 
 def counts(names: Sequence[str], backends: Sequence[str] = (), M: Sequence[int] = ()) -> captures.Captures:
-    """Load captures of counters, or timelines, of any GPUs; those that do not exist become sentences.
+    """Load captures of counters, or timelines, of any GPUs; missing ones become sentences.
 
-    Without ``backends`` or ``M`` those of all are kept.
+    If ``backends`` or ``M`` is empty, all are kept.
     """
     found: dict[str, Run] = {}
     gpus: dict[str, dict[str, Any]] = {}
@@ -102,7 +105,7 @@ def counts(names: Sequence[str], backends: Sequence[str] = (), M: Sequence[int] 
         shown, facts = _apart(str(run.manifest["name"]), found), captures.gpu_facts(run, launches.meta)
         facts |= {"roofs": memory.roofs(launches)} if launches.meta.get("roofs") else {}
         gpu = of[shown] = captures.short_gpu(facts.get("name")) or f"an unknown GPU ({shown})"
-        # The first run that states a fact is believed; later ones fill in what it lacks.
+        # The first run that states a fact counts; later ones fill in what it lacks.
         gpus[gpu] = {**facts, **{k: v for k, v in gpus.get(gpu, {}).items() if v is not None}}
         found[shown] = run if run.manifest.get("gpu") else replace(run, manifest={**run.manifest, "gpu": facts})
         notes += [counters.AMD_NOTE] if amd.has_counters(launches) else []
@@ -124,9 +127,9 @@ def _wanted(table: pd.DataFrame, column: str, values: Sequence[Any]) -> "pd.Seri
 
 
 def beside_timeline(counted: captures.Captures, timeline: str) -> captures.Captures:
-    """Return the captures with the true times of a timeline joined to them, its notes, its gaps and its run.
+    """Return the captures with the true times of a timeline joined to them, and with its notes, gaps and run.
 
-    Only rows of the timeline's own GPU get its times; those of others are NA. An empty name is no timeline.
+    Only rows of the timeline's own GPU get its times; the others have NA. An empty name means no timeline.
     """
     if not timeline or counted.table.empty:
         return counted
@@ -136,7 +139,7 @@ def beside_timeline(counted: captures.Captures, timeline: str) -> captures.Captu
     run = opened.run
     launches = run.launches()
     gpu = captures.short_gpu(captures.gpu_facts(run, launches.meta).get("name"))
-    # A time of another GPU beside these counters would be compared by whoever reads the row.
+    # Readers would compare a time from another GPU with the counters in the same row.
     own = counted.table["gpu"] == gpu
     if not own.any():
         of = f"The timeline {run.manifest['name']} is of {gpu or 'an unknown GPU'}"
@@ -147,14 +150,14 @@ def beside_timeline(counted: captures.Captures, timeline: str) -> captures.Captu
     notes = [*counted.notes, *(f"{about}{note}" for note in joined.attrs["notes"])]
     named = {**counted.runs, str(run.manifest["name"]): run}
     gaps = limits.gaps(launches).assign(gpu=gpu)
-    shown = table[["series", "M"]].drop_duplicates()
+    shown = table[["series", "M"]].drop_duplicates()  # the page tells only the gaps of the GEMMs that it shows
     return replace(counted, runs=named, table=table, notes=notes, gaps=gaps.merge(shown, on=["series", "M"]))
 
 
 def amd_counts(folders: str | Sequence[str] = "", kernels: str = "") -> list[Counted]:
-    """Load runs with counters of AMD GPUs, or workload folders; several are a sequence or separated by commas.
+    """Load runs with counters of AMD GPUs, or workload folders; several as a sequence or separated by commas.
 
-    Without ``folders``, every run in profiles/ that rocprof-compute made; ``kernels`` is a regex of full names.
+    Without ``folders``, all runs of rocprof-compute in profiles/; ``kernels`` is a regular expression of full names.
     """
     named = folders.split(",") if isinstance(folders, str) else folders
     given = [_there(runs.open(n.strip(), AMD)) for n in named if n.strip()]

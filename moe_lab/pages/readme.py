@@ -1,4 +1,4 @@
-"""Tables of README.md and docs/kernels.md in Markdown, from committed runs: for each GPU that has the run."""
+"""Tables of README.md and docs/kernels.md in Markdown, from committed runs, for each GPU that has the run."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -25,7 +25,7 @@ NAMES = {
 
 
 def commands() -> str:
-    """Return the table of commands: the rows that each command and profiler states, else its name and what it is."""
+    """Return the table of commands: the rows stated by each command and profiler, else its name and description."""
     shown: dict[str, str] = {}
     for kind, words in (("cli", "moe-lab"), ("capture", "moe-lab capture")):
         for name in plugins.names(kind):
@@ -33,30 +33,32 @@ def commands() -> str:
             called = info.get("called", name).strip("_").replace("_", "-")
             shown |= info.get("shows", {f"{words} {called}": info["about"]})
     rows = ((f"`{usage}`", answers) for usage, answers in sorted(shown.items()))
+    # A bare | would end the cell.
     return table(["command", "answers"], [[cell.replace("|", r"\|") for cell in row] for row in rows], left=[0, 1])
 
 
 def benches(run: str) -> Iterator[tuple[str, sweep.Sweep]]:
-    """Give (GPU, benchmark) of each folder in profiles/ that has an experts benchmark of that name."""
+    """Yield (GPU, benchmark) for each folder in profiles/ that has an experts benchmark of that name."""
     for gpu, name in named(run, "experts"):
         yield gpu, load.experts_bench(name)
 
 
 def named(run: str, bench: str) -> Iterator[tuple[str, str]]:
-    """Give (GPU, name of the run) of each folder in profiles/ that has such a run of that benchmark."""
+    """Yield (GPU, full name of the run) for each folder in profiles/ that has such a run of that benchmark."""
     for one in sorted(runs.list_runs(), key=lambda r: str(r.manifest["name"]), reverse=True):
         if str(one.manifest["name"]).rpartition("/")[2] == run and one.manifest.get("bench") == bench:
             yield bench_rows.BenchRun(one, pd.DataFrame()).gpu, str(one.manifest["name"])
 
 
 def roofs() -> str:
-    """Return one line a GPU: its roofs as on every page, with how far their measurements lie apart."""
+    """Return one line per GPU: its roofs, as on every page, with the spread of their measurements."""
+    # Only benchmarks measure roofs.
     names = {str((r.manifest.get("gpu") or {}).get("name")) for r in runs.list_runs() if r.manifest.get("measured")}
     lines = []
     for gpu in sorted(names, reverse=True):
         known = of_gpu(gpu, runs.list_runs())
         said = [_roof(one) for one in rows_of(known) if one.kind in NAMES]
-        if "tensor" in set(known["kind"]):  # else only a copy was measured
+        if "tensor" in set(known["kind"]):  # otherwise only a copy was measured
             name, how = gpu.removeprefix("NVIDIA "), "by its newest benchmark (lowest to highest of all)"
             lines.append(f"What an {name} can do, {how}: {', '.join(said)}.\n")
     return "\n".join(lines)
@@ -69,15 +71,16 @@ def _roof(one: Any) -> str:
 
 
 def releases(run: str) -> str:
-    """Return one line a GPU that has the run: when it was measured, and which release each peer's kernels are of."""
+    """Return one line per GPU that has the run: when it was measured, and the release of each peer's kernels."""
     found = ((gpu, str(bench.run.manifest.get("date") if bench.run else "")[:10], bench) for gpu, bench in benches(run))
     return "\n".join(f"* {gpu}, {date}: {listed(_peers(bench))}." for gpu, date, bench in found)
 
 
 def _peers(bench: sweep.Sweep) -> list[str]:
-    """Return ``vllm_triton of vLLM 0.15.0`` for each peer of a run, as its settings state the releases."""
+    """Return ``vllm_triton of vLLM 0.15.0`` for each peer of a run, from the releases in its settings."""
     manifest: dict[str, Any] = bench.run.manifest if bench.run else {}
     settings = manifest.get("settings") or {}
+    # A run of several parts has a list of settings; they agree on the releases.
     stated: dict[str, Any] = (settings[0] if isinstance(settings, list) else settings).get("releases") or {}
     torch = f"PyTorch {(manifest.get('versions') or {}).get('torch')}"
     return [
@@ -88,7 +91,7 @@ def _peers(bench: sweep.Sweep) -> list[str]:
 
 
 def _release(name: str, version: str) -> str:
-    """Return ``vLLM 0.15.0``; a package inside another project's wheel has that project in its version."""
+    """Return ``vLLM 0.15.0``; the version of a package inside another project's wheel names that project."""
     wheel, dash, number = version.rpartition("-")
     if dash:
         return f"{PROJECTS.get(wheel, wheel)} {number}'s wheel"
@@ -96,9 +99,9 @@ def _release(name: str, version: str) -> str:
 
 
 def not_ahead(names: Sequence[str]) -> str:
-    """Return a sentence: at how many sizes ``auto`` is ahead of the best peer, and each at which it is not.
+    """Return a sentence on how many sizes ``auto`` is ahead of the best peer at, with each size at which it is not.
 
-    Where a run lacks ``auto`` the quickest of ours stands for it.
+    In a run without ``auto``, our quickest backend takes its place.
     """
     count, ahead, others = 0, 0, []
     for name in names:
@@ -112,7 +115,7 @@ def not_ahead(names: Sequence[str]) -> str:
 
 
 def experts(run: str, ours: str = "auto") -> str:
-    """Return the table of a sweep for each GPU: ours, its share of the bound, peers, and the lead over the best."""
+    """Return the table of a sweep for each GPU: ours, its share of the bound, peers, and the lead over the best one."""
     return "\n".join(_experts(gpu, sweep.at(bench, ""), ours) for gpu, bench in benches(run))
 
 
@@ -142,7 +145,7 @@ def bounds(run: str, ours: str = "auto") -> str:
 
 
 def against(run: str, ours: str = "auto") -> str:
-    """Return a line a GPU of a sweep: share of the bound and lead over the best peer at each M."""
+    """Return a table per GPU of a sweep: share of the bound and lead over the best peer at each M."""
     out = []
     for gpu, bench in benches(run):
         rows, name = leads.with_ours(sweep.at(bench, ""), ours)
@@ -163,9 +166,9 @@ def aligns(run: str, names: Sequence[str], E: int = 256, topk: int = 8) -> str:
 
 
 def align(run: str, names: Sequence[str], E: int = 256, topk: int = 8, head: str = "M") -> str:
-    """Return the microseconds of align algorithms over tokens, of one shape, replayed from a CUDA graph.
+    """Return the time in us of align algorithms over tokens, for one shape, replayed from a CUDA graph.
 
-    Of ``names`` those in parentheses do nothing; ``head`` is of the first column.
+    ``names`` in parentheses are empty kernels; ``head`` is the head of the first column.
     """
     rows = align_bench.at(load.align_bench(run), E, topk)
     wide = rows.pivot_table("median_us", "tokens", "algorithm")
@@ -177,12 +180,12 @@ def align(run: str, names: Sequence[str], E: int = 256, topk: int = 8, head: str
 
 
 def percent(value: Any) -> str:
-    """Return a share of a bound in percent; ``!`` marks one over 100, of which the bound is wrong."""
+    """Return a share of a bound in percent; ``!`` marks a share over 100, whose bound is wrong."""
     return "" if pd.isna(value) else f"{value:.0f}{' !' if value > 100 else ''}"
 
 
 def models(names: Sequence[str], ours: str = "auto") -> str:
-    """Return one row a model and GPU: the lead over the best peer at ``TOKENS``."""
+    """Return one row per model and GPU: the lead over the best peer at ``TOKENS``."""
     lines = []
     for name in names:
         for gpu, bench in benches(name):
@@ -199,6 +202,6 @@ def line(cells: Sequence[Any]) -> str:
 
 
 def table(head: Sequence[Any], rows: Iterable[Sequence[Any]], left: Sequence[int] = ()) -> str:
-    """Return a Markdown table, numbers to the right, the columns ``left`` to the left."""
+    """Return a Markdown table, aligned to the right except for the columns ``left``."""
     sides = "|".join("---" if i in left else "---:" for i in range(len(head)))
     return "\n".join([line(head), f"|{sides}|", *map(line, rows)])

@@ -1,4 +1,4 @@
-"""What docs/kernels.md says of committed runs, as Markdown, besides what the README shows too."""
+"""What docs/kernels.md says about committed runs, as Markdown, in addition to what the README also shows."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ SHOWN = ("auto", "multi_block", "two_kernel")
 
 
 def empty(run: str) -> str:
-    """Return what the align benchmark measures for kernels that do nothing: one, and two that wait for each other."""
+    """Return what the align benchmark measures for empty kernels: for one, and for two that wait for each other."""
     rows = load.align_bench(run).rows
     found = rows[(rows["mode"] == "graph") & rows["algorithm"].isin([align.EMPTY, "(2 empty)"])]
     low, high = (found.groupby("algorithm")["median_us"].quantile(q) for q in (0.1, 0.9))
@@ -22,7 +22,7 @@ def empty(run: str) -> str:
 
 
 def duels(run: str, rivals: Sequence[str], ours: str = "auto") -> str:
-    """Return in how many cases of an align sweep ours is ahead of each of some rivals, even and behind."""
+    """Return in how many cases of an align sweep ours is ahead of, even with and behind each of some rivals."""
     table = align.rivals(align.duels(load.align_bench(run), ours)).set_index("rival").loc[list(rivals)]
     parts = [
         f"`{one.Index}` {one.ahead} of {one.cells}"
@@ -33,7 +33,7 @@ def duels(run: str, rivals: Sequence[str], ours: str = "auto") -> str:
 
 
 def counters(run: str, algorithms: Sequence[str] = SHOWN) -> str:
-    """Return the counters of the kernels of some align algorithms, of a capture with Nsight Compute."""
+    """Return the counters of the kernels of some align algorithms, from a capture with Nsight Compute."""
     table = align_steps.counters(load.steps(run, load.COUNT))
     head = ["kernel of", "does", "us", "active multiprocessors", "sectors a store", "warps wait for"]
     lines = []
@@ -44,9 +44,9 @@ def counters(run: str, algorithms: Sequence[str] = SHOWN) -> str:
 
 
 def gain(run: str, launch_us: float, ours: str = "auto") -> str:
-    """Return for each GPU of a sweep how far the bound is from the best peers, and ours from the bound and a launch.
+    """Return for each GPU of a sweep how far the best peers are from the bound, and ours from the bound plus a launch.
 
-    ``launch_us`` is what a launch adds that only reads.
+    ``launch_us`` is what the launch of a kernel that only reads adds.
     """
     return "\n".join(_gain(gpu, sweep.at(bench, ""), launch_us, ours) for gpu, bench in readme.benches(run))
 
@@ -65,7 +65,7 @@ def _gain(gpu: str, rows: pd.DataFrame, launch_us: float, ours: str) -> str:
 
 
 def tuned(names: Sequence[str]) -> str:
-    """Return one row a tuning and GPU: what its tiles save, and what the nearest key costs."""
+    """Return one row per tuning and GPU: what its tiles save, and what the nearest key costs."""
     head = ["model, GPU", "sizes", "compiled", "saved, median", "saved, most", "shipped tiles, median", "nearest key"]
     lines = [_tuned(gpu, load.tuned(run)) for name in names for gpu, run in readme.named(name, "tune")]
     return readme.table(head, lines, left=[0, 5, 6])
@@ -91,7 +91,7 @@ def _tuned(gpu: str, run: tuning.Tuning) -> list[Any]:
 
 
 def figures() -> dict[str, Any]:
-    """Return the figures of the README by name: ``docs/figures/<name>.png`` is each."""
+    """Return the figures of the README by name, each of which is ``docs/figures/<name>.png``."""
     from moe_lab.pages.layer_breakdown import plots
     from moe_lab.pages.m_sweep import plots as sweep_plots
 

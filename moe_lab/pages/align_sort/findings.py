@@ -17,8 +17,8 @@ def all_of(
 ) -> list[Finding | None]:
     """Say which algorithm wins where and why; the first sentence is the headline.
 
-    ``duel`` is ``analysis.align.duels`` of ours, ``split`` that of ``analysis.align_steps``; E and topk are of the
-    sentences about one shape.
+    ``duel`` is ``analysis.align.duels`` of ours, ``split`` that of ``analysis.align_steps``; E and topk choose the
+    shape of the sentences about a single one.
     """
     if bench.run is None:
         return [Finding("", bench.missing)]
@@ -62,6 +62,7 @@ def against(bench: Bench, duel: pd.DataFrame, ours: str, baseline: str) -> Findi
     ahead = int((rows["verdict"] == "ahead").sum())
     share = f"all {len(rows)} cases" if ahead == len(rows) > 1 else f"{ahead} of {len(rows)} cases"
     most: Any = next(rows_of(rows.nlargest(1, "speedup")))
+    # A dict drops the second of two ends that read the same.
     ends = dict.fromkeys(number(value) for value in (rows["speedup"].min(), rows["speedup"].max()))
     spread = f"{' to '.join(ends)} times as fast"
     return Finding(
@@ -73,12 +74,12 @@ def against(bench: Bench, duel: pd.DataFrame, ours: str, baseline: str) -> Findi
 
 
 def without_floor(duel: pd.DataFrame, baseline: str, E: int, topk: int) -> Finding | None:
-    """Say what the ratios are once the time of an empty kernel is taken off both."""
+    """Say what the ratios are after the time of an empty kernel is subtracted from both."""
     rows = align.first(duel[(duel["rival"] == baseline) & (duel["E"] == E) & (duel["topk"] == topk)])
     rows = rows.dropna(subset="speedup_net").sort_values("tokens")
     if rows.empty:
         return None
-    ends = rows.iloc[[0, -1]].drop_duplicates("tokens")
+    ends = rows.iloc[[0, -1]].drop_duplicates("tokens")  # the smallest and the largest size, once if there is one
     parts = [
         f"at {_tokens(row.tokens)} {number(row.speedup)} times becomes {number(row.speedup_net)}"
         for row in rows_of(ends)
@@ -89,7 +90,7 @@ def without_floor(duel: pd.DataFrame, baseline: str, E: int, topk: int) -> Findi
 
 
 def winners(bench: Bench, ours: str, E: int, topk: int) -> Finding | None:
-    """Say which algorithm is quickest from how many tokens on, apart from ours, and how ours stands there."""
+    """Say which algorithm other than ours is quickest at how many tokens."""
     rows = align.at(bench, E, topk)
     rows = rows[~align.is_floor(rows)] if len(rows) else rows
     others = rows[rows["algorithm"] != ours].sort_values("median_us").drop_duplicates("tokens").sort_values("tokens")
@@ -106,6 +107,7 @@ def not_best(duel: pd.DataFrame, ours: str) -> Finding | None:
     """Say in how many cases another algorithm is quicker than ours, by how much at most, and where."""
     best = align.best_others(duel)
     clear = align.behind(duel)
+    # The median of these is lower than ours, but only those in `clear` are ahead by more than noise.
     slower = best[best["lost_us"] > 0]
     even = slower[slower["verdict"] != "behind"]
     parts = []
@@ -130,6 +132,7 @@ def not_best(duel: pd.DataFrame, ours: str) -> Finding | None:
 def where(split: pd.DataFrame, ours: str, baseline: str) -> Finding | None:
     """Say on which step ours and the baseline spend their kernel time at the largest size, and in how many kernels."""
     both = split[split["algorithm"].isin([ours, baseline])] if len(split) else split
+    # Sizes at which both were traced; a capture may hold only one of them.
     shared = [m for m in set(both["tokens"]) if both.loc[both["tokens"] == m, "algorithm"].nunique() == 2]
     rows = both[both["tokens"] == max(shared, default=0)]
     parts = []
@@ -146,7 +149,7 @@ def where(split: pd.DataFrame, ours: str, baseline: str) -> Finding | None:
 
 
 def limit(bench: Bench, ours: str, E: int, topk: int) -> Finding | None:
-    """Say how far ours is from moving the data once, at the largest size."""
+    """Say how far ours is from the time to move the data once, at the largest size."""
     speed = align.bandwidth(bench)
     rows = align.at(bench, E, topk)
     mine = rows[rows["algorithm"] == ours]
@@ -166,7 +169,7 @@ def limit(bench: Bench, ours: str, E: int, topk: int) -> Finding | None:
 
 
 def calling(bench: Bench, ours: str, E: int, topk: int) -> Finding | None:
-    """Say what eager calls and allocation add to the time of a graph replay, at the smallest and largest size."""
+    """Say what eager calls and allocation add to a graph replay, at the smallest and largest size."""
     table = align.modes(bench, E, topk, [ours])
     names = {"eager": "an eager call", "eager+allocation": "one that allocates"}
     keys = {mode: f"{ours}|{mode}" for mode in ("graph", *names)}
@@ -196,7 +199,7 @@ def waste(bench: Bench, E: int, topk: int) -> Finding | None:
         said = [f"{percent(row.padding_waste_pct)} at {_tokens(row.tokens)}" for row in rows_of(part)]
         parts.append(f"{routing} routing {listed(list(dict.fromkeys(said)))}")
     about = f"with {topk} of {E} experts and block_m {rows['block_m'].iloc[0]}, padding adds to the useful rows: "
-    # With few tokens the GEMMs wait for weights, whatever is padded.
+    # With few tokens the GEMMs wait for weights, however much is padded.
     costs = ends.loc[ends["tokens"] == ends["tokens"].max(), "padding_waste_pct"] >= rules.PADDING_PCT
     return Finding("Padding", f"{about}{', '.join(parts)}.", ends, "problem" if costs.any() else "normal")
 

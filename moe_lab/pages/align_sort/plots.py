@@ -1,4 +1,4 @@
-"""Figures of the align benchmark: tables become plotly figures, nothing is computed here."""
+"""Figures of the align benchmark: tables become plotly figures; nothing is computed here."""
 
 import math
 from typing import Any
@@ -10,22 +10,24 @@ from moe_lab.analysis.align_steps import ORDER
 from moe_lab.pages.show import palette
 from moe_lab.pages.show.figures import as_text, named, over_sizes, panels
 
+# Greys, which no algorithm has.
 FLOOR, LIMIT = palette.STAGES["rest of mlp"], palette.STAGES["other"]
 STEPS = palette.series(ORDER[:-1]) | {"other": palette.STAGES["other"]}
-# Slower is orange, faster blue, equal almost white; told apart with every common colour blindness.
+# Slower is orange, faster blue, equal almost white: distinct in all common kinds of colour blindness.
 DIVERGING = [[0, "#b35806"], [0.35, "#f1a340"], [0.5, "#f7f7f7"], [0.65, "#92c5de"], [1, "#2166ac"]]
 
 
 @as_text
 def speedup_map(rows: pd.DataFrame, title: str) -> go.Figure:
-    """Draw speed-ups over tokens and experts: colours diverge around 1, every cell says its number.
+    """Draw speed-ups over tokens and experts: colours diverge around 1, and every cell shows its number.
 
-    ``rows`` are columns tokens, E, speedup, ours_us, theirs_us, and for the hover text perhaps topk and rival.
+    ``rows`` has columns tokens, E, speedup, ours_us, theirs_us, and for the hover text perhaps topk and rival.
     """
     experts, tokens = sorted(set(rows["E"])), sorted(set(rows["tokens"]))
     cells = {(r["tokens"], r["E"]): r for r in rows.to_dict("records")}
     grid = [[cells.get((m, e)) for e in experts] for m in tokens]
     logs = [[math.log2(c["speedup"]) if c else None for c in row] for row in grid]
+    # At least a factor of 2 to either side, so that small differences stay pale.
     most = max([abs(v) for row in logs for v in row if v is not None] + [1.0])
     figure = go.Figure(
         go.Heatmap(
@@ -37,7 +39,7 @@ def speedup_map(rows: pd.DataFrame, title: str) -> go.Figure:
             customdata=[[_hover(c) if c else "" for c in row] for row in grid],
             hovertemplate="%{y} tokens, %{x} experts: %{text}<br>%{customdata}<extra></extra>",
             colorscale=DIVERGING,
-            zmin=-most,
+            zmin=-most,  # symmetric, so that white is a ratio of 1
             zmax=most,
             showscale=False,
             xgap=1,
@@ -70,15 +72,16 @@ def _hover(cell: dict[Any, Any]) -> str:
 def curves(
     rows: pd.DataFrame, limit: pd.DataFrame, ours: str, limit_label: str = "", outliers: pd.DataFrame | None = None
 ) -> go.Figure:
-    """Draw time over tokens, one line an algorithm, with the empty replay and the data-movement limit below.
+    """Draw time over tokens, one line per algorithm, with the empty kernel and the data-movement limit below.
 
-    ``rows`` are columns algorithm (``ours`` thick, empty kernels in parentheses), tokens, median_us, p20_us, p80_us,
-    ``limit`` tokens, us with the source of its bandwidth, ``outliers`` algorithm, tokens of what gets a cross.
+    ``rows`` has columns algorithm (``ours`` is drawn thick, empty kernels are in parentheses), tokens, median_us,
+    p20_us, p80_us; ``limit`` has tokens, us, and ``limit_label`` names its source; ``outliers`` has algorithm, tokens
+    of the points that get a cross.
     """
     odd = {} if outliers is None else {str(n): set(part["tokens"]) for n, part in outliers.groupby("algorithm")}
     figure = go.Figure()
     named = [n for n in dict.fromkeys(rows["algorithm"]) if not n.startswith("(")]
-    for name in sorted(named, key=lambda n: n == ours):
+    for name in sorted(named, key=lambda n: n == ours):  # ours last, so that it is drawn on top
         part = rows[rows["algorithm"] == name]
         spread = list(zip(part["p20_us"], part["p80_us"], strict=True))
         figure.add_scatter(
@@ -105,7 +108,7 @@ def curves(
         figure.add_scatter(**line, mode="lines", customdata=source, hovertemplate=hover)
     least = min([rows["median_us"].min() / 2, *limit["us"].nlargest(1) / 5])  # the rest of the limit is far below
     ends = [math.log10(least), math.log10(1.3 * rows["median_us"].max())]
-    log = {"type": "log", "dtick": "D2", "range": ends}
+    log = {"type": "log", "dtick": "D2", "range": ends}  # "D2" = ticks at 1, 2 and 5 of each decade
     return over_sizes(figure, rows["tokens"], "tokens", 430, "time of a call (µs)", **log)
 
 
@@ -117,9 +120,9 @@ def _line(
 
 @as_text
 def padding(rows: pd.DataFrame) -> go.Figure:
-    """Draw padding waste over tokens, one line a routing and block_m.
+    """Draw padding waste over tokens, one line per routing and block_m.
 
-    ``rows`` are columns tokens, routing, block_m, padding_waste_pct; none without waste can be drawn on a log axis.
+    ``rows`` has columns tokens, routing, block_m, padding_waste_pct; rows without waste have no place on a log axis.
     """
     figure = go.Figure()
     dashes = dict(zip(sorted(set(rows["block_m"])), ("solid", "dash", "dot", "dashdot"), strict=False))
@@ -137,8 +140,9 @@ def padding(rows: pd.DataFrame) -> go.Figure:
 
 @as_text
 def steps(split: pd.DataFrame) -> go.Figure:
-    """Draw each algorithm's kernel time by step, a panel a size: columns algorithm, tokens, step, us, pct."""
+    """Draw each algorithm's kernel time by step, one panel per size: columns algorithm, tokens, step, us, pct."""
     sizes = sorted(set(split["tokens"]))
+    # The height of each panel in bars; 1.6 is for its title and axis.
     bars = [len(set(split.loc[split["tokens"] == m, "algorithm"])) + 1.6 for m in sizes]
     titles = [f"{m:,} {'token' if m == 1 else 'tokens'}" for m in sizes]
     figure = panels(titles, min(0.9 / max(1, len(sizes)), 2.4 / sum(bars)), bars)
@@ -154,7 +158,7 @@ def steps(split: pd.DataFrame) -> go.Figure:
                 y=own["algorithm"].tolist(),
                 name=step,
                 legendgroup=step,
-                showlegend=step not in drawn,
+                showlegend=step not in drawn,  # one entry for the bars of all panels
                 marker={"color": STEPS[step]},
                 customdata=own["pct"].tolist(),
                 hovertemplate="%{y}: %{x:.2f} µs, %{customdata:.0f} %<extra>" + step + "</extra>",

@@ -11,7 +11,7 @@ _SIZE = heads("tokens E topk")
 
 def rivals(frame: pd.DataFrame, ours: str) -> Table | Note:
     """Return in how many cases ``ours`` is ahead of each rival, and by how much (``analysis.align.rivals``)."""
-    cases, speed = f"cases in which {ours} is", f"{ours} is so many times as fast"
+    cases, speed = f"cases in which {ours} is", f"how many times as fast {ours} is"
     columns = [
         *heads("rival cells"),
         *heads("ahead even behind", group=cases),
@@ -54,6 +54,7 @@ def modes(frame: pd.DataFrame) -> Table | Note:
     """Return the ways of calling side by side (``analysis.align.modes``)."""
     keys = [str(key).split("|") for key in frame.columns if "|" in str(key)]
     order = ("graph", "eager", "eager+allocation")
+    # Modes that are not known here come last.
     keys = sorted(keys, key=lambda k: (k[0], order.index(k[1]) if k[1] in order else 9))
     columns = heads("tokens")
     columns += [
@@ -72,7 +73,7 @@ def amd() -> Table:
 
 
 def amd_source() -> Note:
-    """Return where the published counters are from, what else was said there, and what may be compared."""
+    """Return the source of the published counters, what else it states, and what may be compared."""
     source = published.ALIGN_AMD
     speed = f"Published speed-ups over the earlier two kernels: {source.also['speedups']}"
     told = source.also["multi_block"]
@@ -81,7 +82,7 @@ def amd_source() -> Note:
 
 
 def counters(frame: pd.DataFrame, missing: str) -> Table | Note:
-    """Return hardware counters (``analysis.align_steps.counters``); without rows what is ``missing``."""
+    """Return hardware counters (``analysis.align_steps.counters``); without rows the sentence ``missing``."""
     columns = [
         *heads("algorithm"),
         *_SIZE,

@@ -1,1 +1,1 @@
-"""What a notebook shows of hardware counters: sentences, figures and tables."""
+"""The page of notebook 03: hardware counters of the expert GEMMs."""

@@ -1,4 +1,4 @@
-"""What hardware counters say of the expert GEMMs, as sentences rendered from the tables of ``moe_lab.analysis``."""
+"""What hardware counters say about the expert GEMMs, as sentences rendered from the tables of ``moe_lab.analysis``."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -27,19 +27,19 @@ QUANTITIES = {
     "l2_sm_bytes": "bytes through L2",
     "l2_hit_pct": "L2 hits",
 }
-WRITES_STAY = 0.995  # times the fewest bytes, below which it does not read as 1.00
+WRITES_STAY = 0.995  # times the fewest bytes; anything below no longer reads as 1.00
 _KEYS = ["series", "M", "stage"]
 _FLOORS = "series tile M stage duration_us dram_us l2_us tensor_us pct_of_floor"
 
 
 def all_of(captures: Captures, parts: Sequence[Tables], stage: str = "w13") -> list[Finding | None]:
-    """Say what limits each GEMM and what would help, GPU by GPU; the first sentence is the headline, of one stage.
+    """Say what limits each GEMM and what would help, GPU by GPU; the first sentence, on one stage, is the headline.
 
-    ``parts`` are ``gpus.each`` of the captures; with several GPUs every sentence names its own.
+    ``parts`` are ``gpus.each`` of the captures; if there are several GPUs, every sentence names its own.
     """
     if captures.table.empty:
         return [Finding("", said) for said in (*captures.missing, *captures.notes)]
-    # The first sentence is the card of the index: a GPU of which nothing is known must not take it.
+    # The first sentence goes on the card in the index: it must not be of a GPU about which nothing is known.
     known_first = sorted(parts, key=lambda one: bool(one.limits["limiter"].isna().all()))
     return [
         *(headline(one.limits, stage, one.gpu, one.amd) for one in known_first),
@@ -66,12 +66,12 @@ def _of_gpu(captures: Captures, one: Tables, stage: str) -> list[Finding | None]
 
 
 def _named(found: Iterable[Finding | None], gpu: str, several: bool) -> list[Finding]:
-    """Return what was found, with the GPU in what it is about where there are several."""
+    """Return the findings, with the GPU in their subject if there are several."""
     return [replace(f, about=f"{f.about} on {gpu}") if several else f for f in found if f]
 
 
 def on_chip(limits: pd.DataFrame, moved: pd.DataFrame, others: pd.DataFrame) -> Finding | None:
-    """Say how much traffic the kernels limited on the chip make, and which tile would make less."""
+    """Say how much traffic the kernels limited by on-chip memory make, and which tile would make less."""
     parts, told = [], []
     limited = limits[limits["limiter"] == "on-chip memory"]
     for row in rows_of(limited[limited["M"] == limited["M"].max()]):
@@ -118,6 +118,7 @@ def ceilings(costs: pd.DataFrame) -> Finding | None:
     known = costs.dropna(subset="pct_of_floor")
     if known.empty:
         return None
+    # A single kernel is both the closest and the farthest: `ends[: len(known)]` takes it once.
     ends: list[Any] = [*rows_of(known.nlargest(1, "pct_of_floor")), *rows_of(known.nsmallest(1, "pct_of_floor"))]
     parts = [
         f"{which(r)} takes {number(r.duration_us)}{NBSP}µs where the {NAMES[r.binding]} "
@@ -129,13 +130,14 @@ def ceilings(costs: pd.DataFrame) -> Finding | None:
 
 
 def over(costs: pd.DataFrame, roofs: pd.DataFrame) -> list[Finding | None]:
-    """Say which kernels exceed a roof: a wrong one where they exceed its fastest repetition too, and how far those lie.
+    """Say which kernels exceed a roof, and which of them exceed even its fastest repetition, so that it is wrong.
 
-    A roof is what the GPU sustains; for a moment, before its power cap, it can do more.
+    A roof is what the GPU can sustain; for a moment, until the power cap sets in, it can do more.
     """
-    wrong, fast, above, below = [], [], [costs.head(0)], [costs.head(0)]
+    wrong, fast, above, below = [], [], [costs.head(0)], [costs.head(0)]  # no rows, for concat to have the columns
     for kind, own in costs[(costs["pct_of_floor"] > 100).fillna(False)].groupby("binding", sort=False):
         roof: Any = next(rows_of(roofs[roofs["kind"] == kind]))
+        # The fastest repetition, in percent of the roof.
         most = 100 if pd.isna(roof.high) else 100 * float(roof.high) / float(roof.value)
         beyond = own["pct_of_floor"] > most
         wrong += _over(own[beyond], roof)
@@ -161,12 +163,12 @@ def _over(own: pd.DataFrame, roof: Any) -> list[str]:
 
 
 def streaming(gemms: pd.DataFrame, limits: pd.DataFrame) -> Finding | None:
-    """Say why ncu's L2 throughput is no share of what L2 can serve: it is high where little passes to the SMs."""
+    """Say why ncu's L2 throughput is not a share of what L2 can serve: it is high even if little passes to the SMs."""
     known = gemms.assign(found=limits["limiter"].to_numpy()).dropna(subset=["l2_throughput_pct", "l2_sm_bytes"])
     known = known[(known["duration_us"] > 0).fillna(False)]
     known["rate"] = known["l2_sm_bytes"].astype(float) / known["duration_us"].astype(float) / 1e6
     streams, most = known[known["found"] == "DRAM"].nlargest(1, "l2_throughput_pct"), known.nlargest(1, "rate")
-    # With rates this close, the two kernels would not show that the percentage is no share of L2.
+    # If the rates are close, the two kernels do not show that the percentage is not a share of L2.
     if streams.empty or float(most["rate"].iloc[0]) < 1.2 * float(streams["rate"].iloc[0]):
         return None
     one, other = next(rows_of(streams)), next(rows_of(most))
@@ -180,7 +182,7 @@ def streaming(gemms: pd.DataFrame, limits: pd.DataFrame) -> Finding | None:
 
 
 def extras(limits: pd.DataFrame, switched: pd.DataFrame) -> list[Finding | None]:
-    """Say what a last wave, padding and empty blocks cost, and where the configuration switches."""
+    """Say what the last wave, padding and empty blocks cost, and where the configuration changes."""
     out: list[Finding | None] = []
     for extra in rules.EXTRAS:
         rows = limits[limits[extra.column].notna()].sort_values(extra.column, ascending=False)
@@ -218,7 +220,7 @@ def launch_gaps(gaps: pd.DataFrame) -> Finding | None:
 
 
 def not_known(one: Tables) -> Finding | None:
-    """Say which quantities no kernel of a GPU has, and which of its roofs are not known."""
+    """Say which quantities were counted for no kernel of a GPU, and which of its roofs are not known."""
     lost = [name for column, name in QUANTITIES.items() if one.gemms[column].isna().all()]
     roofs = [name for kind, name in NAMES.items() if kind not in set(one.roofs["kind"])]
     parts = [
@@ -232,7 +234,7 @@ def not_known(one: Tables) -> Finding | None:
 
 
 def against_published(limits: pd.DataFrame) -> Finding | None:
-    """Say what was published for an L40, where an M of it was measured here too."""
+    """Say what was published for an L40, if one of its Ms was measured here, too."""
     theirs, source = published.w13_counters(), published.L40_COUNTERS
     rows = theirs[theirs["M"].isin(limits["M"])].tail(2)
     parts = [

@@ -1,4 +1,4 @@
-"""What limits each expert GEMM, as sentences: the headline, and one sentence an M."""
+"""What limits each expert GEMM, as sentences: the headline, and one sentence per M."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -36,10 +36,10 @@ def gb(size: float) -> str:
 
 
 def headline(limits: pd.DataFrame, stage: str, gpu: str, amd: bool = False) -> Finding:
-    """Say what limits one stage (all, where it has no row) at the largest and at the smallest M of a GPU."""
+    """Say what limits one stage (or all, if it has no row) at the largest and the smallest M of a GPU."""
     known = limits[limits["limiter"].notna()]
-    # A sweep launches every tile on purpose, the bad ones too.
-    swept = known["series"].str.contains(_TILE)  # a sweep's single tiles are no headline
+    # A sweep of tiles launches bad ones, too, on purpose: its series are no headline unless there are no others.
+    swept = known["series"].str.contains(_TILE)
     known = known if swept.all() else known[~swept]
     rows = known[known["part"] == stage] if (known["part"] == stage).any() else known
     if rows.empty:
@@ -54,11 +54,12 @@ def headline(limits: pd.DataFrame, stage: str, gpu: str, amd: bool = False) -> F
 def _at(rows: pd.DataFrame) -> str:
     groups = [(name, list(group)) for name, group in groupby(_by_limiter(rows), key=lambda r: r.limiter)]
     said = []
-    # More than three kernels with their shares are no sentence; the table has them.
+    # More than three kernels with their shares make no readable sentence; the table has them.
     if len(groups) == 1 and len(rows) > 3:
         name, group = groups[0]
         return f"at M = {rows['M'].iloc[0]:,} all {len(rows)} are {_limited(group, name)} ({name} {_shares(group)})"
     for name, group in groups:
+        # The evidence goes into the brackets that `who` has closed.
         whose = listed([f"{who(r)[:-1]}; {_evidence(r)})" for r in group])
         verb = "is" if len(group) == 1 else "are both" if len(group) == 2 else "are all"
         said.append(f"{whose} {verb} {_limited(group, name)}")
@@ -66,7 +67,7 @@ def _at(rows: pd.DataFrame) -> str:
 
 
 def _by_limiter(rows: pd.DataFrame) -> list[Any]:
-    order = [rule.name for rule in rules.RULES]
+    order = [rule.name for rule in rules.RULES]  # also the order of sentences; groupby needs neighbours
     return sorted(rows_of(rows), key=lambda r: order.index(r.limiter))
 
 
@@ -81,7 +82,7 @@ def _limited(rows: Sequence[Any], name: str) -> str:
 
 
 def _evidence(row: Any) -> str:
-    """Return the share of what limits a kernel and, unless that says enough, of the other units."""
+    """Return the share of the kernel's limiter and, unless that says enough, of the other units."""
     rule = _rule(row.limiter)
     shares = {rule.share: row.limiter_pct} if rule.share else {}
     if not rule.alone:
@@ -91,7 +92,7 @@ def _evidence(row: Any) -> str:
 
 
 def _shares(rows: Sequence[Any]) -> str:
-    """Return the lowest and the highest share of what limits the kernels; of compute and memory where neither does."""
+    """Return the lowest and highest share of the kernels' limiter; of compute and memory if the limiter has none."""
     none = {"compute ": "compute_pct", "memory ": "memory_pct"}
     said = []
     for unit, column in (none if pd.isna(rows[0].limiter_pct) else {"": "limiter_pct"}).items():
@@ -101,7 +102,7 @@ def _shares(rows: Sequence[Any]) -> str:
 
 
 def every_m(limits: pd.DataFrame) -> list[Finding | None]:
-    """Say what limits every kernel, one sentence an M, and what helps against it."""
+    """Say what limits every kernel, one sentence per M, and what helps against it."""
     out = []
     for M, rows in limits[limits["limiter"].notna()].groupby("M", sort=True):
         parts = []

@@ -1,4 +1,4 @@
-"""Figures of the notebook of kernel counters: tables become plotly figures, nothing is computed here."""
+"""Figures of the notebook on kernel counters: tables become plotly figures; nothing is computed here."""
 
 from typing import Any
 
@@ -17,18 +17,17 @@ COUNTERS = {
 }
 LEVELS = {"dram": ("DRAM", "circle"), "l2": ("L2", "diamond-open")}
 _DASHES = ("solid", "dot", "dash", "dashdot", "longdash")
-
-
 SYMBOLS = ("circle", "square-open", "diamond", "triangle-up-open", "cross")
 
 
 def styles(rows: pd.DataFrame) -> dict[str, tuple[str, str]]:
-    """Return (colour, dash) of each series: the backend's colour for the first that has it, others for the next."""
+    """Return (colour, dash) of each series: the first of a backend has the backend's colour, the next ones others."""
     out: dict[str, tuple[str, str]] = {}
     seen = dict[str, int]()
     for series, backend in rows[["series", "backend"]].drop_duplicates().itertuples(index=False):
         number = seen.get(backend, 0)
         seen[backend] = number + 1
+        # A made-up name has a colour of its own.
         out[str(series)] = (
             palette.of(f"{backend} {number}" if number else str(backend)),
             _DASHES[number % len(_DASHES)],
@@ -38,10 +37,10 @@ def styles(rows: pd.DataFrame) -> dict[str, tuple[str, str]]:
 
 @as_text
 def over_m(table: pd.DataFrame, stage: str) -> go.Figure:
-    """Draw the main counters of one stage over M, a panel each, a line a series.
+    """Draw the main counters of one stage over M, one panel each, one line per series.
 
-    ``table`` has columns series, backend, M and those of ``COUNTERS``; a panel without values is left out. A column gpu
-    gives each GPU lines and symbols of its own.
+    ``table`` has columns series, backend, M and those of ``COUNTERS``; panels without values are left out. If there is
+    a column gpu, each GPU has its own lines and symbols.
     """
     rows, symbols = table.sort_values("M", kind="stable"), {}
     if "gpu" in rows:
@@ -59,7 +58,7 @@ def over_m(table: pd.DataFrame, stage: str) -> go.Figure:
                 y=part[column].astype(float).tolist(),
                 name=series,
                 legendgroup=series,
-                showlegend=panel == 1,
+                showlegend=panel == 1,  # one entry for the lines of all panels
                 mode="lines+markers",
                 line={"color": color, "dash": dash},
                 marker={"symbol": symbols.get(series, "circle")},
@@ -67,7 +66,7 @@ def over_m(table: pd.DataFrame, stage: str) -> go.Figure:
                 row=panel,
                 col=1,
             )
-        figure.update_yaxes(range=[0, 105], row=panel, col=1)
+        figure.update_yaxes(range=[0, 105], row=panel, col=1)  # room for the markers at 100 %
     sizes = sorted(set(rows["M"]))
     figure.update_xaxes(type="log", tickvals=sizes, ticktext=[f"{m:,}" for m in sizes])
     figure.update_xaxes(title={"text": f"M (tokens), {stage}"}, row=len(shown), col=1)
@@ -78,10 +77,10 @@ def over_m(table: pd.DataFrame, stage: str) -> go.Figure:
 def roofline(
     rows: pd.DataFrame, roofs: pd.DataFrame, stage: str, colors: dict[str, tuple[str, str]] | None = None
 ) -> go.Figure:
-    """Draw the hierarchical roofline: a slope for each level of memory, the tensor roof, a point a GEMM and level.
+    """Draw the hierarchical roofline: a slope per level of memory, the tensor roof, and a point per GEMM and level.
 
-    ``rows`` are ``analysis.roofline.points`` of one stage and GPU, named on the axis where it is a column; ``roofs``
-    those of ``analysis.roofline``; ``colors`` are ``styles`` that several figures share.
+    ``rows`` are ``analysis.roofline.points`` of one stage and GPU, which the axis names if it is a column; ``roofs``
+    are those of ``analysis.roofline``; ``colors`` are ``styles`` shared by several figures.
     """
     figure = go.Figure()
     peak = {str(kind): float(value) for kind, value in zip(roofs["kind"], roofs["value"], strict=True)}
@@ -89,11 +88,13 @@ def roofline(
     low, high = float(rows["flop_per_byte"].min()) / 3, float(rows["flop_per_byte"].max()) * 3
     for kind, (label, _) in LEVELS.items():
         if kind in peak:
+            # A slope ends where it meets the tensor roof.
             edge = min(high, peak["tensor"] / peak[kind]) if "tensor" in peak else high
             figure.add_scatter(
                 **_roof([low, edge], [peak[kind] * x / 1e12 for x in (low, edge)], f"{label} {said[kind]}", kind)
             )
     if "tensor" in peak:
+        # The flat roof begins where the fastest memory reaches it.
         start = max(low, peak["tensor"] / max((peak[k] for k in LEVELS if k in peak), default=peak["tensor"]))
         figure.add_scatter(**_roof([start, high], [peak["tensor"] / 1e12] * 2, f"tensor {said['tensor']}", "tensor"))
     own = colors or styles(rows)
@@ -108,7 +109,7 @@ def roofline(
             customdata=[f"M = {m:,}, bytes {b}" for m, b in zip(part["M"], part["bytes_from"], strict=True)],
             hovertemplate="%{x:.3g} FLOP/byte, %{y:.3g} TFLOP/s<br>%{customdata}<extra>" + f"{series}, {label}</extra>",
         )
-    axis: dict[str, Any] = {"type": "log", "dtick": 1}
+    axis: dict[str, Any] = {"type": "log", "dtick": 1}  # ticks at powers of ten
     figure.update_layout(template="moe_lab", height=430 + 14 * len(figure.data))
     figure.update_xaxes(title={"text": f"FLOP per byte of the level, {stage}{_on(rows)}"}, **axis)
     figure.update_yaxes(title={"text": "TFLOP/s"}, **axis)
@@ -128,9 +129,9 @@ def _roof(x: list[float], y: list[float], name: str, kind: str) -> dict[str, Any
 
 @as_text
 def waterfall(moved: pd.DataFrame, stage: str, M: int) -> go.Figure:
-    """Draw how the fewest bytes become those through L2, a panel a series, with what was counted below.
+    """Draw how the fewest bytes become those through L2, one panel per series, with the counted bytes below.
 
-    ``moved`` is ``analysis.traffic.traffic`` of one stage and GPU; its M has a row whose fewest bytes are known.
+    ``moved`` is ``analysis.traffic.traffic`` of one stage and GPU; at this M it has a row with known fewest bytes.
     """
     rows = moved[moved["M"] == M].dropna(subset=["minimum_bytes"])
     titles = [_title(r) for r in rows.to_dict("records")]
@@ -155,13 +156,14 @@ def waterfall(moved: pd.DataFrame, stage: str, M: int) -> go.Figure:
         figure.update_yaxes(**DOWNWARDS, row=panel, col=1)
     ends = [c for c in ("l2_model_bytes", "l2_counted_bytes", "dram_bytes", "minimum_bytes") if rows[c].notna().any()]
     most = max(float(rows[c].max()) for c in ends) / 1e9
-    figure.update_xaxes(range=[0, 1.45 * most])
+    figure.update_xaxes(range=[0, 1.45 * most])  # room for the text beside the longest bar
     figure.update_xaxes(title={"text": f"GB, {stage} at M = {M:,}{_on(rows)}"}, row=len(rows), col=1)
     return figure.update_layout(height=110 + 190 * len(rows))
 
 
 def _title(row: dict[Any, Any]) -> str:
     tile = row["tile"]
+    # Series of a sweep have the tile in their name already.
     return str(row["series"]) if pd.isna(tile) or str(tile) in str(row["series"]) else f"{row['series']} ({tile})"
 
 
@@ -183,8 +185,9 @@ def _bars(row: dict[Any, Any]) -> tuple[list[str], list[float], list[str]]:
 
 @as_text
 def stalls(shares: pd.DataFrame, stage: str) -> go.Figure:
-    """Draw what warps wait for: columns row (its label), reason, pct; the reasons of a row add up to 100."""
+    """Draw what warps wait for: columns row (a label), reason, pct; the reasons of a row add up to 100."""
     sums = shares.groupby("reason")["pct"].sum().sort_values(ascending=False)
+    # The largest first, "other" at the end of the bars.
     order = [*sums.index.drop("other", errors="ignore"), *(["other"] if "other" in sums.index else [])]
     figure = go.Figure()
     for number, reason in enumerate(order):

@@ -1,4 +1,4 @@
-"""Tables of the notebook of kernel counters: a DataFrame in, HTML out."""
+"""Tables of the notebook on kernel counters: a DataFrame in, HTML out."""
 
 from dataclasses import replace
 
@@ -11,19 +11,19 @@ from moe_lab.spec import published
 
 __all__ = ["ceilings", "geometry", "glossary", "kernels", "other_tiles", "published_counters", "roofs", "traffic"]
 
-WORTH_PCT = 10.0  # less than this is within the error of the model
+WORTH_PCT = 10.0  # smaller savings are within the error of the model
 NONE = "Nothing to show: no run with the kernels of w13 or w2 was read."
 NAMES = {"dram": "DRAM", "l2": "L2", "tensor": "tensor"}
 _GRID, _BLOCK = heads("grid_blocks", label="grid"), heads("block_threads", label="block")
 
 
 def _who(frame: pd.DataFrame) -> list[Column]:
-    """Return the columns that name a GEMM; the GPU is one of them where a table holds several."""
+    """Return the columns that identify a GEMM; the GPU is one of them if the table holds several."""
     return heads("gpu series M stage" if "gpu" in frame else "series M stage")
 
 
 def _in_order(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows by GPU, as they came, then by GEMM, M and series."""
+    """Return the rows by GPU, in order of appearance, then by GEMM, M and series."""
     by = ["part" if "part" in frame else "stage", "M", "series"]
     if "gpu" not in frame:
         return frame.sort_values(by)
@@ -33,11 +33,13 @@ def _in_order(frame: pd.DataFrame) -> pd.DataFrame:
 def kernels(table: pd.DataFrame, limits: pd.DataFrame) -> Table | Note:
     """Return time, launch, throughput and traffic of every GEMM, with what limits it.
 
-    Of ``analysis.gemms.gemms`` and ``analysis.limits.limits``; a column gpu, here as in every table, tells several.
+    ``table`` is ``analysis.gemms.gemms``, ``limits`` is ``analysis.limits.limits``; with several GPUs both have a
+    column gpu, as in all tables here.
     """
     if table.empty:
         return Note(NONE)
     own = ["limiter", "limiter_pct", "dram_pct", "on_chip_pct", "compute_pct", "l2_pct"]
+    # The limiter of `table` is that of the occupancy; shown is that of the time.
     shown = table.drop(columns="limiter", errors="ignore").assign(**{c: limits[c].to_numpy() for c in own})
     for column in ("dram_read_bytes", "l2_sm_bytes"):
         shown[column.replace("_bytes", "_gb")] = shown[column].astype("Float64") / 1e9
@@ -61,7 +63,7 @@ def kernels(table: pd.DataFrame, limits: pd.DataFrame) -> Table | Note:
 
 
 def published_counters() -> Table:
-    """Return what was published for an L40, marked as others' figures."""
+    """Return what was published for an L40, marked as figures of others."""
     source = published.L40_COUNTERS
     columns = [
         *heads("backend M stage", theirs=True),
@@ -73,12 +75,13 @@ def published_counters() -> Table:
 
 
 def ceilings(costs: pd.DataFrame, limits: pd.DataFrame) -> Table | Note:
-    """Return the time that each roof alone would cost, what is lost beyond the highest, and what limits the kernel.
+    """Return the time that each roof alone would cost, the time lost beyond the largest, and what limits the kernel.
 
-    ``costs`` is ``analysis.roofline.ceilings``; ``limits`` has more rows where a kernel has no time.
+    ``costs`` is ``analysis.roofline.ceilings``; unlike ``limits``, it has no rows for kernels without a time.
     """
     alone = "time that this roof alone asks for"
     keys = [column.key for column in _who(costs)]
+    # A repeated key would repeat rows in the merge.
     shown = costs.merge(limits[[*keys, "limiter"]].drop_duplicates(keys), on=keys, how="left")
     columns = [
         *_who(shown),
@@ -92,7 +95,7 @@ def ceilings(costs: pd.DataFrame, limits: pd.DataFrame) -> Table | Note:
 
 
 def traffic(moved: pd.DataFrame) -> Table | Note:
-    """Return the fewest bytes, those of the model and those that were counted (``analysis.traffic.traffic``)."""
+    """Return the fewest bytes, those by the model and those counted (``analysis.traffic.traffic``)."""
     sizes = [c for c in moved.columns if str(c).endswith("_bytes")]
     shown = moved.assign(**{c: moved[c].astype("Float64") / 1e9 for c in sizes})
     counted, model = "counted", "by the model, through L2"
@@ -109,7 +112,7 @@ def traffic(moved: pd.DataFrame) -> Table | Note:
 
 
 def other_tiles(others: pd.DataFrame) -> Table | Note:
-    """Return, for each GEMM, the tile that would move least through L2, with the check where it was launched too.
+    """Return, for each GEMM, the tile that would move least through L2, with a check if it was launched, too.
 
     ``others`` is ``analysis.traffic.other_tiles``.
     """

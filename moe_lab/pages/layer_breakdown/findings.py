@@ -1,4 +1,4 @@
-"""What a layer's timeline says, as sentences rendered from its tables."""
+"""What the timeline of a layer says, as sentences rendered from its tables."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,14 +20,14 @@ _SUBJECTS = {
     "attention": ("self_attn",),
     "what no stage names": ("other",),
 }
-LEAST_PCT = 1.0  # of the layer, for a place in the headline
-COVERED_PCT = 90.0  # in named stages; below it what is left may be larger than the stages that are compared
+LEAST_PCT = 1.0  # of the layer; smaller shares are not in the headline
+COVERED_PCT = 90.0  # in named stages; below that the rest may be larger than the stages that are compared
 _SHARES = "phase stage time_ms pct_of_layer"
 _FLOOR = "phase stage time_ms experts_hit minimum_tb_per_s useful_tflops_per_s roof_tb_per_s roof pct_of_roof"
 
 
 def all_of(phases: Sequence[Phase]) -> list[Finding | None]:
-    """Say where the time of one layer goes, one run a phase; the first sentence is the headline."""
+    """Say where the time of one layer goes, with one run per phase; the first sentence is the headline."""
     floor = floors(phases)
     by_phase = floor.groupby("phase", sort=False) if len(floor) else ()
     shares = findings.rows(pd.concat([p.stages.assign(phase=p.name) for p in phases]), _SHARES)
@@ -52,13 +52,14 @@ def all_of(phases: Sequence[Phase]) -> list[Finding | None]:
 
 
 def experts_against_attention(phases: Sequence[Phase], shares: pd.DataFrame) -> Finding | None:
-    """Say what share of the layer experts, attention and what has no name take in each phase; ``shares``: its rows."""
+    """Say which share of the layer experts, attention and the rest take in each phase; ``shares`` are its rows."""
     parts: list[str] = []
     before: list[str] = []
     for phase in phases:
         every = {subject: _share(phase, *names) for subject, names in _SUBJECTS.items()}
         known = {subject: share for subject, share in every.items() if share is not None and share >= LEAST_PCT}
         if known:
+            # If the next phase has the same subjects, only its numbers are told.
             subjects = list(known) if list(known) != before else [""] * len(known)
             subjects[0] += subjects[0] and (" take" if subjects[0].startswith("the ") else " takes")
             pairs = zip(subjects, known.values(), strict=True)
@@ -70,7 +71,7 @@ def experts_against_attention(phases: Sequence[Phase], shares: pd.DataFrame) -> 
 
 
 def against_published(phases: Sequence[Phase]) -> Finding | None:
-    """Set the shares beside those published for an L40."""
+    """Compare the shares with those published for an L40."""
     parts, told = [], []
     for phase in phases:
         theirs = published_rows(phase, published.layer_table()).set_index("name")["pct_of_layer"]
@@ -101,7 +102,7 @@ def _largest(phase: Phase) -> str:
 
 
 def launches(phases: Sequence[Phase]) -> Finding | None:
-    """Say of how many kernels a layer is, and how long the GPU idles between them."""
+    """Say how many kernels a layer has, and how long the GPU idles between them."""
     parts, told = [], [p.ranges.iloc[:1].assign(phase=p.name) for p in phases]
     for phase in phases:
         top: Any = phase.ranges.iloc[0]
@@ -110,7 +111,7 @@ def launches(phases: Sequence[Phase]) -> Finding | None:
             gaps = gaps if top.gap_ms > 0 else "no gap between them"
             parts.append(f"one {phase.part} in {phase.name} is {top.kernels:.0f} kernels with {gaps}")
     shown = findings.rows(pd.concat(told), "phase name kernels span_ms gap_ms")
-    # The same share as of the launch gaps of expert GEMMs, so that two pages do not differ on what a gap is.
+    # The same limit as for launch gaps of expert GEMMs, so that two pages agree on what a gap is.
     idle = (shown["gap_ms"] >= GAPS_PCT / 100 * shown["span_ms"]).fillna(False)
     return each("Launches", parts, shown, "problem" if idle.any() else "normal")
 
@@ -149,14 +150,14 @@ def _of_roof(rows: pd.DataFrame) -> str:
 
 
 def padding(floor: pd.DataFrame) -> Finding | None:
-    """Say how many rows the expert GEMMs compute for the useful ones."""
+    """Say how many rows the expert GEMMs compute, and how many of them are useful."""
     rows = floor.dropna(subset="rows_padded").drop_duplicates("phase") if len(floor) else floor
     parts = [
         f"in {row.phase} they compute {row.rows_padded:,} rows for {row.rows_useful:,} useful ones "
         f"({percent(100 * (row.rows_padded / row.rows_useful - 1))} more)"
         for row in rows_of(rows)
     ]
-    # Where DRAM limits, padded rows are free: they read nothing.
+    # Where DRAM limits, padding rows are free, as they read nothing. An unknown share (NaN) is not >= DRAM_PCT.
     costs = [
         r.rows_padded >= (1 + PADDING_PCT / 100) * r.rows_useful and not (r.pct_of_roof >= DRAM_PCT)
         for r in rows_of(rows.astype({"pct_of_roof": float}) if len(rows) else rows)
@@ -166,7 +167,7 @@ def padding(floor: pd.DataFrame) -> Finding | None:
 
 
 def coverage(phases: Sequence[Phase]) -> Finding | None:
-    """Say what of the report's kernel time lies in the layer, and what of that in named stages."""
+    """Say how much of the report's kernel time lies in the layer, and how much of that in named stages."""
     parts, told = [], []
     for phase in phases:
         named = 100 - float(phase.stages.loc[phase.stages["stage"] == "other", "pct_of_layer"].sum())
@@ -182,4 +183,5 @@ def coverage(phases: Sequence[Phase]) -> Finding | None:
 
 
 def _lower(sentence: str) -> str:
+    # NVTX and other abbreviations stay in upper case.
     return sentence if sentence[1:2].isupper() else sentence[:1].lower() + sentence[1:]

@@ -1,4 +1,4 @@
-"""Figures of one layer: tables become plotly figures, nothing is computed here."""
+"""Figures of one layer: tables become plotly figures; nothing is computed here."""
 
 from typing import Any
 
@@ -8,15 +8,15 @@ import plotly.graph_objects as go
 from moe_lab.pages.show import palette
 from moe_lab.pages.show.figures import BESIDE, DOWNWARDS, INSIDE, as_text, named, panels
 
-MAX_POINTS = 5000  # a trace; more makes a page slow
+MAX_POINTS = 5000  # per trace; more would make the page slow
 _GREY_RANGE = "#9aa3af"
 
 
 @as_text
 def stage_shares(rows: pd.DataFrame) -> go.Figure:
-    """Draw one stacked bar a row: which share of the layer each stage takes.
+    """Draw one stacked bar per row: which share of the layer each stage takes.
 
-    ``rows`` are columns row, stage, time_ms, pct_of_layer, published (hatched), as of ``phases.share_rows``.
+    ``rows`` has columns row, stage, time_ms, pct_of_layer, published (hatched), as from ``phases.share_rows``.
     """
     figure = go.Figure()
     order = list(dict.fromkeys(rows["row"]))
@@ -33,7 +33,7 @@ def stage_shares(rows: pd.DataFrame) -> go.Figure:
             marker={
                 "color": palette.stage(stage),
                 "line": {"width": 0.6, "color": "rgba(255,255,255,0.85)"},
-                "pattern": {
+                "pattern": {  # figures of others are hatched
                     "shape": ["/" if p else "" for p in part["published"]],
                     "fillmode": "overlay",
                     "fgcolor": "rgba(255,255,255,0.55)",
@@ -46,7 +46,7 @@ def stage_shares(rows: pd.DataFrame) -> go.Figure:
         template="moe_lab",
         barmode="stack",
         height=180 + 62 * len(order),
-        uniformtext={"mode": "hide", "minsize": 10},
+        uniformtext={"mode": "hide", "minsize": 10},  # no text where it would not fit into its bar
         xaxis={"title": {"text": "share of the layer's kernel time (%)"}, "range": [0, 100]},
         yaxis=named([_two_lines(r) for r in order]),
     )
@@ -55,10 +55,11 @@ def stage_shares(rows: pd.DataFrame) -> go.Figure:
 
 @as_text
 def stage_times(stages: dict[str, pd.DataFrame]) -> go.Figure:
-    """Draw one bar a stage, a panel a phase, each panel on its own scale and in the unit that suits it.
+    """Draw one bar per stage, one panel per phase, each panel with its own scale and a suitable unit.
 
     ``stages`` are phase -> columns stage, time_ms, pct_of_layer, as ``Phase.stages``.
     """
+    # In bars; 1.5 is for title and axis.
     heights = [len(table) + 1.5 for table in stages.values()]
     figure = panels(list(stages), min(0.9 / max(1, len(stages)), 3.2 / sum(heights)), heights)
     for i, (phase, table) in enumerate(stages.items(), start=1):
@@ -78,18 +79,18 @@ def stage_times(stages: dict[str, pd.DataFrame]) -> go.Figure:
         )
         figure.update_yaxes(**DOWNWARDS, row=i, col=1)
         title = {"text": f"kernel time of one layer, {phase} ({unit})"}
-        figure.update_xaxes(title=title, range=[0, 1.6 * max(times)], row=i, col=1)
+        figure.update_xaxes(title=title, range=[0, 1.6 * max(times)], row=i, col=1)  # room for text beside the bars
     return figure.update_layout(height=int(30 * sum(heights) + 60 * len(stages)))
 
 
 @as_text
 def timeline(operations: pd.DataFrame, ranges: pd.DataFrame, title: str = "") -> go.Figure:
-    """Draw one layer: kernels and copies as bars under the ranges they belong to, one lane a stream.
+    """Draw one layer: kernels and copies as bars under the ranges that they belong to, one lane per stream.
 
-    ``operations`` are columns name, stage, stream, start_us, duration_us, of which the longest ``MAX_POINTS`` are
-    drawn; ``ranges`` are columns name, stage (None for a range that is no stage), depth, start_us, end_us.
+    ``operations`` has columns name, stage, stream, start_us, duration_us, and the longest ``MAX_POINTS`` are drawn;
+    ``ranges`` has columns name, stage (None for a range that is not a stage), depth, start_us, end_us.
     """
-    # From 2 ms on, microseconds have too many digits for an axis.
+    # From 2 ms on, microseconds would have too many digits for an axis.
     unit, scale = ("ms", 1e-3) if ranges["end_us"].max() >= 2000 else ("µs", 1.0)
     operations = operations.nlargest(MAX_POINTS, "duration_us").sort_values("start_us")
     depths = {int(d): _DEPTHS.get(int(d), f"depth {int(d)}") for d in sorted(ranges["depth"].unique())}

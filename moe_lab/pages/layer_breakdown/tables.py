@@ -37,7 +37,7 @@ def kernels(frame: pd.DataFrame, caption: str = "") -> Table:
 
 
 def floors(frame: pd.DataFrame) -> Table:
-    """Return the least work of the expert GEMMs beside their time (``analysis.floors.floors``)."""
+    """Return the time of the expert GEMMs beside the least work that they could do (``analysis.floors.floors``)."""
     if frame.empty:
         none = "No run here states its problem and the experts it hit."
         return Table(pd.DataFrame({"note": [none]}), heads("note"))

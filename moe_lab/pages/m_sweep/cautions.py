@@ -1,4 +1,4 @@
-"""What a reader of the experts benchmark must not miss: bounds that are exceeded, and where ours is behind."""
+"""What readers of the experts benchmark must not miss: exceeded bounds, and where ours is behind."""
 
 from collections.abc import Iterable, Sequence
 
@@ -13,9 +13,9 @@ from moe_lab.pages.show.findings import NBSP, Finding, Severity, each, number, p
 
 
 def behind(others: Sequence[Sweep], ours: str) -> Finding | None:
-    """Say where the median of ours is behind the best peer's in other runs, of each the first model and routing.
+    """Say where the median of ours is behind the best peer's in other runs, for the first model and routing of each.
 
-    Where a run lacks ``ours``, the quickest of ours stands for it.
+    In a run without ``ours``, our quickest backend takes its place.
     """
     parts, told = [], []
     for bench in others:
@@ -31,10 +31,10 @@ def behind(others: Sequence[Sweep], ours: str) -> Finding | None:
 
 
 def over(bench: Sweep, rows: pd.DataFrame) -> list[Finding]:
-    """Say what exceeds its bound, and how far the roof's measurements lie apart.
+    """Say what exceeds its bound, and how far apart the measurements of the roof lie.
 
-    The bound is wrong where the fastest repetition of the run's roof is exceeded too; else the card was quicker for a
-    moment than it can go on.
+    The bound is wrong if even the fastest repetition of the run's roof is exceeded; otherwise the card was, for a
+    moment, quicker than it can sustain.
     """
     above = rows[(rows["pct_of_roofline"] > 100).fillna(False)]
     found = above.groupby("bound_by", sort=False) if bench.run is not None else ()
@@ -48,6 +48,7 @@ def _over(bench: Sweep, above: pd.DataFrame, kind: str) -> Iterable[Finding]:
     for roof in rows_of(bench.roofs[bench.roofs["kind"] == kind]):
         said += f", {roof.runs} {'benchmarks' if roof.runs > 1 else 'benchmark'} of this GPU "
         said += f"{number(roof.low / 1e12)} to {number(roof.high / 1e12)}"
+    # Beyond the fastest repetition, which is at least 100 % of the roof.
     beyond = above["pct_of_roofline"] > (100 * mine["high"] / mine["value"] if mine else 100)
     wrong: tuple[str, str, Severity] = ("Wrong bound", "so the GPU can do more than the roof says", "problem")
     moment = "but not its roof's fastest repetition: no wrong bound"

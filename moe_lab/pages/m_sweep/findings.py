@@ -16,7 +16,7 @@ from moe_lab.spec import published
 
 _LEADS = "M ours ours_us peer peer_us speedup verdict"
 PICKED = (1, 16, 256, 4096)  # Ms that get a sentence of their own, with the largest of the run
-MOST, ALL = 0.5, 1.05  # of a difference that a part must explain to be called its cause; traced times are not exact
+MOST, ALL = 0.5, 1.05  # share of a difference that a part must explain to be its cause; traced times are not exact
 
 
 def all_of(bench: Sweep, rows: pd.DataFrame, skewed: pd.DataFrame, ours: str, baseline: str) -> list[Finding | None]:
@@ -46,7 +46,7 @@ def all_of(bench: Sweep, rows: pd.DataFrame, skewed: pd.DataFrame, ours: str, ba
 
 
 def headline(bench: Sweep, rows: pd.DataFrame, ours: str) -> Finding:
-    """Say at how many Ms ours is ahead of the best peer, and how far on the whole."""
+    """Say at how many Ms ours is ahead of the best peer, and by how much overall."""
     model, format, routing = (rows[column].iloc[0] for column in ("model", "format", "routing"))
     where = f"On {bench.gpu}, {model} in {format}, {routing} routing"
     table = leads(rows, ours)
@@ -55,7 +55,7 @@ def headline(bench: Sweep, rows: pd.DataFrame, ours: str) -> Finding:
         names = ", ".join(dict.fromkeys(rows["backend"]))
         said = f"{first.index[0]} is the quickest at {first.iloc[0]} of {first.sum()} sizes, of: {names}."
         return Finding(where, said)
-    # A geometric mean, since ratios multiply: twice and half as fast are even.
+    # A geometric mean, because ratios multiply: twice and half as fast are even.
     counts = {verdict: int((table["verdict"] == verdict).sum()) for verdict in ("ahead", "even", "behind")}
     others = [f", {name} at {count}" for name, count in counts.items() if count and name != "ahead"]
     ends: list[Any] = [next(rows_of(table.nsmallest(1, "speedup"))), next(rows_of(table.nlargest(1, "speedup")))]
@@ -70,7 +70,7 @@ def headline(bench: Sweep, rows: pd.DataFrame, ours: str) -> Finding:
 
 
 def duels(rows: pd.DataFrame, ours: str) -> list[Finding]:
-    """Say at some Ms whether ours or the best peer is ahead, by how much, and in which part most of it lies."""
+    """Say for some Ms whether ours or the best peer is ahead, by how much, and in which part most of that lies."""
     table = leads(rows, ours)
     sizes = {*PICKED, *table["M"].tail(1)}
     return [_duel(rows[rows["M"] == one.M], one) for one in rows_of(table) if one.M in sizes]
@@ -91,7 +91,7 @@ def _duel(rows: pd.DataFrame, one: Any) -> Finding:
 
 
 def _because(rows: pd.DataFrame, quick: str, slow: str, gap_us: float) -> str:
-    """Say in which part of the call most of the difference lies, by the kernels that the same run traced.
+    """Say in which part of the call most of the difference lies, from the kernels traced in the same run.
 
     Nothing is said unless that part explains more than half of the difference, and not more than all of it.
     """
@@ -99,13 +99,14 @@ def _because(rows: pd.DataFrame, quick: str, slow: str, gap_us: float) -> str:
     if found is None or not MOST < (found[2] - found[1]) / gap_us <= ALL:
         return ""
     part, fast, late = found
+    # From 99.5 % on it would read as 100 %.
     share = f"{percent(100 * (late - fast) / gap_us)} of that" if late - fast < 0.995 * gap_us else "all of that"
     times = f"{time(fast / 1e3)} instead of {time(late / 1e3)}"
     return f", because its kernels of {listed(part.split('+'))} take {times}, {share}"
 
 
 def places(rows: pd.DataFrame) -> Finding | None:
-    """Say which backend is the quickest from which M to which."""
+    """Say which backend is the quickest in which range of M."""
     table, parts = sweep.winners(rows), []
     for name, group in groupby(rows_of(table), key=lambda row: row.winner):
         sizes = [int(row.M) for row in group]
@@ -114,7 +115,7 @@ def places(rows: pd.DataFrame) -> Finding | None:
 
 
 def changes(rows: pd.DataFrame, ours: str, baseline: str) -> Finding | None:
-    """Say where two backends change places: ours and the baseline, and the baseline with each other."""
+    """Say where a backend and the baseline change places, ours first."""
     names = [name for name in dict.fromkeys(rows["backend"]) if name != baseline]
     first = sorted(names, key=lambda n: n != ours)[:3]
     found = pd.concat([sweep.crossings(rows, name, baseline).head(3) for name in (*first, baseline)])
@@ -126,7 +127,7 @@ def changes(rows: pd.DataFrame, ours: str, baseline: str) -> Finding | None:
 
 
 def bound(rows: pd.DataFrame, ours: str) -> Finding | None:
-    """Say what share of the roofline bound ours reaches, where it is highest and where lowest."""
+    """Say which share of the roofline bound ours reaches, where it is highest and where lowest."""
     rows, name = with_ours(rows, ours)
     own = rows[(rows["backend"] == name) & rows["pct_of_roofline"].notna()]
     own = findings.rows(own, "backend M median_us roofline_us bound_by pct_of_roofline")
@@ -142,7 +143,7 @@ def bound(rows: pd.DataFrame, ours: str) -> Finding | None:
 
 
 def uneven(skewed: pd.DataFrame, ours: str) -> Finding | None:
-    """Say what each routing costs ours at the largest M, beyond what its bound changes."""
+    """Say what each routing costs ours at the largest M, beyond the change of the bound."""
     own = skewed[skewed["backend"] == ours] if len(skewed) else skewed
     parts = []
     for routing, part in own.groupby("routing", sort=False) if len(own) else ():
@@ -157,7 +158,7 @@ def uneven(skewed: pd.DataFrame, ours: str) -> Finding | None:
 
 
 def padding(rows: pd.DataFrame, ours: str, baseline: str) -> Finding | None:
-    """Say how many rows of padding the two compute at the smallest and largest M."""
+    """Say how many padding rows ours and the baseline compute at the smallest and largest M."""
     parts, told = [], [rows.head(0)]
     for name in dict.fromkeys((ours, baseline)):
         own = rows[(rows["backend"] == name) & rows["padding_waste_pct"].notna()]
@@ -168,7 +169,8 @@ def padding(rows: pd.DataFrame, ours: str, baseline: str) -> Finding | None:
             more = f"{percent(waste)} more rows than" if waste >= 0.05 else "no more rows than"
             parts.append(f"{name} computes {more} the useful ones at M = {row.M:,}")
     ends = pd.concat(told)
-    costs = (ends["padding_waste_pct"] >= rules.PADDING_PCT) & (ends["bound_by"] == "compute")  # else it is free
+    # Under a memory bound padding is free.
+    costs = (ends["padding_waste_pct"] >= rules.PADDING_PCT) & (ends["bound_by"] == "compute")
     shown = findings.rows(ends, "backend M rows_useful rows_padded padding_waste_pct bound_by")
     return each("Padding", parts, shown, "problem" if costs.any() else "normal")
 
@@ -187,7 +189,7 @@ def elsewhere() -> Finding:
 
 
 def state(bench: Sweep, rows: pd.DataFrame) -> list[Finding]:
-    """Say whether the cache was cold, and when the GPU ran slower than asked for."""
+    """Say whether the cache was cold, and when the GPU ran below the requested clocks."""
     out = []
     cold = bench.measured.get("l2") or {}
     if cold and cold["ratio"] < 1:

@@ -1,4 +1,4 @@
-"""Figures of the experts benchmark: tables become plotly figures, nothing is computed here."""
+"""Figures of the experts benchmark: tables become plotly figures; nothing is computed here."""
 
 from collections.abc import Sequence
 
@@ -13,13 +13,13 @@ _DASHES = ("solid", "dash", "dot", "dashdot")
 
 @as_text
 def times(rows: pd.DataFrame, ours: str) -> go.Figure:
-    """Draw time over M, one line a backend (``ours`` thick), both axes logarithmic, and the roofline bound below.
+    """Draw time over M, one line per backend (``ours`` thick), both axes logarithmic, and the roofline bound below.
 
-    ``rows`` are columns backend, M, median_us, p20_us, p80_us, roofline_us.
+    ``rows`` has columns backend, M, median_us, p20_us, p80_us, roofline_us.
     """
     figure = go.Figure()
     names = list(dict.fromkeys(rows["backend"]))
-    for name in sorted(names, key=lambda n: n == ours):
+    for name in sorted(names, key=lambda n: n == ours):  # ours last, so that it is drawn on top
         part = rows[rows["backend"] == name]
         spread = [f"{low:.1f} to {high:.1f}" for low, high in zip(part["p20_us"], part["p80_us"], strict=True)]
         figure.add_scatter(
@@ -32,21 +32,22 @@ def times(rows: pd.DataFrame, ours: str) -> go.Figure:
             customdata=spread,
             hovertemplate="M = %{x:,}: %{y:,.1f} µs (p20 to p80 %{customdata})<extra>" + name + "</extra>",
         )
-    bound = rows.dropna(subset="roofline_us").drop_duplicates("M")
+    bound = rows.dropna(subset="roofline_us").drop_duplicates("M")  # the same for all backends
     if len(bound):
         style = {"color": palette.STAGES["other"], "width": 1.8, "dash": "dot"}
         hover = "M = %{x:,}: %{y:,.1f} µs<extra>roofline bound</extra>"
         x, y = bound["M"].tolist(), bound["roofline_us"].tolist()
         figure.add_scatter(x=x, y=y, name="roofline bound", mode="lines", line=style, hovertemplate=hover)
+    # "D2" = ticks at 1, 2 and 5 of each decade.
     return over_sizes(figure, rows["M"], "tokens (M)", 440, "time of a call (µs)", type="log", dtick="D2")
 
 
 @as_text
 def shares(rows: pd.DataFrame, ours: str) -> go.Figure:
-    """Draw per cent of the bound over M, a line a backend: columns backend, M, pct_of_roofline, bound_by."""
+    """Draw percent of the bound over M, one line per backend: columns backend, M, pct_of_roofline, bound_by."""
     figure = go.Figure()
     names = list(dict.fromkeys(rows["backend"]))
-    for name in sorted(names, key=lambda n: n == ours):
+    for name in sorted(names, key=lambda n: n == ours):  # ours last, so that it is drawn on top
         part = rows[(rows["backend"] == name) & rows["pct_of_roofline"].notna()]
         figure.add_scatter(
             x=part["M"].tolist(),
@@ -66,7 +67,7 @@ def shares(rows: pd.DataFrame, ours: str) -> go.Figure:
 
 @as_text
 def stages(split: pd.DataFrame, backends: Sequence[str]) -> go.Figure:
-    """Draw each stage's share of a call over M, a panel a backend: columns backend, M, stage, us, pct."""
+    """Draw each stage's share of a call over M, one panel per backend: columns backend, M, stage, us, pct."""
     names = [name for name in backends if name in set(split["backend"])]
     figure = panels(names, 0.28 / len(names), shared_xaxes=True)
     drawn: set[str] = set()
@@ -79,7 +80,8 @@ def stages(split: pd.DataFrame, backends: Sequence[str]) -> go.Figure:
                 y=part["pct"].tolist(),
                 name=stage,
                 legendgroup=stage,
-                showlegend=stage not in drawn,
+                showlegend=stage not in drawn,  # one entry for the bars of all panels
+                # A fused stage has the colour of its first part, and is hatched.
                 marker={"color": palette.stage(stage), "pattern": {"shape": "/" if "+" in stage else ""}},
                 customdata=part["us"].tolist(),
                 hovertemplate="M = %{x}: %{y:.0f} %, %{customdata:,.1f} µs<extra>" + stage + "</extra>",
@@ -88,6 +90,7 @@ def stages(split: pd.DataFrame, backends: Sequence[str]) -> go.Figure:
             )
             drawn.add(stage)
         figure.update_yaxes(title={"text": "kernel time (%)"}, range=[0, 100], row=i, col=1)
+    # As text, as bars on a logarithmic axis would have different widths.
     order = [f"{m:,}" for m in sorted(set(split["M"]))]
     figure.update_xaxes(type="category", categoryorder="array", categoryarray=order, showgrid=False)
     figure.update_xaxes(title={"text": "tokens (M)"}, row=len(names), col=1)
@@ -96,9 +99,9 @@ def stages(split: pd.DataFrame, backends: Sequence[str]) -> go.Figure:
 
 @as_text
 def skew(rows: pd.DataFrame, ours: str) -> go.Figure:
-    """Draw how many times as long a routing takes as the uniform one, a line a backend (``ours`` thick) and routing.
+    """Draw the time of a routing over that of the uniform one, one line per backend (``ours`` thick) and routing.
 
-    ``rows`` are columns M, backend, routing, ratio_net, ratio, bound_ratio.
+    ``rows`` has columns M, backend, routing, ratio_net, ratio, bound_ratio.
     """
     figure = go.Figure()
     dashes = {routing: _DASHES[i % len(_DASHES)] for i, routing in enumerate(dict.fromkeys(rows["routing"]))}
@@ -117,7 +120,7 @@ def skew(rows: pd.DataFrame, ours: str) -> go.Figure:
 
 
 def _line(name: str, names: Sequence[str], ours: str) -> dict[str, object]:
-    """Return the style of a backend's line: a second release of one peer is dashed."""
+    """Return the style of a backend's line: other releases of one peer have its colour and are dashed."""
     same = [n for n in names if n.partition("@")[0] == name.partition("@")[0]]
     dash = _DASHES[same.index(name) % len(_DASHES)]
     return {"color": palette.of(name), "width": 3.2 if name == ours else 1.6, "dash": dash}

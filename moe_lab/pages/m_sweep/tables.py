@@ -12,13 +12,13 @@ from moe_lab.spec import published
 
 
 def summary(frame: pd.DataFrame, ours: str, baseline: str, caption: str = "") -> Table | Note:
-    """Return M, milliseconds a backend, the bound, and how many times as fast ours is.
+    """Return the time of each backend at each M, the bound, and the speed-up of ours.
 
     ``frame`` is ``analysis.sweep.times`` of one model and routing.
     """
     names = [str(key).partition("|")[2] for key in frame.columns if str(key).startswith("ms|")]
     first = [name for name in dict.fromkeys((ours, baseline)) if name in names]
-    faster = f"{ours} is so many times as fast"
+    faster = f"how many times as fast {ours} is"
     columns = [
         *heads("M"),
         *(Column(f"ms|{name}", name, "ms", 3) for name in first),
@@ -32,12 +32,13 @@ def summary(frame: pd.DataFrame, ours: str, baseline: str, caption: str = "") ->
 
 
 def winners(frame: pd.DataFrame) -> Table | Note:
-    """Return the quickest backend of each M (``analysis.sweep.winners``)."""
+    """Return the quickest backend at each M (``analysis.sweep.winners``)."""
     columns = [
         *heads("M winner ms"),
         *heads("pct_of_roofline", bar=100.0, most=100.0),
         *heads("bound_by next next_ms lead_pct verdict"),
     ]
+    # Without rows the table has no verdicts.
     shown = frame.reindex(columns=[*frame.columns, *({"verdict"} - set(frame.columns))])
     return or_note(frame, Table(shown, columns), "Nothing to show: no times of this model and routing.")
 
@@ -54,7 +55,7 @@ def beside_published(frame: pd.DataFrame, ours: str, baseline: str) -> Table:
 
 
 def published_source() -> Note:
-    """Return where the published sweep is from, and what may be compared."""
+    """Return the source of the published sweep, and what may be compared."""
     return Note(f"Published: {published.SWEEP.setup}. It is {published.SWEEP.caveat}.")
 
 
@@ -90,7 +91,7 @@ def roofs(sweep: Sweep) -> Table | Note:
 
 
 def cold(sweep: Sweep) -> Note:
-    """Return how cold the L2 cache was, as the run measured it."""
+    """Return a sentence on whether the L2 cache was cold, as the run measured it."""
     found: dict[str, Any] = sweep.measured.get("l2") or {}
     if not found:
         return Note("The run does not say whether the L2 cache was cold.")

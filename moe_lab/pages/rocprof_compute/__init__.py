@@ -1,1 +1,1 @@
-"""Figures, tables and sentences of AMD captures."""
+"""The page of notebook 05: counters of AMD GPUs."""

@@ -1,4 +1,4 @@
-"""What the counters of AMD runs say, as sentences rendered from their tables."""
+"""What the counters in AMD runs say, as sentences rendered from their tables."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,11 +13,11 @@ from moe_lab.pages.show import findings
 from moe_lab.pages.show.findings import NBSP, Finding, caution, number, percent
 from moe_lab.spec import published
 
-FILL_PCT = 80.0  # of the dies; a grid of less idles them for longer than other costs of a launch
+FILL_PCT = 80.0  # of the dies; a grid that fills less leaves them idle for longer than other costs of a launch
 
 
 def all_of(shown: Sequence[Counted]) -> list[Finding | None]:
-    """Say what the first kernel of each run does, and which figures are whose; the first sentence is the headline."""
+    """Say what the first kernel of each run does, and which figures are published ones; the first is the headline."""
     return [
         *(kernel(one) for one in shown),
         _theirs(shown),
@@ -60,7 +60,7 @@ def kernel(one: Counted) -> Finding:
 
 
 def waiting(one: Counted) -> Finding | None:
-    """Say what the first kernel's memory path waits for most."""
+    """Say what the memory path of the first kernel waits for most."""
     table = amd.stalls(one.launches, limit=1)
     own = table[(table["kernel"] == table["kernel"].iloc[0]) & (table["group"] == "stall")].dropna(subset="value")
     top = own[own["value"] > 0].nlargest(2, "value")
@@ -83,7 +83,7 @@ def memory(one: Counted) -> Finding | None:
 
 
 def dies(one: Counted) -> Finding | None:
-    """Say how well grids fill the dies, where there are several."""
+    """Say how well grids fill the dies, if there are several."""
     table = amd.fills(one.launches)
     if table.empty:
         return None

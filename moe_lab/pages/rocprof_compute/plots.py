@@ -1,4 +1,4 @@
-"""Figures of the AMD notebook: tables become plotly figures, nothing is computed here."""
+"""Figures of the AMD notebook: tables become plotly figures; nothing is computed here."""
 
 import math
 from collections.abc import Hashable, Mapping
@@ -20,13 +20,13 @@ NO_ROOFLINE = Note(
     "No roofline: these folders have no roofline.csv (profile with `--roof-only`), and of none of their kernels are "
     "floating-point operations, bytes and duration all known."
 )
-COMPUTE = ("VALU FP32", "MFMA BF16")  # of the measured compute roofs, those that MoE kernels meet
+COMPUTE = ("VALU FP32", "MFMA BF16")  # the measured compute roofs that matter for MoE kernels
 _X = (0.01, 10_000.0)  # FLOP per byte
 
 
 @as_text
 def align_published(table: pd.DataFrame) -> go.Figure:
-    """Draw the counters of the align kernels in ``published.align_amd``, hatched as others' figures."""
+    """Draw the counters of the align kernels in ``published.align_amd``, hatched as figures of others."""
     drawn = {"cycles_k": "cycles (thousand)", "active_cus": "active CUs", "l1_hit_pct": "vL1D hit rate (%)"}
     figure = panels([*drawn.values()], 0.13)
     names = [_broken(str(k)) for k in table["kernel"]]
@@ -43,14 +43,14 @@ def align_published(table: pd.DataFrame) -> go.Figure:
             row=row,
             col=1,
         )
-        figure.update_xaxes(range=[0, 1.15 * max(values)], row=row, col=1)
+        figure.update_xaxes(range=[0, 1.15 * max(values)], row=row, col=1)  # room for the numbers beside the bars
         figure.update_yaxes(**DOWNWARDS, row=row, col=1)
     return figure.update_layout(height=500)
 
 
 @as_text
 def stalls(tables: Mapping[str, pd.DataFrame]) -> go.Figure | Note:
-    """Draw what the vector memory path of the first kernels waits for; run -> ``analysis.amd.stalls``."""
+    """Draw what the vector memory path of the first kernels waits for; ``tables``: run -> ``analysis.amd.stalls``."""
     figure = go.Figure()
     known = [(run, k, t[t["value"].fillna(0) > 0]) for run, k, t in _kernels(tables)]
     labels = list(dict.fromkeys(label for _, _, t in known for label in t["label"]))
@@ -73,8 +73,8 @@ def stalls(tables: Mapping[str, pd.DataFrame]) -> go.Figure | Note:
         template="moe_lab",
         barmode="group",
         showlegend=len(known) > 1,
-        height=130 + len(labels) * (26 + 14 * len(known)),
-        margin={"b": 80},
+        height=130 + len(labels) * (26 + 14 * len(known)),  # groups of bars, one per kernel
+        margin={"b": 80},  # for the legend
         xaxis={"title": {"text": "share of cycles (%)"}, "range": [0, 1.2 * most]},
         yaxis=named([_broken(label) for label in labels]),
     )
@@ -83,7 +83,7 @@ def stalls(tables: Mapping[str, pd.DataFrame]) -> go.Figure | Note:
 
 @as_text
 def memory(tables: Mapping[str, pd.DataFrame]) -> go.Figure | Note:
-    """Draw what each level moves in one launch of the first kernels; run -> ``analysis.amd.memory.traffic``."""
+    """Draw what each level moves per launch of the first kernels; run -> ``analysis.amd.memory.traffic``."""
     drawn = _kernels(tables)
     if not drawn:
         return NONE
@@ -98,7 +98,7 @@ def memory(tables: Mapping[str, pd.DataFrame]) -> go.Figure | Note:
                     orientation="h",
                     name=way,
                     legendgroup=way,
-                    showlegend=way not in seen,
+                    showlegend=way not in seen,  # one entry for the bars of all panels
                     x=values,
                     y=levels,
                     text=[f"{v:.3g}" if v else "" for v in values],
@@ -112,15 +112,15 @@ def memory(tables: Mapping[str, pd.DataFrame]) -> go.Figure | Note:
                 seen.add(way)
         figure.update_yaxes(**named(levels), row=row, col=1)
     figure.update_xaxes(title={"text": "moved in one launch (MB)"}, row=len(drawn), col=1)
-    hidden = {"mode": "hide", "minsize": 10}
+    hidden = {"mode": "hide", "minsize": 10}  # no text where it would not fit into its bar
     return figure.update_layout(barmode="stack", height=110 + 190 * len(drawn), margin={"b": 84}, uniformtext=hidden)
 
 
 @as_text
 def roofline(points: Mapping[str, pd.DataFrame], roofs: Mapping[str, pd.DataFrame]) -> go.Figure | Note:
-    """Draw kernels under the roofs that were measured on the same GPU, those of the first run that has some.
+    """Draw kernels under the roofs measured on the same GPU, those of the first run that has any.
 
-    By run, ``points`` are ``analysis.amd.memory.roofline`` and ``roofs`` those of ``analysis.amd.memory``.
+    For each run, ``points`` is ``analysis.amd.memory.roofline`` and ``roofs`` is ``analysis.amd.memory.roofs``.
     """
     measured = [(run, r) for run, r in roofs.items() if len(r)]
     whose, roof = measured[0] if measured else ("", pd.DataFrame(columns=["kind", "name", "value"]))
@@ -148,7 +148,7 @@ def roofline(points: Mapping[str, pd.DataFrame], roofs: Mapping[str, pd.DataFram
     figure.update_layout(
         template="moe_lab",
         height=560,
-        margin={"b": 150},
+        margin={"b": 150},  # for the legend, which names every roof
         xaxis={"title": {"text": f"executed FLOP per byte{f'; roofs of {whose}' if whose else ''}"}, **log, "dtick": 1},
         yaxis={"title": {"text": "GFLOP/s"}, **log, "dtick": 1},
     )
@@ -161,6 +161,7 @@ def _roofs(figure: go.Figure, roof: pd.DataFrame, compute: pd.DataFrame) -> None
         dash = "dot" if name.startswith("VALU") else "dash"
         _line(figure, _X, (value, value), f"{name}, {value / 1e3:.3g} TFLOP/s", palette.STAGES["other"], dash)
     for name, value in zip(*(roof.loc[roof["kind"] == "bandwidth", c] for c in ("name", "value")), strict=True):
+        # A slope ends at the highest compute roof; NaN = there is none.
         end = top / value if top == top else _X[1]
         _line(figure, (_X[0], end), (_X[0] * value, end * value), f"{name}, {value:,.0f} GB/s", LEVELS[name], "solid")
 
@@ -176,14 +177,14 @@ def _kernels(tables: Mapping[str, pd.DataFrame]) -> list[tuple[str, str, pd.Data
 
 
 def _moved(table: pd.DataFrame, way: str) -> list[float]:
-    """Return MB at each level: reads, writes and atomics where they are told apart, else the total."""
+    """Return MB at each level: reads, writes and atomics if they are counted apart, else the total."""
     parts = table[["read_bytes", "write_bytes", "atomic_bytes"]]
     column = table["bytes"].where(parts.isna().all(axis=1)) if way == "not told apart" else table[f"{way}_bytes"]
     return [0.0 if pd.isna(v) else float(v) / 1e6 for v in column]
 
 
 def _level(row: Mapping[Hashable, Any]) -> str:
-    """Return a level with its hit rate, and which of its bytes are not known: a missing bar is no bar of length 0."""
+    """Return a level with its hit rate and which of its bytes are not known, as a missing bar would look like 0."""
     label = str(row["level"])
     ways = [w for w in ("read", "write") if pd.isna(row[f"{w}_bytes"])]
     lost = ways if len(ways) == 1 else ["traffic"] if pd.isna(row["bytes"]) else []
@@ -192,7 +193,7 @@ def _level(row: Mapping[Hashable, Any]) -> str:
 
 
 def _broken(label: str) -> str:
-    """Break a long label into two lines, so that the bars keep their room on a phone."""
+    """Break a long label into two lines, so that there is room for bars on a phone."""
     spaces = [i for i, letter in enumerate(label) if letter == " "]
     if len(label) < 18 or not spaces:
         return label

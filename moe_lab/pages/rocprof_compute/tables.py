@@ -15,7 +15,7 @@ NOTHING = Note(
     "No run of rocprof-compute is shown: set `folders` to a workload folder, or keep one with `moe-lab import FOLDER`."
 )
 NONE = Note("No run is shown.")
-# NVIDIA's word, AMD's word, and what moe_lab calls it for both.
+# NVIDIA's term, AMD's term, and what moe_lab calls both.
 GLOSSARY = (
     ("streaming multiprocessor (SM)", "compute unit (CU)", "sm_count"),
     ("warp: 32 threads", "wavefront: 64 threads (work-items)", "warp_threads"),
@@ -35,7 +35,7 @@ GLOSSARY = (
 
 
 def align_published() -> Table:
-    """Return the published counters of the align kernels on AMD, marked as others' figures."""
+    """Return the published counters of the align kernels on AMD, marked as figures of others."""
     source = published.ALIGN_AMD
     theirs: dict[str, Any] = {"group": source.label, "digits": 0, "theirs": True}  # as they were published
     columns = [
@@ -50,7 +50,7 @@ def align_published() -> Table:
 
 
 def kernels(tables: Mapping[str, pd.DataFrame]) -> Table | Note:
-    """Return launch geometry and main metrics of each kernel; run -> ``analysis.amd.kernels``."""
+    """Return launch geometry and main metrics of each kernel; ``tables``: run -> ``analysis.amd.kernels``."""
     if not tables:
         return NOTHING
     frame = pd.concat([t.assign(run=run, cycles_k=t["kernel_cycles"] / 1e3) for run, t in tables.items()])
@@ -67,11 +67,12 @@ def kernels(tables: Mapping[str, pd.DataFrame]) -> Table | Note:
         *heads("smem_bytes", label="LDS", unit="B per group"),
         *heads("wavefront_occupancy valu_pct mfma_pct l2_hit_pct lds_bank_conflict_pct"),
     ]
+    # Metrics that an architecture does not have are columns of NA.
     return Table(frame.reindex(columns=[*frame.columns, *(c.key for c in columns if c.key not in frame)]), columns)
 
 
 def memory(tables: Mapping[str, pd.DataFrame]) -> Table | Note:
-    """Return what each level of memory moves in one launch; run -> ``analysis.amd.memory.traffic``."""
+    """Return what each level of memory moves per launch; ``tables``: run -> ``analysis.amd.memory.traffic``."""
     if not tables:
         return NONE
     frame = pd.concat([t.assign(run=run) for run, t in tables.items()])
@@ -89,13 +90,13 @@ def memory(tables: Mapping[str, pd.DataFrame]) -> Table | Note:
 
 
 def side_by_side(shown: Sequence[Counted]) -> Table | Note:
-    """Return the metrics of the first two runs, kernel by kernel; what is 0 in both is left out."""
+    """Return the metrics of the first two runs, kernel by kernel; metrics that are 0 in both are left out."""
     if len(shown) < 2:
         return Note("Give two folders to see their metrics side by side: `-p folders one,other`.")
     left, right = shown[:2]
     frame = amd.compare(left.launches, right.launches)
     frame = frame[(frame[["left", "right"]].fillna(0) != 0).any(axis=1)].copy()
-    large = frame["unit"].isin(["B", "FLOP"])
+    large = frame["unit"].isin(["B", "FLOP"])  # shown in millions: MB, MFLOP
     frame.loc[large, ["left", "right"]] /= 1e6
     unit = frame["unit"].where(~large, "M" + frame["unit"])
     said = [label.endswith(one) for label, one in zip(frame["label"], unit, strict=True)]
@@ -111,6 +112,6 @@ def side_by_side(shown: Sequence[Counted]) -> Table | Note:
 
 
 def glossary() -> Table:
-    """Return which word of AMD's stands for which of NVIDIA's, and what moe_lab calls both."""
+    """Return which of AMD's terms stands for which of NVIDIA's, and what moe_lab calls both."""
     frame = pd.DataFrame(GLOSSARY, columns=["nvidia", "amd", "ours"])
     return Table(frame, heads("nvidia amd ours"))

@@ -1,8 +1,8 @@
-"""What all figures share: their look, and names of others as text.
+"""What all figures share: their look, and the escaping of data.
 
-plotly reads ``<b>``, ``&amp;`` and ``%{x}`` in a text as markup, so data is escaped. Importing this sets plotly's
-renderer so that a figure is stored both as JSON, for JupyterLab and ``moe-lab report``, and as HTML that draws offline,
-for plain nbconvert. The environment variable PLOTLY_RENDERER still wins.
+plotly reads ``<b>``, ``&amp;`` and ``%{x}`` in a text as markup, so data is escaped. Importing this module sets the
+renderer of plotly so that a figure is stored both as JSON, for JupyterLab and ``moe-lab report``, and as HTML that
+draws offline, for plain nbconvert. The environment variable PLOTLY_RENDERER takes precedence.
 """
 
 import html
@@ -26,7 +26,7 @@ _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 
 pio.templates["moe_lab"] = go.layout.Template(
     layout={
         "font": {"family": _FONT, "size": 13, "color": _GREY},
-        "paper_bgcolor": "rgba(0,0,0,0)",
+        "paper_bgcolor": "rgba(0,0,0,0)",  # transparent: pages are light or dark
         "plot_bgcolor": "rgba(0,0,0,0)",
         "margin": {"l": 12, "r": 16, "t": 30, "b": 12},
         "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "rgba(128,136,148,0.7)", "activecolor": _GREY},
@@ -50,14 +50,14 @@ if "PLOTLY_RENDERER" not in os.environ:
 
 
 def plain(text: str) -> str:
-    """Return a text as plotly must get it to show it as it is, in labels, hovers and templates."""
+    """Return a text escaped so that plotly shows it as it is, in labels, hovers and templates."""
     return html.escape(text, quote=False).replace("%{", "%&#123;")
 
 
 def as_text(draw: Callable[P, R]) -> Callable[P, R]:
-    """Make a function that draws get every text in its arguments, tables included, as ``plain`` returns it.
+    """Decorate a function that draws: every text in its arguments, also in tables, is passed through ``plain``.
 
-    So markup in a figure is only what the function itself adds.
+    So the only markup in a figure is what the function itself adds.
     """
 
     @wraps(draw)
@@ -74,14 +74,14 @@ def _plain(value: Any) -> Any:
         return _frame(value)
     if isinstance(value, Mapping):
         return {_plain(key): _plain(inner) for key, inner in value.items()}
-    if type(value) in (list, tuple, set):
+    if type(value) in (list, tuple, set):  # not subclasses: named tuples take their fields one by one
         return type(value)(map(_plain, value))
     return value
 
 
 def _frame(frame: pd.DataFrame) -> pd.DataFrame:
     out = frame.copy()
-    for position, dtype in enumerate(frame.dtypes):
+    for position, dtype in enumerate(frame.dtypes):  # by position: columns may be named by data, and alike
         column = frame.iloc[:, position]
         if isinstance(dtype, pd.CategoricalDtype):
             out.isetitem(position, column.cat.rename_categories(_plain).array)
@@ -94,7 +94,7 @@ def _frame(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def panels(titles: Sequence[str], spacing: float, heights: Sequence[float] | None = None, **more: Any) -> go.Figure:
-    """Return a figure of panels below each other, each with its title at its left edge."""
+    """Return a figure of panels one below the other, each with its title at the left edge."""
     parts = {"subplot_titles": list(titles), "vertical_spacing": spacing, "row_heights": heights}
     figure = make_subplots(rows=len(titles), **parts, **more)
     figure.update_annotations(font={"size": 13}, x=0, xanchor="left")
@@ -102,9 +102,9 @@ def panels(titles: Sequence[str], spacing: float, heights: Sequence[float] | Non
 
 
 def over_sizes(figure: go.Figure, sizes: Iterable[int], what: str, height: int, y: str, **axis: Any) -> go.Figure:
-    """Finish a figure over sizes: a logarithmic axis that names six at most, so that it fits a phone, and room below.
+    """Finish a figure over sizes: a logarithmic axis with at most six labels, to fit a phone, and room for the legend.
 
-    ``what`` the sizes are is its title; the height is without legend; ``y`` and ``axis`` are of the other axis.
+    ``what`` is the title of that axis; ``height`` is without the legend; ``y`` and ``axis`` are for the other axis.
     """
     values = sorted({int(size) for size in sizes if size > 0})
     shown = values[:: max(1, math.ceil(len(values) / 6))]
@@ -115,10 +115,10 @@ def over_sizes(figure: go.Figure, sizes: Iterable[int], what: str, height: int, 
 
 
 def named(order: Sequence[Any]) -> dict[str, Any]:
-    """Return an axis of names, the first at the top, where every name is written."""
+    """Return an axis of names, the first at the top, on which every name is written."""
     return {"categoryorder": "array", "categoryarray": list(order)[::-1], "showgrid": False, "dtick": 1}
 
 
 BESIDE = {"orientation": "h", "textposition": "outside", "cliponaxis": False}  # a bar with its number at its end
 INSIDE = {"orientation": "h", "textposition": "inside", "textangle": 0, "insidetextanchor": "middle"}
-DOWNWARDS = {"autorange": "reversed", "showgrid": False, "dtick": 1}  # likewise, in the order of the data
+DOWNWARDS = {"autorange": "reversed", "showgrid": False, "dtick": 1}  # like `named`, in the order of the data

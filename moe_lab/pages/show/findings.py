@@ -1,4 +1,4 @@
-"""Sentences rendered from numbers, with the rows that they are rendered from: no figure in a report is typed by hand.
+"""Sentences rendered from numbers, together with the rows behind them: no figure in a report is typed by hand.
 
 The first finding of a notebook is its headline; ``show`` stores it beside the HTML so that the index card can quote it,
 and with it every finding as data.
@@ -17,23 +17,24 @@ from moe_lab.analysis.phases import rows_of
 from moe_lab.pages.show import mime, tables
 
 NBSP = "\u00a0"
-MOST_ROWS = 40  # more is a table of the page, not what one sentence rests on
+MOST_ROWS = 40  # more rows are a table of the page and not the basis of one sentence
 Severity = Literal["normal", "problem", "caution"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was found; ``str()`` of it is ``about: text``.
+    """One finding; its ``str()`` is ``about: text``.
 
     Attributes:
         about: its subject; empty for a headline.
-        text: what is said of it, a sentence or the rest of one.
-        rows: the rows of a table that the numbers are from, in its columns; empty where there is no such table.
+        text: what is said about it, a sentence or the rest of one.
+        rows: the rows of a table that the numbers come from; empty if there is no such table.
         severity: ``problem`` for what costs time, fails or breaks a bound, ``caution`` for what casts doubt on numbers.
     """
 
     about: str
     text: str
+    # Not compared: == of two tables is a table.
     rows: pd.DataFrame = field(default_factory=pd.DataFrame, compare=False, repr=False)
     severity: Severity = "normal"
 
@@ -41,13 +42,13 @@ class Finding:
         return f"{self.about}: {self.text}" if self.about else self.text
 
     def html(self) -> str:
-        """Return the subject in bold and the text after it as a sentence; a click shows the rows."""
+        """Return the subject in bold, then the text as a sentence; a click unfolds the rows."""
         about, text = html.escape(self.about), html.escape(self.text)
         said = f"<strong>{about}.</strong> {text[:1].upper()}{text[1:]}" if about else text
         return said + self.details()
 
     def details(self) -> str:
-        """Return the rows as a table to unfold; empty without any."""
+        """Return the rows as a table to unfold; empty if there are none."""
         if self.rows.empty:
             return ""
         count = f"{len(self.rows)} {'row' if len(self.rows) == 1 else 'rows'}"
@@ -55,8 +56,8 @@ class Finding:
         return f'<details class="rows"><summary>{count}</summary>{table}</details>'
 
     def data(self) -> dict[str, Any]:
-        """Return the finding as JSON can hold it; a number that is not known is null."""
-        rows = json.loads(self.rows.to_json(orient="records"))
+        """Return the finding as JSON values; unknown numbers are null."""
+        rows = json.loads(self.rows.to_json(orient="records"))  # pandas knows how to write NA and its own numbers
         return {"about": self.about, "text": self.text, "severity": self.severity, "rows": rows}
 
 
@@ -79,14 +80,14 @@ class Findings:
 
 
 def show(found: Sequence[Finding | None]) -> Findings:
-    """Return the findings as something a notebook displays as the last line of a cell."""
+    """Return the findings as an object that a notebook displays if it is the last line of a cell."""
     return Findings(found)
 
 
 def rows(found: Iterable[Any], columns: str) -> pd.DataFrame:
-    """Return what a finding was rendered from, at most ``MOST_ROWS``, in those of the ``columns`` that it has.
+    """Return the rows of a finding, at most ``MOST_ROWS``, with those of the ``columns`` that there are.
 
-    ``found`` is a table, or rows of one as ``rows_of`` returns them; the columns are separated by spaces.
+    ``found`` is a table, or rows of one from ``rows_of``; ``columns`` are separated by spaces.
     """
     table = found if isinstance(found, pd.DataFrame) else pd.DataFrame(list(found))
     return table[[c for c in columns.split() if c in table]].head(MOST_ROWS)
@@ -95,20 +96,20 @@ def rows(found: Iterable[Any], columns: str) -> pd.DataFrame:
 def each(
     about: str, parts: Iterable[str], rows: pd.DataFrame | None = None, severity: Severity = "normal"
 ) -> Finding | None:
-    """Return one finding of the parts that say something; None without any."""
+    """Return one finding of all parts that are not empty; None if there are none."""
     said = [text for text in parts if text]
     return Finding(about, f"{'; '.join(said)}.", pd.DataFrame() if rows is None else rows, severity) if said else None
 
 
 def caution(text: str) -> Finding:
-    """Return what casts doubt on the numbers of a page."""
+    """Return a finding that casts doubt on the numbers of a page."""
     return Finding("Caution", text, severity="caution")
 
 
 def failures(bench: BenchRun, failed: pd.DataFrame, where: Callable[[Any], str], columns: str) -> list[Finding]:
-    """Say which backends or algorithms failed ``where``, and whether the benchmark came to its end.
+    """Say which backends or algorithms failed and ``where``, and whether the benchmark finished.
 
-    The first of ``columns`` is what failed.
+    The first of ``columns`` names what failed.
     """
     out = []
     for name, part in failed.groupby(columns.split()[0], sort=True):
@@ -116,6 +117,7 @@ def failures(bench: BenchRun, failed: pd.DataFrame, where: Callable[[Any], str],
         count = f"{len(part)} {'row' if len(part) == 1 else 'rows'}"
         said = f"{name} in {count}, for example at {where(one)}: {str(one.error).rstrip('.')}."
         out.append(Finding("Failed", said, rows(part, columns), "problem"))
+    # None = the run does not say whether it is complete.
     if bench.run and bench.run.manifest["rows"].get("complete") is False:
         out.append(caution("the benchmark was stopped before its end, so some sizes are missing."))
     return out
@@ -130,17 +132,18 @@ def number(value: float, digits: int = 3) -> str:
     """Return ``value`` with ``digits`` significant digits, thousands separated, never in exponent form."""
     if not value:
         return "0"
-    # Of the rounded number: 0.9996 has the digits of 1.00.
+    # The exponent of the rounded number: 0.9996 is shown as 1.00.
     exponent = int(f"{value:.{digits - 1}e}".split("e")[1])
     return f"{value:,.{max(0, digits - 1 - exponent)}f}"
 
 
 def percent(value: float) -> str:
-    """Return a percentage in as many digits as it deserves: ``0.4 %``, ``12 %``, ``99.7 %``; never rounded to 100."""
+    """Return a percentage with suitable digits: ``0.4 %``, ``12 %``, ``99.7 %``; it is never rounded up to 100."""
+    # From 9.95 on one decimal would read as 10.0, from 99.95 on as 100.0.
     text = f"{value:.1f}" if value < 9.95 or 99.5 <= value < 99.95 else f"{value:.0f}"
     return f"{'> 99.9' if text == '100' and value < 99.995 else text}{NBSP}%"
 
 
 def time(ms: float) -> str:
-    """Return a time in the unit in which it reads best: ``5.41 ms``, ``38.2 µs``."""
+    """Return a time in the unit that reads best: ``5.41 ms``, ``38.2 µs``."""
     return f"{number(ms)}{NBSP}ms" if ms >= 1 else f"{number(1000 * ms)}{NBSP}µs"

@@ -1,4 +1,4 @@
-"""MIME types of what notebooks store in their outputs for the report to read."""
+"""MIME types of what notebooks store in their outputs for the report."""
 
 PLOTLY = "application/vnd.plotly.v1+json"
 # {"headline": sentence, "findings": [sentence, ...], "found": [{"about", "text", "severity", "rows"}, ...]}

@@ -1,4 +1,4 @@
-"""What stands where a table or figure would be, long tables, and the table of roofs."""
+"""Notes in place of a table or figure, long tables, and the table of roofs."""
 
 import html
 import re
@@ -10,12 +10,13 @@ from moe_lab.pages.show.tables import Table, heads
 
 
 class Note:
-    """A sentence that stands where a table or figure would be: what is missing, and how to get it."""
+    """A sentence in place of a table or figure: what is missing, and how to get it."""
 
     def __init__(self, sentence: str):
         self.sentence = sentence
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        # Backquotes mark code, as in Markdown.
         text = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(self.sentence))
         return {"text/html": f"<p><em>{text}</em></p>", "text/plain": self.sentence}
 
@@ -42,7 +43,7 @@ ROOFS = {
 
 
 def roofs(known: pd.DataFrame) -> Table | Note:
-    """Return what a GPU can do at most, the same on every page (``analysis.roofs``, a column gpu where of several)."""
+    """Return what a GPU can do at most, the same on every page (``analysis.roofs``; with a column gpu for several)."""
     shown = known.assign(
         what=[
             ROOFS[k][0] + ("" if m else ", theoretical peak")

@@ -1,6 +1,7 @@
-"""Colours, computed: every plugin and every stage has one of its own, the same on every page.
+"""Colours, computed: every plugin and every stage has its own, the same on every page.
 
-Hues spread evenly over the circle of OKLCH; dark, light and middle take turns. ``auto`` has the orange they leave free.
+Hues are spread evenly over the circle of OKLCH, alternating between dark, light and medium. ``auto`` has the orange
+that they leave free.
 """
 
 import math
@@ -12,16 +13,17 @@ from moe_lab.spec import plugins
 from moe_lab.spec.ranges import EXPERTS
 
 AUTO = "#d55e00"
-LIGHTNESS = (0.45, 0.78, 0.6)  # of OKLCH, in turn
+LIGHTNESS = (0.45, 0.78, 0.6)  # in OKLCH, used in turn
 CHROMA, FIRST, SPAN = 0.12, 75.0, 300.0  # hues in degrees; AUTO has 45
 GREYS = {"norm": 0.85, "other": 0.49, "rest of mlp": 0.58, "rest of layer": 0.78}
-# In this order stages that meet differ for colour-blind eyes as well; a test computes the distances.
+# In this order, stages that appear side by side also differ for the colour-blind; a test computes the distances.
 _ORDER = ("align", "combine", "router", "quant", "dispatch", "self_attn", "act", "w13", "shared_experts", "w2")
 
 
 def oklch(lightness: float, chroma: float, hue: float) -> str:
-    """Return ``#rrggbb`` of a colour of OKLCH, cut off where sRGB ends; ``hue`` in degrees."""
+    """Return ``#rrggbb`` of a colour in OKLCH, clipped to sRGB; ``hue`` in degrees."""
     a, b = chroma * math.cos(math.radians(hue)), chroma * math.sin(math.radians(hue))
+    # The matrices that define OKLab, from it to linear sRGB (B. Ottosson, 2020).
     long = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3
     middle = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3
     short = (lightness - 0.0894841775 * a - 1.2914855480 * b) ** 3
@@ -29,33 +31,35 @@ def oklch(lightness: float, chroma: float, hue: float) -> str:
     green = -1.2684380046 * long + 2.6097574011 * middle - 0.3413193965 * short
     blue = -0.0041960863 * long - 0.7034186147 * middle + 1.7076147010 * short
     cut = [min(1.0, max(0.0, v)) for v in (red, green, blue)]
+    # The transfer curve of sRGB (IEC 61966-2-1).
     srgb = [12.92 * v if v <= 0.0031308 else 1.055 * v ** (1 / 2.4) - 0.055 for v in cut]
     return "#" + "".join(f"{round(255 * v):02x}" for v in srgb)
 
 
 def nth(i: int, count: int = 6) -> str:
-    """Return the ``i``-th of ``count`` colours; past the last one they start again."""
+    """Return the ``i``-th of ``count`` colours; after the last one they start again."""
     return oklch(LIGHTNESS[i % count % 3], CHROMA, FIRST + SPAN * (i % count) / count)
 
 
 def series(names: Sequence[Any]) -> dict[Any, str]:
-    """Return a colour for each name, by its place."""
+    """Return a colour for each name, by its position."""
     return {name: nth(i, len(names)) for i, name in enumerate(names)}
 
 
 def of(name: str) -> str:
-    """Return the colour of a backend or align algorithm, by its place or its name; releases of a peer share theirs."""
+    """Return the colour of a backend or align algorithm; all releases of a peer have the same."""
     name = name.partition("@")[0]
     every = sorted({*plugins.names("experts"), *plugins.names("align")} - {"auto"})
-    # A backend that is no plugin here keeps its colour too, from run to run, by its name alone.
+    # The colour of a backend without a plugin depends only on its name, so that it is the same in every run.
+    # crc32, because hash() differs from process to process.
     number, count = (every.index(name), len(every)) if name in every else (zlib.crc32(name.encode()), 999)
     return AUTO if name == "auto" else nth(number, count)
 
 
 def stage(name: str | None) -> str:
-    """Return a stage's colour; a fused stage (``w13+act``) has its first part's, an unknown one that of ``other``.
+    """Return the colour of a stage: a fused one (``w13+act``) has that of its first part, an unknown one is ``other``.
 
-    Experts as a whole have that of w13: where they are shown, w13 is not.
+    The experts as a whole have the colour of w13, which is never shown beside them.
     """
     first = (name or "other").split("+")[0]
     return STAGES.get("w13" if first == EXPERTS else first, STAGES["other"])

@@ -1,4 +1,4 @@
-"""Where the numbers of a page come from: the one table that every notebook ends with."""
+"""Where the numbers of a page come from: the table at the end of every notebook."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,7 +22,7 @@ _STATED = (
 
 
 def of(seen: Sequence[Phase | Counted], *published: Source) -> Table | Note:
-    """Return ``table`` of runs whose reports were read, a column each, and of figures that others published."""
+    """Return the ``table`` of runs whose reports were read, and of figures that others published."""
     return table({one.name: one.run for one in seen}, {one.name: one.launches.meta for one in seen}, published)
 
 
@@ -31,9 +31,9 @@ def table(
     metas: Mapping[str, Mapping[str, Any]] | None = None,
     published: Sequence[Source] = (),
 ) -> Table | Note:
-    """Return what was measured, on what, with what: one row a fact, one column a run or published source.
+    """Return what was measured, on what and with what: one row per fact, one column per run or published source.
 
-    ``runs`` are by what each is for, None if there is none; ``metas`` what reports of some say (``Launches.meta``).
+    ``runs`` maps a purpose to its run, None if there is none; ``metas`` has ``Launches.meta`` of those that were read.
     """
     there = {what: run for what, run in runs.items() if run is not None}
     told = {what: (metas or {}).get(what) or {} for what in there}
@@ -42,6 +42,7 @@ def table(
     names = list(dict.fromkeys(fact for own in facts.values() for fact in own))
     rows = [{"fact": fact, **{what: own.get(fact) for what, own in facts.items()}} for fact in names]
     frame = pd.DataFrame(rows, columns=["fact", *facts])
+    # Facts that no run states are no rows.
     frame = frame[frame[list(facts)].notna().any(axis=1)] if facts else frame
     cards = [
         {key: run.manifest.get(name) for key, name in (("run", "name"), ("date", "date"))}
@@ -67,7 +68,7 @@ def _facts(run: Run, meta: Mapping[str, Any]) -> dict[str, str | None]:
         "Driver": versions.get("driver"),
         "Software": _joined([f"{n} {versions[n]}" for n in ("cuda", "torch", "triton", "moe_lab") if versions.get(n)]),
         "Tool": _joined([tool.get("name"), tool.get("version")], " "),
-        "Measured": str(manifest.get("date") or "")[:16].replace("T", " ") or None,
+        "Measured": str(manifest.get("date") or "")[:16].replace("T", " ") or None,  # to the minute
         "Workload": _workload(manifest.get("workload") or {}),
         "Rows": f"{rows['count']:,}, {rows['failed']:,} of them failed" if rows else None,
         "Came to its end": {True: "yes", False: "no"}.get(rows["complete"]) if rows else None,
@@ -77,7 +78,7 @@ def _facts(run: Run, meta: Mapping[str, Any]) -> dict[str, str | None]:
 
 
 def _hardware(gpu: Mapping[str, Any], machine: Mapping[str, Any]) -> str | None:
-    """Return a GPU's name and sizes; ``machine`` is what rocprof-compute says of an AMD GPU."""
+    """Return a GPU's name and sizes; ``machine`` is what rocprof-compute states about an AMD GPU."""
     units, memory, dies = gpu.get("sm_count"), gpu.get("memory_bytes"), machine.get("num_xcd") or 1
     sizes = [f"{units:.0f} {'CUs' if machine else 'SMs'}" if units else None]
     sizes += [f"{dies:.0f} dies" if dies > 1 else None, f"{memory / 2**30:.0f} GiB" if memory else None]

@@ -1,4 +1,4 @@
-"""Tables for notebooks and reports: a DataFrame in, HTML out, units under the names, scrollable on a phone."""
+"""Tables for notebooks and reports: a DataFrame in, HTML out, with units under the heads, scrollable on a phone."""
 
 import html
 from collections.abc import Sequence
@@ -13,18 +13,18 @@ from moe_lab.spec import schema
 
 @dataclass(frozen=True)
 class Column:
-    """One column as it is shown.
+    """How one column is shown.
 
     Attributes:
         key: column of the DataFrame.
         label: head.
         unit: shown under the head; empty for none.
         digits: decimals of a number; None for text.
-        group: a head that neighbouring columns share.
+        group: a head shared by neighbouring columns.
         bar: full scale of a bar beside the number; None for no bar.
-        wrap: whether long text breaks into lines.
-        theirs: whether the numbers are others', shown weaker.
-        most: above it a number is marked: its bound is wrong.
+        wrap: whether long text is broken into lines.
+        theirs: whether the numbers are those of others, which are shown paler.
+        most: numbers above it are marked, because their bound is wrong.
     """
 
     key: str
@@ -39,26 +39,26 @@ class Column:
 
 
 def heads(names: str, **same: Any) -> list[Column]:
-    """Return columns of ``spec/schema.csv`` by name (separated by spaces), with the ``same`` fields of all replaced."""
+    """Return columns of ``spec/schema.csv`` by their names, separated by spaces; ``same`` replaces fields of all."""
     known = schema.shown()
     of = (known[name] for name in names.split())
     return [replace(Column(f.column, f.label, f.unit, f.digits, wrap=f.wrap), **same) for f in of]
 
 
 def guessed(frame: pd.DataFrame) -> list[Column]:
-    """Return every column as the schema shows it; a number that it does not know with one decimal."""
+    """Return every column as the schema defines it; numbers that it does not define have one decimal."""
     known = schema.shown()
     digits = {str(c): 1 if pd.api.types.is_float_dtype(frame[c]) else None for c in frame}
     return [heads(c)[0] if c in known else Column(c, c.replace("_", " "), digits=digits[c]) for c in digits]
 
 
 class Table:
-    """A table that a notebook displays; plain text where there is no HTML.
+    """A table that a notebook displays, as plain text if it cannot show HTML.
 
     Attributes:
-        frame: the rows; a column ``depth`` indents the first column, one ``odd`` names the doubtful cells.
-        columns: what to show of it, in order.
-        caption: one sentence above it.
+        frame: the rows; a column ``depth`` indents the first column, a column ``odd`` names the doubtful cells.
+        columns: which columns to show, in order.
+        caption: a sentence above the table.
         extra: further MIME types to store with the output.
     """
 
@@ -76,16 +76,16 @@ class Table:
         return style() + self.bare()
 
     def bare(self) -> str:
-        """Return the table without its style, in a box of its own that scrolls sideways."""
+        """Return the table without its style, in a box that scrolls sideways."""
         caption = f"<caption><span>{html.escape(self.caption)}</span></caption>" if self.caption else ""
         body = "".join(self._row(row) for row in self.frame.to_dict("records"))
         table = f'<table class="lab">{caption}<thead>{self._head()}</thead><tbody>{body}</tbody></table>'
-        return f'<div class="scroll" tabindex="0">{table}</div>'
+        return f'<div class="scroll" tabindex="0">{table}</div>'  # with a tabindex, the keyboard can scroll it
 
     def _head(self) -> str:
         groups = ""
         if any(c.group for c in self.columns):
-            spans: list[tuple[str, int]] = []
+            spans: list[tuple[str, int]] = []  # (group, how many neighbouring columns are in it)
             for c in self.columns:
                 name, n = spans[-1] if spans else ("", 0)
                 spans = [*spans[:-1], (name, n + 1)] if n and name == c.group else [*spans, (c.group, 1)]
@@ -110,7 +110,7 @@ def _class(name: str, when: bool) -> str:
 
 
 def _cell(column: Column, value: Any, level: int, odd: bool = False) -> str:
-    missing = value is None or value is pd.NA or value != value
+    missing = value is None or value is pd.NA or value != value  # NaN
     text = "–" if missing else html.escape(str(value) if column.digits is None else f"{value:,.{column.digits}f}")
     kinds = ["text" if column.digits is None else "num"]
     kinds += [kind for kind in ("wrap", "theirs") if getattr(column, kind)] + ["odd"] * odd
@@ -127,5 +127,5 @@ def _cell(column: Column, value: Any, level: int, odd: bool = False) -> str:
 
 
 def style() -> str:
-    """Return what all tables of a page look like, as an element."""
+    """Return the style of all tables of a page, as an HTML element."""
     return f"<style>{(files(__package__) / 'table.css').read_text(encoding='utf-8')}</style>"

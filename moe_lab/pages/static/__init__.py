@@ -1,1 +1,1 @@
-"""Notebook 10 to come: what compiled code says. So far its findings, which moe-lab inspect prints."""
+"""What compiled code says: findings, which ``moe-lab inspect`` prints, and tables for docs/static.md."""

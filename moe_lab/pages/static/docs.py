@@ -1,4 +1,4 @@
-"""What docs/static.md says of committed runs of ``moe-lab inspect``, as Markdown."""
+"""What docs/static.md says about committed runs of ``moe-lab inspect``, as Markdown."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +20,7 @@ AMD |= {"sgpr_spills": "SGPR spills", "vgpr_spills": "VGPR spills", "static_occu
 
 
 def align(run: str, algorithms: Sequence[str]) -> str:
-    """Return the registers, LDS, spills and occupancy of align kernels on AMD, one row a kernel and architecture."""
+    """Return the registers, LDS, spills and occupancy of align kernels on AMD, one row per kernel and architecture."""
     rows = load.compiled(run)
     rows = rows[rows["algorithm"].isin(list(algorithms))]
     lines = [
@@ -39,12 +39,12 @@ def align_published() -> str:
 
 
 def check(run: str, capture: str) -> str:
-    """Return what was compiled beside what Nsight Compute counted, and how many of the launches agree exactly."""
+    """Return the compiled code beside what Nsight Compute counted, and how many launches agree exactly."""
     found, compiled = runs.load(capture), runs.load(run)
     counted = counters_table(found.launches(), ["occupancy_theoretical_pct"])
     both = static.beside(compiled.rows(), counted)
     pairs = [(static.BESIDE[i], static.BESIDE[i + 1]) for i in range(0, len(static.BESIDE), 2)]
-    # ncu prints two decimals.
+    # ncu prints only two decimals.
     same = pd.concat([(both[ours] - both[theirs]).abs() < 0.01 for ours, theirs in pairs], axis=1).all(axis=1)
     triton = [one.manifest["versions"]["triton"] for one in (compiled, found)]
     said = (

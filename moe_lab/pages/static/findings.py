@@ -14,7 +14,7 @@ WHERE = "arch kernel model format M backend algorithm stage"
 
 
 def all_of(rows: pd.DataFrame) -> list[Finding]:
-    """Say how many kernels compiled for what, and what is amiss in which; the first sentence is the headline."""
+    """Say how many kernels compiled for what, and what is wrong in which; the first sentence is the headline."""
     found = [_amiss(rows, rule) for rule in RULES]
     return [_headline(rows), *(finding for finding in found if finding)]
 
@@ -30,7 +30,7 @@ def _headline(rows: pd.DataFrame) -> Finding:
 
 
 def _amiss(rows: pd.DataFrame, rule: Rule) -> Finding | None:
-    """Say in which kernels on which architectures a rule fires; None where it does not."""
+    """Say in which kernels on which architectures a rule fires; None if it fires nowhere."""
     found = static.amiss(rows, rule)
     if found.empty:
         return None
@@ -43,7 +43,7 @@ def _amiss(rows: pd.DataFrame, rule: Rule) -> Finding | None:
 
 
 def _example(row: Any, rule: Rule) -> str:
-    """Return one launch with the columns that show it: ``for example place_kernel at M = 1: sgpr_spills 120``."""
+    """Return one launch with the columns that show it: ``two_kernel, bf16, M = 1, gfx942: sgpr_spills 120``."""
     of = row.backend if pd.notna(row.backend) else row.algorithm
     known = ((name, getattr(row, name, None)) for name in rule.shown.split())
     said = ", ".join(f"{name} {_text(value)}" for name, value in known if _is_known(value))

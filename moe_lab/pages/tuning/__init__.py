@@ -1,1 +1,1 @@
-"""Tunings as runs, and their figures, tables and sentences."""
+"""Figures, tables and sentences of a tuning."""

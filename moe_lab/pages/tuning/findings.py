@@ -32,12 +32,12 @@ def all_of(run: Tuning) -> list[Finding | None]:
 
 
 def gain(best: pd.DataFrame) -> str:
-    """Say how much time the tuned tiles save against the backend's own."""
+    """Say how much time the tuned tiles save over the backend's own tile."""
     known = best.dropna(subset="gain_pct").astype({"gain_pct": float})
     if known.empty:
         return f"tiles were found for {_sizes(len(best))}, none of which the backend's own tile could run"
     most: Any = next(rows_of(known.nlargest(1, "gain_pct")))
-    # It would read as 0.0 %.
+    # Less would read as 0.0 %.
     if most.gain_pct < 0.05:
         return f"no tile is quicker than the backend's own at any of {_sizes(len(known))}"
     return (
@@ -52,9 +52,9 @@ def _sizes(count: int) -> str:
 
 
 def tiles(best: pd.DataFrame) -> Finding:
-    """Say from which M to which a tile has how many rows."""
+    """Say how many rows the best tile has in which range of M."""
     block_m = best["w13"].str.split("x").str[0].astype(int)
-    changed = block_m != block_m.shift()
+    changed = block_m != block_m.shift()  # a new range of M begins here
     spans = [
         f"{block_m[part.index[0]]} at M = {part.min():,}" + (f" to {part.max():,}" if len(part) > 1 else "")
         for _, part in best["M"].astype(int).groupby(changed.cumsum())
@@ -63,7 +63,7 @@ def tiles(best: pd.DataFrame) -> Finding:
 
 
 def single(best: pd.DataFrame) -> Finding | None:
-    """Say what it costs to have one tile for both GEMMs, as vLLM does."""
+    """Say what it costs to use one tile for both GEMMs, as vLLM does."""
     known = best.dropna(subset="one_pct").astype({"one_pct": float})
     if known.empty:
         return None
@@ -92,7 +92,7 @@ def keys(between: pd.DataFrame) -> Finding | None:
 
 
 def others(shipped: pd.DataFrame) -> Finding | None:
-    """Say how far the tiles that other projects ship are from the best in our kernel."""
+    """Say how much slower the tiles that other projects ship are in our kernel than the best."""
     parts = [
         f"{name}'s are {percent(max(0.0, float(slower.median())))} slower on the median of {_sizes(len(slower))}"
         for name, slower in shipped.groupby("release")["slower_pct"]
@@ -102,7 +102,7 @@ def others(shipped: pd.DataFrame) -> Finding | None:
 
 
 def effort(run: Tuning, best: pd.DataFrame) -> Finding:
-    """Say how many tiles were compiled, and how far the choice is from the best ever seen."""
+    """Say how many kernels were compiled, and how far the chosen tiles are from the best ever seen."""
     compiled = run.rows[run.rows["phase"] == "compile"]
     wrong = int(compiled["error"].notna().sum())
     seen = best["over_seen_pct"].dropna().astype(float)

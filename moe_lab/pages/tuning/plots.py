@@ -1,4 +1,4 @@
-"""Figures of a tuning: tables become plotly figures, nothing is computed here."""
+"""Figures of a tuning: tables become plotly figures; nothing is computed here."""
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -11,9 +11,9 @@ _SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "star")
 
 @as_text
 def landscape(rows: pd.DataFrame) -> go.Figure:
-    """Draw the time of every tile over its columns, a panel a GEMM, a colour for block_m and a symbol for block_k.
+    """Draw the time of every tile over its columns: a panel per GEMM, a colour per block_m, a symbol per block_k.
 
-    ``rows`` are those of ``analysis.tuning.landscape``, at least one tile.
+    ``rows`` is ``analysis.tuning.landscape`` with at least one tile.
     """
     parts = list(dict.fromkeys(rows["part"]))
     titles = [f"{part} at M = {int(rows['M'].iloc[0]):,}" for part in parts]
@@ -29,7 +29,7 @@ def landscape(rows: pd.DataFrame) -> go.Figure:
             y=own["us"].tolist(),
             name=name,
             legendgroup=name,
-            showlegend=name not in drawn,
+            showlegend=name not in drawn,  # one entry for the points of both panels
             mode="markers",
             marker={"color": colors.get(block_m), "symbol": symbols.get(block_k), "size": 8, "opacity": 0.75},
             customdata=[f"{t}, {o:.2f} times the best" for t, o in zip(own["tile"], own["over_best"], strict=True)],
@@ -47,7 +47,10 @@ def landscape(rows: pd.DataFrame) -> go.Figure:
 
 @as_text
 def keys(chosen: pd.DataFrame, between: pd.DataFrame) -> go.Figure:
-    """Draw the tuned tiles against the backend's own (``analysis.tuning.chosen``, ``between``, perhaps empty)."""
+    """Draw what tuned tiles save over the backend's own, and what the nearest key costs.
+
+    ``chosen`` is ``analysis.tuning.chosen``; ``between`` is ``analysis.tuning.between``, perhaps empty.
+    """
     figure = go.Figure()
     saved = chosen.dropna(subset="gain_pct")
     figure.add_scatter(

@@ -23,7 +23,7 @@ def chosen(frame: pd.DataFrame) -> Table | Note:
 
 
 def landscape(frame: pd.DataFrame) -> Table | Note:
-    """Return the tiles that were measured at one M, the quickest first (``analysis.tuning.landscape``)."""
+    """Return the tiles measured at one M, the quickest first (``analysis.tuning.landscape``)."""
     columns = heads("part tile us over_best round")
     return or_note(frame, Tall(frame, columns), _NOTHING)
 
@@ -41,7 +41,7 @@ def between(frame: pd.DataFrame) -> Table | Note:
 
 
 def shipped(frame: pd.DataFrame, best: pd.DataFrame) -> Table | Note:
-    """Return what other projects' tiles take in our kernel (``analysis.tuning.shipped``, ``chosen``)."""
+    """Return how long other projects' tiles take in our kernel (``analysis.tuning.shipped``, ``chosen``)."""
     columns = [*heads("M release"), *heads("w13 w2", theirs=True), *heads("us chosen_us slower_pct")]
     sentence = (
         "No tiles that others ship were measured: where the tuning ran there was no release with a file for these "
