@@ -1,6 +1,6 @@
-"""The command line: ``<name>.py`` is a command, with ``INFO`` and ``add(parser)``, which sets ``run(arguments)``.
+"""The command line: each ``<name>.py`` is a command with ``INFO`` and ``add(parser)``, which sets ``run(arguments)``.
 
-Only the command that was asked for is imported; the help of all of them is read from their files.
+Only the command that was asked for is imported; the help of the others is read from their files.
 """
 
 import argparse
@@ -20,18 +20,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     def run() -> int:
         words = plugins.take(sys.argv[1:] if argv is None else argv)
         arguments = _parser(words).parse_args(words)
-        from moe_lab.spec.guard import places, scratch  # not for --help, which is to be there at once
+        from moe_lab.spec.guard import places, scratch  # not needed for --help, which should appear at once
 
         profiles = getattr(arguments, "profiles", None) or places.profiles_root()
+        # What commands that were killed have left behind.
         for removed in [*scratch.sweep(Path(tempfile.gettempdir())), *places.sweep(profiles)]:
             print(f"moe-lab: {removed}", file=sys.stderr)
         return int(arguments.run(arguments) or 0)
 
-    return terminal.ended(run)
+    return terminal.ended(run)  # turns errors and interruptions into exit codes
 
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
-    """Return the parser; of commands that the words do not begin with it knows the name and the help only."""
+    """Return the parser; it has the options of the command in ``words``, and only name and help of the others."""
     parser = argparse.ArgumentParser(
         prog="moe-lab", description="Profile fused Mixture-of-Experts layers and say where their time goes."
     )
@@ -39,7 +40,8 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     parser.add_argument("--plugin", metavar="FILE.py", help="first of all: a plugin from outside (repeat for several)")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in plugins.names("cli"):
-        called = name.strip("_").replace("_", "-")
+        called = name.strip("_").replace("_", "-")  # import_.py: `import` is a keyword of Python
+        # Abbreviations of options would break when a new option begins alike.
         command = commands.add_parser(called, help=plugins.info("cli", name)["about"], allow_abbrev=False)
         if words and words[0] == called:
             plugins.load("cli", name).add(command)

@@ -1,4 +1,4 @@
-"""What commands share: tables as text, where a run goes, and what is said of it."""
+"""What commands share: tables as text, where a run is stored, and what is printed about it."""
 
 import argparse
 import json
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # importing pandas would slow down --help
     import pandas as pd
 
     from moe_lab.runs import Run
@@ -21,7 +21,7 @@ NAME = "name of the run: RUN or GPU/RUN"
 def add_destination(
     parser: argparse.ArgumentParser, name: str = NAME, overwrite: str = "replace a run of that name"
 ) -> None:
-    """Add the options that say where a run goes, which ``destination`` reads; an empty ``name`` leaves out --name."""
+    """Add the options for where a run is stored, which ``destination`` reads; an empty ``name`` leaves out --name."""
     if name:
         parser.add_argument("--name", required=True, help=name)
     parser.add_argument("--profiles", type=Path, metavar="DIR", help="profiles folder")
@@ -29,20 +29,20 @@ def add_destination(
 
 
 def destination(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return root and overwrite, as everything that makes a run takes them."""
+    """Return root and overwrite as keyword arguments for everything that makes a run."""
     return {"root": arguments.profiles, "overwrite": arguments.overwrite}
 
 
 def print_run(run: "Run") -> None:
-    """Print a run's folder, and on stderr what was hidden in it."""
+    """Print a run's folder, and on stderr what was hidden in the run."""
     from moe_lab.runs import redact
 
-    print(run.path)
+    print(run.path)  # alone on stdout, for scripts
     print(f"hidden: {redact.said(run.manifest.get('hidden') or {})}.", file=sys.stderr)
 
 
 def add_format(parser: argparse.ArgumentParser) -> None:
-    """Add --format, which ``print_rows`` takes."""
+    """Add the option --format."""
     parser.add_argument("--format", choices=("table", "csv", "json"), default="table")
 
 
@@ -66,14 +66,14 @@ def traced(arguments: argparse.Namespace) -> "Launches":
 
 
 def print_notes(sentences: Sequence[str]) -> None:
-    """Print notes on stderr, so that stdout holds the result and nothing else."""
+    """Print notes on stderr, so that stdout holds only the result."""
     for sentence in sentences:
         print(f"note: {sentence}", file=sys.stderr)
 
 
 def records(table: "pd.DataFrame") -> Any:
-    """Return the rows as JSON holds them; NA is null."""
-    return json.loads(table.to_json(orient="records"))
+    """Return the rows as JSON values; NA is null."""
+    return json.loads(table.to_json(orient="records"))  # pandas knows how to write NA and its own numbers
 
 
 def print_csv(table: "pd.DataFrame") -> None:
@@ -82,10 +82,10 @@ def print_csv(table: "pd.DataFrame") -> None:
 
 
 def fitted(table: "pd.DataFrame", spare: Sequence[str] = ()) -> str:
-    """Return the table as text for people: times in a unit that fits, and no wider than the terminal.
+    """Return the table as text for people: times in a suitable unit, and no wider than the terminal.
 
-    Where the terminal is too narrow, columns of ``spare`` go first, in that order and with a note, then the longest
-    texts of the widest column are cut in the middle. What is no terminal takes every column at its full width.
+    If the terminal is too narrow, columns in ``spare`` are left out first, in that order and with a note; then long
+    texts in the widest column are cut in the middle. Output that is not a terminal gets all columns at full width.
     """
     shown = table.copy()
     for name in table.columns:
@@ -98,6 +98,7 @@ def fitted(table: "pd.DataFrame", spare: Sequence[str] = ()) -> str:
     widest = max(widths, key=lambda name: widths[name])
     gone = []
     for name in spare:
+        # Two spaces lie between columns; the widest column can be cut, but not below NARROWEST.
         if sum(widths.values()) - widths[widest] + NARROWEST + 2 * len(widths) > width and name in widths:
             del widths[name]
             gone.append(name)
@@ -108,17 +109,18 @@ def fitted(table: "pd.DataFrame", spare: Sequence[str] = ()) -> str:
     return aligned(shown[list(widths)])
 
 
-NARROWEST = 24  # characters of the widest column that are always there
+NARROWEST = 24  # least characters of the widest column
 
 
 def time(us: float) -> str:
-    """Return a time in us, ms or s, whichever fits: ``123.2 us``, ``1.503 ms``."""
+    """Return a time in us, ms or s, whichever is suitable: ``123.2 us``, ``1.503 ms``."""
     value, unit = (us, "us") if us < 1e3 else (us / 1e3, "ms") if us < 1e6 else (us / 1e6, "s")
+    # Four digits in all, and at least one decimal.
     return f"{value:.{max(1, 4 - len(str(int(value))))}f} {unit}" if value else "0"
 
 
 def _cut(text: str, room: int) -> str:
-    """Return a text with its middle left out: kernel names differ at both ends."""
+    """Return a text without its middle, because kernel names differ at both ends."""
     tail = (room - 3) // 3
     return f"{text[: room - 3 - tail]}...{text[len(text) - tail :]}"
 
@@ -127,6 +129,7 @@ def aligned(table: "pd.DataFrame") -> str:
     """Return the table as text: text columns left-aligned, numbers right-aligned with four decimals, NA as '-'."""
     rows = [list(table.columns), *([_cell(v) for v in row] for row in table.itertuples(index=False))]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    # The first column names the row.
     left = [i == 0 or _is_text(table[name]) for i, name in enumerate(table.columns)]
     lines = (
         "  ".join(
@@ -138,6 +141,7 @@ def aligned(table: "pd.DataFrame") -> str:
 
 
 def _is_text(column: "pd.Series[Any]") -> bool:
+    # Times with a unit are aligned like numbers.
     return any(isinstance(v, str) and not re.fullmatch(r"[\d.]+( (us|ms|s))?", v) for v in column)
 
 

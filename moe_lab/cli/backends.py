@@ -1,4 +1,4 @@
-"""``moe-lab backends``: every experts backend, what it takes, and whether it can run here."""
+"""``moe-lab backends``: every experts backend, what it takes, and whether it can run on this machine."""
 
 import argparse
 import json
@@ -30,6 +30,7 @@ def run(arguments: argparse.Namespace) -> None:
     gpu = gpu_name()
     rows = [_backend(name) for name in plugins.names("experts")]
     for row in rows:
+        # Only auto chooses, by times measured on a GPU of this name.
         row |= {"gpu": gpu, "choice": measured.choice(gpu) if row["name"] == "auto" else None}
     if arguments.format == "json":
         print(json.dumps(rows, indent=1))
@@ -48,7 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _backend(name: str) -> dict[str, Any]:
-    """Return what a backend states, and why it cannot run here; imports nothing of it."""
+    """Return what a backend states and why it cannot run here, without importing it."""
     from moe_lab.spec import peers
 
     info, reason = plugins.info("experts", name), plugins.unavailable("experts", name)

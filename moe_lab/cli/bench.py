@@ -30,7 +30,7 @@ WHAT = {"align": "align algorithms over sizes", "experts": "experts backends ove
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Add a subcommand a benchmark."""
+    """Add one subcommand per benchmark."""
     benches = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
     for name, about in WHAT.items():
         bench = benches.add_parser(
@@ -38,11 +38,11 @@ def add(parser: argparse.ArgumentParser) -> None:
         )
         bench_options.add(name, bench)
         add_destination(bench)
-        bench.set_defaults(run=partial(run, name))
+        bench.set_defaults(run=partial(run, name))  # both benchmarks share one function
 
 
 def run(name: str, arguments: argparse.Namespace) -> int:
-    """Run a benchmark and print the run's folder; 1 if the measuring process did not come to its end."""
+    """Run a benchmark and print the run's folder; returns 1 if the measuring process did not finish."""
     from moe_lab.runs import bench_runs
 
     run, code = bench_runs.measure(name, bench_options.argv(name, arguments), arguments.name, **destination(arguments))
@@ -53,4 +53,4 @@ def run(name: str, arguments: argparse.Namespace) -> int:
         said = f"The benchmark {bench_runs.stopped(code)}; the {kept['count']} rows that it had measured are kept."
         print(f"moe-lab: {said}", file=sys.stderr)
     print_run(run)
-    return 1 if code else 0
+    return 1 if code else 0  # the rows are kept, but a script must notice that some are missing

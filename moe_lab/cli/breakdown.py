@@ -11,8 +11,8 @@ from moe_lab.spec.guard import options
 if TYPE_CHECKING:
     import pandas as pd
 
-MOSTLY_PCT = 50.0
-# Where the terminal is narrow, these go first.
+MOSTLY_PCT = 50.0  # of the kernel time in ranges; if there is less, a hint points to --roles
+# Left out in this order if the terminal is too narrow.
 SPARE = [f"{name}{end}" for name in ("busy", "gap", "span") for end in ("_min", "_max")]
 SPARE += ["busy", "gap", "instances", "span", "kernels", "pct_of_root"]
 INFO = {
@@ -42,20 +42,20 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--roles",
         metavar="auto|none|FILE",
-        help="give kernels that lie in no stage a role by their names, by the rules of every engine or those of a YAML "
-        "file (default: where no kernel lies in a range)",
+        help="give kernels in no stage a role by their names, with the rules of every engine or those in a YAML file "
+        "(default: only if no kernel lies in a range)",
     )
     parser.add_argument("--spread", action="store_true", help="also the smallest and largest instance of each time")
-    parser.add_argument("--depth", type=options.few, metavar="N", help="leave out what lies deeper; the roots have 0")
+    parser.add_argument("--depth", type=options.few, metavar="N", help="leave out deeper ranges; roots have depth 0")
     parser.add_argument(
         "--top",
         type=options.whole(0, options.COUNT),
         default=0,
         metavar="N",
-        help="rows of most kernel time, with what they lie in; 0 = all",
+        help="only the N rows of most kernel time and the ranges around them; 0 = all",
     )
     parser.add_argument(
-        "--sort", choices=("start", "time", "name"), default="start", help="order of rows that lie in the same one"
+        "--sort", choices=("start", "time", "name"), default="start", help="order of the ranges within one range"
     )
     add_stages(parser)
     add_format(parser)
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> None:
     from moe_lab.spec import roles
 
     launches = traced(arguments)
-    words = {None: None, "auto": True, "none": False}
+    words = {None: None, "auto": True, "none": False}  # anything else is the name of a file
     rules = words[arguments.roles] if arguments.roles in words else roles.load(Path(arguments.roles))
     table = breakdown(launches, arguments.root, spread=arguments.spread, roles=rules)
     shown = selected(table, depth=arguments.depth, sort=arguments.sort, top=arguments.top)
@@ -76,6 +76,7 @@ def run(arguments: argparse.Namespace) -> None:
     notes = [*table.attrs["notes"], *_hints(coverage, len(table) - len(shown))]
     print_notes(notes)
     if arguments.format == "csv":
+        # CSV has no place beside its table, so every row carries the coverage.
         print_csv(shown.assign(**{f"coverage_{name}": value for name, value in coverage.items()}))
     elif arguments.format == "json":
         print(json.dumps({"notes": notes, "coverage": coverage, "ranges": records(shown)}, indent=1))
@@ -86,7 +87,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _hints(coverage: dict[str, Any], hidden: int) -> list[str]:
-    """Return what the reader may ask for next."""
+    """Return sentences on what to ask for next."""
     hints = [f"{hidden} more rows are left out by --depth or --top."] if hidden else []
     inside = coverage["in_range_pct"]
     if coverage["by_name_pct"] is None and inside is not None and inside < MOSTLY_PCT:
@@ -96,7 +97,7 @@ def _hints(coverage: dict[str, Any], hidden: int) -> list[str]:
 
 
 def _covered(coverage: dict[str, Any]) -> str:
-    """Return what the attribution reaches, as one line; shares that the report cannot give are left out."""
+    """Return the coverage of the attribution as one line, without shares that are not known."""
     shares = {
         "of it in the roots": coverage["in_root_pct"],
         "in any range": coverage["in_range_pct"],

@@ -1,4 +1,4 @@
-"""``moe-lab capture``: profile a command; each profiler is a plugin, which states its own options."""
+"""``moe-lab capture``: profile a command; each profiler is a plugin that states its own options."""
 
 import argparse
 from functools import partial
@@ -10,12 +10,12 @@ from moe_lab.spec import plugins
 
 INFO = {
     "about": "profile a command and keep the result as a redacted run",
-    "shows": {},  # its profilers have rows
+    "shows": {},  # its profilers have rows of their own
 }
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Add a subcommand a profiler."""
+    """Add one subcommand per profiler."""
     tools = parser.add_subparsers(dest="tool", required=True, metavar="TOOL", parser_class=_Profiler)
     for name in plugins.names("capture"):
         info = plugins.info("capture", name)
@@ -26,7 +26,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 class _Profiler(argparse.ArgumentParser):
-    """The parser of a profiler, which imports it only when its words are read: pandas comes with it."""
+    """The parser of a profiler; imports it, and with it pandas, only when its arguments are parsed."""
 
     def __init__(self, *, plugin: str, program: str, **rest: Any) -> None:
         super().__init__(**rest)
@@ -39,6 +39,7 @@ class _Profiler(argparse.ArgumentParser):
         add_destination(self)
         capture.add_options(self, profiler.Options)
         words = f"-- {self.program}"
+        # All that follows belongs to the command, even what looks like one of our options.
         self.add_argument("workload", nargs=argparse.REMAINDER, metavar=words, help="the command to profile")
         self.set_defaults(run=partial(run, profiler))
         return super().parse_known_args(args, namespace)
@@ -48,6 +49,7 @@ def run(profiler: ModuleType, arguments: argparse.Namespace) -> None:
     """Profile a command and print the run's folder."""
     from moe_lab.runs import capture
 
+    # argparse keeps the first -- in the remainder.
     workload = arguments.workload[1:] if arguments.workload[:1] == ["--"] else arguments.workload
     options = capture.given_options(profiler.Options, arguments)
     print_run(capture.capture(profiler, workload, arguments.name, options=options, **destination(arguments)))

@@ -1,4 +1,4 @@
-"""``moe-lab columns``: the schema as JSON, to lie beside exported tables."""
+"""``moe-lab columns``: the schema as JSON, to be kept beside exported tables."""
 
 import argparse
 import json
@@ -21,4 +21,4 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Print the columns of one table, or of all."""
-    print(json.dumps(schema.described(arguments.table), indent=1, ensure_ascii=False))
+    print(json.dumps(schema.described(arguments.table), indent=1, ensure_ascii=False))  # µ stays a letter

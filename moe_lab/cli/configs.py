@@ -1,14 +1,14 @@
-"""``moe-lab configs``: tuned tiles, listed, and exchanged with vLLM and SGLang."""
+"""``moe-lab configs``: list tuned tiles, and exchange them with vLLM and SGLang."""
 
 import argparse
 import json
 import os
-import sys
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from moe_lab.cli._print import aligned, print_notes
 from moe_lab.spec import configs
 from moe_lab.spec.configs import Tuned, choose, engines, measured
 from moe_lab.spec.errors import UserError
@@ -29,24 +29,24 @@ INFO = {
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add its options."""
-    parser.set_defaults(run=listing, format="table")
+    parser.set_defaults(run=listing)
     parser.add_argument("--format", choices=("table", "json"), default="table")
     actions = parser.add_subparsers(dest="action", metavar="[export | import]")
     export = actions.add_parser("export", help="write the files that an engine loads")
     export.add_argument("source", metavar="FILE_OR_RUN", help="file of tiles, or run of moe-lab tune")
-    export.add_argument("--for", dest="engine", choices=engines.ENGINES, required=True, help="who will load them")
+    export.add_argument("--for", dest="engine", choices=engines.ENGINES, required=True, help="engine to load them")
     export.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder")
     export.set_defaults(run=export_tiles)
     importer = actions.add_parser(
         "import", help="keep an engine's file, or a run's tiles or times, where a lookup finds them"
     )
     importer.add_argument("source", metavar="FILE_OR_RUN", help="file of vLLM or SGLang, file of tiles, or run")
-    importer.add_argument("--model", help="preset, or sizes as KxNxExTOPK: an engine's file does not say K and topk")
+    importer.add_argument("--model", help="preset, or sizes as KxNxExTOPK: an engine's file does not state K and topk")
     importer.add_argument(
         "--dtype",
         default="bf16",
         choices=("bf16", "fp16", "fp8_tensor", "fp8_token"),
-        help="format, where the name of an engine's file does not tell; fp8_w8a8 without blocks is fp8_tensor else",
+        help="format if an engine's file does not state it in its name; fp8_w8a8 without blocks: default fp8_tensor",
     )
     importer.add_argument(
         "--out", type=Path, metavar="DIR", help="default: the first of $MOE_LAB_CONFIGS, else the package"
@@ -55,10 +55,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def listing(arguments: argparse.Namespace) -> None:
-    """Print every file of tiles that a lookup finds."""
+    """Print every file of tiles that a lookup can find."""
     import pandas as pd
-
-    from moe_lab.cli._print import aligned
 
     rows = [_row(configs.read(path)) for path in configs.files()]
     if arguments.format == "json":
@@ -67,7 +65,7 @@ def listing(arguments: argparse.Namespace) -> None:
         print(aligned(pd.DataFrame(rows)))
     else:
         print(
-            "There are no tuned tiles, so backends take their own: moe-lab tune finds some, configs import keeps them."
+            "There are no tuned tiles, so backends use their own: moe-lab tune finds some, configs import keeps them."
         )
 
 
@@ -83,15 +81,15 @@ def export_tiles(arguments: argparse.Namespace) -> None:
     tuned = _source(arguments.source)
     for path in engines.export(tuned, arguments.engine, arguments.out):
         print(path)
-    for note in engines.left_out(tuned, arguments.engine):
-        print(f"note: {note}", file=sys.stderr)
+    print_notes(engines.left_out(tuned, arguments.engine))
 
 
 def import_tiles(arguments: argparse.Namespace) -> None:
-    """Keep tiles, or times of backends, where a lookup finds them, and print the paths."""
+    """Store tiles, or times of backends, where a lookup finds them, and print the paths."""
     from moe_lab import runs
     from moe_lab.spec.guard.places import gpu_slug
 
+    # os.path.isfile, as Path.is_file raises for names that no file can have.
     path, folder = Path(arguments.source), arguments.out or configs.folders()[0]
     if not os.path.isfile(path) and (run := runs.load(arguments.source)).manifest.get("bench") == "experts":
         found = measured.of_run(run.rows(), run.manifest)
@@ -103,8 +101,7 @@ def import_tiles(arguments: argparse.Namespace) -> None:
     if os.path.isfile(path) and engines.is_theirs(path):
         K, topk = _unsaid(path, arguments.model)
         tuned = engines.load(path, K=K, topk=topk, dtype=arguments.dtype)
-        for note in [*engines.notes(tuned), *_of_another_triton(tuned)]:
-            print(f"note: {note}", file=sys.stderr)
+        print_notes([*engines.notes(tuned), *_of_another_triton(tuned)])
     else:
         tuned = _source(arguments.source)
     print(configs.write(tuned, folder / gpu_slug(tuned.gpu)))
@@ -113,22 +110,23 @@ def import_tiles(arguments: argparse.Namespace) -> None:
 def _of_another_triton(tuned: Tuned) -> list[str]:
     release = str((tuned.versions or {}).get("triton") or "")
     ours = version("triton") if find_spec("triton") else ""
-    # Patch releases compile alike: 3.5.0 and 3.5.1 do not differ.
+    # Patch releases such as 3.5.0 and 3.5.1 compile alike.
     if not release or not ours or release.split(".")[:2] == ours.split(".")[:2]:
         return []
     return [f"The file was tuned with Triton {release}, and here is {ours}: tune again where its tiles are slow."]
 
 
 def _unsaid(path: Path, model: str | None) -> tuple[int, int]:
-    """Return K and topk, which an engine's file does not say, of a preset or of given sizes that fit its E and N."""
+    """Return K and topk, which an engine's file does not state, from a preset or sizes that fit its E and N."""
     from moe_lab.spec import models
 
     named = engines.named(path)
     E, N = int(named["E"]), int(named["N"])
+    # N is that of one rank, so a preset fits with some tensor parallelism.
     fitting = engines.fitting(E, N)
     advice = f"give --model {' or '.join([*fitting, f'KxNxExTOPK such as 2048x{N}x{E}x8'])}"
     if not model:
-        raise UserError(f"An engine's file does not say K and topk; {advice}.")
+        raise UserError(f"An engine's file does not state K and topk; {advice}.")
     sizes = models.sizes(model)
     if sizes and (sizes[1], sizes[2]) == (N, E):
         return sizes[0], sizes[3]
@@ -140,7 +138,7 @@ def _unsaid(path: Path, model: str | None) -> tuple[int, int]:
 
 
 def _source(source: str) -> Tuned:
-    """Return the tiles of a file, or of a run."""
+    """Return the tiles in a file, or those found by a run."""
     from moe_lab import runs
 
     path = Path(source)
@@ -150,7 +148,7 @@ def _source(source: str) -> Tuned:
         return configs.read(path)
     run = runs.load(source)
     if run.manifest.get("bench") != "tune":
-        raise UserError(f"'{run.manifest['name']}' is no run of moe-lab tune; give one, or a file of tiles.")
+        raise UserError(f"'{run.manifest['name']}' is not a run of moe-lab tune; give one, or a file of tiles.")
     found = choose.tuned(choose.records(run.rows()), run.manifest)
     if found is None:
         raise UserError(f"'{run.manifest['name']}' has no M with a result; run the same tuning again to go on.")

@@ -1,10 +1,9 @@
 """``moe-lab counters``: hardware counters of every kernel."""
 
 import argparse
-import sys
 from typing import TYPE_CHECKING
 
-from moe_lab.cli._print import aligned
+from moe_lab.cli._print import add_format, aligned, print_csv, print_notes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,29 +22,28 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Add its options."""
     parser.add_argument("source", metavar="RUN_OR_REPORT", help="run name, run folder, or report file")
     parser.add_argument("--metrics", metavar="LIST", help="columns of moe_lab/spec/metrics.csv (default: main ones)")
-    parser.add_argument("--format", choices=("table", "csv", "json"), default="table")
+    add_format(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Print the counters of every kernel of a run or report: a column a kernel, a line a counter."""
+    """Print the counters of every kernel of a run or report: one column per kernel, one line per counter."""
     from moe_lab import runs
     from moe_lab.analysis.counters import counters_table
 
     metrics = arguments.metrics.split(",") if arguments.metrics else None
     table = counters_table(runs.load(arguments.source).launches(), metrics)
-    for note in table.attrs["notes"]:
-        print(f"note: {note}", file=sys.stderr)
+    print_notes(table.attrs["notes"])
     if arguments.format == "csv":
-        print(table.to_csv(index=False, float_format="%.6g"), end="")
+        print_csv(table)
     elif arguments.format == "json":
         print(table.to_json(orient="records", indent=1))
     else:
-        print(aligned(_sideways(table)))
+        print(aligned(_sideways(table)))  # a kernel has more counters than a terminal has room for columns
 
 
 def _sideways(table: "pd.DataFrame") -> "pd.DataFrame":
-    """Return the table with a column a kernel; lines in which nothing is known are left out."""
+    """Return the table with one column per kernel, without lines in which nothing is known."""
     import pandas as pd
 
     cells = table.dropna(axis="columns", how="all").astype(object).T

@@ -26,10 +26,10 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.format == "json":
         print(json.dumps([asdict(c) for c in checks], indent=1))
         return
-    width = max(len(c.name) for c in checks)
+    width = max(len(c.name) for c in checks)  # so that the texts are aligned
     for check in checks:
         if check.found:
             print(f"ok       {check.name.ljust(width)}  {check.found}")
         else:
             print(f"missing  {check.name.ljust(width)}  costs: {check.costs}")
-            print(f"{' ' * (width + 11)}get it: {check.remedy}")
+            print(f"{' ' * (width + 11)}get it: {check.remedy}")  # below "costs:"

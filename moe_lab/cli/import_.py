@@ -1,4 +1,4 @@
-"""``moe-lab import``: make runs from reports of profilers and results of benchmarks."""
+"""``moe-lab import``: make runs from profiler reports and benchmark results."""
 
 import argparse
 import re
@@ -30,7 +30,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="report of a profiler, or results of a benchmark (several: parts of one)",
     )
     parser.add_argument("--name", help="name of the run: RUN or GPU/RUN (default: the report's file name)")
-    parser.add_argument("--root", type=options.pattern, metavar="REGEX", help="with --keep: of which ranges")
+    parser.add_argument("--root", type=options.pattern, metavar="REGEX", help="with --keep: the ranges that are roots")
     parser.add_argument("--keep", type=options.count, metavar="N", help="keep the first N instances of each root range")
     parser.add_argument("--max-mb", type=options.amount, metavar="MB", help="refuse a run with a larger report")
     add_destination(parser, name="")
@@ -44,6 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     if arguments.root and not arguments.keep:
         raise UserError("--root chooses the ranges for --keep; give --keep N too.")
+    # The report's name without its endings, in characters that a run may have; it must not look like an option.
     name = arguments.name or re.sub(r"[^A-Za-z0-9_.+-]+", "_", arguments.report[0].name.split(".")[0]).lstrip(".+-")
     place = destination(arguments)
     if all(map(rows.is_result, arguments.report)):
@@ -54,7 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
     for path in arguments.report:
         _refuse_others(path)
     if any(map(rows.is_result, arguments.report)):
-        raise UserError("Reports and results of a benchmark make no run together; import them one by one.")
+        raise UserError("Reports and benchmark results cannot be one run; import them one by one.")
     run = runs.import_report(
         arguments.report,
         name,
@@ -67,7 +68,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _refuse_others(path: Path) -> None:
-    """Raise UserError for a file that another command takes, and say which."""
+    """Raise UserError for a file that belongs to another command, and name that command."""
     from moe_lab.spec.configs import engines
 
     takes = {".ipynb": ("a notebook", "moe-lab report"), ".whl": ("a wheel", "moe-lab peers add")}
@@ -75,4 +76,4 @@ def _refuse_others(path: Path) -> None:
     if engines.is_theirs(path) or (path.name.startswith("E=") and ",backend=" in path.name):
         what = ("a file of tiles", "moe-lab configs import")
     if what:
-        raise UserError(f"'{one_line(path.name, 120)}' is {what[0]}, no report; give it to `{what[1]}`.")
+        raise UserError(f"'{one_line(path.name, 120)}' is {what[0]}, not a report; give it to `{what[1]}`.")

@@ -1,4 +1,4 @@
-"""``moe-lab inspect``: compile kernels for GPUs that are not there, and keep and print what their code says."""
+"""``moe-lab inspect``: compile kernels for GPUs that this machine lacks, and store and print what their code says."""
 
 import argparse
 import sys
@@ -38,7 +38,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Compile, or take the run that is named, and print its table and findings; 1 if the process did not end well."""
+    """Compile, or load the given run, and print its table and findings; returns 1 if the process failed."""
     from moe_lab import runs
     from moe_lab.analysis import static
     from moe_lab.pages.static import findings
@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     print(fitted(_shown(static.kernels(rows))))
     for one in findings.all_of(rows):
         print(f"\n{one}")
-    print(f"\n{found.path}", file=sys.stderr)
+    print(f"\n{found.path}", file=sys.stderr)  # stdout holds only the result
     return 1 if code else 0
 
 

@@ -34,14 +34,15 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--by",
         default="name",
         metavar="LIST",
-        help="what kernels of a row share: name, role, stage, range, rank, process, device, stream, or some of them",
+        help="what the kernels of one row have in common: name, role, stage, range, rank, process, device, stream, or "
+        "several of these",
     )
     parser.add_argument(
-        "--root", type=options.pattern, metavar="REGEX", help="only kernels in ranges of such a name (default: all)"
+        "--root", type=options.pattern, metavar="REGEX", help="only kernels in ranges whose name matches (default: all)"
     )
     parser.add_argument("--top", type=options.whole(0, options.COUNT), default=20, metavar="N", help="rows; 0 = all")
     parser.add_argument(
-        "--sort", choices=[*SORTS, "name"], default="total", help="largest first; name: by the alphabet"
+        "--sort", choices=[*SORTS, "name"], default="total", help="largest first; name: in alphabetical order"
     )
     add_stages(parser)
     add_format(parser)
@@ -49,14 +50,14 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Print the kernels of a run or report, a row for those that share what was asked for."""
+    """Print the kernels of a run or report, one row for those that have in common what was asked for."""
     from moe_lab.analysis.kernels import sums
 
     launches = traced(arguments)
     by = arguments.by.split(",")
     table = sums(launches, by, arguments.root)
     if arguments.sort == "name":
-        table = table.sort_values(by, kind="stable")
+        table = table.sort_values(by, kind="stable")  # here and below: of equal rows the longest total first
     else:
         table = table.sort_values(SORTS[arguments.sort], ascending=False, kind="stable")
     shown = table.head(arguments.top or len(table))
@@ -73,7 +74,7 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"\n{_summary(launches, table)}")
 
 
-SPARE = ("min", "mean", "max", "median")  # where the terminal is narrow
+SPARE = ("min", "mean", "max", "median")  # left out in this order if the terminal is too narrow
 
 
 def _with_role(table: "pd.DataFrame") -> list[str]:
@@ -90,7 +91,7 @@ def _left_out(rest: "pd.DataFrame") -> list[str]:
 
 
 def _summary(launches: "Launches", table: "pd.DataFrame") -> str:
-    """Return what was counted, and what was not: copies and fills are no kernels."""
+    """Return what was counted, and what was not, as copies and fills are not kernels."""
     others = launches.table.loc[launches.table["kind"] != "kernel", "duration_ns"]
     said = f"{table['launches'].sum()} kernels, {time(table['total_ms'].sum() * 1e3)}"
     copies = f"; {len(others)} copies and fills beside them, {time(others.sum() / 1e3)}" if len(others) else ""

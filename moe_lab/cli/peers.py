@@ -1,4 +1,4 @@
-"""``moe-lab peers``: releases of other projects, whose kernels are read from their wheels."""
+"""``moe-lab peers``: releases of other projects, whose kernels are read from wheels."""
 
 import argparse
 import json
@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> None:
             "peer": peer.project,
             "version": peer.version,
             "from": peer.facts.get("wheel", "installed package"),
-            "sha256": str(peer.facts.get("sha256", ""))[:12] or None,
+            "sha256": str(peer.facts.get("sha256", ""))[:12] or None,  # enough to compare by eye; JSON has all of it
             "licence": peer.facts.get("licence"),
             "files": str(len(peer.facts["files"])) if peer.facts else None,
         }

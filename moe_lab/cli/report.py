@@ -26,7 +26,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="set a notebook parameter",
     )
     parser.add_argument(
-        "--grid", type=Path, metavar="FILE", help="YAML: parameter names to lists of values; one page a point"
+        "--grid", type=Path, metavar="FILE", help="YAML: parameter names to lists of values; one page per point"
     )
     parser.add_argument(
         "--out", type=Path, default=Path("reports"), metavar="DIR", help="output folder (default: reports)"
@@ -36,12 +36,12 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run notebooks and print the path of the index page; 1 if one failed."""
+    """Run notebooks and print the path of the index page; returns 1 if one failed."""
     from moe_lab import report as reports
 
     parameters = {name: _value(text) for name, text in arguments.parameter}
     built = reports.build(
-        arguments.notebooks or None,
+        arguments.notebooks or None,  # none given = all
         out=arguments.out,
         parameters=parameters,
         grid=arguments.grid,
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _value(text: str) -> Any:
-    """Read a parameter's value: JSON where it is JSON (16, 0.5, true, [1, 2]), else the text itself."""
+    """Return a parameter's value: JSON if it is JSON (16, 0.5, true, [1, 2]), else the text itself."""
     from moe_lab.spec.guard.entry import decode_json
 
     try:

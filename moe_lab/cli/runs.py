@@ -27,6 +27,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="[check RUN ...]")
     check = actions.add_parser("check", help="search every byte of runs for secrets, hosts, users, addresses, paths")
     check.add_argument("runs", nargs="*", metavar="RUN", help="names or folders; default: every run")
+    # SUPPRESS, so that a --profiles before `check` is not overwritten by a default.
     check.add_argument("--profiles", type=Path, metavar="DIR", default=argparse.SUPPRESS, help="profiles folder")
     check.set_defaults(run=check_runs)
 
@@ -47,7 +48,7 @@ def list_runs(arguments: argparse.Namespace) -> None:
         }
         for run in found
     ]
-    for sentence in broken[0 if rows else 1 :]:
+    for sentence in broken[0 if rows else 1 :]:  # without a run that can be read, the first one is the error
         print(f"moe-lab: {sentence}", file=sys.stderr)
     if broken and not rows:
         raise UserError(broken[0])
@@ -59,7 +60,7 @@ def list_runs(arguments: argparse.Namespace) -> None:
 
 
 def check_runs(arguments: argparse.Namespace) -> int:
-    """Search runs again and print what is found in them, never the thing itself; 1 if there is anything."""
+    """Search runs again and print what kind of thing was found, never the thing itself; returns 1 if there is any."""
     from moe_lab import runs
     from moe_lab.runs import redact
     from moe_lab.runs.redact.search import search
@@ -70,6 +71,7 @@ def check_runs(arguments: argparse.Namespace) -> int:
         raise UserError("There are no runs to search; give the folder of one, or --profiles.")
     found = [(place, finding) for place in places for finding in search(place)]
     for place, finding in found:
+        # A folder elsewhere may have a telling path: only its last part is printed.
         name = place.relative_to(root).as_posix() if place.is_relative_to(root) else place.name
         print(f"{redact.text(name)}: {finding.file}: {redact.said({finding.kind: finding.count})}")
     if not found:
@@ -78,7 +80,7 @@ def check_runs(arguments: argparse.Namespace) -> int:
 
 
 def _place(name: str, root: Path) -> Path:
-    """Return the folder or file of a run by name or path; one whose ``run.json`` cannot be read is searched too."""
+    """Return the folder or file of a run by name or path, even if its ``run.json`` cannot be read."""
     from moe_lab import runs
 
     for path in (Path(name), root / name):

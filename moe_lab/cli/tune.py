@@ -1,4 +1,4 @@
-"""``moe-lab tune``: find tiles of a backend's GEMMs in a given time."""
+"""``moe-lab tune``: find tiles for a backend's GEMMs within a time budget."""
 
 import argparse
 import sys
@@ -21,21 +21,21 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Add its options."""
     parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
     bench_options.add("tune", parser)
-    add_destination(parser, f"{NAME}; of an unfinished one: goes on", "begin anew, and replace a run of that name")
+    add_destination(parser, f"{NAME}; an unfinished one goes on", "start again, and replace a run of that name")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Find tiles, keep what was measured as a run with its file of tiles, and print both; 1 if it is not finished."""
+    """Find tiles, store the rows as a run with its file of tiles, and print both; returns 1 if it is not finished."""
     from moe_lab.runs import tune
 
-    bench_options.seconds(arguments.budget)
+    bench_options.seconds(arguments.budget)  # refuses a bad budget before anything starts
     argv = bench_options.argv("tune", arguments)
     kept, code = tune.measure(argv, arguments.name, budget=arguments.budget, **destination(arguments))
     rows = kept.manifest["rows"]
     if not rows["complete"]:
-        print("moe-lab: not finished; the same command goes on from here.", file=sys.stderr)
+        print("moe-lab: not finished; the same command continues from here.", file=sys.stderr)
     print(kept.path)
-    found = sorted(kept.path.glob("E=*.json"))
+    found = sorted(kept.path.glob("E=*.json"))  # files of tiles are named as in vLLM
     print(found[0] if found else "no M has a result yet")
     return 1 if code or not rows["complete"] else 0

@@ -1,4 +1,4 @@
-"""Run notebooks and publish them: one self-contained HTML page a notebook or grid point, and an index of them all."""
+"""Run notebooks and publish them: one self-contained HTML page per notebook or grid point, and an index of all."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -26,21 +26,21 @@ def build(
 ) -> Report:
     """Execute notebooks and write their pages and ``index.html``.
 
-    A notebook that fails becomes a page as well, with its error; the others still run.
+    A notebook that fails also becomes a page, with its error; the others still run.
 
     Args:
         notebooks: paths or names (``01``, ``01_layer_breakdown``); None for every notebook.
-        out: folder to write to; made if missing.
-        parameters: parameter name -> JSON scalar or list, given to every chosen notebook that knows it.
+        out: folder to write to; created if missing.
+        parameters: parameter name -> JSON scalar or list, passed to every chosen notebook that has it.
         grid: YAML file with parameter points: names to lists of values, or a list of points.
-        show_code: show code cells; otherwise a button on the page does.
+        show_code: show code cells; otherwise a button on the page shows them.
 
     Raises:
-        UserError: something given does not fit or cannot be read or written. No notebook has run then.
+        UserError: an argument does not fit, or cannot be read or written; no notebook has run then.
     """
     points = grids.read(grid) if grid else [{}]
     todo = jobs(find(notebooks), parameters, points)
-    _writable(out)
+    _writable(out)  # now, not after minutes of notebooks
     pages = []
     for number, job in enumerate(todo, start=1):
         start = time.monotonic()

@@ -1,4 +1,4 @@
-"""Execute one notebook with papermill, in a kernel of this very interpreter."""
+"""Execute one notebook with papermill, in a kernel of this interpreter."""
 
 import json
 import os
@@ -18,7 +18,7 @@ _KERNEL = "moe-lab-report"
 
 
 def execute(job: Job, progress: str) -> Executed:
-    """Run the notebook, ``progress`` before its bar on stderr; an error in it is a result, not an exception."""
+    """Run the notebook, with ``progress`` before its bar on stderr; an error in it is a result, not an exception."""
     import papermill
 
     failed = None
@@ -38,15 +38,17 @@ def execute(job: Job, progress: str) -> Executed:
                 if error.ename == "KeyboardInterrupt":
                     _end_kernel(folder)
                     raise KeyboardInterrupt from None
+                # A UserError is a sentence; others need the name of the error.
                 failed = (
                     str(error.evalue) if error.ename == "UserError" else f"{error.ename}: {_first_line(error.evalue)}"
                 )
             except KeyboardInterrupt:
-                _end_kernel(folder)  # before its folder goes: it would go on, and complain
+                _end_kernel(folder)  # before its folder is deleted; otherwise it would go on and complain
                 raise
             except Exception as error:
                 failed = f"The notebook could not be executed ({type(error).__name__}: {_first_line(str(error))})."
         notebook = read(out) if out.exists() else read(job.notebook)
+    # papermill adds cells about the error; the page has its own place for it.
     notebook.cells = [c for c in notebook.cells if "papermill-error-cell-tag" not in c.metadata.get("tags", [])]
     if failed:
         notebook.cells = _until_error(notebook.cells)
@@ -55,8 +57,8 @@ def execute(job: Job, progress: str) -> Executed:
 
 
 def _end_kernel(folder: str) -> None:
-    """Kill the kernel that was started with a connection file in the folder."""
-    import psutil  # of ipykernel
+    """Kill the kernel whose connection file is in the folder."""
+    import psutil  # comes with ipykernel
 
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
@@ -66,7 +68,7 @@ def _end_kernel(folder: str) -> None:
 
 
 def _until_error(cells: list[Any]) -> list[Any]:
-    """Return the cells up to the one that failed: what follows never ran."""
+    """Return the cells up to the one that failed; those after it never ran."""
     for number, cell in enumerate(cells, start=1):
         if any(output.output_type == "error" for output in cell.get("outputs", [])):
             return cells[:number]
@@ -79,7 +81,7 @@ def _first_line(text: str) -> str:
 
 @contextmanager
 def _environment(folder: Path) -> Iterator[None]:
-    """Point Jupyter at this interpreter whatever kernels the user has, and plotly at its JSON form."""
+    """Make Jupyter use this interpreter, whatever kernels the user has, and plotly its JSON form."""
     spec = folder / "jupyter" / "kernels" / _KERNEL
     spec.mkdir(parents=True)
     argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=CRITICAL"]
@@ -87,9 +89,9 @@ def _environment(folder: Path) -> Iterator[None]:
     ours = {
         "JUPYTER_PATH": os.pathsep.join(filter(None, [str(folder / "jupyter"), os.environ.get("JUPYTER_PATH")])),
         "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
-        "IPYTHONDIR": str(folder / "ipython"),
+        "IPYTHONDIR": str(folder / "ipython"),  # without the user's profile and start-up files
         "PLOTLY_RENDERER": "plotly_mimetype",
-        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # silences a warning of the debugger in ipykernel
     }
     before = {name: os.environ.get(name) for name in ours}
     os.environ.update(ours)

@@ -1,4 +1,4 @@
-"""Grid files: many points of one notebook's parameters."""
+"""Grid files: many points of a notebook's parameters."""
 
 import os
 from itertools import product
@@ -9,14 +9,14 @@ from typing import Any
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard.entry import one_line, read_yaml
 
-MAX_POINTS = 500  # pages of one command; counted before the points are made
+MAX_POINTS = 500  # most pages of one command; counted before the points are made
 
 
 def read(path: Path) -> list[dict[str, Any]]:
     """Return the points of a grid file.
 
-    A mapping of names to lists (or single values) is their product, the last name varying fastest; a list holds the
-    points themselves, one mapping each. There are ``MAX_POINTS`` at most.
+    A mapping of names to lists (or single values) stands for their product, the last name varying fastest; a list holds
+    the points themselves, one mapping each. There may be at most ``MAX_POINTS``.
     """
     then = "give parameter names with lists of values, or a list of points"
     if not os.path.exists(path):
@@ -44,5 +44,5 @@ def _check_count(points: int, path: Path) -> None:
 
 def _name(key: Any, path: Path) -> str:
     if not isinstance(key, str):
-        raise UserError(f"The grid file '{one_line(path.name)}' has '{one_line(str(key), 40)}' for a parameter's name.")
+        raise UserError(f"The grid file '{one_line(path.name)}' has '{one_line(str(key), 40)}' as a parameter's name.")
     return key

@@ -1,4 +1,4 @@
-"""The index page: one card a page, with its headline finding."""
+"""The index page: one card per page, with its headline finding."""
 
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -10,7 +10,7 @@ from moe_lab.report.page import TEMPLATES, replace
 
 
 def write(pages: Sequence[Page], out: Path) -> Path:
-    """Write ``index.html`` beside the pages, a card each in their order, and return its path."""
+    """Write ``index.html`` beside the pages, with one card per page in their order, and return its path."""
     import jinja2
 
     environment = jinja2.Environment(

@@ -1,4 +1,4 @@
-"""What a report is made of."""
+"""The parts of a report."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,7 @@ class Parameter:
     Attributes:
         name: variable in the cell tagged ``parameters``.
         default: its literal there.
-        about: the comment behind it.
+        about: the comment after it.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Job:
         notebook: the .ipynb.
         parameters: what to set; the rest keeps its default.
         file_name: of the page, without ``.html``.
-        label: what tells this point from the others of a grid, empty outside grids.
+        label: what distinguishes this point from the others of a grid; empty outside grids.
     """
 
     notebook: Path
@@ -62,9 +62,9 @@ class Page:
         label: grid point, or empty.
         headline: first finding, or empty.
         thumbnail: a small SVG of the first figure, or empty.
-        provenance: one entry a run: phase, run, gpu, date.
+        provenance: one entry per run: phase, run, gpu, date.
         seconds: time to execute and convert.
-        figures: figures on the page.
+        figures: number of figures on the page.
     """
 
     title: str

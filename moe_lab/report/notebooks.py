@@ -1,4 +1,4 @@
-"""Find notebooks, read their parameters cell without running it, and check what they are given."""
+"""Find notebooks, read their parameters cell without running it, and check the values they are given."""
 
 import ast
 import io
@@ -17,12 +17,12 @@ from moe_lab.report.model import Job, Parameter
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard.entry import INT64, decode_json, one_line, read_text, visible
 
-_LONGEST = 10_000
+_LONGEST = 10_000  # characters of a parameter
 _SCALARS = (str, int, float, bool, type(None))
 
 
 def folder() -> Path:
-    """Return the notebooks folder: ``./notebooks``, the current folder when it is one, else that of the checkout."""
+    """Return the notebooks folder: ``./notebooks``, the current folder if it is one, else that of the checkout."""
     here = Path.cwd()
     for place in (
         here / "notebooks",
@@ -49,6 +49,7 @@ def _one(name: str) -> Path:
     if path.suffix == ".ipynb" and os.path.isfile(path):
         return path
     every = sorted(folder().glob("*.ipynb"))
+    # A whole name takes precedence over names that begin with it.
     fits = [p for p in every if p.stem == path.stem] or [p for p in every if name and p.stem.startswith(name)]
     if len(fits) != 1:
         what = "fits several notebooks" if fits else "is no notebook"
@@ -62,8 +63,8 @@ def read(path: Path) -> Any:
 
     try:
         text = read_text(path)
-        decode_json(text, dict[str, Any])  # what nbformat would run out of stack or of digits at
-        with warnings.catch_warnings():  # cells of old notebooks have no names; it gives them some
+        decode_json(text, dict[str, Any])  # refuses nesting and numbers at which nbformat would crash
+        with warnings.catch_warnings():  # nbformat warns when it gives ids to cells of old notebooks
             warnings.simplefilter("ignore")
             notebook = nbformat.reads(text, as_version=4)
             nbformat.validate(notebook)
@@ -74,7 +75,7 @@ def read(path: Path) -> Any:
 
 
 def heading(notebook: Any, stem: str) -> tuple[str, str]:
-    """Take title and question, the first heading and the paragraph below it, out of the first markdown cell."""
+    """Remove title and question (first heading and the paragraph below) from the first markdown cell; return them."""
     first = next((c for c in notebook.cells if c.cell_type == "markdown"), None)
     found = re.match(r"#\s+(.+?)\s*(?:\n+(?!#)(.+?))?(?:\n\s*\n|$)", first.source, re.S) if first else None
     if not first or not found:
@@ -91,7 +92,7 @@ def listing() -> str:
 
 
 def parameters_of(notebook: Any, name: str = "the notebook") -> dict[str, Parameter]:
-    """Return what the cell tagged ``parameters`` assigns: literals with their trailing comments."""
+    """Return the parameters of the cell tagged ``parameters``: literals with their trailing comments."""
     for cell in notebook.cells:
         if "parameters" in cell.get("metadata", {}).get("tags", []):
             try:
@@ -123,13 +124,13 @@ def _literal(node: ast.expr, name: str) -> Any:
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError):
-        raise ValueError(f"'{name}' is no literal") from None
+        raise ValueError(f"'{name}' is not a literal") from None
 
 
 def jobs(found: Sequence[Path], parameters: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> list[Job]:
-    """Return one job a notebook and grid point, with every value checked.
+    """Return one job per notebook and grid point, with every value checked.
 
-    Parameters go to each notebook that knows the name; grid points must fit every notebook.
+    Parameters go to each notebook that has them; grid points must fit every notebook.
     """
     read_once = {path: read(path) for path in found}
     for path, notebook in read_once.items():
@@ -142,6 +143,7 @@ def jobs(found: Sequence[Path], parameters: Mapping[str, Any], points: Sequence[
     for name in parameters:
         if not any(name in k for k in known.values()):
             raise _unknown(name, known)
+    # Only these distinguish one page of a grid from another.
     varying = {k for point in points for k in point if any(p.get(k) != point[k] for p in points)}
     out: list[Job] = []
     for path in found:
@@ -158,12 +160,12 @@ def jobs(found: Sequence[Path], parameters: Mapping[str, Any], points: Sequence[
 
 
 def _check_language(notebook: Any, name: str) -> None:
-    """Raise UserError where a notebook names another language; the name of its kernel plays no part."""
+    """Raise UserError if a notebook states another language; the name of its kernel does not matter."""
     stated = (("kernelspec", "language"), ("language_info", "name"))
     told = [notebook.metadata.get(kind, {}).get(key) for kind, key in stated]
     other = next((said for said in told if isinstance(said, str) and said.lower() not in ("python", "ipython")), None)
     if other:
-        raise UserError(f"'{one_line(name)}' is written in {one_line(other, 40)}; give a notebook of Python.")
+        raise UserError(f"'{one_line(name)}' is written in {one_line(other, 40)}; give a Python notebook.")
 
 
 def _unknown(name: str, known: Mapping[Path, Mapping[str, Parameter]]) -> UserError:
@@ -172,7 +174,7 @@ def _unknown(name: str, known: Mapping[Path, Mapping[str, Parameter]]) -> UserEr
 
 
 def _fit(parameter: Parameter, value: Any) -> Any:
-    """Return ``value`` as the parameter's kind: a number for a text becomes text, an int for a float a float."""
+    """Return ``value`` as the parameter's type: numbers become text for a text, integers become floats for a float."""
     items = value if isinstance(value, list) else [value]
     wrong = next((v for v in items if not isinstance(v, _SCALARS)), None)
     if wrong is not None:
@@ -184,7 +186,7 @@ def _fit(parameter: Parameter, value: Any) -> Any:
     for item in items:
         _check(parameter.name, item)
     kind = type(parameter.default)
-    if value is None or parameter.default is None or type(value) is kind:
+    if value is None or parameter.default is None or type(value) is kind:  # not isinstance: True is an int
         return value
     if kind is str and isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
@@ -197,7 +199,7 @@ def _fit(parameter: Parameter, value: Any) -> Any:
 
 
 def _check(name: str, value: Any) -> None:
-    """Raise where a notebook could not be given the value as it is."""
+    """Raise UserError if a notebook cannot take the value unchanged."""
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"Parameter '{name}' cannot be {value}; give a finite number.")
     if type(value) is int and value not in INT64:
@@ -218,8 +220,8 @@ def _shown(value: Any) -> str:
 
 
 def _file_name(stem: str, point: Mapping[str, Any], others: Sequence[Job]) -> str:
-    """Return a readable name that no other page has: ``01_layer_breakdown--M-16--phase-decode``."""
+    """Return a readable and unique file name: ``01_layer_breakdown--M-16--phase-decode``."""
     parts = [stem, *(f"{k}-{_shown(v) or 'none'}" for k, v in point.items())]
     name = "--".join(re.sub(r"[^A-Za-z0-9_.+-]+", "_", part).strip("_") for part in parts)[:140]
-    taken = {job.file_name for job in others}
+    taken = {job.file_name for job in others}  # of long values the cut names may be the same
     return next(one for one in chain([name], (f"{name}--{n}" for n in count(2))) if one not in taken)

@@ -1,4 +1,4 @@
-"""One executed notebook becomes one HTML page that needs nothing but itself."""
+"""Turns one executed notebook into one self-contained HTML page."""
 
 import html
 import json
@@ -24,7 +24,7 @@ TEMPLATES = Path(str(files(__package__))) / "templates"
 def write(done: Executed, job: Job, out: Path, *, show_code: bool, start: float) -> Page:
     """Convert an executed notebook, begun at ``start`` (``time.monotonic()``), and write its page.
 
-    A page that would lose a figure or load anything from the network is written as a failed page that says so.
+    A page that would lose a figure, or load anything from the network, is written as a failed page that says so.
     """
     title, question = heading(done.notebook, job.notebook.stem)
     figures = [o["data"][mime.PLOTLY] for o in _outputs(done.notebook) if mime.PLOTLY in o.get("data", {})]
@@ -39,7 +39,7 @@ def write(done: Executed, job: Job, out: Path, *, show_code: bool, start: float)
         "plotly": bool(figures),
     }
     text = _convert(done.notebook, facts)
-    problem = _problem(text, drawn)
+    problem = _problem(text, drawn)  # before plotly.js is in it, which is megabytes of text
     if problem:
         done.notebook.cells = []
         text = _convert(done.notebook, facts | {"failed": problem, "plotly": False})
@@ -58,7 +58,7 @@ def write(done: Executed, job: Job, out: Path, *, show_code: bool, start: float)
 
 
 def replace(path: Path, text: str) -> None:
-    """Write a file under a temporary name, then rename it: readers see the old one or the new one, nothing between."""
+    """Write a file under a temporary name, then rename it: readers see the old or the new one, never a part."""
     part = path.with_name(f".{path.name}.part")
     try:
         part.write_text(text, encoding="utf-8")
@@ -75,7 +75,7 @@ def _outputs(notebook: Any, mime: str = "") -> Iterator[Any]:
 
 
 def _is_foreign_figure(output: Any) -> bool:
-    """Tell whether an output is a plotly figure in a form that this page cannot keep: HTML of another renderer."""
+    """Return whether an output is a plotly figure in a form that the page cannot keep: the HTML of another renderer."""
     data = output.get("data", {})
     return mime.PLOTLY not in data and "Plotly.newPlot" in str(data.get("text/html", ""))
 
@@ -90,6 +90,7 @@ def _convert(notebook: Any, facts: dict[str, Any]) -> str:
     facts["sections"] = [
         h for c in notebook.cells if c.cell_type == "markdown" for h in re.findall(r"^## (.+)$", c.source, re.M)
     ]
+    # By default nbconvert loads these from the network.
     config = Config({"HTMLExporter": {"require_js_url": "", "mathjax_url": "", "mermaid_js_url": "", "jquery_url": ""}})
     places = {"extra_template_basedirs": [str(TEMPLATES)], "extra_template_paths": [str(TEMPLATES)]}
     exporter = HTMLExporter(config=config, template_name="report", **places)
@@ -98,15 +99,15 @@ def _convert(notebook: Any, facts: dict[str, Any]) -> str:
 
 
 def _with_plotly(text: str) -> str:
-    """Put plotly.js into the page, once; after conversion, because nbconvert parses the whole page."""
+    """Put plotly.js into the page once, after conversion, because nbconvert would parse all of it."""
     from plotly.offline import get_plotlyjs
 
-    script = str(get_plotlyjs()).replace("</script", "<\\/script")
+    script = str(get_plotlyjs()).replace("</script", "<\\/script")  # which would end the element
     return text.replace(_PLOTLY_PLACE, f"<script>{script}</script>", 1)
 
 
 def _figure_html(figure: dict[str, Any]) -> str:
-    # No `<` at all: `<!--<script>` in a name would make the browser read the rest of the page as this script.
+    # No `<` at all: with `<!--<script>` in a name, a browser would read the rest of the page as this script.
     content = json.dumps({k: figure[k] for k in ("data", "layout")}, separators=(",", ":")).replace("<", "\\u003c")
     height = int(figure["layout"].get("height") or 420)
     name = html.escape(str((figure["layout"].get("meta") or {}).get("alt") or "plot"))
@@ -124,7 +125,7 @@ def _code_css() -> str:
 
 
 def _problem(text: str, drawn: int) -> str | None:
-    """Return what is wrong with a page: a figure that got lost, or something it would load from the network."""
+    """Return what is wrong with a page: a lost figure, or something that it would load from the network."""
     seen = _Seen()
     seen.feed(text)
     if seen.figures != drawn:
@@ -153,6 +154,7 @@ class _Seen(HTMLParser):
             fetched = name in ("src", "srcset", "poster", "data") or (
                 name == "href" and tag in ("link", "image", "use")
             )
+            # Also addresses without a scheme: //host/path.
             if fetched and re.match(r"\s*(https?:)?//", value or "", re.I):
                 self.loads.append(str(value).strip())
             if name == "style":

@@ -1,4 +1,4 @@
-"""What a page may say of places on this machine: paths in the project as seen from it, of any other the last part."""
+"""What a page may say about places on this machine: paths within the project, and of other paths the last part."""
 
 import re
 import sys
@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-# An absolute path as a word of its own: at the start, or after a space, a comma, an equals sign or a quote. So regular
-# expressions with slashes in them stay.
+# An absolute path as a word of its own: at the start, or after a space, a comma, an equals sign or a quote, so that
+# regular expressions with slashes stay.
 _PATH = re.compile(r"""(?<![^\s,='"])(?:~|[A-Za-z]:)?[\\/]+[^\s,='"]+""")
 
-_DEEP = 2  # parts, the anchor among them, that a path must exceed to be looked for: `/p` is also the end of an HTML tag
+_DEEP = 2  # parts, with the anchor, that a path must exceed to be searched: `/p` is also the end of an HTML tag
 
 
 def value(given: Any) -> Any:
-    """Return a parameter's value as a page shows it: of texts, alone or in a list, with every path in them cut."""
+    """Return a parameter's value as a page shows it: every path in a text, alone or in a list, is cut."""
     if isinstance(given, list):
         return [value(one) for one in given]
     if not isinstance(given, str):
@@ -23,11 +23,11 @@ def value(given: Any) -> Any:
 
 
 def message(said: str, parameters: Mapping[str, Any]) -> str:
-    """Return a text with folders of project, interpreter and user cut, and given paths as ``value`` has them."""
+    """Return a text without the folders of project, interpreter and user, and with given paths as in ``value``."""
     said = _without_given(said, parameters)
     places = {str(Path.cwd()): ".", sys.prefix: "<python>", str(Path(__file__).parents[2]): ".", str(Path.home()): "~"}
-    for place in sorted(places, key=len, reverse=True):
-        if len(place) > 1:
+    for place in sorted(places, key=len, reverse=True):  # the longest first, as one may lie in another
+        if len(place) > 1:  # a home or folder of / is in every path
             said = said.replace(place, places[place])
     return said
 
@@ -69,7 +69,7 @@ def _is_path(part: str) -> bool:
 
 
 def _short(part: str) -> str:
-    """Return an absolute path as seen from the current folder, or its last part; spaces around it stay."""
+    """Return an absolute path relative to the current folder, or its last part; spaces around it stay."""
     text = part.strip()
     path, here = Path(text), Path.cwd()
     inside = path.is_absolute() and path.is_relative_to(here) and path != here and len(here.parts) > 1

@@ -13,9 +13,9 @@ WIDTH, HEIGHT, PAD = 320, 120, 6
 
 
 def draw(figure: dict[str, Any]) -> str:
-    """Return the figure's bars and lines as an SVG, or an empty string when it has neither.
+    """Return the figure's bars and lines as an SVG, or an empty string if it has neither.
 
-    Of its plotly JSON only the traces of the first pair of axes are drawn.
+    Only the traces on the first pair of axes are drawn.
     """
     traces = [t for t in figure["data"] if t.get("xaxis", "x") == "x" and t.get("yaxis", "y") == "y"]
     bars = [t for t in traces if t.get("type") == "bar"]
@@ -28,7 +28,7 @@ def draw(figure: dict[str, Any]) -> str:
 
 
 def _values(raw: Any) -> list[Any]:
-    """Return an array of plotly JSON as a list: plain, or typed ({dtype, bdata})."""
+    """Return an array in plotly JSON, plain or typed ({dtype, bdata}), as a list."""
     if isinstance(raw, dict) and "bdata" in raw:
         return list(np.frombuffer(base64.b64decode(raw["bdata"]), dtype=np.dtype(raw["dtype"])).tolist())
     return list(raw) if isinstance(raw, list | tuple) else []
@@ -48,6 +48,7 @@ def _bars(traces: list[dict[str, Any]], layout: dict[str, Any]) -> list[str]:
     lanes = list(dict.fromkeys(name for trace in names for name in trace))
     order = (layout.get("yaxis" if across else "xaxis") or {}).get("categoryarray")
     if order:
+        # plotly draws the first category of a vertical axis at the bottom.
         lanes = [name for name in map(str, reversed(order) if across else order) if name in set(lanes)]
     ends = dict.fromkeys(lanes, 0.0)
     placed: list[tuple[str, float, float, str, float]] = []
@@ -59,6 +60,7 @@ def _bars(traces: list[dict[str, Any]], layout: dict[str, Any]) -> list[str]:
             start = bases[i] if i < len(bases) else ends[lane] if mode in ("stack", "relative") else 0.0
             ends[lane] = start + length
             placed.append((lane, start, length, _color(trace, i, number), _opacity(trace, i)))
+    # Lengths are drawn as shares of the longest stack.
     full = max((start + length for _, start, length, *_ in placed), default=0)
     each = 1 / max(1, len(lanes))
     return [
@@ -67,7 +69,7 @@ def _bars(traces: list[dict[str, Any]], layout: dict[str, Any]) -> list[str]:
 
 
 def _opacity(trace: dict[str, Any], i: int) -> float:
-    """Return a bar's opacity: what the figure hatches is pale here."""
+    """Return a bar's opacity: bars that are hatched in the figure are pale here."""
     pattern = ((trace.get("marker") or {}).get("pattern") or {}).get("shape")
     return 0.5 if (pattern[i] if isinstance(pattern, list) and i < len(pattern) else pattern) else 1.0
 

@@ -279,8 +279,8 @@ def test_thumbnail_of_a_figure_without_bars_or_lines_is_empty() -> None:
         ("a: 2020-99-99", "cannot be read as YAML"),
         ("[" * 5000, "nested"),
         ("M: [1]\nM: [2]", "names 'M' twice"),
-        ("5: [1]", "'5' for a parameter's name"),
-        ("- {5: 1}", "'5' for a parameter's name"),
+        ("5: [1]", "'5' as a parameter's name"),
+        ("- {5: 1}", "'5' as a parameter's name"),
         ("", "has 0 points"),
         ("M: []", "has 0 points"),
         ("- 5", "must map"),
@@ -314,7 +314,7 @@ WHOLE = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}}
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (WHOLE | {"cells": [CELL | {"source": "a = f()"}]}, "'a' is no literal"),
+        (WHOLE | {"cells": [CELL | {"source": "a = f()"}]}, "'a' is not a literal"),
         (WHOLE | {"cells": [CELL | {"source": "a = ("}]}, "The parameters cell of 'nb.ipynb' cannot be read"),
         (WHOLE | {"cells": [CELL | {"source": "a = " + "-" * 5000 + "1"}]}, "The parameters cell of 'nb.ipynb'"),
         (WHOLE | {"cells": [CELL | {"source": "a = " + "9" * 5000}]}, "The parameters cell of 'nb.ipynb'"),
@@ -411,5 +411,5 @@ def test_a_notebook_of_another_language_is_one_sentence_before_anything_runs(met
     path = tmp_path / "a.ipynb"
     path.write_text(json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": meta, "cells": []}))
     assert cli.main(["report", str(path), "--out", str(tmp_path / "out")]) == 2
-    assert capsys.readouterr().err == "moe-lab: 'a.ipynb' is written in R; give a notebook of Python.\n"
+    assert capsys.readouterr().err == "moe-lab: 'a.ipynb' is written in R; give a Python notebook.\n"
     assert not (tmp_path / "out").exists()

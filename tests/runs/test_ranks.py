@@ -97,4 +97,4 @@ def test_the_command_line_takes_a_report_a_rank(tmp_path, capsys):
     assert "two" in capsys.readouterr().out
     (tmp_path / "rows.json").write_text('{"bench": "align"}\n{"M": 1}\n')
     assert cli.main(["import", files[0], str(tmp_path / "rows.json"), "--name", "x", "--profiles", str(tmp_path)]) == 2
-    assert "make no run together" in capsys.readouterr().err
+    assert "cannot be one run" in capsys.readouterr().err

@@ -361,7 +361,7 @@ def test_a_file_of_times_that_is_none_says_how_to_make_one(folder: Path, capsys:
     with pytest.raises(UserError, match="moe-lab configs import RUN"):
         measured.read(path)
     assert cli.main(["configs", "import", "h200/align_sweep"]) == 2
-    assert "is no run of moe-lab tune" in capsys.readouterr().err
+    assert "is not a run of moe-lab tune" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

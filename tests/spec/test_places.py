@@ -276,7 +276,7 @@ def test_a_name_that_no_file_can_have_is_no_run(name: str, tmp_path: Path, capfd
 def test_import_says_which_command_takes_a_file(file: str, takes: str, tmp_path: Path, capfd) -> None:
     (tmp_path / file).write_text("{}")
     assert bring(tmp_path / file, tmp_path / "p") == 2
-    assert capfd.readouterr().err.endswith(f"no report; give it to `{takes}`.\n")
+    assert capfd.readouterr().err.endswith(f"not a report; give it to `{takes}`.\n")
     assert not (tmp_path / "p").exists()
 
 
