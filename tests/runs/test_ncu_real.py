@@ -5,10 +5,10 @@ import pytest
 from checkout import SAMPLES
 
 from moe_lab.analysis.gemms import gemms
-from moe_lab.analysis.geometry import LIMITS, fit
 from moe_lab.analysis.limits import limiter
 from moe_lab.analysis.traffic import model
 from moe_lab.runs.parse import parse_report
+from moe_lab.spec.architectures import find, occupancy
 
 ROOT = "moe_lab|model=qwen3-30b-a3b|phase=decode|M=16|backend=fused_moe"
 # What the workload printed in the same process.
@@ -62,7 +62,7 @@ def test_real_occupancy_is_what_ncu_says(base):
     assert table["blocks_per_sm"].tolist() == [3, 3]
     assert table["limiter"].tolist() == ["smem", "smem"]
     sizes = table[["block_threads", "registers_per_thread", "smem_bytes"]].astype(int)
-    ours = [fit(LIMITS["9.0"], *one).occupancy_pct for one in sizes.itertuples(index=False)]
+    ours = [occupancy(find("h200"), threads // 32, *rest).percent for threads, *rest in sizes.itertuples(index=False)]
     assert ours == table["occupancy_theoretical_pct"].tolist() == [18.75, 18.75], "the latter is what ncu says"
     assert table["waves"].tolist() == pytest.approx([7.76, 10.34], abs=0.005), "as launch__waves_per_multiprocessor"
 
