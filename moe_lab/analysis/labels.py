@@ -1,4 +1,4 @@
-"""Ranges that the analysis makes itself around kernels: they are ``synthetic``."""
+"""Ranges that the analysis itself adds around kernels; they are ``synthetic``."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,19 +13,20 @@ from moe_lab.spec.launches import RANGE_COLUMNS, Launches, tidy
 
 
 def labelled(launches: Launches, tree: Tree, label: Ints, names: Sequence[str], which: Bools) -> Launches:
-    """Return the launches with a range of its label around some operations, one in each range or process.
+    """Return the launches with ranges, named by a label, around some operations, one per label and range or process.
 
     Args:
         launches: the report.
         tree: its tree.
         label: int64 [m], an index into ``names`` for every operation.
-        names: of the new ranges.
-        which: bool [m], the operations that get one.
+        names: names of the new ranges.
+        which: bool [m], the operations that get a range.
     """
     rows = np.flatnonzero(which)
     if not len(rows):
         return launches
     own, process = tree.range_id[rows], array(launches.table["process"])[rows]
+    # Operations of one range share a new one below it; those in no range share one per process.
     first, made = distinct(own, np.where(own < 0, process, -1), label[rows])
     range_id = tree.range_id.copy()
     range_id[rows] = len(launches.ranges) + made
@@ -34,7 +35,7 @@ def labelled(launches: Launches, tree: Tree, label: Ints, names: Sequence[str], 
 
 
 def _with(ranges: pd.DataFrame, parent: Ints, process: Ints, name: "pd.Series[str]") -> pd.DataFrame:
-    """Return the ranges with new ones below ``parent``, at the top where that is negative."""
+    """Return the ranges with new ones added below ``parent``, or at the top where that is negative."""
     above = ranges.reindex(np.where(parent >= 0, parent, -1)).reset_index(drop=True)
     made = {
         "name": name,

@@ -89,7 +89,7 @@ def narrow_pct(loads: Any) -> float:
 
 
 def starved(row: Any) -> bool:
-    """Return whether narrow loads bring most bytes for the tensor unit; never with TMA, whose bytes no load states."""
+    """Return whether most bytes for the tensor unit come by narrow loads; never with TMA, whose bytes are not known."""
     return bool(row.tensor_unit) and "TMA" not in dict(row.loop_mix or ()) and narrow_pct(row.loop_loads) >= NARROW_PCT
 
 

@@ -1,8 +1,8 @@
-"""Stages of a graph's kernels from a second trace, in which the same kernels ran in ranges.
+"""Stages of a graph's kernels from another trace, in which the same kernels ran in ranges.
 
-Two traces are one measurement where the tool cannot say in which range a graph's kernels were captured: one of a step
-without graphs (or of the phase that captures them), one of the replays. A kernel of the second has the stage that the
-same kernel between the same neighbours has in the first.
+Some tools do not record in which range the kernels of a graph were captured. Two traces then belong together: one of a
+step without graphs (or of the phase that captures them), and one of the replays. A kernel in the second gets the stage
+that the same kernel between the same neighbours has in the first.
 """
 
 import re
@@ -19,16 +19,16 @@ from moe_lab.spec.errors import UserError
 from moe_lab.spec.launches import Launches
 from moe_lab.spec.ranges import short_name, stage_of
 
-# Steps to the neighbours that must be the same, tried in this order: many on both sides, fewer, and for the ends of a
-# trace those on one side.
+# Offsets of the neighbours that must be the same, tried in this order: many on both sides, then fewer, and for the ends
+# of a trace those on one side.
 WINDOWS = [range(-4, 5), range(-2, 3), range(-1, 2), range(0, 5), range(-4, 1)]
 
 
 def with_stages_of(launches: Launches, marked: Launches) -> Launches:
-    """Return the launches with a range around every kernel whose stage another report tells.
+    """Return the launches with a range around every kernel whose stage is known from another report.
 
-    Only kernels that lie in no stage get one. Where the other report has kernels of the same name between the same
-    neighbours in different stages, nothing is told. A sentence in ``meta["warnings"]`` says how many got a stage.
+    Only kernels that lie in no stage get one. If kernels of the same name between the same neighbours are in different
+    stages in the other report, they get none. A sentence in ``meta["warnings"]`` says how many got a stage.
 
     Args:
         launches: the report of the replays.
@@ -68,7 +68,7 @@ def _labels(tree: Tree) -> tuple[Ints, list[str]]:
 
 
 def _told(launches: Launches, tree: Tree, marked: Launches, other: Tree, label: Ints) -> Ints:
-    """Return the label of every operation of ``launches``, -1 where the other report does not tell one."""
+    """Return the label of every operation of ``launches``, -1 where the other report leaves it open."""
     rows, lane = _in_lanes(launches, tree)
     theirs, their_lane = _in_lanes(marked, other)
     both = pd.concat([_names(launches).iloc[rows], _names(marked).iloc[theirs]], ignore_index=True)
@@ -79,6 +79,7 @@ def _told(launches: Launches, tree: Tree, marked: Launches, other: Tree, label: 
     for steps in WINDOWS:
         place, whole = _places(token, lanes, steps)
         theirs_told = pd.DataFrame({"place": place, "label": known})[len(rows) :][whole[len(rows) :]]
+        # Clear are places at which all kernels of the other report have the same label.
         told = theirs_told.groupby("place")["label"].agg(["min", "max"])
         clear = told.loc[told["min"] == told["max"], "min"]
         here = clear.reindex(place[: len(rows)]).fillna(-1).to_numpy(np.int64)
@@ -101,7 +102,7 @@ def _in_lanes(launches: Launches, tree: Tree) -> tuple[Ints, Ints]:
 
 
 def _places(token: Ints, lane: Ints, steps: range) -> tuple[Ints, Bools]:
-    """Return (place, whole): a number that kernels with the same names around them share, and whether all are there."""
+    """Return (place, whole): a number shared by kernels with the same neighbours, and whether all neighbours exist."""
     columns, whole = [], np.ones(len(token), bool)
     for step in steps:
         at = np.arange(len(token)) + step

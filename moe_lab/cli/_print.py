@@ -47,7 +47,7 @@ def add_format(parser: argparse.ArgumentParser) -> None:
 
 
 def add_stages(parser: argparse.ArgumentParser) -> None:
-    """Add --stages-of, which ``traced`` takes."""
+    """Add the option --stages-of, which ``traced`` reads."""
     parser.add_argument(
         "--stages-of",
         metavar="RUN_OR_REPORT",
@@ -56,7 +56,7 @@ def add_stages(parser: argparse.ArgumentParser) -> None:
 
 
 def traced(arguments: argparse.Namespace) -> "Launches":
-    """Return the launches of the source, with the stages of another report where --stages-of names one."""
+    """Return the launches of the source, with the stages of another report if --stages-of names one."""
     from moe_lab import runs
     from moe_lab.analysis.two_parts import with_stages_of
 

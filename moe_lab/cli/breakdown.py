@@ -23,7 +23,7 @@ INFO = {
             "[--depth N] [--top N] [--sort start|time|name] [--spread] [--format table|csv|json]"
         ): (
             "how much time does each range take, and how much could not be attributed? `--roles auto` "
-            "tells kernels that lie in no stage by their names; a report without ranges has a row a role "
+            "tells kernels that lie in no stage by their names; a report without ranges has one row per role "
             "anyway; `--stages-of` takes the stages of a graph's kernels from a trace of the same step without graphs"
         ),
     },

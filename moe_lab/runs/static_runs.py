@@ -1,4 +1,4 @@
-"""Compiled code as a run: start the process that compiles, read what it lists, keep a row a launch."""
+"""Compiled code as a run: start the process that compiles, read its listings, keep one row per launch."""
 
 import json
 import sys
@@ -23,13 +23,13 @@ FOLDER = "static"
 def inspect(
     arguments: Sequence[str], name: str, *, root: Path | None = None, overwrite: bool = False
 ) -> tuple[runs.Run, int]:
-    """Compile kernels in a process of its own and keep what their code says.
+    """Compile kernels in a separate process and keep what their code says.
 
     Args:
         arguments: options of ``bench_options.of("inspect")``.
         name: ``<run>``, in the folder ``static``, or ``<folder>/<run>``.
         root: profiles folder.
-        overwrite: replace a run of that name.
+        overwrite: replace an existing run of that name.
 
     Returns:
         The run and the exit code of the process.
@@ -52,9 +52,9 @@ def inspect(
 
 
 def _write(result: rows.Result, code: Path, target: Path) -> None:
-    """Write a result again, with the columns that are read from the listings in ``code``."""
+    """Write a result again, with the columns read from the listings in the folder ``code``."""
 
-    @cache
+    @cache  # launches that differ only in M share one listing
     def read(listing: str) -> assembly.Listing:
         return assembly.read(read_text(code / plain_name(listing, "a listing")))
 
@@ -63,7 +63,7 @@ def _write(result: rows.Result, code: Path, target: Path) -> None:
 
 
 def _with_columns(row: Mapping[str, Any], read: Any) -> dict[str, Any]:
-    """Return a row with what its listing says in place of the listing's name."""
+    """Return a row with the contents of its listing in place of the listing's name."""
     known = {key: value for key, value in row.items() if key != "listing"}
     if "listing" not in row:
         return known
@@ -80,10 +80,10 @@ def _with_columns(row: Mapping[str, Any], read: Any) -> dict[str, Any]:
 
 
 def _fits(row: Mapping[str, Any], card: architectures.Card) -> dict[str, Any]:
-    """Return the columns on occupancy; where not one block fits, that is the row's error, as it is the launch's."""
+    """Return the columns on occupancy; if not even one block fits, that is the error of the row, as of the launch."""
     smem, most = row["static_smem_bytes"], card.smem_block_bytes
     if smem > most:
-        return {"error": f"It needs {smem} bytes of shared memory a thread block; this GPU gives one {most}."}
+        return {"error": f"It needs {smem} bytes of shared memory per thread block; this GPU allows {most}."}
     scalar = row.get("static_sgprs") or 0
     found = architectures.occupancy(card, row["num_warps"], row["static_registers"], smem, scalar)
     return {

@@ -151,5 +151,5 @@ def test_each_instruction_of_amd_has_its_unit(instruction, unit, width) -> None:
 
 @pytest.mark.parametrize("text", ["", "PTX", sass().replace("code", "none"), SASS.format("") * 2], ids=range(4))
 def test_a_listing_that_cannot_be_read_is_one_sentence(text) -> None:
-    with pytest.raises(UserError, match=r"compile it again|no known assembler"):
+    with pytest.raises(UserError, match=r"compile it again|not of a known assembler"):
         assembly.read(text)

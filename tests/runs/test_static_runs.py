@@ -87,7 +87,7 @@ def test_a_row_has_what_its_listing_says_and_what_follows_from_it(compiling, tmp
 def test_a_block_that_no_multiprocessor_holds_is_the_rows_error(compiling, tmp_path) -> None:
     compiling([MI300X | CALL | LAUNCH | {"static_smem_bytes": 70000, "listing": "amdgcn_gfx942.txt"}])
     (row,) = static_runs.inspect([], "x", root=tmp_path)[0].rows().to_dict("records")
-    assert row["error"] == "It needs 70000 bytes of shared memory a thread block; this GPU gives one 65536."
+    assert row["error"] == "It needs 70000 bytes of shared memory per thread block; this GPU allows 65536."
     assert row["static_registers"] == 184
 
 

@@ -1,7 +1,7 @@
-"""Compiled code as text: ``<name>.py`` reads an assembler's listing into a ``Listing``; here is what it amounts to.
+"""Compiled code as text: each ``<name>.py`` reads an assembler's listing into a ``Listing``, summarised here.
 
-A plugin has ``sniff(text)`` and ``read(text)``. Which unit an instruction keeps busy is data, ``units.csv``: the first
-pattern that its mnemonic, followed by a space and its operands, begins with.
+A plugin has ``sniff(text)`` and ``read(text)``. Which unit an instruction keeps busy is data in ``units.csv``: that of
+the first pattern that matches the start of its mnemonic, a space and its operands.
 """
 
 from collections import Counter
@@ -16,7 +16,7 @@ from moe_lab.spec.errors import UserError
 
 
 def read(text: str) -> Listing:
-    """Return the kernel that a text lists, by the plugin that knows its form; UserError: there is none, or no code."""
+    """Return the kernel in a listing; raises UserError if no plugin knows its form, or it has no code."""
     for name in plugins.names("assembly"):
         plugin = plugins.load("assembly", name)
         if plugin.sniff(text):
@@ -24,7 +24,7 @@ def read(text: str) -> Listing:
             if not found.instructions:
                 raise UserError(f"The listing of '{found.kernel}' has no instructions; compile it again.")
             return found
-    raise UserError(f"A listing is of no known assembler; there are: {', '.join(plugins.names('assembly'))}.")
+    raise UserError(f"A listing is not of a known assembler; known are: {', '.join(plugins.names('assembly'))}.")
 
 
 def columns(listing: Listing, warps: int) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def columns(listing: Listing, warps: int) -> dict[str, Any]:
 
     Args:
         listing: the kernel.
-        warps: of a thread block, which all do the tensor work.
+        warps: warps of a thread block, all of which do tensor work.
     """
     body = inner_loop(listing.instructions)
     tensor = [one for one in listing.instructions if one.unit in TENSOR]
@@ -65,6 +65,6 @@ def _counted(instructions: Sequence[Instruction]) -> list[tuple[str, int]]:
 
 
 def _loads(instructions: Sequence[Instruction]) -> list[tuple[str, int]]:
-    """Return (bytes a thread, count) of loads from global memory, the widest first; those by TMA have no width."""
+    """Return (bytes per thread, count) of loads from global memory, the widest first; loads by TMA have no width."""
     found = Counter(one.load_bytes for one in instructions if one.load_bytes is not None)
     return [(str(width), found[width]) for width in sorted(found, reverse=True)]

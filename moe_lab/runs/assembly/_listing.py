@@ -1,4 +1,4 @@
-"""What plugins make of a listing: instructions with their units, and what the assembler states."""
+"""What plugins return for a listing: instructions with their units, and what the assembler states."""
 
 import csv
 import re
@@ -17,12 +17,12 @@ class Instruction:
 
     Attributes:
         opcode: mnemonic with its modifiers.
-        unit: what it keeps busy, of ``units.csv``.
-        target: index of the instruction that it jumps to; None = no jump, or to nowhere that is known.
-        ends: whether the next instruction does not follow: an end, or a jump without a condition.
-        load_bytes: bytes that a thread loads from global memory; None = it is no such load.
-        flop: floating-point operations of the tensor unit, of one warp (a multiply-add is two); None = not told by the
-            instruction, or none.
+        unit: the unit that it keeps busy, one of ``units.csv``.
+        target: index of the instruction that it jumps to; None = it does not jump, or the target is not known.
+        ends: whether the next instruction does not follow it: an exit, or an unconditional jump.
+        load_bytes: bytes that a thread loads from global memory; None = it is not such a load.
+        flop: floating-point operations of the tensor unit per warp (a multiply-add is two); None = the instruction does
+            not tell, or there are none.
     """
 
     opcode: str
@@ -35,11 +35,11 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Listing:
-    """One kernel as its assembler shows it.
+    """One kernel as its assembler lists it.
 
     Attributes:
         kernel: its name.
-        instructions: in the order of their addresses, without the padding at the end.
+        instructions: the instructions in order of address, without the padding at the end.
         facts: columns of ``schema.of("static")`` that the assembler states: registers, stack, spills, code bytes.
     """
 
@@ -50,7 +50,7 @@ class Listing:
 
 @cache
 def units(isa: str) -> Callable[[str], str]:
-    """Return what tells the unit of an instruction of ``nvidia`` or ``amd``, from mnemonic, space and operands."""
+    """Return a function from an instruction of ``nvidia`` or ``amd`` (mnemonic, space, operands) to its unit."""
     with SOURCE.open(newline="", encoding="utf-8") as file:
         known = [(row["unit"], re.compile(row["pattern"])) for row in csv.DictReader(file) if row["isa"] == isa]
     return lambda text: next((unit for unit, pattern in known if pattern.match(text)), "other")

@@ -1,16 +1,16 @@
-"""Loops of a listing, by the flow of control: a jump to where all ways to it have passed."""
+"""Natural loops of a listing: jumps back to an instruction through which every path to the jump has passed."""
 
 from collections.abc import Iterator, Sequence
 
 from moe_lab.runs.assembly._listing import TENSOR, Instruction
 
-MOST_WAITING = 6  # instructions of a loop that only asks whether a barrier has been reached
+MOST_WAITING = 6  # most instructions of a loop that only polls a barrier
 
 
 def inner_loop(instructions: Sequence[Instruction]) -> list[Instruction]:
-    """Return the loop with the most tensor instructions among those that hold no other loop, else the longest.
+    """Return the innermost loop with the most tensor instructions, the longest of several; empty if there is no loop.
 
-    Waiting for a barrier is no loop: a few instructions of which one waits. Empty where there is no loop.
+    A few instructions that only wait for a barrier do not count as a loop.
     """
     loops = {head: body for head, body in _loops(instructions).items() if not _waits(instructions, body)}
     inner = [body for body in loops.values() if not any(other < body for other in loops.values())]
@@ -19,7 +19,7 @@ def inner_loop(instructions: Sequence[Instruction]) -> list[Instruction]:
 
 
 def _loops(instructions: Sequence[Instruction]) -> dict[int, set[int]]:
-    """Return index of the first instruction -> indices of all, of every natural loop."""
+    """Return every natural loop: index of its first instruction -> indices of all of its instructions."""
     before: dict[int, list[int]] = {}
     for at in range(len(instructions)):
         for after in _next(instructions, at):
@@ -41,12 +41,13 @@ def _next(instructions: Sequence[Instruction], at: int) -> Iterator[int]:
 
 
 def _body(before: dict[int, list[int]], head: int, jump: int) -> set[int] | None:
-    """Return what leads to a jump without passing its goal; None where the beginning does: that is no loop."""
+    """Return all instructions that lead to a jump without passing its target; None if that is not a loop."""
     body, left = {head}, [jump]
     while left:
         at = left.pop()
         if at in body:
             continue
+        # The start of the kernel reaches the jump without passing the target.
         if at == 0 or not before.get(at):
             return None
         body.add(at)

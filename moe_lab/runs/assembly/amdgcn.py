@@ -1,4 +1,4 @@
-"""Assembly of AMD GPUs, as LLVM's AMDGPU target writes it: with the comments and metadata at its end."""
+"""Assembly of AMD GPUs as written by LLVM's AMDGPU target, with its comments and metadata."""
 
 import re
 
@@ -10,7 +10,7 @@ INFO = {"about": "assembly of AMD GPUs, by LLVM's AMDGPU target", "source": "LLV
 KERNEL = re.compile(r"^\s*\.amdhsa_kernel (\S+)", re.M)
 LINE = re.compile(r"^(?:(\.\w+):|[ \t]+([a-z]\w+)(?:[ \t]+([^;\n]*))?)", re.M)
 JUMP = re.compile(r"\.LBB\w+")
-# What LLVM states -> column; of the metadata those of the kernel, of the comments those of the whole function.
+# Column -> where LLVM states it: in the metadata of the kernel, or in comments on the function.
 STATED = {
     "static_vgprs": r"; NumVgprs: (\d+)",
     "static_agprs": r"; NumAgprs: (\d+)",
@@ -27,12 +27,12 @@ MFMA = re.compile(r"v_s?\w*?mfma\w*?_(\d+)x(\d+)x(\d+)(?:_(\d+)b)?|v_smfmac\w*?_
 
 
 def sniff(text: str) -> bool:
-    """Return whether a text is such assembly."""
+    """Return whether a text is assembly of AMD GPUs."""
     return "amdgcn-amd-amdhsa" in text
 
 
 def read(text: str) -> Listing:
-    """Return the kernel; raises UserError: the text holds no kernel, or more than one."""
+    """Return the kernel; raises UserError if the text holds no kernel, or more than one."""
     found = KERNEL.findall(text)
     if len(found) != 1:
         raise UserError(f"A listing of AMD assembly has {len(found)} kernels instead of one; compile it again.")
@@ -67,7 +67,7 @@ def _width(opcode: str) -> int:
 
 
 def _flop(opcode: str) -> int | None:
-    """Return 2 * m * n * k of one wavefront, times the blocks where the name says several."""
+    """Return 2 * m * n * k per wavefront, times the number of blocks if the name states it."""
     found = MFMA.match(opcode)
     if found is None:
         return None

@@ -1,4 +1,4 @@
-"""SASS of NVIDIA GPUs, as ``cuobjdump -res-usage -sass`` prints the one kernel of a cubin."""
+"""SASS of NVIDIA GPUs, as ``cuobjdump -res-usage -sass`` prints it for a cubin with one kernel."""
 
 import re
 from typing import NamedTuple
@@ -12,13 +12,13 @@ USAGE = re.compile(r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:
 LINE = re.compile(r"^[ \t]*/\*([0-9a-f]{4,})\*/\s+(?:\{\s*)?(@!?U?P\w+\s+)?([A-Z][\w.]*)\s*([^;]*)", re.M)
 ADDRESS = re.compile(r"(?:^|[\s,])0x([0-9a-f]+)\s*$")
 RESERVED_BYTES = 1024
-STEP_BYTES = 16  # an instruction, since Volta
-WARPS_OF_A_WGMMA = 4  # that do one together
+STEP_BYTES = 16  # per instruction, since Volta
+WARPS_OF_A_WGMMA = 4  # warps that execute one together
 MMA = re.compile(r"\w+MMA\.(?:SP\.)?(?:(\d+)x(\d+)x(\d+)|(16|8)(8)(\d+))")
 
 
 class Line(NamedTuple):
-    """One instruction as it stands there."""
+    """One instruction as listed."""
 
     address: int
     predicate: str
@@ -27,12 +27,12 @@ class Line(NamedTuple):
 
 
 def sniff(text: str) -> bool:
-    """Return whether a text is such a listing."""
+    """Return whether a text is a listing of SASS."""
     return USAGE.search(text) is not None
 
 
 def read(text: str) -> Listing:
-    """Return the kernel; raises UserError: the text holds no kernel, or more than one."""
+    """Return the kernel; raises UserError if the text holds no kernel, or more than one."""
     found = USAGE.findall(text)
     if len(found) != 1:
         raise UserError(f"A listing of SASS has {len(found)} kernels instead of one; compile it again.")
@@ -51,13 +51,13 @@ def read(text: str) -> Listing:
 
 
 def _reserved(text: str) -> int:
-    """Return the shared memory that the driver takes of a block, which a cubin has counted since Hopper."""
+    """Return the shared memory that the driver reserves per block, which cubins include since Hopper."""
     made_for = re.search(r"code for sm_(\d+)", text)
     return RESERVED_BYTES if made_for and int(made_for[1]) >= 90 else 0
 
 
 def _without_padding(lines: list[Line]) -> list[Line]:
-    """Return the code up to the jump to itself that ends it."""
+    """Return the code without the jump to itself and the NOPs that pad its end."""
     while lines and lines[-1].opcode in ("NOP", "BRA") and _address(lines[-1].operands) in (None, lines[-1].address):
         lines = lines[:-1]
     return lines
@@ -79,13 +79,13 @@ def _address(operands: str) -> int | None:
 
 
 def _width(opcode: str) -> int:
-    """Return the bytes that a thread loads: 4 where no modifier says otherwise."""
+    """Return the bytes that a thread loads: 4 if no modifier says otherwise."""
     of = {"256": 32, "128": 16, "64": 8, "U16": 2, "S16": 2, "U8": 1, "S8": 1}
     return next((of[part] for part in opcode.split(".") if part in of), 4)
 
 
 def _flop(opcode: str, unit: str) -> int | None:
-    """Return 2 * m * n * k of one warp; tcgen05 has its shape in a descriptor, which the instruction does not show."""
+    """Return 2 * m * n * k per warp; None for tcgen05, whose shape is in a descriptor and not in the instruction."""
     shape = MMA.match(opcode)
     if shape is None or unit == "tcgen05":
         return None
