@@ -102,4 +102,4 @@ def test_the_interpreter_leaves_nothing_to_compile(tmp_path) -> None:
     argv = [sys.executable, "-m", "moe_lab.gpu", "inspect", "--out", str(tmp_path / "x")]
     done = subprocess.run(argv, capture_output=True, text=True, env={**os.environ, "TRITON_INTERPRET": "1"})
     assert done.returncode == 2
-    assert "TRITON_INTERPRET=1 leaves nothing to compile" in done.stderr
+    assert "With TRITON_INTERPRET=1 there is nothing to compile" in done.stderr

@@ -166,7 +166,7 @@ def test_backends_take_tuned_tiles_only_on_that_gpu_and_explicit_ones_always(fol
             assert plugin.block_m(p) == 64
             assert plugin.tiles(p, cpu, Tile(*SMALL)) == (Tile(*SMALL), Tile(*SMALL))
             assert plugin.tiles(p, cpu, (Tile(*SMALL), Tile(*WIDE))) == (Tile(*SMALL), Tile(*WIDE))
-            with pytest.raises(UserError, match="need one block_m, not 16 and 64"):
+            with pytest.raises(UserError, match="need the same block_m, not 16 and 64"):
                 plugin.tiles(p, cpu, (Tile(*SMALL), Tile(*OTHER)))
 
 

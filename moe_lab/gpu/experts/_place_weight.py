@@ -1,4 +1,4 @@
-"""Where the router weight goes: on what the experts return, or, in models such as llama-4, on what they get."""
+"""Where the router weight goes: on the experts' results or, in models such as llama-4, on their inputs."""
 
 import torch
 from torch import Tensor
@@ -8,15 +8,15 @@ from moe_lab.spec.ranges import Mark
 
 
 def place_weight(x: Tensor, topk_weights: Tensor, problem: MoEProblem, mark: Mark) -> tuple[Tensor, Tensor]:
-    """Return x [M, K] and the weights [M, topk] that a backend gets which multiplies by weights at its end.
+    """Return x [M, K] and weights [M, topk] for a backend that always multiplies by the weights at its end.
 
-    Where the problem says that the weight multiplies the input, x is multiplied by it here (in fp32, rounded once to
-    its dtype) in a stage of its own, and the weights are ones; else both come back as they are.
+    If the problem says that the weight multiplies the input, x is multiplied here (in fp32, rounded once to its dtype),
+    in a separate stage, and the weights are ones; else both are returned as they are.
 
     Args:
         x: [M, K].
-        topk_weights: [M, topk]; topk = 1 where the weight multiplies the input.
-        problem: says which.
+        topk_weights: [M, topk]; topk = 1 if the weight multiplies the input.
+        problem: says which it is.
         mark: opens a range around the product.
     """
     if not problem.apply_router_weight_on_input:

@@ -1,4 +1,4 @@
-"""What the kernels of other projects ask about the machine, answered from the device that is there."""
+"""What the kernels of other projects ask about the machine, answered for the device at hand."""
 
 from types import SimpleNamespace
 
@@ -17,12 +17,13 @@ def rocm() -> bool:
 
 def capability() -> tuple[int, int]:
     """Return the compute capability of the current NVIDIA GPU, (0, 0) without one."""
-    return torch.cuda.get_device_capability() if cuda() else (0, 0)
+    return torch.cuda.get_device_capability() if cuda() else (0, 0)  # below any minimum that they ask for
 
 
 def current_platform() -> SimpleNamespace:
-    """Return vLLM's ``current_platform``, with what its kernel files ask of it."""
+    """Return a stand-in for vLLM's ``current_platform`` with what its kernel files ask of it."""
 
+    # vLLM writes a capability as (9, 0) or as 90.
     def pair(wanted: tuple[int, int] | int) -> tuple[int, int]:
         return divmod(wanted, 10) if isinstance(wanted, int) else wanted
 
@@ -40,4 +41,5 @@ def current_platform() -> SimpleNamespace:
 
 def swaps_operands(block_m: int, block_n: int) -> bool:
     """Return whether vLLM swaps the operands of a tile: compute capability 9.0, few rows and many columns."""
+    # The same rule as in vLLM, or its tuned tiles would not be measured as vLLM runs them.
     return capability() == (9, 0) and block_m < 64 and block_n >= 64

@@ -1,11 +1,11 @@
-"""Import one file of a package without the package: what else it imports of its own is a stand-in.
+"""Import one file of a package without the package: the other modules that it imports from it are stand-ins.
 
-A project's kernel file imports half of its project: loggers, platform checks, quantisation, compiled extensions. To run
-the kernel none of that is needed. While the file is imported, every module of its package is a stand-in that answers
-any attribute, so that decorators and base classes work; names that the file really uses get a true answer from
-``answers``. Once the import is over the stand-ins close: whoever calls one, or asks one for a value, gets an error, so
-that a path that would need the rest of the project cannot give a silent wrong result. ``sys.modules`` is left as it
-was: the imported module lives only in the object that is returned, and the real package can be imported as well.
+A project's kernel file imports half of its project: loggers, platform checks, quantisation, compiled extensions. The
+kernel needs none of that. While the file is imported, every module of its package is a stand-in that has any attribute,
+so that decorators and base classes work; names that the file really uses get their true value from ``answers``. After
+the import the stand-ins close: calling one, or asking one for a value, raises an error, so that a path that would need
+the rest of the project cannot silently give a wrong result. ``sys.modules`` is left as it was: the imported module
+lives only in the returned object, and the real package can still be imported.
 """
 
 import importlib
@@ -23,29 +23,29 @@ from moe_lab.spec.errors import UserError
 
 
 class _Door:
-    """Whether stand-ins still answer."""
+    """Whether stand-ins still answer; all those of one import share it."""
 
     open = True
 
 
 class StandIn:
-    """Anything that a file imports from the rest of its project; true of nothing, and closed after the import."""
+    """Anything that a file imports from the rest of its project: false as a condition, and closed after the import."""
 
     def __init__(self, name: str, door: _Door):
         self._name, self._door = name, door
 
     def _answer(self, name: str) -> "StandIn":
         if not self._door.open:
-            raise UserError(f"'{name}' is not among the files that were read of its project; this path needs them all.")
+            raise UserError(f"'{name}' is not in the files that were read; this path needs the whole project.")
         return StandIn(name, self._door)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith("__"):  # Python asks for these to learn what an object can do
             raise AttributeError(name)
         return self._answer(f"{self._name}.{name}")
 
     def __call__(self, *values: Any, **named: Any) -> Any:
-        """Answer a call; a decorator gives back what it was put on."""
+        """Answer a call; as a decorator, return the function that it decorates."""
         answer = self._answer(f"{self._name}()")
         return values[0] if len(values) == 1 and not named and callable(values[0]) else answer
 
@@ -53,7 +53,7 @@ class StandIn:
         return self._answer(f"{self._name}[{key!r}]")
 
     def __mro_entries__(self, bases: Any) -> tuple[type, ...]:
-        return ()
+        return ()  # as a base class it adds nothing
 
     def __or__(self, other: Any) -> Any:
         return self
@@ -62,13 +62,13 @@ class StandIn:
 
     def __bool__(self) -> bool:
         self._answer(self._name)
-        return False
+        return False  # so that optional parts of the project count as missing
 
 
 class _Module(ModuleType):
     def __init__(self, name: str, answers: Mapping[str, Any], door: _Door):
         super().__init__(name)
-        self.__path__: list[str] = []
+        self.__path__: list[str] = []  # makes it a package, so that modules below it can be imported
         self._answers, self._door = answers, door
 
     def __getattr__(self, name: str) -> Any:
@@ -89,12 +89,12 @@ class _Finder(MetaPathFinder, Loader):
         return _Module(spec.name, self._answers, self._door)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Do nothing: there is nothing in a stand-in."""
+        """Do nothing: a stand-in has no code."""
 
 
 @contextmanager
 def _without(package: str) -> Iterator[None]:
-    """Hide the package from ``sys.modules`` and take out what was imported under its name meanwhile."""
+    """Hide the package from ``sys.modules``, and remove at the end what was imported under its name meanwhile."""
     kept = {name: sys.modules.pop(name) for name in _of(package)}
     try:
         yield
@@ -112,19 +112,19 @@ def load_file(path: Path, package: str, answers: Mapping[str, Any]) -> ModuleTyp
     """Import one file of a package.
 
     Args:
-        path: the file; its folders from ``package`` on make its module name.
+        path: the file; its module name follows from its folders below ``package``.
         package: its top-level package.
-        answers: name -> what a ``from package.anything import name`` gets.
+        answers: name -> what ``from package.anything import name`` gets.
 
     Raises:
-        UserError: the file cannot be imported so; an ImportError or such is its cause.
+        UserError: the file cannot be imported alone; the original error is its cause.
     """
     parts = path.with_suffix("").parts
     name = ".".join(parts[len(parts) - 1 - parts[::-1].index(package) :])
     door = _Door()
     finder = _Finder(package, answers, door)
     with _without(package):
-        sys.meta_path.insert(0, finder)
+        sys.meta_path.insert(0, finder)  # before Python's own, which would find an installed package
         try:
             spec = spec_from_file_location(name, path)
             assert spec is not None
@@ -144,10 +144,10 @@ def load_file(path: Path, package: str, answers: Mapping[str, Any]) -> ModuleTyp
 
 
 def load_package(root: Path, package: str, modules: Sequence[str]) -> dict[str, ModuleType]:
-    """Import modules of a package that lies below ``root``, whether or not another of that name is installed.
+    """Import modules of a package in the folder ``root``, even if another one of that name is installed.
 
     Args:
-        root: folder that holds the package's folder.
+        root: folder that contains the package's folder.
         package: its name.
         modules: dotted names below it; ``""`` is the package itself.
 
@@ -156,7 +156,7 @@ def load_package(root: Path, package: str, modules: Sequence[str]) -> dict[str, 
     """
     with _without(package):
         sys.path.insert(0, str(root))
-        importlib.invalidate_caches()
+        importlib.invalidate_caches()  # ``peers add`` may have written the folder in this process
         try:
             return {name: importlib.import_module(f"{package}.{name}".rstrip(".")) for name in modules}
         except Exception as error:

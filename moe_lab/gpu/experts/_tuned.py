@@ -1,4 +1,4 @@
-"""Which tiles a call takes: those it is given, else tuned ones that ship with the package, else the backend's own."""
+"""The tiles of a call: those that it is given, else the tuned ones in the package, else the backend's own."""
 
 from collections.abc import Callable
 from functools import cache
@@ -16,11 +16,8 @@ Tiles = Tile | tuple[Tile, Tile]
 
 @cache
 def align_of(name: str) -> Callable[..., Alignment]:
-    """Return an align algorithm; looked up once, since a look-up reads its source.
-
-    Raises:
-        UserError: there is none of that name, or what it needs is missing.
-    """
+    """Return an align algorithm; UserError if there is none of that name, or something that it needs is missing."""
+    # Cached, because a look-up reads the plugin's source, and every call needs it.
     found: Callable[..., Alignment] = plugins.load("align", name).align
     return found
 
@@ -31,14 +28,14 @@ def _gpu(index: int) -> str:
 
 
 def gpu(device: torch.device | None = None) -> str | None:
-    """Return the GPU's own name (of the current one without a device); None on the CPU."""
+    """Return the name of the GPU, of the current one if no device is given; None on the CPU."""
     if device.type != "cuda" if device else not torch.cuda.is_available():
         return None
     return _gpu(device.index if device and device.index is not None else torch.cuda.current_device())
 
 
 def tuned(backend: str, problem: MoEProblem, device: torch.device | None = None) -> tuple[Tile, Tile] | None:
-    """Return the tuned tiles of w13 and w2 for sizes, dtype and GPU, if there are any."""
+    """Return the tuned tiles of w13 and w2 for the sizes, the format and the GPU, if there are any."""
     found = configs.tiles(backend, problem, gpu(device))
     return (Tile(*found[0]), Tile(*found[1])) if found else None
 
@@ -50,7 +47,7 @@ def choose(
 
     Args:
         backend: name of the plugin.
-        problem: sizes and dtype.
+        problem: sizes and format.
         device: where the kernels run.
         given: a tile for both, or one for each; None = tuned, else ``default``.
         default: the backend's own.
@@ -62,17 +59,16 @@ def choose(
     w13, w2 = pair or (default, default)
     if w13.block_m != w2.block_m:
         raise UserError(
-            f"w13 and w2 share their rows: both tiles need one block_m, not {w13.block_m} and {w2.block_m}."
+            f"w13 and w2 share their rows: their tiles need the same block_m, not {w13.block_m} and {w2.block_m}."
         )
+    # Given and default tiles may ask for more shared memory than the GPU has.
     itemsize = formats.get(problem.format).weight_bits // 8
     return fit(w13, itemsize, device), fit(w2, itemsize, device)
 
 
 def fp8_tile(problem: MoEProblem) -> Tile:
-    """Return a configuration of products in e4m3 by the tokens; as vLLM 0.33 chooses without a tuned file.
-
-    Where scales come behind the sum, a tile of many rows may be as wide as in bf16, since no block of weights ends it.
-    """
+    """Return a tile for products in e4m3 by the tokens, as vLLM 0.33 chooses it without a tuned file."""
+    # With scales after the sum, no block of weights limits a tile of many rows: it may be as wide as in bf16.
     M = problem.M
     if problem.format != "fp8_block" and problem.rows_useful > 96 * problem.E:
         return Tile(128, 256, 128, 8, 8, 3)

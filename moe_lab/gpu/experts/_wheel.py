@@ -1,8 +1,8 @@
 """The standard pipeline around another project's Triton grouped GEMM, with that project's tuned tiles.
 
-Their GEMM kernel, its launcher and its tiles are what is compared. Align, quantisation, activation and sum are ours:
-theirs are compiled extensions that a wheel's Python files do not contain, and ours are quicker (hidden rows are
-quantised in the activation's launch), so the stand-in flatters the peer.
+The comparison is about their GEMM kernel, its launcher and its tiles. Align, quantisation, activation and sum are ours:
+theirs are compiled extensions that are not among a wheel's Python files, and ours are faster (hidden rows are quantised
+in the activation's launch), so the comparison favours the peer.
 """
 
 import inspect
@@ -32,7 +32,6 @@ from moe_lab.spec.ranges import Mark
 
 TYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 
-
 # Options of Triton's launcher that a tuned file may name.
 LAUNCH, LAUNCH_AMD = ("num_warps", "num_stages", "num_ctas"), ("waves_per_eu", "matrix_instr_nonkdim", "kpack")
 
@@ -44,8 +43,8 @@ class Plan:
     Attributes:
         w13: keyword arguments of the kernel.
         w2: the same.
-        tma13: w13's weights are loaded by TMA.
-        tma2: w2 and the hidden rows, which then lie in sorted order, are loaded by TMA.
+        tma13: whether w13's weights are loaded by TMA.
+        tma2: whether w2 and the hidden rows, which are then in sorted order, are loaded by TMA.
     """
 
     w13: dict[str, int]
@@ -67,14 +66,14 @@ class WheelPipeline:
         Args:
             project: key of ``peers.PROJECTS``.
             version: of the release; None = the installed package, else the newest in the cache.
-            answers: name -> true value of what the kernel file imports from its project and really uses.
+            answers: name -> true value of a name that the kernel file imports from its project and really uses.
 
         Raises:
             UserError: it is neither installed nor in the cache.
         """
         self.peer = peers.get(project, version)
         self._answers = answers
-        self._plans: dict[MoEProblem, Plan] = {}
+        self._plans: dict[MoEProblem, Plan] = {}  # reading a tuned file takes longer than a launch
 
     @cached_property
     def _kernel(self) -> ModuleType:
@@ -86,14 +85,14 @@ class WheelPipeline:
         return self._kernel if part == "kernel" else load_file(self.peer.file(part), self.peer.project, self._answers)
 
     def config(self, problem: MoEProblem) -> dict[str, int]:
-        """Return the tile of w13 that the project takes: of the tuned file's nearest M, else its default."""
+        """Return the project's tile for w13: that of the nearest M in its tuned file, else its default."""
         return dict(self._plan(problem).w13)
 
     def _plan(self, problem: MoEProblem) -> Plan:
         if problem not in self._plans:
             first, tma13 = self._look_up(problem, "") or self._default(problem)
             second, tma2 = self._look_up(problem, "_down") or (first, False)
-            # Both share the pairs that align sorted: w2 takes the rows of w13's tile.
+            # Both share the pairs that align sorted, so w2 takes block_m of w13's tile.
             self._plans[problem] = Plan(first, {**second, "BLOCK_SIZE_M": first["BLOCK_SIZE_M"]}, tma13, tma2)
         return self._plans[problem]
 
@@ -104,32 +103,34 @@ class WheelPipeline:
         config = _call(self._defaults.get_default_config, {**given, **said})
         return self._checked(config, "its default tiles")
 
-    def _files(self, problem: MoEProblem, twin: str, gpu: str) -> dict[Path, str]:
-        """Return the tuned files of a GPU, each with its folder."""
+    def _files(self, problem: MoEProblem, twin: str, gpu: str) -> list[Path]:
+        """Return the tuned files for a GPU."""
         name = engines.file_name(self.peer.project, problem.E, problem.N, gpu, problem.format, down=bool(twin))
-        return {path: path.parent.name for path in self.peer.files("tiles") if path.name == name}
+        return [path for path in self.peer.files("tiles") if path.name == name]
 
     def _look_up(self, problem: MoEProblem, twin: str) -> tuple[dict[str, int], bool] | None:
         gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
         if formats.get(problem.format).quantised and "H100" in gpu and not self._files(problem, "", gpu):
-            gpu = "NVIDIA H200"  # the same multiprocessors: its tiles are nearer than the defaults
+            gpu = "NVIDIA H200"  # it has the same multiprocessors, so its tiles suit better than the defaults
         files = self._files(problem, twin, gpu)
         if not files:
             return None
-        path = max(files, key=lambda p: (files[p] == f"triton_{triton.__version__.replace('.', '_')}", _version(p)))
+        # The folder of this very Triton, else of the newest: tiles depend on the compiler.
+        own = f"triton_{triton.__version__.replace('.', '_')}"
+        path = max(files, key=lambda p: (p.parent.name == own, engines.triton_release(p)))
         return self._checked(engines.theirs(path, problem.M), path.name)
 
     def _checked(self, config: dict[str, int], where: str) -> tuple[dict[str, int], bool]:
-        """Return a tile as the launcher takes it, and whether it loads by TMA; no key is dropped unread.
+        """Return a tile as the launcher takes it, and whether it loads by TMA.
 
         Raises:
-            UserError: a key that neither the kernel nor Triton's launcher has, or a split of K.
+            UserError: a key that neither the kernel nor Triton's launcher has, or a split of K: nothing is dropped.
         """
         known = {*self._kernel.fused_moe_kernel.arg_names, *LAUNCH, *(LAUNCH_AMD if rocm() else ())}
         rest = {key: value for key, value in config.items() if key not in ("SPLIT_K", "USE_TMA")}
         unknown = [key for key in rest if key not in known]
         tma = bool(config.get("USE_TMA"))
-        if config.get("SPLIT_K", 1) != 1:  # 1 is what every launcher says itself
+        if config.get("SPLIT_K", 1) != 1:  # every launcher sets 1 itself
             unknown.append("SPLIT_K")
         if tma and "b_use_tma" not in inspect.signature(self._launcher).parameters:
             unknown.append("USE_TMA")
@@ -142,7 +143,7 @@ class WheelPipeline:
 
     @property
     def _launcher(self) -> Any:
-        kernel = self._kernel
+        kernel = self._kernel  # vLLM renamed its launcher between releases
         return getattr(kernel, "invoke_fused_moe_triton_kernel", None) or kernel.invoke_fused_moe_kernel
 
     def block_m(self, problem: MoEProblem) -> int:
@@ -172,7 +173,7 @@ class WheelPipeline:
         with mark("align"):
             tiles = self._align(topk_ids, plan, problem.E)
         given = {"topk_weights": topk_weights, "topk_ids": topk_ids, **tiles}
-        order = tiles["sorted_token_ids"] if plan.tma2 else None  # TMA reads rows that lie in sorted order
+        order = tiles["sorted_token_ids"] if plan.tma2 else None  # TMA cannot gather: it reads rows in sorted order
         with mark("w13"):
             shape = (problem.M, problem.topk) if order is None else (1, order.numel())
             gate_up = x.new_empty((*shape, 2 * problem.N))
@@ -189,18 +190,17 @@ class WheelPipeline:
             return combine(rows.view(problem.rows_useful, problem.K), problem.topk)
 
     def _align(self, topk_ids: Tensor, plan: Plan, E: int) -> dict[str, Tensor | None]:
-        """Return the arguments that say which rows a tile has; few pairs get a tile each where the kernel can."""
+        """Return the arguments that say which rows a tile has; with few pairs each gets a tile, if the kernel can."""
         block_m = plan.w13["BLOCK_SIZE_M"]
-        if 4 * topk_ids.numel() <= E and self._takes("naive_block_assignment"):
+        # vLLM's own rule for its own argument: up to E / 4 pairs need no sort.
+        if 4 * topk_ids.numel() <= E and "naive_block_assignment" in self._kernel.fused_moe_kernel.arg_names:
             total = torch.full((1,), topk_ids.numel() * block_m, dtype=torch.int32, device=topk_ids.device)
             return {"sorted_token_ids": None, "expert_ids": topk_ids.view(-1), "num_tokens_post_padded": total}
         return align_of("auto")(topk_ids, block_m, E)._asdict()
 
-    def _takes(self, argument: str) -> bool:
-        return argument in self._kernel.fused_moe_kernel.arg_names
-
     def _gemm(self, x: Weights, w: Weights, y: Tensor, weighted: bool, topk: int, given: dict[str, Any]) -> None:
-        """Launch y = x @ w^T for the rows of each tile; weighted: times the router weight."""
+        """Launch y = x @ w^T for the rows of each tile; ``weighted``: times the router weight."""
+        # Releases differ in their arguments: all that any of them knows is offered, see ``_call``.
         fixed = dict.fromkeys(("B_zp", "bias", "B_bias"))
         off = ("use_int8_w8a8", "use_int8_w8a16", "use_int4_w4a16", "filter_expert")
         (a, a_scale), (b, b_scale) = parts(x), parts(w)
@@ -212,7 +212,8 @@ class WheelPipeline:
 
 @cache
 def _scaled(format: str) -> dict[str, Any]:
-    """Return how engines say a format; looked up once, since a look-up reads its file. Without a name: no scales."""
+    """Return a format as arguments of the engines' launchers; an empty name means no scales."""
+    # Cached, because a look-up reads the plugin's source, and every call needs it.
     known = formats.get(format) if format else None
     return {
         "use_fp8_w8a8": bool(known and known.quantised),
@@ -221,13 +222,8 @@ def _scaled(format: str) -> dict[str, Any]:
     }
 
 
-def _version(path: Path) -> tuple[int, ...]:
-    """Return the Triton version of a folder of tuned files, () where files are not kept by version."""
-    return tuple(int(part) for part in path.parent.name.removeprefix("triton_").split("_") if part.isdecimal())
-
-
 def _call(function: Any, known: dict[str, Any]) -> Any:
-    """Call a function of another project with those of the known arguments that it has.
+    """Call a function of another project with those of the known arguments that it takes.
 
     Raises:
         UserError: it needs one that is not known.

@@ -1,4 +1,4 @@
-"""The quickest of our own backends for sizes, tokens and GPU, by measurements that ship with the package."""
+"""The fastest of our own backends for the sizes, the tokens and the GPU, by measurements that ship with the package."""
 
 from functools import cache
 from typing import Any
@@ -17,7 +17,7 @@ from moe_lab.spec.problem import MoEProblem
 from moe_lab.spec.ranges import Mark
 
 INFO = {
-    "about": "the quickest of hopper, grouped and fused_moe for sizes, M and GPU, as measured",
+    "about": "the fastest of hopper, grouped and fused_moe for the sizes, M and the GPU, as measured",
     "needs": ["torch", "triton"],
     "hardware": "NVIDIA SM80+, AMD CDNA3+; the CPU under TRITON_INTERPRET=1 (fp32, fp16)",
     "formats": ["fp32", "fp16", "bf16", "fp8_block", "fp8_tensor", "fp8_token"],
@@ -26,12 +26,12 @@ INFO = {
     "source": "moe_lab",
 }
 
-# Where nothing was measured: the first that can.
+# Without measurements, the first that can do the problem is taken.
 BACKENDS = ("hopper", "fused_moe", "grouped")
 Prepared = dict[str, tuple[Any, Any]]
 
 
-@cache
+@cache  # a look-up reads the plugin's source, and every call needs it
 def _backend(name: str) -> Any:
     return plugins.load("experts", name)
 
@@ -42,32 +42,32 @@ def _formats(name: str) -> tuple[str, ...]:
 
 
 def possible(problem: MoEProblem, device: torch.device) -> tuple[str, ...]:
-    """Return the backends that do a problem on a device, the likely best first."""
+    """Return the backends that can do a problem on a device, the one that is likely best first."""
     can = BACKENDS if hopper.takes(problem) and hopper.runs_on(device) else BACKENDS[1:]
     return tuple(name for name in can if problem.format in _formats(name))
 
 
 def choose(problem: MoEProblem, device: torch.device) -> str:
-    """Return the backend that a call takes; raises UserError: none does the format here."""
+    """Return the backend that a call takes; UserError if none can do the format here."""
     if not (can := possible(problem, device)):
-        raise UserError(f"No backend of ours multiplies {problem.format} of these sizes on this device; choose bf16.")
+        raise UserError(f"No backend of ours can do {problem.format} of these sizes on this device; choose bf16.")
     known = measured.find(problem, gpu(device))
     return (known.quickest(problem.M, problem.topk, can) if known else None) or can[0]
 
 
 def prepare(w13: Weights, w2: Weights) -> tuple[Prepared, None]:
-    """Return the weights as each backend that some M may choose takes them."""
+    """Return the weights as prepared by each backend that may be chosen at some M."""
     values = w2.values if isinstance(w2, Quantised) else w2
     (E, K, N), device = values.shape, values.device
     format = w2.format if isinstance(w2, Quantised) else next(n for n, dtype in DTYPES.items() if dtype == w2.dtype)
-    problem = MoEProblem(1, K, N, E, 1, format)
+    problem = MoEProblem(1, K, N, E, 1, format)  # neither M nor topk is known here, and neither decides what can run
     can, known = possible(problem, device), measured.find(problem, gpu(device))
     wanted = {known.quickest(M, known.topk, can) or can[0] for M in known.us} if known else set(can[:1])
     prepared: Prepared = {}
     for name in sorted(wanted):
         backend = _backend(name)
         prepared[name] = backend.prepare(w13, w2) if hasattr(backend, "prepare") else (w13, w2)
-    return prepared, None
+    return prepared, None  # ``prepare`` returns two values by contract; w2 is in the first
 
 
 def experts(
@@ -87,6 +87,6 @@ def experts(
 
 
 def block_m(problem: MoEProblem) -> int:
-    """Return the rows to which an expert's rows are padded by the backend that a call on the current GPU takes."""
+    """Return the multiple to which the backend that is chosen on the current GPU pads an expert's rows."""
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     return int(_backend(choose(problem, device)).block_m(problem))

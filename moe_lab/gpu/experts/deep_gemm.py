@@ -1,4 +1,4 @@
-"""DeepGEMM's grouped GEMMs, bf16 and fp8, on rows gathered by expert; few rows in the masked layout of fp8."""
+"""DeepGEMM's grouped GEMMs, bf16 and fp8, on rows gathered by expert; fp8 with few tokens in the masked layout."""
 
 from functools import cache, cached_property
 from typing import Any
@@ -19,7 +19,7 @@ from moe_lab.spec.problem import MoEProblem
 from moe_lab.spec.ranges import Mark
 
 INFO = {
-    "about": "DeepGEMM m_grouped_{bf16,fp8}_gemm_nt_contiguous, fp8 of few tokens _masked; the rest is ours",
+    "about": "DeepGEMM m_grouped_{bf16,fp8}_gemm_nt_contiguous, fp8 with few tokens _masked; the rest is ours",
     "needs": ["torch", "triton", "peer:deep_gemm"],
     "install": "pip install git+https://github.com/deepseek-ai/DeepGEMM.git, or moe-lab peers add vllm==0.33.0",
     "peer": "deep_gemm",
@@ -34,7 +34,7 @@ INFO = {
 }
 
 MOST_MASKED = 256  # tokens
-ROOM = 128  # a tile stores all its rows, so that an expert's room is of whole tiles
+ROOM = 128  # a tile stores all of its rows, so the room of an expert must hold whole tiles
 
 
 class DeepGemm:
@@ -53,9 +53,10 @@ class DeepGemm:
         return load_package(self.peer.root, "deep_gemm", ("",))[""]
 
     def block_m(self, problem: MoEProblem) -> int:
-        """Return the rows to which each expert's rows are padded: masked those of wgmma, else those of a tile."""
+        """Return the multiple to which an expert's rows are padded: the rows of wgmma if masked, else of a tile."""
         if _masked(problem):
             return 64
+        # The function was renamed; releases before it have tiles of 128 rows.
         names = "get_mk_alignment_for_contiguous_layout", "get_m_alignment_for_contiguous_layout"
         known = next((getattr(self._library, name) for name in names if hasattr(self._library, name)), lambda: 128)
         return int(known())
@@ -74,7 +75,7 @@ class DeepGemm:
         """Return the layer's output [M, K] in bf16. No host synchronisation.
 
         Raises:
-            UserError: sizes or a GPU that the kernels do not take.
+            UserError: sizes or a GPU that the kernels do not support.
         """
         quantised = isinstance(w13, Quantised)
         _check(problem, quantised)
@@ -97,9 +98,10 @@ class DeepGemm:
             return combine(out, problem.topk, topk_weights, place)
 
     def _layout(self, topk_ids: Tensor, problem: MoEProblem) -> tuple[Tensor, Tensor, int]:
-        """Return the row of each pair, the rows of each expert or the expert of each row, and the room of rows.
+        """Return the row of each pair, counts, and the room in rows.
 
-        Masked it is the room of each expert, else that of all.
+        If masked, the counts are the rows of each expert, and the room is that of each expert; else they are the expert
+        of each row, and the room is that of all.
         """
         if _masked(problem):
             room = ROOM * -(-problem.M // ROOM)
@@ -118,29 +120,29 @@ class DeepGemm:
         if not _masked(problem):
             library.m_grouped_fp8_gemm_nt_contiguous(*factors, y, counts)
             return y
-        E, mean = problem.E, -(-problem.rows_useful // problem.E)
+        E, mean = problem.E, -(-problem.rows_useful // problem.E)  # DeepGEMM chooses its tile by the expected rows
         by_expert = (x.values.view(E, -1, x.values.shape[1]), x.scales), factors[1]
         library.m_grouped_fp8_gemm_nt_masked(*by_expert, y.view(E, -1, y.shape[1]), counts, mean)
         return y
 
 
 def _masked(problem: MoEProblem) -> bool:
-    """Return whether every expert has room for all tokens: quicker where most tiles of 128 rows would be padding."""
+    """Return whether every expert gets room for all tokens: faster if most tiles of 128 rows would be padding."""
     return problem.format == "fp8_block" and problem.M <= MOST_MASKED
 
 
 def _check(problem: MoEProblem, quantised: bool) -> None:
-    multiple = 128 if quantised else 64
+    multiple = 128 if quantised else 64  # weights have a scale per 128 x 128
     if problem.K % multiple or problem.N % multiple:
         raise UserError(
-            f"deep_gemm takes K and N that are multiples of {multiple}{' in fp8_block' if quantised else ''}, not "
+            f"deep_gemm needs K and N to be multiples of {multiple}{' in fp8_block' if quantised else ''}, not "
             f"{problem.K} and {problem.N}."
         )
-    if quantised and capability()[0] != 9:  # newer ones want scales that are powers of two
+    if quantised and capability()[0] != 9:  # newer GPUs want scales that are powers of two
         raise UserError("deep_gemm takes fp8_block with fp32 scales on compute capability 9.0 only; choose bf16 here.")
 
 
-@cache
+@cache  # keeps what the release has imported
 def at(version: str | None) -> DeepGemm:
     """Return the backend of one release; None = the installed package, else the newest in the cache."""
     return DeepGemm(version)

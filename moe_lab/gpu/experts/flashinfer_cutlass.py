@@ -22,7 +22,7 @@ INFO = {
 
 
 def prepare(w13: Tensor, w2: Tensor) -> tuple[Tensor, Tensor]:
-    """Return w13 with the up rows before the gate rows, as CUTLASS's epilogue reads them, and w2 as it is."""
+    """Return w13 with the up rows before the gate rows, as CUTLASS's epilogue expects them, and w2 as it is."""
     gate, up = w13.chunk(2, dim=1)
     return torch.cat((up, gate), dim=1), w2
 
@@ -34,6 +34,6 @@ def experts(
     x, topk_weights = place_weight(x, topk_weights, problem, mark)
     y = torch.empty_like(x)
     if problem.M:
-        with mark("align+w13+act+w2+combine"):
+        with mark("align+w13+act+w2+combine"):  # one call of their library, which cannot be marked inside
             cutlass_fused_moe(x, topk_ids.int(), topk_weights, w13, w2, x.dtype, quant_scales=[], output=y)
     return y

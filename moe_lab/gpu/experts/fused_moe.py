@@ -1,4 +1,4 @@
-"""The field's standard pipeline in Triton, our own: align, gathered w13 GEMM, activation, weighted w2 GEMM, combine."""
+"""Our version of the field's standard pipeline in Triton: align, gathered w13, activation, weighted w2, combine."""
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from moe_lab.gpu.kernels.combine import combine
 from moe_lab.gpu.kernels.fused_moe import fused_moe_gemm
 from moe_lab.gpu.kernels.quantise import check_e4m3, parts, quantise
 from moe_lab.gpu.kernels.tile import Tile
+from moe_lab.gpu.weights import DTYPES
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.problem import MoEProblem
 from moe_lab.spec.ranges import Mark
@@ -28,8 +29,6 @@ INFO = {
     "source": "moe_lab",
 }
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-
 
 def experts(
     x: Tensor,
@@ -45,18 +44,19 @@ def experts(
 ) -> Tensor:
     """Return the layer's output [M, K] in the dtype of x, see ``moe_lab.gpu.experts``; topk_ids may be int64.
 
-    ``align`` names an align plugin. ``tile`` is a configuration of both GEMMs, or of w13 and of w2, with as many stages
-    as fit; None = ``tiles``.
+    ``align`` names an align plugin. ``tile`` is one configuration for both GEMMs, or one each for w13 and w2, whose
+    stages are reduced to fit; None = ``tiles``.
 
     Raises:
-        UserError: a dtype or format that the kernels or the GPU do not have, an input that is not contiguous, or an
+        UserError: a dtype or format that the kernels or the GPU do not support, an input that is not contiguous, or an
             unknown align plugin.
     """
     check_contiguous(x=x, w13=parts(w13)[0], w2=parts(w2)[0], topk_weights=topk_weights, topk_ids=topk_ids)
-    if x.dtype not in DTYPES:
+    if x.dtype not in DTYPES.values():
         raise UserError(f"fused_moe has no {problem.dtype} kernels; choose fp32, fp16 or bf16.")
     align_pairs, pairs = align_of(align), problem.rows_useful
     gemm13, gemm2 = tiles(problem, x.device, tile)
+    # A factor of x may as well multiply its product with w13.
     weights13, weights2 = (topk_weights, None) if problem.apply_router_weight_on_input else (None, topk_weights)
     tokens: Weights = x
     if quantised := isinstance(w13, Quantised):
@@ -88,12 +88,12 @@ def experts(
 
 
 def block_m(problem: MoEProblem) -> int:
-    """Return the rows of a tile, to which each expert's rows are padded: tuned, or about an expert's mean."""
+    """Return the rows of a tile, to a multiple of which an expert's rows are padded: tuned, or near their mean."""
     return (tuned("fused_moe", problem) or (_default_tile(problem),))[0].block_m
 
 
 def tiles(problem: MoEProblem, device: torch.device, tile: Tiles | None = None) -> tuple[Tile, Tile]:
-    """Return the configurations of the w13 and of the w2 GEMM: given, tuned, or our own; both have one block_m."""
+    """Return the tiles of the w13 and the w2 GEMM, given, tuned or our own; both have the same block_m."""
     return choose("fused_moe", problem, device, tile, _default_tile(problem))
 
 

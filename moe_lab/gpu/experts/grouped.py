@@ -1,6 +1,6 @@
-"""Our own pipeline for Hopper: persistent GEMMs, weights by TMA, the activation at the end of w13, sorted rows between.
+"""Our own pipeline for Hopper: persistent GEMMs, weights by TMA, the activation at the end of w13, then sorted rows.
 
-Elsewhere the same kernels load by pointers.
+On other GPUs the same kernels load through pointers.
 """
 
 from dataclasses import replace
@@ -16,6 +16,7 @@ from moe_lab.gpu.kernels.combine import combine
 from moe_lab.gpu.kernels.grouped import grouped_persistent_gemm, holds_groups
 from moe_lab.gpu.kernels.quantise import check_e4m3, parts, quantise
 from moe_lab.gpu.kernels.tile import Tile, fit
+from moe_lab.gpu.weights import DTYPES
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.problem import MoEProblem
 from moe_lab.spec.ranges import Mark
@@ -23,7 +24,7 @@ from moe_lab.spec.ranges import Mark
 INFO = {
     "about": "Triton: align, persistent w13 GEMM with the activation, persistent w2 GEMM on sorted rows, combine",
     "needs": ["torch", "triton"],
-    "hardware": "NVIDIA SM90+ (TMA), else by pointers; the CPU under TRITON_INTERPRET=1 (fp32, fp16)",
+    "hardware": "NVIDIA SM90+ (TMA), else through pointers; the CPU under TRITON_INTERPRET=1 (fp32, fp16)",
     "formats": ["fp32", "fp16", "bf16", "fp8_block", "fp8_tensor", "fp8_token"],
     "cpu_formats": ["fp32", "fp16", "bf16"],
     "activations": ["silu", "swigluoai"],
@@ -33,14 +34,12 @@ INFO = {
     "source": "moe_lab",
 }
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-
 
 def prepare(w13: Weights, w2: Weights) -> tuple[Weights, Weights]:
     """Return w13 [E, 2N, K] with gate and up rows alternating, and w2 as it is; both contiguous.
 
-    In fp8_block both stay as they are, since blocks of 128 rows share a scale. In fp8_token the scales of rows
-    alternate with them.
+    In fp8_block both stay as they are, since blocks of 128 rows share a scale. In fp8_token the scales alternate with
+    their rows.
     """
     if not isinstance(w13, Quantised):
         return _alternating(w13), parts(w2)[0].contiguous()
@@ -71,20 +70,22 @@ def experts(
 ) -> Tensor:
     """Return the layer's output [M, K] in the dtype of x, see ``moe_lab.gpu.experts``; topk_ids may be int64.
 
-    ``align`` names an align plugin. ``tile`` is a configuration of both GEMMs, or of w13 and of w2, with as many stages
-    as fit; None = ``tiles``. ``fuse``: in fp8_block w13 ends with activation and quantisation where its tile holds
-    whole groups; else they are a launch of their own.
+    ``align`` names an align plugin. ``tile`` is one configuration for both GEMMs, or one each for w13 and w2, whose
+    stages are reduced to fit; None = ``tiles``. ``fuse``: whether in fp8_block w13 ends with activation and
+    quantisation if its tile holds whole groups; otherwise they are a separate launch.
 
     Raises:
-        UserError: a dtype or format that the kernels or the GPU do not have, an input that is not contiguous, or an
+        UserError: a dtype or format that the kernels or the GPU do not support, an input that is not contiguous, or an
             unknown align plugin.
     """
     check_contiguous(x=x, w13=parts(w13)[0], w2=parts(w2)[0], topk_weights=topk_weights, topk_ids=topk_ids)
-    if x.dtype not in DTYPES:
+    if x.dtype not in DTYPES.values():
         raise UserError(f"grouped has no {problem.dtype} kernels; choose fp32, fp16 or bf16.")
     align_pairs, pairs = align_of(align), problem.rows_useful
     gemm13, gemm2 = tiles(problem, x.device, tile)
+    # A factor of x may as well multiply its product with w13.
     weights13, weights2 = (topk_weights, None) if problem.apply_router_weight_on_input else (None, topk_weights)
+    # Programs are persistent: as many as fit at once, which is two of small tiles on a multiprocessor.
     programs = multiprocessors(x.device) * (1 if gemm13.block_m >= 64 else 2)
     tokens: Weights = x
     if quantised := isinstance(w13, Quantised):
@@ -117,23 +118,24 @@ def experts(
 
 
 def block_m(problem: MoEProblem) -> int:
-    """Return the rows of a tile, to which each expert's rows are padded."""
+    """Return the rows of a tile, to a multiple of which an expert's rows are padded."""
     return (tuned("grouped", problem) or (_default_tile(problem),))[0].block_m
 
 
 def tiles(problem: MoEProblem, device: torch.device, tile: Tiles | None = None) -> tuple[Tile, Tile]:
-    """Return the configurations of the w13 and of the w2 GEMM: given, tuned, or our own; both have one block_m."""
+    """Return the tiles of the w13 and the w2 GEMM, given, tuned or our own; both have the same block_m."""
     return choose("grouped", problem, device, tile, _default_tile(problem))
 
 
 def _two_products(tile: Tile, device: torch.device) -> Tile:
-    """Return a tile of w13 for gate and up at once: weights take twice the room, and many rows twice the warps."""
+    """Return a tile of w13 for gate and up at once: it holds twice the weights, so fewer stages fit."""
     stages = fit(replace(tile, block_n=2 * tile.block_n), 1, device).num_stages
+    # Two accumulators: with many rows, twice the warps keep them in registers.
     return replace(tile, num_stages=stages, num_warps=8 if tile.block_m >= 64 else tile.num_warps)
 
 
 def _default_tile(problem: MoEProblem) -> Tile:
-    """Return a configuration by the mean rows of an expert; not yet measured."""
+    """Return a tile by the mean rows of an expert; not measured yet."""
     if problem.format.startswith("fp8"):
         return fp8_tile(problem)
     if problem.dtype == "fp32":

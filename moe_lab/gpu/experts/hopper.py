@@ -33,7 +33,7 @@ INFO = {
     "source": "moe_lab",
 }
 
-SHARED_BYTES = 232448  # that a block of compute capability 9.0 may have
+SHARED_BYTES = 232448  # most that a block of compute capability 9.0 can have
 
 
 def runs_on(device: torch.device) -> bool:
@@ -42,7 +42,8 @@ def runs_on(device: torch.device) -> bool:
 
 
 def takes(problem: MoEProblem) -> bool:
-    """Return whether the kernel does a problem's format and sizes."""
+    """Return whether the kernel supports a problem's format and sizes."""
+    # K and N in whole steps of the pipeline, each STEP_BYTES deep.
     columns = STEP_BYTES if problem.format == "fp8_block" else STEP_BYTES // 2
     return problem.format in ("fp16", "bf16", "fp8_block") and not problem.K % columns and not problem.N % columns
 
@@ -51,12 +52,12 @@ def prepare(w13: Weights, w2: Weights) -> tuple[Tensor, Tensor]:
     """Return both weights in the order in which the kernel reads them; see ``kernels.hopper.prepare``.
 
     Raises:
-        UserError: sizes that the kernel does not take.
+        UserError: sizes that the kernel does not support.
     """
     columns = STEP_BYTES // (w13.values if isinstance(w13, Quantised) else w13).itemsize
     K, N = w13.shape[2], w2.shape[2]
     if K % columns or N % columns:
-        raise UserError(f"hopper needs K and N that are multiples of {columns}, not {K} and {N}; use grouped.")
+        raise UserError(f"hopper needs K and N to be multiples of {columns}, not {K} and {N}; use grouped.")
     return prepare_units(w13, w2)
 
 
@@ -75,11 +76,11 @@ def experts(
 ) -> Tensor:
     """Return the layer's output [M, K] in the dtype of x, see ``moe_lab.gpu.experts``; topk_ids may be int64.
 
-    ``shape`` is a kernel configuration, None = ``default_shape``. ``split``: w13 and w2 as two launches, so that each
-    can be profiled by itself. Without ``own_sort`` align sorts the pairs also where the kernel could itself.
+    ``shape`` is a kernel configuration, None = ``default_shape``. ``split`` launches w13 and w2 separately, so that
+    each can be profiled by itself. Without ``own_sort``, align sorts the pairs even if the kernel could.
 
     Raises:
-        UserError: a dtype or GPU that the kernel does not take, or an input that is not contiguous.
+        UserError: a dtype or GPU that the kernel does not support, or an input that is not contiguous.
     """
     check_contiguous(x=x, w13=w13, w2=w2, topk_weights=topk_weights, topk_ids=topk_ids)
     if x.dtype not in (torch.float16, torch.bfloat16):
@@ -121,13 +122,14 @@ def _align(topk_ids: Tensor, problem: MoEProblem, mark: Mark) -> Alignment:
 
 
 def block_m(problem: MoEProblem) -> int:
-    """Return the rows to which an expert's rows are padded."""
+    """Return the multiple to which an expert's rows are padded."""
     shape = default_shape(problem)
+    # As the first factor of wgmma, tokens come in 64 rows; as the second, in a step of columns.
     return 64 if shape.rows else shape.step
 
 
 def default_shape(problem: MoEProblem) -> Shape:
-    """Return a configuration by the tokens and the mean rows of an expert: measured, docs/kernels.md."""
+    """Return a configuration by the tokens and the mean rows of an expert, as measured in docs/kernels.md."""
     mean_rows, fp8 = problem.rows_useful / problem.E, problem.format == "fp8_block"
     if problem.M <= 4:
         shape = Shape(1, 8, 8, 9)
@@ -140,9 +142,9 @@ def default_shape(problem: MoEProblem) -> Shape:
     elif mean_rows <= 96:
         shape = Shape(2, 128, 16, 4)
     else:
-        # Two equal tiles an expert at 256 rows, three at 512; one at 128.
+        # One tile per expert at 128 rows, two equal ones at 256, three at 512.
         shape = Shape(2, 160 if mean_rows <= 144 else 144 if mean_rows <= 288 else 176, 16, 4)
-    while shared_bytes(shape, problem.E, 0, fp8) > SHARED_BYTES:  # tables of many experts
+    while shared_bytes(shape, problem.E, 0, fp8) > SHARED_BYTES:  # with many experts their tables need the room
         shape = shape._replace(max_n=shape.max_n - shape.step)
     return shape
 
@@ -154,10 +156,10 @@ ALIGNED = 64
 
 
 def zeros(size: int, device: torch.device, use: tuple[int, ...]) -> Tensor:
-    """Return [size] int32 zeros for a kernel that leaves them fit for its next call of the same use and size.
+    """Return [size] int32 zeros for a kernel that leaves them ready for its next call of the same use and size.
 
-    One piece for each stream, since launches of a stream follow one another, and one for each captured call, since a
-    graph may run beside anything. Zeroed before the capture, so that replays need no memset.
+    There is one piece per stream, since launches of a stream follow one another, and one per captured call, since a
+    graph may run beside anything. Pieces are zeroed before the capture, so that replays need no memset.
     """
     key = device, torch.cuda.current_stream(device).cuda_stream, use, size
     capturing = torch.cuda.is_current_stream_capturing()
@@ -165,7 +167,7 @@ def zeros(size: int, device: torch.device, use: tuple[int, ...]) -> Tensor:
         return _STREAMS[key]
     left, wanted, size = _ARENA.get(device), size, -(-size // ALIGNED) * ALIGNED
     if left is None or left.numel() < size:
-        if capturing:
+        if capturing:  # too late to zero it beforehand: this graph has a memset
             return torch.zeros(wanted, dtype=torch.int32, device=device)
         left = torch.zeros(max(size, ARENA_ENTRIES), dtype=torch.int32, device=device)
     taken, _ARENA[device] = left[:wanted], left[size:]

@@ -29,7 +29,7 @@ def experts(
     if problem.M == 0:
         return torch.empty_like(x)
     x, topk_weights = place_weight(x, topk_weights, problem, mark)
-    with mark("align"):
+    with mark("align"):  # its own sort counts on the host, which no CUDA graph can capture
         ids, order = topk_ids.reshape(-1).long().sort(stable=True)
         ends = torch.searchsorted(ids, torch.arange(problem.E, device=x.device), right=True)
     sorted_pairs = (ids, order, ends)

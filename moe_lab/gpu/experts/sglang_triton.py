@@ -1,4 +1,4 @@
-"""SGLang's Triton grouped GEMM and tuned tiles, of an installed SGLang or of a released wheel."""
+"""SGLang's Triton grouped GEMM and tuned tiles, from an installed SGLang or a released wheel."""
 
 from functools import cache
 from types import SimpleNamespace
@@ -23,12 +23,7 @@ INFO = {
 }
 
 
-def _launches_early() -> bool:
-    """Return what SGLang asks before it lets kernels begin early: an NVIDIA GPU of compute capability 9.0 or newer."""
-    return capability()[0] >= 9
-
-
-@cache
+@cache  # keeps what the release has imported, and its tiles
 def at(version: str | None) -> WheelPipeline:
     """Return the backend of one release; None = the installed package, else the newest in the cache."""
     settings = SimpleNamespace(enable_deterministic_inference=False)
@@ -40,11 +35,12 @@ def at(version: str | None) -> WheelPipeline:
         "is_cpu": lambda: False,
         "cpu_has_amx_support": lambda: False,
         "get_bool_env_var": lambda *given: False,
-        "is_arch_support_pdl": _launches_early,
+        "is_arch_support_pdl": lambda: capability()[0] >= 9,  # asked before kernels are allowed to begin early
         "is_batch_invariant_mode_enabled": lambda: False,
+        # Releases ask for the settings in one of these two ways.
         "get_global_server_args": lambda: settings,
         "get_exec": lambda: SimpleNamespace(deterministic=settings),
         "get_moe_padding_size": lambda *given: 0,
-        "scaled_fp8_quant": lambda x, scale, **named: (x, scale),  # what it gets went through our own kernel
+        "scaled_fp8_quant": lambda x, scale, **named: (x, scale),  # our own kernel has already quantised x
     }
     return WheelPipeline("sglang", version, answers)

@@ -1,4 +1,4 @@
-"""PyTorch's grouped GEMM (CUTLASS on Hopper): sort pairs by expert, gather, two grouped products, un-sort, sum."""
+"""PyTorch's grouped GEMM (CUTLASS on Hopper): sort pairs by expert, gather, two grouped products, unsort, sum."""
 
 import torch
 from torch import Tensor
@@ -55,13 +55,14 @@ def experts(
 
 def grouped_mm(rows: Tensor, w: Tensor, ends: Tensor) -> Tensor:
     """Return [rows, n]: rows [rows, k] times w [E, k, n]; the rows of group e end before ends[e] (int32)."""
+    # Before torch 2.10 it was private.
     product = getattr(torch.nn.functional, "grouped_mm", None) or torch._grouped_mm
     result: Tensor = product(rows, w, offs=ends)
     return result
 
 
 def check(x: Tensor, problem: MoEProblem) -> None:
-    """Refuse what grouped_mm cannot do here; raises UserError: says what, and what to use instead."""
+    """Raise UserError for what grouped_mm cannot do here, with what to use instead."""
     if problem.K % 8 or problem.N % 8:
         raise UserError(
             f"torch_grouped needs multiples of 8, got K={problem.K} N={problem.N}; use the backend fused_moe."

@@ -44,15 +44,15 @@ def moe(
     dtype: torch.dtype,
     rounded: Callable[[Tensor], Tensor] = lambda x: x,
 ) -> Tensor:
-    """Compute the layer with every product, activation and sum in ``dtype``; returns [M, K] of that dtype.
+    """Compute the layer with every product, activation and sum in ``dtype``; return [M, K] of that dtype.
 
-    ``dtype=torch.float64`` is the oracle: weights are what their format stands for, activations are not rounded. Of the
-    problem only the activation and the place of the router weight count.
+    ``dtype=torch.float64`` is the oracle: weights are dequantised, activations are not rounded. Of the problem only the
+    activation and the place of the router weight matter.
     """
     x, topk_weights = place_weight(x.to(dtype), topk_weights.to(dtype), problem, mark)
     y, x = torch.zeros_like(x), rounded(x)
     places, kept = {}, []
-    for expert in topk_ids.unique().tolist():
+    for expert in topk_ids.unique().tolist():  # only experts that were hit, whose list the host has to wait for
         with mark("dispatch"):
             places[expert] = tokens, _ = (topk_ids == expert).nonzero(as_tuple=True)
             rows = x[tokens]
@@ -62,7 +62,7 @@ def moe(
             kept.append(gated_activation_torch(gate_up, problem.activation))
     if not kept:
         return y
-    # Of all experts at once, since rows of several may share a scale.
+    # All experts at once, since rows of several may share a scale.
     hidden = rounded(torch.cat(kept)).split([len(rows) for rows in kept])
     for (expert, (tokens, slots)), rows in zip(places.items(), hidden, strict=True):
         with mark("w2"):

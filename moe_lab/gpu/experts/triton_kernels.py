@@ -1,7 +1,7 @@
-"""triton_kernels' matmul_ogs in its strongest form: fused SwiGLU, weights stored N-major, its own sort of the tokens.
+"""triton_kernels' matmul_ogs in its fastest form: fused SwiGLU, weights stored N-major, its own sort of the tokens.
 
-Its own SwiGLU is gpt-oss's clamped one; for SiLU its fused-activation hook gets a function of ours. Either wants gate
-and up columns interleaved, which ``prepare`` does. Reads the 3.5 API (``matmul_ogs``), as vLLM's wheels carry it.
+Its own SwiGLU is the clamped one of gpt-oss; for SiLU its fused-activation hook gets a function of ours. Both need gate
+and up columns interleaved, which ``prepare`` does. It uses the 3.5 API (``matmul_ogs``), which vLLM's wheels contain.
 """
 
 from functools import cache, cached_property
@@ -57,13 +57,14 @@ class MatmulOgs:
         """Return w13 [E, K, 2N] with gate and up columns interleaved, and w2 [E, N, K]; both contiguous, so N-major."""
         E, rows, K = w13.shape
         first, second = w13.new_empty((E, K, rows)), w2.new_empty((E, w2.shape[2], w2.shape[1]))
+        # Expert by expert: a transposed copy of all weights at once would need as much memory again.
         for expert in range(E):
             first[expert] = w13[expert].view(2, rows // 2, K).transpose(0, 1).reshape(rows, K).T
             second[expert] = w2[expert].T
         return first, second
 
     def block_m(self, problem: MoEProblem) -> int:
-        """Return the rows of a tile: the power of two from what an expert gets on average on, 16 to 128."""
+        """Return the rows of a tile: an expert's mean rows, rounded up to a power of two from 16 to 128."""
         return max(16, min(int(triton.next_power_of_2(max(1, problem.rows_useful // problem.E))), 128))
 
     def experts(
@@ -93,6 +94,7 @@ class MatmulOgs:
         return y.view(problem.M, problem.K)  # type: ignore[no-any-return]
 
     def _sort(self, topk_weights: Tensor, topk_ids: Tensor, problem: MoEProblem) -> Any:
+        # Its sort takes the routing as a bit matrix, which its own router would make from logits.
         bits, zeros = pack(topk_ids, problem.E)
         shape, most = [problem.M, 32 * bits.shape[1]], [problem.M, None]
         matrix = self._modules["tensor"].Bitmatrix(bits, shape=shape, shape_max=most, scratchpad=zeros)
@@ -107,7 +109,7 @@ class MatmulOgs:
         return ogs.FusedActivation(clamped, (float(ALPHA), float(LIMIT)), 2)
 
 
-@cache
+@cache  # keeps what the release has imported
 def at(version: str | None) -> MatmulOgs:
     """Return the backend of one release; None = the installed package, else the newest in the cache."""
     return MatmulOgs(version)

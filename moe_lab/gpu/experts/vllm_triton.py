@@ -1,4 +1,4 @@
-"""vLLM's Triton grouped GEMM and tuned tiles, of an installed vLLM or of a released wheel."""
+"""vLLM's Triton grouped GEMM and tuned tiles, from an installed vLLM or a released wheel."""
 
 from functools import cache
 
@@ -25,17 +25,17 @@ INFO = {
 }
 
 
-@cache
+@cache  # keeps what the release has imported, and its tiles
 def at(version: str | None) -> WheelPipeline:
     """Return the backend of one release; None = the installed package, else the newest in the cache."""
     answers = {
         "tl": tl,
         "triton": triton,
         "vllm_is_batch_invariant": lambda: False,
-        "VLLM_BATCH_INVARIANT": False,  # of vllm.envs: nobody set it
+        "VLLM_BATCH_INVARIANT": False,  # from vllm.envs, where it is off by default
         "current_platform": current_platform(),
         "enable_swap_ab": swaps_operands,
-        # VLLM_TRITON_USE_TD is not set, so tensor descriptors are for Intel's GPUs only.
+        # With VLLM_TRITON_USE_TD unset, only Intel's GPUs use tensor descriptors.
         "resolve_moe_use_td": lambda: False,
         "warn_if_moe_use_td_ineffective": lambda *given, **named: None,
     }

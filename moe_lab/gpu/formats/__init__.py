@@ -1,7 +1,7 @@
-"""Formats of weights and activations: ``<name>.py`` is one; what follows from its data is in ``moe_lab.spec.formats``.
+"""Formats of weights and activations, one file each; ``moe_lab.spec.formats`` has what follows from their data.
 
 A plugin has ``INFO`` (the fields of ``Format``); one with scales also has ``quantise(w)`` and ``dequantise(w, dtype)``
-and, where activations have scales too, ``quantise_activations(x)``. An experts backend gets the result, a ``Quantised``
+and, if activations have scales too, ``quantise_activations(x)``. An experts backend gets the result, a ``Quantised``
 instead of a tensor, as ``w13`` and ``w2``, or through its ``prepare``.
 """
 
@@ -16,10 +16,10 @@ from moe_lab.spec import formats, plugins
 
 @dataclass(frozen=True)
 class Quantised:
-    """Numbers with scales.
+    """Values with scales.
 
     Attributes:
-        format: its name.
+        format: name of the format.
         values: [..., rows, columns] as the format stores them.
         scales: [..., row blocks, column blocks], as the format's data say which numbers share one.
     """
@@ -30,11 +30,11 @@ class Quantised:
 
     @property
     def shape(self) -> torch.Size:
-        """Of the numbers."""
+        """Shape of the values."""
         return self.values.shape
 
     def __getitem__(self, expert: int) -> "Quantised":
-        """Return those of one expert."""
+        """Return the values and scales of one expert."""
         return replace(self, values=self.values[expert], scales=self.scales[expert])
 
 
@@ -42,7 +42,7 @@ Weights = Tensor | Quantised
 
 
 def quantise(w: Tensor, format: str) -> Weights:
-    """Return weights [E, rows, columns] of the format's dtype in the format: as they are where it has no scales."""
+    """Return weights [E, rows, columns], given in the format's dtype, in the format; unchanged if it has no scales."""
     if not formats.get(format).weight_block:
         return w
     made: Weights = plugins.load("formats", format).quantise(w)
@@ -50,7 +50,7 @@ def quantise(w: Tensor, format: str) -> Weights:
 
 
 def dense(w: Weights, dtype: torch.dtype) -> Tensor:
-    """Return the numbers that weights or activations stand for, computed and stored in ``dtype``."""
+    """Return the values that weights or activations stand for, computed and stored in ``dtype``."""
     if not isinstance(w, Quantised):
         return w.to(dtype)
     numbers: Tensor = plugins.load("formats", w.format).dequantise(w, dtype)
@@ -58,7 +58,7 @@ def dense(w: Weights, dtype: torch.dtype) -> Tensor:
 
 
 def rounding(format: str) -> Callable[[Tensor], Tensor]:
-    """Return what activations [rows, features] are once they went through a format; in their own dtype."""
+    """Return a function that rounds activations [rows, features] as a format does, and keeps their dtype."""
     if not formats.get(format).activation_block:
         return lambda x: x
     plugin = plugins.load("formats", format)

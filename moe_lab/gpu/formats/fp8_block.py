@@ -34,6 +34,7 @@ def quantise_activations(x: Tensor) -> Quantised:
 
 
 def dequantise(w: Quantised, dtype: torch.dtype) -> Tensor:
-    """Return what the numbers stand for, each multiplied by its scale in ``dtype``."""
+    """Return the values that are meant: each multiplied by its scale, in ``dtype``."""
+    # Activations have a scale for each row, weights for 128 of them.
     high = BLOCK if w.values.shape[-2] != w.scales.shape[-2] else 1
     return _e4m3.dequantise(w, dtype, (high, BLOCK))

@@ -1,7 +1,7 @@
-"""e4m3 weights with one scale an expert and matrix, and e4m3 activations with one scale in all; all scales fp32.
+"""e4m3 weights with one scale per expert and matrix, e4m3 activations with one scale for all rows; scales are fp32.
 
-w13 of an expert has one scale: where a checkpoint has one for the gate and one for the up half, engines take the larger
-when they load it. A scale of activations is that of all rows of a product, so it depends on the other tokens of a call.
+w13 of an expert has one scale: if a checkpoint has one each for the gate and the up half, engines take the larger when
+they load it. All activations of a product share a scale, so the result of a token depends on the others of its call.
 """
 
 import torch
@@ -10,16 +10,16 @@ from torch import Tensor
 from moe_lab.gpu.formats import Quantised, _e4m3
 
 INFO = {
-    "about": "e4m3 weights with a scale an expert and matrix, activations with one in all as they come; fp32 scales",
+    "about": "e4m3 weights with a scale per expert and matrix, activations with one for all rows; fp32 scales",
     "needs": ["torch"],
     "source": "compressed-tensors, FP8 by tensors; ModelOpt, FP8",
     "dtype": "bf16",
     "weight_bits": 8,
     "activation_bits": 8,
-    "weight_block": (0, 0),
+    "weight_block": (0, 0),  # of one expert: no format has a scale across experts
     "activation_block": (0, 0),
     "scale_bytes": 4,
-    "activation_roundoff": 0.0625,
+    "activation_roundoff": 0.0625,  # 2 ** -4: e4m3 has three bits of mantissa
     "product": "e4m3",
     "engine": "fp8_w8a8",
 }
@@ -36,5 +36,5 @@ def quantise_activations(x: Tensor) -> Quantised:
 
 
 def dequantise(w: Quantised, dtype: torch.dtype) -> Tensor:
-    """Return what the numbers stand for, each multiplied by its scale in ``dtype``."""
+    """Return the values that are meant: each multiplied by its scale, in ``dtype``."""
     return _e4m3.dequantise(w, dtype, (0, 0))

@@ -1,4 +1,4 @@
-"""e4m3 weights with a scale a row, an output channel, and e4m3 activations with a scale a token; all scales fp32."""
+"""e4m3 weights with a scale per row (output channel), e4m3 activations with a scale per token; scales are fp32."""
 
 import torch
 from torch import Tensor
@@ -6,7 +6,7 @@ from torch import Tensor
 from moe_lab.gpu.formats import Quantised, _e4m3
 
 INFO = {
-    "about": "e4m3 weights with a scale an output channel, activations with one a token as they come; fp32 scales",
+    "about": "e4m3 weights with a scale per output channel, activations with one per token; fp32 scales",
     "needs": ["torch"],
     "source": "compressed-tensors, FP8_DYNAMIC; ModelOpt, FP8_PER_CHANNEL_PER_TOKEN",
     "dtype": "bf16",
@@ -15,7 +15,7 @@ INFO = {
     "weight_block": (1, 0),
     "activation_block": (1, 0),
     "scale_bytes": 4,
-    "activation_roundoff": 0.0625,
+    "activation_roundoff": 0.0625,  # 2 ** -4: e4m3 has three bits of mantissa
     "product": "e4m3",
     "engine": "fp8_w8a8",
 }
@@ -32,5 +32,5 @@ def quantise_activations(x: Tensor) -> Quantised:
 
 
 def dequantise(w: Quantised, dtype: torch.dtype) -> Tensor:
-    """Return what the numbers stand for, each multiplied by its scale in ``dtype``."""
+    """Return the values that are meant: each multiplied by its scale, in ``dtype``."""
     return _e4m3.dequantise(w, dtype, (1, 0))

@@ -1,4 +1,4 @@
-"""What is compiled: a call of an experts backend, an align algorithm or the router, on tensors without memory."""
+"""What to compile: calls of experts backends, align algorithms and the router, on tensors without memory."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -15,8 +15,8 @@ from moe_lab.spec.models import Router
 from moe_lab.spec.problem import MoEProblem
 from moe_lab.spec.ranges import Mark
 
-TILES_OF = "fused_moe"  # whose block_m align algorithms are compiled for
-ALIGN = "multi_block"  # of experts, which is left out of their launches: align has cases of its own
+TILES_OF = "fused_moe"  # align algorithms are compiled for this backend's block_m
+ALIGN = "multi_block"  # for experts; its launches are left out, because align has cases of its own
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Case:
 
     Attributes:
         group: ``experts``, ``align`` or ``router``.
-        name: of the backend or algorithm; ``fused_route`` of the router.
+        name: backend or algorithm; ``fused_route`` for the router.
         model: preset, or sizes.
         format: of weights and activations.
         M: tokens.
@@ -39,16 +39,16 @@ class Case:
 
     @property
     def problem(self) -> MoEProblem:
-        """Its sizes."""
+        """Sizes and format of the call."""
         return MoEProblem.preset(self.model, self.M, self.format)
 
     def facts(self) -> dict[str, Any]:
-        """Return it as columns of a row."""
+        """Return the case as columns of a row."""
         known = {key: value for key, value in asdict(self).items() if key not in ("group", "name")}
         return known | {"backend": None, "algorithm": None} | {_COLUMN[self.group]: self.name}
 
     def launches(self) -> list[Launch]:
-        """Return what the call launches on the GPU that the process believes in; UserError: it refuses."""
+        """Return what the call would launch on the GPU that this process pretends to have; UserError if it refuses."""
         with Tensors():
             return [launch for launch in record(self._call) if self.group == "align" or launch.stage != "align"]
 
@@ -74,6 +74,7 @@ class Case:
     def _router(self, mark: Mark) -> None:
         from moe_lab.gpu.kernels.router import fused_route
 
+        # Sizes given as KxNxExTOPK name no router, so the default rule stands in.
         p, preset = self.problem, models.MODELS.get(self.model)
         router = preset.router if preset else Router()
         logits = torch.empty((p.M, p.E), dtype=DTYPES[p.dtype], device=DEVICE)
@@ -91,7 +92,7 @@ _COLUMN = {"experts": "backend", "align": "algorithm", "router": "algorithm"}
 def planned(
     groups: list[str], backends: list[str], algorithms: list[str], model: str, formats: list[str], tokens: list[int]
 ) -> Iterator[Case]:
-    """Yield every case; of align and the router in the first format alone, of align only what takes the pairs."""
+    """Yield every case; align and the router only in the first format, align only if it takes the pairs."""
     for M in tokens:
         for format in formats if "experts" in groups else ():
             yield from (Case("experts", name, model, format, M) for name in backends)

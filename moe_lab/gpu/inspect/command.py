@@ -1,8 +1,8 @@
-"""``python -m moe_lab.gpu inspect``: compile the kernels of calls for GPUs that are not there, and write a row each.
+"""``python -m moe_lab.gpu inspect``: compile the kernels of calls for GPUs that this machine lacks; one row each.
 
-The file is JSON lines as a benchmark's: a header, a line a row, then ``{"complete": true}``; beside it lies a folder of
-the same name and ``.code`` with the listings that the rows name. Each architecture has processes of its own, which
-compile: one that dies or hangs costs the launch that it was at, and is said in its row.
+The file has JSON lines like a benchmark's: a header, a line per row, then ``{"complete": true}``. Beside it is a folder
+of the same name plus ``.code`` with the listings that the rows name. Each architecture has its own processes, which
+compile: if one dies or hangs, only the launch that it was compiling is lost, and its row says so.
 """
 
 import argparse
@@ -26,27 +26,26 @@ from moe_lab.spec.bench_options import INSPECTED, listed, numbers
 from moe_lab.spec.errors import UserError
 
 KEY = ("gpu", "model", "format", "M", "backend", "algorithm", "launch")
-NO_LAUNCH = {"launch": None, "kernel": None, "stage": None}  # of a call that refuses
+NO_LAUNCH = {"launch": None, "kernel": None, "stage": None}  # for a call that refuses before it launches anything
 GROUPS = ("experts", "align", "router")
 
 
 def add(commands: Any) -> None:
     """Add the subcommand to the parser of ``moe_lab.gpu``."""
-    parser = bench_options.command(commands, "inspect", "compile kernels for GPUs that are not there", run)
+    parser = bench_options.command(commands, "inspect", "compile kernels for GPUs that this machine lacks", run)
     bench_options.add("inspect", parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON lines to write")
     parser.add_argument("--compiler", metavar="CARD", help=argparse.SUPPRESS)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Compile in processes of their own, or, with ``--compiler``, be one of them; returns a summary for stdout.
+    """Compile in separate processes or, with ``--compiler``, be one of them; return a summary for stdout.
 
     Raises:
-        UserError: an unknown architecture, kernel, backend, algorithm, model or format, or an output folder that is
-            missing.
+        UserError: an unknown architecture, kernel, backend, algorithm, model or format, or a missing output folder.
     """
     if os.environ.get("TRITON_INTERPRET") == "1":
-        raise UserError("TRITON_INTERPRET=1 leaves nothing to compile; take it out of the environment.")
+        raise UserError("With TRITON_INTERPRET=1 there is nothing to compile; unset it.")
     if options.compiler:
         return serve(options.compiler, options.tiles)
     if not options.out.resolve().parent.is_dir():
@@ -61,7 +60,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             works = [Work(card, cases, options, code, max(1, jobs // len(cards))) for card in cards]
             rows = [row for found in threads.map(Work.do, works) for row in found]
         kept = [row for row in rows if options.kernel in ("all", *GROUPS, row.get("kernel"))]
-        if not kept:
+        if not kept:  # only now are the names of the kernels known
             raise UserError(f"No call launches a kernel '{options.kernel[:60]}'; see --kernel all.")
         result.append(file, [*kept, {"complete": True}])
     return {"bench": "inspect", "rows": len(kept), "failed": sum(row["error"] is not None for row in kept)}
@@ -69,7 +68,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Work:
-    """What is compiled for one card."""
+    """What to compile for one card, and how."""
 
     card: Card
     cases: list[Case]
@@ -89,13 +88,13 @@ class Work:
         ]
 
         def done(task: Task, error: str | None, seconds: float) -> None:
-            if error and (at := _noted(task)) is not None:
+            if error and (at := _noted(task)) is not None:  # it died within a launch: the later ones get another try
                 _append(task, [at | {"error": error}])
                 pool.left.append(task | {"first": at["launch"] + 1})
             elif error:
                 _append(task, [Case(**task["case"]).facts() | NO_LAUNCH | {"error": error}])
 
-        pool.run(tasks, time.time() + 24 * 3600, done)
+        pool.run(tasks, time.time() + 24 * 3600, done)  # no time budget: each compilation has its patience
         rows = [row for task in tasks for row in _read(task)]
         for task in tasks:
             Path(task["rows"]).unlink(missing_ok=True)
@@ -103,9 +102,10 @@ class Work:
 
 
 def serve(card: str, tiles: str) -> dict[str, Any]:
-    """Answer tasks on stdin, each with a line on stdout, when the rows of its launches are written."""
+    """Answer each task on stdin with a line on stdout, once the rows of its launches are written."""
     from moe_lab.gpu.inspect import pretend
 
+    # Before any launcher is asked, because they cache what they learn about the device.
     pretend.gpu(architectures.find(card), tiles == "tuned")
     done = 0
     for line in sys.stdin:
@@ -125,7 +125,7 @@ def _compile(task: Task) -> None:
     case, now = Case(**task["case"]), Path(task["now"])
     for number, launch in list(enumerate(case.launches()))[task["first"] :]:
         row = case.facts() | {"launch": number} | told(launch) | {"error": None}
-        now.write_text(json.dumps(row))
+        now.write_text(json.dumps(row))  # names the launch if the compiler takes the process down
         try:
             row |= compiled(launch, now.parent)
         except Exception as failure:
@@ -144,7 +144,7 @@ def _append(task: Task, rows: list[dict[str, Any]]) -> None:
 
 
 def _noted(task: Task) -> dict[str, Any] | None:
-    """Return the row that a process was at when it died; None where it only refused."""
+    """Return the row that a process was working on when it died; None if it only refused."""
     now = Path(task["now"])
     if not now.exists():
         return None
@@ -170,7 +170,8 @@ def _cases(options: argparse.Namespace) -> list[Case]:
 
 
 def _algorithms(text: str) -> list[str]:
-    """Return the algorithms whose kernels are Triton's alone; UserError: one that is named has others."""
+    """Return the algorithms all of whose kernels are in Triton; UserError for a named one with other kernels."""
+    # By their needs: ``auto`` picks among others, and those with cuda.core have kernels in CUDA C++.
     able = tuple(
         name
         for name in plugins.names("align")

@@ -1,8 +1,7 @@
-"""Makes this process believe in a GPU that is not there, so that launchers choose for it as they would on it.
+"""Makes this process pretend to have a GPU that the machine lacks, so that launchers choose as they would there.
 
-What they ask of torch and of Triton's driver is answered from ``spec.architectures``. Tensors have shapes and no
-memory: they are of torch's ``meta`` device and say that they lie on the GPU. For a process of its own: nothing is
-undone.
+What they ask torch and Triton's driver is answered from ``spec.architectures``. Tensors have shapes but no memory: they
+are on torch's ``meta`` device and claim to be on the GPU. Only for a process of its own: nothing is undone.
 """
 
 from types import SimpleNamespace
@@ -21,22 +20,22 @@ DEVICE = torch.device("cuda", 0)
 
 
 class OnGpu(Tensor):
-    """A tensor without memory that says it lies on the GPU, at an address as aligned as a real one's."""
+    """A tensor without memory that claims to be on the GPU, with an address that is aligned like a real one."""
 
     device = property(lambda self: DEVICE)
     is_cuda = property(lambda self: True)
 
     def data_ptr(self) -> int:
-        """Return where it begins in memory that begins at 0."""
-        return int(self.storage_offset()) * self.element_size()
+        """Return its address in memory that begins at 0."""
+        return int(self.storage_offset()) * self.element_size()  # whether it is a multiple of 16 decides the kernel
 
 
 class Tensors(TorchFunctionMode):
-    """Inside of it, tensors that are made on the GPU, and what torch makes of them, are ``OnGpu``."""
+    """While it is active, tensors made on the GPU, and what torch makes of them, are ``OnGpu``."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Do one call of torch on the meta device."""
-        with torch._C.DisableTorchFunction():
+        """Run one call of torch on the meta device."""
+        with torch._C.DisableTorchFunction():  # else the call would come back here
             given, named = tree_map(_without_gpu, (args, kwargs or {}))
             return tree_map(_on_gpu, func(*given, **named))
 
@@ -52,7 +51,7 @@ def _on_gpu(value: Any) -> Any:
 
 
 class Driver:
-    """Triton's driver of a GPU that nothing is launched on."""
+    """Triton's driver for a GPU on which nothing is launched."""
 
     def __init__(self, card: Card):
         """Take the card."""
@@ -72,12 +71,12 @@ class Driver:
         return 0
 
     def get_current_stream(self, device: int) -> int:
-        """Return a stream, which nothing is put on."""
+        """Return a stream, which nothing uses."""
         return 0
 
 
 def gpu(card: Card, tuned: bool = True) -> None:
-    """Let torch and Triton answer as on a card, from now on; not ``tuned``: by a name that no tiles are tuned for."""
+    """Make torch and Triton answer as if on a card, from now on; if not ``tuned``, without the name that tiles go by."""
     driver.set_active(Driver(card))
     capability = _capability(card)
     name = card.name if tuned else ""
@@ -90,11 +89,11 @@ def gpu(card: Card, tuned: bool = True) -> None:
     }
     for asked, answer in answers.items():
         setattr(torch.cuda, asked, lambda device=None, answer=answer: answer)
-    torch.version.hip = "pretended" if card.amd else None
+    torch.version.hip = "pretended" if card.amd else None  # by which launchers tell AMD from NVIDIA
 
 
 def _capability(card: Card) -> tuple[int, int]:
-    """Return what torch calls the capability: gfx942 is (9, 4), gfx90a (9, 0)."""
+    """Return the compute capability as torch states it: gfx942 is (9, 4), gfx90a (9, 0)."""
     if card.amd:
         return int(card.arch[3]), int(card.arch[4])
     return divmod(int(card.arch.removeprefix("sm_")), 10)

@@ -1,4 +1,4 @@
-"""Records what a launcher launches instead of launching it, and compiles that."""
+"""Records what a launcher launches, without launching it, and compiles it."""
 
 import subprocess
 from collections.abc import Callable, Iterator
@@ -25,11 +25,11 @@ class Launch:
     """One launch of a Triton kernel.
 
     Attributes:
-        kernel: what was launched.
-        arguments: without names.
-        options: with names: constants, num_warps, num_stages.
+        kernel: the Triton function.
+        arguments: positional arguments.
+        options: keyword arguments: constants, num_warps, num_stages.
         grid: thread blocks.
-        stage: range around it, empty for none.
+        stage: range around the launch, empty for none.
     """
 
     kernel: Any
@@ -40,17 +40,18 @@ class Launch:
 
     @property
     def name(self) -> str:
-        """Of the kernel."""
+        """Name of the kernel."""
         return str(self.kernel.fn.__name__)
 
     def constants(self) -> str:
-        """Return what it is compiled for beside types: whole numbers, texts and switches, as ``name=value``."""
+        """Return the constants that it is compiled for, numbers, texts and flags, as ``name=value``."""
+        # Floats, such as the limit of an activation, are the same in every launch.
         given = {k: v for k, v in self.options.items() if not isinstance(v, float) and not k.startswith("num_")}
         return " ".join(f"{name}={int(value) if isinstance(value, bool) else value}" for name, value in given.items())
 
 
 def record(call: Callable[[Mark], object]) -> list[Launch]:
-    """Return what a call launches, nothing of which is launched; ``call`` is given what marks its stages."""
+    """Return what a call would launch, without launching it; ``call`` gets the ``mark`` for its stages."""
     launches: list[Launch] = []
     stages = [""]
 
@@ -63,7 +64,7 @@ def record(call: Callable[[Mark], object]) -> list[Launch]:
     def note(kernel: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> None:
         launches.append(Launch(kernel, arguments, options, tuple(grid), stages[-1]))
 
-    launch = JITFunction.run
+    launch = JITFunction.run  # every launch ends there, whatever grid it has
     JITFunction.run = note
     try:
         call(mark)
@@ -73,20 +74,20 @@ def record(call: Callable[[Mark], object]) -> list[Launch]:
 
 
 def compiled(launch: Launch, code: Path) -> dict[str, Any]:
-    """Compile a launch for the driver's GPU, as Triton would before it launches it, and list its code.
+    """Compile a launch for the driver's GPU, as Triton would before launching it, and list its machine code.
 
-    Triton keeps what it compiled on disk, and here the listing beside it: the same launch is not compiled twice.
+    Triton caches compiled kernels on disk, here with their listings, so the same launch is not compiled twice.
 
     Args:
-        launch: what was recorded.
-        code: folder in which the listing lies afterwards, under the name that the row gives.
+        launch: a recorded launch.
+        code: folder for the listing, under the name that is in the row.
 
     Returns:
         Columns of a row: ``num_warps``, ``num_stages``, ``static_smem_bytes``, ``listing``.
 
     Raises:
         UserError: the code cannot be listed.
-        Exception: whatever the compiler raises.
+        Exception: anything that the compiler raises.
     """
     made = launch.kernel.run(*launch.arguments, grid=launch.grid, warmup=True, **launch.options)
     listing = code / f"{made.hash}.txt"
@@ -101,7 +102,7 @@ def compiled(launch: Launch, code: Path) -> dict[str, Any]:
 
 
 def told(launch: Launch) -> dict[str, Any]:
-    """Return what is known of a launch before it is compiled, as columns of a row."""
+    """Return what is known about a launch before it is compiled, as columns of a row."""
     known = {"kernel": launch.name, "stage": launch.stage or None, "grid_blocks": prod(launch.grid)}
     return known | {"constants": launch.constants()}
 
@@ -116,6 +117,6 @@ def _sass(made: Any) -> str:
         argv = [str(CUOBJDUMP), "-res-usage", "-sass", file.name]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=LISTING_S)
     if done.returncode:
-        raise UserError(f"The code cannot be listed: cuobjdump of Triton's wheel stopped with {done.returncode}.")
+        raise UserError(f"The code cannot be listed: cuobjdump of Triton's wheel failed with code {done.returncode}.")
     kept.put(done.stdout, name, binary=False)
     return done.stdout

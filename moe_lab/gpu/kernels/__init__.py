@@ -1,1 +1,1 @@
-"""Triton device code, each file with its host launcher and, under the same name, a torch reference."""
+"""Triton device code; each file also has its host launcher and, under the same name, a torch reference."""

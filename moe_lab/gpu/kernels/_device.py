@@ -1,4 +1,4 @@
-"""What the kernels may ask of the device they run on."""
+"""What the kernels need to know about the device they run on."""
 
 import functools
 import os
@@ -11,11 +11,7 @@ from moe_lab.spec.errors import UserError
 
 
 def check_device(x: Tensor) -> None:
-    """Refuse what Triton cannot run here.
-
-    Raises:
-        UserError: a CPU tensor without the interpreter, or bfloat16 under it (its products are wrong there).
-    """
+    """Raise UserError for a CPU tensor without the interpreter, or bfloat16 in it (its products are wrong there)."""
     if x.is_cuda:
         return
     if os.environ.get("TRITON_INTERPRET") != "1":
@@ -27,11 +23,7 @@ def check_device(x: Tensor) -> None:
 
 
 def check_contiguous(**inputs: Tensor) -> None:
-    """Refuse inputs whose elements do not follow one another: the kernels would read others.
-
-    Raises:
-        UserError: one of them is not contiguous.
-    """
+    """Raise UserError if an input is not contiguous: the kernels would read the wrong elements."""
     for name, tensor in inputs.items():
         if not tensor.is_contiguous():
             raise UserError(f"{name} {list(tensor.shape)} is not contiguous; call .contiguous() first.")
@@ -57,7 +49,7 @@ def l2_cache_bytes(device: torch.device) -> int:
 
 @functools.cache
 def can_launch_early(device: torch.device) -> bool:
-    """Return whether a kernel may start before the one that it depends on has ended (programmatic dependent launch)."""
+    """Return whether a kernel can start before the one that it depends on has ended (programmatic dependent launch)."""
     if device.type != "cuda" or is_hip() or os.environ.get("TRITON_INTERPRET") == "1":
         return False
     # Triton 3.4 has the calls, but with a signature that its own compiler refuses.

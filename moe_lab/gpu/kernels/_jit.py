@@ -1,6 +1,6 @@
-"""``jit``: ``triton.jit``, whose functions type checkers pass over, since they do not know Triton's language.
+"""``jit``: ``triton.jit``, but type checkers skip the functions, since they do not know Triton's language.
 
-So device functions need no types, and what launches them is checked like any other code.
+So device functions need no types, while the code that launches them is checked like any other.
 """
 
 from typing import TYPE_CHECKING

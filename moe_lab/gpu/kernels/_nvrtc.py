@@ -1,4 +1,4 @@
-"""CUDA C++ kernels of this folder: compiled by NVRTC when first used, launched on torch's current stream."""
+"""CUDA C++ kernels: compiled by NVRTC on first use, and launched on torch's current stream."""
 
 import ctypes
 import functools
@@ -12,11 +12,11 @@ from torch import Tensor
 from moe_lab.gpu.kernels._device import shared_memory_bytes
 from moe_lab.spec.errors import UserError
 
-LEAST_CAPABILITY = (8, 0)  # __reduce_add_sync, cp.async
+LEAST_CAPABILITY = (8, 0)  # for __reduce_add_sync and cp.async
 
 
 def usable(device: torch.device) -> bool:
-    """Return whether kernels of this folder run on ``device``: an NVIDIA GPU since Ampere, and cuda.core installed."""
+    """Return whether CUDA C++ kernels run on ``device``: an NVIDIA GPU from Ampere on, with cuda.core installed."""
     return _usable(device.index) if device.type == "cuda" else False
 
 
@@ -48,15 +48,15 @@ def launch(
         source: the .cu file.
         name: an extern "C" kernel.
         grid: thread blocks.
-        block: threads a block.
-        arguments: tensors (passed as pointers; the first says which GPU) and 32-bit integers.
-        macros: what to define when compiling; every new combination compiles once.
-        prelude: source before the file's.
-        shared: bytes of dynamic shared memory a block.
-        cooperative: all blocks run at the same time, or the launch fails.
+        block: threads per block.
+        arguments: tensors (passed as pointers; the first one decides the GPU) and 32-bit integers.
+        macros: macros to define; every new combination is compiled once.
+        prelude: source to put before that of the file.
+        shared: bytes of dynamic shared memory per block.
+        cooperative: whether all blocks must run at the same time, or the launch fails.
 
     Raises:
-        UserError: a GPU that these kernels do not run on, or with less shared memory.
+        UserError: a GPU on which these kernels do not run, or with too little shared memory.
     """
     from cuda.core import launch as launch_kernel
 
@@ -82,12 +82,12 @@ def _stream(handle: int) -> Any:
 
 
 def id_type(topk_ids: Tensor) -> str:
-    """Return the type of expert ids in CUDA C++."""
+    """Return the CUDA C++ type of expert ids."""
     return "long long" if topk_ids.dtype == torch.int64 else "int"
 
 
 def text_of(source: Path) -> str:
-    """Return the text of a .cu file with what it includes from its own folder put in: NVRTC is given no folder."""
+    """Return the text of a .cu file with its includes from the same folder inserted, as NVRTC is given no folder."""
     return re.sub(
         r'^#include "([\w.]+)"$', lambda m: source.with_name(m[1]).read_text(), source.read_text(), flags=re.M
     )
@@ -102,14 +102,14 @@ def compiled(
     shared: int,
     prelude: str = "",
 ) -> Any:
-    """Return a kernel, ready for launches with ``shared`` bytes of dynamic shared memory; see ``launch``."""
+    """Return a kernel that is ready to launch with ``shared`` bytes of dynamic shared memory; see ``launch``."""
     from cuda.bindings import driver
     from cuda.core import Device, Program, ProgramOptions
 
     if not usable(device):
         raise UserError("CUDA C++ kernels need an NVIDIA GPU of compute capability 8.0 or later and cuda-core.")
     if shared > shared_memory_bytes(device.index):
-        raise UserError(f"This GPU gives a thread block less than the {shared} bytes of shared memory that it needs.")
+        raise UserError(f"A thread block needs {shared} bytes of shared memory, more than this GPU has for one.")
     Device(device.index).set_current()
     major, minor = torch.cuda.get_device_capability(device)
     defined = [(key, str(value)) for key, value in macros]
@@ -119,5 +119,5 @@ def compiled(
     handle = driver.CUkernel(int(kernel.handle))
     (error,) = driver.cuKernelSetAttribute(attribute, shared, handle, driver.CUdevice(device.index))
     if error:
-        raise UserError(f"{shared} bytes of shared memory a thread block are refused by the driver: {error}.")
+        raise UserError(f"The driver refuses {shared} bytes of shared memory per thread block: {error}.")
     return kernel

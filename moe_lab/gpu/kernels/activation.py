@@ -28,7 +28,7 @@ def gated(gate, up, SWIGLUOAI: tl.constexpr, ALPHA: tl.constexpr, LIMIT: tl.cons
 def gated_activation_kernel(
     gate_up,  # [rows, 2N]
     y,  # [rows, N], out
-    order,  # [rows] int32: rows of pairs from numel on are padding; any pointer when not SORTED
+    order,  # [rows] int32: rows whose pair is >= numel are padding; any pointer when not SORTED
     numel,
     rows,
     N,
@@ -58,8 +58,8 @@ def gated_activation(gate_up: Tensor, activation: str, order: Tensor | None = No
     Args:
         gate_up: [rows, 2N] fp32, fp16 or bf16, contiguous.
         activation: one of ``ACTIVATIONS``.
-        order: [rows] int32, the pair of each row where rows are sorted and padded: padding stays unread and unwritten.
-        numel: pairs; from there on ``order`` is padding.
+        order: [rows] int32, the pair of each row if rows are sorted and padded: padding is neither read nor written.
+        numel: number of pairs; a larger or equal entry of ``order`` means padding.
 
     Raises:
         UserError: an unknown activation.
@@ -100,6 +100,6 @@ def gated_activation_torch(gate_up: Tensor, activation: str) -> Tensor:
 
 
 def check_activation(activation: str) -> None:
-    """Raise a UserError unless the activation is known."""
+    """Raise UserError unless the activation is known."""
     if activation not in ACTIVATIONS:
         raise UserError(f"Activation '{activation}' is unknown; choose one of: {', '.join(ACTIVATIONS)}.")

@@ -1,4 +1,4 @@
-"""Combine: the sum over the topk rows of each token, weighted or not, in fp32."""
+"""Combine: sum over the topk rows of each token in fp32, with or without weights."""
 
 import torch
 import triton
@@ -11,7 +11,7 @@ from moe_lab.gpu.kernels._jit import jit
 
 @jit
 def combine_kernel(
-    rows,  # [M * TOPK, K], or as many as there are
+    rows,  # [M * TOPK, K]; with place any number of rows
     y,  # [M, K], out
     topk_weights,  # [M * TOPK] fp32; any pointer when not SCALE
     place,  # [M * TOPK] int32, the row of each pair; None = pair order
@@ -30,7 +30,7 @@ def combine_kernel(
         if place is not None:
             row_of = tl.load(place + row_of).to(tl.int64)
         at = rows + row_of * K + column
-        # Nobody reads the rows again: the L2 cache may forget them first.
+        # The rows are not read again, so the L2 cache may evict them first.
         row = tl.load(at, mask=mask, other=0.0, eviction_policy="evict_first").to(tl.float32)
         acc += row * tl.load(topk_weights + token * TOPK + slot) if SCALE else row
     tl.store(y + token * K + column, acc.to(y.dtype.element_ty), mask=mask)
@@ -40,9 +40,9 @@ def combine(rows: Tensor, topk: int, topk_weights: Tensor | None = None, place: 
     """Return y [M, K] = rows summed over each token's topk rows, in the dtype of the input.
 
     Args:
-        rows: [M * topk, K] fp32, fp16 or bf16, contiguous, pair order; of any number with ``place``.
-        topk: rows of a token.
-        topk_weights: [M, topk] fp32, contiguous: a factor of each row; None where rows are already multiplied by it.
+        rows: [M * topk, K] fp32, fp16 or bf16, contiguous, in pair order; with ``place`` any number of rows.
+        topk: rows per token.
+        topk_weights: [M, topk] fp32, contiguous: a factor for each row; None if the rows are already multiplied by it.
         place: [M * topk] int32, the row of each pair; None = pair order.
     """
     check_device(rows)
@@ -50,7 +50,7 @@ def combine(rows: Tensor, topk: int, topk_weights: Tensor | None = None, place: 
     y = torch.empty((M, K), dtype=rows.dtype, device=rows.device)
     if M == 0:
         return y
-    # Few tokens: small blocks, so that the grid still covers the GPU.
+    # With few tokens blocks are small, so that the grid still covers the GPU.
     block_k = 256 if M < 256 else min(2048, triton.next_power_of_2(K))
     combine_kernel[(M, triton.cdiv(K, block_k))](
         rows,

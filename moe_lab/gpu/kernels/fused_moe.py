@@ -1,7 +1,7 @@
-"""Grouped GEMM over gathered rows: y[pair] = x[pair // pairs_per_row] @ w[expert of pair]^T, one expert a tile.
+"""Grouped GEMM over gathered rows: y[pair] = x[pair // pairs_per_row] @ w[expert of pair]^T, one expert per tile.
 
-The rows of a tile come from ``sorted_token_ids`` (see ``moe_lab.gpu.align.Alignment``); tiles past
-num_tokens_post_padded leave at once, so the grid is sized by an upper bound and the host never waits for the device.
+The rows of a tile come from ``sorted_token_ids`` (see ``moe_lab.gpu.align.Alignment``). Tiles past
+num_tokens_post_padded return at once, so the grid can be an upper bound and the host never waits for the device.
 """
 
 import torch
@@ -23,8 +23,8 @@ def fused_moe_gemm_kernel(
     w,  # [E, gemm_n, gemm_k]
     y,  # [numel, gemm_n], out
     topk_weights,  # [numel] fp32; any pointer when not SCALE
-    x_scales,  # fp32 of e4m3 x, as SCALES says: [rows, ceil(gemm_k / 128)], [rows], [1] or None
-    w_scales,  # fp32 of e4m3 w: [E, ceil(gemm_n / 128), ceil(gemm_k / 128)], [E, gemm_n], [E] or None
+    x_scales,  # fp32, for e4m3 x, shaped by SCALES: [rows, ceil(gemm_k / 128)], [rows], [1] or None
+    w_scales,  # fp32, for e4m3 w: [E, ceil(gemm_n / 128), ceil(gemm_k / 128)], [E, gemm_n], [E] or None
     sorted_token_ids,  # [capacity] int32
     expert_ids,  # [tiles] int32
     num_tokens_post_padded,  # [1] int32
@@ -44,7 +44,7 @@ def fused_moe_gemm_kernel(
     BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr,
     SCALES: tl.constexpr,  # "block", "token", "tensor" or "none", see quantise.scaling
-    SWAP: tl.constexpr,  # with scales: multiply as y^T = w x^T
+    SWAP: tl.constexpr,  # with scales: multiply as y^T = w x^T, see quantise.swapped
 ):
     """Compute one [BLOCK_M, BLOCK_N] tile of y."""
     pid = tl.program_id(0)
@@ -60,7 +60,7 @@ def fused_moe_gemm_kernel(
 
     pair = tl.load(sorted_token_ids + tile_m * BLOCK_M + tl.arange(0, BLOCK_M))
     valid = pair < numel
-    # int64: rows * gemm_k and expert * gemm_n * gemm_k pass 2**31 elements for large M and for DeepSeek-V3's weights.
+    # int64: rows * gemm_k and expert * gemm_n * gemm_k exceed 2**31 elements for large M and DeepSeek-V3's weights.
     row = (pair // PAIRS_PER_ROW).to(tl.int64)
     expert = tl.load(expert_ids + tile_m).to(tl.int64)
     column = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -68,7 +68,7 @@ def fused_moe_gemm_kernel(
     x_at = x + row[:, None] * stride_x + depth[None, :]  # [BLOCK_M, BLOCK_K]
     w_at = w + expert * stride_we + column[None, :] * stride_wn + depth[:, None]  # [BLOCK_K, BLOCK_N]
 
-    if SCALES == "block":  # BLOCK_K is 128, and BLOCK_N columns are of one block of w
+    if SCALES == "block":  # BLOCK_K is 128, and the BLOCK_N columns are in one block of w
         groups = tl.cdiv(gemm_k, BLOCK_K)
         x_scale_at = x_scales + row * groups
         w_scale_at = w_scales + (expert * tl.cdiv(gemm_n, 128) + tile_n * BLOCK_N // 128) * groups
@@ -122,14 +122,14 @@ def fused_moe_gemm(
     """Return y [numel, gemm_n] in ``dtype``, in pair order.
 
     Args:
-        x: [numel / pairs_per_row, gemm_k] fp32, fp16 or bf16, contiguous rows; or of an fp8 format.
+        x: [numel / pairs_per_row, gemm_k] fp32, fp16 or bf16 with contiguous rows, or in an fp8 format.
         w: [E, gemm_n, gemm_k], dtype or format of x, contiguous along gemm_k.
         alignment: tiles of ``tile.block_m`` rows.
         numel: pairs, M * topk.
         pairs_per_row: pairs that read the same row of x: topk for w13, 1 for w2.
         tile: kernel configuration.
-        topk_weights: [numel] fp32, contiguous; when given each row is multiplied by its weight before rounding.
-        dtype: of y; None = that of x.
+        topk_weights: [numel] fp32, contiguous; if given, each row is multiplied by its weight before rounding.
+        dtype: dtype of y; None = that of x.
     """
     scales, (x, x_scales), (w, w_scales) = scaling(w), parts(x), parts(w)
     check_device(x)

@@ -1,10 +1,10 @@
-"""Grouped GEMM by a fixed number of programs that take tile after tile; weights by TMA descriptors where there are.
+"""Grouped GEMM by a fixed number of programs that process tile after tile; weights by TMA descriptors if available.
 
-Beside ``fused_moe``: programs do not end with their tile, so the loads of the next begin while the results of the
-last are stored; the gated activation can be the end of the w13 product (gate and up columns alternating, so that both
-of a pair lie in one thread); and rows can stay in sorted order between w13 and w2, where they need no gather. In
-fp8_block gate and up rows have blocks of their own, so a tile there is two products: 128 gate columns and the 128 up
-columns to them, whose hidden features are a whole group, and leave in e4m3 with its scale.
+Unlike in ``fused_moe``, a program does not end with its tile, so the loads of the next one begin while the results of
+the last are stored; the gated activation can be fused into the end of w13 (gate and up columns alternate, so that both
+of a pair are in one thread); and rows can stay in sorted order between w13 and w2, which then need no gather. In
+fp8_block gate and up rows have separate blocks, so a tile is two products: 128 gate columns and their 128 up columns.
+The 128 hidden features are a whole group, and are stored in e4m3 with its scale.
 """
 
 from typing import Any
@@ -24,13 +24,13 @@ from moe_lab.gpu.kernels.tile import Tile
 
 @jit
 def grouped_persistent_gemm_kernel(
-    x,  # rows to multiply: [rows, gemm_k]; with TMA and not GATHER a descriptor of it
-    w,  # [E * gemm_n, gemm_k]; with TMA a descriptor of it
+    x,  # [rows, gemm_k]; with TMA and without GATHER its descriptor
+    w,  # [E * gemm_n, gemm_k]; with TMA its descriptor
     y,  # out
-    y_scales,  # [rows, gemm_n / 256] fp32, out: y is e4m3 and a tile two products; None = it is of the dtype
+    y_scales,  # [rows, gemm_n / 256] fp32, out: y is e4m3, and a tile is two products; None = y is of the dtype
     topk_weights,  # [numel] fp32; any pointer when not SCALE
-    x_scales,  # fp32 of e4m3 x, as SCALES says: [rows, ceil(gemm_k / 128)], [rows], [1] or None
-    w_scales,  # fp32 of e4m3 w: [E, ceil(gemm_n / 128), ceil(gemm_k / 128)], [E, gemm_n], [E] or None
+    x_scales,  # fp32, for e4m3 x, shaped by SCALES: [rows, ceil(gemm_k / 128)], [rows], [1] or None
+    w_scales,  # fp32, for e4m3 w: [E, ceil(gemm_n / 128), ceil(gemm_k / 128)], [E, gemm_n], [E] or None
     sorted_token_ids,  # [capacity] int32
     expert_ids,  # [tiles] int32
     num_tokens_post_padded,  # [1] int32
@@ -39,8 +39,8 @@ def grouped_persistent_gemm_kernel(
     gemm_k,
     stride_y,
     PAIRS_PER_ROW: tl.constexpr,
-    GATHER: tl.constexpr,  # row of x = pair // PAIRS_PER_ROW, and rows of y in sorted order; else the other way round
-    ACTIVATION: tl.constexpr,  # "none", "silu" or "swigluoai": y has half of the columns, which alternate gate, up
+    GATHER: tl.constexpr,  # x is gathered, by row pair // PAIRS_PER_ROW, and y is sorted; else x is sorted, y scattered
+    ACTIVATION: tl.constexpr,  # "none", "silu" or "swigluoai": columns alternate gate, up, and y has half of them
     SCALE: tl.constexpr,  # multiply each row by its router weight
     TMA: tl.constexpr,
     EVEN_K: tl.constexpr,
@@ -53,9 +53,9 @@ def grouped_persistent_gemm_kernel(
     PROGRAMS: tl.constexpr,
     FLATTEN: tl.constexpr,
     SCALES: tl.constexpr,  # "block", "token", "tensor" or "none", see quantise.scaling
-    SWAP: tl.constexpr,  # with scales: multiply as y^T = w x^T
+    SWAP: tl.constexpr,  # with scales: multiply as y^T = w x^T, see quantise.swapped
 ):
-    """Compute the [BLOCK_M, BLOCK_N] tiles program, program + PROGRAMS, ... of the product."""
+    """Compute tiles [BLOCK_M, BLOCK_N] of the product: those numbered program, program + PROGRAMS, ..."""
     tiles_m = tl.load(num_tokens_post_padded) // BLOCK_M
     tiles_n = tl.cdiv(gemm_n, BLOCK_N) if y_scales is None else gemm_n // (2 * BLOCK_N)
     for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, PROGRAMS, flatten=FLATTEN):
@@ -72,7 +72,7 @@ def grouped_persistent_gemm_kernel(
         depth = tl.arange(0, BLOCK_K)
         column = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
         row = (tl.where(valid, pair // PAIRS_PER_ROW, 0) if GATHER else sorted_row).to(tl.int64)
-        if SCALES == "block":  # BLOCK_K is 128, and BLOCK_N columns are of one block of w
+        if SCALES == "block":  # BLOCK_K is 128, and the BLOCK_N columns are in one block of w
             groups = tl.cdiv(gemm_k, BLOCK_K)
             x_scale_at = x_scales + row * groups
             w_scale_at = w_scales + (expert * tl.cdiv(gemm_n, 128) + tile_n * BLOCK_N // 128) * groups
@@ -167,23 +167,23 @@ def grouped_persistent_gemm(
     topk_weights: Tensor | None = None,
     dtype: torch.dtype | None = None,
 ) -> Weights:
-    """Return the product in ``dtype``: rows gathered into sorted order, or sorted rows back in pair order.
+    """Return the product in ``dtype``, from gathered rows in sorted order, or from sorted rows in pair order.
 
     Args:
-        x: with ``pairs_per_row`` [M, gemm_k], rows of tokens; else [capacity, gemm_k], rows in sorted order. fp32,
-            fp16 or bf16, contiguous; or of an fp8 format.
+        x: with ``pairs_per_row`` [M, gemm_k], rows of tokens; else [capacity, gemm_k], rows in sorted order. fp32, fp16
+            or bf16, contiguous, or in an fp8 format.
         w: [E, gemm_n, gemm_k], dtype or format of x, contiguous.
         alignment: tiles of ``tile.block_m`` rows.
         numel: pairs, M * topk.
         tile: kernel configuration.
         programs: thread blocks that share the tiles.
-        pairs_per_row: topk, to gather and return [capacity, columns] in sorted order (padding rows stay unwritten);
+        pairs_per_row: topk, to gather and return [capacity, columns] in sorted order (padding rows are not written);
             0, to return [numel, columns] in pair order.
         activation: ``none``, or one of ``activation.ACTIVATIONS``: rows of w alternate gate, up; columns = gemm_n / 2.
-            In fp8_block w has its gate rows first, and the result is of that format; see ``holds_groups``.
+            In fp8_block the gate rows of w come first, and the result is in that format; see ``holds_groups``.
         topk_weights: [numel] fp32, contiguous: each row is multiplied by its weight before the activation and before it
             is rounded.
-        dtype: of the product; None = that of x.
+        dtype: dtype of the product; None = that of x.
     """
     scales, (x, x_scales), (w, w_scales) = scaling(w), parts(x), parts(w)
     check_device(x)
@@ -225,12 +225,12 @@ def grouped_persistent_gemm(
 
 
 def holds_groups(tile: Tile, N: int) -> bool:
-    """Return whether a tile of w13 in fp8_block can end with activation and quantisation: it has whole groups of N."""
+    """Return whether a tile of w13 in fp8_block can end with activation and quantisation: it needs whole groups."""
     return tile.block_n == GROUP and N % GROUP == 0
 
 
 def _described(x: Tensor, w: Tensor, tile: Tile, gather: bool) -> tuple[Any, Any]:
-    """Return x and w as TMA takes them; gathered rows do not follow one another, so pointers load them."""
+    """Return x and w as TMA takes them; gathered rows are not adjacent, so x is then loaded through pointers."""
     from triton.tools.tensor_descriptor import TensorDescriptor
 
     weights = TensorDescriptor.from_tensor(w.view(-1, w.shape[2]), [tile.block_n, tile.block_k])
@@ -238,7 +238,7 @@ def _described(x: Tensor, w: Tensor, tile: Tile, gather: bool) -> tuple[Any, Any
 
 
 def has_tma(x: Tensor, gemm_k: int) -> bool:
-    """Return whether TMA can load rows of gemm_k elements beside ``x``: up to 16-bit types, strides of 16 bytes."""
+    """Return whether TMA can load rows of gemm_k elements like ``x``: types of up to 16 bits, strides of 16 bytes."""
     if not x.is_cuda or is_hip() or x.element_size() > 2 or gemm_k * x.element_size() % 16:
         return False
     return torch.cuda.get_device_capability(x.device)[0] >= 9

@@ -1,4 +1,4 @@
-"""Dense products with weights in any format: those of attention and of shared experts."""
+"""Dense products with weights in any format, for attention and shared experts."""
 
 from functools import cache
 
@@ -16,8 +16,8 @@ from moe_lab.gpu.kernels.tile import Tile
 def linear(x: Tensor, w: Weights) -> Tensor:
     """Return x @ w^T [rows, out] in the dtype of x.
 
-    With weights in an fp8 format x is quantised in a launch of its own, and the product is that of ``fused_moe`` with a
-    single expert that has every row.
+    If weights are in an fp8 format, x is quantised in a separate launch, and the product is that of ``fused_moe`` with
+    a single expert that has every row.
 
     Args:
         x: [rows, in] fp32, fp16 or bf16, contiguous.
@@ -38,7 +38,7 @@ def linear(x: Tensor, w: Weights) -> Tensor:
 
 @cache
 def _one_expert(rows: int, block_m: int, device: torch.device) -> Alignment:
-    """Return rows in their order, all of expert 0; made once, since a layer asks again with every call."""
+    """Return an alignment of rows in their order, all of expert 0; made once, since every call of a layer asks."""
     padded = -(-rows // block_m) * block_m
     order = torch.arange(padded, dtype=torch.int32, device=device).clamp_(max=rows)
     total = torch.full((1,), padded, dtype=torch.int32, device=device)

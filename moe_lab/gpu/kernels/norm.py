@@ -1,4 +1,4 @@
-"""Residual add, then RMSNorm (arXiv 1910.07467), in one pass and in fp32."""
+"""Residual add and RMSNorm (arXiv 1910.07467) in one pass, computed in fp32."""
 
 import torch
 import triton
@@ -20,7 +20,7 @@ def add_rms_norm_kernel(
     eps,
     BLOCK_K: tl.constexpr,
 ):
-    """Do one row."""
+    """Normalise one row."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK_K)
     mask = column < K

@@ -1,4 +1,4 @@
-"""Kernels that do nothing: their time is that of the method of measurement, and of a launch that waits for another."""
+"""Kernels that do nothing: they time the method of measurement itself, and a launch that waits for another."""
 
 import triton.language as tl
 from torch import Tensor
@@ -10,7 +10,7 @@ from moe_lab.gpu.kernels._jit import jit
 
 @jit
 def nothing_kernel(x, EARLY: tl.constexpr):
-    """Do nothing; EARLY: let the next launch begin, and wait for the one before."""
+    """Do nothing; EARLY: let the next launch begin, and wait for the previous one."""
     if EARLY:
         gdc_launch_dependents()
         gdc_wait()
@@ -21,8 +21,8 @@ def launch_nothing(x: Tensor, launches: int = 1, early: bool = False) -> None:
 
     Args:
         x: any tensor.
-        launches: kernels, each of which waits for the one before.
-        early: let them begin before the one before has ended, where the GPU can.
+        launches: number of kernels, each of which waits for the previous one.
+        early: whether each may begin before the previous one has ended, if the GPU can do that.
     """
     check_device(x)
     early = early and can_launch_early(x.device)

@@ -1,4 +1,4 @@
-"""What triton_kernels' matmul_ogs is fed with: the routing as bits, one an expert, and SiLU for its epilogue."""
+"""Inputs for triton_kernels' matmul_ogs: the routing as one bit per expert, and SiLU for its epilogue."""
 
 from typing import no_type_check
 
@@ -41,14 +41,14 @@ def pack_kernel(
 @triton.jit(repr=lambda _: "_gated_silu")
 @no_type_check
 def gated_silu(pairs, alpha):
-    """Return silu(gate) * up in fp32 of columns gate, up, gate, up, ...; alpha is the slope within the sigmoid."""
+    """Return silu(gate) * up in fp32, for columns gate, up, gate, up, ...; alpha is the factor in the sigmoid."""
     gate, up = tl.split(tl.reshape(pairs, (pairs.shape[0], pairs.shape[1] // 2, 2)))
     gate = gate.to(tl.float32)
     return gate / (1 + tl.exp(-alpha * gate)) * up.to(tl.float32)
 
 
 def pack(topk_ids: Tensor, E: int) -> tuple[Tensor, Tensor]:
-    """Return the routing as bits, and as many zeros as there are bits a token.
+    """Return the routing as bits, and as many zeros as a token has bits.
 
     Args:
         topk_ids: [M, topk] int32, contiguous.

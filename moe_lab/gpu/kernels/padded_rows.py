@@ -1,7 +1,8 @@
-"""Rows by expert with room between: where each pair's row lies, and the kernels that bring rows there and back.
+"""Rows grouped by expert with room in between: the row of each pair, and the kernel that puts rows there.
 
-Contiguous: an expert's rows begin at a multiple of a tile. Masked: every expert has room for as many rows as there are
-tokens, and what counts is said beside. Row scales lie as DeepGEMM reads them: one group of all rows after the other.
+Contiguous: the rows of an expert begin at a multiple of the tile. Masked: every expert has room for as many rows as
+there are tokens, and a count says how many are valid. Scales of rows are stored as DeepGEMM reads them: those of all
+rows for one group of features, then those for the next.
 """
 
 import torch
@@ -13,8 +14,8 @@ from moe_lab.gpu.align import Alignment
 from moe_lab.gpu.formats import Quantised, Weights
 from moe_lab.gpu.kernels._device import check_device
 from moe_lab.gpu.kernels._jit import jit
-from moe_lab.gpu.kernels.activation import ALPHA, LIMIT, gated
-from moe_lab.gpu.kernels.quantise import GROUP, program, stored_as
+from moe_lab.gpu.kernels.activation import ALPHA, LIMIT
+from moe_lab.gpu.kernels.quantise import GROUP, e4m3_of, numbers_of, program, stored_as
 
 
 @jit
@@ -30,7 +31,7 @@ def contiguous_kernel(
     TILE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Do BLOCK rows."""
+    """Process BLOCK rows."""
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = row < tl.load(num_tokens_post_padded)
     pair = tl.load(sorted_token_ids + row, mask=inside & (row < capacity), other=pairs)
@@ -39,7 +40,7 @@ def contiguous_kernel(
 
 
 def contiguous(alignment: Alignment, tile: int, pairs: int) -> tuple[Tensor, Tensor]:
-    """Return the row of each pair [pairs] int32, and the expert of each row, -1 behind the last tile [rows] int32."""
+    """Return the row of each pair [pairs] int32, and the expert of each row [rows] int32, -1 after the last tile."""
     ids = alignment.sorted_token_ids
     rows = alignment.expert_ids.numel() * tile
     place, groups = ids.new_empty(pairs), ids.new_empty(rows)
@@ -70,7 +71,7 @@ def masked_kernel(
 
 
 def masked(topk_ids: Tensor, E: int, room: int) -> tuple[Tensor, Tensor]:
-    """Return the row of each pair [pairs] int32, expert e's from e * room on, and the rows of each expert [E] int32."""
+    """Return the row of each pair [pairs] int32, from e * room on for expert e, and the rows of each [E] int32."""
     pairs = topk_ids.numel()
     place, counts = topk_ids.new_empty(pairs), topk_ids.new_empty(E)
     masked_kernel[(E,)](topk_ids, place, counts, pairs, room, BLOCK=min(1024, triton.next_power_of_2(pairs)))
@@ -93,25 +94,17 @@ def place_rows_kernel(
     BLOCK_ROWS: tl.constexpr,
     GROUP: tl.constexpr,
 ):
-    """Do one group of features of BLOCK_ROWS pairs."""
+    """Place one group of features of BLOCK_ROWS pairs."""
     pair = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     group = tl.program_id(1)
     column = (group * GROUP + tl.arange(0, GROUP))[None, :]
     real = pair < pairs
     row = tl.load(place + pair, mask=real, other=0).to(tl.int64)
     mask = real[:, None] & (column < features)
-    if ACTIVATION == "none":
-        numbers = tl.load(x + (pair // TOPK).to(tl.int64)[:, None] * features + column, mask=mask, other=0.0)
-        numbers = numbers.to(tl.float32)
-    else:
-        at = x + row[:, None] * 2 * features + column
-        gate = tl.load(at, mask=mask, other=0.0).to(tl.float32)
-        up = tl.load(at + features, mask=mask, other=0.0).to(tl.float32)
-        numbers = gated(gate, up, ACTIVATION == "swigluoai", ALPHA, LIMIT)
+    source = row if ACTIVATION != "none" else (pair // TOPK).to(tl.int64)
+    numbers = numbers_of(x, source, column, mask, features, ACTIVATION, ALPHA, LIMIT)
     if scales is not None:
-        largest = tl.max(tl.abs(tl.where(mask, numbers, 0.0)), axis=1)
-        scale = tl.where(largest > 0, largest / 448.0, 1.0)
-        numbers = tl.minimum(tl.maximum(numbers / scale[:, None], -448.0), 448.0)
+        numbers, scale = e4m3_of(numbers)
         depth = tl.cdiv(features, GROUP)
         tl.store(scales + (row // room * depth + group) * room + row % room, scale, mask=real)
     tl.store(y + row[:, None] * features + column, numbers.to(y.dtype.element_ty), mask=mask)
@@ -120,19 +113,19 @@ def place_rows_kernel(
 def place_rows(
     x: Tensor, place: Tensor, rows: int, topk: int, *, activation: str = "none", room: int | None = None
 ) -> Weights:
-    """Return each pair's row of x, or act(gate) * up of it, where the pair lies; other rows stay unwritten.
+    """Return the row of x for each pair, or act(gate) * up of it, in the pair's place; other rows are not written.
 
     Args:
-        x: [M, features]; with an activation [rows, 2 * features], already where the pairs lie.
+        x: [M, features]; with an activation [rows, 2 * features], whose rows are already in their places.
         place: [pairs] int32.
-        rows: of the result.
-        topk: pairs of a token.
+        rows: number of rows of the result.
+        topk: pairs per token.
         activation: ``none``, or one of ``activation.ACTIVATIONS``.
-        room: rows of a block whose scales lie together; None = the result keeps the dtype of x.
+        room: rows of a block whose scales are stored together; None = the result keeps the dtype of x.
 
     Returns:
-        [rows, features] in the dtype of x; with ``room`` e4m3 and scales [rows / room, room, features / 128] fp32, of
-        which the rows are next to each other.
+        [rows, features] in the dtype of x; with ``room`` in e4m3 with scales [rows / room, room, features / 128] fp32,
+        of which rows are adjacent in memory.
     """
     check_device(x)
     pairs, features = place.numel(), x.shape[1] // (1 if activation == "none" else 2)

@@ -1,8 +1,8 @@
-"""Activations to e4m3, alone or behind the activation; and how they are multiplied.
+"""Quantisation of activations to e4m3, alone or fused with the activation function, and how they are multiplied.
 
-The numbers are those of ``formats/fp8_*.py``: the largest of all that share a scale becomes 448, and the scale is fp32.
-One scale of all rows (``fp8_tensor``) needs the largest number before any is stored: a launch of its own finds it, and
-the next computes the activation again instead of reading it. vLLM does the same in three launches (activation, largest,
+The result is that of ``formats/fp8_*.py``: the largest of the values that share a scale becomes 448; scales are fp32.
+One scale for all rows (``fp8_tensor``) needs the largest value before any is stored: a first launch finds it, and the
+second computes the activation again instead of reading it. vLLM does the same in three launches (activation, largest,
 quantise) with as many bytes and bf16 hidden rows.
 """
 
@@ -26,7 +26,7 @@ GROUP = 128
 
 @jit
 def numbers_of(x, row, column, mask, features, ACTIVATION: tl.constexpr, ALPHA: tl.constexpr, LIMIT: tl.constexpr):
-    """Return x [rows, features], or act(gate) * up of x [rows, 2 * features], at rows and columns in fp32; 0 if masked.
+    """Return in fp32 the values of x [rows, features], or act(gate) * up of x [rows, 2 * features]; 0 where masked.
 
     row is [m], column [1, n], mask [m, n].
     """
@@ -42,7 +42,7 @@ def numbers_of(x, row, column, mask, features, ACTIVATION: tl.constexpr, ALPHA: 
 
 @jit
 def e4m3_of(numbers, most=None):
-    """Return numbers [m, n] for e4m3 and their scales [m], by each row's own largest or by ``most`` [m]."""
+    """Return values [m, n] scaled for e4m3 and their scales [m], by the largest of each row or by ``most`` [m]."""
     if most is None:
         most = tl.max(tl.abs(numbers), axis=1)
     scale = tl.where(most > 0, most / 448.0, 1.0)
@@ -51,8 +51,8 @@ def e4m3_of(numbers, most=None):
 
 @jit
 def largest_kernel(
-    x,  # as of quantise_kernel
-    largest,  # [PARTS] fp32, out: of the tiles that each program did
+    x,  # see quantise_kernel
+    largest,  # [PARTS] fp32, out: the largest of each program
     order,
     numel,
     rows,
@@ -65,7 +65,7 @@ def largest_kernel(
     GROUP: tl.constexpr,
     PARTS: tl.constexpr,
 ):
-    """Find the largest of the groups program, program + PARTS, ... of BLOCK_ROWS rows each."""
+    """Find the largest absolute value in tiles of BLOCK_ROWS rows and a group: tiles program, program + PARTS, ..."""
     most = tl.zeros((BLOCK_ROWS, GROUP), dtype=tl.float32)
     for tile in tl.range(tl.program_id(0), tl.cdiv(rows, BLOCK_ROWS) * groups, PARTS):
         row = (tile // groups * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)).to(tl.int64)
@@ -83,8 +83,8 @@ def quantise_kernel(
     x,  # [rows, features], or [rows, 2 * features] with an activation
     values,  # [rows, features], out
     scales,  # [rows, groups] fp32, out; with ``largest`` [1]
-    largest,  # [PARTS] fp32, whose largest is that of all rows; None = every group has a scale
-    order,  # [rows] int32: rows of pairs from numel on are padding; None = none are
+    largest,  # [PARTS] fp32, whose maximum is that of all rows; None = every group has its own scale
+    order,  # [rows] int32: rows whose pair is >= numel are padding; None = no padding
     numel,
     rows,
     features,
@@ -96,7 +96,7 @@ def quantise_kernel(
     GROUP: tl.constexpr,
     PARTS: tl.constexpr,
 ):
-    """Do one group of BLOCK_ROWS rows."""
+    """Quantise one group of BLOCK_ROWS rows."""
     row = (tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)).to(tl.int64)
     group = tl.program_id(1)
     column = (group * GROUP + tl.arange(0, GROUP))[None, :]
@@ -113,15 +113,16 @@ def quantise_kernel(
     tl.store(values + row[:, None] * features + column, numbers.to(values.dtype.element_ty), mask=mask)
     if largest is None:
         tl.store(scales + row * groups + group, scale, mask=real)
-    else:  # of row 0 alone, which has that of all
+    else:  # all rows share the scale, so one program writes it
         tl.store(scales + row, scale, mask=(row == 0) & (group == 0))
 
 
 @jit
 def add_scaled(acc, x_tile, w_tile, scale, SWAP: tl.constexpr):
-    """Return acc + scale * x_tile @ w_tile^T, whose fp32 sum is of these steps of K alone.
+    """Return acc + scale * x_tile @ w_tile^T, where the product is an fp32 sum over this step of K alone.
 
-    x_tile is [m, k], w_tile [n, k], scale [m], and acc [m, n]; with SWAP [n, m], since wgmma wants 64 rows first.
+    x_tile is [m, k], w_tile [n, k], scale [m], and acc [m, n], or [n, m] with SWAP: wgmma wants 64 rows in its first
+    factor.
     """
     if SWAP:
         acc += tl.dot(w_tile, x_tile.T) * scale[None, :]
@@ -132,9 +133,9 @@ def add_scaled(acc, x_tile, w_tile, scale, SWAP: tl.constexpr):
 
 @jit
 def scaled(acc, x_scales, w_scales, row, expert, column, gemm_n, valid, SCALES: tl.constexpr):
-    """Return sums [m, n] over all of K times the scales of their factors.
+    """Return sums [m, n] over all of K, multiplied by the scales of both factors.
 
-    row, valid are [m]: of x, and which rows are pairs; column is [n]. See ``scaling`` for SCALES.
+    row [m] is the row of x, valid [m] whether it is a pair's, column is [n]. See ``scaling`` for SCALES.
     """
     if SCALES == "token":
         x_scale = tl.load(x_scales + row, mask=valid, other=0.0)
@@ -144,17 +145,18 @@ def scaled(acc, x_scales, w_scales, row, expert, column, gemm_n, valid, SCALES: 
 
 
 def stored_as(x: Tensor) -> torch.dtype:
-    """Return what a kernel writes of e4m3: Triton's interpreter loses the carry of a mantissa that rounds up in it."""
-    return torch.float8_e4m3fn if x.is_cuda else torch.float32  # there torch rounds
+    """Return the dtype in which a kernel stores e4m3."""
+    # Triton's interpreter loses the carry of a mantissa that rounds up in e4m3, so on the CPU torch rounds afterwards.
+    return torch.float8_e4m3fn if x.is_cuda else torch.float32
 
 
 def program(rows: int, groups: int, group: int = GROUP) -> dict[str, int]:
-    """Return how many rows a program takes, and its warps: single rows while there are few, for a wide grid.
+    """Return how many rows a program processes, and its warps: one row if there are few, for a wide grid.
 
     Args:
-        rows: of all.
-        groups: of a row.
-        group: features of one, a power of two.
+        rows: number of rows.
+        groups: groups per row.
+        group: features per group, a power of two.
     """
     few = rows * groups < 4096
     block_rows = 1 if few else max(1, 2048 // group)
@@ -163,20 +165,20 @@ def program(rows: int, groups: int, group: int = GROUP) -> dict[str, int]:
 
 @cache
 def _block(format: str) -> tuple[int, int]:
-    """Return the rows and features of activations that share a scale; looked up once, since a look-up reads a file."""
+    """Return the rows and features of activations that share a scale; cached, since a look-up reads a file."""
     return formats.get(format).activation_block or (1, GROUP)
 
 
 def quantise(
     x: Tensor, activation: str = "none", order: Tensor | None = None, numel: int = 0, *, format: str = "fp8_block"
 ) -> Quantised:
-    """Return x, or act(gate) * up of it, in e4m3: values [rows, features], scales as the format has them, fp32.
+    """Return x, or act(gate) * up of it, in e4m3: values [rows, features], and fp32 scales as the format has them.
 
     Args:
-        x: [rows, features] fp32, fp16 or bf16, contiguous; with an activation [rows, 2 * features], gates then ups.
+        x: [rows, features] fp32, fp16 or bf16, contiguous; with an activation [rows, 2 * features], gate then up.
         activation: ``none``, or one of ``activation.ACTIVATIONS``.
-        order: [rows] int32, the pair of each row where rows are sorted and padded: padding stays unread and unwritten.
-        numel: pairs; from there on ``order`` is padding.
+        order: [rows] int32, the pair of each row if rows are sorted and padded: padding is neither read nor written.
+        numel: number of pairs; a larger or equal entry of ``order`` means padding.
         format: ``fp8_block``, ``fp8_tensor`` or ``fp8_token``.
 
     Raises:
@@ -194,7 +196,7 @@ def quantise(
     if rows:
         taken = program(rows, groups, group)
         tiles = triton.cdiv(rows, taken["BLOCK_ROWS"])
-        # Programs that look for the largest: each of the next launch reads what all of them found.
+        # Programs that find the largest value; few, because each program of the next launch reads all their results.
         count = 1 if high else min(512, triton.next_power_of_2(tiles * groups))
         sizes = order, numel, rows, features, groups
         fixed = {"ALPHA": ALPHA, "LIMIT": LIMIT, "ACTIVATION": activation, "GROUP": group, "PARTS": count, **taken}
@@ -206,15 +208,15 @@ def quantise(
 
 
 def parts(numbers: Weights) -> tuple[Tensor, Tensor | None]:
-    """Return the values and the scales; without scales the tensor itself and None."""
+    """Return values and scales; for a plain tensor, the tensor itself and None."""
     return (numbers.values, numbers.scales) if isinstance(numbers, Quantised) else (numbers, None)
 
 
 def scaling(numbers: Weights) -> str:
-    """Return where a product takes the scales of its factors.
+    """Return where a product applies the scales of its factors.
 
-    ``block``: every 128 of K, of a row's group and of a block of 128 columns; ``token``: behind the sum, of a row and
-    of a column; ``tensor``: behind the sum, of all rows and of an expert; ``none``: there are none.
+    ``block``: every 128 of K, a scale for a row's group times one for a block of 128 columns; ``token``: after the sum,
+    one per row and one per column; ``tensor``: after the sum, one for all rows and one per expert; ``none``: no scales.
     """
     return numbers.format.removeprefix("fp8_") if isinstance(numbers, Quantised) else "none"
 
@@ -224,10 +226,10 @@ def swapped(tile: Tile, scales: str) -> bool:
 
     Args:
         tile: of the product.
-        scales: of ``scaling``.
+        scales: what ``scaling`` returns.
 
     Raises:
-        UserError: the tile is not of one block of weights, which has one scale.
+        UserError: the tile spans several blocks of weights, so it has no single scale.
     """
     if scales == "block" and (tile.block_k != GROUP or tile.block_n > GROUP):
         raise UserError(
@@ -238,11 +240,7 @@ def swapped(tile: Tile, scales: str) -> bool:
 
 
 def check_e4m3(device: torch.device) -> None:
-    """Refuse GPUs whose matrix units, as Triton drives them, have no e4m3.
-
-    Raises:
-        UserError: the device is one of them.
-    """
+    """Raise UserError for a GPU that cannot multiply in e4m3 through Triton."""
     if device.type == "cuda" and (is_hip() or torch.cuda.get_device_capability(device) < (8, 9)):
         raise UserError(
             "fp8 formats multiply in e4m3, which needs an NVIDIA GPU of compute capability 8.9 or more; "

@@ -1,4 +1,4 @@
-"""Read memory and keep almost nothing of it: the fastest that bytes can come in."""
+"""Read memory and store almost nothing: the fastest that bytes can be read."""
 
 import torch
 import triton
@@ -11,16 +11,16 @@ from moe_lab.gpu.kernels._jit import jit
 
 @jit
 def read_kernel(x, sums, numel, passes, first, stride, length, BLOCK: tl.constexpr):
-    """Add up parts of x [numel] int32, ``passes`` times; as many programs as there are sums [programs] int32.
+    """Add up parts of x [numel] int32, ``passes`` times; each program writes one of sums [programs] int32.
 
-    A program's part begins at ``first`` times its number, goes on in steps of ``stride`` and has ``length`` elements.
+    A program's part begins at ``first`` times its number, goes in steps of ``stride`` and spans ``length`` elements.
     """
     pid = tl.program_id(0).to(tl.int64)
     programs = tl.num_programs(0)
     at = tl.arange(0, BLOCK)
     acc = tl.zeros((BLOCK,), dtype=tl.int32)
     for number in range(passes):
-        # Another part each pass, so that no multiprocessor reads what it has just read; L1 is passed over.
+        # A different part each pass, so that no multiprocessor reads what it has just read; .cg bypasses L1.
         begin = (pid + number * 37) % programs * first
         end = tl.minimum(begin + length, numel)
         for start in range(begin, end, stride):
@@ -35,12 +35,12 @@ def read(
 
     Args:
         x: [numel] int32, contiguous.
-        sums: [programs] int32, receives partial sums; a program each.
-        passes: how often; from the second on what fits comes from the L2 cache.
+        sums: [programs] int32, receives partial sums, one per program.
+        passes: how often; from the second pass on, what fits comes from the L2 cache.
         block: elements that a program reads at once, a power of two.
-        num_warps: of a program.
-        chunked: every program reads one part of the tensor from its begin to its end; else neighbouring programs read
-            neighbouring blocks.
+        num_warps: warps per program.
+        chunked: whether each program reads one part of the tensor from beginning to end; else neighbouring programs
+            read neighbouring blocks.
     """
     check_device(x)
     numel, programs = x.numel(), sums.numel()
@@ -51,7 +51,7 @@ def read(
 
 @jit
 def follow_kernel(chain, end, steps):
-    """From chain[0] on, read what the last read says; the places are in chain [numel] int32; end [1] int32, out."""
+    """Follow chain [numel] int32 from its first entry: each read gives the index of the next; end [1] int32, out."""
     at = tl.load(chain, cache_modifier=".cg")
     for _ in range(1, steps):
         at = tl.load(chain + at, cache_modifier=".cg")
@@ -59,21 +59,21 @@ def follow_kernel(chain, end, steps):
 
 
 def follow(chain: Tensor, end: Tensor, steps: int) -> None:
-    """Read one place of memory after the other, each known only when the last was read: nothing but latency.
+    """Read memory in a chain in which each address is known only after the previous read: pure latency.
 
     Args:
-        chain: [numel] int32, of ``chained``.
+        chain: [numel] int32, from ``chained``.
         end: [1] int32, receives the last value read.
-        steps: reads.
+        steps: number of reads.
     """
     check_device(chain)
     follow_kernel[(1,)](chain, end, steps, num_warps=1)
 
 
 def chained(numel: int, steps: int, device: torch.device) -> Tensor:
-    """Return [numel] int32 whose places, evenly spread, lead from 0 through all ``steps`` of them and back to 0.
+    """Return [numel] int32: a chain of ``steps`` evenly spaced entries, from 0 through all of them and back to 0.
 
-    In random order, so that no read can be foreseen.
+    The order is random, so that no read can be predicted.
     """
     order = (torch.randperm(steps - 1, device=device) + 1) * (numel // steps)
     order = torch.cat([order.new_zeros(1), order])
@@ -83,5 +83,5 @@ def chained(numel: int, steps: int, device: torch.device) -> Tensor:
 
 
 def partial_sums(device: torch.device, each: int = 4) -> Tensor:
-    """Return memory for the sums of ``read``: ``each`` programs a multiprocessor."""
+    """Return memory for the sums of ``read``, for ``each`` programs per multiprocessor."""
     return torch.zeros(each * multiprocessors(device), dtype=torch.int32, device=device)

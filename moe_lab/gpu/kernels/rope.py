@@ -1,4 +1,4 @@
-"""Between the q/k/v projection and attention: per-head RMSNorm, rotary embedding, KV-cache write, in one kernel.
+"""The steps between q/k/v projection and attention in one kernel: per-head RMSNorm, rotary embedding, KV-cache write.
 
 The rotation pairs dimension i with i + head_dim / 2 (arXiv 2104.09864, in the half-split order of checkpoints).
 """
@@ -31,7 +31,7 @@ def rope_cache_kernel(
     HEAD_DIM: tl.constexpr,
     BLOCK_HEADS: tl.constexpr,
 ):
-    """Do BLOCK_HEADS heads of one token."""
+    """Process BLOCK_HEADS heads of one token."""
     row = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * BLOCK_HEADS + tl.arange(0, BLOCK_HEADS)[:, None]
     half = tl.arange(0, HEAD_DIM // 2)[None, :]

@@ -1,10 +1,10 @@
 """Routing rules of ``moe_lab.gpu.routing.route`` in one kernel: a program holds a few rows of logits in registers.
 
-How the choice works: a score becomes a 32-bit code, the smaller the better, whose low bits give way to the expert's id.
-So codes are distinct, and one minimum yields both score and expert. The next choice is the least code above the last;
-in differences that wrap around that is a plain minimum too, and nothing has to be marked as taken. Where the bits
-that gave way could matter (two codes in succession agree in all others, and some lost bits were set) the choice is made
-again by all bits. A row lies in one warp, so no warp waits for another.
+How it chooses: a score becomes a 32-bit code, the smaller the better, whose low bits are replaced by the expert's id.
+So codes are distinct, and one minimum gives both score and expert. The next choice is the least code above the last;
+with differences that wrap around this is a plain minimum too, and nothing has to be marked as taken. If the replaced
+bits could matter (two successive codes agree in all other bits, and some replaced bits were set), the choice is
+repeated with all bits. A row is held by one warp, so no warp waits for another.
 
 Ties: the lower expert id is chosen first. NaN scores rank first, as in ``torch.topk``, and make the weights NaN.
 """
@@ -17,23 +17,26 @@ from torch import Tensor
 from moe_lab.gpu.kernels._device import check_device
 from moe_lab.gpu.kernels._jit import jit
 from moe_lab.gpu.routing import Routing, check_route
+from moe_lab.gpu.weights import DTYPES
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.models import Router
 
 MOST_EXPERTS = 1024
-TILE = 512  # entries of a program, if it has several rows
-MOST_ROWS = 32  # of a program
+TILE = 512  # entries per program, if it has several rows
+MOST_ROWS = 32  # per program
 PROGRAMS = 2048  # four for each of the four schedulers of 128 multiprocessors
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 OUT = tl.constexpr(0xFFFFFFFF)  # greater than the code of any score
 
 
 @jit
 def descending_bits(x, ID_BITS: tl.constexpr):
-    """Return fp32 as uint32: greater x, smaller code; NaN least, 0 and -0 equal, 2 ** ID_BITS codes left after -inf."""
+    """Return fp32 as uint32: the greater x, the smaller the code; NaN is least, 0 and -0 are equal.
+
+    2 ** ID_BITS codes are left after that of -inf.
+    """
     bits = (x + 0.0).to(tl.int32, bitcast=True)  # -0 + 0 = 0
     code = (bits ^ (~(bits >> 31) & 0x7FFFFFFF)).to(tl.uint32, bitcast=True)
-    # As unsigned numbers: positive NaN, inf .. -inf, negative NaN. The rotation wraps the last to the front.
+    # As unsigned numbers: positive NaN, inf .. -inf, negative NaN. The addition wraps the last to the front.
     return tl.add(code, 0x007FFFFF - (1 << ID_BITS), sanitize_overflow=False)
 
 
@@ -45,7 +48,7 @@ def two_best(a, a2, b, b2):
 
 @jit
 def take_best(code, column):
-    """Return (column of the least code of each row [rows], code with that entry out of the race)."""
+    """Return (column of the least code of each row [rows], codes without that entry)."""
     least = tl.min(code, axis=1)[:, None]
     best = tl.min(tl.where(code == least, column, 0x7FFFFFFF), axis=1)
     return best, tl.where(column == best[:, None], OUT, code)
@@ -53,7 +56,7 @@ def take_best(code, column):
 
 @jit
 def in_kept_group(ranking, SIZE: tl.constexpr, TOPK_GROUPS: tl.constexpr, BLOCK_G: tl.constexpr):
-    """Return which of ``ranking`` [rows, BLOCK_G * width] lie in the best groups, by the sum of a group's two best."""
+    """Return which of ``ranking`` [rows, BLOCK_G * width] are in the best groups, by the sum of a group's two best."""
     rows: tl.constexpr = ranking.shape[0]
     width: tl.constexpr = ranking.shape[1] // BLOCK_G
     grouped = tl.reshape(ranking, [rows, BLOCK_G, width])
@@ -80,7 +83,7 @@ def choose_by_all_bits(code, expert, slot, TOPK: tl.constexpr):
 
 @jit
 def least_after(codes, last):
-    """Return the least of each row's codes [rows, columns] above ``last`` [rows]; of all if that has all bits set."""
+    """Return the least of each row's codes [rows, columns] above ``last`` [rows]; of all codes if all bits are set."""
     rest = (0xFFFFFFFF - last)[:, None]
     step = tl.min(tl.add(codes, rest, sanitize_overflow=False), axis=1)  # of codes - last - 1 in 32 bits
     return tl.add(last, step + 1, sanitize_overflow=False)
@@ -90,7 +93,7 @@ def least_after(codes, last):
 def choose(code, expert, slot, bits, TOPK: tl.constexpr, ID_BITS: tl.constexpr, EXACT: tl.constexpr):
     """Return the experts of the TOPK least (code, expert) of each row, in ``slot`` order.
 
-    EXACT: the low ID_BITS of the scores' ``bits`` are zero.
+    EXACT: whether the low ID_BITS of the scores' ``bits`` are zero.
     """
     low: tl.constexpr = (1 << ID_BITS) - 1
     packed = (code & (0xFFFFFFFF - low)) | expert.to(tl.uint32)
@@ -114,7 +117,7 @@ def choose(code, expert, slot, bits, TOPK: tl.constexpr, ID_BITS: tl.constexpr, 
 @jit
 def router_kernel(
     logits,  # [M, E]
-    bias,  # [E], read if BIAS
+    bias,  # [E], read only if BIAS
     topk_weights,  # [M, TOPK] fp32, out
     topk_ids,  # [M, TOPK] int32, out
     M,
@@ -132,18 +135,18 @@ def router_kernel(
     BLOCK_S: tl.constexpr,  # >= E / GROUPS
     BLOCK_K: tl.constexpr,  # >= TOPK
 ):
-    """Do BLOCK_M tokens."""
+    """Route BLOCK_M tokens."""
     size: tl.constexpr = E // GROUPS
     row = (tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)).to(tl.int64)[:, None]
     column = tl.arange(0, BLOCK_G * BLOCK_S)[None, :]
     expert = column
     valid = column < E
-    if size != BLOCK_S and GROUPS > 1:  # groups lie BLOCK_S apart in the tile
+    if size != BLOCK_S and GROUPS > 1:  # groups are BLOCK_S apart in the tile
         expert = column // BLOCK_S * size + column % BLOCK_S
         valid = (column % BLOCK_S < size) & (expert < E)
     x = tl.load(logits + row * E + expert, mask=(row < M) & valid, other=float("-inf")).to(tl.float32)
 
-    # The order of the logits is that of their softmax and sigmoid, and needs neither.
+    # Logits have the same order as their softmax and sigmoid, so neither is needed to compare them.
     by_score: tl.constexpr = BIAS or GROUPS > 1
     if SCORE == "softmax":
         top = tl.max(x, axis=1)[:, None]
@@ -181,28 +184,28 @@ def router_kernel(
 def fused_route(logits: Tensor, router: Router, topk: int, bias: Tensor | None = None) -> Routing:
     """Apply a model's routing rule, as ``moe_lab.gpu.routing.route`` does, in one launch.
 
-    Where scores are compared (with a bias or with groups) they are this kernel's, which may differ from torch's in the
+    If scores are compared (with a bias or with groups), they are this kernel's, which may differ from torch's in the
     last bits: two experts that nearly tie may change places.
 
     Args:
         logits: [M, E] fp32, fp16 or bf16, E up to ``MOST_EXPERTS``; scored in fp32. Copied if not contiguous.
         router: the rule.
         topk: experts per token.
-        bias: [E], added to the score for the choice only; needed when ``router.bias``.
+        bias: [E], added to the score for the choice only; required if ``router.bias``.
 
     Returns:
-        Weights fp32 and ids int32, each [M, topk]; experts of a token distinct and in descending order of the score
-        that chose them, equal scores in ascending order of the id.
+        Weights fp32 and ids int32, each [M, topk]; the experts of a token are distinct and in descending order of the
+        score that chose them, equal scores in ascending order of the id.
 
     Raises:
-        UserError: what ``route`` refuses; another dtype or more experts than the kernel has.
+        UserError: what ``route`` refuses, another dtype, or more experts than the kernel supports.
     """
     check_route(logits, router, topk, bias)
     M, E = logits.shape
-    if E > MOST_EXPERTS or logits.dtype not in DTYPES:
+    if E > MOST_EXPERTS or logits.dtype not in DTYPES.values():
         raise UserError(
-            f"The fused router has no kernel for {logits.dtype} logits of {E} experts; give it fp32, fp16 or bf16 "
-            f"and at most {MOST_EXPERTS} experts, or use moe_lab.gpu.routing.route."
+            f"The fused router has no kernel for {logits.dtype} logits of {E} experts; use fp32, fp16 or bf16 and at "
+            f"most {MOST_EXPERTS} experts, or moe_lab.gpu.routing.route."
         )
     check_device(logits)
     weights = torch.empty((M, topk), dtype=torch.float32, device=logits.device)
@@ -218,16 +221,16 @@ def fused_route(logits: Tensor, router: Router, topk: int, bias: Tensor | None =
 def launch_options(router: Router, M: int, E: int, topk: int) -> dict[str, int | bool | str]:
     """Return the constants of ``router_kernel`` and its warps.
 
-    One warp a program, so that a row lies in one. A tile of 512 entries gives each lane 16-byte loads and independent
-    rows to work on, and leaves registers for as many programs as a multiprocessor takes; with few tokens it holds
-    fewer rows, so that there are at least ``PROGRAMS`` programs.
+    One warp per program, so that it holds whole rows. A tile of 512 entries gives each lane 16-byte loads and
+    independent rows to work on, and leaves registers for as many programs as a multiprocessor can hold; with few tokens
+    it has fewer rows, so that there are at least ``PROGRAMS`` programs.
     """
     chosen = router.score == "softmax_topk"
     groups = 1 if chosen else router.groups
     by_score = not chosen and (router.bias or groups > 1)
     block_g, block_s = triton.next_power_of_2(groups), triton.next_power_of_2(E // groups)
     rows = max(1, min(MOST_ROWS, TILE // (block_g * block_s), M // PROGRAMS))
-    # The softmax of the chosen equals their renormalised softmax, if the greatest of all is among them.
+    # Softmax over the chosen equals their renormalised softmax, if the greatest of all is among them.
     chosen = chosen or (router.score == "softmax" and router.renormalise and not by_score)
     return {
         "E": E,

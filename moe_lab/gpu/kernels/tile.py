@@ -1,4 +1,4 @@
-"""The configuration of a grouped GEMM in Triton, which ``fused_moe`` and ``grouped`` share."""
+"""The configuration of a grouped GEMM in Triton, shared by ``fused_moe`` and ``grouped``."""
 
 from dataclasses import dataclass, replace
 
@@ -15,8 +15,8 @@ class Tile:
         block_m: rows of a tile; align must use the same.
         block_n: columns of a tile.
         block_k: depth of one step.
-        group_m: row tiles that are run column by column, so that they share weights in L2.
-        num_warps: warps of a thread block.
+        group_m: row tiles that are processed column by column, so that they share weights in L2.
+        num_warps: warps per thread block.
         num_stages: stages of the software pipeline.
     """
 
@@ -29,7 +29,7 @@ class Tile:
 
 
 def fit(tile: Tile, itemsize: int, device: torch.device) -> Tile:
-    """Return the tile with as many pipeline stages as the device's shared memory holds (two on AMD: one buffer)."""
+    """Return the tile with no more pipeline stages than fit into shared memory (two on AMD, which are one buffer)."""
     if device.type != "cuda":
         return tile
     if is_hip():

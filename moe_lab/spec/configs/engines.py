@@ -169,8 +169,7 @@ def load(path: Path, *, K: int, topk: int, dtype: str = "bf16") -> Tuned:
     beside = path.with_name(f"{path.stem}_down.json")
     w2 = given(beside)[0] if beside.is_file() else w13
     # vLLM states the Triton release in the file, SGLang by the folder.
-    release = re.fullmatch(r"triton_(\d+)_(\d+)_(\d+)", path.parent.name)
-    triton = head.get("triton_version") or (".".join(release.groups()) if release else None)
+    triton = head.get("triton_version") or ".".join(map(str, triton_release(path)))
     sizes: dict[str, Any] = {"E": int(name["E"]), "N": int(name["N"]), "K": K, "topk": topk}
     sizes["format"] = dtype if dtype in (known := _formats(name)) else known[0]
     try:
@@ -179,6 +178,12 @@ def load(path: Path, *, K: int, topk: int, dtype: str = "bf16") -> Tuned:
         return Tuned(BACKEND, gpu, **sizes, points=points, origin=path.name, versions=versions, theirs=head)
     except ValueError as error:
         raise unreadable(path, "an engine's tiles", error, "take the file as the engine ships it") from None
+
+
+def triton_release(path: Path) -> tuple[int, ...]:
+    """Return the Triton release in the name of a file's folder, as SGLang keeps files; () for any other folder."""
+    found = re.fullmatch(r"triton_(\d+)_(\d+)_(\d+)", path.parent.name)
+    return tuple(map(int, found.groups())) if found else ()
 
 
 def _point(M: int, w13: Config, w2: Config) -> Point:

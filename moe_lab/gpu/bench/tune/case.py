@@ -125,10 +125,6 @@ def shipped(problem: MoEProblem, gpu: str | None) -> dict[str, Pair]:
 
     ``gpu``: the GPU's own name; None = no GPU, and so no tiles.
     """
-
-    def release(folder: str) -> list[int]:
-        return [int(part) for part in folder.split("_") if part.isdecimal()]
-
     found: dict[str, Pair] = {}
     here = [peer for name in engines.ENGINES if (peer := peers.installed(name))]
     for peer in [*here, *peers.cached()] if gpu else []:
@@ -138,10 +134,10 @@ def shipped(problem: MoEProblem, gpu: str | None) -> dict[str, Pair]:
             engines.file_name(peer.project, problem.E, problem.N, str(gpu), problem.format, down=down)
             for down in (False, True)
         )
-        files = sorted((p for p in peer.files("tiles") if p.name == name), key=lambda p: release(p.parent.name))
+        files = [path for path in peer.files("tiles") if path.name == name]
         if not files:
             continue
-        w13 = files[-1]  # SGLang ships a folder per Triton release: the newest
+        w13 = max(files, key=engines.triton_release)  # SGLang ships a folder per Triton release: the newest
         w2 = w13.with_name(down) if w13.with_name(down).is_file() and peer.project == "sglang" else w13
         try:
             pair = tuple(engines.nearest(engines.tiles(path), problem.M) for path in (w13, w2))
