@@ -76,7 +76,7 @@ class Driver:
 
 
 def gpu(card: Card, tuned: bool = True) -> None:
-    """Make torch and Triton answer as if on a card, from now on; if not ``tuned``, without the name that tiles go by."""
+    """Make torch and Triton answer as if on a card, from now on; not ``tuned`` hides the name that tiles go by."""
     driver.set_active(Driver(card))
     capability = _capability(card)
     name = card.name if tuned else ""
