@@ -73,7 +73,7 @@ def assert_right(y, problem, inputs):
     errors = oracle.errors(y)
     assert oracle.right(errors), (errors, oracle.bound)
     same = torch_loop.experts(*inputs, problem=problem, mark=SILENT).double()
-    assert float((y.double() - same).norm()) <= 0.03 * float(same.norm())
+    assert float((y.double() - same).norm()) <= 0.06 * float(same.norm())
 
 
 @pytest.mark.parametrize("name", BACKENDS)
