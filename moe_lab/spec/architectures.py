@@ -1,6 +1,6 @@
-"""Architectures as data, ``architectures.csv``: a card of each, what its multiprocessors hold, and so their occupancy.
+"""Architectures as data, in ``architectures.csv``: a card of each, the limits of its multiprocessors, and occupancy.
 
-Compiled code says how much a thread block takes; with the limits here it follows how many run side by side.
+Compiled code tells what a thread block needs; the limits here then tell how many run on a multiprocessor at once.
 """
 
 import csv
@@ -22,19 +22,19 @@ class Card:
     Attributes:
         card: short name.
         arch: ``sm_90`` or ``gfx942``.
-        name: as the driver says it, by which tuned tiles are found.
-        multiprocessors: of the GPU; of one die where it shows each as a GPU.
-        warp_threads: threads of a warp.
-        warps: that a multiprocessor holds.
-        blocks: thread blocks that it holds.
-        blocks_of_one_warp: likewise where a block is one warp.
-        registers: vector registers of 32 bits that it has.
-        register_unit: of them that a warp takes at a time.
-        scalar_registers: of one side; 0 where they are no limit.
-        smem_bytes: shared memory (LDS) that it has.
-        smem_block_bytes: most that a thread block may use.
-        smem_reserved_bytes: that each block takes on top.
-        smem_unit_bytes: that a block takes at a time.
+        name: as the driver reports it; tuned tiles are found by it.
+        multiprocessors: of the GPU, or of one die if each die appears as a GPU.
+        warp_threads: threads per warp.
+        warps: warps that a multiprocessor can hold.
+        blocks: thread blocks that it can hold.
+        blocks_of_one_warp: the same, if a block is one warp.
+        registers: 32-bit vector registers of a multiprocessor.
+        register_unit: registers are allocated to a warp in multiples of this.
+        scalar_registers: per side of a multiprocessor; 0 if they are no limit.
+        smem_bytes: shared memory (LDS) of a multiprocessor.
+        smem_block_bytes: most that a thread block can use.
+        smem_reserved_bytes: taken by each block in addition.
+        smem_unit_bytes: shared memory is allocated to a block in multiples of this.
         tensor_unit: what multiplies matrices at full rate: ``mma.sync``, ``wgmma``, ``tcgen05`` or ``mfma``.
         source: where the figures come from.
     """
@@ -59,19 +59,19 @@ class Card:
 
     @property
     def amd(self) -> bool:
-        """Whether it is AMD's."""
+        """Whether it is a GPU of AMD."""
         return self.arch.startswith("gfx")
 
 
 @dataclass(frozen=True)
 class Occupancy:
-    """How many thread blocks a multiprocessor holds at once.
+    """How many thread blocks a multiprocessor can hold at once.
 
     Attributes:
-        blocks: that many; 0 = not even one.
-        percent: its warps with them, of those that it can hold.
-        limited_by: ``registers``, ``scalar registers``, ``shared memory``, ``warps`` or ``blocks``: the fewest; of
-            equal ones the first of these.
+        blocks: number of blocks; 0 = not even one.
+        percent: their warps, as a share of those that it can hold.
+        limited_by: which allows the fewest blocks: ``registers``, ``scalar registers``, ``shared memory``, ``warps`` or
+            ``blocks``; the first of these if several do.
         by: limit -> blocks that it allows.
     """
 
@@ -95,7 +95,7 @@ def _card(row: dict[str, str]) -> Card:
 
 
 def find(name: str) -> Card:
-    """Return a card by its short name, or the first one of an architecture; raises UserError: there is none."""
+    """Return a card by its short name, or the first one of an architecture; UserError if there is none."""
     known = cards()
     for card in known:
         if name in (card.card, card.arch):
@@ -105,17 +105,18 @@ def find(name: str) -> Card:
 
 
 def occupancy(card: Card, warps: int, registers: int, smem_bytes: int, scalar_registers: int = 0) -> Occupancy:
-    """Return how many blocks a multiprocessor holds.
+    """Return how many blocks a multiprocessor can hold.
 
     Args:
-        card: whose limits.
-        warps: of a block.
-        registers: vector registers of a thread; on AMD with those for accumulation.
-        smem_bytes: shared memory (LDS) of a block.
-        scalar_registers: of a warp.
+        card: its limits apply.
+        warps: warps per block.
+        registers: vector registers per thread; on AMD including those for accumulation.
+        smem_bytes: shared memory (LDS) per block.
+        scalar_registers: per warp.
     """
     of_a_warp = _whole(max(1, registers) * card.warp_threads, card.register_unit)
     of_a_block = _whole(smem_bytes + card.smem_reserved_bytes, card.smem_unit_bytes)
+    # A warp stays on one side, so each side rounds down by itself.
     by = {"registers": card.registers // SIDES // of_a_warp * SIDES // warps}
     if card.scalar_registers and scalar_registers:
         by["scalar registers"] = card.scalar_registers // scalar_registers * SIDES // warps
@@ -127,7 +128,7 @@ def occupancy(card: Card, warps: int, registers: int, smem_bytes: int, scalar_re
 
 
 def listed(text: str) -> list[Card]:
-    """Return the cards of a comma-separated list of cards and architectures, each once; see ``find``."""
+    """Return the cards in a comma-separated list of cards and architectures, without repeats; see ``find``."""
     return list(dict.fromkeys(find(part.strip()) for part in text.split(",") if part.strip()))
 
 

@@ -183,7 +183,7 @@ def test_report_without_a_match_stays_as_it_is(tmp_path):
         ("- {range: a, kernel: b, role: w13, colour: red}", "needs kernel or full, and role"),
         ("- {range: a, kernel: b, role: gemm1}", "has the role 'gemm1'; use one of router"),
         ("- {range: a, kernel: '(', role: w13}", "not a valid regular expression"),
-        ("- {range: a, kernel: b, role: w13, nth: 0}", "count from 1"),
+        ("- {range: a, kernel: b, role: w13, nth: 0}", "must be at least 1"),
         ("- {range: a, kernel: b, role: w13, of: 2}", "needs an nth"),
         ("[", "cannot be read"),
         ("- {range: 5, kernel: b, role: w13}", "'5' is not text; put it in quotes"),

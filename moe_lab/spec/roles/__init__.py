@@ -1,7 +1,7 @@
-"""What kernels are, by their names: rules as data, a file an engine, found and not listed.
+"""What kernels do, by their names: rules as data, one file per engine, found by looking into the folder.
 
-A file has ``about`` and ``source``, its ``rules`` (fields of ``Rule``) and ``examples``: names of kernels and the role
-that each must get, whatever other files there are. A new engine is a new file.
+A file has ``about``, ``source``, ``rules`` (fields of ``Rule``) and ``examples``: names of kernels and the role that
+each must get whatever other files there are. To add an engine, add a file.
 """
 
 import re
@@ -17,7 +17,7 @@ from moe_lab.spec.ranges import STAGES
 FOLDER = Path(__file__).parent
 # A kernel's role is a stage, stages joined by "+", or one of these.
 ROLES = {
-    "experts": "product of experts; nothing tells whether w13 or w2",
+    "experts": "product of experts, if nothing tells whether it is w13 or w2",
     "attention": "attention without its projections",
     "rope": "rotary embedding",
     "cache": "writing and reading of the KV cache",
@@ -39,16 +39,16 @@ class Rule:
     """Which kernels have a role.
 
     Attributes:
-        engine: where the names come from; says nothing to the rule itself.
-        range: regular expression searched in range names, empty = anywhere, also in no range; occurrences count from 1
-            in every instance of the innermost range that matches.
+        engine: where the names come from; it has no effect on the rule.
+        range: regular expression searched in range names, empty = anywhere, even in no range; occurrences are counted
+            from 1 in every instance of the innermost range that matches.
         kernel: regular expression searched in short kernel names.
         role: a stage, stages joined by ``+``, or one of ``ROLES``.
         nth: which occurrence, in order of time; None = each.
-        of: occurrences repeat after so many (engines that split a large batch run the same kernels again); None = not.
-        beside: regular expression; the rule holds only where a kernel of such a name runs in the same instance, too.
-        full: regular expression searched in the full name, in which numbers of templates have neither casts nor
-            suffixes; groups called ``n`` and ``k`` are the sizes of a product.
+        of: occurrences repeat after this many (engines that split a large batch run their kernels again); None = never.
+        beside: regular expression; the rule holds only if a kernel with such a name runs in the same instance too.
+        full: regular expression searched in the full name, in which template arguments that are numbers have neither
+            casts nor suffixes; groups called ``n`` and ``k`` are the sizes of a product.
     """
 
     engine: str
@@ -62,7 +62,7 @@ class Rule:
 
     @property
     def by_name(self) -> bool:
-        """Whether the kernel's name is all that it asks for."""
+        """Whether the kernel's name alone decides."""
         return not self.range and self.nth is None and self.beside is None
 
 
@@ -78,7 +78,7 @@ def builtin() -> tuple[Rule, ...]:
 
 
 def load(path: Path) -> tuple[Rule, ...]:
-    """Read rules from YAML (or JSON): a file as of an engine, or the list of its rules; a rule must have a role.
+    """Read rules from YAML (or JSON): a file like those of engines, or only its list of rules; each must have a role.
 
     Raises:
         UserError: the file cannot be read, or a rule in it is not valid.
@@ -101,9 +101,9 @@ def _rule(entry: Any, engine: str, which: str) -> Rule:
     if rule.role not in ROLES and not all(part in STAGES for part in rule.role.split("+")):
         role, those = one_line(rule.role, 40), ", ".join([*STAGES, *ROLES])
         raise UserError(f"{which} has the role '{role}'; use one of {those}, or some stages joined by '+'.")
-    for count in (rule.nth, rule.of):
+    for count in (rule.nth, rule.of):  # type and not isinstance, which would let true pass
         if count is not None and (type(count) is not int or count < 1):
-            raise UserError(f"{which}: nth and of count from 1.")
+            raise UserError(f"{which}: nth and of must be at least 1.")
     if rule.of is not None and (rule.nth is None or rule.nth > rule.of):
         raise UserError(f"{which}: of needs an nth that is not larger.")
     for expression in (rule.range, rule.kernel, rule.full, rule.beside or ""):
