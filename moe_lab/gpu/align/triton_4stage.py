@@ -15,7 +15,7 @@ from moe_lab.gpu.kernels._device import check_device
 from moe_lab.gpu.kernels._jit import jit
 
 INFO = {
-    "about": "Triton, four launches: histogram a program, running sum an expert, running sum over experts, scatter",
+    "about": "Triton, four launches: histogram per program, running sum per expert, running sum over experts, scatter",
     "needs": ["torch", "triton"],
     "deterministic": True,
     "steps": {
