@@ -94,7 +94,7 @@ def duels(bench: Bench, algorithm: str) -> pd.DataFrame:
     both["speedup_net"] = net(both["theirs_us"], both["ours_us"], both["empty_us"])
     both["lost_us"] = both["ours_us"] - both["theirs_us"]
     named = [*CASE, "rival", "ours_us", "theirs_us", "empty_us", "speedup", "speedup_net", "lost_us", "verdict"]
-    # merge keeps no order of cases for certain: they are numbered as they come.
+    # Cases keep their order; only the rivals within a case are sorted by time.
     both["order"] = both.groupby(CASE, sort=False).ngroup()
     return both.sort_values(["order", "theirs_us"], ignore_index=True)[named]
 

@@ -43,7 +43,7 @@ class BenchRun:
 
 
 def some(rows: pd.DataFrame) -> list[pd.DataFrame]:
-    """Return a list of the table, empty if it has no rows; a notebook, which has no ``if``, draws it in a loop."""
+    """Return a list of the table, empty if it has no rows, so that a notebook draws it in a loop or not at all."""
     return [rows] if len(rows) else []
 
 

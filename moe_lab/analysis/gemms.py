@@ -73,7 +73,7 @@ def gemms(launches: Launches, workload: Mapping[str, Any], gpu: Mapping[str, Any
         row |= _problem(root, stage, workload, bool(rest)) if stage else nameless
         rows.append(row | _geometry(row, gpu))
     frame = pd.DataFrame(rows, columns=ALL_COLUMNS)
-    kept = frame["rows_padded_by"]  # dictionaries, which convert_dtypes cannot take
+    kept = frame["rows_padded_by"]  # a column of dictionaries, which has no other type
     return frame.drop(columns="rows_padded_by").convert_dtypes().assign(rows_padded_by=kept)
 
 

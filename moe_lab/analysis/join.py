@@ -23,7 +23,7 @@ def join(table: pd.DataFrame, timeline: Launches) -> pd.DataFrame:
         times more than ``APART_PCT`` apart.
     """
     there = _times(timeline)
-    # Missing values do not match in a merge: both sides have text, with "" for NA.
+    # As text on both sides, with "" for NA: fields of a range's name are texts, and NA has several forms.
     ours = table.assign(**{key: table[key].astype("string").fillna("") for key in KEYS})
     out = table.copy()
     merged = ours[list(KEYS)].merge(there, on=list(KEYS), how="left")

@@ -80,7 +80,7 @@ def _peers(bench: sweep.Sweep) -> list[str]:
     """Return ``vllm_triton of vLLM 0.15.0`` for each peer of a run, from the releases in its settings."""
     manifest: dict[str, Any] = bench.run.manifest if bench.run else {}
     settings = manifest.get("settings") or {}
-    # A run of several parts has a list of settings; they agree on the releases.
+    # A run of several parts has a list of settings: those of the first count.
     stated: dict[str, Any] = (settings[0] if isinstance(settings, list) else settings).get("releases") or {}
     torch = f"PyTorch {(manifest.get('versions') or {}).get('torch')}"
     return [

@@ -190,6 +190,7 @@ def calling(bench: Bench, ours: str, E: int, topk: int) -> Finding | None:
 def waste(bench: Bench, E: int, topk: int) -> Finding | None:
     """Say how many rows of padding each routing costs, at the smallest and largest size."""
     rows = align.padding(bench, E, topk)
+    # One block_m is enough for the sentence; the figure has all.
     rows = rows[rows["block_m"] == rows["block_m"].iloc[0]] if len(rows) else rows
     if rows.empty:
         return None

@@ -24,6 +24,7 @@ def _who(frame: pd.DataFrame) -> list[Column]:
 
 def _in_order(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the rows by GPU, in order of appearance, then by GEMM, M and series."""
+    # By part, so that w13 and w13+act are together.
     by = ["part" if "part" in frame else "stage", "M", "series"]
     if "gpu" not in frame:
         return frame.sort_values(by)

@@ -11,7 +11,7 @@ from moe_lab.spec import published
 def ranges(phase: Phase) -> Table:
     """Return the layer's ranges with times and shares, next to the published ones."""
     frame = layer.beside_published(phase)
-    digits = 3 if phase.layer_ms >= 1 else 4
+    digits = 3 if phase.layer_ms >= 1 else 4  # microseconds, or tenths of them
     ours = f"{phase.name}, {layer.gpu_name(phase)}"
     columns = [
         *heads("name", label="range", wrap=False),

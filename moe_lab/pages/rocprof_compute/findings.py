@@ -54,6 +54,7 @@ def kernel(one: Counted) -> Finding:
         parts.append(f"hits vL1D in {percent(row['vl1d_hit_pct'])} of its requests")
     if _known(row, "vl1d_coalescing_pct"):
         parts.append(f"coalesces {percent(row['vl1d_coalescing_pct'])} of the best case")
+    # A run may be named after its GPU, which is then not said twice.
     where = one.gpu if one.gpu == one.name else f"{one.gpu} ({one.name})"
     told = findings.rows([row], "name launches kernel_cycles active_cus vl1d_hit_pct vl1d_coalescing_pct")
     return Finding("", f"On {where}, {row['name']} {', '.join(parts) or 'has no known metric'}.", told)

@@ -71,6 +71,7 @@ def _facts(run: Run, meta: Mapping[str, Any]) -> dict[str, str | None]:
         "Measured": str(manifest.get("date") or "")[:16].replace("T", " ") or None,  # to the minute
         "Workload": _workload(manifest.get("workload") or {}),
         "Rows": f"{rows['count']:,}, {rows['failed']:,} of them failed" if rows else None,
+        # None where the rows do not say.
         "Came to its end": {True: "yes", False: "no"}.get(rows["complete"]) if rows else None,
         "Command": " ".join(command) if isinstance(command, list) else command,
         "Left out of the run": " ".join(manifest.get("redacted") or []) or None,
