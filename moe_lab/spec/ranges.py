@@ -14,8 +14,8 @@ from typing import Any
 
 DOMAIN = "moe_lab"
 STAGES = ("router", "align", "quant", "dispatch", "w13", "act", "w2", "combine")
-EXPERTS = "experts"  # a range around all of them, which may hold stages
-# NVTX domains in which libraries mark their own calls: they say nothing of the model.
+EXPERTS = "experts"  # a range around all experts, which may contain stages
+# NVTX domains in which libraries mark their own calls; they say nothing about the model.
 LIBRARIES = ("CCCL", "NCCL", "NVSHMEM", "cuBLAS", "cuSPARSE", "cuSOLVER", "libcudf", "raft")
 Mark = Callable[[str], AbstractContextManager[Any]]
 
