@@ -96,7 +96,7 @@ def experts(
     possible = sorts_itself(pairs, problem.E, shape, shared_memory_bytes(x.device.index), fp8) > 0
     own_sort = possible and own_sort
     alignment = None if own_sort else _align(topk_ids, problem, mark)
-    hidden, quantised = scratch(x, pairs, problem.N, shape, fp8)
+    hidden, quantised = scratch(x, pairs, problem.E, problem.N, shape, fp8)
     rows = x.new_empty((pairs, problem.K))
     flags = zeros(problem.E + 3, x.device, ())
     arguments = (x, w13, w2, topk_weights, topk_ids, alignment, hidden, rows, flags)
@@ -138,7 +138,7 @@ def default_shape(problem: MoEProblem) -> Shape:
     elif mean_rows <= 40:
         shape = Shape(2, 64, 8, 4)
     elif fp8:
-        shape = Shape(2, 96, 16, 4) if mean_rows <= 80 else Shape(2, 128, 128, 4, rows=True)
+        shape = Shape(2, 96, 16, 4) if mean_rows <= 80 else Shape(2, 128, 128, 3, rows=True)
     elif mean_rows <= 96:
         shape = Shape(2, 128, 16, 4)
     else:

@@ -20,6 +20,7 @@ from moe_lab.gpu.kernels.hopper.prepare import STEP_BYTES, UNIT_ROWS
 
 SOURCE = Path(__file__).with_name("hopper_moe.cu")
 THREADS = 512
+OUT_BYTES = 512 + 64  # between rows of a tile's sums
 GROUP = 8  # rows to which align pads an expert's
 BLOCK_QUANTISES = 128  # groups of 128 numbers of x that every block quantises for itself, at most
 MOST_PAIRS = (512, 2048, 8192)  # pairs that a block sorts by itself, instead of being given them sorted
@@ -46,15 +47,16 @@ class Shape(NamedTuple):
 def shared_bytes(shape: Shape, E: int, most_pairs: int, fp8: bool = False) -> int:
     """Return the shared memory of a block, as ``layout.cuh`` lays it out; another size does not compile."""
     stage = shape.units * UNIT_ROWS * STEP_BYTES + shape.max_n * STEP_BYTES
-    pairs = 2 * (most_pairs + shape.max_n) + 8 if most_pairs else 4 * (shape.stages + 1) * shape.max_n
-    tables = shape.stages * 24 + 4 * (2 * E + 6) + pairs
+    ring = shape.stages + 1 + 2 * shape.rows
+    pairs = 2 * (most_pairs + shape.max_n) + 8 if most_pairs else 0 if shape.rows else 4 * ring * shape.max_n
+    tables = shape.stages * 16 + ring * (36 if shape.rows else 8) + 4 * (2 * E + (2 if shape.rows else 4)) + pairs
     if fp8:
         places = -(-shape.max_n // 16) * 16
         groups = 3 - shape.units
         tables += shape.stages * 4 * (groups * places + 4)
-        tables += 0 if shape.rows else 8 * places + shape.max_n * shape.units * 64
+        tables += shape.max_n * OUT_BYTES + 16 if shape.rows else 8 * places + shape.max_n * shape.units * 64
         tables = -(-tables // 16) * 16
-    return 1024 + shape.stages * stage + tables
+    return shape.stages * stage + tables
 
 
 def row_bytes(features: int, group: int = STEP_BYTES) -> int:
@@ -62,7 +64,7 @@ def row_bytes(features: int, group: int = STEP_BYTES) -> int:
     return features + -(-features // (8 * group)) * 32
 
 
-def scratch(x: Tensor, pairs: int, N: int, shape: Shape, fp8: bool) -> tuple[Tensor, Tensor | None]:
+def scratch(x: Tensor, pairs: int, E: int, N: int, shape: Shape, fp8: bool) -> tuple[Tensor, Tensor | None]:
     """Return room for hidden activations and for quantised tokens, ``hidden`` and ``quantised`` of ``hopper_moe``.
 
     A tile of w13 makes 64 hidden features for each of its units: so many share a scale. Few tokens are quantised by
@@ -72,8 +74,11 @@ def scratch(x: Tensor, pairs: int, N: int, shape: Shape, fp8: bool) -> tuple[Ten
     if not fp8:
         return x.new_empty((pairs, N)), None
     copies = multiprocessors(x.device) if M * (K // STEP_BYTES) <= BLOCK_QUANTISES else 1
-    rows = ((pairs, row_bytes(N, 64 * shape.units)), (copies * M, row_bytes(K)))
-    hidden, quantised = (x.new_empty(size, dtype=torch.uint8) for size in rows)
+    rows = (pairs, row_bytes(N, 64 * shape.units))
+    if shape.rows:  # of all token tiles that there may be, with their scales
+        rows = ((-(-pairs // shape.max_n) + E) * shape.max_n, N + N // STEP_BYTES * 4)
+    sizes = (rows, (copies * M, row_bytes(K)))
+    hidden, quantised = (x.new_empty(size, dtype=torch.uint8) for size in sizes)
     return hidden, quantised
 
 

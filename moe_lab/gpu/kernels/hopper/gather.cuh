@@ -1,5 +1,5 @@
-// Seven warps copy the rows of a tile's tokens (w13) or hidden activations (w2) into the stages, swizzled as the weights
-// are. They wait for hidden activations, so that nobody else has to.
+// Seven warps, four where others drain, copy the rows of a tile's tokens (w13) or hidden activations (w2) into the stages,
+// swizzled as the weights are. They wait for hidden activations, so that nobody else has to.
 
 // Until a counter in device memory has come so far: all w13 tiles of an expert are done, or all of x is quantised.
 __device__ inline void wait_for(const u32* done, u32 expected) {
@@ -12,6 +12,31 @@ __device__ inline void wait_for(const u32* done, u32 expected) {
     }
 }
 
+#if ROWS
+
+// w2: one thread copies what a step needs, from the block's tile number i on.
+__device__ inline void copy_hidden(const Block& block, int i, int stage, u32 parity) {
+    Shared& s = shared();
+    const Arguments& a = block.a;
+    Tile t;
+    for (; block.next(i, t); i++) {
+        if (a.fused) wait_for(a.done + t.expert, t.tiles * block.units13 * (DRAINERS / 32));
+        const char* from = a.hidden + (u64)t.token_tile * a.steps2 * HIDDEN_BYTES;
+        for (int k = 0; k < a.steps2; k++, from += HIDDEN_BYTES) {
+            wait(&s.empty[stage], parity ^ 1);
+            const u32 full = shared_address(&s.full[stage]);
+            asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n"
+                         "mbarrier.arrive.shared::cta.b64 _, [%0], %2;"
+                         ::"r"(full), "r"(t.valid * 128 + MAX_N * 4), "n"(GATHERERS - 1) : "memory");
+            if (t.valid) bulk_copy(stages_begin() + stage * STAGE_BYTES + W_BYTES, from, t.valid * 128, full);
+            bulk_copy(shared_address(s.row_scales[stage]), from + MAX_N * 128, MAX_N * 4, full);
+            if (++stage == STAGES) { stage = 0; parity ^= 1; }
+        }
+    }
+}
+
+#endif
+
 __device__ inline void gather_rows(const Block& block) {
     Shared& s = shared();
     const Arguments& a = block.a;
@@ -21,27 +46,32 @@ __device__ inline void gather_rows(const Block& block) {
 #if FP8
     bool quantised = false;
 #endif
-    for (int i = 0, index; (index = block.order.tile(i)) < block.order.end; i++) {
-        const Tile t = block.decode(index);
+    Tile t;
+    for (int i = 0; block.next(i, t); i++) {
+#if ROWS
+        if (t.phase) {
+            if (g == 0) copy_hidden(block, i, stage, parity);
+            break;
+        }
+#endif
         const int steps = t.phase ? a.steps2 : a.steps13;
         const int count = max(0, (t.n - first + ROWS_APART - 1) / ROWS_APART);
-        const u32 bytes = row_bytes(steps, t.phase ? HIDDEN_GROUPS : 1);
-        const char* from[ROWS_EACH];
-        #pragma unroll
-        for (int i = 0; i < ROWS_EACH; i++) {
-            // Rows of padding read the first row: what they give is not stored.
-            const int row = first + i * ROWS_APART;
+        const int each = t.phase ? HIDDEN_GROUPS : 1; // scales of a row and step
+        const u32 bytes = row_bytes(steps, each);
+        // In 16 bytes. Rows of padding read the first row: what they give is not stored.
+        const auto begin_of = [&](int row) {
             int pair = a.sorted[t.row + (row < t.valid ? row : 0)];
             if (pair >= a.numel) pair = a.sorted[t.row];
-            from[i] = (t.phase ? a.hidden : a.x) + (u64)(u32)(t.phase ? pair : pair / TOPK) * bytes + chunk * 16;
-        }
+            return (u32)(t.phase ? pair : pair / TOPK) * (bytes / 16);
+        };
+        const char *base = t.phase ? a.hidden : a.x, *scale_base = base;
+        u32 from[ROWS_EACH];
+        #pragma unroll
+        for (int i = 0; i < ROWS_EACH; i++) from[i] = begin_of(first + i * ROWS_APART) + chunk;
 #if FP8
-        const char* scales;                // of the row that this thread has: MAX_N <= GATHERERS
-        {
-            int pair = a.sorted[t.row + (g < t.valid ? g : 0)];
-            if (pair >= a.numel) pair = a.sorted[t.row];
-            scales = (t.phase ? a.hidden : a.x) + (u64)(u32)(t.phase ? pair : pair / TOPK) * bytes + steps * 128;
-        }
+        u32 scales[SCALES_EACH];
+        #pragma unroll
+        for (int i = 0; i < SCALES_EACH; i++) scales[i] = begin_of(g + i * GATHERERS) + steps * 8;
         if (!t.phase && !quantised) {
             if (a.quantisers) {
                 if (lane == 0) wait_for(a.done + E + 2, a.quantisers);
@@ -58,39 +88,45 @@ __device__ inline void gather_rows(const Block& block) {
         }
         for (int k = 0; k < steps; k++) {
             wait(&s.empty[stage], parity ^ 1);
-#if !MOST_PAIRS
+#if !MOST_PAIRS && !ROWS
             // Whose the columns are comes with the first rows: the multiplying warps need it last.
             for (int i = g; k == 0 && i < t.valid; i += GATHERERS)
                 asm volatile("cp.async.ca.shared.global [%0], [%1], 4;"
                              ::"r"(shared_address(&s.pairs[slot][i])), "l"(a.sorted + t.row + i) : "memory");
 #endif
-            // ROWS_APART = 28 rows further on the swizzle has the other value of two.
+            // ROWS_APART = 28 rows further on the swizzle has the other value of two, 16 further the same.
             const u32 to = stages_begin() + stage * STAGE_BYTES + W_BYTES + first * 128;
-            const u32 even = to + ((chunk ^ (first & 7)) << 4), odd = to + ((chunk ^ (first & 7) ^ 4) << 4);
+            const u32 even = to + ((chunk ^ (first & 7)) << 4), odd = to + ((chunk ^ (first & 7) ^ (ROWS_APART & 4)) << 4);
             #pragma unroll
             for (int i = 0; i < ROWS_EACH; i++) {
                 if (i < count)
                     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"
-                                 ::"r"((i & 1 ? odd : even) + i * ROWS_APART * 128), "l"(from[i]) : "memory");
-                from[i] += 128;
+                                 ::"r"((i & 1 ? odd : even) + i * ROWS_APART * 128), "l"(row_of(base, from[i], 16))
+                                 : "memory");
             }
 #if FP8
-            if (g < t.n) {
-                const int place = ROWS ? g : scale_place(g), each = t.phase ? HIDDEN_GROUPS : 1;
+            #pragma unroll
+            for (int j = 0; j < SCALES_EACH; j++) {
+                const int row = g + j * GATHERERS;
+                if (row >= t.n) continue;
+                const int place = ROWS ? row : scale_place(row);
                 for (int i = 0; i < each; i++)
                     asm volatile("cp.async.ca.shared.global [%0], [%1], 4;"
-                                 ::"r"(shared_address(&s.row_scales[stage][i][place])), "l"(scales + (k * each + i) * 4)
+                                 ::"r"(shared_address(&s.row_scales[stage][i][place])),
+                                   "l"(row_of(scale_base, scales[j], 16) + i * 4)
                                  : "memory");
             }
 #endif
             asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];"
                          ::"r"(shared_address(&s.full[stage])) : "memory");
+            base += 128;
+            scale_base += each * 4;
             if (++stage == STAGES) { stage = 0; parity ^= 1; }
         }
         slot = slot == RING - 1 ? 0 : slot + 1;
     }
     // No block waits any more once all have come here: the last one leaves zeros for the next launch.
-    asm volatile("bar.sync 3, 224;" ::: "memory");
+    asm volatile("bar.sync 3, %0;" ::"n"(GATHERERS) : "memory");
     if (g < 32) {
         u32 ticket = 0;
         if (lane == 0) ticket = atomicAdd(a.done + E, 1);

@@ -11,9 +11,9 @@
 // Weights are stored as they are used: 128 rows by 128 bytes after one another, swizzled (see prepare.py), so a copy is one
 // piece.
 //
-// Threads: two warpgroups multiply (multiply.cuh, rows.cuh, epilogue.cuh, quantise.cuh), two fetch (one warp the weights, weights.cuh; seven the
-// rows, gather.cuh). Before that all of them find out which pairs are whose (sort.cuh) and so which tiles there are
-// (tiles.cuh).
+// Threads: two warpgroups multiply (multiply.cuh, rows.cuh, epilogue.cuh, quantise.cuh), two fetch: one warp the weights
+// (weights.cuh), seven the rows (gather.cuh); with ROWS four do, and three take the sums out (drain.cuh). Before that all of
+// them find out which pairs are whose (sort.cuh) and so which tiles there are (tiles.cuh).
 //
 // Compile-time: MBLK (1 or 2), MAX_N, STEP, STAGES, TOPK, E, MOST_PAIRS (0: sorted pairs are given; else as many as it
 // sorts itself at most), KEEP_Y (the L2 cache is told to keep rows of y), HALF (x and y are fp16, else bf16), FP8 (weights
@@ -28,6 +28,7 @@
 #include "epilogue.cuh"
 #include "quantise.cuh"
 #include "rows.cuh"
+#include "drain.cuh"
 #include "multiply.cuh"
 #include "weights.cuh"
 #include "gather.cuh"
@@ -49,12 +50,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_moe(
             barrier_init(&s.full[i], 1 + GATHERERS);
             barrier_init(&s.empty[i], CONSUMERS / 32);
         }
-        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+#if !ROWS
         s.ended[0] = s.ended[1] = 0;
-#if FP8 && !ROWS
+#endif
+#if ROWS
+        barrier_init(&s.handed, CONSUMERS / 32);
+        barrier_init(&s.drained, DRAINERS / 32);
+#elif FP8
         for (int i = 0; i < SCALES; i++) s.largest[i] = 0;
 #endif
+#if ROWS
+        for (int i = 0; i < RING; i++) s.numbers[i] = ~0u;
+#else
         for (int i = 0; i < RING; i++) s.taken[i] = ~0ull;
+#endif
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
 #if MOST_PAIRS
     sort_pairs(topk_ids, numel);
@@ -83,9 +93,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_moe(
         multiply_tiles(block);
     } else {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(256 - CONSUMER_REGISTERS));
-        const int warp = (thread - CONSUMERS) >> 5;
-        if (warp == 0) {
+        if (thread < CONSUMERS + 32) {
             if (lane == 0) fetch_weights(block);
+#if ROWS
+        } else if (thread >= THREADS - DRAINERS) {
+            drain_tiles(block);
+#endif
         } else {
             gather_rows(block);
         }

@@ -1,21 +1,26 @@
 // Sizes, and what a block keeps in shared memory. Standard C++, so that a test can hold Python's sizes to it without nvcc.
 //
-// From the next multiple of 1024 bytes on (the swizzle of 128 bytes repeats after so many) lie STAGES stages: W_BYTES of
+// First lie STAGES stages, at a multiple of 1024 bytes since the swizzle of 128 bytes repeats after so many: W_BYTES of
 // weights, then MAX_N rows of 128 bytes of tokens. `Shared` follows. Python asks the launch for SHARED bytes in all.
 
 typedef unsigned int u32;
 typedef unsigned long long u64;
 
-constexpr int CONSUMERS = 256, THREADS = 512, GATHERERS = 224;
+constexpr int CONSUMERS = 256, THREADS = 512;
+constexpr int DRAINERS = ROWS ? 96 : 0;   // threads that take a tile's sums out, see drain.cuh
+constexpr int GATHERERS = THREADS - CONSUMERS - 32 - DRAINERS;
 constexpr int COLUMNS = FP8 ? 128 : 64;   // of a step: 128 bytes of a row
 constexpr int UNIT = 16384;               // bytes of 128 weight rows by COLUMNS
 constexpr int W_BYTES = MBLK * UNIT;
 constexpr int STAGE_BYTES = W_BYTES + MAX_N * 128;
 constexpr int ROWS_APART = GATHERERS / 8; // eight threads gather a row of 128 bytes, so many rows at a time
 constexpr int ROWS_EACH = (MAX_N + ROWS_APART - 1) / ROWS_APART; // rows that a gathering thread takes, at most
-constexpr int RING = STAGES + 1;          // tiles that are fetched or multiplied at the same time, at most
+constexpr int SCALES_EACH = (MAX_N + GATHERERS - 1) / GATHERERS; // scales of rows that it takes, at most
+constexpr int RING = STAGES + 1 + 2 * ROWS; // tiles that are known, fetched, multiplied or drained at the same time, at most
+constexpr int HIDDEN_BYTES = MAX_N * 132;  // ROWS: of a tile's hidden activations a step, with their scales
 constexpr int HIDDEN_GROUPS = 3 - MBLK;   // scales of a row of hidden activations a step: a tile of w13 makes 64 * MBLK features
 constexpr int SCALES = (MAX_N + 15) / 16 * 16; // places of the scales of a tile's rows, see scale_place
+constexpr int OUT_BYTES = 512 + 64;       // of a row of sums; so far apart that neighbouring rows share no bank
 constexpr int CONSUMER_REGISTERS = ROWS ? 216 : 208; // of a thread that multiplies; of another: 256 less these
 constexpr u32 EARLY_BYTES = 65536;        // of weights that a block asks the L2 cache for before it knows its tiles
 
@@ -24,6 +29,17 @@ typedef unsigned short Pair;
 #else
 typedef int Pair;
 #endif
+
+struct Tile {
+    int phase;                            // 0: w13, 1: w2, 2: there is none
+    int expert;
+    int unit;                             // of MBLK * 128 weight rows
+    int row;                              // first sorted pair
+    int valid;                            // pairs
+    int n;                                // rows that are gathered: columns of the wgmma, or, as its rows, up to 128
+    int tiles;                            // token tiles of the expert
+    int token_tile;                       // number among those of all experts
+};
 
 struct Shared {
 #if FP8
@@ -35,20 +51,31 @@ struct Shared {
     u32 largest[SCALES];                  // bits of it
     alignas(16) char rows[MAX_N * MBLK * 64]; // a tile's hidden activations on their way out
 #endif
+#if ROWS
+    alignas(16) char out[MAX_N * OUT_BYTES]; // a tile's sums in 16 bits
+    u64 handed, drained;                  // all warps have written theirs there; all of them are read
+#endif
     u64 full[STAGES];
-    u64 empty[STAGES];
+#if ROWS
+    Tile tiles[RING];                     // the last tiles, and their numbers among the block's
+    u32 numbers[RING];
+#else
     u64 taken[RING];                      // the last w2 tiles: number among the block's tiles, then index
+#endif
+    u64 empty[STAGES];
+#if !ROWS
     u32 ended[2];                         // warps of a group that wrote all of a w13 tile, over all tiles so far
+#endif
     int row_begin[E + 1];                 // where an expert's pairs begin
     int tile_end[E];                      // token tiles of experts up to this one
     int total;                            // token tiles
-#if !MOST_PAIRS
+#if !MOST_PAIRS && !ROWS
     alignas(8) Pair pairs[RING][MAX_N];   // of the last tiles' tokens
-#else
+#endif
+#if MOST_PAIRS
     Pair sorted[MOST_PAIRS + MAX_N];      // pairs by expert; a tile looks past its last
     int overflow;                         // an expert has several token tiles
 #endif
 };
 
-static_assert(!FP8 || MAX_N <= GATHERERS, "a row has a thread for its scale");
-static_assert(SHARED == 1024 + STAGES * STAGE_BYTES + sizeof(Shared), "shared_bytes() in Python is for another layout");
+static_assert(SHARED == STAGES * STAGE_BYTES + sizeof(Shared), "shared_bytes() in Python is for another layout");

@@ -88,19 +88,24 @@ __device__ inline void multiply(const Block& block, const Tile& t, const Pair* p
 }
 
 __device__ inline void multiply_tiles(const Block& block) {
-    int stage = 0, slot = 0;
+    int stage = 0;
     u32 parity = 0;
-    for (int i = 0, index; (index = block.order.tile(i)) < block.order.end; i++) {
-        const Tile t = block.decode(index);
+#if ROWS
+    u32 drained = 0;
+#else
+    int slot = 0;
+#endif
+    Tile t;
+    for (int i = 0; block.next(i, t); i++) {
+#if ROWS
+        multiply_rows(block, t, stage, parity, drained);
+#else
 #if MOST_PAIRS
         const Pair* pairs = shared().sorted + t.row;
 #else
         const Pair* pairs = shared().pairs[slot];
 #endif
         slot = slot == RING - 1 ? 0 : slot + 1;
-#if ROWS
-        multiply_rows(block, t, pairs, stage, parity);
-#else
         switch (t.n) {
 #define CASE(N) case N: multiply<N>(block, t, pairs, stage, parity); break;
             FOR_EACH_N(CASE)

@@ -49,6 +49,11 @@ __device__ inline void bulk_copy(u32 to, const char* from, u64* barrier, bool on
             ::"r"(to), "l"(from), "n"(BYTES), "r"(shared_address(barrier)) : "memory");
 }
 
+__device__ inline void bulk_copy(u32 to, const char* from, u32 bytes, u32 barrier) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+                 ::"r"(to), "l"(from), "r"(bytes), "r"(barrier) : "memory");
+}
+
 __device__ inline u64 evict_first() {
     u64 policy;
     asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));

@@ -11,9 +11,9 @@ __device__ inline int scale_place(int row) {
 #if FP8
 
 // A group's scale, and what its numbers are multiplied by, so that the largest becomes LARGEST; zeros stay zeros.
-__device__ inline float scale_of(float largest) { return largest > 0.0f ? largest / LARGEST : 1.0f; }
+__device__ inline float scale_of(float largest) { return largest > 0.0f ? largest * (1.0f / LARGEST) : 1.0f; }
 
-__device__ inline float inverse_of(float largest) { return largest > 0.0f ? LARGEST / largest : 1.0f; }
+__device__ inline float inverse_of(float largest) { return largest > 0.0f ? __fdividef(LARGEST, largest) : 1.0f; }
 
 __device__ inline unsigned short to_e4m3(float low, float high) {
     unsigned short out;

@@ -11,69 +11,22 @@ __device__ inline void add_rows(float (&acc)[64], const float (&product)[64], fl
     for (int i = 0; i < 64; i++) acc[i] += product[i] * by[i / 4 & 1][i / 2 & 1];
 }
 
-__device__ inline float most_of_quad(float value) {
-    value = fmaxf(value, __shfl_xor_sync(ALL, value, 1));
-    return fmaxf(value, __shfl_xor_sync(ALL, value, 2));
-}
-
-// w13: a thread has 32 features of each of two tokens, four neighbouring ones of each sixteen.
-__device__ inline void store_hidden_rows(const Arguments& a, const Tile& t, const Pair* pairs, float (&acc)[2][64], int group) {
-    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5 & 3, q = lane & 3;
+// What the draining warps are handed: two sums a word, a gate and its up or neighbouring features of y. A thread has 16 bytes
+// of each 64 of two rows. Gates are bf16 even for fp16 since they need its range; what it rounds away is far below what e4m3 does.
+__device__ inline void hand_over(const Tile& t, const float (&acc)[2][64], u32 to) {
+    const bool gates = HALF && !t.phase;
+    const auto two = [&](float low, float high) { return gates ? pack_bf16(low, high) : pack(low, high); };
     #pragma unroll
-    for (int h = 0; h < 2; h++) {
-        const int row = group * 64 + warp * 16 + h * 8 + (lane >> 2);
-        float largest = 0.0f;
-        #pragma unroll
-        for (int u = 0; u < 2; u++)
-            #pragma unroll
-            for (int j = 0; j < 16; j += 2)
-                #pragma unroll
-                for (int c = 0; c < 2; c++) {
-                    float& gate = acc[u][4 * j + 2 * h + c];
-                    gate = gated(gate, acc[u][4 * j + 4 + 2 * h + c]);
-                    largest = fmaxf(largest, fabsf(gate));
-                }
-        largest = most_of_quad(largest);
-        const u32 pair = row < t.valid ? pairs[row] : a.numel;
-        if (pair >= a.numel) continue;
-        char* to = a.hidden + (u64)pair * row_bytes(a.steps2);
-        const float inverse = inverse_of(largest);
-        if (q == 0) *(float*)(to + a.steps2 * 128 + t.unit * 4) = scale_of(largest);
-        to += t.unit * 128 + q * 4;
+    for (int h = 0; h < 2; h++)
         #pragma unroll
         for (int u = 0; u < 2; u++)
             #pragma unroll
             for (int w = 0; w < 4; w++) {
-                const int j = 2 * w, at = 4 * j + 2 * h;
-                const u32 low = to_e4m3(acc[u][at] * inverse, acc[u][at + 32] * inverse);
-                const u32 high = to_e4m3(acc[u][at + 1] * inverse, acc[u][at + 33] * inverse);
-                *(u32*)(to + u * 64 + w * 16) = low | high << 16;
+                const float* v = acc[u] + 8 * w + 2 * h;
+                asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};"
+                             ::"r"(to + h * 8 * OUT_BYTES + u * 256 + w * 64), "r"(two(v[0], v[4])),
+                               "r"(two(v[32], v[36])), "r"(two(v[1], v[5])), "r"(two(v[33], v[37])) : "memory");
             }
-    }
-}
-
-// w2: eight neighbouring features of each 32 of a unit.
-__device__ inline void store_y_rows(const Arguments& a, const Tile& t, const Pair* pairs, const float (&acc)[64], int u) {
-    const int lane = threadIdx.x & 31, q = lane & 3;
-    #pragma unroll
-    for (int h = 0; h < 2; h++) {
-        const int row = (threadIdx.x >> 5) * 16 + h * 8 + (lane >> 2);
-        const u32 pair = row < t.valid ? pairs[row] : a.numel;
-        if (pair >= a.numel || 2 * t.unit + u >= a.units2) continue;
-        const u64 to = row_of(a.y + (2 * t.unit + u) * 256 + q * 16, pair, a.columns * 2);
-        #pragma unroll
-        for (int w = 0; w < 4; w++) {
-            const int at = 8 * w + 2 * h;
-            if ((2 * t.unit + u) * 128 + w * 32 + q * 8 >= a.columns) continue;
-            u32 out[4];
-            #pragma unroll
-            for (int c = 0; c < 2; c++) {
-                out[2 * c] = pack(acc[at + c], acc[at + 4 + c]);
-                out[2 * c + 1] = pack(acc[at + 32 + c], acc[at + 36 + c]);
-            }
-            store(to + w * 64, make_uint4(out[0], out[1], out[2], out[3]));
-        }
-    }
 }
 
 __device__ inline float load_shared(u32 from) {
@@ -89,7 +42,7 @@ __device__ inline float4 load_shared_4(u32 from) {
     return out;
 }
 
-__device__ inline void multiply_rows(const Block& block, const Tile& t, const Pair* pairs, int& stage, u32& parity) {
+__device__ inline void multiply_rows(const Block& block, const Tile& t, int& stage, u32& parity, u32& drained) {
     Shared& s = shared();
     const Arguments& a = block.a;
     int thread = threadIdx.x;
@@ -97,6 +50,17 @@ __device__ inline void multiply_rows(const Block& block, const Tile& t, const Pa
     const int group = __shfl_sync(ALL, thread >> 7, 0), lane = thread & 31;
     const int steps = t.phase ? a.steps2 : a.steps13, row = (thread >> 5) * 16 + (lane >> 2);
     const u32 begin = __shfl_sync(ALL, stages_begin(), 0), rows_at = shared_address(s.row_scales[0][0]) + row * 4;
+    if (group * 64 >= t.valid) {          // no rows for this group
+        for (int k = 0; k < steps; k++) {
+            wait(&s.full[stage], parity);
+            if (lane == 0) arrive(&s.empty[stage]);
+            if (++stage == STAGES) { stage = 0; parity ^= 1; }
+        }
+        wait(&s.drained, drained ^ 1);
+        if (lane == 0) arrive(&s.handed);
+        drained ^= 1;
+        return;
+    }
     float acc[2][64], product[1][64];
     #pragma unroll
     for (int i = 0; i < 64; i++) acc[0][i] = acc[1][i] = 0.0f;
@@ -113,14 +77,7 @@ __device__ inline void multiply_rows(const Block& block, const Tile& t, const Pa
     };
     // One step; its stage is known to the compiler, so that descriptors are sums of constants.
     int k = 0;
-    const bool any = group * 64 < t.valid;
     const auto step = [&](int now) {
-        if (!any) {
-            if (now == STAGES - 1) parity ^= 1;
-            if (lane == 0) arrive(&s.empty[now]);
-            if (++k < steps) wait(&s.full[now == STAGES - 1 ? 0 : now + 1], parity);
-            return;
-        }
         start(now, 0);
         const float2 rows = make_float2(load_shared(rows_at + now * (SCALES * 4)), load_shared(rows_at + now * (SCALES * 4) + 32));
         const float4 units = load_shared_4(shared_address(s.unit_scales[now]));
@@ -148,16 +105,12 @@ __device__ inline void multiply_rows(const Block& block, const Tile& t, const Pa
 #endif
         }
     }
-    if (t.phase) {
-        store_y_rows(a, t, pairs, acc[0], 0);
-        store_y_rows(a, t, pairs, acc[1], 1);
-        return;
-    }
-    store_hidden_rows(a, t, pairs, acc, group);
-    if (!a.fused) return;
+    wait(&s.drained, drained ^ 1);
+    hand_over(t, acc, shared_address(s.out) + row * OUT_BYTES + (lane & 3) * 16);
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
     __syncwarp();
-    if (lane == 0)
-        asm volatile("red.release.cta.shared::cta.add.u32 [%0], 1;" ::"r"(shared_address(s.ended + group)) : "memory");
+    if (lane == 0) arrive(&s.handed);
+    drained ^= 1;
 }
 
 #endif

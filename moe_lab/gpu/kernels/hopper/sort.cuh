@@ -63,7 +63,7 @@ __device__ inline void sort_pairs(const ID* topk_ids, int numel) {
     if (s.overflow) {
         // Blocks must agree on which pairs are whose tile: ranks in the order of the pairs. The stages, still empty, lend
         // the memory.
-        int (*before)[E] = (int (*)[E])(raw + (stages_begin() - shared_address(raw)));
+        int (*before)[E] = (int (*)[E])raw;
         const int warp = thread >> 5;
         for (int e = thread; e < THREADS / 32 * E; e += THREADS) before[0][e] = 0;
         __syncthreads();

@@ -1,24 +1,14 @@
 // Which tiles there are, and which of them a block works at. A tile is MBLK * 128 weight rows by up to MAX_N tokens of one
 // expert; an expert with more tokens is cut into equal parts.
 
-extern __shared__ char raw[];             // see layout.cuh
+extern __shared__ __align__(1024) char raw[]; // see layout.cuh
 
-__device__ inline u32 stages_begin() { return (shared_address(raw) + 1023) / 1024 * 1024; }
+__device__ inline u32 stages_begin() { return shared_address(raw); }
 
 // A function, not an argument: so the compiler knows everywhere that it is shared memory, and where.
 __device__ inline Shared& shared() {
-    return *(Shared*)(raw + (stages_begin() - shared_address(raw)) + STAGES * STAGE_BYTES);
+    return *(Shared*)(raw + STAGES * STAGE_BYTES);
 }
-
-struct Tile {
-    int phase;                            // 0: w13, 1: w2
-    int expert;
-    int unit;                             // of MBLK * 128 weight rows
-    int row;                              // first sorted pair
-    int valid;                            // pairs
-    int n;                                // rows that are gathered: columns of the wgmma, or, as its rows, up to 128
-    int tiles;                            // token tiles of the expert
-};
 
 // Sizes of which there is a wgmma<N>().
 __device__ inline int padded(int tokens) {
@@ -26,12 +16,14 @@ __device__ inline int padded(int tokens) {
 }
 
 // Which tiles a block works at, as its warps see them: those of w13 follow from its number, those of w2 are told by the
-// fetching warp, which takes them from the counter.
+// fetching warp, which takes them from the counter. With ROWS that warp tells all of them, decoded: where everything else
+// keeps pace, to decode a tile would take each warp 500 cycles between two.
 struct Order {
     int tiles13, end;                     // end: behind the last index of w2
 
     __device__ int static_index(int i) const { return blockIdx.x + i * gridDim.x; }
 
+#if !ROWS
     // Index of the block's tile number i; not below `end` if there is none.
     __device__ int tile(int i) const {
         if (static_index(i) < tiles13) return static_index(i);
@@ -42,6 +34,7 @@ struct Order {
         } while (taken >> 32 != i);
         return (int)taken;
     }
+#endif
 };
 
 // Of activations: in FP8 a row ends with its scales, in sectors of its own.
@@ -58,7 +51,8 @@ struct Arguments {
     const char* x;                        // [M, row_bytes(steps13)]
     const char* w13;                      // units of [E, 2 * N, k13]
     const char* w2;                       // units of [E, K, k2]
-    char* hidden;                         // [numel, row_bytes(steps2, HIDDEN_GROUPS)]
+    char* hidden;                         // [numel, row_bytes(steps2, HIDDEN_GROUPS)]; ROWS: [token tiles, steps2, HIDDEN_BYTES],
+                                          // a step's rows as the stages hold them, then their scales
     char* y;                              // [numel, K]
     const Pair* sorted;                   // pairs by expert
     u32* done;                            // [E + 3], zero: w13 tiles done, of each expert; blocks that wait no more;
@@ -88,6 +82,7 @@ __device__ inline Tile decode(int index, int units13, int units2) {
     t.row = s.row_begin[low] + begin;
     t.valid = min(each, rows - begin);
     t.n = ROWS ? t.valid : padded(t.valid);
+    t.token_tile = token_tile;
     return t;
 }
 
@@ -99,4 +94,23 @@ struct Block {
     Order order;
 
     __device__ Tile decode(int index) const { return ::decode(skipped + index, units13, units2); }
+
+    // The block's tile number i, if there is one. Where tokens are rows, the fetching warp tells it.
+    __device__ bool next(int i, Tile& t) const {
+#if ROWS
+        const Shared& s = shared();
+        u32 number;
+        do {
+            asm volatile("ld.acquire.cta.shared::cta.u32 %0, [%1];"
+                         : "=r"(number) : "r"(shared_address(s.numbers + i % RING)) : "memory");
+        } while (number != i);
+        t = s.tiles[i % RING];
+        return t.phase < 2;
+#else
+        const int index = order.tile(i);
+        if (index >= order.end) return false;
+        t = decode(index);
+        return true;
+#endif
+    }
 };

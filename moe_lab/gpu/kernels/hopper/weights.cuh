@@ -18,6 +18,13 @@ __device__ inline void prefetch_early(const char* w13, const ID* topk_ids, int n
 
 // Tiles of w13 that the block ended are told from here: the fence before it waits until all that was written is in the L2
 // cache, and would hold up the multiplying warps.
+#if ROWS
+// Nothing to do: the warps that drain tell theirs.
+struct Teller {
+    __device__ bool more() const { return false; }
+    __device__ void tell(bool) const {}
+};
+#else
 struct Teller {
     const Block& block;
     int told;                             // the next of the block's w13 tiles to tell
@@ -40,31 +47,46 @@ struct Teller {
         }
     }
 };
+#endif
 
 __device__ inline void fetch_weights(const Block& block) {
     Shared& s = shared();
     const Arguments& a = block.a;
     const Order& order = block.order;
     const u64 policy = evict_first();
+#if ROWS
+    Teller teller;
+#else
     Teller teller{block, a.fused ? (int)blockIdx.x : order.tiles13};
+#endif
     int stage = 0;
     u32 parity = 0;
     // A w2 tile is taken when two steps of the one before are left: late enough that blocks with more of w13 get less of
-    // w2, early enough that the counter is read when the tile begins.
+    // w2, early enough that the counter is read when the tile begins. With ROWS four, as it is told two steps ahead.
     int taken = 0;
     const auto take = [&](int i) {
         if (order.static_index(i) >= order.tiles13) taken = order.tiles13 + atomicAdd(a.done + E + 1, 1);
     };
-    take(0);
-    for (int i = 0;; i++) {
+    // Tells the other warps which tile is the block's number i.
+    const auto begin = [&](int i) {
         int index = order.static_index(i);
-        if (index >= order.tiles13) {
-            index = taken;
+        if (index >= order.tiles13) index = taken;
+        Tile t;
+        t.phase = 2;
+        if (index < order.end) t = block.decode(index);
+#if ROWS
+        s.tiles[i % RING] = t;
+        asm volatile("st.release.cta.shared::cta.u32 [%0], %1;" ::"r"(shared_address(s.numbers + i % RING)), "r"(i) : "memory");
+#else
+        if (index >= order.tiles13)
             asm volatile("st.volatile.shared.u64 [%0], %1;"
                          ::"r"(shared_address(s.taken + i % RING)), "l"((u64)i << 32 | index) : "memory");
-        }
-        if (index >= order.end) break;
-        const Tile t = block.decode(index);
+#endif
+        return t;
+    };
+    take(0);
+    Tile t = begin(0), following;
+    for (int i = 0; t.phase < 2; i++) {
         const int units = t.phase ? a.units2 : a.units13, steps = t.phase ? a.steps2 : a.steps13;
         const char* expert = (t.phase ? a.w2 : a.w13) + t.expert * expert_bytes(units, steps);
         const char* from = expert + (u64)(t.unit * MBLK) * steps * UNIT;
@@ -80,7 +102,8 @@ __device__ inline void fetch_weights(const Block& block) {
         const int first = stage;
         const u32 consumed = parity;
         for (int k = 0; k < steps; k++, from += UNIT) {
-            if (k == max(0, steps - 2) && !late) take(i + 1);
+            if (k == max(0, steps - 2 - 2 * ROWS) && !late) take(i + 1);
+            if (ROWS && k == max(0, steps - 2)) following = begin(i + 1);
             // What the stage waits for may itself wait for a tile that is still to be told.
             while (teller.more() && !is_past_now(&s.empty[stage], parity ^ 1)) teller.tell(false);
             wait(&s.empty[stage], parity ^ 1);
@@ -100,6 +123,7 @@ __device__ inline void fetch_weights(const Block& block) {
             wait(&s.empty[first], consumed);
             take(i + 1);
         }
+        t = ROWS ? following : begin(i + 1);
     }
     teller.tell(true);
 }
