@@ -94,4 +94,5 @@ def test_shared_bytes_are_those_of_the_layout(shape, fp8, most_pairs, E):
 def test_text_of_a_kernel_holds_its_headers_once_and_no_other_include():
     text, headers = text_of(SOURCE), sorted(SOURCE.parent.glob("*.cuh"))
     assert "#include" not in text
-    assert headers and all(text.count(header.read_text()) == 1 for header in headers)
+    assert headers
+    assert all(text.count(header.read_text()) == 1 for header in headers)

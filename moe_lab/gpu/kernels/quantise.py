@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from moe_lab.gpu.align import Alignment
 from moe_lab.gpu.formats import Quantised, Weights
 from moe_lab.gpu.kernels._device import check_device, is_hip
 from moe_lab.gpu.kernels._jit import jit
@@ -41,6 +42,16 @@ def numbers_of(x, row, column, mask, features, ACTIVATION: tl.constexpr, ALPHA: 
 
 
 @jit
+def is_pair(row, order, padded, numel, rows):
+    """Return which of the rows [m] are pairs: below ``rows``, and not padding where they are in an order."""
+    real = row < rows
+    if order is not None:
+        real = real & (row < tl.load(padded))
+        real = real & (tl.load(order + row, mask=real, other=numel) < numel)
+    return real
+
+
+@jit
 def e4m3_of(numbers, most=None):
     """Return values [m, n] scaled for e4m3 and their scales [m], by the largest of each row or by ``most`` [m]."""
     if most is None:
@@ -54,6 +65,7 @@ def largest_kernel(
     x,  # see quantise_kernel
     largest,  # [PARTS] fp32, out: the largest of each program
     order,
+    padded,
     numel,
     rows,
     features,
@@ -70,9 +82,7 @@ def largest_kernel(
     for tile in tl.range(tl.program_id(0), tl.cdiv(rows, BLOCK_ROWS) * groups, PARTS):
         row = (tile // groups * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)).to(tl.int64)
         column = (tile % groups * GROUP + tl.arange(0, GROUP))[None, :]
-        real = row < rows
-        if order is not None:
-            real = real & (tl.load(order + row, mask=real, other=numel) < numel)
+        real = is_pair(row, order, padded, numel, rows)
         mask = real[:, None] & (column < features)
         most = tl.maximum(most, tl.abs(numbers_of(x, row, column, mask, features, ACTIVATION, ALPHA, LIMIT)))
     tl.store(largest + tl.program_id(0), tl.max(tl.max(most, axis=1), axis=0))
@@ -85,6 +95,7 @@ def quantise_kernel(
     scales,  # [rows, groups] fp32, out; with ``largest`` [1]
     largest,  # [PARTS] fp32, whose maximum is that of all rows; None = every group has its own scale
     order,  # [rows] int32: rows whose pair is >= numel are padding; None = no padding
+    padded,  # [1] int32: from this row on, order is unspecified
     numel,
     rows,
     features,
@@ -100,9 +111,7 @@ def quantise_kernel(
     row = (tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)).to(tl.int64)
     group = tl.program_id(1)
     column = (group * GROUP + tl.arange(0, GROUP))[None, :]
-    real = row < rows
-    if order is not None:
-        real = real & (tl.load(order + row, mask=real, other=numel) < numel)
+    real = is_pair(row, order, padded, numel, rows)
     mask = real[:, None] & (column < features)
     numbers = numbers_of(x, row, column, mask, features, ACTIVATION, ALPHA, LIMIT)
     if largest is None:
@@ -170,15 +179,15 @@ def _block(format: str) -> tuple[int, int]:
 
 
 def quantise(
-    x: Tensor, activation: str = "none", order: Tensor | None = None, numel: int = 0, *, format: str = "fp8_block"
+    x: Tensor, activation: str = "none", order: Alignment | None = None, numel: int = 0, *, format: str = "fp8_block"
 ) -> Quantised:
     """Return x, or act(gate) * up of it, in e4m3: values [rows, features], and fp32 scales as the format has them.
 
     Args:
         x: [rows, features] fp32, fp16 or bf16, contiguous; with an activation [rows, 2 * features], gate then up.
         activation: ``none``, or one of ``activation.ACTIVATIONS``.
-        order: [rows] int32, the pair of each row if rows are sorted and padded: padding is neither read nor written.
-        numel: number of pairs; a larger or equal entry of ``order`` means padding.
+        order: of the rows if they are sorted and padded: padding is neither read nor written.
+        numel: number of pairs; a larger or equal pair in ``order`` means padding.
         format: ``fp8_block``, ``fp8_tensor`` or ``fp8_token``.
 
     Raises:
@@ -198,7 +207,8 @@ def quantise(
         tiles = triton.cdiv(rows, taken["BLOCK_ROWS"])
         # Programs that find the largest value; few, because each program of the next launch reads all their results.
         count = 1 if high else min(512, triton.next_power_of_2(tiles * groups))
-        sizes = order, numel, rows, features, groups
+        ids, padded = (order.sorted_token_ids, order.num_tokens_post_padded) if order else (None, None)
+        sizes = ids, padded, numel, rows, features, groups
         fixed = {"ALPHA": ALPHA, "LIMIT": LIMIT, "ACTIVATION": activation, "GROUP": group, "PARTS": count, **taken}
         largest = None if high else torch.empty(count, dtype=torch.float32, device=x.device)
         if largest is not None:
