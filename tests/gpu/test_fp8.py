@@ -7,7 +7,6 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from moe_lab.gpu import formats, routing
-from moe_lab.gpu.align import Alignment
 from moe_lab.gpu.bench import examine
 from moe_lab.gpu.bench.check import Inputs, Oracle
 from moe_lab.gpu.experts import load, torch_loop
@@ -183,9 +182,8 @@ def test_quantise_leaves_padding_rows_alone(format, device, poison):
     """Padding has no pair's number, and behind the padded rows an order may hold any: there rows are unwritten."""
     x = torch.randn(8, 512, device=device).half()
     x[[1, 4, 6, 7]] = float("nan")
-    ids, padded = ([3, 9, 0, 1, 7, 2, 5, 4], [6])
-    order = Alignment(*(torch.tensor(t, dtype=torch.int32, device=device) for t in (ids, [0], padded)))
-    found = quantise(x, "silu", order, 7, format=format)
+    order, padded = (torch.tensor(t, dtype=torch.int32, device=device) for t in ([3, 9, 0, 1, 7, 2, 5, 4], [6]))
+    found = quantise(x, "silu", order, 7, padded=padded, format=format)
     kept = [0, 2, 3, 5]
     numbers = dense(found, torch.float32)
     expected = gated_activation_torch(x.float(), "silu")

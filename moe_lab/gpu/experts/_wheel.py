@@ -181,7 +181,8 @@ class WheelPipeline:
             self._gemm(tokens, w13, gate_up, on_input, problem.topk, {**given, "config": dict(plan.w13), **fast})
         with mark("act+quant" if quantised else "act"):
             rows13 = gate_up.view(-1, 2 * problem.N), problem.activation, order, problem.rows_useful
-            hidden = quantise(*rows13, format=problem.format) if quantised else gated_activation(*rows13)
+            padded = tiles["num_tokens_post_padded"] if order is not None else None
+            hidden = quantise(*rows13, padded=padded, format=problem.format) if quantised else gated_activation(*rows13)
         with mark("w2"):
             rows = x.new_empty((problem.M, problem.topk, problem.K))
             fast = {"a_use_tma": plan.tma2, "b_use_tma": plan.tma2}

@@ -108,7 +108,8 @@ def experts(
     if quantised and not fused:
         with mark("act+quant" if blocks else "quant"):
             hidden = quantise(
-                *(parts(hidden)[0], problem.activation if blocks else "none", alignment, pairs),
+                *(parts(hidden)[0], problem.activation if blocks else "none", alignment.sorted_token_ids, pairs),
+                padded=alignment.num_tokens_post_padded,
                 format=problem.format,
             )
     with mark("w2"):

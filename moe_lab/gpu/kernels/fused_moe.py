@@ -13,7 +13,8 @@ from moe_lab.gpu.align import Alignment
 from moe_lab.gpu.formats import Weights
 from moe_lab.gpu.kernels._device import check_device
 from moe_lab.gpu.kernels._jit import jit
-from moe_lab.gpu.kernels.quantise import add_scaled, parts, scaled, scaling, swapped
+from moe_lab.gpu.kernels.quantise import parts
+from moe_lab.gpu.kernels.scales import add_scaled, scaled, scaling, swapped
 from moe_lab.gpu.kernels.tile import Tile
 
 
@@ -43,8 +44,8 @@ def fused_moe_gemm_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr,
-    SCALES: tl.constexpr,  # "block", "token", "tensor" or "none", see quantise.scaling
-    SWAP: tl.constexpr,  # with scales: multiply as y^T = w x^T, see quantise.swapped
+    SCALES: tl.constexpr,  # "block", "token", "tensor" or "none", see scales.scaling
+    SWAP: tl.constexpr,  # with scales: multiply as y^T = w x^T, see scales.swapped
 ):
     """Compute one [BLOCK_M, BLOCK_N] tile of y."""
     pid = tl.program_id(0)

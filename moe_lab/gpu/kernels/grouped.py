@@ -18,7 +18,8 @@ from moe_lab.gpu.formats import Quantised, Weights
 from moe_lab.gpu.kernels._device import check_device, is_hip
 from moe_lab.gpu.kernels._jit import jit
 from moe_lab.gpu.kernels.activation import ALPHA, LIMIT, gated
-from moe_lab.gpu.kernels.quantise import GROUP, add_scaled, e4m3_of, parts, scaled, scaling, stored_as, swapped
+from moe_lab.gpu.kernels.quantise import GROUP, e4m3_of, parts, stored_as
+from moe_lab.gpu.kernels.scales import add_scaled, scaled, scaling, swapped
 from moe_lab.gpu.kernels.tile import Tile
 
 
@@ -52,8 +53,8 @@ def grouped_persistent_gemm_kernel(
     GROUP_M: tl.constexpr,
     PROGRAMS: tl.constexpr,
     FLATTEN: tl.constexpr,
-    SCALES: tl.constexpr,  # "block", "token", "tensor" or "none", see quantise.scaling
-    SWAP: tl.constexpr,  # with scales: multiply as y^T = w x^T, see quantise.swapped
+    SCALES: tl.constexpr,  # "block", "token", "tensor" or "none", see scales.scaling
+    SWAP: tl.constexpr,  # with scales: multiply as y^T = w x^T, see scales.swapped
 ):
     """Compute tiles [BLOCK_M, BLOCK_N] of the product: those numbered program, program + PROGRAMS, ..."""
     tiles_m = tl.load(num_tokens_post_padded) // BLOCK_M

@@ -1,4 +1,4 @@
-"""Quantisation of activations to e4m3, alone or fused with the activation function, and how they are multiplied.
+"""Quantisation of activations to e4m3, alone or fused with the activation function.
 
 The result is that of ``formats/fp8_*.py``: the largest of the values that share a scale becomes 448; scales are fp32.
 One scale for all rows (``fp8_tensor``) needs the largest value before any is stored: a first launch finds it, and the
@@ -13,12 +13,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from moe_lab.gpu.align import Alignment
 from moe_lab.gpu.formats import Quantised, Weights
 from moe_lab.gpu.kernels._device import check_device, is_hip
 from moe_lab.gpu.kernels._jit import jit
 from moe_lab.gpu.kernels.activation import ALPHA, LIMIT, check_activation, gated
-from moe_lab.gpu.kernels.tile import Tile
 from moe_lab.spec import formats
 from moe_lab.spec.errors import UserError
 
@@ -45,8 +43,9 @@ def numbers_of(x, row, column, mask, features, ACTIVATION: tl.constexpr, ALPHA: 
 def is_pair(row, order, padded, numel, rows):
     """Return which of the rows [m] are pairs: below ``rows``, and not padding where they are in an order."""
     real = row < rows
-    if order is not None:
+    if padded is not None:
         real = real & (row < tl.load(padded))
+    if order is not None:
         real = real & (tl.load(order + row, mask=real, other=numel) < numel)
     return real
 
@@ -126,33 +125,6 @@ def quantise_kernel(
         tl.store(scales + row, scale, mask=(row == 0) & (group == 0))
 
 
-@jit
-def add_scaled(acc, x_tile, w_tile, scale, SWAP: tl.constexpr):
-    """Return acc + scale * x_tile @ w_tile^T, where the product is an fp32 sum over this step of K alone.
-
-    x_tile is [m, k], w_tile [n, k], scale [m], and acc [m, n], or [n, m] with SWAP: wgmma wants 64 rows in its first
-    factor.
-    """
-    if SWAP:
-        acc += tl.dot(w_tile, x_tile.T) * scale[None, :]
-    else:
-        acc += tl.dot(x_tile, w_tile.T) * scale[:, None]
-    return acc
-
-
-@jit
-def scaled(acc, x_scales, w_scales, row, expert, column, gemm_n, valid, SCALES: tl.constexpr):
-    """Return sums [m, n] over all of K, multiplied by the scales of both factors.
-
-    row [m] is the row of x, valid [m] whether it is a pair's, column is [n]. See ``scaling`` for SCALES.
-    """
-    if SCALES == "token":
-        x_scale = tl.load(x_scales + row, mask=valid, other=0.0)
-        w_scale = tl.load(w_scales + expert * gemm_n + column, mask=column < gemm_n, other=0.0)
-        return acc * x_scale[:, None] * w_scale[None, :]
-    return acc * (tl.load(x_scales) * tl.load(w_scales + expert))
-
-
 def stored_as(x: Tensor) -> torch.dtype:
     """Return the dtype in which a kernel stores e4m3."""
     # Triton's interpreter loses the carry of a mantissa that rounds up in e4m3, so on the CPU torch rounds afterwards.
@@ -179,15 +151,22 @@ def _block(format: str) -> tuple[int, int]:
 
 
 def quantise(
-    x: Tensor, activation: str = "none", order: Alignment | None = None, numel: int = 0, *, format: str = "fp8_block"
+    x: Tensor,
+    activation: str = "none",
+    order: Tensor | None = None,
+    numel: int = 0,
+    *,
+    padded: Tensor | None = None,
+    format: str = "fp8_block",
 ) -> Quantised:
     """Return x, or act(gate) * up of it, in e4m3: values [rows, features], and fp32 scales as the format has them.
 
     Args:
         x: [rows, features] fp32, fp16 or bf16, contiguous; with an activation [rows, 2 * features], gate then up.
         activation: ``none``, or one of ``activation.ACTIVATIONS``.
-        order: of the rows if they are sorted and padded: padding is neither read nor written.
-        numel: number of pairs; a larger or equal pair in ``order`` means padding.
+        order: [rows] int32, the pair of each row if rows are sorted and padded: padding is neither read nor written.
+        numel: number of pairs; a larger or equal entry of ``order`` means padding.
+        padded: [1] int32, rows that ``order`` is specified for (``num_tokens_post_padded``); None = all.
         format: ``fp8_block``, ``fp8_tensor`` or ``fp8_token``.
 
     Raises:
@@ -207,8 +186,7 @@ def quantise(
         tiles = triton.cdiv(rows, taken["BLOCK_ROWS"])
         # Programs that find the largest value; few, because each program of the next launch reads all their results.
         count = 1 if high else min(512, triton.next_power_of_2(tiles * groups))
-        ids, padded = (order.sorted_token_ids, order.num_tokens_post_padded) if order else (None, None)
-        sizes = ids, padded, numel, rows, features, groups
+        sizes = order, padded, numel, rows, features, groups
         fixed = {"ALPHA": ALPHA, "LIMIT": LIMIT, "ACTIVATION": activation, "GROUP": group, "PARTS": count, **taken}
         largest = None if high else torch.empty(count, dtype=torch.float32, device=x.device)
         if largest is not None:
@@ -220,33 +198,6 @@ def quantise(
 def parts(numbers: Weights) -> tuple[Tensor, Tensor | None]:
     """Return values and scales; for a plain tensor, the tensor itself and None."""
     return (numbers.values, numbers.scales) if isinstance(numbers, Quantised) else (numbers, None)
-
-
-def scaling(numbers: Weights) -> str:
-    """Return where a product applies the scales of its factors.
-
-    ``block``: every 128 of K, a scale for a row's group times one for a block of 128 columns; ``token``: after the sum,
-    one per row and one per column; ``tensor``: after the sum, one for all rows and one per expert; ``none``: no scales.
-    """
-    return numbers.format.removeprefix("fp8_") if isinstance(numbers, Quantised) else "none"
-
-
-def swapped(tile: Tile, scales: str) -> bool:
-    """Return whether a product of e4m3 computes y^T = w x^T: wgmma takes 64 rows of its first factor, or more.
-
-    Args:
-        tile: of the product.
-        scales: what ``scaling`` returns.
-
-    Raises:
-        UserError: the tile spans several blocks of weights, so it has no single scale.
-    """
-    if scales == "block" and (tile.block_k != GROUP or tile.block_n > GROUP):
-        raise UserError(
-            f"fp8_block needs tiles with block_k {GROUP} and block_n up to {GROUP}, not {tile.block_k} and "
-            f"{tile.block_n}."
-        )
-    return scales != "none" and tile.block_m < 64 <= tile.block_n
 
 
 def check_e4m3(device: torch.device) -> None:
