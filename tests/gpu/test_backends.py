@@ -1,8 +1,10 @@
 """Listing backends, and the adapters of other projects around kernels that stand for theirs."""
 
+import importlib
 import json
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -16,13 +18,22 @@ from wheel_builder import MOE, TILES, wheel
 from moe_lab.gpu import routing
 from moe_lab.gpu.bench import check, examine
 from moe_lab.gpu.experts import torch_loop
-from moe_lab.gpu.formats import quantise
+from moe_lab.gpu.formats import quantise, rounding
 from moe_lab.spec import ranges
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.peers import fetch
 from moe_lab.spec.problem import MoEProblem
 
-PEERS = ["deep_gemm", "flashinfer_cutlass", "scattermoe", "sglang_triton", "sonic_moe", "triton_kernels", "vllm_triton"]
+PEERS = [
+    "deep_gemm",
+    "flashinfer_cutlass",
+    "mega_moe",
+    "scattermoe",
+    "sglang_triton",
+    "sonic_moe",
+    "triton_kernels",
+    "vllm_triton",
+]
 # A grouped GEMM in plain torch with the launcher's signature of vLLM 0.15: what an adapter must get right around it.
 LAUNCHER = """
 import torch
@@ -213,6 +224,138 @@ def test_deep_gemm_refuses_what_its_fp8_kernels_do_not_take(monkeypatch: pytest.
         backend.experts(*tensors, problem=problem, mark=ranges.marker("none"))
 
 
+class Mega:
+    """SGLang's mega MoE in plain torch, with its layouts of memory, weights and routing, on one rank."""
+
+    ROOM = 384
+
+    def __init__(self, pre_dispatch: bool):
+        self._C = self
+        if pre_dispatch:
+            self.mega_moe_pre_dispatch_sm90 = self.dispatch
+
+    def get_token_alignment_for_mega_moe(self) -> int:
+        return self.ROOM
+
+    def get_symm_buffer_size_for_sm90_mega_moe(self, ranks, E, most, topk, K, N, dispatched, activation):
+        assert (ranks, most % self.ROOM, dispatched, activation) == (1, 0, True, "swiglu")
+        sizes = most * K, most * K // 32, most * topk * 8, most * topk * 4
+
+        def cut(memory: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            assert not memory.any(), "its counters start at zero"
+            x, scales, ids, weights, rest = memory.split([*sizes, 8])
+            found = x, scales.view(torch.float32), ids.view(torch.int64), weights.view(torch.float32)
+            return *(part.view(most, -1) for part in found), rest, rest
+
+        return sum(sizes) + 8, cut
+
+    @staticmethod
+    def transform_weights_for_mega_moe_sm90(first, second):
+        E, rows, K = first[0].shape
+        pairs = first[0].view(E, 2, rows // 16, 8, K).transpose(1, 2)
+        return (pairs.reshape(E, rows, K), first[1]), second
+
+    @staticmethod
+    def dispatch(x, ids, weights, values, scales, to_ids, to_weights, M) -> None:
+        made = plugins.load("formats", "fp8_block").quantise_activations(x)
+        assert ids.dtype == torch.int32
+        for place, numbers in ((values, made.values), (scales, made.scales), (to_ids, ids), (to_weights, weights)):
+            place[:M].copy_(numbers)
+
+    def fp8_mega_moe(self, y, first, second, room) -> None:
+        assert (room.group.rank(), room.handle.buffer_ptrs) == (0, [room.buffer.data_ptr()])
+        M, (E, rows, K) = len(y), first[0].shape
+        assert (room.num_experts, room.num_topk) == (E, room.topk_idx.shape[1])
+        apart = first[0].view(E, rows // 16, 2, 8, K).transpose(1, 2).reshape(E, rows, K)
+        x, w13, w2 = (Grouped.dense(*pair) for pair in ((room.x[:M], room.x_sf[:M]), (apart, first[1]), second))
+        for m in range(M):
+            y[m] = 0
+            for expert, weight in zip(room.topk_idx[m].tolist(), room.topk_weights[m].tolist(), strict=True):
+                gate, up = (w13[expert] @ x[m]).chunk(2)
+                hidden = rounding("fp8_block")((torch.nn.functional.silu(gate) * up)[None])[0]
+                y[m] += (weight * (w2[expert] @ hidden)).to(y.dtype)
+
+
+@pytest.mark.parametrize("pre_dispatch", [False, True], ids=["0.1.4", "later"])
+@pytest.mark.parametrize("M", [0, 1, 33])
+def test_mega_moe_gets_tokens_and_weights_in_its_memory(M: int, pre_dispatch: bool, interpreter, poison, monkeypatch):
+    from moe_lab.gpu.experts import mega_moe
+
+    backend = mega_moe.MegaMoe.__new__(mega_moe.MegaMoe)
+    vars(backend).update(_library=Mega(pre_dispatch), _rooms={})
+    monkeypatch.setattr(mega_moe, "capability", lambda: (9, 0))
+    problem, (x, w13, w2, *route) = fp8(M, K=512, N=256)
+    prepared = backend.prepare(w13, w2)
+    for _ in range(2):  # the second call finds the memory of the first
+        y = backend.experts(x, *prepared, *route, problem=problem, mark=ranges.marker("none"))
+    assert y.shape == (M, 512)
+    if M:
+        assert_fp8(y, problem, (x, w13, w2, *route))
+
+
+@pytest.mark.parametrize(
+    ("K", "N", "gpu", "said"),
+    [
+        (256, 256, (9, 0), "multiple of 512 and N that is one of 256 and at most 4096, not 256 and 256"),
+        (512, 128, (9, 0), "not 512 and 128"),
+        (512, 256, (10, 0), r"for compute capability 9\.0 only"),
+    ],
+)
+def test_mega_moe_refuses_what_its_kernel_does_not_take(K, N, gpu, said, monkeypatch: pytest.MonkeyPatch) -> None:
+    from moe_lab.gpu.experts import mega_moe
+
+    monkeypatch.setattr(mega_moe, "capability", lambda: gpu)
+    backend = mega_moe.MegaMoe.__new__(mega_moe.MegaMoe)
+    problem, tensors = fp8(1, K=K, N=N, E=2)
+    with pytest.raises(UserError, match=said):
+        backend.experts(*tensors, problem=problem, mark=ranges.marker("none"))
+
+
+@pytest.fixture
+def flashinfer(monkeypatch: pytest.MonkeyPatch):
+    """GIVEN FlashInfer's fused MoE in plain torch, up rows first."""
+    module = ModuleType("flashinfer.fused_moe")
+
+    def cutlass_fused_moe(x, ids, weights, w13, w2, dtype, scales, *, output, use_deepseek_fp8_block_scale) -> None:
+        assert (x.dtype, ids.dtype, weights.dtype) == (dtype, torch.int32, torch.float32)
+        assert use_deepseek_fp8_block_scale == bool(scales)
+        first, second = map(Grouped.dense, (w13, w2), scales) if scales else (w13.float(), w2.float())
+        rounded = rounding("fp8_block" if scales else "fp32")
+        for m, row in enumerate(rounded(x.float())):
+            up, gate = (first[ids[m].long()] @ row).chunk(2, dim=1)
+            hidden = rounded(torch.nn.functional.silu(gate) * up)
+            output[m] = (weights[m] @ (second[ids[m].long()] @ hidden[..., None])[..., 0]).to(dtype)
+
+    module.cutlass_fused_moe = cutlass_fused_moe
+    monkeypatch.setitem(sys.modules, "flashinfer", ModuleType("flashinfer"))
+    monkeypatch.setitem(sys.modules, "flashinfer.fused_moe", module)
+    yield importlib.import_module("moe_lab.gpu.experts.flashinfer_cutlass")
+    del sys.modules["moe_lab.gpu.experts.flashinfer_cutlass"]
+
+
+@pytest.mark.parametrize("M", [0, 1, 9])
+def test_flashinfer_gets_up_rows_before_gate_rows_with_their_scales(M: int, flashinfer, monkeypatch, poison) -> None:
+    monkeypatch.setattr(flashinfer, "capability", lambda: (9, 0))
+    silent = ranges.marker("none")
+    problem, (x, w13, w2, *route) = fp8(M)
+    y = flashinfer.experts(x, *flashinfer.prepare(w13, w2), *route, problem=problem, mark=silent)
+    assert y.shape == (M, 256)
+    if M:
+        assert_fp8(y, problem, (x, w13, w2, *route))
+    problem, (x, w13, w2, *route) = make(M)
+    y = flashinfer.experts(x, *flashinfer.prepare(w13, w2), *route, problem=problem, mark=silent)
+    expected = torch_loop.moe(x, w13, w2, *route, problem=problem, mark=silent, dtype=torch.float64)
+    assert torch.allclose(y.double(), expected, atol=1e-5)
+
+
+def test_flashinfer_refuses_what_it_does_not_take_in_fp8(flashinfer, monkeypatch: pytest.MonkeyPatch) -> None:
+    for gpu, N, said in (((9, 0), 64, "multiples of 128 in fp8_block, not 256 and 64"), ((10, 0), 128, r"9\.0 only")):
+        monkeypatch.setattr(flashinfer, "capability", lambda gpu=gpu: gpu)
+        problem, tensors = fp8(1, N=N)
+        with pytest.raises(UserError, match=said):
+            flashinfer.experts(*tensors, problem=problem, mark=ranges.marker("none"))
+
+
 def test_wheel_pipeline_takes_the_nearest_tuned_tile_else_the_projects_default(cache: Path, interpreter) -> None:
     backend = examine.load("vllm_triton")[0]
     tuned = [backend.block_m(MoEProblem(M, 24, 32, 8, 2, "fp32")) for M in (1, 21, 23, 900)]
@@ -337,7 +480,7 @@ def test_listing_backends_imports_none(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-FP8_PEERS = [("deep_gemm", "fp8_block")]
+FP8_PEERS = [(name, "fp8_block") for name in ("deep_gemm", "flashinfer_cutlass", "mega_moe")]
 FP8_PEERS += [(f"{name}_triton", f"fp8_{kind}") for name in ("vllm", "sglang") for kind in ("block", "tensor", "token")]
 
 

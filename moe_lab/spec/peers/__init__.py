@@ -105,6 +105,13 @@ PROJECTS: dict[str, Project] = {
         "MIT",
         "include/deep_gemm",
     ),
+    "sgl_deep_gemm": Project(
+        "SGLang's DeepGEMM with its mega MoE for SM90 (CUDA, compiled by nvcc when it first runs)",
+        "https://github.com/sgl-project/DeepGEMM",
+        "sgl_deep_gemm",
+        {"package": Part(("deep_gemm/**/*",))},
+        "sgl-deep-gemm==0.1.4.post1",
+    ),
 }
 
 
