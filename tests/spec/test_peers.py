@@ -217,6 +217,13 @@ def test_add_reads_a_compiled_extension_as_large_as_released_ones(cache: Path, t
     assert "deep_gemm" in {peer.project for peer in fetch.add(str(path))}
 
 
+def test_add_takes_a_library_with_what_its_compiler_reads(cache: Path, tmp_path: Path) -> None:
+    files = {"deep_gemm/__init__.py": "", "deep_gemm/_C.so": "code", "deep_gemm/include/cute/a.hpp": "//"}
+    [peer] = fetch.add(str(wheel(tmp_path, "sgl_deep_gemm", "0.1.7", files)))
+    assert (peer.project, peer.version) == ("sgl_deep_gemm", "0.1.7")
+    assert all((peer.root / name).is_file() for name in files)
+
+
 def test_add_replaces_only_a_release(cache: Path, tmp_path: Path) -> None:
     (cache / "vllm" / "1.2").mkdir(parents=True)
     (cache / "vllm" / "1.2" / "mine").write_text("mine")

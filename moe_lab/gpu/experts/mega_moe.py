@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 from moe_lab.gpu.experts._place_weight import place_weight
 from moe_lab.gpu.experts._platform import capability
@@ -111,7 +112,7 @@ class MegaMoe:
         if sizes not in self._rooms:
             needed, cut = library.get_symm_buffer_size_for_sm90_mega_moe(1, *sizes, True, "swiglu")
             memory = torch.zeros(needed, dtype=torch.int8, device=device)
-            x, *others = (torch.from_dlpack(part) for part in cut(memory))
+            x, *others = (from_dlpack(part) for part in cut(memory))
             self._rooms[sizes] = SimpleNamespace(
                 buffer=memory,
                 handle=SimpleNamespace(buffer_ptrs=[memory.data_ptr()]),
