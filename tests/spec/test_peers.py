@@ -73,7 +73,7 @@ def test_add_refuses_a_wheel_without_the_kernels(cache: Path, tmp_path: Path, gi
 def test_add_refuses_names_that_carry_nothing_before_it_downloads(cache: Path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(fetch.subprocess, "run", lambda *a, **k: pytest.fail("must not download"))
     assert cli.main(["peers", "add", "numpy==2.0"]) == 2
-    assert "choose one of: sglang, vllm" in capsys.readouterr().err
+    assert "choose one of: sgl_deep_gemm, sglang, vllm" in capsys.readouterr().err
     assert cli.main(["peers", "add", "triton_kernels"]) == 2
     assert "PyPI is another project); vllm carries it" in capsys.readouterr().err
 
