@@ -16,6 +16,7 @@ INFO = {
     "about": "FlashInfer cutlass_fused_moe: one call for the whole layer",
     "needs": ["torch", "triton", "flashinfer"],
     "install": "pip install flashinfer-python",
+    "tried": ["0.7.2.post1 in fp8_block"],
     "hardware": "NVIDIA SM89+ (fp8_block: SM90)",
     "formats": ["fp16", "bf16", "fp8_block"],
     "cpu_formats": [],

@@ -21,8 +21,9 @@ from moe_lab.spec.ranges import Mark
 INFO = {
     "about": "SGLang's DeepGEMM fp8_mega_moe: one launch for the layer behind the quantised tokens, on one rank",
     "needs": ["torch", "triton", "tvm_ffi", "peer:sgl_deep_gemm"],
-    "install": "pip install apache-tvm-ffi==0.1.11 and moe-lab peers add sgl-deep-gemm==0.1.7; nvcc at CUDA_HOME",
+    "install": "pip install apache-tvm-ffi==0.1.11 and moe-lab peers add sgl-deep-gemm==0.1.4; nvcc at CUDA_HOME",
     "peer": "sgl_deep_gemm",
+    "tried": ["0.1.4"],
     "hardware": "NVIDIA SM90",
     "formats": ["fp8_block"],
     "cpu_formats": [],

@@ -110,7 +110,7 @@ PROJECTS: dict[str, Project] = {
         "https://github.com/sgl-project/DeepGEMM",
         "sgl_deep_gemm",
         {"package": Part(("deep_gemm/**/*",))},
-        "sgl-deep-gemm==0.1.7",
+        "sgl-deep-gemm==0.1.4",
     ),
 }
 
