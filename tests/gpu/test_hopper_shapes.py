@@ -17,7 +17,7 @@ H200_SHARED_BYTES = 232448
 
 
 @pytest.mark.parametrize("format", ["bf16", "fp8_block"])
-@pytest.mark.parametrize("E", [8, 128, 512, 1024])
+@pytest.mark.parametrize("E", [8, 128, 512, 1024, 2048])
 def test_default_shapes_fit_a_block_with_and_without_its_own_sort(E, format):
     fp8 = format == "fp8_block"
     for M in (1, 8, 9, 128, 512, 1024, 2048, 4096, 16384, 65536):

@@ -138,6 +138,9 @@ def default_shape(problem: MoEProblem) -> Shape:
     elif mean_rows <= 40:
         shape = Shape(2, 64, 8, 4)
     elif fp8:
+        rows = Shape(2, 128, 128, 3, rows=True)
+        fits = shared_bytes(rows, problem.E, 0, fp8) <= SHARED_BYTES  # up to 1,174 experts
+        shape = rows if mean_rows > 80 and fits else Shape(2, 96, 16, 4)
         shape = Shape(2, 96, 16, 4) if mean_rows <= 80 else Shape(2, 128, 128, 3, rows=True)
     elif mean_rows <= 96:
         shape = Shape(2, 128, 16, 4)
