@@ -49,7 +49,7 @@ def shared_bytes(shape: Shape, E: int, most_pairs: int, fp8: bool = False) -> in
     stage = shape.units * UNIT_ROWS * STEP_BYTES + shape.max_n * STEP_BYTES
     ring = shape.stages + 1 + 2 * shape.rows
     pairs = 2 * (most_pairs + shape.max_n) + 8 if most_pairs else 0 if shape.rows else 4 * ring * shape.max_n
-    tables = shape.stages * 16 + ring * (36 if shape.rows else 8) + 4 * (2 * E + (2 if shape.rows else 4)) + pairs
+    tables = shape.stages * 16 + ring * (36 if shape.rows else 8) + 4 * (2 * E + 4) + pairs
     if fp8:
         places = -(-shape.max_n // 16) * 16
         groups = 3 - shape.units
@@ -67,8 +67,10 @@ def row_bytes(features: int, group: int = STEP_BYTES) -> int:
 def scratch(x: Tensor, pairs: int, E: int, N: int, shape: Shape, fp8: bool) -> tuple[Tensor, Tensor | None]:
     """Return room for hidden activations and for quantised tokens, ``hidden`` and ``quantised`` of ``hopper_moe``.
 
-    A tile of w13 makes 64 hidden features for each of its units: so many share a scale. Few tokens are quantised by
-    each block for itself, in a place of its own.
+    With ``fp8`` both are uint8: quantised [copies * M, row_bytes(K)], and hidden [M * topk, row_bytes(N)] in pair
+    order, where a group is what a tile of w13 makes: 64 features for each of its units. With ``shape.rows`` hidden is
+    [token tiles * max_n, N + N / 32] instead, each tile as w2 reads it: for each 128 features its rows, swizzled, then
+    their scales. If there are few tokens, each block quantises them for itself, into its own copy.
     """
     M, K = x.shape
     if not fp8:
@@ -159,7 +161,7 @@ def hopper_moe(
         topk_weights: [M, topk] fp32: only fetched into the L2 cache, for the sum after this.
         topk_ids: [M, topk] int32 or int64, contiguous.
         alignment: with groups of ``GROUP`` rows; None where a block sorts them itself, see ``sorts_itself``.
-        hidden: [M * topk, N] of the dtype of x, or [M * topk, row_bytes(N)] uint8 with ``quantised``; out, pair order.
+        hidden: [M * topk, N] of the dtype of x in pair order, or with ``quantised`` what ``scratch`` returns; out.
         y: [M * topk, K], out, pair order.
         done: [E + 3] int32, zero before and after the launch; of one launch at a time.
         N: intermediate size.

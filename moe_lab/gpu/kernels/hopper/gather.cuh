@@ -28,7 +28,7 @@ __device__ inline void copy_hidden(const Block& block, int i, int stage, u32 par
             asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n"
                          "mbarrier.arrive.shared::cta.b64 _, [%0], %2;"
                          ::"r"(full), "r"(t.valid * 128 + MAX_N * 4), "n"(GATHERERS - 1) : "memory");
-            if (t.valid) bulk_copy(stages_begin() + stage * STAGE_BYTES + W_BYTES, from, t.valid * 128, full);
+            bulk_copy(stages_begin() + stage * STAGE_BYTES + W_BYTES, from, t.valid * 128, full);
             bulk_copy(shared_address(s.row_scales[stage]), from + MAX_N * 128, MAX_N * 4, full);
             if (++stage == STAGES) { stage = 0; parity ^= 1; }
         }

@@ -50,9 +50,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_moe(
             barrier_init(&s.full[i], 1 + GATHERERS);
             barrier_init(&s.empty[i], CONSUMERS / 32);
         }
-#if !ROWS
         s.ended[0] = s.ended[1] = 0;
-#endif
 #if ROWS
         barrier_init(&s.handed, CONSUMERS / 32);
         barrier_init(&s.drained, DRAINERS / 32);

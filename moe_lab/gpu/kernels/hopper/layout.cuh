@@ -63,9 +63,7 @@ struct Shared {
     u64 taken[RING];                      // the last w2 tiles: number among the block's tiles, then index
 #endif
     u64 empty[STAGES];
-#if !ROWS
     u32 ended[2];                         // warps of a group that wrote all of a w13 tile, over all tiles so far
-#endif
     int row_begin[E + 1];                 // where an expert's pairs begin
     int tile_end[E];                      // token tiles of experts up to this one
     int total;                            // token tiles

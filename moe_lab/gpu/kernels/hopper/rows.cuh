@@ -92,17 +92,13 @@ __device__ inline void multiply_rows(const Block& block, const Tile& t, int& sta
         if (lane == 0) arrive(&s.empty[now]);
         add_rows(acc[1], product[0], rows, make_float2(units.z, units.w));
     };
-    static_assert(STAGES == 3 || STAGES == 4, "stages that the loop knows");
+    static_assert(STAGES == 3, "stages that the loop knows");
     wait(&s.full[stage], parity);
     switch (stage) {
         while (true) {
             case 0: step(0); stage = 1; if (k == steps) break; [[fallthrough]];
             case 1: step(1); stage = 2; if (k == steps) break; [[fallthrough]];
-            case 2: step(2); stage = STAGES == 3 ? 0 : 3; if (k == steps) break;
-#if STAGES == 4
-            [[fallthrough]];
-            case 3: step(3); stage = 0; if (k == steps) break;
-#endif
+            case 2: step(2); stage = 0; if (k == steps) break;
         }
     }
     wait(&s.drained, drained ^ 1);

@@ -18,19 +18,12 @@ __device__ inline void prefetch_early(const char* w13, const ID* topk_ids, int n
 
 // Tiles of w13 that the block ended are told from here: the fence before it waits until all that was written is in the L2
 // cache, and would hold up the multiplying warps.
-#if ROWS
-// Nothing to do: the warps that drain tell theirs.
-struct Teller {
-    __device__ bool more() const { return false; }
-    __device__ void tell(bool) const {}
-};
-#else
 struct Teller {
     const Block& block;
     int told;                             // the next of the block's w13 tiles to tell
     u32 ended = 0;                        // warps of a group that wrote the tiles told so far
 
-    __device__ bool more() const { return told < block.order.tiles13; }
+    __device__ bool more() const { return !ROWS && told < block.order.tiles13; } // draining warps tell theirs themselves
 
     __device__ void tell(bool wait_for_it) {
         while (more()) {
@@ -47,18 +40,13 @@ struct Teller {
         }
     }
 };
-#endif
 
 __device__ inline void fetch_weights(const Block& block) {
     Shared& s = shared();
     const Arguments& a = block.a;
     const Order& order = block.order;
     const u64 policy = evict_first();
-#if ROWS
-    Teller teller;
-#else
     Teller teller{block, a.fused ? (int)blockIdx.x : order.tiles13};
-#endif
     int stage = 0;
     u32 parity = 0;
     // A w2 tile is taken when two steps of the one before are left: late enough that blocks with more of w13 get less of
