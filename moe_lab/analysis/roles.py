@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from moe_lab.analysis.labels import labelled
-from moe_lab.runs.attribution.columns import array, codes, strings
+from moe_lab.runs.attribution.columns import codes, in_lanes, strings
 from moe_lab.runs.attribution.keys import Bools, Ints, distinct
 from moe_lab.runs.attribution.tree import Tree, build
 from moe_lab.spec.launches import Launches
@@ -158,9 +158,7 @@ def _by_neighbours(launches: Launches, tree: Tree, role: Ints, untold: Bools, nu
     rows = np.flatnonzero(tree.kernel & (role >= 0) & ~np.isin(role, skipped))
     if not untold[rows].any():
         return
-    _, lane = distinct(*(array(launches.table[name])[rows] for name in ("process", "device", "stream")))
-    order = np.lexsort((tree.start[rows], lane))
-    rows, lane = rows[order], lane[order]
+    rows, lane = in_lanes(launches.table, tree.start, rows)
     after_same = np.append(lane[1:] == lane[:-1], False)
     experts, combine = number[EXPERTS], number["combine"]
     act, w13, w2 = ([code for name, code in number.items() if _begins(name, stage)] for stage in ("act", "w13", "w2"))

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from moe_lab.analysis.labels import labelled
-from moe_lab.runs.attribution.columns import array, codes
+from moe_lab.runs.attribution.columns import codes, in_lanes
 from moe_lab.runs.attribution.keys import Bools, Ints, distinct
 from moe_lab.runs.attribution.tree import Tree, build
 from moe_lab.spec.errors import UserError
@@ -69,8 +69,8 @@ def _labels(tree: Tree) -> tuple[Ints, list[str]]:
 
 def _told(launches: Launches, tree: Tree, marked: Launches, other: Tree, label: Ints) -> Ints:
     """Return the label of every operation of ``launches``, -1 where the other report leaves it open."""
-    rows, lane = _in_lanes(launches, tree)
-    theirs, their_lane = _in_lanes(marked, other)
+    rows, lane = in_lanes(launches.table, tree.start, np.flatnonzero(tree.kernel))
+    theirs, their_lane = in_lanes(marked.table, other.start, np.flatnonzero(other.kernel))
     both = pd.concat([_names(launches).iloc[rows], _names(marked).iloc[theirs]], ignore_index=True)
     token, _ = codes(both)
     lanes = np.concatenate([lane, their_lane + lane.max(initial=-1) + 1])
@@ -91,14 +91,6 @@ def _told(launches: Launches, tree: Tree, marked: Launches, other: Tree, label: 
 
 def _names(launches: Launches) -> "pd.Series[str]":
     return launches.table["name_full"].fillna(launches.table["name"]).astype(object)
-
-
-def _in_lanes(launches: Launches, tree: Tree) -> tuple[Ints, Ints]:
-    """Return (rows, lane): the kernels of each stream in order of time, and a number for each stream."""
-    rows = np.flatnonzero(tree.kernel)
-    _, lane = distinct(*(array(launches.table[name])[rows] for name in ("process", "device", "stream")))
-    order = np.lexsort((tree.start[rows], lane))
-    return rows[order], lane[order]
 
 
 def _places(token: Ints, lane: Ints, steps: range) -> tuple[Ints, Bools]:

@@ -32,6 +32,16 @@ def array(series: "pd.Series[Any]", missing: int = -1) -> Ints:
     return np.asarray(series.to_numpy(dtype=np.int64, na_value=missing))
 
 
+def in_lanes(table: pd.DataFrame, start: Ints, rows: Ints) -> tuple[Ints, Ints]:
+    """Return (rows, lane): the given rows of launches by stream and in order of time, and a number for each stream.
+
+    ``start`` is that of every row of ``table``; one of equal start that comes first in ``rows`` stays first.
+    """
+    _, lane = distinct(*(array(table[name])[rows] for name in ("process", "device", "stream")))
+    order = np.lexsort((start[rows], lane))
+    return rows[order], lane[order]
+
+
 def codes(series: "pd.Series[Any]") -> tuple[Ints, NDArray[np.object_]]:
     """Return (code, values) of a string column: a number for each distinct string, -1 for NA."""
     code, values = pd.factorize(series)
