@@ -22,7 +22,7 @@ from moe_lab.gpu.kernels.rope import rope_cache, rotary_table
 from moe_lab.gpu.kernels.router import MOST_EXPERTS, fused_route
 from moe_lab.gpu.routing import Routing, route
 from moe_lab.gpu.weights import DTYPES, random_weights
-from moe_lab.spec import plugins
+from moe_lab.spec import formats, plugins
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.models import MODELS, Model, model
 from moe_lab.spec.problem import MoEProblem
@@ -116,7 +116,7 @@ class DecoderLayer:
         self.problem = MoEProblem.preset(name, shape.M, format)
         self.device = torch.device(device)
         self.backend, info = load(backend)
-        if format not in info["formats"]:
+        if not formats.get(format).among(info["formats"]):
             raise UserError(f"{backend} does not take {format}, only: {', '.join(info['formats'])}.")
         self.options = _align_option(backend, align)
         self.align = self.options.get("align", info.get("align"))

@@ -46,9 +46,12 @@ KEYS: dict[str, dict[str, tuple[type, str]]] = {
         "activation_bits!": (int, "bits of an activation in a product"),
         "weight_block": (tuple, "rows and columns that share a scale, 0 = all"),
         "activation_block": (tuple, "rows and features that share a scale, 0 = all"),
-        "scale_bytes": (int, "bytes of a scale"),
+        "scale_bytes": (int, "bytes of a scale, with its zero point"),
+        "matrix_scale_bytes": (int, "bytes of one more scale for each matrix of an expert"),
         "activation_roundoff": (float, "relative error of rounding an activation"),
+        "weights_rounded": (bool, "whether widening a weight to the dtype rounds it"),
         "product": (str, "what is multiplied, if not values of the dtype"),
+        "family": (str, "the format that backends name for it, if not its own"),
         "engine": (str, "what vLLM and SGLang call it in file names"),
     },
     "comm": {

@@ -3,7 +3,7 @@
 The data of a format is the ``INFO`` of its plugin ``moe_lab/gpu/formats/<name>.py``, read without importing it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from math import ceil
@@ -24,9 +24,12 @@ class Format:
         activation_bits: bits per activation, as it is multiplied.
         weight_block: rows and columns of an expert's weights that share a scale, 0 = all of them; None = no scales.
         activation_block: rows and features of activations that share a scale, 0 = all of them; None = no scales.
-        scale_bytes: bytes per scale.
+        scale_bytes: bytes per scale, with its zero point if it has one.
+        matrix_scale_bytes: bytes of one more scale for each matrix of an expert.
         activation_roundoff: unit roundoff of quantised activations; 0 = they keep the dtype.
+        weights_rounded: whether a weight times its scale has more digits than the dtype, so that widening rounds it.
         product: what is multiplied, if not values of the dtype: ``e4m3``.
+        family: the format that backends name for it, if not its own: they take all that differ in groups alone.
         engine: what vLLM and SGLang write after ``dtype=`` in the names of tuned files; empty = they leave it out.
     """
 
@@ -37,14 +40,21 @@ class Format:
     weight_block: tuple[int, int] | None = None
     activation_block: tuple[int, int] | None = None
     scale_bytes: int = 0
+    matrix_scale_bytes: int = 0
     activation_roundoff: float = 0.0
+    weights_rounded: bool = False
     product: str = ""
+    family: str = ""
     engine: str = ""
 
     @property
     def quantised(self) -> bool:
         """Whether weights or activations have scales, instead of being plain values of the dtype."""
         return bool(self.weight_block or self.activation_block)
+
+    def among(self, named: Sequence[str]) -> bool:
+        """Return whether a backend that names these formats takes this one."""
+        return (self.family or self.name) in named
 
     @property
     def multiplied(self) -> str:
@@ -58,8 +68,8 @@ class Format:
 
     @property
     def block_shape(self) -> tuple[int, int] | None:
-        """``block_shape`` of vLLM and SGLang: the block of weights, None if scales are for whole rows or matrices."""
-        return self.weight_block if self.weight_block and all(self.weight_block) else None
+        """``block_shape`` of vLLM and SGLang: the block of weights, None if scales are for rows or matrices."""
+        return self.weight_block if self.weight_block and min(self.weight_block) > 1 else None
 
     @property
     def per_channel(self) -> bool:
@@ -68,7 +78,7 @@ class Format:
 
     def weight_bytes(self, rows: int, columns: int) -> int:
         """Return the bytes of one expert's weights [rows, columns] with their scales."""
-        return self._bytes(rows, columns, self.weight_bits, self.weight_block)
+        return self._bytes(rows, columns, self.weight_bits, self.weight_block) + self.matrix_scale_bytes
 
     def activation_bytes(self, rows: int, features: int) -> int:
         """Return the bytes of activations [rows, features] that a product reads, with their scales."""

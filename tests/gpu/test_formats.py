@@ -11,11 +11,12 @@ from moe_lab.gpu import formats
 from moe_lab.gpu.bench import cases, examine
 from moe_lab.gpu.bench.check import Inputs, Oracle
 from moe_lab.gpu.experts import torch_loop
-from moe_lab.gpu.formats import fp8_block, fp8_tensor, fp8_token
+from moe_lab.gpu.formats import fp8_block, fp8_tensor, fp8_token, mxfp4
 from moe_lab.gpu.routing import synthetic
 from moe_lab.gpu.weights import expert_weights, tokens
 from moe_lab.spec import formats as known
 from moe_lab.spec import plugins
+from moe_lab.spec.errors import UserError
 from moe_lab.spec.problem import MoEProblem
 from moe_lab.spec.ranges import marker
 
@@ -32,7 +33,9 @@ def test_a_format_with_scales_has_what_its_data_say_and_comes_back(name):
     stored = plugin.quantise(w)
     stored_bits = 8 * stored.values.element_size() * stored.values.numel()
     assert stored_bits == w.numel() * own.weight_bits
-    scale_bytes = stored.scales.element_size() * stored.scales.numel()
+    beside = [part for part in (stored.scales, stored.zeros, stored.matrix_scales) if part is not None]
+    assert stored.shape == w.shape
+    scale_bytes = sum(part.element_size() * part.numel() for part in beside)
     assert stored_bits // 8 + scale_bytes == 3 * own.weight_bytes(200, 300)
     error = (formats.dense(stored, torch.float64) - w.double()).abs().amax((1, 2)) / w.abs().amax((1, 2))
     assert bool((error <= 2.0 ** -(own.weight_bits // 2)).all())
@@ -72,6 +75,35 @@ def test_fp8_token_has_a_scale_a_row_and_fp8_tensor_one_a_matrix():
         torch.testing.assert_close(formats.dense(stored, torch.float32), w)
     assert fp8_token.quantise_activations(w[0]).scales.shape == (3, 1)
     assert fp8_tensor.quantise_activations(w[0]).scales.shape == (1, 1)
+
+
+def test_int4_stores_the_even_number_low_and_a_zero_is_8_or_the_groups_own():
+    """GIVEN rows that 16 steps of 1 reach WHEN stored THEN codes, scales and zero points are those of a pencil."""
+    w = torch.zeros(2, 130)
+    w[0, :15] = torch.arange(-7.0, 8)
+    w[1, :2], w[1, 128:] = torch.tensor([-5.0, 10.0]), torch.tensor([3.0, 15.0])
+    middle, own = (plugins.load("formats", f"int4_w4a16{end}").quantise(w) for end in ("", "_zeros"))
+    assert middle.values[0, :3].tolist() == [0x21, 0x43, 0x65]
+    assert (middle.scales[0].tolist(), middle.zeros) == ([1, 1], None)
+    assert own.values[1, [0, 64]].tolist() == [0xF0, 0xF3]
+    assert (own.scales[1].tolist(), own.zeros[1].tolist()) == ([1, 1], [5, 0])
+    torch.testing.assert_close(formats.dense(middle, torch.float64)[0], w[0].double())
+    torch.testing.assert_close(formats.dense(own, torch.float64)[1], w[1].double())
+
+
+def test_mxfp4_has_powers_of_two_for_32_numbers_and_rounds_ties_to_the_even_code():
+    w = torch.zeros(1, 34)
+    w[0, :16] = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.5, -6, 0.25, 0.75, 1.75, 2.5, 5, 7.5])
+    w[0, 32:] = torch.tensor([2.0**-9, -(2.0**-10)])
+    stored = mxfp4.quantise(w)
+    assert stored.values[0, :8].tolist() == [0x10, 0x32, 0x54, 0x76, 0xF9, 0x20, 0x44, 0x76]
+    assert (stored.scales.tolist(), stored.values[0, 16]) == ([[127, 127 - 11]], 0xC6)
+    assert formats.dense(stored, torch.float32)[0, 32:].tolist() == w[0, 32:].tolist()
+
+
+def test_odd_columns_are_refused_where_two_numbers_share_a_byte():
+    with pytest.raises(UserError, match="so K and N must be even, not 33"):
+        mxfp4.quantise(torch.ones(2, 33))
 
 
 def test_the_oracle_rounds_rows_of_all_experts_by_one_scale_where_the_format_has_one():
@@ -186,7 +218,4 @@ def test_bench_experts_in_fp8_block_is_a_run_of_its_own_format(tmp_path, capsys)
 def test_unknown_formats_are_refused_by_every_command(command, tmp_path, capsys):
     out = ["--out", str(tmp_path / "x")] if command != "experts" else []
     assert gpu.main([command, *out, "--device", "cpu", "--format", "fp7"]) == 2
-    assert (
-        "There is no format 'fp7'; choose one of: bf16, fp16, fp32, fp8_block, fp8_tensor, fp8_token."
-        in capsys.readouterr().err
-    )
+    assert f"There is no format 'fp7'; choose one of: {', '.join(plugins.names('formats'))}." in capsys.readouterr().err

@@ -39,6 +39,20 @@ def test_scales_of_rows_and_of_matrices_are_counted():
     assert formats.get("fp8_tensor").activation_bytes(0, 768) == 0
 
 
+def test_groups_of_int4_and_mxfp4_cost_half_a_byte_a_number_and_their_scales():
+    """GIVEN Qwen3's experts WHEN 4 bits hold a weight THEN a group adds 2 bytes, 3 with a zero point, 1 in mxfp4."""
+    numbers, rows = 128 * 3 * 2048 * 768, 2 * 16 * 2048 * 2
+    for name, group, beside in (("int4_w4a16", 128, 2), ("int4_w4a16_g32_zeros", 32, 3), ("mxfp4", 32, 1)):
+        found = MoEProblem(**QWEN, format=name)
+        assert found.minimum_bytes(128) == numbers // 2 + numbers // group * beside + rows
+        assert found.minimum_bytes(0, "w2") == 128 * (768 + 2048) * 2, "activations are bf16"
+
+
+def test_a_backend_that_names_int4_takes_all_of_its_groups():
+    assert formats.get("int4_w4a16_g32_zeros").among(["bf16", "int4_w4a16"])
+    assert not formats.get("mxfp4").among(["bf16", "int4_w4a16"])
+
+
 def test_blocks_at_the_edge_count_whole():
     assert formats.get("fp8_block").weight_bytes(130, 129) == 130 * 129 + 2 * 2 * 4
 

@@ -50,9 +50,8 @@ class Oracle:
         self._plain = self._y if plain is None else exact(plain, problem)
         self._max = float(self._y.abs().max()) if self._y.numel() else 0.0
         self._rms = _rms(self._y)
-        roundoff = formats.get(problem.format).activation_roundoff
         # It costs as much as the oracle: computed only if it is needed, and once for all backends of an arithmetic.
-        self._scale = cache(lambda tf32: scale(inputs, problem, Arithmetic(inputs.x.dtype, tf32, roundoff)))
+        self._scale = cache(lambda tf32: scale(inputs, problem, self._arithmetic(tf32)))
 
     @property
     def bound(self) -> Errors:
@@ -85,6 +84,10 @@ class Oracle:
     def right(self, errors: Errors, tf32: bool = False) -> bool:
         """Return whether every element, and the RMS of all, is within the bound."""
         return errors.share <= 1 and errors.rms_rel <= self.bound_of(tf32).rms_rel
+
+    def _arithmetic(self, tf32: bool) -> Arithmetic:
+        known = formats.get(self._problem.format)
+        return Arithmetic(self._inputs.x.dtype, tf32, known.activation_roundoff, known.weights_rounded)
 
     def _tf32(self, tf32: bool) -> bool:
         return tf32 and self._inputs.x.dtype == torch.float32

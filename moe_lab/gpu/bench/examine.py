@@ -16,6 +16,7 @@ from moe_lab.gpu.bench.clock import Step, no_stderr, ready
 from moe_lab.gpu.experts import load
 from moe_lab.gpu.formats import quantise
 from moe_lab.gpu.weights import expert_weights
+from moe_lab.spec import formats
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.problem import MoEProblem
 from moe_lab.spec.ranges import marker
@@ -164,9 +165,9 @@ def _padded(backend: Any, problem: MoEProblem, topk_ids: Tensor) -> int | None:
 
 def refuse(name: str, info: dict[str, Any], problem: MoEProblem, device: torch.device) -> None:
     """Raise UserError if a backend's INFO excludes the problem's format, activation or sizes."""
-    formats = info.get("cpu_formats", info["formats"]) if device.type == "cpu" else info["formats"]
-    if problem.format not in formats:
-        raise UserError(f"{name} does not take {problem.format} here, only: {', '.join(formats) or 'nothing'}.")
+    named = info.get("cpu_formats", info["formats"]) if device.type == "cpu" else info["formats"]
+    if not formats.get(problem.format).among(named):
+        raise UserError(f"{name} does not take {problem.format} here, only: {', '.join(named) or 'nothing'}.")
     if problem.activation not in info["activations"]:
         raise UserError(f"{name} does not have {problem.activation}, only: {', '.join(info['activations'])}.")
     multiple = info.get("multiple_of", 1)

@@ -10,7 +10,7 @@ from moe_lab.gpu.experts import hopper
 from moe_lab.gpu.experts._tuned import gpu
 from moe_lab.gpu.formats import Quantised, Weights
 from moe_lab.gpu.weights import DTYPES
-from moe_lab.spec import plugins
+from moe_lab.spec import formats, plugins
 from moe_lab.spec.configs import measured
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.problem import MoEProblem
@@ -44,7 +44,7 @@ def _formats(name: str) -> tuple[str, ...]:
 def possible(problem: MoEProblem, device: torch.device) -> tuple[str, ...]:
     """Return the backends that can do a problem on a device, the one that is likely best first."""
     can = BACKENDS if hopper.takes(problem) and hopper.runs_on(device) else BACKENDS[1:]
-    return tuple(name for name in can if problem.format in _formats(name))
+    return tuple(name for name in can if formats.get(problem.format).among(_formats(name)))
 
 
 def choose(problem: MoEProblem, device: torch.device) -> str:

@@ -15,7 +15,7 @@ INFO = {
     "about": "oracle: a loop over experts in torch, fp32 or fp64",
     "needs": ["torch", "triton"],
     "hardware": "any",
-    "formats": ["fp32", "fp16", "bf16", "fp8_block", "fp8_tensor", "fp8_token"],
+    "formats": ["fp32", "fp16", "bf16", "fp8_block", "fp8_tensor", "fp8_token", "int4_w4a16", "mxfp4"],
     "activations": ["silu", "swigluoai"],
     "cuda_graph": False,
     "source": "moe_lab",

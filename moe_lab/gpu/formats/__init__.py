@@ -5,8 +5,9 @@ and, if activations have scales too, ``quantise_activations(x)``. An experts bac
 instead of a tensor, as ``w13`` and ``w2``, or through its ``prepare``.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,22 +21,44 @@ class Quantised:
 
     Attributes:
         format: name of the format.
-        values: [..., rows, columns] as the format stores them.
+        values: [..., rows, columns] as the format stores them; of 4 bits [..., rows, columns / 2] uint8, where the low
+            four bits of a byte are the number with the even index.
         scales: [..., row blocks, column blocks], as the format's data say which numbers share one.
+        zeros: of the shape of ``scales``, uint8: the stored number that stands for 0; None = it is the same for all.
+        matrix_scales: [..., 1, 1] fp32: one more factor of all numbers of a matrix; None = the format has none.
     """
 
     format: str
     values: Tensor
     scales: Tensor
+    zeros: Tensor | None = None
+    matrix_scales: Tensor | None = None
 
     @property
     def shape(self) -> torch.Size:
-        """Shape of the values."""
-        return self.values.shape
+        """Shape of the numbers that are meant: [..., rows, columns]."""
+        packed = 2 if self.values.dtype == torch.uint8 else 1
+        return torch.Size((*self.values.shape[:-1], packed * self.values.shape[-1]))
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Quantised":
+        """Return the same with every tensor changed, such as the rows of all in another order."""
+        changed: dict[str, Any] = {key: change(tensor) for key, tensor in self._tensors().items()}
+        return replace(self, **changed)
 
     def __getitem__(self, expert: int) -> "Quantised":
-        """Return the values and scales of one expert."""
-        return replace(self, values=self.values[expert], scales=self.scales[expert])
+        """Return what belongs to one expert."""
+        return self.each(lambda tensor: tensor[expert])
+
+    @classmethod
+    def stack(cls, experts: Sequence["Quantised"]) -> "Quantised":
+        """Return the experts as one, with a first dimension for them."""
+        all_of = [one._tensors() for one in experts]
+        stacked: dict[str, Any] = {key: torch.stack([one[key] for one in all_of]) for key in all_of[0]}
+        return replace(experts[0], **stacked)
+
+    def _tensors(self) -> dict[str, Any]:
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {key: value for key, value in found.items() if isinstance(value, Tensor)}
 
 
 Weights = Tensor | Quantised

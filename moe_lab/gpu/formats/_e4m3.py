@@ -20,8 +20,7 @@ def quantise(w: Tensor, format: str, block: tuple[int, int]) -> Quantised:
         values [..., rows, columns] e4m3, scales [..., row blocks, column blocks] fp32.
     """
     if w.dim() > 2:  # expert by expert: all of them in fp32 would not fit into memory
-        parts = [quantise(one, format, block) for one in w]
-        return Quantised(format, *(torch.stack([getattr(part, key) for part in parts]) for key in ("values", "scales")))
+        return Quantised.stack([quantise(one, format, block) for one in w])
     rows, columns = w.shape
     high, wide = block[0] or max(1, rows), block[1] or columns
     padded = torch.nn.functional.pad(w.float(), (0, -columns % wide, 0, -rows % high))

@@ -149,7 +149,7 @@ def _formats(name: "re.Match[str]") -> list[str]:
     """Return the formats that a file's name may mean, among those that ``BACKEND`` takes."""
     shape = tuple(int(part) for part in (name["shape"] or "").split(",") if part.strip())
     meant = formats.of_engine(name["dtype"] or "", shape or None, bool(name["channel"]))
-    return [format for format in meant if format in plugins.info("experts", BACKEND)["formats"]]
+    return [format for format in meant if formats.get(format).among(plugins.info("experts", BACKEND)["formats"])]
 
 
 def load(path: Path, *, K: int, topk: int, dtype: str = "bf16") -> Tuned:

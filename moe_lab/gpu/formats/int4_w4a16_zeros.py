@@ -1,0 +1,32 @@
+"""int4 weights in groups of 128 of a row, each with a bf16 scale and a zero point; activations stay bf16."""
+
+import torch
+from torch import Tensor
+
+from moe_lab.gpu.formats import Quantised, _int4
+
+INFO = {
+    "about": "int4 weights, a bf16 scale and a zero point for 128 of a row; bf16 activations",
+    "needs": ["torch"],
+    "source": "AWQ, arXiv 2306.00978; groups of 128",
+    "dtype": "bf16",
+    "weight_bits": 4,
+    "activation_bits": 16,
+    "weight_block": (1, 128),
+    "scale_bytes": 3,
+    "weights_rounded": True,
+    "engine": "int4_w4a16",
+    "family": "int4_w4a16",
+}
+
+GROUP = 128
+
+
+def quantise(w: Tensor) -> Quantised:
+    """Return weights [..., rows, columns]: scales [..., rows, ceil(columns / 128)] bf16, zeros of that shape uint8."""
+    return _int4.quantise(w, "int4_w4a16_zeros", GROUP, zeros=True)
+
+
+def dequantise(w: Quantised, dtype: torch.dtype) -> Tensor:
+    """Return the values that are meant, in ``dtype``."""
+    return _int4.dequantise(w, dtype, GROUP)
