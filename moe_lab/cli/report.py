@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 INFO = {
-    "about": "run notebooks, write self-contained HTML and reports/index.html",
+    "about": "run notebooks, write HTML that needs no network, and reports/index.html",
     "shows": {
-        "moe-lab report [NOTEBOOK ...] [-p NAME VALUE] [--grid FILE]": "run notebooks, write HTML",
+        "moe-lab report [NOTEBOOK ...] [-p NAME VALUE] [--grid FILE] [--single-file]": (
+            "run notebooks, write HTML; `--single-file` for a page to send alone"
+        ),
     },
 }
 
@@ -32,6 +34,11 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, default=Path("reports"), metavar="DIR", help="output folder (default: reports)"
     )
     parser.add_argument("--show-code", action="store_true", help="show code cells (by default a button shows them)")
+    parser.add_argument(
+        "--single-file",
+        action="store_true",
+        help="put the scripts into each page, so that it can be sent alone (by default pages share them)",
+    )
     parser.set_defaults(run=run)
 
 
@@ -46,6 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         parameters=parameters,
         grid=arguments.grid,
         show_code=arguments.show_code,
+        single_file=arguments.single_file,
     )
     failed = [page for page in built.pages if page.failed]
     for page in failed:

@@ -1,4 +1,4 @@
-"""Run notebooks and publish them: one self-contained HTML page per notebook or grid point, and an index of all."""
+"""Run notebooks and publish them: one HTML page per notebook or grid point, and an index of all."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from moe_lab.report import grid as grids
-from moe_lab.report import index, page
+from moe_lab.report import index, page, scripts
 from moe_lab.report.execute import execute
-from moe_lab.report.model import Page, Report
-from moe_lab.report.notebooks import find, jobs
+from moe_lab.report.model import Look, Page, Report
+from moe_lab.report.notebooks import find, jobs, link
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard.entry import one_line
 
@@ -23,6 +23,7 @@ def build(
     parameters: Mapping[str, Any],
     grid: Path | None = None,
     show_code: bool = False,
+    single_file: bool = False,
 ) -> Report:
     """Execute notebooks and write their pages and ``index.html``.
 
@@ -34,6 +35,8 @@ def build(
         parameters: parameter name -> JSON scalar or list, passed to every chosen notebook that has it.
         grid: YAML file with parameter points: names to lists of values, or a list of points.
         show_code: show code cells; otherwise a button on the page shows them.
+        single_file: put the scripts of figures and tables into each page, so that it can be sent alone; otherwise they
+            lie beside the pages in ``scripts.FOLDER``.
 
     Raises:
         UserError: an argument does not fit, or cannot be read or written; no notebook has run then.
@@ -41,11 +44,14 @@ def build(
     points = grids.read(grid) if grid else [{}]
     todo = jobs(find(notebooks), parameters, points)
     _writable(out)  # now, not after minutes of notebooks
+    look = Look(out, show_code, single_file, [link(job) for job in todo])
     pages = []
     for number, job in enumerate(todo, start=1):
         start = time.monotonic()
         done = execute(job, f"[{number}/{len(todo)}] {job.file_name}")
-        pages.append(page.write(done, job, out, show_code=show_code, start=start))
+        pages.append(page.write(done, job, look, start=start))
+    if not single_file:
+        scripts.write(out)
     return Report(index.write(pages, out), pages)
 
 

@@ -5,8 +5,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from moe_lab import __version__
+from moe_lab.report.files import replace
 from moe_lab.report.model import Page
-from moe_lab.report.page import TEMPLATES, replace
+from moe_lab.report.page import TEMPLATES
 
 
 def write(pages: Sequence[Page], out: Path) -> Path:

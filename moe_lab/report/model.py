@@ -1,5 +1,6 @@
 """The parts of a report."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,36 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Link:
+    """A page beside another.
+
+    Attributes:
+        title: of its notebook, with what distinguishes it from the others of a grid.
+        file: its name.
+    """
+
+    title: str
+    file: str
+
+
+@dataclass(frozen=True)
+class Look:
+    """How the pages of one report are written.
+
+    Attributes:
+        out: their folder.
+        show_code: whether code cells are shown from the start.
+        single_file: whether a page holds its scripts; otherwise they are files beside the pages, which share them.
+        links: of all pages, in their order.
+    """
+
+    out: Path
+    show_code: bool = False
+    single_file: bool = False
+    links: Sequence[Link] = ()
+
+
+@dataclass(frozen=True)
 class Executed:
     """A notebook after execution.
 
@@ -62,7 +93,7 @@ class Page:
         label: grid point, or empty.
         headline: first finding, or empty.
         thumbnail: a small SVG of the first figure, or empty.
-        provenance: one entry per run: phase, run, gpu, date.
+        provenance: one entry per run (``pages.show.mime.PROVENANCE``).
         seconds: time to execute and convert.
         figures: number of figures on the page.
     """

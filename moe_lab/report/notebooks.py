@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from moe_lab.report import places
-from moe_lab.report.model import Job, Parameter
+from moe_lab.report.model import Job, Link, Parameter
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard.entry import INT64, decode_json, one_line, read_text, visible
 
@@ -82,6 +82,12 @@ def heading(notebook: Any, stem: str) -> tuple[str, str]:
         return stem, ""
     first.source = first.source[found.end() :].strip()
     return found.group(1), " ".join((found.group(2) or "").split())
+
+
+def link(job: Job) -> Link:
+    """Return the link to the page that a job will write."""
+    title, _ = heading(read(job.notebook), job.notebook.stem)
+    return Link(f"{title}: {job.label}" if job.label else title, f"{job.file_name}.html")
 
 
 def listing() -> str:

@@ -1,8 +1,7 @@
-"""Turns one executed notebook into one self-contained HTML page."""
+"""Turns one executed notebook into one HTML page."""
 
 import html
 import json
-import os
 import re
 import time
 from collections.abc import Iterator
@@ -12,39 +11,42 @@ from pathlib import Path
 from typing import Any
 
 from moe_lab import __version__
-from moe_lab.pages.show import mime
-from moe_lab.report import places, thumbnail
-from moe_lab.report.model import Executed, Job, Page
+from moe_lab.pages.show import mime, tables
+from moe_lab.report import places, scripts, sections, thumbnail
+from moe_lab.report.files import replace
+from moe_lab.report.model import Executed, Job, Look, Page
 from moe_lab.report.notebooks import heading
 
-_PLOTLY_PLACE = '<script id="plotly-js"></script>'
 TEMPLATES = Path(str(files(__package__))) / "templates"
 
 
-def write(done: Executed, job: Job, out: Path, *, show_code: bool, start: float) -> Page:
+def write(done: Executed, job: Job, look: Look, *, start: float) -> Page:
     """Convert an executed notebook, begun at ``start`` (``time.monotonic()``), and write its page.
 
     A page that would lose a figure, or load anything from the network, is written as a failed page that says so.
     """
     title, question = heading(done.notebook, job.notebook.stem)
+    done.notebook.cells = sections.with_something(done.notebook.cells)
     figures = [o["data"][mime.PLOTLY] for o in _outputs(done.notebook) if mime.PLOTLY in o.get("data", {})]
     drawn = len(figures) + sum(_is_foreign_figure(o) for o in _outputs(done.notebook))
     headline = next((o["data"][mime.HEADLINE]["headline"] for o in _outputs(done.notebook, mime.HEADLINE)), "")
     provenance = [run for o in _outputs(done.notebook, mime.PROVENANCE) for run in o["data"][mime.PROVENANCE]]
     told: dict[str, Any] = {"title": title, "question": question, "label": job.label, "failed": done.failed}
     facts = told | {
-        "show_code": show_code,
+        "look": look,
+        "around": sections.around(look.links, f"{job.file_name}.html"),
+        "runs": [run | {"href": sections.address(run, look)} for run in provenance],
         "parameters": {name: places.value(given) for name, given in job.parameters.items()},
         "seconds": time.monotonic() - start,
         "plotly": bool(figures),
     }
     text = _convert(done.notebook, facts)
-    problem = _problem(text, drawn)  # before plotly.js is in it, which is megabytes of text
+    problem = _problem(text, drawn)
     if problem:
         done.notebook.cells = []
         text = _convert(done.notebook, facts | {"failed": problem, "plotly": False})
-    path = out / f"{job.file_name}.html"
-    replace(path, _with_plotly(text))
+    path = look.out / f"{job.file_name}.html"
+    replace(path, _with_scripts(text) if look.single_file else text)
     told["failed"] = problem or done.failed
     return Page(
         **told,
@@ -55,16 +57,6 @@ def write(done: Executed, job: Job, out: Path, *, show_code: bool, start: float)
         seconds=time.monotonic() - start,
         figures=0 if problem else drawn,
     )
-
-
-def replace(path: Path, text: str) -> None:
-    """Write a file under a temporary name, then rename it: readers see the old or the new one, never a part."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _outputs(notebook: Any, mime: str = "") -> Iterator[Any]:
@@ -86,24 +78,28 @@ def _convert(notebook: Any, facts: dict[str, Any]) -> str:
 
     for output in _outputs(notebook, mime.PLOTLY):
         output["data"] = {"text/html": _figure_html(output["data"][mime.PLOTLY])}
-    facts = facts | {"version": __version__, "pygments": _code_css()}
-    facts["sections"] = [
-        h for c in notebook.cells if c.cell_type == "markdown" for h in re.findall(r"^## (.+)$", c.source, re.M)
-    ]
+    facts = facts | {"version": __version__, "pygments": _code_css(), "folder": scripts.FOLDER}
+    facts |= {"sections": sections.headings(notebook), "table_css": tables.css()}
     # By default nbconvert loads these from the network.
     config = Config({"HTMLExporter": {"require_js_url": "", "mathjax_url": "", "mermaid_js_url": "", "jquery_url": ""}})
     places = {"extra_template_basedirs": [str(TEMPLATES)], "extra_template_paths": [str(TEMPLATES)]}
     exporter = HTMLExporter(config=config, template_name="report", **places)
     body, _ = exporter.from_notebook_node(notebook, resources={"lab": facts})
-    return str(body)
+    # Every table brings its style, for notebooks; the page has it once.
+    return str(body).replace(tables.style(), "")
 
 
-def _with_plotly(text: str) -> str:
-    """Put plotly.js into the page once, after conversion, because nbconvert would parse all of it."""
-    from plotly.offline import get_plotlyjs
+def _with_scripts(text: str) -> str:
+    """Put the shared files into the page after conversion, because nbconvert would parse all of them."""
+    for name, content in (("plotly.js", scripts.plotly), ("tables.js", scripts.tables)):
+        script = content().replace("</script", "<\\/script")  # which would end the element
+        text = _instead(text, f'<script[^>]*"{scripts.FOLDER}/{name}"[^>]*></script>', f"<script>{script}</script>")
+    css = f"<style>{scripts.tables_css()}</style>"
+    return _instead(text, f'<link[^>]*"{scripts.FOLDER}/tables.css"[^>]*>', css)
 
-    script = str(get_plotlyjs()).replace("</script", "<\\/script")  # which would end the element
-    return text.replace(_PLOTLY_PLACE, f"<script>{script}</script>", 1)
+
+def _instead(text: str, pattern: str, new: str) -> str:
+    return re.sub(pattern, lambda _: new, text, count=1)
 
 
 def _figure_html(figure: dict[str, Any]) -> str:

@@ -196,7 +196,7 @@ def test_limiter_of_a_kernel_is_the_same_in_both_tables(committed):
     [found] = gpus.each(committed)
     first, second = (
         re.findall(
-            r'class="text">(DRAM|on-chip memory|tensor pipe|latency|too few blocks|nothing alone)</td>', shown.html()
+            r'<td>(DRAM|on-chip memory|tensor pipe|latency|too few blocks|nothing alone)</td>', shown.html()
         )
         for shown in (tables.kernels(found.gemms, found.limits), tables.ceilings(found.costs, found.limits))
     )

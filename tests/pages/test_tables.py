@@ -70,7 +70,8 @@ def test_provenance_names_gpu_tool_and_what_was_left_out() -> None:
     assert rows["Tool"] == "nsys 2025.3.2"
     assert rows["Left out of the run"] == "Environment variables were dropped."
     card = shown._repr_mimebundle_()[mime.PROVENANCE][0]
-    assert card == {"phase": "decode", "run": "h200/tiny_decode", "gpu": "H200", "date": "2026-05-12T10:11:12+00:00"}
+    known = {"phase": "decode", "run": "h200/tiny_decode", "gpu": "H200", "date": "2026-05-12T10:11:12+00:00"}
+    assert card == known | {"command": "python -m moe_lab.gpu layer", "folder": "", "files": []}
 
 
 def test_provenance_leaves_out_facts_that_no_run_states() -> None:

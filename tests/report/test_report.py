@@ -63,11 +63,23 @@ def test_build_counts_the_figures_that_reach_the_page(built: report.Report) -> N
     assert json.loads(specs[0])["data"][0]["y"] == [33, 2]
 
 
-def test_build_embeds_plotly_once_and_loads_nothing(built: report.Report) -> None:
+def test_build_shares_the_scripts_of_figures_and_tables_and_loads_nothing_else(built: report.Report) -> None:
     text = built.pages[0].html.read_text()
-    assert text.count("plotly.js v") == 1
-    outside = re.sub(r"<script>.*?</script>", "", text, flags=re.S)
+    loaded = re.findall(r"""<(?:script|link)\b[^>]* (?:src|href)="([^"]+)""", text)
+    assert loaded == ["data:,", *(f"report_files/{name}" for name in ("tables.css", "plotly.js", "tables.js"))]
+    assert all((built.index.parent / name).stat().st_size for name in loaded[1:])
+    assert "plotly.js v" in (built.index.parent / "report_files" / "plotly.js").read_text()
+    assert len(text) < 100_000
+
+
+def test_build_of_single_files_puts_every_script_into_the_page_once(tmp_path: Path) -> None:
+    page = build(notebook(tmp_path, FIGURE), tmp_path / "out", single_file=True).pages[0]
+    text = page.html.read_text()
+    assert text.count("plotly.js v") == text.count("window.moeLabTables = import") == 1
+    outside = re.sub(r"<script>.*?</script>|<style>.*?</style>", "", text, flags=re.S)
+    assert "report_files" not in outside
     assert not re.findall(r"""(?:src|href)=["']?(?:https?:)?//""", outside)
+    assert sorted(p.name for p in page.html.parent.iterdir()) == ["01_tiny.html", "index.html"]
 
 
 def test_build_runs_this_interpreter_and_names_no_folder(built: report.Report) -> None:
@@ -96,7 +108,7 @@ def test_index_card_has_headline_thumbnail_and_link(built: report.Report) -> Non
 
 
 def test_build_leaves_nothing_but_pages(built: report.Report) -> None:
-    assert sorted(p.name for p in built.index.parent.iterdir()) == ["01_tiny.html", "index.html"]
+    assert sorted(p.name for p in built.index.parent.iterdir()) == ["01_tiny.html", "index.html", "report_files"]
 
 
 def test_build_links_a_failed_notebook_with_its_sentence_and_runs_the_others(tmp_path: Path) -> None:

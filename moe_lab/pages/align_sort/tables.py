@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from moe_lab.pages.show.notes import Note, Tall, or_note
+from moe_lab.pages.show.notes import Note, or_note
 from moe_lab.pages.show.tables import Column, Table, heads
 from moe_lab.spec import published
 
@@ -33,7 +33,7 @@ def behind(frame: pd.DataFrame, ours: str) -> Table | Note:
     ]
     some = f"Every case in which another algorithm is ahead of {ours}, the largest loss first"
     none = f"There is no case in which another algorithm is ahead of {ours}."
-    return or_note(frame, Tall(frame, columns, some), none)
+    return or_note(frame, Table(frame, columns, some), none)
 
 
 def peers(frame: pd.DataFrame, ours: str, baseline: str) -> Table | Note:

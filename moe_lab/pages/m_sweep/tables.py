@@ -6,7 +6,7 @@ import pandas as pd
 
 from moe_lab.analysis.sweep import Sweep
 from moe_lab.pages.show import notes
-from moe_lab.pages.show.notes import Note, Tall, or_note
+from moe_lab.pages.show.notes import Note, or_note
 from moe_lab.pages.show.tables import Column, Table, heads
 from moe_lab.spec import published
 
@@ -71,7 +71,7 @@ def details(rows: pd.DataFrame) -> Table | Note:
         *heads("error_max_rel bound_max_rel", group=wrong),
         *heads("sm_mhz temperature_c power_w throttled", group=gpu),
     ]
-    return or_note(rows, Tall(shown, columns), "Nothing to show: no times of this model and routing.")
+    return or_note(rows, Table(shown, columns), "Nothing to show: no times of this model and routing.")
 
 
 def skew(frame: pd.DataFrame) -> Table | Note:
@@ -82,7 +82,7 @@ def skew(frame: pd.DataFrame) -> Table | Note:
         *heads("ratio", label="measured", group=ratio),
         *heads("bound_ratio ratio_net", group=ratio),
     ]
-    return or_note(frame, Tall(frame, columns), "Nothing to show: the run has one routing only.")
+    return or_note(frame, Table(frame, columns), "Nothing to show: the run has one routing only.")
 
 
 def roofs(sweep: Sweep) -> Table | Note:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from moe_lab.analysis import amd
 from moe_lab.analysis.amd.runs import Counted
-from moe_lab.pages.show.notes import Note, Tall
+from moe_lab.pages.show.notes import Note
 from moe_lab.pages.show.tables import Column, Table, heads
 from moe_lab.spec import published
 
@@ -108,7 +108,7 @@ def side_by_side(shown: Sequence[Counted]) -> Table | Note:
         *heads("right", label=right.name, unit=right.gpu),
         *heads("ratio", unit=f"{right.name} / {left.name}"),
     ]
-    return Tall(frame, columns)
+    return Table(frame, columns)
 
 
 def glossary() -> Table:

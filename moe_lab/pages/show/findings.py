@@ -1,7 +1,8 @@
 """Sentences rendered from numbers, together with the rows behind them: no figure in a report is typed by hand.
 
 The first finding of a notebook is its headline; ``show`` stores it beside the HTML so that the index card can quote it,
-and with it every finding as data.
+and with it every finding as data. The headline and the two findings with the most time at stake stand open, each in one
+sentence of at most ``MOST_WORDS`` words; a click unfolds the others. ``changes`` says what to change next.
 """
 
 import html
@@ -17,6 +18,8 @@ from moe_lab.analysis.phases import rows_of
 from moe_lab.pages.show import mime, tables
 
 NBSP = "\u00a0"
+MOST_WORDS = 25  # of a sentence that stands open
+OPEN = 3  # sentences
 MOST_ROWS = 40  # more rows are a table of the page and not the basis of one sentence
 Severity = Literal["normal", "problem", "caution"]
 
@@ -30,6 +33,9 @@ class Finding:
         text: what is said about it, a sentence or the rest of one.
         rows: the rows of a table that the numbers come from; empty if there is no such table.
         severity: ``problem`` for what costs time, fails or breaks a bound, ``caution`` for what casts doubt on numbers.
+        stake_us: time that is at stake, in microseconds; 0 if none is known.
+        short: the finding in at most ``MOST_WORDS`` words, where the whole is longer.
+        change: what to change because of it, without a full stop; empty if nothing follows.
     """
 
     about: str
@@ -37,9 +43,20 @@ class Finding:
     # Not compared: == of two tables is a table.
     rows: pd.DataFrame = field(default_factory=pd.DataFrame, compare=False, repr=False)
     severity: Severity = "normal"
+    stake_us: float = field(default=0.0, compare=False)
+    short: str = field(default="", compare=False)
+    change: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         return f"{self.about}: {self.text}" if self.about else self.text
+
+    def brief(self) -> str:
+        """Return the short sentence; the whole finding if it has none."""
+        return self.short or str(self)
+
+    def is_brief(self) -> bool:
+        """Return whether the sentence has at most ``MOST_WORDS`` words; a number and its unit are one."""
+        return len(self.brief().split(" ")) <= MOST_WORDS
 
     def html(self) -> str:
         """Return the subject in bold, then the text as a sentence; a click unfolds the rows."""
@@ -65,23 +82,52 @@ class Findings:
     """Findings to display, most important first: the first one is the headline."""
 
     def __init__(self, found: Sequence[Finding | None]):
-        self.found = [f for f in found if f]
+        self.found = [f for f in found if f] or [Finding("", "No finding: the runs hold too little.")]
+
+    def open(self) -> list[Finding]:
+        """Return the headline and the findings with the most time at stake, those that one sentence can tell."""
+        first, *rest = self.found
+        return [first, *sorted(filter(Finding.is_brief, rest), key=lambda f: -f.stake_us)[: OPEN - 1]]
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        first, *rest = self.found or [Finding("", "No finding: the runs hold too little.")]
-        items = "".join(f'<li class="{f.severity}">{f.html()}</li>' for f in rest)
-        top = f'<p class="headline">{html.escape(str(first))}</p>{first.details()}'
-        stored = {"headline": str(first), "findings": [str(f) for f in rest]}
+        first, *rest = self.found
+        items = "".join(f'<li class="{f.severity}">{f.html()}</li>' for f in self.found)
+        lead = "".join(f'<li class="{f.severity}">{html.escape(f.brief())}</li>' for f in self.open())
+        count = f"{len(self.found)} {'finding' if len(self.found) == 1 else 'findings'}, with the rows behind them"
+        every = f'<details class="every"><summary>{count}</summary><ul>{items}</ul></details>'
+        stored = {"headline": first.brief(), "findings": [str(f) for f in rest]}
         return {
-            "text/html": f'{tables.style()}<div class="findings">{top}<ul>{items}</ul></div>',
+            "text/html": f'{tables.style()}<div class="findings"><ul class="open">{lead}</ul>{every}</div>',
             "text/plain": "\n".join([str(first), *(f"- {f}" for f in rest)]),
-            mime.HEADLINE: {**stored, "found": [f.data() for f in (first, *rest)]},
+            mime.HEADLINE: {**stored, "found": [f.data() for f in self.found]},
         }
+
+
+class Changes:
+    """What to change next, the most time at stake first."""
+
+    def __init__(self, found: Sequence[Finding | None]):
+        self.found = sorted((f for f in found if f and f.change), key=lambda f: -f.stake_us)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        said = [(f.change, time(f.stake_us / 1e3) if f.stake_us else "") for f in self.found]
+        if not said:
+            none = "Nothing: no finding of this page names a cost that a change would save."
+            return {"text/html": f"<p>{none}</p>", "text/plain": none}
+        items = [html.escape(what) + (f" <small>{stake} at stake</small>" if stake else "") for what, stake in said]
+        lines = [f"{n}. {what}{f' ({stake} at stake)' if stake else ''}" for n, (what, stake) in enumerate(said, 1)]
+        listed = "".join(f"<li>{item}</li>" for item in items)
+        return {"text/html": f'<ol class="changes">{listed}</ol>', "text/plain": "\n".join(lines)}
 
 
 def show(found: Sequence[Finding | None]) -> Findings:
     """Return the findings as an object that a notebook displays if it is the last line of a cell."""
     return Findings(found)
+
+
+def changes(found: Sequence[Finding | None]) -> Changes:
+    """Return what the findings say to change next, as an object to display: the last cell of a notebook."""
+    return Changes(found)
 
 
 def rows(found: Iterable[Any], columns: str) -> pd.DataFrame:

@@ -3,4 +3,6 @@
 PLOTLY = "application/vnd.plotly.v1+json"
 # {"headline": sentence, "findings": [sentence, ...], "found": [{"about", "text", "severity", "rows"}, ...]}
 HEADLINE = "application/vnd.moe_lab.headline+json"
-PROVENANCE = "application/vnd.moe_lab.provenance+json"  # [{"phase", "run", "gpu", "date"}, ...]
+# [{"phase", "run", "gpu", "date", "folder", "files", "command"}, ...]
+PROVENANCE = "application/vnd.moe_lab.provenance+json"
+NOTHING = "application/vnd.moe_lab.nothing+json"  # true: the output only says that there is nothing to show

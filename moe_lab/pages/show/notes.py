@@ -1,4 +1,4 @@
-"""Notes in place of a table or figure, long tables, and the table of roofs."""
+"""Notes in place of a table or figure, and the table of roofs."""
 
 import html
 import re
@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from moe_lab.pages.show import mime
 from moe_lab.pages.show.tables import Table, heads
 
 
@@ -21,12 +22,11 @@ class Note:
         return {"text/html": f"<p><em>{text}</em></p>", "text/plain": self.sentence}
 
 
-class Tall(Table):
-    """A table of many rows, in a box that scrolls."""
+class Nothing(Note):
+    """A sentence in place of a table or figure of a run that was not given; a page leaves out a section of such."""
 
-    def html(self) -> str:
-        """Return the table in a box as high as a dozen rows."""
-        return f'<div style="max-height:30em;overflow-y:auto">{super().html()}</div>'
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        return {**super()._repr_mimebundle_(), mime.NOTHING: True}
 
 
 def or_note(frame: pd.DataFrame, table: Table, sentence: str) -> Table | Note:

@@ -44,20 +44,35 @@ def table(
     frame = pd.DataFrame(rows, columns=["fact", *facts])
     # Facts that no run states are no rows.
     frame = frame[frame[list(facts)].notna().any(axis=1)] if facts else frame
-    cards = [
-        {key: run.manifest.get(name) for key, name in (("run", "name"), ("date", "date"))}
-        | {"phase": what, "gpu": short_gpu(gpu_facts(run, told[what]).get("name"))}
-        for what, run in there.items()
-    ]
+    cards = [_card(run, told[what], what) for what, run in there.items()]
     columns = [*heads("fact"), *(Column(what, what, wrap=True) for what in facts)]
     extra = {mime.PROVENANCE: cards} if cards else {}
     return or_note(frame, Table(frame, columns, extra=extra), "No run was read.")
 
 
+def _card(run: Run, meta: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """Return what index and page say of a run; its folder as a path within the folder that has profiles/, or empty."""
+    kept, top = run.path.resolve(), profiles_root().resolve().parent
+    inside = kept.is_relative_to(top) and kept.is_dir()
+    return {
+        "phase": what,
+        "run": run.manifest.get("name"),
+        "gpu": short_gpu(gpu_facts(run, meta).get("name")),
+        "date": run.manifest.get("date"),
+        "command": _command(run.manifest),
+        "folder": kept.relative_to(top).as_posix() if inside else "",
+        "files": sorted(p.name for p in kept.iterdir() if p.is_file()) if inside else [],
+    }
+
+
+def _command(manifest: Mapping[str, Any]) -> str | None:
+    command = manifest.get("command")
+    return " ".join(command) if isinstance(command, list) else command
+
+
 def _facts(run: Run, meta: Mapping[str, Any]) -> dict[str, str | None]:
     manifest = run.manifest
     versions, tool, rows = manifest.get("versions") or {}, manifest.get("tool") or {}, manifest.get("rows")
-    command = manifest.get("command")
     own = {kind: found for kind in ROOFS if (found := of_kind(of_run(run), kind))}
     kept = run.path.resolve().is_relative_to(profiles_root().resolve())
     return {
@@ -73,7 +88,7 @@ def _facts(run: Run, meta: Mapping[str, Any]) -> dict[str, str | None]:
         "Rows": f"{rows['count']:,}, {rows['failed']:,} of them failed" if rows else None,
         # None where the rows do not say.
         "Came to its end": {True: "yes", False: "no"}.get(rows["complete"]) if rows else None,
-        "Command": " ".join(command) if isinstance(command, list) else command,
+        "Command": _command(manifest),
         "Left out of the run": " ".join(manifest.get("redacted") or []) or None,
     }
 

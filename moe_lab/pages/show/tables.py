@@ -1,4 +1,7 @@
-"""Tables for notebooks and reports: a DataFrame in, HTML out, with units under the heads, scrollable on a phone."""
+"""Tables for notebooks and reports: a DataFrame in, HTML out, with units under the heads, scrollable on a phone.
+
+A page of ``moe-lab report`` lets a reader sort, search, filter and copy them; in a notebook they stand as they are.
+"""
 
 import html
 from collections.abc import Sequence
@@ -9,6 +12,8 @@ from typing import Any
 import pandas as pd
 
 from moe_lab.spec import schema
+
+MOST_DIGITS = 4  # of a number with decimals
 
 
 @dataclass(frozen=True)
@@ -77,10 +82,10 @@ class Table:
 
     def bare(self) -> str:
         """Return the table without its style, in a box that scrolls sideways."""
-        caption = f"<caption><span>{html.escape(self.caption)}</span></caption>" if self.caption else ""
+        caption = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
         body = "".join(self._row(row) for row in self.frame.to_dict("records"))
         table = f'<table class="lab">{caption}<thead>{self._head()}</thead><tbody>{body}</tbody></table>'
-        return f'<div class="scroll" tabindex="0">{table}</div>'  # with a tabindex, the keyboard can scroll it
+        return f'<div class="scroll">{table}</div>'
 
     def _head(self) -> str:
         groups = ""
@@ -92,8 +97,8 @@ class Table:
             cells = "".join(f'<th colspan="{n}"{_class("group", bool(g))}>{html.escape(g)}</th>' for g, n in spans)
             groups = f"<tr>{cells}</tr>"
         heads = "".join(
-            f"<th{_class('num', c.digits is not None)}>{html.escape(c.label)}"
-            f"{f'<small>{html.escape(c.unit)}</small>' if c.unit else ''}</th>"
+            f'<th scope="col" data-key="{html.escape(c.key)}"{_class("num", c.digits is not None)}>'
+            f"{html.escape(c.label)}{f'<small>{html.escape(c.unit)}</small>' if c.unit else ''}</th>"
             for c in self.columns
         )
         return f"{groups}<tr>{heads}</tr>"
@@ -111,8 +116,8 @@ def _class(name: str, when: bool) -> str:
 
 def _cell(column: Column, value: Any, level: int, odd: bool = False) -> str:
     missing = value is None or value is pd.NA or value != value  # NaN
-    text = "–" if missing else html.escape(str(value) if column.digits is None else f"{value:,.{column.digits}f}")
-    kinds = ["text" if column.digits is None else "num"]
+    text = "–" if missing else html.escape(str(value) if column.digits is None else rounded(value, column.digits))
+    kinds = [] if column.digits is None else ["num"]
     kinds += [kind for kind in ("wrap", "theirs") if getattr(column, kind)] + ["odd"] * odd
     kinds += ["wrong"] if not missing and column.most is not None and value > column.most else []
     style = f' style="padding-left:{0.6 + 1.0 * level:.1f}em"' if level else ""
@@ -123,9 +128,20 @@ def _cell(column: Column, value: Any, level: int, odd: bool = False) -> str:
     if column.wrap:
         # Kernel names have no spaces at which a phone could break them.
         text = text.replace("_", "_<wbr>")
-    return f'<td class="{" ".join(kinds)}"{style}>{text}</td>'
+    return f"<td{_class(' '.join(kinds), bool(kinds))}{style}>{text}</td>"
+
+
+def rounded(value: float, digits: int) -> str:
+    """Return a number with at most ``digits`` decimals, and fewer where more than four digits would say no more."""
+    whole = len(str(int(abs(value)))) if abs(value) >= 1 else 0
+    return f"{value:,.{max(0, min(digits, MOST_DIGITS - whole))}f}"
 
 
 def style() -> str:
     """Return the style of all tables of a page, as an HTML element."""
-    return f"<style>{(files(__package__) / 'table.css').read_text(encoding='utf-8')}</style>"
+    return f"<style>{css()}</style>"
+
+
+def css() -> str:
+    """Return that style as CSS."""
+    return (files(__package__) / "table.css").read_text(encoding="utf-8")

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from moe_lab.pages.show.notes import Note, Tall, or_note
+from moe_lab.pages.show.notes import Note, or_note
 from moe_lab.pages.show.tables import Table, heads
 
 _NOTHING = "Nothing to show: the tuning has no M with a result."
@@ -25,7 +25,7 @@ def chosen(frame: pd.DataFrame) -> Table | Note:
 def landscape(frame: pd.DataFrame) -> Table | Note:
     """Return the tiles measured at one M, the quickest first (``analysis.tuning.landscape``)."""
     columns = heads("part tile us over_best round")
-    return or_note(frame, Tall(frame, columns), _NOTHING)
+    return or_note(frame, Table(frame, columns), _NOTHING)
 
 
 def between(frame: pd.DataFrame) -> Table | Note:
@@ -47,7 +47,7 @@ def shipped(frame: pd.DataFrame, best: pd.DataFrame) -> Table | Note:
         "No tiles that others ship were measured: where the tuning ran there was no release with a file for these "
         "sizes and this GPU. Get one with `moe-lab peers add vllm==0.15.0` before tuning."
     )
-    return or_note(frame, Tall(frame, columns), _NOTHING if best.empty else sentence)
+    return or_note(frame, Table(frame, columns), _NOTHING if best.empty else sentence)
 
 
 def failures(rows: pd.DataFrame) -> Table | Note:
@@ -57,6 +57,6 @@ def failures(rows: pd.DataFrame) -> Table | Note:
     columns = [*heads("phase", label="step"), *heads("M part tile error")]
     return or_note(
         shown,
-        Tall(shown, columns),
+        Table(shown, columns),
         _NOTHING if rows.empty else "Every tile that was tried compiled, ran and was right.",
     )

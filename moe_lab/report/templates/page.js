@@ -7,7 +7,16 @@
     button.setAttribute("aria-pressed", String(shown));
     button.textContent = shown ? "Hide code" : "Show code";
   });
-  if (!window.Plotly) return;
+  for (const copy of document.querySelectorAll("button.copy")) {
+    copy.addEventListener("click", () => navigator.clipboard.writeText(copy.previousElementSibling.textContent)
+      .then(() => { copy.textContent = "Copied"; }));
+  }
+  // Menus close when the reader goes on: a click elsewhere, on a link in them, or Escape.
+  const menus = [...document.querySelectorAll(".menu")];
+  document.addEventListener("click", (event) => menus
+    .filter((menu) => !menu.contains(event.target) || event.target.closest("a"))
+    .forEach((menu) => { menu.open = false; }));
+  document.addEventListener("keydown", (event) => { if (event.key === "Escape") menus.forEach((menu) => { menu.open = false; }); });
 
   const color = (name) => getComputedStyle(root).getPropertyValue(name).trim();
   const narrow = () => window.innerWidth < 600;
@@ -28,14 +37,28 @@
     }
     return layout;
   };
-  const plots = [...document.querySelectorAll("figure.plot")].map((figure) => {
+  const drawn = [];
+  const draw = (figure) => {
     const spec = JSON.parse(figure.querySelector(".plot-data").textContent);
     const area = figure.querySelector(".plot-area");
     Plotly.newPlot(area, spec.data, apply(spec.layout), { responsive: true, displaylogo: false, displayModeBar: narrow() ? false : "hover",
       modeBarButtons: [["toImage"], ["zoom2d", "pan2d"], ["zoomIn2d", "zoomOut2d", "resetScale2d"]] });
-    return area;
-  });
-  const restyle = () => plots.forEach((area) => Plotly.relayout(area, theme(area.layout)));
+    drawn.push(area);
+    area.dispatchEvent(new CustomEvent("drawn", { bubbles: true }));
+  };
+  const restyle = () => drawn.forEach((area) => Plotly.relayout(area, theme(area.layout)));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", restyle);
   matchMedia("(max-width: 599px)").addEventListener("change", restyle);
+
+  // What is in view is drawn at once, the rest when the browser has time, all before it prints.
+  const later = window.requestIdleCallback || ((run) => setTimeout(run, 1));
+  document.addEventListener("DOMContentLoaded", () => {
+    if (!window.Plotly) return;
+    const waiting = [...document.querySelectorAll("figure.plot")];
+    const next = () => { if (waiting.length) { draw(waiting.shift()); later(next); } };
+    while (waiting.length && waiting[0].getBoundingClientRect().top < innerHeight) draw(waiting.shift());
+    later(next);
+    addEventListener("beforeprint", () => { while (waiting.length) draw(waiting.shift()); });
+  });
+  addEventListener("beforeprint", () => { for (const all of document.querySelectorAll("details:not(.menu)")) all.open = true; });
 })();
