@@ -6,9 +6,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from moe_lab.gpu import formats, routing
+from quantised_layer import SILENT, make, run
+
+from moe_lab.gpu import formats
 from moe_lab.gpu.bench import examine
-from moe_lab.gpu.bench.check import Inputs, Oracle
+from moe_lab.gpu.bench.check import Oracle
 from moe_lab.gpu.experts import load, torch_loop
 from moe_lab.gpu.formats import dense
 from moe_lab.gpu.kernels.activation import gated_activation_torch
@@ -17,9 +19,7 @@ from moe_lab.gpu.kernels.quantise import quantise
 from moe_lab.gpu.kernels.tile import Tile
 from moe_lab.spec import plugins, ranges
 from moe_lab.spec.errors import UserError
-from moe_lab.spec.problem import MoEProblem
 
-SILENT = ranges.marker("none")
 BACKENDS = ["fused_moe", "grouped"]
 BEHIND = ["fp8_tensor", "fp8_token"]  # scales behind the sum
 # M, K, N, E, topk, routing, activation, tile (None = the default) and why.
@@ -43,28 +43,6 @@ CASES_BEHIND = [
     (9, 128, 128, 2, 2, "zipf:1.0", "silu", (32, 256, 64, 8, 4, 2), "tiles that a block of weights would not allow"),
     (0, 256, 128, 8, 2, "uniform", "silu", None, "no tokens"),
 ]
-
-
-def make(case, device, format="fp8_block"):
-    M, K, N, E, topk, spec, activation = case
-    problem = MoEProblem(M, K, N, E, topk, format, activation)
-    dtype = torch.bfloat16 if device == "cuda" else torch.float16  # the interpreter has no bf16
-    g = torch.Generator().manual_seed(torch.seed() % 2**31)
-
-    def normal(*shape, scale):
-        spread = 2.0 ** torch.randint(-2, 2, (*shape[:-1], 1), generator=g)  # so that a wrong scale shows
-        return (torch.randn(*shape, generator=g) * scale * spread).to(device)
-
-    weights = normal(E, 2 * N, K, scale=K**-0.5), normal(E, K, N, scale=N**-0.5)
-    x = normal(M, K, scale=1).to(dtype)
-    ids = routing.synthetic(spec, M, E, topk, seed=g.initial_seed(), device=device)
-    return problem, Inputs(x, *(formats.quantise(w, format) for w in weights), *ids)
-
-
-def run(name, problem, inputs, **options):
-    backend, _ = load(name)
-    prepared = getattr(backend, "prepare", lambda *w: w)(inputs.w13, inputs.w2)
-    return backend.experts(inputs.x, *prepared, *inputs[3:], problem=problem, mark=SILENT, **options)
 
 
 def assert_right(y, problem, inputs):
@@ -246,8 +224,8 @@ def test_gpus_without_e4m3_are_refused(monkeypatch):
         check_e4m3(torch.device("cuda", 0))
 
 
-@pytest.mark.parametrize("format", ["fp8_block", *BEHIND])
-def test_dense_products_of_the_layer_take_every_fp8_format(format, device, poison):
+@pytest.mark.parametrize("format", ["fp8_block", *BEHIND, "mxfp4"])
+def test_dense_products_of_the_layer_take_formats_with_scales(format, device, poison):
     dtype = torch.bfloat16 if device == "cuda" else torch.float16
     x, w = torch.randn(5, 160, device=device).to(dtype), formats.quantise(torch.randn(130, 160, device=device), format)
     rounded = formats.rounding(format)(x).double()

@@ -62,12 +62,20 @@ def choose(
             f"w13 and w2 share their rows: their tiles need the same block_m, not {w13.block_m} and {w2.block_m}."
         )
     # Given and default tiles may ask for more shared memory than the GPU has.
-    itemsize = formats.get(problem.format).weight_bits // 8
+    itemsize = formats.get(problem.format).activation_bits // 8  # widened weights are as large as tokens
     return fit(w13, itemsize, device), fit(w2, itemsize, device)
 
 
-def fp8_tile(problem: MoEProblem) -> Tile:
-    """Return a tile for products in e4m3 by the tokens, as vLLM 0.33 chooses it without a tuned file."""
+def quantised_tile(problem: MoEProblem) -> Tile:
+    """Return a tile for weights with scales: of products in 8 bits by the tokens, as vLLM 0.33 has it without a file.
+
+    Of widened weights by the mean rows of an expert; not measured yet. They take registers, which limits the columns.
+    """
+    if not formats.get(problem.format).activation_block:
+        mean_rows = problem.rows_useful / problem.E
+        if mean_rows <= 24:
+            return Tile(16 if mean_rows <= 8 else 32, 64, 128, 1, 4, 4)
+        return Tile(64 if mean_rows <= 96 else 128, 128, 64, 8, 8, 3)
     # With scales after the sum, no block of weights limits a tile of many rows: it may be as wide as in bf16.
     M = problem.M
     if problem.format != "fp8_block" and problem.rows_useful > 96 * problem.E:

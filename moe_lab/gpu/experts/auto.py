@@ -20,7 +20,7 @@ INFO = {
     "about": "the fastest of hopper, grouped and fused_moe for the sizes, M and the GPU, as measured",
     "needs": ["torch", "triton"],
     "hardware": "NVIDIA SM80+, AMD CDNA3+; the CPU under TRITON_INTERPRET=1 (fp32, fp16)",
-    "formats": ["fp32", "fp16", "bf16", "fp8_block", "fp8_tensor", "fp8_token"],
+    "formats": ["fp32", "fp16", "bf16", "fp8_block", "fp8_tensor", "fp8_token", "int4_w4a16", "mxfp4"],
     "activations": ["silu", "swigluoai"],
     "cuda_graph": True,
     "source": "moe_lab",
@@ -57,8 +57,7 @@ def choose(problem: MoEProblem, device: torch.device) -> str:
 
 def prepare(w13: Weights, w2: Weights) -> tuple[Prepared, None]:
     """Return the weights as prepared by each backend that may be chosen at some M."""
-    values = w2.values if isinstance(w2, Quantised) else w2
-    (E, K, N), device = values.shape, values.device
+    (E, K, N), device = w2.shape, (w2.values if isinstance(w2, Quantised) else w2).device
     format = w2.format if isinstance(w2, Quantised) else next(n for n, dtype in DTYPES.items() if dtype == w2.dtype)
     problem = MoEProblem(1, K, N, E, 1, format)  # neither M nor topk is known here, and neither decides what can run
     can, known = possible(problem, device), measured.find(problem, gpu(device))

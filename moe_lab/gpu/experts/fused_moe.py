@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from moe_lab.gpu.experts._tuned import Tiles, align_of, choose, fp8_tile, tuned
-from moe_lab.gpu.formats import Quantised, Weights
+from moe_lab.gpu.experts._tuned import Tiles, align_of, choose, quantised_tile, tuned
+from moe_lab.gpu.formats import Weights
 from moe_lab.gpu.kernels._device import check_contiguous
 from moe_lab.gpu.kernels.activation import gated_activation
 from moe_lab.gpu.kernels.combine import combine
@@ -12,6 +12,7 @@ from moe_lab.gpu.kernels.fused_moe import fused_moe_gemm
 from moe_lab.gpu.kernels.quantise import check_e4m3, parts, quantise
 from moe_lab.gpu.kernels.tile import Tile
 from moe_lab.gpu.weights import DTYPES
+from moe_lab.spec import formats
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.problem import MoEProblem
 from moe_lab.spec.ranges import Mark
@@ -20,7 +21,7 @@ INFO = {
     "about": "Triton: align, w13 GEMM gathering rows by expert tile, activation, w2 GEMM with router weights, combine",
     "needs": ["torch", "triton"],
     "hardware": "NVIDIA SM80+, AMD CDNA3+; the CPU under TRITON_INTERPRET=1 (fp32, fp16)",
-    "formats": ["fp32", "fp16", "bf16", "fp8_block", "fp8_tensor", "fp8_token"],
+    "formats": ["fp32", "fp16", "bf16", "fp8_block", "fp8_tensor", "fp8_token", "int4_w4a16", "mxfp4"],
     "cpu_formats": ["fp32", "fp16", "bf16"],
     "activations": ["silu", "swigluoai"],
     "align": "auto",
@@ -59,7 +60,7 @@ def experts(
     # A factor of x may as well multiply its product with w13.
     weights13, weights2 = (topk_weights, None) if problem.apply_router_weight_on_input else (None, topk_weights)
     tokens: Weights = x
-    if quantised := isinstance(w13, Quantised):
+    if quantised := bool(formats.get(problem.format).activation_block):
         check_e4m3(x.device)
         with mark("quant"):
             tokens = quantise(x, format=problem.format)
@@ -98,8 +99,8 @@ def tiles(problem: MoEProblem, device: torch.device, tile: Tiles | None = None) 
 
 
 def _default_tile(problem: MoEProblem) -> Tile:
-    if problem.format.startswith("fp8"):
-        return fp8_tile(problem)
+    if formats.get(problem.format).quantised:
+        return quantised_tile(problem)
     mean_rows = problem.rows_useful / problem.E
     rows = 16 if mean_rows <= 8 else 32 if mean_rows <= 24 else 64 if mean_rows <= 96 else 128
     if problem.dtype == "fp32":

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from moe_lab.gpu.experts._tuned import Tiles, align_of, choose, fp8_tile, tuned
+from moe_lab.gpu.experts._tuned import Tiles, align_of, choose, quantised_tile, tuned
 from moe_lab.gpu.formats import Quantised, Weights
 from moe_lab.gpu.kernels._device import check_contiguous, multiprocessors
 from moe_lab.gpu.kernels.combine import combine
@@ -17,6 +17,7 @@ from moe_lab.gpu.kernels.grouped import grouped_persistent_gemm, holds_groups
 from moe_lab.gpu.kernels.quantise import check_e4m3, parts, quantise
 from moe_lab.gpu.kernels.tile import Tile, fit
 from moe_lab.gpu.weights import DTYPES
+from moe_lab.spec import formats
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.problem import MoEProblem
 from moe_lab.spec.ranges import Mark
@@ -25,7 +26,7 @@ INFO = {
     "about": "Triton: align, persistent w13 GEMM with the activation, persistent w2 GEMM on sorted rows, combine",
     "needs": ["torch", "triton"],
     "hardware": "NVIDIA SM90+ (TMA), else through pointers; the CPU under TRITON_INTERPRET=1 (fp32, fp16)",
-    "formats": ["fp32", "fp16", "bf16", "fp8_block", "fp8_tensor", "fp8_token"],
+    "formats": ["fp32", "fp16", "bf16", "fp8_block", "fp8_tensor", "fp8_token", "int4_w4a16", "mxfp4"],
     "cpu_formats": ["fp32", "fp16", "bf16"],
     "activations": ["silu", "swigluoai"],
     "align": "auto",
@@ -38,20 +39,18 @@ INFO = {
 def prepare(w13: Weights, w2: Weights) -> tuple[Weights, Weights]:
     """Return w13 [E, 2N, K] with gate and up rows alternating, and w2 as it is; both contiguous.
 
-    In fp8_block both stay as they are, since blocks of 128 rows share a scale. In fp8_token the scales alternate with
-    their rows.
+    In fp8_block both stay as they are, since blocks of 128 rows share a scale. Scales of rows alternate with them.
     """
     if not isinstance(w13, Quantised):
         return _alternating(w13), parts(w2)[0].contiguous()
-    if w13.format == "fp8_block":
-        return w13, w2
-    scales = _alternating(w13.scales) if w13.scales.shape[1] > 1 else w13.scales
-    return replace(w13, values=_alternating(w13.values), scales=scales), w2
+    return w13 if w13.format == "fp8_block" else w13.each(_alternating), w2
 
 
 def _alternating(rows: Tensor) -> Tensor:
-    """Return gate rows then up rows [E, 2N, columns] as gate, up, gate, up, ..."""
+    """Return gate rows then up rows [E, 2N, columns] as gate, up, gate, up, ...; a single row as it is."""
     E, count, columns = rows.shape
+    if count == 1:
+        return rows
     return rows.view(E, 2, count // 2, columns).transpose(1, 2).reshape(E, count, columns).contiguous()
 
 
@@ -88,7 +87,7 @@ def experts(
     # Programs are persistent: as many as fit at once, which is two of small tiles on a multiprocessor.
     programs = multiprocessors(x.device) * (1 if gemm13.block_m >= 64 else 2)
     tokens: Weights = x
-    if quantised := isinstance(w13, Quantised):
+    if quantised := bool(formats.get(problem.format).activation_block):
         check_e4m3(x.device)
         with mark("quant"):
             tokens = quantise(x, format=problem.format)
@@ -137,8 +136,8 @@ def _two_products(tile: Tile, device: torch.device) -> Tile:
 
 def _default_tile(problem: MoEProblem) -> Tile:
     """Return a tile by the mean rows of an expert; not measured yet."""
-    if problem.format.startswith("fp8"):
-        return fp8_tile(problem)
+    if formats.get(problem.format).quantised:
+        return quantised_tile(problem)
     if problem.dtype == "fp32":
         return Tile(32, 64, 32, 1, 4, 2)
     mean_rows = problem.rows_useful / problem.E

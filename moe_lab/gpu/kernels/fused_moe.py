@@ -13,19 +13,22 @@ from moe_lab.gpu.align import Alignment
 from moe_lab.gpu.formats import Weights
 from moe_lab.gpu.kernels._device import check_device
 from moe_lab.gpu.kernels._jit import jit
-from moe_lab.gpu.kernels.quantise import parts
+from moe_lab.gpu.kernels.quantise import parts, stored
 from moe_lab.gpu.kernels.scales import add_scaled, scaled, scaling, swapped
 from moe_lab.gpu.kernels.tile import Tile
+from moe_lab.gpu.kernels.widen import widened, widening
 
 
 @jit
 def fused_moe_gemm_kernel(
     x,  # [rows, gemm_k]
-    w,  # [E, gemm_n, gemm_k]
+    w,  # [E, gemm_n, gemm_k], of 4 bits two a byte
     y,  # [numel, gemm_n], out
     topk_weights,  # [numel] fp32; any pointer when not SCALE
     x_scales,  # fp32, for e4m3 x, shaped by SCALES: [rows, ceil(gemm_k / 128)], [rows], [1] or None
     w_scales,  # fp32, for e4m3 w: [E, ceil(gemm_n / 128), ceil(gemm_k / 128)], [E, gemm_n], [E] or None
+    w_zeros,  # this and the scales as ``widened`` takes them, if w is widened
+    matrix_scales,  # [E] fp32, or None
     sorted_token_ids,  # [capacity] int32
     expert_ids,  # [tiles] int32
     num_tokens_post_padded,  # [1] int32
@@ -46,6 +49,8 @@ def fused_moe_gemm_kernel(
     GROUP_M: tl.constexpr,
     SCALES: tl.constexpr,  # "block", "token", "tensor" or "none", see scales.scaling
     SWAP: tl.constexpr,  # with scales: multiply as y^T = w x^T, see scales.swapped
+    WIDEN: tl.constexpr,  # what w is widened from, or "none"
+    GROUP: tl.constexpr,  # columns of w that share a scale, if it is widened
 ):
     """Compute one [BLOCK_M, BLOCK_N] tile of y."""
     pid = tl.program_id(0)
@@ -78,7 +83,12 @@ def fused_moe_gemm_kernel(
         x_mask = valid[:, None]
         if not EVEN_K:
             x_mask = x_mask & (k + depth[None, :] < gemm_k)
-        if EVEN_K and EVEN_N:
+        if WIDEN != "none":
+            w_tile = widened(
+                *(w, w_scales, w_zeros, expert, tile_n * BLOCK_N, k, gemm_n, gemm_k),
+                *(y.dtype.element_ty, WIDEN, GROUP, False, EVEN_K, BLOCK_N, BLOCK_K),
+            ).T
+        elif EVEN_K and EVEN_N:
             w_tile = tl.load(w_at)
         elif EVEN_K:
             w_tile = tl.load(w_at, mask=column[None, :] < gemm_n, other=0.0)
@@ -97,8 +107,10 @@ def fused_moe_gemm_kernel(
 
     if SWAP:
         acc = acc.T
-    if SCALES == "token" or SCALES == "tensor":
+    if SCALES == "token" or SCALES == "tensor" or SCALES == "channel":
         acc = scaled(acc, x_scales, w_scales, row, expert, column, gemm_n, valid, SCALES)
+    if matrix_scales is not None:
+        acc = acc * tl.load(matrix_scales + expert)
     if SCALE:
         weight = tl.load(topk_weights + pair, mask=valid, other=0.0)
         acc = acc * weight[:, None]
@@ -124,7 +136,7 @@ def fused_moe_gemm(
 
     Args:
         x: [numel / pairs_per_row, gemm_k] fp32, fp16 or bf16 with contiguous rows, or in an fp8 format.
-        w: [E, gemm_n, gemm_k], dtype or format of x, contiguous along gemm_k.
+        w: [E, gemm_n, gemm_k], dtype or format of x, contiguous along gemm_k; or in a format of weights alone.
         alignment: tiles of ``tile.block_m`` rows.
         numel: pairs, M * topk.
         pairs_per_row: pairs that read the same row of x: topk for w13, 1 for w2.
@@ -132,9 +144,9 @@ def fused_moe_gemm(
         topk_weights: [numel] fp32, contiguous; if given, each row is multiplied by its weight before rounding.
         dtype: dtype of y; None = that of x.
     """
-    scales, (x, x_scales), (w, w_scales) = scaling(w), parts(x), parts(w)
+    given, (x, x_scales), (w, *beside) = w, parts(x), stored(w)
     check_device(x)
-    gemm_n, gemm_k = w.shape[1], w.shape[2]
+    scales, (_, gemm_n, gemm_k) = scaling(given), given.shape
     y = torch.empty((numel, gemm_n), dtype=dtype or x.dtype, device=x.device)
     tiles_m = alignment.sorted_token_ids.numel() // tile.block_m
     if tiles_m == 0:
@@ -144,11 +156,12 @@ def fused_moe_gemm(
     strides = x.stride(0), w.stride(0), w.stride(1), y.stride(0)
     weights = alignment.sorted_token_ids if topk_weights is None else topk_weights
     fused_moe_gemm_kernel[(tiles_m * triton.cdiv(gemm_n, tile.block_n),)](
-        *(x, w, y, weights, x_scales, w_scales, *alignment, numel, gemm_n, gemm_k, *strides),
+        *(x, w, y, weights, x_scales, *beside, *alignment, numel, gemm_n, gemm_k, *strides),
         PAIRS_PER_ROW=pairs_per_row,
         SCALE=topk_weights is not None,
         SCALES=scales,
         SWAP=swapped(tile, scales),
+        **widening(given),
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
         **even,

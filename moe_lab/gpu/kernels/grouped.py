@@ -18,20 +18,23 @@ from moe_lab.gpu.formats import Quantised, Weights
 from moe_lab.gpu.kernels._device import check_device, is_hip
 from moe_lab.gpu.kernels._jit import jit
 from moe_lab.gpu.kernels.activation import ALPHA, LIMIT, gated
-from moe_lab.gpu.kernels.quantise import GROUP, e4m3_of, parts, stored_as
+from moe_lab.gpu.kernels.quantise import GROUP, e4m3_of, parts, stored, stored_as
 from moe_lab.gpu.kernels.scales import add_scaled, scaled, scaling, swapped
 from moe_lab.gpu.kernels.tile import Tile
+from moe_lab.gpu.kernels.widen import rows_of_weights, widened, widening
 
 
 @jit
 def grouped_persistent_gemm_kernel(
     x,  # [rows, gemm_k]; with TMA and without GATHER its descriptor
-    w,  # [E * gemm_n, gemm_k]; with TMA its descriptor
+    w,  # [E * gemm_n, gemm_k], of 4 bits two a byte; with TMA its descriptor
     y,  # out
     y_scales,  # [rows, gemm_n / 256] fp32, out: y is e4m3, and a tile is two products; None = y is of the dtype
     topk_weights,  # [numel] fp32; any pointer when not SCALE
     x_scales,  # fp32, for e4m3 x, shaped by SCALES: [rows, ceil(gemm_k / 128)], [rows], [1] or None
     w_scales,  # fp32, for e4m3 w: [E, ceil(gemm_n / 128), ceil(gemm_k / 128)], [E, gemm_n], [E] or None
+    w_zeros,  # this and the scales as ``widened`` takes them, if w is widened
+    matrix_scales,  # [E] fp32, or None
     sorted_token_ids,  # [capacity] int32
     expert_ids,  # [tiles] int32
     num_tokens_post_padded,  # [1] int32
@@ -55,6 +58,8 @@ def grouped_persistent_gemm_kernel(
     FLATTEN: tl.constexpr,
     SCALES: tl.constexpr,  # "block", "token", "tensor" or "none", see scales.scaling
     SWAP: tl.constexpr,  # with scales: multiply as y^T = w x^T, see scales.swapped
+    WIDEN: tl.constexpr,  # what w is widened from, or "none"
+    GROUP: tl.constexpr,  # columns of w that share a scale, if it is widened
 ):
     """Compute tiles [BLOCK_M, BLOCK_N] of the product: those numbered program, program + PROGRAMS, ..."""
     tiles_m = tl.load(num_tokens_post_padded) // BLOCK_M
@@ -89,7 +94,13 @@ def grouped_persistent_gemm_kernel(
                 x_tile = tl.load(
                     x + row[:, None] * gemm_k + k + depth[None, :], mask=k + depth[None, :] < gemm_k, other=0.0
                 )
-            w_tile = rows_of_weights(w, expert, tile_n * BLOCK_N, k, gemm_n, gemm_k, TMA, EVEN_K, BLOCK_N, BLOCK_K)
+            if WIDEN == "none":
+                w_tile = rows_of_weights(w, expert, tile_n * BLOCK_N, k, gemm_n, gemm_k, TMA, EVEN_K, BLOCK_N, BLOCK_K)
+            else:
+                w_tile = widened(
+                    *(w, w_scales, w_zeros, expert, tile_n * BLOCK_N, k, gemm_n, gemm_k),
+                    *(y.dtype.element_ty, WIDEN, GROUP, TMA, EVEN_K, BLOCK_N, BLOCK_K),
+                )
             if SCALES == "block":
                 x_scale = tl.load(x_scale_at + k // BLOCK_K)
                 acc = add_scaled(acc, x_tile, w_tile, x_scale * tl.load(w_scale_at + k // BLOCK_K), SWAP)
@@ -105,8 +116,10 @@ def grouped_persistent_gemm_kernel(
 
         if SWAP:
             acc = acc.T
-        if SCALES == "token" or SCALES == "tensor":
+        if SCALES == "token" or SCALES == "tensor" or SCALES == "channel":
             acc = scaled(acc, x_scales, w_scales, row, expert, column, gemm_n, valid, SCALES)
+        if matrix_scales is not None:
+            acc = acc * tl.load(matrix_scales + expert)
         if SCALE:
             weight = tl.load(topk_weights + pair, mask=valid, other=0.0)[:, None]
             acc = acc * weight
@@ -129,32 +142,6 @@ def grouped_persistent_gemm_kernel(
             tl.store(at + half, result.to(y.dtype.element_ty), mask=valid[:, None] & (half < gemm_n // 2))
 
 
-@jit
-def rows_of_weights(
-    w,
-    expert,
-    first,
-    k,
-    gemm_n,
-    gemm_k,
-    TMA: tl.constexpr,
-    EVEN_K: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-):
-    """Return rows first, first + 1, ... of an expert's weights at step k, [BLOCK_N, BLOCK_K]; see the kernel."""
-    if TMA:
-        tile = w.load([expert * gemm_n + first, k])
-    else:
-        column, depth = first + tl.arange(0, BLOCK_N), k + tl.arange(0, BLOCK_K)
-        at = w + (expert.to(tl.int64) * gemm_n + column)[:, None] * gemm_k + depth[None, :]
-        inside = column[:, None] < gemm_n
-        if not EVEN_K:
-            inside = inside & (depth[None, :] < gemm_k)
-        tile = tl.load(at, mask=inside, other=0.0)
-    return tile
-
-
 def grouped_persistent_gemm(
     x: Weights,
     w: Weights,
@@ -173,7 +160,7 @@ def grouped_persistent_gemm(
     Args:
         x: with ``pairs_per_row`` [M, gemm_k], rows of tokens; else [capacity, gemm_k], rows in sorted order. fp32, fp16
             or bf16, contiguous, or in an fp8 format.
-        w: [E, gemm_n, gemm_k], dtype or format of x, contiguous.
+        w: [E, gemm_n, gemm_k], dtype or format of x, or a format of weights alone; contiguous.
         alignment: tiles of ``tile.block_m`` rows.
         numel: pairs, M * topk.
         tile: kernel configuration.
@@ -186,23 +173,23 @@ def grouped_persistent_gemm(
             is rounded.
         dtype: dtype of the product; None = that of x.
     """
-    scales, (x, x_scales), (w, w_scales) = scaling(w), parts(x), parts(w)
+    given, (x, x_scales), (w, *beside) = w, parts(x), stored(w)
     check_device(x)
-    (_, gemm_n, gemm_k), gather = w.shape, pairs_per_row > 0
+    scales, (_, gemm_n, gemm_k), gather = scaling(given), given.shape, pairs_per_row > 0
     columns = gemm_n if activation == "none" else gemm_n // 2
     rows = alignment.sorted_token_ids.numel() if gather else numel
-    y_scales, stored = None, dtype or x.dtype
+    y_scales, kept = None, dtype or x.dtype
     if scales == "block" and activation != "none":
-        stored = stored_as(x)
+        kept = stored_as(x)
         y_scales = torch.empty((rows, columns // tile.block_n), dtype=torch.float32, device=x.device)
-    y = torch.empty((rows, columns), dtype=stored, device=x.device)
+    y = torch.empty((rows, columns), dtype=kept, device=x.device)
     if numel == 0:
         return y if y_scales is None else Quantised("fp8_block", y.to(torch.float8_e4m3fn), y_scales)
-    tma = has_tma(x, gemm_k)
+    tma = has_tma(x, gemm_k) and has_tma(w, w.shape[2])
     factors = _described(x, w, tile, gather) if tma else (x, w)
     grouped_persistent_gemm_kernel[(programs,)](
         *(*factors, y, y_scales, alignment.sorted_token_ids if topk_weights is None else topk_weights),
-        *(x_scales, w_scales, *alignment, numel, gemm_n, gemm_k, columns),
+        *(x_scales, *beside, *alignment, numel, gemm_n, gemm_k, columns),
         PAIRS_PER_ROW=max(1, pairs_per_row),
         GATHER=gather,
         ACTIVATION=activation,
@@ -219,6 +206,7 @@ def grouped_persistent_gemm(
         FLATTEN=tma,
         SCALES=scales,
         SWAP=swapped(tile, scales),
+        **widening(given),
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
     )
@@ -234,7 +222,8 @@ def _described(x: Tensor, w: Tensor, tile: Tile, gather: bool) -> tuple[Any, Any
     """Return x and w as TMA takes them; gathered rows are not adjacent, so x is then loaded through pointers."""
     from triton.tools.tensor_descriptor import TensorDescriptor
 
-    weights = TensorDescriptor.from_tensor(w.view(-1, w.shape[2]), [tile.block_n, tile.block_k])
+    depth = tile.block_k // 2 if w.dtype == torch.uint8 else tile.block_k
+    weights = TensorDescriptor.from_tensor(w.view(-1, w.shape[2]), [tile.block_n, depth])
     return x if gather else TensorDescriptor.from_tensor(x, [tile.block_m, tile.block_k]), weights
 
 

@@ -11,29 +11,33 @@ from moe_lab.gpu.formats import Quantised, Weights
 from moe_lab.gpu.kernels.fused_moe import fused_moe_gemm
 from moe_lab.gpu.kernels.quantise import check_e4m3, quantise
 from moe_lab.gpu.kernels.tile import Tile
+from moe_lab.spec import formats
 
 
 def linear(x: Tensor, w: Weights) -> Tensor:
     """Return x @ w^T [rows, out] in the dtype of x.
 
-    If weights are in an fp8 format, x is quantised in a separate launch, and the product is that of ``fused_moe`` with
-    a single expert that has every row.
+    If weights have scales, the product is that of ``fused_moe`` with a single expert that has every row; a format of
+    activations too quantises x in a separate launch.
 
     Args:
         x: [rows, in] fp32, fp16 or bf16, contiguous.
-        w: [out, in] of the dtype of x, or in an fp8 format.
+        w: [out, in] of the dtype of x, or in a format with scales.
 
     Raises:
         UserError: e4m3 on a GPU that does not multiply it.
     """
     if not isinstance(w, Quantised):
         return functional.linear(x, w)
-    check_e4m3(x.device)
+    tokens: Weights = x
+    if formats.get(w.format).activation_block:
+        check_e4m3(x.device)
+        tokens = quantise(x, format=w.format)
     rows = x.shape[0]
     tile = Tile(16 if rows <= 64 else 64 if rows <= 1024 else 128, 128, 128, 8, 4 if rows <= 1024 else 8, 3)
-    one = Quantised(w.format, w.values[None], w.scales[None])
+    one = w.each(lambda tensor: tensor[None])
     tiles = _one_expert(rows, tile.block_m, x.device)
-    return fused_moe_gemm(quantise(x, format=w.format), one, tiles, rows, pairs_per_row=1, tile=tile, dtype=x.dtype)
+    return fused_moe_gemm(tokens, one, tiles, rows, pairs_per_row=1, tile=tile, dtype=x.dtype)
 
 
 @cache

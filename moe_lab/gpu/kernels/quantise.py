@@ -200,6 +200,11 @@ def parts(numbers: Weights) -> tuple[Tensor, Tensor | None]:
     return (numbers.values, numbers.scales) if isinstance(numbers, Quantised) else (numbers, None)
 
 
+def stored(w: Weights) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """Return the values of weights, their scales, zero points and scales of matrices; None for what they lack."""
+    return (w.values, w.scales, w.zeros, w.matrix_scales) if isinstance(w, Quantised) else (w, None, None, None)
+
+
 def check_e4m3(device: torch.device) -> None:
     """Raise UserError for a GPU that cannot multiply in e4m3 through Triton."""
     if device.type == "cuda" and (is_hip() or torch.cuda.get_device_capability(device) < (8, 9)):

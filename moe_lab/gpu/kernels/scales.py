@@ -1,4 +1,4 @@
-"""How products of e4m3 take the scales of their factors."""
+"""How products take the scales of their factors."""
 
 import triton.language as tl
 
@@ -6,6 +6,7 @@ from moe_lab.gpu.formats import Quantised, Weights
 from moe_lab.gpu.kernels._jit import jit
 from moe_lab.gpu.kernels.quantise import GROUP
 from moe_lab.gpu.kernels.tile import Tile
+from moe_lab.spec import formats
 from moe_lab.spec.errors import UserError
 
 
@@ -29,20 +30,27 @@ def scaled(acc, x_scales, w_scales, row, expert, column, gemm_n, valid, SCALES: 
 
     row [m] is the row of x, valid [m] whether it is a pair's, column is [n]. See ``scaling`` for SCALES.
     """
+    if SCALES == "tensor":
+        return acc * (tl.load(x_scales) * tl.load(w_scales + expert))
+    acc = acc.to(tl.float32) * tl.load(w_scales + expert * gemm_n + column, mask=column < gemm_n, other=0.0)[None, :]
     if SCALES == "token":
-        x_scale = tl.load(x_scales + row, mask=valid, other=0.0)
-        w_scale = tl.load(w_scales + expert * gemm_n + column, mask=column < gemm_n, other=0.0)
-        return acc * x_scale[:, None] * w_scale[None, :]
-    return acc * (tl.load(x_scales) * tl.load(w_scales + expert))
+        acc = acc * tl.load(x_scales + row, mask=valid, other=0.0)[:, None]
+    return acc
 
 
 def scaling(numbers: Weights) -> str:
     """Return where a product applies the scales of its factors.
 
     ``block``: every 128 of K, a scale for a row's group times one for a block of 128 columns; ``token``: after the sum,
-    one per row and one per column; ``tensor``: after the sum, one for all rows and one per expert; ``none``: no scales.
+    one per row and one per column; ``channel``: the same, but none per row; ``tensor``: after the sum, one for all rows
+    and one per expert; ``group``: before the product, to weights as they are widened; ``none``: no scales.
     """
-    return numbers.format.removeprefix("fp8_") if isinstance(numbers, Quantised) else "none"
+    if not isinstance(numbers, Quantised):
+        return "none"
+    block, activations = (known := formats.get(numbers.format)).weight_block, known.activation_block
+    if not activations:
+        return "channel" if block == (1, 0) else "group"
+    return "token" if block == (1, 0) else "tensor" if block == (0, 0) else "block"
 
 
 def swapped(tile: Tile, scales: str) -> bool:
@@ -60,4 +68,5 @@ def swapped(tile: Tile, scales: str) -> bool:
             f"fp8_block needs tiles with block_k {GROUP} and block_n up to {GROUP}, not {tile.block_k} and "
             f"{tile.block_n}."
         )
-    return scales != "none" and tile.block_m < 64 <= tile.block_n
+    # Widened weights are in registers, where wgmma takes its first factor but never its second.
+    return scales in ("group", "channel") or (scales != "none" and tile.block_m < 64 <= tile.block_n)

@@ -1,0 +1,33 @@
+"""A small layer in any format, and a run of a backend on it."""
+
+import torch
+
+from moe_lab.gpu import formats, routing
+from moe_lab.gpu.bench.check import Inputs
+from moe_lab.gpu.experts import load
+from moe_lab.spec import ranges
+from moe_lab.spec.problem import MoEProblem
+
+SILENT = ranges.marker("none")
+
+
+def make(case, device, format="fp8_block"):
+    M, K, N, E, topk, spec, activation = case
+    problem = MoEProblem(M, K, N, E, topk, format, activation)
+    dtype = torch.bfloat16 if device == "cuda" else torch.float16  # the interpreter has no bf16
+    g = torch.Generator().manual_seed(torch.seed() % 2**31)
+
+    def normal(*shape, scale):
+        spread = 2.0 ** torch.randint(-2, 2, (*shape[:-1], 1), generator=g)  # so that a wrong scale shows
+        return (torch.randn(*shape, generator=g) * scale * spread).to(device)
+
+    weights = normal(E, 2 * N, K, scale=K**-0.5), normal(E, K, N, scale=N**-0.5)
+    x = normal(M, K, scale=1).to(dtype)
+    ids = routing.synthetic(spec, M, E, topk, seed=g.initial_seed(), device=device)
+    return problem, Inputs(x, *(formats.quantise(w, format) for w in weights), *ids)
+
+
+def run(name, problem, inputs, mark=SILENT, **options):
+    backend, _ = load(name)
+    prepared = getattr(backend, "prepare", lambda *w: w)(inputs.w13, inputs.w2)
+    return backend.experts(inputs.x, *prepared, *inputs[3:], problem=problem, mark=mark, **options)
