@@ -33,8 +33,8 @@ def kernels(rows: pd.DataFrame) -> pd.DataFrame:
 
     ``spills`` counts registers on AMD, and local memory instructions on NVIDIA, whose code does not state registers.
     """
-    spills = _spills(rows)
-    shown = rows.reindex(columns=[*CALL, "M", *CODE]).assign(spills=spills)
+    found = spills(rows)
+    shown = rows.reindex(columns=[*CALL, "M", *CODE]).assign(spills=found)
     same = [column for column in shown if column != "M"]
     joined = shown.groupby(same, dropna=False, sort=False)["M"].agg(
         lambda sizes: ", ".join(map(str, dict.fromkeys(sizes)))
@@ -42,7 +42,8 @@ def kernels(rows: pd.DataFrame) -> pd.DataFrame:
     return joined.reset_index()[[*CALL, "M", *CODE]]
 
 
-def _spills(rows: pd.DataFrame) -> "pd.Series[Any]":
+def spills(rows: pd.DataFrame) -> "pd.Series[Any]":
+    """Return how much each row spills, as ``kernels`` counts it; NA where its listing does not say."""
     known = rows.reindex(columns=["vgpr_spills", "sgpr_spills", "local_accesses"])
     known = known.astype("Int64")
     return (known["vgpr_spills"] + known["sgpr_spills"]).fillna(known["local_accesses"])

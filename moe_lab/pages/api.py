@@ -100,17 +100,25 @@ def kernels(
     return load(run_or_report).kernels(root, limit, by)
 
 
-def compare(a: str | Path | Loaded, b: str | Path | Loaded, root: str | None = None) -> pd.DataFrame:
-    """Compare two runs.
+def compare(
+    a: str | Path | Loaded,
+    b: str | Path | Loaded,
+    root: str | None = None,
+    *,
+    by: str | None = None,
+    threshold_pct: float = beside.THRESHOLD_PCT,
+) -> beside.Comparison:
+    """Compare two runs of one kind: captures, counters, a benchmark, or compiled code.
 
     Args:
         a: what ``load`` takes.
         b: the same.
-        root: for captures, an expression that matches one range in both; by default their only root.
+        root: for captures, a regular expression of ranges; by default our roots, else the top-level ranges.
+        by: stage, kernel, M or backend; by default what the runs hold.
+        threshold_pct: changes up to it are even.
 
     Returns:
-        For captures ``analysis.compare.captures`` (stage, time_a_ms, time_b_ms, ratio), for benchmarks
-        ``analysis.compare.benchmarks`` (the case, time_a_us, time_b_us, ratio); ratio is b over a.
+        ``analysis.compare.Comparison``: what differs besides the times, the table, and how sure it is.
 
     Raises:
         UserError: they cannot be compared, or one cannot be read.
@@ -120,6 +128,7 @@ def compare(a: str | Path | Loaded, b: str | Path | Loaded, root: str | None = N
     if kinds[0] != kinds[1]:
         said = [f"is of the benchmark '{kind}'" if kind else "is a capture" for kind in kinds]
         raise UserError(f"{one.name} {said[0]} and {other.name} {said[1]}; give two runs of one kind to compare.")
+    both = (one.run, other.run)
     if kinds[0]:
-        return beside.benchmarks(one.rows, other.rows, kinds[0])
-    return beside.captures(one.launches, other.launches, root)
+        return beside.benchmarks(both, (one.rows, other.rows), by, threshold_pct)
+    return beside.captures(both, (one.launches, other.launches), by, threshold_pct, root)

@@ -49,3 +49,14 @@ def pattern(text: str) -> str:
     except (re.error, RecursionError, OverflowError) as error:
         raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a regular expression ({error})") from None
     return text
+
+
+def percent(text: str) -> float:
+    """Return the percentage of ``5%``, ``5`` or ``0.5 %``: from 0 to below 1000; the argparse type of --threshold."""
+    try:
+        value = 0.0 if text.strip(" %") in ("0", "0.0") else amount(text.removesuffix("%").strip())
+    except argparse.ArgumentTypeError:
+        value = math.inf
+    if value >= 1000:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a percentage; write for example 5%")
+    return value

@@ -1,0 +1,130 @@
+"""What differs between two runs, as sentences rendered from a comparison."""
+
+from typing import Any
+
+import pandas as pd
+
+from moe_lab.analysis.compare.judge import BETTER, ONLY, WORSE, Comparison
+from moe_lab.analysis.compare.traced import TOTAL
+from moe_lab.analysis.phases import rows_of
+from moe_lab.pages.compare import tables
+from moe_lab.pages.show import findings
+from moe_lab.pages.show.findings import Finding, caution, listed, percent, time
+
+NAMED = 3  # rows that a sentence names
+
+
+def all_of(found: Comparison) -> list[Finding | None]:
+    """Say what is slower, by how much and with what; the first sentence is the headline."""
+    return [
+        headline(found),
+        unlike(found),
+        *(_most(found, verdicts, about) for verdicts, about in ((WORSE, "Slower"), (BETTER, "Quicker"))),
+        changed(found),
+        *(only(found, there) for there in ONLY),
+        _unclear(found),
+    ]
+
+
+def headline(found: Comparison) -> Finding:
+    """Say in how many rows B is worse or better than A, and how the whole changed if there is one row of it."""
+    worse, better = (int(found.table["verdict"].isin(kinds).sum()) for kinds in (WORSE, BETTER))
+    beyond = f"beyond {found.threshold_pct:g} %"
+    shown = findings.rows(found.table, " ".join([*found.keys, *tables.VALUES]))
+    if "measure" in found.table:
+        said = f"B is worse than A in {worse} measures of {found.compared} launches and better in {better}, {beyond}."
+        return Finding("", said, shown)
+    said = f"slower than A in {worse} of {found.compared} rows and quicker in {better}, {beyond}"
+    whole = found.table[found.table["stage"] == TOTAL] if "stage" in found.table else found.table.head(0)
+    if len(whole) != 1:
+        return Finding("", f"B is {said}.", shown)
+    row: Any = next(rows_of(whole))
+    return Finding(
+        "", f"B takes {_times(row)} as long as A, {_ms(row.time_b_us)}, not {_ms(row.time_a_us)}: {said}.", shown
+    )
+
+
+def unlike(found: Comparison) -> Finding | None:
+    """Say which of GPU, problem, clocks and versions differ; None if none does."""
+    if found.differences.empty:
+        return None
+    parts = [f"{row.fact} {_or_none(row.a)} → {_or_none(row.b)}" for row in rows_of(found.differences)]
+    more = ", so a change of time need not be one of the code" if found.unlike else ""
+    return caution(f"the runs differ in {'; '.join(parts)}{more}.")
+
+
+def _or_none(value: Any) -> str:
+    return "not stated" if pd.isna(value) else str(value)
+
+
+def _most(found: Comparison, verdicts: tuple[str, ...], about: str) -> Finding | None:
+    """Name the rows of some verdicts in which most time is at stake, with what changed in them."""
+    rows = found.table[found.table["verdict"].isin(verdicts)]
+    if "stage" in rows:
+        rows = rows[rows["stage"] != TOTAL]
+    if rows.empty:
+        return None
+    ranked = tables.ranked(rows)
+    named = [f"{tables.name_of(row, found)}: {_change(row)}" for row in ranked.head(NAMED).to_dict("records")]
+    rest = f"; and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
+    if "measure" in rows:
+        about = {"Slower": "Worse", "Quicker": "Better"}[about]
+    severity: Any = "problem" if verdicts == WORSE else "normal"
+    shown = findings.rows(ranked, " ".join([*found.keys, *tables.VALUES]))
+    return Finding(about, f"{'; '.join(named)}{rest}.", shown, severity)
+
+
+def _change(row: dict[Any, Any]) -> str:
+    first = str(row["why"] or "").split("; ")[0]
+    why = f" ({first})" if first else ""
+    if "measure" in row:
+        values = "" if pd.isna(row["value_a"]) else f" {row['value_a']:g} → {row['value_b']:g}"
+        return f"{row.get('measure', '')}{values}{why}"
+    if pd.isna(row["ratio"]):
+        return f"{row['verdict']}{why}"
+    low, high = row["ratio_low"], row["ratio_high"]
+    within = "" if pd.isna(low) else f" [{low:.2f} to {high:.2f}]"
+    return f"{row['ratio']:.2f} times{within}, {_ms(row['time_a_us'])} → {_ms(row['time_b_us'])}{why}"
+
+
+def _times(row: Any) -> str:
+    within = "" if pd.isna(row.ratio_low) else f" ({row.ratio_low:.2f} to {row.ratio_high:.2f})"
+    return f"{row.ratio:.2f} times{within}"
+
+
+def _ms(us: float) -> str:
+    return time(float(us) / 1e3)
+
+
+def changed(found: Comparison) -> Finding | None:
+    """Say in which rows grid or tile changed, whether their time did or not."""
+    rows = found.table[found.table["why"].fillna("").str.contains(r"\b(?:grid|tile|BLOCK_\w+) ")]
+    if rows.empty:
+        return None
+    named = [tables.name_of(row, found) for row in rows.head(NAMED).to_dict("records")]
+    rest = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
+    shown = findings.rows(rows, " ".join([*found.keys, "verdict", "why"]))
+    return Finding("Grid or tile changed", f"in {len(rows)} rows: {'; '.join(named)}{rest}.", shown)
+
+
+def only(found: Comparison, there: str) -> Finding | None:
+    """Say what appeared in B or vanished from A, by the first key whose values tell."""
+    rows = found.table[found.table["verdict"] == there]
+    if rows.empty:
+        return None
+    other = found.table[found.table["verdict"] != there]
+    new = {key: [v for v in dict.fromkeys(rows[key]) if v not in set(other[key])] for key in found.keys}
+    words = [f"{key} {listed([str(v) for v in values[:6]])}" for key, values in new.items() if values]
+    named = words[0] if words else "; ".join(tables.name_of(row, found) for row in rows.head(NAMED).to_dict("records"))
+    about = {ONLY[0]: "Vanished: only in A", ONLY[1]: "Appeared: only in B"}[there]
+    count = f"{len(rows)} row{'' if len(rows) == 1 else 's'}"
+    return Finding(about, f"{count}, among them {named}.", findings.rows(rows, " ".join(found.keys)))
+
+
+def _unclear(found: Comparison) -> Finding | None:
+    rows = found.table[found.table["verdict"] == "unclear"]
+    if rows.empty:
+        return None
+    share = percent(100 * len(rows) / max(found.compared, 1))
+    said = f"{len(rows)} rows ({share}) are beyond the threshold but may be chance; measure them with more repetitions."
+    return Finding("Unclear", said, findings.rows(rows, " ".join([*found.keys, *tables.VALUES])))
