@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 
 from moe_lab.analysis.compare.judge import ONLY, Comparison
-from moe_lab.pages.show.notes import Note, Tall, or_note
+from moe_lab.pages.show.notes import Note, or_note
 from moe_lab.pages.show.tables import Table, guessed, heads
 
 VALUES = (
@@ -67,7 +67,7 @@ def same(found: Comparison) -> str:
 def compared(found: Comparison) -> Table | Note:
     """Return the rows that both runs have."""
     shown = rows(found)
-    return or_note(shown, Tall(shown, guessed(shown), same(found)), "The runs have no row in common.")
+    return or_note(shown, Table(shown, guessed(shown), same(found)), "The runs have no row in common.")
 
 
 def groups(found: Comparison) -> Table | Note:
@@ -81,4 +81,4 @@ def only(found: Comparison) -> Table | Note:
     rows = found.table[found.table["verdict"].isin(ONLY)]
     times = [c for c in ("time_a_us", "time_b_us") if c in rows]
     shown = rows[[*found.keys, *times, "verdict"]]
-    return or_note(shown, Tall(shown, guessed(shown)), "Every row is in both runs.")
+    return or_note(shown, Table(shown, guessed(shown)), "Every row is in both runs.")
