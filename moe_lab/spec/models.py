@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from math import gcd
 from pathlib import Path
 from typing import Literal
 
@@ -64,6 +65,7 @@ class Model:
         E: routed experts.
         topk: experts per token.
         layers: decoder layers.
+        format: of the experts in the published checkpoint, one of ``moe_lab.spec.formats``.
         shared_experts: experts that every token passes through, each of intermediate size N.
         source: where the sizes come from.
         activation: ``silu`` (silu(gate) * up) or ``swigluoai`` (gpt-oss: clamped (up + 1) * gate * sigmoid(1.702 gate))
@@ -79,6 +81,7 @@ class Model:
     attention: Attention
     router: Router
     source: str
+    format: str = "bf16"
     shared_experts: int = 0
     activation: str = "silu"
     apply_router_weight_on_input: bool = False
@@ -88,9 +91,18 @@ MODELS = msgspec.json.decode(Path(__file__).with_suffix(".json").read_bytes(), t
 
 
 def model(name: str) -> Model:
-    """Return the preset called ``name``; UserError if there is none."""
+    """Return the preset called ``name``, or a layer of sizes such as ``2048x768x128x8`` (KxNxExTOPK).
+
+    Such a layer has the default router, and as many heads of 128 features as its tokens are wide.
+
+    Raises:
+        UserError: there is no such preset, or the sizes cannot be.
+    """
+    if given := sizes(name):
+        heads = max(1, given[0] // 128)
+        return Model(*given, 1, Attention("gqa", heads, gcd(heads, 8), 128), Router(), "sizes as given")
     if name not in MODELS:
-        raise UserError(f"No model preset is called '{name}'; choose one of: {', '.join(MODELS)}.")
+        raise UserError(f"No model preset is called '{name}'; choose one of: {', '.join(MODELS)}, or KxNxExTOPK.")
     return MODELS[name]
 
 

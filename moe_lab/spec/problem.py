@@ -62,8 +62,6 @@ class MoEProblem:
     @classmethod
     def preset(cls, name: str, M: int, format: str = "bf16") -> "MoEProblem":
         """Return the MoE layer of a model preset, or of sizes such as ``2048x768x128x8`` (KxNxExTOPK), for M tokens."""
-        if given := models.sizes(name):
-            return cls(M, *given, format, model=name)
         m = models.model(name)
         on_input = m.apply_router_weight_on_input
         return cls(M, m.K, m.N, m.E, m.topk, format, m.activation, name, on_input)

@@ -195,9 +195,7 @@ def test_roof_that_is_exceeded_is_wrong_only_beyond_its_fastest_repetition(commi
 def test_limiter_of_a_kernel_is_the_same_in_both_tables(committed):
     [found] = gpus.each(committed)
     first, second = (
-        re.findall(
-            r'<td>(DRAM|on-chip memory|tensor pipe|latency|too few blocks|nothing alone)</td>', shown.html()
-        )
+        re.findall(r"<td>(DRAM|on-chip memory|tensor pipe|latency|too few blocks|nothing alone)</td>", shown.html())
         for shown in (tables.kernels(found.gemms, found.limits), tables.ceilings(found.costs, found.limits))
     )
     assert len(first) == len(second) == 48

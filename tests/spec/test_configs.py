@@ -504,7 +504,7 @@ def test_an_engines_file_is_kept_for_a_model_of_its_sizes_only(
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("E=384,N=128,device_name=,dtype=int4_w4a16.json", r"is for quantised weights \(int4_w4a16\)"),
+        ("E=384,N=128,device_name=,dtype=int4_w4a8.json", r"is for quantised weights \(int4_w4a8\)"),
         ("E=256,N=128,device_name=X,dtype=int8_w8a8,block_shape=[128, 128]_down.json", "is for quantised weights"),
         ("E=16,N=128,device_name=X,per_channel_quant=True.json", "is for quantised weights"),
         ("E=256,N=512,device_name=NVIDIA_B200_down.json", "give 'E=256,N=512,device_name=NVIDIA_B200.json', the file"),

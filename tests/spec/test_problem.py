@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from moe_lab.spec import models
+from moe_lab.spec import formats, models
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.models import MODELS, Attention, Model, Router, model
 from moe_lab.spec.problem import MoEProblem
@@ -16,12 +16,19 @@ from moe_lab.spec.problem import MoEProblem
     [
         # Weights of the routed experts alone, from the published totals less attention, embeddings and dense layers.
         ("qwen3-30b-a3b", 48, 29.0),
+        ("qwen3-30b-a3b-fp8", 48, 29.0),
         ("qwen3-235b-a22b", 94, 227.1),
+        ("qwen3-next-80b-a3b", 48, 77.3),
         ("deepseek-v3", 58, 653.9),
+        ("deepseek-v3.2", 58, 653.9),
         ("kimi-k2", 60, 1014.7),
+        ("kimi-k2-thinking", 60, 1014.7),
         ("mixtral-8x7b", 32, 45.1),
         ("gpt-oss-120b", 36, 114.7),
+        ("gpt-oss-20b", 24, 19.1),
         ("glm-4.5", 89, 336.0),
+        ("glm-4.6", 89, 336.0),
+        ("minimax-m2", 62, 224.7),
         ("llama-4-maverick", 24, 386.5),
     ],
 )
@@ -30,6 +37,7 @@ def test_preset_adds_up_to_the_published_size(name, moe_layers, billions):
     assert moe_layers * m.E * 3 * m.N * m.K / 1e9 == pytest.approx(billions, abs=0.1)
     assert moe_layers <= m.layers
     assert m.source
+    assert formats.get(m.format).dtype == "bf16"
 
 
 def test_useful_flops_count_each_pair_once_per_weight():
@@ -54,6 +62,7 @@ def test_a_preset_is_one_entry_of_figures_that_a_layer_takes(tmp_path):
 def test_sizes_are_taken_wherever_a_preset_is():
     p = MoEProblem.preset("2048x768x128x8", 16, "fp16")
     assert p == MoEProblem(16, 2048, 768, 128, 8, "fp16", model="2048x768x128x8")
+    assert model("2048x768x128x8").attention == Attention("gqa", 16, 8, 128), "as wide as a token"
     with pytest.raises(UserError, match="topk = 9 is more than E = 8"):
         MoEProblem.preset("64x64x8x9", 1)
 
@@ -93,5 +102,5 @@ def test_problem_refuses_what_cannot_be(sizes, sentence):
 
 
 def test_model_names_the_presets_when_asked_for_another():
-    with pytest.raises(UserError, match="qwen3-30b-a3b, qwen3-235b-a22b, deepseek-v3"):
+    with pytest.raises(UserError, match=r"qwen3-30b-a3b, qwen3-30b-a3b-fp8, qwen3-235b-a22b, .*, or KxNxExTOPK"):
         model("gpt-2")

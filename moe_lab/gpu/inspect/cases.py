@@ -11,7 +11,6 @@ from moe_lab.gpu.inspect.pretend import DEVICE, Tensors
 from moe_lab.gpu.inspect.record import Launch, record
 from moe_lab.gpu.weights import DTYPES
 from moe_lab.spec import models, plugins
-from moe_lab.spec.models import Router
 from moe_lab.spec.problem import MoEProblem
 from moe_lab.spec.ranges import Mark
 
@@ -74,9 +73,7 @@ class Case:
     def _router(self, mark: Mark) -> None:
         from moe_lab.gpu.kernels.router import fused_route
 
-        # Sizes given as KxNxExTOPK name no router, so the default rule stands in.
-        p, preset = self.problem, models.MODELS.get(self.model)
-        router = preset.router if preset else Router()
+        p, router = self.problem, models.model(self.model).router
         logits = torch.empty((p.M, p.E), dtype=DTYPES[p.dtype], device=DEVICE)
         bias = torch.empty((p.E,), dtype=torch.float32, device=DEVICE) if router.bias else None
         with mark("router"):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def add(commands: Any) -> None:
     """Add the subcommand to the parser of ``moe_lab.gpu``."""
     layer = command(commands, "layer", "run one decoder layer", run_layer)
-    layer.add_argument("--model", default="qwen3-30b-a3b", help=f"preset: {', '.join(MODELS)}")
+    layer.add_argument("--model", default="qwen3-30b-a3b", help=f"preset: {', '.join(MODELS)}; or KxNxExTOPK")
     layer.add_argument("--phase", choices=("prefill", "decode"), default="decode", help="what a forward does")
     layer.add_argument("--batch", type=types.tokens, default=16, help="sequences")
     layer.add_argument("--input-len", type=types.tokens, default=2048, help="prefill: tokens per sequence")
