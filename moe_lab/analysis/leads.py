@@ -70,6 +70,12 @@ def leads(rows: pd.DataFrame, ours: str) -> pd.DataFrame:
     return both.assign(verdict=verdicts(both, "_ours", "_peer"))[list(COLUMNS)]
 
 
+def rival(rows: pd.DataFrame, ours: str) -> str:
+    """Return the peer that is the best at most Ms; empty if none was measured."""
+    counts = leads(rows, ours)["peer"].value_counts()
+    return str(counts.index[0]) if len(counts) else ""
+
+
 def largest_excess(split: pd.DataFrame, quick: str, slow: str) -> tuple[str, float, float] | None:
     """Return the part of a call in which ``slow`` loses most against ``quick``.
 

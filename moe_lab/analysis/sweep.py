@@ -20,6 +20,7 @@ from moe_lab.analysis.phases import rows_of
 
 COLUMNS = ["model", "M", "K", "N", "E", "topk", "format", "routing", "seed", "backend", "version", "part", "stage"]
 COLUMNS += ["mode", "median_us", "p20_us", "p80_us", "correct", "error_max_rel", "bound_max_rel", "experts_hit"]
+COLUMNS += ["error_vs_bf16_rms_rel"]
 COLUMNS += ["rows_useful", "rows_padded", "padding_waste_pct", "rows_most", "workspace_bytes", "minimum_bytes"]
 COLUMNS += ["useful_gflop", "minimum_gb_per_s", "useful_tflops_per_s", "executed_tflops_per_s", "roofline_us"]
 COLUMNS += ["bound_by", "pct_of_roofline", "pct_of_copy", "pct_of_read", "pct_of_matmul", "sm_mhz", "temperature_c"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from itertools import chain, count
 from typing import Any
 
@@ -34,6 +35,12 @@ def align_bench(name: str) -> align.Bench:
 def experts_bench(name: str) -> sweep.Sweep:
     """Return a run of the experts benchmark, as ``runs.open`` finds it, or a sentence on why there is none."""
     return sweep.Sweep(*_bench("experts", name, sweep.COLUMNS))
+
+
+def experts_benches(pattern: str) -> list[sweep.Sweep]:
+    """Return the runs of the experts benchmark in profiles/ whose names match a pattern with ``*``, ``?`` or ``[]``."""
+    found = [run for run in runs.list_runs() if run.is_bench and run.manifest.get("bench") == "experts"]
+    return [experts_bench(run.manifest["name"]) for run in found if fnmatchcase(str(run.manifest["name"]), pattern)]
 
 
 def tuned(name: str) -> tuning.Tuning:

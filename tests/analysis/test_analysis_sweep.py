@@ -8,7 +8,7 @@ from checkout import REPO
 from sweep_builder import row
 
 from moe_lab import report
-from moe_lab.analysis import leads, sweep
+from moe_lab.analysis import formats, leads, sweep
 from moe_lab.pages import load
 from moe_lab.pages.m_sweep import cautions, findings, plots, tables
 from moe_lab.pages.show import palette
@@ -140,6 +140,27 @@ def test_skew_takes_off_what_the_bound_itself_changes(profiles: Path) -> None:
     assert table["bound_ratio"].tolist() == pytest.approx([bound], rel=1e-3)
     assert table["ratio_net"].tolist() == pytest.approx([0.9 / bound], rel=1e-3)
     assert sweep.skew(bench(profiles, lines()), "", ["a"]).empty
+
+
+def test_formats_stand_side_by_side_with_their_gain_over_bf16_and_their_error(profiles: Path) -> None:
+    """The quickest backend of each format counts; a size that was not measured in bf16 has no gain."""
+    plain = [row("ours", 1, 100.0), row("a", 1, 80.0)]
+    coarse = {"format": "fp8_block", "error_vs_bf16_rms_rel": 0.06}
+    fp8 = [row("ours", 1, 40.0, **coarse), row("a", 1, 50.0, **coarse), row("ours", 16, 60.0, **coarse)]
+    benches = []
+    for name, rows in (("h200/plain", plain), ("h200/fp8", fp8)):
+        bench_runs.import_bench([sweep_builder.write(profiles / "a.json", rows)], name, root=profiles)
+        benches.append(load.experts_bench(name))
+    table = formats.side_by_side(benches).set_index(["M", "format"])
+    assert table["backend"].to_dict() == {(1, "bf16"): "a", (1, "fp8_block"): "ours", (16, "fp8_block"): "ours"}
+    assert table["speedup"].isna().tolist() == [False, False, True]
+    assert table.loc[(1, "fp8_block"), "speedup"] == pytest.approx(2.0)
+    assert table.loc[(1, "fp8_block"), "error_vs_bf16_rms_pct"] == pytest.approx(6.0)
+    assert [one.run.manifest["name"] for one in load.experts_benches("h200/f*")] == ["h200/fp8"]
+    shown = tables.formats(formats.side_by_side(benches))
+    assert shown.frame.set_index("M").loc[1, "median_us|fp8_block"] == 40.0
+    assert plots.formats(formats.side_by_side(benches).head(2)).data[2].y == (2.0,)
+    assert formats.side_by_side([load.experts_bench("")]).empty
 
 
 def test_published_sweep_is_marked_and_has_the_crossing_of_the_article() -> None:
@@ -336,7 +357,7 @@ def test_notebook_runs_with_a_sweep_and_without(profiles: Path, tmp_path: Path) 
         (
             "h200/x",
             4,
-            "auto is ahead of the best peer, the quickest kernel of another project at each M, at 2 of 2 sizes",
+            "auto is ahead of the best peer at 2 of 2 sizes",
         ),
         ("", 0, "No run was asked"),
     ):

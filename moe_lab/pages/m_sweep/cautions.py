@@ -9,7 +9,7 @@ from moe_lab.analysis.leads import leads
 from moe_lab.analysis.phases import rows_of
 from moe_lab.analysis.sweep import Sweep
 from moe_lab.pages.show import findings
-from moe_lab.pages.show.findings import NBSP, Finding, Severity, each, number, percent
+from moe_lab.pages.show.findings import NBSP, Finding, Severity, number, percent
 
 
 def behind(others: Sequence[Sweep], ours: str) -> Finding | None:
@@ -26,8 +26,20 @@ def behind(others: Sequence[Sweep], ours: str) -> Finding | None:
             spread = "" if one.verdict == "behind" else ", within the spread of the repetitions"
             parts.append(f"{what} ({number(one.speedup)} times as fast as {one.peer}{spread})")
             told.append({"gpu": bench.gpu, "model": rows["model"].iloc[0], **one._asdict()})
+    if not told:
+        return None
     shown = findings.rows(told, "gpu model M ours ours_us peer peer_us speedup verdict")
-    return each("Behind the best peer in other runs", parts, shown, "problem")
+    worst = max(told, key=lambda row: row["ours_us"] - row["peer_us"])
+    where = f"{worst['model']} on {worst['gpu']} at M = {worst['M']:,}"
+    return Finding(
+        "Behind the best peer in other runs",
+        f"{'; '.join(parts)}.",
+        shown,
+        "problem",
+        stake_us=worst["ours_us"] - worst["peer_us"],
+        short=f"{worst['ours']} is {number(worst['speedup'])} times as fast as {worst['peer']} with {where}.",
+        change=f"Run {worst['peer']} instead of {worst['ours']} with {where}.",
+    )
 
 
 def over(bench: Sweep, rows: pd.DataFrame) -> list[Finding]:

@@ -60,12 +60,15 @@ def headline(bench: Sweep, rows: pd.DataFrame, ours: str) -> Finding:
     others = [f", {name} at {count}" for name, count in counts.items() if count and name != "ahead"]
     ends: list[Any] = [next(rows_of(table.nsmallest(1, "speedup"))), next(rows_of(table.nlargest(1, "speedup")))]
     low, high = (f"{number(end.speedup)} at M = {end.M:,} (best peer at this M: {end.peer})" for end in ends)
+    name, mean = table["ours"].iloc[0], number(sweep.geometric_mean(table["speedup"]))
+    ahead = f"at {counts['ahead']} of {len(table)} sizes"
     return Finding(
         where,
-        f"{table['ours'].iloc[0]} is ahead of the best peer, the quickest kernel of another project at each "
-        f"M, at {counts['ahead']} of {len(table)} sizes{''.join(others)}; on the geometric mean "
-        f"{number(sweep.geometric_mean(table['speedup']))} times as fast, from {low} to {high}.",
+        f"{name} is ahead of the best peer, the quickest kernel of another project at each "
+        f"M, {ahead}{''.join(others)}; on the geometric mean {mean} times as fast, from {low} to {high}.",
         findings.rows(table, _LEADS),
+        short=f"{name} is ahead of the best peer {ahead}, {mean} times as fast on the geometric mean "
+        f"({model}, {format}, {bench.gpu}).",
     )
 
 
@@ -84,10 +87,19 @@ def _duel(rows: pd.DataFrame, one: Any) -> Finding:
     if one.verdict == "even":
         return Finding(f"At M = {one.M:,}", f"{one.ours} and {peer}, cannot be told apart ({times}).", told)
     names = (one.ours, one.peer) if one.verdict == "ahead" else (one.peer, one.ours)
+    behind = one.verdict == "behind"
     first, second = (one.ours, f"{peer},") if one.verdict == "ahead" else (f"{peer[:1].upper()}{peer[1:]},", one.ours)
     lead = percent(100 * (1 - fast / late))
     said = f"{first} is ahead of {second} by {lead} ({times}){_because(rows, *names, late - fast)}."
-    return Finding(f"At M = {one.M:,}", said, told, "problem" if one.verdict == "behind" else "normal")
+    return Finding(
+        f"At M = {one.M:,}",
+        said,
+        told,
+        "problem" if behind else "normal",
+        stake_us=late - fast if behind else 0.0,
+        short=f"At M = {one.M:,} {names[0]} is ahead of {names[1]} by {lead} ({times}).",
+        change=f"At M = {one.M:,} run {one.peer} instead of {one.ours}." if behind else "",
+    )
 
 
 def _because(rows: pd.DataFrame, quick: str, slow: str, gap_us: float) -> str:
@@ -139,7 +151,17 @@ def bound(rows: pd.DataFrame, ours: str) -> Finding | None:
     limit = f"its bound is memory up to M = {int(memory.max()):,}" if len(memory) else "compute bounds it throughout"
     limit += " and compute from there on" if len(memory) and len(memory) < len(own) else ""
     lowest = f"{name} reaches {percent(low.pct_of_roofline)} of it at M = {low.M:,}"
-    return each("Against the bound", [f"{lowest} and {percent(high.pct_of_roofline)} at M = {high.M:,}", limit], own)
+    lost = own.assign(lost_us=own["median_us"] - own["roofline_us"])
+    most: Any = next(rows_of(lost.nlargest(1, "lost_us")))
+    beyond = f"At M = {most.M:,} {name} takes {time(most.lost_us / 1e3)} more than the {most.bound_by} bound"
+    return Finding(
+        "Against the bound",
+        f"{lowest} and {percent(high.pct_of_roofline)} at M = {high.M:,}; {limit}.",
+        own,
+        stake_us=max(0.0, float(most.lost_us)),
+        short=f"{beyond}, of which it reaches {percent(most.pct_of_roofline)}.",
+        change=f"{beyond}: look there first, with the counters of notebook 03." if most.lost_us > 0 else "",
+    )
 
 
 def uneven(skewed: pd.DataFrame, ours: str) -> Finding | None:

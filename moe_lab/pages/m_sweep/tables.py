@@ -1,45 +1,71 @@
 """Tables of the experts benchmark: a DataFrame in, HTML out."""
 
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
+from moe_lab.analysis.formats import BASE
 from moe_lab.analysis.sweep import Sweep
 from moe_lab.pages.show import notes
+from moe_lab.pages.show.findings import Finding
 from moe_lab.pages.show.notes import Note, or_note
 from moe_lab.pages.show.tables import Column, Table, heads
 from moe_lab.spec import published
 
 
-def summary(frame: pd.DataFrame, ours: str, baseline: str, caption: str = "") -> Table | Note:
+def summary(frame: pd.DataFrame, ours: str, baseline: str = "", caption: str = "") -> Table | Note:
     """Return the time of each backend at each M, the bound, and the speed-up of ours.
 
-    ``frame`` is ``analysis.sweep.times`` of one model and routing.
+    ``frame`` is ``analysis.sweep.times`` of one model and routing; without a ``baseline`` ours is set against the best
+    peer only.
     """
-    names = [str(key).partition("|")[2] for key in frame.columns if str(key).startswith("ms|")]
-    first = [name for name in dict.fromkeys((ours, baseline)) if name in names]
+    keys = [str(key) for key in frame.columns if str(key).startswith("ms|")]
+    shown = frame.assign(**{key: 1e3 * frame[key].astype(float) for key in [*keys, "roofline_ms"] if key in frame})
     faster = f"how many times as fast {ours} is"
     columns = [
         *heads("M"),
-        *(Column(f"ms|{name}", name, "ms", 3) for name in first),
-        *heads("roofline_ms"),
+        *(_time(name) for name in dict.fromkeys((ours, baseline)) if f"ms|{name}" in keys),
+        *heads("roofline_ms", unit="µs", digits=1),
         *heads("pct_of_roofline", label=f"{ours} of the bound", most=100.0),
-        *heads("speedup", label=f"as {baseline}", group=faster),
+        *(heads("speedup", label=f"as {baseline}", group=faster) if baseline else []),
         *heads("speedup_best best", group=faster),
-        *(Column(f"ms|{name}", name, "ms", 3, "other backends") for name in names if name not in first),
+        *(_time(key[3:], "other backends") for key in keys if key[3:] not in (ours, baseline)),
     ]
-    return or_note(frame, Table(frame, columns, caption), "Nothing to show: no times of this model and routing.")
+    return or_note(shown, Table(shown, columns, caption), "Nothing to show: no times of this model and routing.")
+
+
+def _time(name: str, group: str = "") -> Column:
+    return Column(f"ms|{name}", name, "µs", 1, group)
+
+
+def formats(beside: pd.DataFrame) -> Table | Note:
+    """Return the quickest backend of each format at each M, with its error (``analysis.formats.side_by_side``)."""
+    keys = ["gpu", "model", "M"]
+    shown, columns = beside[keys].drop_duplicates(), heads("gpu M")
+    for name, part in beside.groupby("format", sort=False):
+        own = part.set_index(keys)[["backend", "median_us", "speedup", "error_vs_bf16_rms_pct"]]
+        own = own.add_suffix(f"|{name}").reset_index()
+        shown = shown.merge(own, on=keys, how="left")
+        gain = [] if name == BASE else heads("speedup", label=f"as {BASE}", unit="times", group=str(name))
+        found = [*heads("backend median_us", group=str(name)), *gain, *heads("error_vs_bf16_rms_pct", group=str(name))]
+        columns += [replace(column, key=f"{column.key}|{name}") for column in found]
+    return or_note(beside, Table(shown, columns), "Nothing to show: no run of another format was read.")
 
 
 def winners(frame: pd.DataFrame) -> Table | Note:
     """Return the quickest backend at each M (``analysis.sweep.winners``)."""
     columns = [
-        *heads("M winner ms"),
+        *heads("M winner"),
+        *heads("ms", unit="µs", digits=1),
         *heads("pct_of_roofline", bar=100.0, most=100.0),
-        *heads("bound_by next next_ms lead_pct verdict"),
+        *heads("bound_by next"),
+        *heads("next_ms", unit="µs", digits=1),
+        *heads("lead_pct verdict"),
     ]
     # Without rows the table has no verdicts.
     shown = frame.reindex(columns=[*frame.columns, *({"verdict"} - set(frame.columns))])
+    shown = shown.assign(**{c: 1e3 * shown[c] for c in ("ms", "next_ms") if c in frame})
     return or_note(frame, Table(shown, columns), "Nothing to show: no times of this model and routing.")
 
 
@@ -100,3 +126,8 @@ def cold(sweep: Sweep) -> Note:
         return Note(f"{times}: no cache explains that, so the check of the flush failed.")
     state = "the L2 cache was cold" if found["cold"] else "the L2 cache was NOT cold, so small times are too good"
     return Note(f"{times}: {state}.")
+
+
+def caution(finding: Finding) -> Note:
+    """Return a caution on a run beside whose table it stands."""
+    return Note(str(finding))

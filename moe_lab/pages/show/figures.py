@@ -17,9 +17,13 @@ import plotly.graph_objects as go
 import plotly.io as pio
 from plotly.subplots import make_subplots
 
+from moe_lab.pages.show import palette
+
 P = ParamSpec("P")
 R = TypeVar("R")
-_GREY = "#6b7480"
+MOST_TICKS = 12  # of a logarithmic axis; where there are more, only powers of ten are labelled
+LABEL_HEIGHT = 15  # pixels
+_GREY = "#636c78"
 _GRID = "rgba(128,136,148,0.28)"
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
@@ -99,6 +103,55 @@ def panels(titles: Sequence[str], spacing: float, heights: Sequence[float] | Non
     figure = make_subplots(rows=len(titles), **parts, **more)
     figure.update_annotations(font={"size": 13}, x=0, xanchor="left")
     return figure.update_layout(template="moe_lab", margin={"t": 40})
+
+
+def log_ticks(values: Iterable[Any]) -> dict[str, Any]:
+    """Return a logarithmic axis whose ticks read 20, 50, 100: one, two and five of each decade that the values span."""
+    known = [float(v) for v in values if v is not None and v == v and v > 0]
+    if not known:
+        return {"type": "log"}
+    decades = range(math.floor(math.log10(min(known))), math.ceil(math.log10(max(known))) + 1)
+    ticks = [step * 10.0**decade for decade in decades for step in (1, 2, 5)]
+    shown = [t for t in ticks if min(known) / 2 <= t <= 2 * max(known)]
+    shown = shown if len(shown) <= MOST_TICKS else [t for t in shown if math.log10(t) == round(math.log10(t))]
+    return {"type": "log", "tickvals": shown, "ticktext": [f"{t:,.10g}" for t in shown]}
+
+
+def direct(figure: go.Figure, height: int, low: float, high: float, log: bool = False) -> go.Figure:
+    """Write the name of each line at its right end instead of a legend; names that would meet are moved apart.
+
+    The horizontal axis is logarithmic; ``height`` is that of the figure in pixels, ``low`` and ``high`` are the ends of
+    its vertical axis, which is logarithmic if ``log``.
+    """
+    scale = math.log10 if log else float
+    bottom, pixels = scale(low), max(1.0, height - 100.0) / (scale(high) - scale(low))  # without axis and title
+    ends = []
+    for trace in figure.data:
+        points = [(x, y) for x, y in zip(trace.x, trace.y, strict=True) if y is not None and y == y]
+        ends += [(scale(points[-1][1]), math.log10(points[-1][0]), trace)] if points and trace.name else []
+    at = -math.inf
+    for y, x, trace in sorted(ends, key=lambda end: end[0]):
+        at = max((y - bottom) * pixels, at + LABEL_HEIGHT)
+        # The name itself has the colour of text, so that it can be read.
+        text = f'<span style="color:{trace.line.color}">\u25cf</span> {trace.name}'
+        place = {"x": x, "y": y, "yshift": at - (y - bottom) * pixels, "xshift": 8, "xanchor": "left"}
+        figure.add_annotation(**place, text=text, showarrow=False)
+    sizes = [math.log10(x) for trace in figure.data for x in trace.x]
+    if sizes:
+        figure.update_xaxes(range=[min(sizes) - 0.1, max(sizes) + 0.05])
+    figure.update_yaxes(range=[bottom, scale(high)])
+    most = max((len(str(trace.name)) for *_, trace in ends), default=0)
+    return figure.update_layout(showlegend=False, height=height, margin={"r": 24 + 7 * most})
+
+
+def fused(stage: str) -> dict[str, Any]:
+    """Return the marker of a stage: that of a fused one is hatched from the colours of its first and its last part."""
+    parts = stage.split("+")
+    if len(parts) == 1:
+        return {"color": palette.stage(stage)}
+    hatch = {"shape": "/", "fillmode": "replace", "size": 8, "solidity": 0.5}
+    colors = {"bgcolor": palette.stage(parts[0]), "fgcolor": palette.stage(parts[-1])}
+    return {"color": palette.stage(stage), "pattern": hatch | colors}
 
 
 def over_sizes(figure: go.Figure, sizes: Iterable[int], what: str, height: int, y: str, **axis: Any) -> go.Figure:

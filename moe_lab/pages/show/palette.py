@@ -15,6 +15,7 @@ from moe_lab.spec.ranges import EXPERTS
 AUTO = "#d55e00"
 LIGHTNESS = (0.45, 0.78, 0.6)  # in OKLCH, used in turn
 CHROMA, FIRST, SPAN = 0.12, 75.0, 300.0  # hues in degrees; AUTO has 45
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "triangle-down", "star", "hexagon", "bowtie")
 GREYS = {"norm": 0.85, "other": 0.49, "rest of mlp": 0.58, "rest of layer": 0.78}
 # In this order, stages that appear side by side also differ for the colour-blind; a test computes the distances.
 _ORDER = ("align", "combine", "router", "quant", "dispatch", "self_attn", "act", "w13", "shared_experts", "w2")
@@ -48,12 +49,28 @@ def series(names: Sequence[Any]) -> dict[Any, str]:
 
 def of(name: str) -> str:
     """Return the colour of a backend or align algorithm; all releases of a peer have the same."""
-    name = name.partition("@")[0]
-    every = sorted({*plugins.names("experts"), *plugins.names("align")} - {"auto"})
+    name, every = name.partition("@")[0], _every()
     # The colour of a backend without a plugin depends only on its name, so that it is the same in every run.
     # crc32, because hash() differs from process to process.
     number, count = (every.index(name), len(every)) if name in every else (zlib.crc32(name.encode()), 999)
     return AUTO if name == "auto" else nth(number, count)
+
+
+def symbol(name: str) -> str:
+    """Return the marker of a backend or align algorithm, for eyes that the colours do not tell apart."""
+    name, every = name.partition("@")[0], _every()
+    number = every.index(name) + 1 if name in every else zlib.crc32(name.encode())
+    return SYMBOLS[0] if name == "auto" else SYMBOLS[number % len(SYMBOLS)]
+
+
+def number_format(name: str) -> str:
+    """Return the colour of a number format."""
+    every = plugins.names("formats")
+    return nth(every.index(name), len(every)) if name in every else nth(zlib.crc32(name.encode()), 999)
+
+
+def _every() -> list[str]:
+    return sorted({*plugins.names("experts"), *plugins.names("align")} - {"auto"})
 
 
 def stage(name: str | None) -> str:
