@@ -84,6 +84,13 @@ def limits(table: pd.DataFrame, known: pd.DataFrame = NO_ROOFS) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*COLUMNS, *(extra.column for extra in rules.EXTRAS)]).convert_dtypes()
 
 
+def beside(gemms: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
+    """Return the GEMMs with what limits their time; ``found`` is ``limits`` of them, in the same order."""
+    own = ["limiter", "limiter_pct", "dram_pct", "on_chip_pct", "compute_pct", "l2_pct"]
+    # The limiter of `gemms` is that of the occupancy.
+    return gemms.drop(columns="limiter", errors="ignore").assign(**{c: found[c].to_numpy() for c in own})
+
+
 COLUMNS = (
     *("series", "backend", "M", "stage", "part", "tile", "persistent", "limiter", "limiter_pct", "on_chip"),
     *("dram_pct", "on_chip_pct", "compute_pct", "memory_pct", "l2_pct", "stalls"),

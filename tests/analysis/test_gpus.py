@@ -68,9 +68,9 @@ def test_one_gpu_gets_no_column_and_several_get_one_in_every_table(profiles):
         assert "gpu" not in getattr(alone[0], name)
         assert all("gpu" in getattr(one, name) for one in (*both, whole)), name
         assert len(getattr(whole, name)) == sum(len(getattr(one, name)) for one in both)
-    assert "<th>GPU" not in tables.kernels(alone[0].gemms, alone[0].limits).html()
+    assert ">GPU</th>" not in tables.kernels(alone[0].gemms, alone[0].limits).html()
     text = tables.kernels(whole.gemms, whole.limits).html()
-    assert "<th>GPU" in text
+    assert ">GPU</th>" in text
     assert [text.index(">H200<") < text.index(">MI300X<"), text.count(">MI300X<")] == [True, 1]
 
 
@@ -161,7 +161,7 @@ def test_findings_name_the_gpu_of_each_and_what_is_not_known(profiles):
     said = [str(f).replace("\u00a0", " ") for f in findings.all_of(found, gpus.each(found)) if f]
     assert said[0].startswith("On H200, w13 at M = 8,192 fused_moe untuned")
     assert said[1].startswith("On MI300X, too little was counted to say what limits the expert GEMMs; no AMD counter")
-    assert any(s.startswith("Limiter at M = 16 on H200: ") for s in said)
+    assert any(s.startswith("Helps against DRAM on H200: ") for s in said)
     assert any(s.startswith("Time against the roofs on H200: closest, w13 of ") for s in said)
     unknown = next(s for s in said if s.startswith("Not known on MI300X: "))
     assert "compute throughput, memory throughput, L2 throughput, DRAM throughput, tensor pipe and bytes" in unknown
@@ -241,10 +241,10 @@ def test_notebook_shows_a_committed_run_beside_an_amd_folder(given, tmp_path):
     done = report.build(["03"], out=tmp_path / "out", parameters=parameters, grid=None, show_code=False)
     [page] = done.pages
     assert page.failed is None
-    assert page.headline.startswith("On H200, w13 at M = 8,192 fused_moe")
-    assert page.figures == 4
+    assert page.headline.startswith("On H200, w13: at M = 16 DRAM limits ")
+    assert page.figures == 5
     text = re.sub(r"<script>.*?</script>", "", page.html.read_text(), flags=re.S)
     assert "<strong>Not known on MI300X.</strong>" in text
-    assert text.count("<th>GPU</th>") >= 5
+    assert text.count(">GPU</th>") >= 5
     assert "compute unit (CU)" in text, "the glossary"
     assert str(Path(folder).parent) not in text

@@ -10,7 +10,8 @@ from moe_lab.analysis import rules
 from moe_lab.analysis.captures import Captures
 from moe_lab.analysis.gpus import Tables
 from moe_lab.analysis.phases import rows_of
-from moe_lab.pages.kernel_counters.limiters import every_m, gb, headline, which, who
+from moe_lab.pages.kernel_counters.limiters import gb, headline, helps, which, who
+from moe_lab.pages.kernel_counters.roofs import ceilings, over
 from moe_lab.pages.kernel_counters.tables import NAMES
 from moe_lab.pages.show import findings
 from moe_lab.pages.show.findings import NBSP, Finding, caution, each, listed, number, percent
@@ -29,7 +30,6 @@ QUANTITIES = {
 }
 WRITES_STAY = 0.995  # times the fewest bytes; anything below no longer reads as 1.00
 _KEYS = ["series", "M", "stage"]
-_FLOORS = "series tile M stage duration_us dram_us l2_us tensor_us pct_of_floor"
 
 
 def all_of(captures: Captures, parts: Sequence[Tables], stage: str = "w13") -> list[Finding | None]:
@@ -53,7 +53,7 @@ def all_of(captures: Captures, parts: Sequence[Tables], stage: str = "w13") -> l
 def _of_gpu(captures: Captures, one: Tables, stage: str) -> list[Finding | None]:
     gaps = captures.gaps
     return [
-        *every_m(one.limits),
+        *helps(one.limits, one.costs),
         on_chip(one.limits, one.moved, one.others),
         dram(one.limits, one.moved),
         ceilings(one.costs),
@@ -67,7 +67,10 @@ def _of_gpu(captures: Captures, one: Tables, stage: str) -> list[Finding | None]
 
 def _named(found: Iterable[Finding | None], gpu: str, several: bool) -> list[Finding]:
     """Return the findings, with the GPU in their subject if there are several."""
-    return [replace(f, about=f"{f.about} on {gpu}") if several else f for f in found if f]
+    if not several:
+        return [f for f in found if f]
+    short = ((f, f.short and f"On {gpu}, {f.short}", f.change and f"On {gpu}: {f.change}") for f in found if f)
+    return [replace(f, about=f"{f.about} on {gpu}", short=said, change=change) for f, said, change in short]
 
 
 def on_chip(limits: pd.DataFrame, moved: pd.DataFrame, others: pd.DataFrame) -> Finding | None:
@@ -111,55 +114,6 @@ def dram(limits: pd.DataFrame, moved: pd.DataFrame) -> Finding | None:
     less = "; below 1, what they wrote last stays in L2" if least < WRITES_STAY else ""
     said = f"where DRAM limits, the kernels move {ends} times the fewest bytes{worst}{less}."
     return Finding("DRAM traffic", said, findings.rows(rows, "series tile M stage dram_waste"))
-
-
-def ceilings(costs: pd.DataFrame) -> Finding | None:
-    """Say which kernels are closest to and farthest from the highest of their roofs."""
-    known = costs.dropna(subset="pct_of_floor")
-    if known.empty:
-        return None
-    # A single kernel is both the closest and the farthest: `ends[: len(known)]` takes it once.
-    ends: list[Any] = [*rows_of(known.nlargest(1, "pct_of_floor")), *rows_of(known.nsmallest(1, "pct_of_floor"))]
-    parts = [
-        f"{which(r)} takes {number(r.duration_us)}{NBSP}µs where the {NAMES[r.binding]} "
-        f"roof alone asks for {number(r.floor_us)} ({percent(r.pct_of_floor)})"
-        for r in ends[: len(known)]
-    ]
-    said = [f"closest, {parts[0]}", *(f"farthest, {p}" for p in parts[1:])]
-    return each("Time against the roofs", said, findings.rows(ends[: len(known)], _FLOORS))
-
-
-def over(costs: pd.DataFrame, roofs: pd.DataFrame) -> list[Finding | None]:
-    """Say which kernels exceed a roof, and which of them exceed even its fastest repetition, so that it is wrong.
-
-    A roof is what the GPU can sustain; for a moment, until the power cap sets in, it can do more.
-    """
-    wrong, fast, above, below = [], [], [costs.head(0)], [costs.head(0)]  # no rows, for concat to have the columns
-    for kind, own in costs[(costs["pct_of_floor"] > 100).fillna(False)].groupby("binding", sort=False):
-        roof: Any = next(rows_of(roofs[roofs["kind"] == kind]))
-        # The fastest repetition, in percent of the roof.
-        most = 100 if pd.isna(roof.high) else 100 * float(roof.high) / float(roof.value)
-        beyond = own["pct_of_floor"] > most
-        wrong += _over(own[beyond], roof)
-        fast += _over(own[~beyond], roof)
-        above.append(own[beyond])
-        below.append(own[~beyond])
-    about = "Above what the card sustains, below its fastest repetition, so no wrong bound"
-    return [
-        each("Wrong bound", wrong, findings.rows(pd.concat(above), _FLOORS), "problem"),
-        each(about, fast, findings.rows(pd.concat(below), _FLOORS), "caution"),
-    ]
-
-
-def _over(own: pd.DataFrame, roof: Any) -> list[str]:
-    tera, unit = 1e-12, "TB/s" if roof.kind in ("dram", "l2") else "TFLOP/s"
-    ends = [f"{value * tera:,.4g}" for value in (roof.value, roof.low, roof.high) if not pd.isna(value)]
-    spread = f", its spread {ends[1]} to {ends[2]}" if len(ends) == 3 else ""
-    return [
-        f"{which(most)} reaches {percent(most.pct_of_floor)} of the {NAMES[str(roof.kind)]} roof "
-        f"(the most of {len(own)} that exceed it; the roof is {ends[0]}{NBSP}{unit}{spread})"
-        for most in rows_of(own.nlargest(1, "pct_of_floor"))
-    ]
 
 
 def streaming(gemms: pd.DataFrame, limits: pd.DataFrame) -> Finding | None:
@@ -215,8 +169,19 @@ def waits(limits: pd.DataFrame, stage: str) -> Finding | None:
 def launch_gaps(gaps: pd.DataFrame) -> Finding | None:
     """Say where the GPU idles between kernels."""
     parts = [f"at M = {r.M:,} {percent(r.gap_pct)} of {number(r.span_us)}{NBSP}µs in {r.series}" for r in rows_of(gaps)]
-    told = findings.rows(gaps, "series M span_us gap_us gap_pct kernels")
-    return each("Launch gaps, which a CUDA graph closes", parts, told, "problem")
+    worst: Any = next(rows_of(gaps.nlargest(1, "gap_us")), None) if parts else None
+    if worst is None:
+        return None
+    where = f"at M = {worst.M:,} {worst.series} idles {percent(worst.gap_pct)} of {number(worst.span_us)}{NBSP}µs"
+    return Finding(
+        "Launch gaps, which a CUDA graph closes",
+        f"{'; '.join(parts)}.",
+        findings.rows(gaps, "series M span_us gap_us gap_pct kernels"),
+        "problem",
+        stake_us=float(worst.gap_us),
+        short=f"Between kernels the GPU idles, most {where}.",
+        change=f"Replay the layer from a CUDA graph: {where} between kernels.",
+    )
 
 
 def not_known(one: Tables) -> Finding | None:

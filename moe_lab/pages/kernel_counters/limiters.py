@@ -1,4 +1,4 @@
-"""What limits each expert GEMM, as sentences: the headline, and one sentence per M."""
+"""What limits each expert GEMM, as sentences: the headline, and what helps against each limiter."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -9,7 +9,7 @@ import pandas as pd
 from moe_lab.analysis import rules
 from moe_lab.analysis.phases import rows_of
 from moe_lab.pages.show import findings
-from moe_lab.pages.show.findings import NBSP, Finding, each, listed, number, percent
+from moe_lab.pages.show.findings import NBSP, Finding, listed, number, percent, time
 from moe_lab.spec import schema
 
 AMD_LIMITER = "no AMD counter here is a share of the peak of compute or memory; notebook 05 shows what kernels wait for"
@@ -48,7 +48,17 @@ def headline(limits: pd.DataFrame, stage: str, gpu: str, amd: bool = False) -> F
     sizes = sorted(set(rows["M"]), reverse=True)
     parts = [_at(rows[rows["M"] == M]) for M in dict.fromkeys((sizes[0], sizes[-1]))]
     said = f"On {gpu}, {rows['part'].iloc[0]} {'. And '.join(parts)} (of each unit's roof or peak)."
-    return Finding("", said, findings.rows(rows[rows["M"].isin([sizes[0], sizes[-1]])], EVIDENCE))
+    ends = rows[rows["M"].isin([sizes[0], sizes[-1]])]
+    brief = "; ".join(_most(rows[rows["M"] == M]) for M in dict.fromkeys((sizes[-1], sizes[0])))
+    return Finding("", said, findings.rows(ends, EVIDENCE), short=f"On {gpu}, {rows['part'].iloc[0]}: {brief}.")
+
+
+def _most(rows: pd.DataFrame) -> str:
+    """Say which limiter most kernels of one M have: ``at M = 16 DRAM limits all 6 kernels``."""
+    counts = rows["limiter"].value_counts()
+    of = "all" if len(counts) == 1 else f"{counts.iloc[0]} of"
+    whom = "the kernel" if len(rows) == 1 else f"{of} {len(rows)} kernels"
+    return f"at M = {rows['M'].iloc[0]:,} {counts.index[0]} limits {whom}"
 
 
 def _at(rows: pd.DataFrame) -> str:
@@ -101,18 +111,25 @@ def _shares(rows: Sequence[Any]) -> str:
     return ", ".join(said)
 
 
-def every_m(limits: pd.DataFrame) -> list[Finding | None]:
-    """Say what limits every kernel, one sentence per M, and what helps against it."""
+def helps(limits: pd.DataFrame, costs: pd.DataFrame) -> list[Finding]:
+    """Say for each limiter what helps against it, and in which kernel the most time lies above the highest roof.
+
+    ``limits`` and ``costs`` (``analysis.roofline.ceilings``) are of one GPU.
+    """
+    keys = ["series", "M", "stage"]
+    both = limits[[*keys, "limiter"]].merge(costs, on=keys, how="left").astype({"lost_us": float})
     out = []
-    for M, rows in limits[limits["limiter"].notna()].groupby("M", sort=True):
-        parts = []
-        for name, group in groupby(_by_limiter(rows), key=lambda r: r.limiter):
-            own = list(group)
-            stages: dict[str, list[str]] = {}
-            for r in own:
-                stages.setdefault(r.series, []).append(r.stage)
-            whose = listed([f"{series} ({', '.join(of)})" for series, of in stages.items()])
-            parts.append(f"{name} ({_shares(own)}) for {whose}")
-        out.append(Finding(f"Limiter at M = {M:,}", f"{'; '.join(parts)}.", findings.rows(rows, EVIDENCE)))
-    helps = [f"against {r.name} {r.helps}" for r in rules.RULES if (limits["limiter"] == r.name).any()]
-    return [*out, each("What helps", helps)]
+    for rule in rules.RULES:
+        rows = both[both["limiter"] == rule.name]
+        worst: Any = next(rows_of(rows.dropna(subset="lost_us").nlargest(1, "lost_us")), None)
+        if worst is not None and worst.lost_us > 0:
+            lost = time(worst.lost_us / 1e3)
+            said = f"{rule.helps}; most time is at stake in {which(worst)}, {lost} above its highest roof."
+            change = f"{rule.helps[:1].upper()}{rule.helps[1:]}: against {rule.name}, as in {which(worst)}."
+            short = f"{which(worst)} takes {lost} more than its highest roof asks for, limited by {rule.name}."
+            told = findings.rows(rows, f"{EVIDENCE} duration_us floor_us lost_us")
+            about = f"Helps against {rule.name}"
+            out.append(Finding(about, said, told, stake_us=float(worst.lost_us), short=short, change=change))
+        elif len(rows):
+            out.append(Finding(f"Helps against {rule.name}", f"{rule.helps}."))
+    return out

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pandas as pd
 
+from moe_lab.analysis.limits import beside
 from moe_lab.pages.rocprof_compute.tables import glossary
 from moe_lab.pages.show.notes import Note, or_note, roofs
 from moe_lab.pages.show.tables import Column, Table, heads
@@ -20,6 +21,14 @@ _GRID, _BLOCK = heads("grid_blocks", label="grid"), heads("block_threads", label
 def _who(frame: pd.DataFrame) -> list[Column]:
     """Return the columns that identify a GEMM; the GPU is one of them if the table holds several."""
     return heads("gpu series M stage" if "gpu" in frame else "series M stage")
+
+
+def _tile(frame: pd.DataFrame, key: str = "tile") -> tuple[pd.DataFrame, list[Column]]:
+    """Return the rows with the three sizes of their tile apart, and the columns that show them."""
+    sizes = frame[key].astype("string").str.extract(r"(\d+)x(\d+)x(\d+)").astype("Int64")
+    named = ["block_m", "block_n", "block_k"]
+    shown = frame.assign(**{f"{key}_{name}": sizes[i] for i, name in enumerate(named)})
+    return shown, [Column(f"{key}_{name}", name, digits=0, group=key) for name in named]
 
 
 def _in_order(frame: pd.DataFrame) -> pd.DataFrame:
@@ -39,9 +48,7 @@ def kernels(table: pd.DataFrame, limits: pd.DataFrame) -> Table | Note:
     """
     if table.empty:
         return Note(NONE)
-    own = ["limiter", "limiter_pct", "dram_pct", "on_chip_pct", "compute_pct", "l2_pct"]
-    # The limiter of `table` is that of the occupancy; shown is that of the time.
-    shown = table.drop(columns="limiter", errors="ignore").assign(**{c: limits[c].to_numpy() for c in own})
+    shown = beside(table, limits)
     for column in ("dram_read_bytes", "l2_sm_bytes"):
         shown[column.replace("_bytes", "_gb")] = shown[column].astype("Float64") / 1e9
     busy, counted = "share by which that is decided", "of the theoretical peak, by ncu"
@@ -100,9 +107,10 @@ def traffic(moved: pd.DataFrame) -> Table | Note:
     sizes = [c for c in moved.columns if str(c).endswith("_bytes")]
     shown = moved.assign(**{c: moved[c].astype("Float64") / 1e9 for c in sizes})
     counted, model = "counted", "by the model, through L2"
+    shown, tile = _tile(shown)
     columns = [
         *_who(shown),
-        *heads("tile"),
+        *tile,
         *heads("minimum_bytes", unit="GB", digits=3),
         *heads("l2_a_bytes l2_b_bytes l2_model_bytes", group=model),
         *heads("l2_counted_bytes l2_counted_of dram_bytes", group=counted),
@@ -121,9 +129,12 @@ def other_tiles(others: pd.DataFrame) -> Table | Note:
     best = _in_order(best.drop_duplicates([column.key for column in _who(best)]))
     shown = best.assign(gb=best["l2_model_bytes"] / 1e9, counted_gb=best["counted_l2_bytes"].astype("Float64") / 1e9)
     predicted, here = "predicted", "launched in these runs"
+    shown, tile = _tile(shown)
+    shown, candidate = _tile(shown, "candidate")
     columns = [
         *_who(shown),
-        *heads("tile candidate"),
+        *tile,
+        *candidate,
         *heads("gb l2_saved_pct", group=predicted),
         *heads("counted_gb counted_us", group=here),
     ]
@@ -133,12 +144,15 @@ def other_tiles(others: pd.DataFrame) -> Table | Note:
 
 def geometry(table: pd.DataFrame) -> Table | Note:
     """Return the launch geometry of every GEMM (``analysis.gemms.gemms``)."""
+    shown, tile = _tile(table)
     columns = [
         *_who(table),
-        *heads("name tile tile_source"),
+        *heads("name"),
+        *tile,
+        *heads("tile_source"),
         *_GRID,
         *heads("tiles_computed blocks_empty registers_per_thread smem_bytes blocks_per_sm"),
         *heads("limiter", label="no more for"),
         *heads("occupancy_achieved_pct waves working_waves last_wave_fill_pct rows_padded rows_useful"),
     ]
-    return or_note(table, Table(table, columns), NONE)
+    return or_note(shown, Table(shown, columns), NONE)

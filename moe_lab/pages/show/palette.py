@@ -42,6 +42,12 @@ def nth(i: int, count: int = 6) -> str:
     return oklch(LIGHTNESS[i % count % 3], CHROMA, FIRST + SPAN * (i % count) / count)
 
 
+def tints(i: int, count: int) -> list[str]:
+    """Return a pale and a strong tint of the ``i``-th of ``count`` hues; dark text can be read on both."""
+    hue = FIRST + SPAN * (i % count) / count
+    return [oklch(0.96, 0.02, hue), oklch(0.8, 0.11, hue)]
+
+
 def series(names: Sequence[Any]) -> dict[Any, str]:
     """Return a colour for each name, by its position."""
     return {name: nth(i, len(names)) for i, name in enumerate(names)}
