@@ -10,7 +10,7 @@ from moe_lab.spec.models import Model
 from moe_lab.spec.problem import MoEProblem
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # by the names of ``MoEProblem``
-PRODUCTS = {**DTYPES, "e4m3": torch.float8_e4m3fn}  # by the names of ``Format.product`` too
+PRODUCTS = {**DTYPES, "e4m3": torch.float8_e4m3fn, "int8": torch.int8}  # by the names of ``Format.product`` too
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ KEYS: dict[str, dict[str, tuple[type, str]]] = {
         "scale_bytes": (int, "bytes of a scale, with its zero point"),
         "matrix_scale_bytes": (int, "bytes of one more scale for each matrix of an expert"),
         "activation_roundoff": (float, "relative error of rounding an activation"),
+        "even_steps": (bool, "whether that is relative to the largest that share a scale"),
         "weights_rounded": (bool, "whether widening a weight to the dtype rounds it"),
         "product": (str, "what is multiplied, if not values of the dtype"),
         "family": (str, "the format that backends name for it, if not its own"),

@@ -27,8 +27,9 @@ class Format:
         scale_bytes: bytes per scale, with its zero point if it has one.
         matrix_scale_bytes: bytes of one more scale for each matrix of an expert.
         activation_roundoff: unit roundoff of quantised activations; 0 = they keep the dtype.
+        even_steps: whether that is relative to the largest that share a scale, as of integers, and not to each.
         weights_rounded: whether a weight times its scale has more digits than the dtype, so that widening rounds it.
-        product: what is multiplied, if not values of the dtype: ``e4m3``.
+        product: what is multiplied, if not values of the dtype: ``e4m3`` or ``int8``.
         family: the format that backends name for it, if not its own: they take all that differ in groups alone.
         engine: what vLLM and SGLang write after ``dtype=`` in the names of tuned files; empty = they leave it out.
     """
@@ -42,6 +43,7 @@ class Format:
     scale_bytes: int = 0
     matrix_scale_bytes: int = 0
     activation_roundoff: float = 0.0
+    even_steps: bool = False
     weights_rounded: bool = False
     product: str = ""
     family: str = ""

@@ -234,7 +234,7 @@ def test_engine_files_with_extra_keys_and_without_warps_are_read(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "name", ["E=8,N=1,device_name=x,dtype=int8_w8a8.json", "E=8,N=1,device_name=x,dtype=a_down.json"]
+    "name", ["E=8,N=1,device_name=x,dtype=int4_w4a8.json", "E=8,N=1,device_name=x,dtype=a_down.json"]
 )
 def test_quantised_or_second_files_are_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("{}")

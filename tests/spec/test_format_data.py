@@ -48,6 +48,15 @@ def test_groups_of_int4_and_mxfp4_cost_half_a_byte_a_number_and_their_scales():
         assert found.minimum_bytes(0, "w2") == 128 * (768 + 2048) * 2, "activations are bf16"
 
 
+def test_nvfp4_and_int8_count_the_scales_of_matrices_and_of_rows():
+    numbers, rows = 128 * 3 * 2048 * 768, 2 * 16 * 2048 * 2
+    nvfp4, int8, wide = (MoEProblem(**QWEN, format=name) for name in ("nvfp4", "int8", "int8_w8a16"))
+    assert nvfp4.minimum_bytes(128) == numbers // 2 + numbers // 16 + 128 * 2 * 4 + rows
+    assert int8.minimum_bytes(128) == wide.minimum_bytes(128) == numbers + 128 * (2 * 768 + 2048) * 4 + rows
+    assert int8.minimum_bytes(0, "w2") == 128 * (768 + 4) + 128 * 2048 * 2
+    assert wide.minimum_bytes(0, "w2") == 128 * (768 + 2048) * 2
+
+
 def test_a_backend_that_names_int4_takes_all_of_its_groups():
     assert formats.get("int4_w4a16_g32_zeros").among(["bf16", "int4_w4a16"])
     assert not formats.get("mxfp4").among(["bf16", "int4_w4a16"])
@@ -74,18 +83,18 @@ def test_older_runs_state_their_format_by_dtype_and_quant(sizes, name):
 def test_a_format_is_one_file(tmp_path, monkeypatch):
     """GIVEN a folder with one more format WHEN it is named THEN bytes, dtype and the list of what is known have it."""
     (tmp_path / "gpu" / "formats").mkdir(parents=True)
-    (tmp_path / "gpu" / "formats" / "int8.py").write_text(
+    (tmp_path / "gpu" / "formats" / "int6.py").write_text(
         'INFO = {"about": "x", "dtype": "fp16", "weight_bits": 8, "activation_bits": 16}\n'
     )
     (tmp_path / "gpu" / "formats" / "bare.py").write_text('INFO = {"about": "x", "dtype": "fp16"}\n')
     monkeypatch.setattr(plugins, "PACKAGE", tmp_path)
-    problem = MoEProblem(**QWEN, format="int8")
+    problem = MoEProblem(**QWEN, format="int6")
     assert problem.facts() == QWEN | {
-        **{"format": "int8", "dtype": "fp16", "activation": "silu", "model": None},
+        **{"format": "int6", "dtype": "fp16", "activation": "silu", "model": None},
         "apply_router_weight_on_input": False,
     }
     assert problem.minimum_bytes(128) == 128 * 3 * 2048 * 768 + 2 * 16 * 2048 * 2
-    with pytest.raises(UserError, match=r"no format 'int9'; choose one of: bare, int8"):
+    with pytest.raises(UserError, match=r"no format 'int9'; choose one of: bare, int6"):
         MoEProblem(**QWEN, format="int9")
     with pytest.raises(UserError, match=r"INFO of the format 'bare' lacks .*weight_bits"):
         MoEProblem(**QWEN, format="bare")

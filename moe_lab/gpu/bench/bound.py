@@ -24,9 +24,9 @@ the dtype and u32 = 2^-24:
 
 If a token is multiplied by its router weight first, the product is rounded, and the errors of its features pass on as
 in 4. So do the errors of activations that are quantised before a product, with the roundoff that their format states:
-e4m3 has 2^-4. Where a format says that weights are rounded when they are widened to the dtype, that adds u^2. The RMS
-error over all elements is below the RMS of the scales, because roundings spread evenly over [-u, u] have a mean square
-of u^2 / 3.
+e4m3 has 2^-4 of each number, int8 1 / 254 of the largest in a row. Where a format says that weights are rounded when
+they are widened to the dtype, that adds u^2. The RMS error over all elements is below the RMS of the scales, because
+roundings spread evenly over [-u, u] have a mean square of u^2 / 3.
 """
 
 from dataclasses import dataclass
@@ -72,12 +72,14 @@ class Arithmetic:
         dtype: of its inputs, of what it stores and of its result.
         tf32: whether fp32 products are computed in tf32.
         activations: unit roundoff of activations that are quantised before a product; 0 = they are not.
+        even_steps: whether that is relative to the largest of a row instead of each.
         weights_rounded: whether weights are rounded to the dtype before a product.
     """
 
     dtype: torch.dtype
     tf32: bool = False
     activations: float = 0.0
+    even_steps: bool = False
     weights_rounded: bool = False
 
     @property
@@ -85,10 +87,10 @@ class Arithmetic:
         """The unit roundoff of the dtype: half the gap after 1."""
         return torch.finfo(self.dtype).eps / 2
 
-    @property
-    def factors2(self) -> float:
-        """The squared roundoff of the factors of a product, both together."""
-        return self.activations**2 + self.u**2 * self.weights_rounded
+    def factors(self, x: Tensor) -> Tensor:
+        """Return the squared scales of what rounding both factors of a product does to one, x [rows, features]."""
+        to = x.abs().amax(1, keepdim=True).expand_as(x) if self.even_steps else x
+        return self.activations**2 * to.square() + self.u**2 * self.weights_rounded * x.square()
 
     def product(self, q2: Tensor, s: Tensor, n: int) -> Tensor:
         """Return the squared scale of sums s of n products, whose squares add up to q2; see 1 in the module."""
@@ -138,10 +140,10 @@ def _expert(
     u2, (rows, K) = arithmetic.u**2, x.shape
     both = x @ w13.T  # [rows, 2N]
     q2 = x.square() @ w13.square().T
-    f2 = arithmetic.factors2
-    errors = arithmetic.product(q2, both, K) + u2 * both.square() + (on_input + f2) * q2
+    factors = arithmetic.factors(x) + on_input * x.square()
+    errors = arithmetic.product(q2, both, K) + u2 * both.square() + factors @ w13.square().T
     hidden, slopes, own = _activation(both, activation, arithmetic)
-    e2 = (slopes.square() * errors).view(rows, 2, -1).sum(1) + own + f2 * hidden.square()
+    e2 = (slopes.square() * errors).view(rows, 2, -1).sum(1) + own + arithmetic.factors(hidden)
     y, w2_squared = hidden @ w2.T, w2.square().T
     squares = arithmetic.product(hidden.square() @ w2_squared, y, hidden.shape[1])
     return y, squares + e2 @ w2_squared

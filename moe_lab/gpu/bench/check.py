@@ -87,7 +87,8 @@ class Oracle:
 
     def _arithmetic(self, tf32: bool) -> Arithmetic:
         known = formats.get(self._problem.format)
-        return Arithmetic(self._inputs.x.dtype, tf32, known.activation_roundoff, known.weights_rounded)
+        rounded = known.activation_roundoff, known.even_steps, known.weights_rounded
+        return Arithmetic(self._inputs.x.dtype, tf32, *rounded)
 
     def _tf32(self, tf32: bool) -> bool:
         return tf32 and self._inputs.x.dtype == torch.float32

@@ -132,6 +132,11 @@ def _product(device: torch.device, dtype: torch.dtype) -> list[float]:
 
         def multiply() -> None:
             torch._scaled_mm(a, b, scale_a=one, scale_b=one, out_dtype=torch.bfloat16)
+    elif dtype == torch.int8:
+        b = b.t()
+
+        def multiply() -> None:
+            torch._int_mm(a, b)
     else:
         out = torch.empty(SIZE, SIZE, device=device, dtype=dtype)
 

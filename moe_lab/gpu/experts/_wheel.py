@@ -23,7 +23,7 @@ from moe_lab.gpu.experts._tuned import align_of
 from moe_lab.gpu.formats import Quantised, Weights
 from moe_lab.gpu.kernels.activation import gated_activation
 from moe_lab.gpu.kernels.combine import combine
-from moe_lab.gpu.kernels.quantise import check_e4m3, parts, quantise
+from moe_lab.gpu.kernels.quantise import check_product, parts, quantise
 from moe_lab.spec import formats, peers
 from moe_lab.spec.configs import engines
 from moe_lab.spec.errors import UserError
@@ -167,7 +167,7 @@ class WheelPipeline:
         plan, on_input = self._plan(problem), problem.apply_router_weight_on_input
         tokens: Weights = x
         if quantised := isinstance(w13, Quantised):
-            check_e4m3(x.device)
+            check_product(problem.format, x.device)
             with mark("quant"):
                 tokens = quantise(x, format=problem.format)
         with mark("align"):

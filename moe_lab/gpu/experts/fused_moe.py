@@ -9,7 +9,7 @@ from moe_lab.gpu.kernels._device import check_contiguous
 from moe_lab.gpu.kernels.activation import gated_activation
 from moe_lab.gpu.kernels.combine import combine
 from moe_lab.gpu.kernels.fused_moe import fused_moe_gemm
-from moe_lab.gpu.kernels.quantise import check_e4m3, parts, quantise
+from moe_lab.gpu.kernels.quantise import check_product, parts, quantise
 from moe_lab.gpu.kernels.tile import Tile
 from moe_lab.gpu.weights import DTYPES
 from moe_lab.spec import formats
@@ -21,7 +21,19 @@ INFO = {
     "about": "Triton: align, w13 GEMM gathering rows by expert tile, activation, w2 GEMM with router weights, combine",
     "needs": ["torch", "triton"],
     "hardware": "NVIDIA SM80+, AMD CDNA3+; the CPU under TRITON_INTERPRET=1 (fp32, fp16)",
-    "formats": ["fp32", "fp16", "bf16", "fp8_block", "fp8_tensor", "fp8_token", "int4_w4a16", "mxfp4"],
+    "formats": [
+        "fp32",
+        "fp16",
+        "bf16",
+        "fp8_block",
+        "fp8_tensor",
+        "fp8_token",
+        "int4_w4a16",
+        "int8",
+        "int8_w8a16",
+        "mxfp4",
+        "nvfp4",
+    ],
     "cpu_formats": ["fp32", "fp16", "bf16"],
     "activations": ["silu", "swigluoai"],
     "align": "auto",
@@ -61,7 +73,7 @@ def experts(
     weights13, weights2 = (topk_weights, None) if problem.apply_router_weight_on_input else (None, topk_weights)
     tokens: Weights = x
     if quantised := bool(formats.get(problem.format).activation_block):
-        check_e4m3(x.device)
+        check_product(problem.format, x.device)
         with mark("quant"):
             tokens = quantise(x, format=problem.format)
     with mark("align"):

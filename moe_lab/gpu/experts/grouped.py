@@ -14,7 +14,7 @@ from moe_lab.gpu.formats import Quantised, Weights
 from moe_lab.gpu.kernels._device import check_contiguous, multiprocessors
 from moe_lab.gpu.kernels.combine import combine
 from moe_lab.gpu.kernels.grouped import grouped_persistent_gemm, holds_groups
-from moe_lab.gpu.kernels.quantise import check_e4m3, parts, quantise
+from moe_lab.gpu.kernels.quantise import check_product, parts, quantise
 from moe_lab.gpu.kernels.tile import Tile, fit
 from moe_lab.gpu.weights import DTYPES
 from moe_lab.spec import formats
@@ -26,7 +26,19 @@ INFO = {
     "about": "Triton: align, persistent w13 GEMM with the activation, persistent w2 GEMM on sorted rows, combine",
     "needs": ["torch", "triton"],
     "hardware": "NVIDIA SM90+ (TMA), else through pointers; the CPU under TRITON_INTERPRET=1 (fp32, fp16)",
-    "formats": ["fp32", "fp16", "bf16", "fp8_block", "fp8_tensor", "fp8_token", "int4_w4a16", "mxfp4"],
+    "formats": [
+        "fp32",
+        "fp16",
+        "bf16",
+        "fp8_block",
+        "fp8_tensor",
+        "fp8_token",
+        "int4_w4a16",
+        "int8",
+        "int8_w8a16",
+        "mxfp4",
+        "nvfp4",
+    ],
     "cpu_formats": ["fp32", "fp16", "bf16"],
     "activations": ["silu", "swigluoai"],
     "align": "auto",
@@ -88,7 +100,7 @@ def experts(
     programs = multiprocessors(x.device) * (1 if gemm13.block_m >= 64 else 2)
     tokens: Weights = x
     if quantised := bool(formats.get(problem.format).activation_block):
-        check_e4m3(x.device)
+        check_product(problem.format, x.device)
         with mark("quant"):
             tokens = quantise(x, format=problem.format)
     with mark("align"):

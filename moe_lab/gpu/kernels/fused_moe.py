@@ -48,6 +48,7 @@ def fused_moe_gemm_kernel(
     BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr,
     SCALES: tl.constexpr,  # "block", "token", "tensor" or "none", see scales.scaling
+    ACC: tl.constexpr,  # of sums: tl.int32 for products of int8, else tl.float32
     SWAP: tl.constexpr,  # with scales: multiply as y^T = w x^T, see scales.swapped
     WIDEN: tl.constexpr,  # what w is widened from, or "none"
     GROUP: tl.constexpr,  # columns of w that share a scale, if it is widened
@@ -78,7 +79,7 @@ def fused_moe_gemm_kernel(
         groups = tl.cdiv(gemm_k, BLOCK_K)
         x_scale_at = x_scales + row * groups
         w_scale_at = w_scales + (expert * tl.cdiv(gemm_n, 128) + tile_n * BLOCK_N // 128) * groups
-    acc = tl.zeros((BLOCK_N, BLOCK_M) if SWAP else (BLOCK_M, BLOCK_N), dtype=tl.float32)
+    acc = tl.zeros((BLOCK_N, BLOCK_M) if SWAP else (BLOCK_M, BLOCK_N), dtype=ACC)
     for k in tl.range(0, gemm_k, BLOCK_K):
         x_mask = valid[:, None]
         if not EVEN_K:
@@ -99,9 +100,9 @@ def fused_moe_gemm_kernel(
             scale = tl.load(x_scale_at + k // BLOCK_K, mask=valid, other=0.0) * tl.load(w_scale_at + k // BLOCK_K)
             acc = add_scaled(acc, x_tile, w_tile.T, scale, SWAP)
         elif SWAP:
-            acc = tl.dot(w_tile.T, x_tile.T, acc)
+            acc = tl.dot(w_tile.T, x_tile.T, acc, out_dtype=ACC)
         else:
-            acc = tl.dot(x_tile, w_tile, acc, input_precision="ieee")
+            acc = tl.dot(x_tile, w_tile, acc, input_precision="ieee", out_dtype=ACC)
         x_at += BLOCK_K
         w_at += BLOCK_K
 
@@ -160,6 +161,7 @@ def fused_moe_gemm(
         PAIRS_PER_ROW=pairs_per_row,
         SCALE=topk_weights is not None,
         SCALES=scales,
+        ACC=tl.int32 if x.dtype == torch.int8 else tl.float32,
         SWAP=swapped(tile, scales),
         **widening(given),
         num_warps=tile.num_warps,

@@ -57,6 +57,7 @@ def grouped_persistent_gemm_kernel(
     PROGRAMS: tl.constexpr,
     FLATTEN: tl.constexpr,
     SCALES: tl.constexpr,  # "block", "token", "tensor" or "none", see scales.scaling
+    ACC: tl.constexpr,  # of sums: tl.int32 for products of int8, else tl.float32
     SWAP: tl.constexpr,  # with scales: multiply as y^T = w x^T, see scales.swapped
     WIDEN: tl.constexpr,  # what w is widened from, or "none"
     GROUP: tl.constexpr,  # columns of w that share a scale, if it is widened
@@ -82,7 +83,7 @@ def grouped_persistent_gemm_kernel(
             groups = tl.cdiv(gemm_k, BLOCK_K)
             x_scale_at = x_scales + row * groups
             w_scale_at = w_scales + (expert * tl.cdiv(gemm_n, 128) + tile_n * BLOCK_N // 128) * groups
-        acc = tl.zeros((BLOCK_N, BLOCK_M) if SWAP else (BLOCK_M, BLOCK_N), dtype=tl.float32)
+        acc = tl.zeros((BLOCK_N, BLOCK_M) if SWAP else (BLOCK_M, BLOCK_N), dtype=ACC)
         if y_scales is not None:
             up = tl.zeros_like(acc)
         for k in tl.range(0, gemm_k, BLOCK_K):
@@ -110,9 +111,9 @@ def grouped_persistent_gemm_kernel(
                     w_scale = tl.load(w_scale_at + gemm_n // 256 * groups + k // BLOCK_K)
                     up = add_scaled(up, x_tile, w_tile, x_scale * w_scale, SWAP)
             elif SWAP:
-                acc = tl.dot(w_tile, x_tile.T, acc)
+                acc = tl.dot(w_tile, x_tile.T, acc, out_dtype=ACC)
             else:
-                acc = tl.dot(x_tile, w_tile.T, acc, input_precision="ieee")
+                acc = tl.dot(x_tile, w_tile.T, acc, input_precision="ieee", out_dtype=ACC)
 
         if SWAP:
             acc = acc.T
@@ -205,6 +206,7 @@ def grouped_persistent_gemm(
         PROGRAMS=programs,
         FLATTEN=tma,
         SCALES=scales,
+        ACC=tl.int32 if x.dtype == torch.int8 else tl.float32,
         SWAP=swapped(tile, scales),
         **widening(given),
         num_warps=tile.num_warps,

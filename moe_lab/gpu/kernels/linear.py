@@ -9,7 +9,7 @@ from torch.nn import functional
 from moe_lab.gpu.align import Alignment
 from moe_lab.gpu.formats import Quantised, Weights
 from moe_lab.gpu.kernels.fused_moe import fused_moe_gemm
-from moe_lab.gpu.kernels.quantise import check_e4m3, quantise
+from moe_lab.gpu.kernels.quantise import check_product, quantise
 from moe_lab.gpu.kernels.tile import Tile
 from moe_lab.spec import formats
 
@@ -31,7 +31,7 @@ def linear(x: Tensor, w: Weights) -> Tensor:
         return functional.linear(x, w)
     tokens: Weights = x
     if formats.get(w.format).activation_block:
-        check_e4m3(x.device)
+        check_product(w.format, x.device)
         tokens = quantise(x, format=w.format)
     rows = x.shape[0]
     tile = Tile(16 if rows <= 64 else 64 if rows <= 1024 else 128, 128, 128, 8, 4 if rows <= 1024 else 8, 3)

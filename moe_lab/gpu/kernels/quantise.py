@@ -1,6 +1,7 @@
-"""Quantisation of activations to e4m3, alone or fused with the activation function.
+"""Quantisation of activations to e4m3 or int8, alone or fused with the activation function.
 
-The result is that of ``formats/fp8_*.py``: the largest of the values that share a scale becomes 448; scales are fp32.
+The result is that of ``formats/fp8_*.py`` and ``formats/int8.py``: the largest of the values that share a scale becomes
+448, or 127; scales are fp32.
 One scale for all rows (``fp8_tensor``) needs the largest value before any is stored: a first launch finds it, and the
 second computes the activation again instead of reading it. vLLM does the same in three launches (activation, largest,
 quantise) with as many bytes and bf16 hidden rows.
@@ -51,12 +52,16 @@ def is_pair(row, order, padded, numel, rows):
 
 
 @jit
-def e4m3_of(numbers, most=None):
-    """Return values [m, n] scaled for e4m3 and their scales [m], by the largest of each row or by ``most`` [m]."""
+def e4m3_of(numbers, most=None, INT8: tl.constexpr = False):
+    """Return values [m, n] scaled for e4m3 or int8 and their scales [m], by the largest of each row or ``most`` [m]."""
+    LARGEST: tl.constexpr = 127.0 if INT8 else 448.0
     if most is None:
         most = tl.max(tl.abs(numbers), axis=1)
-    scale = tl.where(most > 0, most / 448.0, 1.0)
-    return tl.minimum(tl.maximum(numbers / scale[:, None], -448.0), 448.0), scale
+    scale = tl.where(most > 0, most / LARGEST, 1.0)
+    numbers = tl.minimum(tl.maximum(numbers / scale[:, None], -LARGEST), LARGEST)
+    if INT8:
+        numbers = tl.floor(numbers + 0.5)
+    return numbers, scale
 
 
 @jit
@@ -105,6 +110,7 @@ def quantise_kernel(
     BLOCK_ROWS: tl.constexpr,
     GROUP: tl.constexpr,
     PARTS: tl.constexpr,
+    INT8: tl.constexpr,
 ):
     """Quantise one group of BLOCK_ROWS rows."""
     row = (tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)).to(tl.int64)
@@ -114,7 +120,7 @@ def quantise_kernel(
     mask = real[:, None] & (column < features)
     numbers = numbers_of(x, row, column, mask, features, ACTIVATION, ALPHA, LIMIT)
     if largest is None:
-        numbers, scale = e4m3_of(numbers)
+        numbers, scale = e4m3_of(numbers, None, INT8)
     else:
         most = tl.max(tl.load(largest + tl.arange(0, PARTS)), axis=0)
         numbers, scale = e4m3_of(numbers, tl.zeros((BLOCK_ROWS,), dtype=tl.float32) + most)
@@ -159,7 +165,7 @@ def quantise(
     padded: Tensor | None = None,
     format: str = "fp8_block",
 ) -> Quantised:
-    """Return x, or act(gate) * up of it, in e4m3: values [rows, features], and fp32 scales as the format has them.
+    """Return x, or act(gate) * up of it, in e4m3 or int8: values [rows, features], and scales as the format has them.
 
     Args:
         x: [rows, features] fp32, fp16 or bf16, contiguous; with an activation [rows, 2 * features], gate then up.
@@ -167,7 +173,7 @@ def quantise(
         order: [rows] int32, the pair of each row if rows are sorted and padded: padding is neither read nor written.
         numel: number of pairs; a larger or equal entry of ``order`` means padding.
         padded: [1] int32, rows that ``order`` is specified for (``num_tokens_post_padded``); None = all.
-        format: ``fp8_block``, ``fp8_tensor`` or ``fp8_token``.
+        format: ``fp8_block``, ``fp8_tensor``, ``fp8_token`` or ``int8``.
 
     Raises:
         UserError: an unknown activation.
@@ -179,7 +185,8 @@ def quantise(
     high, wide = _block(format)
     group = wide or (triton.next_power_of_2(features) if high else GROUP)
     groups = triton.cdiv(features, group)
-    values = torch.empty((rows, features), dtype=stored_as(x), device=x.device)
+    int8 = format == "int8"
+    values = torch.empty((rows, features), dtype=torch.int8 if int8 else stored_as(x), device=x.device)
     scales = torch.empty((rows, groups) if high else (1, 1), dtype=torch.float32, device=x.device)
     if rows:
         taken = program(rows, groups, group)
@@ -191,8 +198,8 @@ def quantise(
         largest = None if high else torch.empty(count, dtype=torch.float32, device=x.device)
         if largest is not None:
             largest_kernel[(count,)](x, largest, *sizes, **fixed)
-        quantise_kernel[(tiles, groups)](x, values, scales, largest, *sizes, **fixed)
-    return Quantised(format, values.to(torch.float8_e4m3fn), scales)
+        quantise_kernel[(tiles, groups)](x, values, scales, largest, *sizes, INT8=int8, **fixed)
+    return Quantised(format, values if int8 else values.to(torch.float8_e4m3fn), scales)
 
 
 def parts(numbers: Weights) -> tuple[Tensor, Tensor | None]:
@@ -205,9 +212,10 @@ def stored(w: Weights) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | N
     return (w.values, w.scales, w.zeros, w.matrix_scales) if isinstance(w, Quantised) else (w, None, None, None)
 
 
-def check_e4m3(device: torch.device) -> None:
-    """Raise UserError for a GPU that cannot multiply in e4m3 through Triton."""
-    if device.type == "cuda" and (is_hip() or torch.cuda.get_device_capability(device) < (8, 9)):
+def check_product(format: str, device: torch.device) -> None:
+    """Raise UserError for a format that multiplies in e4m3 on a GPU that cannot through Triton."""
+    e4m3 = formats.get(format).product == "e4m3"
+    if e4m3 and device.type == "cuda" and (is_hip() or torch.cuda.get_device_capability(device) < (8, 9)):
         raise UserError(
             "fp8 formats multiply in e4m3, which needs an NVIDIA GPU of compute capability 8.9 or more; "
             "choose bf16 here."

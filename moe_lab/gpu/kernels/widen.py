@@ -65,7 +65,7 @@ def widened(
         groups = tl.cdiv(gemm_k, GROUP)
         at = (expert.to(tl.int64) * gemm_n + column) * groups + group
         inside = (column < gemm_n) & (group < groups)
-        scale = tl.load(w_scales + at, mask=inside, other=0)
+        scale = tl.load(w_scales + at, mask=inside, other=0.0)
         if scale.dtype == tl.uint8:
             scale = (scale.to(tl.int32) << 23).to(tl.float32, bitcast=True)
         if WIDEN == "e2m1":
