@@ -69,7 +69,7 @@ def _named(found: Iterable[Finding | None], gpu: str, several: bool) -> list[Fin
     """Return the findings, with the GPU in their subject if there are several."""
     if not several:
         return [f for f in found if f]
-    short = ((f, f.short and f"On {gpu}, {f.short}", f.change and f"On {gpu}: {f.change}") for f in found if f)
+    short = ((f, f.short and f"On {gpu}: {f.short}", f.change and f"On {gpu}: {f.change}") for f in found if f)
     return [replace(f, about=f"{f.about} on {gpu}", short=said, change=change) for f, said, change in short]
 
 
@@ -172,15 +172,16 @@ def launch_gaps(gaps: pd.DataFrame) -> Finding | None:
     worst: Any = next(rows_of(gaps.nlargest(1, "gap_us")), None) if parts else None
     if worst is None:
         return None
-    where = f"at M = {worst.M:,} {worst.series} idles {percent(worst.gap_pct)} of {number(worst.span_us)}{NBSP}µs"
+    share = f"{percent(worst.gap_pct)} of {number(worst.span_us)}{NBSP}µs"
+    where = f"at M = {worst.M:,} {worst.series} leaves the GPU idle for {share}"
     return Finding(
         "Launch gaps, which a CUDA graph closes",
         f"{'; '.join(parts)}.",
         findings.rows(gaps, "series M span_us gap_us gap_pct kernels"),
         "problem",
         stake_us=float(worst.gap_us),
-        short=f"Between kernels the GPU idles, most {where}.",
-        change=f"Replay the layer from a CUDA graph: {where} between kernels.",
+        short=f"{where} between kernels.",
+        change=f"Replay the layer from a CUDA graph: {where}.",
     )
 
 

@@ -1,5 +1,6 @@
 """What limits each backend at each M, as a heat map: tables become a plotly figure; nothing is computed here."""
 
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -7,7 +8,10 @@ import plotly.graph_objects as go
 
 from moe_lab.analysis import rules
 from moe_lab.pages.show import palette
-from moe_lab.pages.show.figures import as_text, named, panels
+from moe_lab.pages.show.figures import DOWNWARDS, as_text, panels
+
+DARK = "#1d2430"  # text on the tints, the same in both themes
+WEAK_PCT = 40.0  # the palest tint; nothing limits at less
 
 
 @as_text
@@ -21,50 +25,54 @@ def limiters(rows: pd.DataFrame, stage: str) -> go.Figure:
     heights = [part["series"].nunique() + 1.0 for part in parts]  # in rows of the map; 1 is for the title
     spacing = min(0.9 / max(1, len(parts)), 1.2 / sum(heights))
     figure = panels([f"{gpu or 'limiter'}, {stage}" for gpu in gpus], spacing, heights, shared_xaxes=True)
-    names = [rule.name for rule in rules.RULES]
+    sizes = sorted(set(rows["M"]))
     for panel, part in enumerate(parts, start=1):
-        for name, own in part.groupby("limiter", sort=False):
-            figure.add_heatmap(**_cells(own, *palette.tints(names.index(str(name)), len(names))), row=panel, col=1)
-        figure.update_yaxes(**named(list(dict.fromkeys(part["series"]))), row=panel, col=1)
-    sizes = [f"{m:,}" for m in sorted(set(rows["M"]))]
-    figure.update_xaxes(type="category", categoryorder="array", categoryarray=sizes, showgrid=False)
+        figure.add_heatmap(**_cells(part, sizes), row=panel, col=1)
+        figure.update_yaxes(**DOWNWARDS, row=panel, col=1)
+    figure.update_xaxes(type="category", showgrid=False, dtick=1)
     figure.update_xaxes(title={"text": "tokens (M)"}, row=len(parts), col=1)
-    return figure.update_layout(height=int(90 + 34 * sum(heights)), showlegend=False)
+    return figure.update_layout(height=int(70 + 38 * sum(heights)), showlegend=False)
 
 
-def _cells(rows: pd.DataFrame, pale: str, strong: str) -> dict[str, Any]:
-    """Return the cells of one limiter, a trace of a heat map; a limiter without a share has its palest tint."""
-    grid = rows.drop_duplicates(["series", "M"]).astype({"limiter_pct": float}).set_index(["series", "M"])
-    series, sizes = (list(dict.fromkeys(grid.index.get_level_values(level))) for level in (0, 1))
-    there = [[grid.loc[(name, m)] if (name, m) in grid.index else None for m in sizes] for name in series]
+def _cells(rows: pd.DataFrame, sizes: Sequence[int]) -> dict[str, Any]:
+    """Return the cells of one GPU: each limiter has a range of z of length one, and within it the share of its roof."""
+    names = [rule.name for rule in rules.RULES]
+    there = {(r["series"], r["M"]): r for r in rows.to_dict("records")}
+    grid = [[there.get((name, m)) for m in sizes] for name in dict.fromkeys(rows["series"])]
+    tints = [palette.tints(number, len(names)) for number in range(len(names))]
+    scale = [
+        ((i + end) / len(names), tint) for i, pair in enumerate(tints) for end, tint in zip((0, 1), pair, strict=True)
+    ]
     return {
         "x": [f"{m:,}" for m in sizes],
-        "y": series,
-        "z": [[None if r is None else _share(r) for r in line] for line in there],
-        "text": [["" if r is None else _said(r) for r in line] for line in there],
-        "customdata": [["" if r is None else _hover(r) for r in line] for line in there],
-        "colorscale": [[0, pale], [1, strong]],
-        "zmin": 40,
-        "zmax": 100,
+        "y": list(dict.fromkeys(rows["series"])),
+        "z": [[r and names.index(r["limiter"]) + _strength(r) for r in line] for line in grid],
+        "text": [["" if r is None else _said(r) for r in line] for line in grid],
+        "customdata": [["" if r is None else _hover(r) for r in line] for line in grid],
+        "colorscale": scale,
+        "zmin": 0,
+        "zmax": len(names),
         "showscale": False,
         "hoverongaps": False,
         "xgap": 2,
         "ygap": 2,
         "texttemplate": "%{text}",
-        "textfont": {"color": "#1d2430", "size": 12},
+        "textfont": {"color": DARK},
         "hovertemplate": "%{y} at M = %{x}: %{text}<br>%{customdata}<extra></extra>",
     }
 
 
-def _share(row: Any) -> float:
-    return 40.0 if pd.isna(row["limiter_pct"]) else float(row["limiter_pct"])
+def _strength(row: Mapping[Hashable, Any]) -> float:
+    """Return 0 to just below 1, so that z stays within the range of the limiter."""
+    share = WEAK_PCT if pd.isna(row["limiter_pct"]) else float(row["limiter_pct"])
+    return min(0.99, max(0.01, (share - WEAK_PCT) / (100 - WEAK_PCT)))
 
 
-def _said(row: Any) -> str:
-    return str(row["limiter"]) + ("" if pd.isna(row["limiter_pct"]) else f" {row['limiter_pct']:.0f} %")
+def _said(row: Mapping[Hashable, Any]) -> str:
+    return str(row["limiter"]) + ("" if pd.isna(row["limiter_pct"]) else f"<br>{row['limiter_pct']:.0f} %")
 
 
-def _hover(row: Any) -> str:
+def _hover(row: Mapping[Hashable, Any]) -> str:
     """Return time, shares of the units and launch of a kernel, as far as they are known."""
     said = {
         "µs": "duration_us",

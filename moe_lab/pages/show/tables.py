@@ -107,7 +107,7 @@ class Table:
         depth = row.get("depth")
         level = int(depth) if depth is not None and not pd.isna(depth) else 0
         cells = [_cell(c, row[c.key], level * (not i), c.key in row.get("odd", ())) for i, c in enumerate(self.columns)]
-        return f'<tr class="depth{level}">{"".join(cells)}</tr>'
+        return f"<tr>{''.join(cells)}</tr>"
 
 
 def _class(name: str, when: bool) -> str:
@@ -117,7 +117,7 @@ def _class(name: str, when: bool) -> str:
 def _cell(column: Column, value: Any, level: int, odd: bool = False) -> str:
     missing = value is None or value is pd.NA or value != value  # NaN
     text = "–" if missing else html.escape(str(value) if column.digits is None else rounded(value, column.digits))
-    kinds = [] if column.digits is None else ["num"]
+    kinds = ["text"] if column.digits is None else []  # numbers are the rule, and many
     kinds += [kind for kind in ("wrap", "theirs") if getattr(column, kind)] + ["odd"] * odd
     kinds += ["wrong"] if not missing and column.most is not None and value > column.most else []
     style = f' style="padding-left:{0.6 + 1.0 * level:.1f}em"' if level else ""
