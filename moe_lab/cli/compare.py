@@ -68,6 +68,8 @@ def _data(found: "Comparison") -> dict[str, object]:
 
     return {
         "kind": found.kind,
+        "a": found.names[0],
+        "b": found.names[1],
         "threshold_pct": found.threshold_pct,
         "differences": records(found.differences),
         "compared": found.compared,
@@ -86,12 +88,13 @@ def _parts(found: "Comparison", top: int, markdown: bool) -> list[str]:
     said = [("- " if markdown else "") + str(one) for one in findings.all_of(found) if one]
     every = tables.rows(found, everything=False)
     kept = tables.ranked(found.table.loc[every.index]).head(top or len(every)).index.sort_values()
+    names = [f"{side}: {name}" for side, name in zip("AB", found.names, strict=True)]
     drawn = [
         _drawn(table, markdown) if len(table) else "" for table in (found.differences, found.groups, every.loc[kept])
     ]
     rest = f"{len(every) - len(kept)} more rows; --top 0 shows them." if len(every) > len(kept) else ""
     above = tables.same(found) if drawn[2] else ""
-    return [part for part in (drawn[0], "\n".join(said), drawn[1], above, drawn[2], rest) if part]
+    return [part for part in ("\n".join(names), drawn[0], "\n".join(said), drawn[1], above, drawn[2], rest) if part]
 
 
 def _drawn(table: "pd.DataFrame", markdown: bool) -> str:

@@ -20,7 +20,7 @@ def committed(monkeypatch):
 def test_what_differs_comes_first_and_a_regression_is_exit_code_1(capsys):
     assert cli.main(["compare", A, B]) == 1
     said = capsys.readouterr()
-    assert said.out.splitlines()[1].split() == ["problem", "backend", "auto", "sglang_triton"]
+    assert said.out.splitlines()[4].split() == ["problem", "backend", "auto", "sglang_triton"]
     assert "B takes 1.08 times" in said.out
     assert "Holm" in said.err
 

@@ -68,12 +68,14 @@ def captures(
         "Instances come from one process a run: another process of the same program may differ by more than they do.",
     ]
     said = _first(context.differences(*runs, (a, b), metas), apart)
-    return _finished("counters" if counters else "capture", own, said, both, threshold_pct, notes, by)
+    found = _finished("counters" if counters else "capture", runs, own, said, both, threshold_pct, notes)
+    return _grouped(found, by)
 
 
 def _with(side: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """Return the operations with every key as a text, empty where a root does not state it."""
-    return side.assign(**{key: side[key].fillna("") if key in side else "" for key in keys})
+    """Return the operations with a value in every key: an empty text where a root does not state it."""
+    stated = side.reindex(columns=keys).astype("object")
+    return side.assign(**{key: stated[key].where(stated[key].notna(), "") for key in keys})
 
 
 def _why(row: dict[Any, Any], own: list[str], facts: Sequence[pd.DataFrame]) -> str:
@@ -109,7 +111,8 @@ def benchmarks(
         keys = [*keys, "stage", *["kernel"] * (by == "kernel")]
     both = judge.beside(a, b, keys)
     both["why"] = "" if parts else [_case(row) for row in both.to_dict("records")]
-    return _finished(bench, keys, said, both, threshold_pct, [_ONCE if parts else _QUANTILES], by)
+    found = _finished(bench, runs, keys, said, both, threshold_pct, [_ONCE if parts else _QUANTILES])
+    return _grouped(found, by)
 
 
 def _case(row: dict[Any, Any]) -> str:
@@ -122,11 +125,9 @@ def _compiled(runs: tuple[Run, Run], rows: tuple[pd.DataFrame, pd.DataFrame], th
     apart = context.constants(a, b, compiled.KEYS, ("arch", "gpu", "kernel", "M"))
     keys = [key for key in compiled.KEYS if key not in set(apart["fact"])]
     both = judge.beside(a, b, keys)
-    table = compiled.measures(both, keys, threshold_pct)
     said = _first(context.differences(*runs, rows), apart)
     notes = ["Compiled code has no spread: what differs, differs in every run of the same compiler."]
-    shared = int((both["there"] == "both").sum())
-    return _checked(Comparison(compiled.BENCH, keys, said, table, shared, threshold_pct, notes))
+    return _finished(compiled.BENCH, runs, keys, said, both, threshold_pct, notes)
 
 
 def _first(*parts: pd.DataFrame) -> pd.DataFrame:
@@ -136,20 +137,27 @@ def _first(*parts: pd.DataFrame) -> pd.DataFrame:
 
 
 def _finished(
-    kind: str, keys: list[str], said: pd.DataFrame, both: pd.DataFrame, pct: float, notes: list[str], by: str | None
+    kind: str,
+    runs: tuple[Run, Run],
+    keys: list[str],
+    said: pd.DataFrame,
+    both: pd.DataFrame,
+    threshold_pct: float,
+    notes: list[str],
 ) -> Comparison:
-    table = judge.judged(both, keys, pct)
-    found = Comparison(kind, keys, said, table, int((both["there"] == "both").sum()), pct, notes)
+    shared = int((both["there"] == "both").sum())
+    if not shared:
+        what = "case" if kind in measured.CASES else "row"
+        raise UserError(f"The two runs share no {what} of {', '.join(keys)}; compare runs of the same sizes.")
+    judged = compiled.measures if kind == compiled.BENCH else judge.judged
+    table = judged(both, keys, threshold_pct)
+    return Comparison(kind, context.named(runs), keys, said, table, shared, threshold_pct, notes)
+
+
+def _grouped(found: Comparison, by: str | None) -> Comparison:
     if by not in ("M", "backend"):
-        return _checked(found)
-    key = {"M": measured.SIZE, "backend": measured.WHO}[by].get(kind, by)
-    if key not in keys:
+        return found
+    key = {"M": measured.SIZE, "backend": measured.WHO}[by].get(found.kind, by)
+    if key not in found.keys:
         raise UserError(f"The runs have no {key} in common by which rows could be put together; compare without --by.")
-    return _checked(replace(found, groups=judge.grouped(table, key)))
-
-
-def _checked(found: Comparison) -> Comparison:
-    if not found.compared:
-        what = "case" if found.kind in measured.CASES else "row"
-        raise UserError(f"The two runs share no {what} of {', '.join(found.keys)}; compare runs of the same sizes.")
-    return found
+    return replace(found, groups=judge.grouped(found.table, key))

@@ -18,6 +18,15 @@ _WORKLOAD = (
 _MEASURED = {"sm_mhz": 1.0, "memory_mhz": 1.0, "sm_clock_hz": 1e-6, "dram_clock_hz": 1e-6}  # column -> to MHz
 
 
+def named(runs: tuple[Run, Run]) -> tuple[str, str]:
+    """Return the names of two runs, each with its date if that is known."""
+    one, other = (
+        f"{run.manifest['name']}" + (f" ({str(run.manifest['date'])[:10]})" if run.manifest.get("date") else "")
+        for run in runs
+    )
+    return one, other
+
+
 def differences(a: Run, b: Run, seen: tuple[pd.DataFrame, pd.DataFrame], metas: Any = ({}, {})) -> pd.DataFrame:
     """Return what two runs state differently.
 

@@ -21,6 +21,7 @@ class Comparison:
 
     Attributes:
         kind: ``capture``, ``counters``, or the benchmark.
+        names: of A and B, each with its date if that is known.
         keys: columns of ``table`` that name a row.
         differences: what differs besides the times, see ``context.differences``.
         table: ``keys``, then ``SHOWN``: medians in µs, B less A, B over A with its interval (NA if the rows hold too
@@ -35,6 +36,7 @@ class Comparison:
     """
 
     kind: str
+    names: tuple[str, str]
     keys: list[str]
     differences: pd.DataFrame
     table: pd.DataFrame

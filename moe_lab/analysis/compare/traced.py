@@ -67,14 +67,18 @@ def operations(launches: Launches, workload: Mapping[str, Any], root: str | None
 def _keys(named: Sequence[str], workload: Mapping[str, Any]) -> pd.DataFrame:
     """Return what the root of each operation says of the problem: model, phase, M, backend ..., one column each.
 
-    A root that is not one of ours has only ``range``; ``format`` comes from the workload.
+    A root that is not one of ours has only ``range``; ``format`` comes from the workload. Sizes are Int64, others text.
     """
     known = {}
     for name in dict.fromkeys(named):
         fields = parse_root(name) or {"range": name}
         stated = (point(workload, name).get("problem") or {}).get("format") or workload.get("format")
         known[name] = fields | ({"format": str(stated)} if stated else {})
-    return pd.DataFrame.from_dict(known, orient="index", dtype="string").loc[list(named)].reset_index(drop=True)
+    frame = pd.DataFrame.from_dict(known, orient="index", dtype="string")
+    for field in frame:
+        if frame[field].dropna().str.isdecimal().all():
+            frame[field] = frame[field].astype("Int64")
+    return frame.loc[list(named)].reset_index(drop=True)
 
 
 def _tiles(named: Sequence[str], stages: "pd.Series[Any]", workload: Mapping[str, Any]) -> "pd.Series[str]":

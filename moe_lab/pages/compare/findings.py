@@ -1,5 +1,7 @@
 """What differs between two runs, as sentences rendered from a comparison."""
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -9,7 +11,7 @@ from moe_lab.analysis.compare.traced import TOTAL
 from moe_lab.analysis.phases import rows_of
 from moe_lab.pages.compare import tables
 from moe_lab.pages.show import findings
-from moe_lab.pages.show.findings import Finding, caution, listed, percent, time
+from moe_lab.pages.show.findings import NBSP, Finding, caution, listed, percent, time
 
 NAMED = 3  # rows that a sentence names
 
@@ -29,18 +31,17 @@ def all_of(found: Comparison) -> list[Finding | None]:
 def headline(found: Comparison) -> Finding:
     """Say in how many rows B is worse or better than A, and how the whole changed if there is one row of it."""
     worse, better = (int(found.table["verdict"].isin(kinds).sum()) for kinds in (WORSE, BETTER))
-    beyond = f"beyond {found.threshold_pct:g} %"
     shown = findings.rows(found.table, " ".join([*found.keys, *tables.VALUES]))
     if "measure" in found.table:
-        said = f"B is worse than A in {worse} measures of {found.compared} launches and better in {better}, {beyond}."
+        said = f"B is worse than A in {worse} measures of {found.compared} launches and better in {better}."
         return Finding("", said, shown)
-    said = f"slower than A in {worse} of {found.compared} rows and quicker in {better}, {beyond}"
+    said = f"slower than A in {worse} of {found.compared} rows and quicker in {better}, beyond {found.threshold_pct:g}{NBSP}%."
     whole = found.table[found.table["stage"] == TOTAL] if "stage" in found.table else found.table.head(0)
     if len(whole) != 1:
-        return Finding("", f"B is {said}.", shown)
+        return Finding("", f"B is {said}", shown)
     row: Any = next(rows_of(whole))
     return Finding(
-        "", f"B takes {_times(row)} as long as A, {_ms(row.time_b_us)}, not {_ms(row.time_a_us)}: {said}.", shown
+        "", f"B takes {row.ratio:.2f} times as long as A ({_us(row.time_a_us, row.time_b_us)}), {said}", shown
     )
 
 
@@ -50,7 +51,9 @@ def unlike(found: Comparison) -> Finding | None:
         return None
     parts = [f"{row.fact} {_or_none(row.a)} → {_or_none(row.b)}" for row in rows_of(found.differences)]
     more = ", so a change of time need not be one of the code" if found.unlike else ""
-    return caution(f"the runs differ in {'; '.join(parts)}{more}.")
+    first = f"Caution: the runs differ in {listed(list(dict.fromkeys(found.differences['about'])))}{more}."
+    # In front of every time.
+    return replace(caution(f"the runs differ in {'; '.join(parts)}{more}."), short=first, stake_us=math.inf)
 
 
 def _or_none(value: Any) -> str:
@@ -60,18 +63,34 @@ def _or_none(value: Any) -> str:
 def _most(found: Comparison, verdicts: tuple[str, ...], about: str) -> Finding | None:
     """Name the rows of some verdicts in which most time is at stake, with what changed in them."""
     rows = found.table[found.table["verdict"].isin(verdicts)]
-    if "stage" in rows:
-        rows = rows[rows["stage"] != TOTAL]
+    rows = rows[rows["stage"] != TOTAL] if "stage" in rows else rows
     if rows.empty:
         return None
     ranked = tables.ranked(rows)
     named = [f"{tables.name_of(row, found)}: {_change(row)}" for row in ranked.head(NAMED).to_dict("records")]
     rest = f"; and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
+    first = ranked.iloc[0].to_dict()
+    stake = first.get("change_us", pd.NA)  # NA of a failure, none of compiled code
+    more = f", and {len(rows) - 1} more" if len(rows) > 1 else ""
     if "measure" in rows:
         about = {"Slower": "Worse", "Quicker": "Better"}[about]
-    severity: Any = "problem" if verdicts == WORSE else "normal"
-    shown = findings.rows(ranked, " ".join([*found.keys, *tables.VALUES]))
-    return Finding(about, f"{'; '.join(named)}{rest}.", shown, severity)
+    return Finding(
+        about,
+        f"{'; '.join(named)}{rest}.",
+        findings.rows(ranked, " ".join([*found.keys, *tables.VALUES])),
+        "problem" if verdicts == WORSE else "normal",
+        stake_us=0.0 if pd.isna(stake) else max(0.0, float(stake)),  # what is quicker costs nothing
+        short=f"{about}: {tables.name_of(first, found)}{_brief(first)}{more}.",
+    )
+
+
+def _brief(row: dict[Any, Any]) -> str:
+    """Return the change without its interval and what changed with it."""
+    if "measure" in row:
+        return f", {row['measure']}"
+    if pd.isna(row["ratio"]):
+        return f", {row['verdict']}"
+    return f", {row['ratio']:.2f} times as long ({_us(row['time_a_us'], row['time_b_us'])})"
 
 
 def _change(row: dict[Any, Any]) -> str:
@@ -79,21 +98,16 @@ def _change(row: dict[Any, Any]) -> str:
     why = f" ({first})" if first else ""
     if "measure" in row:
         values = "" if pd.isna(row["value_a"]) else f" {row['value_a']:g} → {row['value_b']:g}"
-        return f"{row.get('measure', '')}{values}{why}"
+        return f"{row['measure']}{values}{why}"
     if pd.isna(row["ratio"]):
         return f"{row['verdict']}{why}"
     low, high = row["ratio_low"], row["ratio_high"]
     within = "" if pd.isna(low) else f" [{low:.2f} to {high:.2f}]"
-    return f"{row['ratio']:.2f} times{within}, {_ms(row['time_a_us'])} → {_ms(row['time_b_us'])}{why}"
+    return f"{row['ratio']:.2f} times{within}, {_us(row['time_a_us'], row['time_b_us'])}{why}"
 
 
-def _times(row: Any) -> str:
-    within = "" if pd.isna(row.ratio_low) else f" ({row.ratio_low:.2f} to {row.ratio_high:.2f})"
-    return f"{row.ratio:.2f} times{within}"
-
-
-def _ms(us: float) -> str:
-    return time(float(us) / 1e3)
+def _us(a: float, b: float) -> str:
+    return f"{time(float(a) / 1e3)} → {time(float(b) / 1e3)}"
 
 
 def changed(found: Comparison) -> Finding | None:

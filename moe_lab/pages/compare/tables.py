@@ -5,6 +5,7 @@ from typing import Any
 import pandas as pd
 
 from moe_lab.analysis.compare.judge import ONLY, Comparison
+from moe_lab.analysis.compare.measured import SIZE, WHO
 from moe_lab.pages.show.notes import Note, or_note
 from moe_lab.pages.show.tables import Table, guessed, heads
 
@@ -16,8 +17,13 @@ VALUES = (
 
 def differences(found: Comparison) -> Table | Note:
     """Return what differs besides the times: GPU, problem, clocks, versions."""
-    same = "Both runs state the same GPU, problem, clocks and versions."
-    return or_note(found.differences, Table(found.differences, heads("about fact a b")), same)
+    same = f"{both(found)} Both state the same GPU, problem, clocks and versions."
+    return or_note(found.differences, Table(found.differences, heads("about fact a b"), both(found)), same)
+
+
+def both(found: Comparison) -> str:
+    """Return which run is A and which is B, as a sentence."""
+    return f"A is {found.names[0]}, B is {found.names[1]}."
 
 
 def ranked(table: pd.DataFrame) -> pd.DataFrame:
@@ -62,6 +68,49 @@ def same(found: Comparison) -> str:
     """Return what all rows have in common as a sentence; empty if nothing."""
     alike = [f"{key} {found.table[key].iloc[0]}" for key in found.keys if found.table[key].nunique() == 1]
     return f"All rows: {', '.join(alike)}." if alike else ""
+
+
+def changes(found: Comparison, most: int = 30) -> pd.DataFrame:
+    """Return the rows with a ratio in which most time is at stake, for ``plots.changes``, in the order of the table.
+
+    Returns:
+        Columns name, change_pct, low_pct, high_pct, verdict and said (the two times); no rows for compiled code.
+    """
+    columns = ["name", "change_pct", "low_pct", "high_pct", "verdict", "said"]
+    if "measure" in found.table:
+        return pd.DataFrame(columns=columns)
+    known = found.table[found.table["ratio"].notna()]
+    own = known.loc[ranked(known).head(most).index.sort_values()]
+    times = zip(own["time_a_us"], own["time_b_us"], strict=True)
+    return own.assign(
+        name=[name_of(row, found) for row in own.to_dict("records")],
+        change_pct=100 * (own["ratio"] - 1),
+        low_pct=100 * (own["ratio_low"] - 1),
+        high_pct=100 * (own["ratio_high"] - 1),
+        said=[f"A {a:,.1f} µs, B {b:,.1f} µs" for a, b in times],
+    )[columns]
+
+
+def over_sizes(found: Comparison) -> list[tuple[str, str, pd.DataFrame]]:
+    """Return what ``plots.ratios`` draws of a benchmark: (title, size, rows) for each routing and mode.
+
+    Empty where rows are not of a benchmark, or have fewer than three sizes.
+    """
+    size, who = SIZE.get(found.kind, ""), WHO.get(found.kind, "")
+    if {size, who} - set(found.keys) or found.table[size].nunique() < 3 or "stage" in found.keys:
+        return []
+    others = [key for key in varying(found) if key not in (size, who)]
+    known = found.table[found.table["ratio"].notna()].assign(series=lambda table: table[who])
+    parts = known.groupby(others, sort=False) if others else [((), known)]
+    return [
+        (
+            ", ".join(f"{key} {value}" for key, value in zip(others, at, strict=True)),
+            size,
+            part[[size, "series", "ratio"]],
+        )
+        for at, part in parts
+        if part[size].nunique() > 2
+    ]
 
 
 def compared(found: Comparison) -> Table | Note:
