@@ -24,7 +24,7 @@ def test_a_capture_is_told_in_three_sentences_and_drawn_with_its_intervals():
     assert {trace.name for trace in drawn.data} == {"even", "quicker"}
     quicker = next(trace for trace in drawn.data if trace.name == "quicker")
     assert len(quicker.error_x.array) == 3
-    assert "hopper_moe" in tables.compared(found).html()
+    assert "quantise_" in tables.compared(found).html(), "what changed stands beside the row"
 
 
 def test_a_benchmark_is_drawn_over_its_sizes_and_what_appeared_is_named():

@@ -35,7 +35,8 @@ def headline(found: Comparison) -> Finding:
     if "measure" in found.table:
         said = f"B is worse than A in {worse} measures of {found.compared} launches and better in {better}."
         return Finding("", said, shown)
-    said = f"slower than A in {worse} of {found.compared} rows and quicker in {better}, beyond {found.threshold_pct:g}{NBSP}%."
+    beyond = f"beyond {found.threshold_pct:g}{NBSP}%"
+    said = f"slower than A in {worse} of {found.compared} rows and quicker in {better}, {beyond}."
     whole = found.table[found.table["stage"] == TOTAL] if "stage" in found.table else found.table.head(0)
     if len(whole) != 1:
         return Finding("", f"B is {said}", shown)
