@@ -9,7 +9,20 @@ from typing import Any
 import pandas as pd
 
 from moe_lab import runs
-from moe_lab.analysis import align, align_steps, amd, captures, counters, gemms, join, limits, phases, sweep, tuning
+from moe_lab.analysis import (
+    align,
+    align_steps,
+    amd,
+    captures,
+    counters,
+    gemms,
+    history,
+    join,
+    limits,
+    phases,
+    sweep,
+    tuning,
+)
 from moe_lab.analysis.amd import memory
 from moe_lab.analysis.amd.runs import Counted, only
 from moe_lab.runs import Run
@@ -51,6 +64,19 @@ def tuned(name: str) -> tuning.Tuning:
 def compiled(name: str) -> pd.DataFrame:
     """Return the rows of a run of ``moe-lab inspect``; raises UserError if there is none of that name."""
     return runs.load(name).rows()
+
+
+def points(where: str) -> tuple[list[history.Point], list[str]]:
+    """Return the runs in a folder, or whose names begin so, as points in time, and sentences on those left out."""
+    found, left = [], []
+    for run in runs.within(where):
+        try:
+            point = history.of_bench(run, run.rows()) if run.is_bench else history.of_capture(run, run.launches())
+        except UserError as error:
+            left.append(f"{run.manifest['name']} is left out: {error}")
+            continue
+        found.append(point)
+    return found, left
 
 
 def _bench(bench: str, name: str, columns: Sequence[str]) -> tuple[Run | None, pd.DataFrame, str, list[Run]]:

@@ -21,6 +21,7 @@ from moe_lab.runs.stored import open as open
 from moe_lab.runs.stored import read
 from moe_lab.runs.stored import shown as shown
 from moe_lab.runs.stored import survey as survey
+from moe_lab.runs.stored import within as within
 from moe_lab.spec import plugins
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard import places, scratch

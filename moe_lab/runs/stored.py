@@ -122,6 +122,22 @@ def list_runs(root: Path | None = None) -> list[Run]:
     return survey(root)[0]
 
 
+def within(where: str) -> list[Run]:
+    """Return the runs in a folder, as ``<run>`` or ``<gpu>/<run>``, or those of profiles/ whose name begins so.
+
+    Raises:
+        UserError: there is none.
+    """
+    if os.path.isdir(where):
+        own = [path.parent for path in Path(where).glob(f"*/{MANIFEST}") if not path.parent.name.startswith(".")]
+        runs = [read(folder) for folder in sorted([*own, *folders(Path(where))])]
+    else:
+        runs = [run for run in list_runs() if str(run.manifest["name"]).startswith(where)]
+    if not runs:
+        raise UserError(f"There is no run in or of '{one_line(shown(where), 100)}'; give a folder or how names begin.")
+    return runs
+
+
 def survey(root: Path | None = None) -> tuple[list[Run], list[str]]:
     """Return the runs of a profiles folder, sorted by name, and a sentence on each that cannot be read."""
     found: list[Run] = []
