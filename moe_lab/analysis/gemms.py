@@ -14,6 +14,7 @@ from moe_lab.spec import formats, ranges
 from moe_lab.spec.architectures import occupancy
 from moe_lab.spec.launches import Launches
 from moe_lab.spec.metrics import COUNTERS
+from moe_lab.spec.problem import has_gate
 
 PARTS = ("w13", "w2")
 
@@ -117,7 +118,8 @@ def _problem(root: str, stage: str, workload: Mapping[str, Any], several: bool) 
     out["format"] = formats.stated(sizes)
     out["element_bytes"] = formats.get(out["format"]).element_bytes if out["format"] else None
     if sizes.get("K") and sizes.get("N"):
-        wide, deep = (2 * sizes["N"], sizes["K"]) if part == "w13" else (sizes["K"], sizes["N"])
+        rows13 = sizes["N"] * (2 if has_gate(sizes.get("activation") or "silu") else 1)
+        wide, deep = (rows13, sizes["K"]) if part == "w13" else (sizes["K"], sizes["N"])
         out |= {"gemm_n": wide, "gemm_k": deep, "out_elements": _written(ranges.stages_of(stage), sizes, wide, several)}
     return out | {"stated": (own.get("tiles") or {}).get(part)}
 

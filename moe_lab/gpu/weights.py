@@ -60,9 +60,9 @@ class Draw:
 
 
 def expert_weights(problem: MoEProblem, device: torch.device, seed: int) -> tuple[Tensor, Tensor]:
-    """Return w13 [E, 2N, K] and w2 [E, K, N] in the problem's dtype."""
+    """Return w13 [E, 2N, K], or [E, N, K] without a gate, and w2 [E, K, N] in the problem's dtype."""
     normal = Draw(DTYPES[problem.dtype], device, seed)
-    return normal(problem.E, 2 * problem.N, problem.K), normal(problem.E, problem.K, problem.N)
+    return normal(problem.E, problem.rows13, problem.K), normal(problem.E, problem.K, problem.N)
 
 
 def tokens(problem: MoEProblem, device: torch.device, seed: int) -> Tensor:

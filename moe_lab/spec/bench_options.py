@@ -14,6 +14,7 @@ from moe_lab.spec.architectures import listed as cards
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard import options as types
 from moe_lab.spec.guard.entry import integer, one_line
+from moe_lab.spec.problem import ACTIVATIONS
 
 ALIGN_MODES = ("graph", "eager", "eager+allocation")
 EXPERTS_MODES = ("graph", "eager")
@@ -166,6 +167,7 @@ def of(bench: str) -> tuple[Option, ...]:
             _some("parts", PARTS),
             _some("modes", EXPERTS_MODES),
             formats,
+            Option("activation", "model", "that of the model, or another", choices=("model", *ACTIVATIONS)),
             REPETITIONS,
             seed,
             Option("kernels", "all", "whether to profile each case kernel by kernel too", choices=("all", "none")),

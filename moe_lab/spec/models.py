@@ -68,7 +68,7 @@ class Model:
         format: of the experts in the published checkpoint, one of ``moe_lab.spec.formats``.
         shared_experts: experts that every token passes through, each of intermediate size N.
         source: where the sizes come from.
-        activation: ``silu`` (silu(gate) * up) or ``swigluoai`` (gpt-oss: clamped (up + 1) * gate * sigmoid(1.702 gate))
+        activation: one of ``moe_lab.spec.problem.ACTIVATIONS``.
         apply_router_weight_on_input: whether the router weight multiplies the token before the experts (llama-4)
             instead of their result.
     """

@@ -8,6 +8,21 @@ from moe_lab.spec.errors import UserError
 
 DTYPE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 Part = Literal["full", "w13", "w2"]
+ACTIVATIONS = (
+    *("silu", "gelu", "gelu_tanh", "relu2", "swigluoai"),
+    *("silu_no_mul", "gelu_no_mul", "relu2_no_mul"),
+)
+
+
+def has_gate(activation: str) -> bool:
+    """Return whether an activation is act(gate) * up, so that w13 has a gate row for every up row."""
+    return not activation.endswith("_no_mul")
+
+
+def check_activation(activation: str) -> None:
+    """Raise UserError unless the activation is one of ``ACTIVATIONS``."""
+    if activation not in ACTIVATIONS:
+        raise UserError(f"Activation '{activation}' is unknown; choose one of: {', '.join(ACTIVATIONS)}.")
 
 
 def capacity(pairs: int, block_m: int, experts: int) -> int:
@@ -27,13 +42,15 @@ class MoEProblem:
         E: experts.
         topk: experts per token.
         format: of weights and activations, by its name in ``moe_lab.spec.formats``.
-        activation: ``silu`` or ``swigluoai``.
+        activation: one of ``ACTIVATIONS``: act(gate) * up, or with ``_no_mul`` act alone, and then w13 is [E, N, K].
+            ``relu2`` is the square of relu, ``swigluoai`` gpt-oss's clamped (up + 1) * gate * sigmoid(1.702 gate).
         model: name of the preset it came from, or None.
         apply_router_weight_on_input: whether the router weight multiplies the token before the experts instead of
             their result; only with one expert per token.
 
     Raises:
-        UserError: an impossible size, an unknown format, or router weights on the input with several experts per token.
+        UserError: an impossible size, an unknown format or activation, or router weights on the input with several
+            experts per token.
     """
 
     M: int
@@ -53,6 +70,7 @@ class MoEProblem:
         if self.topk > self.E:
             raise UserError(f"topk={self.topk} experts per token cannot exceed E={self.E} experts; lower topk.")
         formats.get(self.format)
+        check_activation(self.activation)
         if self.apply_router_weight_on_input and self.topk != 1:
             raise UserError(
                 f"apply_router_weight_on_input needs topk=1, not {self.topk}: each expert of a token would need its "
@@ -76,16 +94,21 @@ class MoEProblem:
         return asdict(self) | {"dtype": self.dtype}
 
     @property
+    def rows13(self) -> int:
+        """Rows of an expert's w13: 2N, or N without a gate."""
+        return (2 if has_gate(self.activation) else 1) * self.N
+
+    @property
     def rows_useful(self) -> int:
         """Token-expert pairs: M * topk."""
         return self.M * self.topk
 
     def useful_flops(self, part: Part = "full") -> int:
-        """Return the FLOPs that any implementation must do (a multiply-add is two): 6*M*topk*N*K for both GEMMs."""
+        """Return the FLOPs that any implementation must do (a multiply-add is two): 6*M*topk*N*K with a gate."""
         return self._flops(self.rows_useful, part)
 
     def executed_flops(self, rows_padded: int, part: Part = "full") -> int:
-        """Return the FLOPs done when each expert's rows are padded to tiles: 6*rows_padded*N*K for both GEMMs.
+        """Return the FLOPs done when each expert's rows are padded to tiles: 6*rows_padded*N*K with a gate.
 
         Args:
             rows_padded: num_tokens_post_padded of the align stage.
@@ -99,16 +122,17 @@ class MoEProblem:
         Args:
             experts_hit: distinct experts that got at least one token.
             part: ``full`` reads x and writes the output [M, K], both in the dtype; ``w13`` reads x [M, K] and ``w2``
-                reads [M*topk, N] as the format stores activations; they write [M*topk, 2N] and [M*topk, K] in the dtype
+                reads [M*topk, N] as the format stores activations; they write [M*topk, rows13] and [M*topk, K] in the
+                dtype.
         """
         known, rows = formats.get(self.format), self.rows_useful
-        w13, w2 = known.weight_bytes(2 * self.N, self.K), known.weight_bytes(self.K, self.N)
+        w13, w2 = known.weight_bytes(self.rows13, self.K), known.weight_bytes(self.K, self.N)
         weights = experts_hit * {"full": w13 + w2, "w13": w13, "w2": w2}[part]
         read = {"w13": known.activation_bytes(self.M, self.K), "w2": known.activation_bytes(rows, self.N)}
         # x and y of the whole layer are counted together here: both are of the dtype.
-        written = {"full": 2 * self.M * self.K, "w13": rows * 2 * self.N, "w2": rows * self.K}[part]
+        written = {"full": 2 * self.M * self.K, "w13": rows * self.rows13, "w2": rows * self.K}[part]
         return weights + read.get(part, 0) + written * DTYPE_BYTES[self.dtype]
 
     def _flops(self, rows: int, part: Part) -> int:
-        # Two FLOPs for each of the three matrices gate, up and down; w13 holds two of them.
-        return {"full": 6, "w13": 4, "w2": 2}[part] * rows * self.N * self.K
+        columns = {"full": self.rows13 + self.N, "w13": self.rows13, "w2": self.N}[part]
+        return 2 * rows * columns * self.K

@@ -21,10 +21,10 @@ def make(case, device, format="fp8_block"):
         spread = 2.0 ** torch.randint(-2, 2, (*shape[:-1], 1), generator=g)  # so that a wrong scale shows
         return (torch.randn(*shape, generator=g) * scale * spread).to(device)
 
-    weights = normal(E, 2 * N, K, scale=K**-0.5), normal(E, K, N, scale=N**-0.5)
+    weights = normal(E, problem.rows13, K, scale=K**-0.5), normal(E, K, N, scale=N**-0.5)
     x = normal(M, K, scale=1).to(dtype)
     ids = routing.synthetic(spec, M, E, topk, seed=g.initial_seed(), device=device)
-    return problem, Inputs(x, *(formats.quantise(w, format) for w in weights), *ids)
+    return problem, Inputs(x, *(formats.quantise(w.to(dtype), format) for w in weights), *ids)
 
 
 def run(name, problem, inputs, mark=SILENT, **options):

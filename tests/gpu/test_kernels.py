@@ -15,7 +15,7 @@ def near(y, expected):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", activation.ACTIVATIONS)
+@pytest.mark.parametrize("name", ["silu", "swigluoai", "gelu_no_mul"])
 @pytest.mark.parametrize(("rows", "N"), [(1, 48), (5, 300), (517, 7), (0, 16)])  # below and past a tile, both tilings
 def test_gated_activation_equals_torch(rows, N, name, dtype, device, poison):
     gate_up = 6 * torch.randn(rows, 2 * N, device=device).to(dtype)  # 6: reaches the clamp of swigluoai
@@ -29,7 +29,7 @@ def test_swigluoai_is_clamped_as_published():
 
 
 def test_gated_activation_refuses_an_unknown_name():
-    with pytest.raises(UserError, match="choose one of: silu, swigluoai"):
+    with pytest.raises(UserError, match="choose one of: silu, gelu, "):
         activation.gated_activation(torch.zeros(1, 2), "relu6")
 
 

@@ -29,6 +29,7 @@ they are widened to the dtype, that adds u^2. The RMS error over all elements is
 roundings spread evenly over [-u, u] have a mean square of u^2 / 3.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -38,7 +39,7 @@ from torch import Tensor
 from moe_lab.gpu.experts.torch_loop import moe
 from moe_lab.gpu.formats import Weights, dense
 from moe_lab.gpu.kernels.activation import ALPHA, LIMIT
-from moe_lab.spec.problem import MoEProblem
+from moe_lab.spec.problem import MoEProblem, has_gate
 from moe_lab.spec.ranges import marker
 
 LAMBDA = 8.0  # so that even among 1e9 elements no correct one fails by chance
@@ -143,28 +144,52 @@ def _expert(
     factors = arithmetic.factors(x) + on_input * x.square()
     errors = arithmetic.product(q2, both, K) + u2 * both.square() + factors @ w13.square().T
     hidden, slopes, own = _activation(both, activation, arithmetic)
-    e2 = (slopes.square() * errors).view(rows, 2, -1).sum(1) + own + arithmetic.factors(hidden)
+    e2 = (slopes.square() * errors).view(rows, -1, hidden.shape[1]).sum(1) + own + arithmetic.factors(hidden)
     y, w2_squared = hidden @ w2.T, w2.square().T
     squares = arithmetic.product(hidden.square() @ w2_squared, y, hidden.shape[1])
     return y, squares + e2 @ w2_squared
 
 
 def _activation(both: Tensor, activation: str, arithmetic: Arithmetic) -> tuple[Tensor, Tensor, Tensor]:
-    """Return hidden features [rows, N], their derivatives by gate and up [rows, 2N], and squared scales of own errors.
+    """Return hidden features [rows, N], their derivatives by gate and up, and squared scales of own errors [rows, N].
 
-    Own errors are those of the activation itself, see 3 in the module.
+    The derivatives are [rows, 2N], or [rows, N] without a gate. Own errors are those of the activation itself, see 3 in
+    the module.
     """
-    gate, up = both.chunk(2, dim=-1)
-    clamped = activation == "swigluoai"
-    alpha, offset, roundings = (ALPHA, 1.0, 5) if clamped else (1.0, 0.0, 2)
-    if clamped:  # derivatives as within the limits: clamping never makes an error larger
+    u2, clamped = arithmetic.u**2, activation == "swigluoai"
+    gate, up = both.chunk(2, dim=-1) if has_gate(activation) else (both, None)
+    if clamped and up is not None:  # derivatives as within the limits: clamping never makes an error larger
         gate, up = gate.clamp(max=LIMIT), up.clamp(-LIMIT, LIMIT)
-    sigmoid = torch.sigmoid(alpha * gate)
-    f, steep = gate * sigmoid, sigmoid * (1 + alpha * gate * (1 - sigmoid))
-    hidden = f * (up + offset)
-    argument = alpha * gate * (1 - sigmoid)
+    f, steep, argument, absolute = _curve(gate, activation.removesuffix("_no_mul"))
+    offset, roundings = (1.0, 5) if clamped else (0.0, 2)
+    times = torch.ones_like(gate) if up is None else up + offset
+    hidden = f * times
     rounded = max(arithmetic.u, 4 * U32) if clamped else 4 * U32
-    relative = (roundings + 1) * arithmetic.u**2 + APPROXIMATE**2 + (rounded * argument).square()
+    relative = (roundings + 1) * u2 + APPROXIMATE**2 + (rounded * argument).square()
+    own = hidden.square() * relative + (absolute * times).square()
+    if up is None:
+        return hidden, steep, own
     # up + 1 is rounded too: relative to the sum, not to the product.
-    own = hidden.square() * relative + (arithmetic.u * offset * f).square() * (1 + up.square())
-    return hidden, torch.cat([steep * (up + offset), f], dim=-1), own
+    own = own + u2 * (offset * f).square() * (1 + up.square())
+    return hidden, torch.cat([steep * times, f], dim=-1), own
+
+
+def _curve(x: Tensor, name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return act(x), its derivative, how far a relative error of exp's argument moves it, and an absolute error."""
+    none = torch.zeros_like(x)
+    if name == "relu2":
+        positive = x.clamp(min=0)
+        return positive.square(), 2 * positive, none, none
+    if name == "gelu":  # 1 + erf cancels for negative x, so what erf rounds counts in full
+        share = 0.5 * torch.erfc(-x / math.sqrt(2))
+        bell = torch.exp(-0.5 * x.square()) / math.sqrt(2 * math.pi)
+        return x * share, share + x * bell, none, APPROXIMATE * x
+    inner, slope = ALPHA * x, torch.full_like(x, ALPHA)  # the argument of the sigmoid, and its derivative
+    if name == "silu":
+        inner, slope = x, torch.ones_like(x)
+    elif name == "gelu_tanh":
+        factor = 2 * math.sqrt(2 / math.pi)
+        inner, slope = factor * (x + 0.044715 * x**3), factor * (1 + 3 * 0.044715 * x.square())
+    sigmoid = torch.sigmoid(inner)
+    argument = inner * (1 - sigmoid)
+    return x * sigmoid, sigmoid * (1 + x * slope * (1 - sigmoid)), argument, none

@@ -5,6 +5,7 @@ The file has JSON lines like the align benchmark's: a header, a line per row, ap
 """
 
 import argparse
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
         "parts": listed(options.parts),
         "modes": modes if gpu else ["eager"],
         "format": options.format,
+        "activation": options.activation,
         "kernels": options.kernels == "all",
         "repetitions": options.repetitions,
         "seed": options.seed,
@@ -117,8 +119,9 @@ def _backends(text: str) -> list[str]:
 
 
 def _cases(settings: dict[str, Any]) -> list[ExpertsCase]:
+    acts = {} if settings["activation"] == "model" else {"activation": settings["activation"]}
     return [
-        ExpertsCase(MoEProblem.preset(model, M, settings["format"]), routing, settings["seed"])
+        ExpertsCase(replace(MoEProblem.preset(model, M, settings["format"]), **acts), routing, settings["seed"])
         for model in settings["models"]
         for routing in settings["routing"]
         for M in settings["M"]

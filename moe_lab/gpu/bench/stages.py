@@ -104,8 +104,8 @@ def minimum_bytes(problem: MoEProblem, hit: int, stage: str) -> int:
     if stage == "full" or {"w13", "w2"} <= set(parts):
         return problem.minimum_bytes(hit)
     size = problem.minimum_bytes(hit, "w13" if "w13" in parts else "w2")
-    # N instead of 2N columns for each row; one row for each token instead of each pair.
-    saved = problem.rows_useful * problem.N if {"w13", "act"} <= set(parts) else 0
+    # N instead of 2N columns for each row, if there is a gate; one row for each token instead of each pair.
+    saved = problem.rows_useful * (problem.rows13 - problem.N) if {"w13", "act"} <= set(parts) else 0
     saved += (problem.rows_useful - problem.M) * problem.K if {"w2", "combine"} <= set(parts) else 0
     return size - saved * DTYPE_BYTES[problem.dtype]
 

@@ -3,8 +3,8 @@
 A backend is ``experts(x, w13, w2, topk_weights, topk_ids, *, problem, mark) -> y``, with
 
 * x [M, K] in the dtype of a format in its INFO, contiguous; y [M, K] in the dtype of x;
-* w13 [E, 2N, K], gate rows then up rows, and w2 [E, K, N], both contiguous, in that format, or whatever the backend
-  makes of them in ``prepare(w13, w2)``, once for all calls;
+* w13 [E, 2N, K], gate rows then up rows (without a gate [E, N, K]), and w2 [E, K, N], both contiguous, in that format,
+  or whatever the backend makes of them in ``prepare(w13, w2)``, once for all calls;
 * topk_weights [M, topk] fp32 and topk_ids [M, topk] int32, contiguous;
 * problem: sizes, activation, format, and where the router weight goes; mark: opens a range around each of its stages.
 

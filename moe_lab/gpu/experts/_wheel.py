@@ -176,11 +176,11 @@ class WheelPipeline:
         order = tiles["sorted_token_ids"] if plan.tma2 else None  # TMA cannot gather: it reads rows in sorted order
         with mark("w13"):
             shape = (problem.M, problem.topk) if order is None else (1, order.numel())
-            gate_up = x.new_empty((*shape, 2 * problem.N))
+            gate_up = x.new_empty((*shape, problem.rows13))
             fast = {"b_use_tma": plan.tma13, "c_sorted": plan.tma2}
             self._gemm(tokens, w13, gate_up, on_input, problem.topk, {**given, "config": dict(plan.w13), **fast})
         with mark("act+quant" if quantised else "act"):
-            rows13 = gate_up.view(-1, 2 * problem.N), problem.activation, order, problem.rows_useful
+            rows13 = gate_up.view(-1, problem.rows13), problem.activation, order, problem.rows_useful
             padded = tiles["num_tokens_post_padded"] if order is not None else None
             hidden = quantise(*rows13, padded=padded, format=problem.format) if quantised else gated_activation(*rows13)
         with mark("w2"):

@@ -27,7 +27,7 @@ INFO = {
     "hardware": "NVIDIA SM90, SM100 (fp8_block: SM90)",
     "formats": ["bf16", "fp8_block"],
     "cpu_formats": [],
-    "activations": ["silu", "swigluoai"],
+    "activations": ["silu", "gelu", "gelu_tanh", "relu2", "swigluoai", "silu_no_mul", "gelu_no_mul", "relu2_no_mul"],
     "multiple_of": 64,
     "cuda_graph": True,
     "source": "https://github.com/deepseek-ai/DeepGEMM",
@@ -89,7 +89,7 @@ class DeepGemm:
         with mark("quant+dispatch" if quantised else "dispatch"):
             gathered = place_rows(x, place, rows, problem.topk, room=scaled)
         with mark("w13"):
-            gate_up = self._gemm(gathered, w13, x.new_empty((rows, 2 * problem.N)), counts, problem)
+            gate_up = self._gemm(gathered, w13, x.new_empty((rows, problem.rows13)), counts, problem)
         with mark("act+quant" if quantised else "act"):
             hidden = place_rows(gate_up, place, rows, problem.topk, room=scaled, activation=problem.activation)
         with mark("w2"):

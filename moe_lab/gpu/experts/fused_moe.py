@@ -35,7 +35,7 @@ INFO = {
         "nvfp4",
     ],
     "cpu_formats": ["fp32", "fp16", "bf16"],
-    "activations": ["silu", "swigluoai"],
+    "activations": ["silu", "gelu", "gelu_tanh", "relu2", "swigluoai", "silu_no_mul", "gelu_no_mul", "relu2_no_mul"],
     "align": "auto",
     "tile": True,
     "cuda_graph": True,

@@ -19,7 +19,7 @@ from moe_lab.gpu.kernels.tile import Tile, fit
 from moe_lab.gpu.weights import DTYPES
 from moe_lab.spec import formats
 from moe_lab.spec.errors import UserError
-from moe_lab.spec.problem import MoEProblem
+from moe_lab.spec.problem import MoEProblem, has_gate
 from moe_lab.spec.ranges import Mark
 
 INFO = {
@@ -40,7 +40,7 @@ INFO = {
         "nvfp4",
     ],
     "cpu_formats": ["fp32", "fp16", "bf16"],
-    "activations": ["silu", "swigluoai"],
+    "activations": ["silu", "gelu", "gelu_tanh", "relu2", "swigluoai", "silu_no_mul", "gelu_no_mul", "relu2_no_mul"],
     "align": "auto",
     "tile": True,
     "cuda_graph": True,
@@ -51,8 +51,11 @@ INFO = {
 def prepare(w13: Weights, w2: Weights) -> tuple[Weights, Weights]:
     """Return w13 [E, 2N, K] with gate and up rows alternating, and w2 as it is; both contiguous.
 
-    In fp8_block both stay as they are, since blocks of 128 rows share a scale. Scales of rows alternate with them.
+    Without a gate both stay as they are, and in fp8_block, where blocks of 128 rows share a scale. Scales of rows
+    alternate with them.
     """
+    if w13.shape[1] == w2.shape[2]:  # no gate
+        return w13, w2
     if not isinstance(w13, Quantised):
         return _alternating(w13), parts(w2)[0].contiguous()
     return w13 if w13.format == "fp8_block" else w13.each(_alternating), w2
@@ -107,7 +110,7 @@ def experts(
         alignment = align_pairs(topk_ids, gemm13.block_m, problem.E)
     gemm = partial(grouped_persistent_gemm, alignment=alignment, numel=pairs, programs=programs, dtype=x.dtype)
     blocks = problem.format == "fp8_block"
-    fused = blocks and fuse and holds_groups(gemm13, problem.N)
+    fused = blocks and fuse and holds_groups(gemm13, problem.N) and has_gate(problem.activation)
     with mark("w13+act+quant" if fused else "w13" if blocks else "w13+act"):
         hidden = gemm(
             *(tokens, w13),

@@ -16,7 +16,7 @@ INFO = {
     "hardware": "NVIDIA SM80+, AMD CDNA3+",
     "formats": ["fp16", "bf16"],
     "cpu_formats": [],
-    "activations": ["silu", "swigluoai"],
+    "activations": ["silu", "gelu", "gelu_tanh", "relu2", "swigluoai", "silu_no_mul", "gelu_no_mul", "relu2_no_mul"],
     "cuda_graph": True,
     "source": "https://github.com/shawntan/scattermoe, arXiv 2403.08245",
 }

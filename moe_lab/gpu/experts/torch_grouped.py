@@ -16,7 +16,7 @@ INFO = {
     "formats": ["bf16"],
     "cpu_formats": ["fp32", "fp16", "bf16"],
     "multiple_of": 8,
-    "activations": ["silu", "swigluoai"],
+    "activations": ["silu", "gelu", "gelu_tanh", "relu2", "swigluoai", "silu_no_mul", "gelu_no_mul", "relu2_no_mul"],
     "cuda_graph": True,
     "source": "https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.grouped_mm.html",
 }

@@ -28,7 +28,7 @@ INFO = {
         "mxfp4",
         "nvfp4",
     ],
-    "activations": ["silu", "swigluoai"],
+    "activations": ["silu", "gelu", "gelu_tanh", "relu2", "swigluoai", "silu_no_mul", "gelu_no_mul", "relu2_no_mul"],
     "cuda_graph": False,
     "source": "moe_lab",
 }

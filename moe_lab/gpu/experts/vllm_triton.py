@@ -19,7 +19,7 @@ INFO = {
     "formats": ["fp32", "fp16", "bf16", "fp8_block", "fp8_tensor", "fp8_token"],
     "cpu_formats": ["fp32", "fp16", "bf16"],
     "fp32": "tf32",
-    "activations": ["silu", "swigluoai"],
+    "activations": ["silu", "gelu", "gelu_tanh", "relu2", "swigluoai", "silu_no_mul", "gelu_no_mul", "relu2_no_mul"],
     "cuda_graph": True,
     "source": "https://github.com/vllm-project/vllm",
 }

@@ -58,7 +58,7 @@ class Case:
         p, backend = self.problem, plugins.load("experts", self.name)
         dtype = DTYPES[p.dtype]
         x = torch.empty((p.M, p.K), dtype=dtype, device=DEVICE)
-        w13 = quantise(torch.empty((p.E, 2 * p.N, p.K), dtype=dtype, device=DEVICE), self.format)
+        w13 = quantise(torch.empty((p.E, p.rows13, p.K), dtype=dtype, device=DEVICE), self.format)
         w2 = quantise(torch.empty((p.E, p.K, p.N), dtype=dtype, device=DEVICE), self.format)
         if hasattr(backend, "prepare"):
             w13, w2 = backend.prepare(w13, w2)

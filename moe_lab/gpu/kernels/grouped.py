@@ -17,7 +17,7 @@ from moe_lab.gpu.align import Alignment
 from moe_lab.gpu.formats import Quantised, Weights
 from moe_lab.gpu.kernels._device import check_device, is_hip
 from moe_lab.gpu.kernels._jit import jit
-from moe_lab.gpu.kernels.activation import ALPHA, LIMIT, gated
+from moe_lab.gpu.kernels.activation import activated, constants
 from moe_lab.gpu.kernels.quantise import GROUP, e4m3_of, parts, stored, stored_as
 from moe_lab.gpu.kernels.scales import add_scaled, scaled, scaling, swapped
 from moe_lab.gpu.kernels.tile import Tile
@@ -44,7 +44,8 @@ def grouped_persistent_gemm_kernel(
     stride_y,
     PAIRS_PER_ROW: tl.constexpr,
     GATHER: tl.constexpr,  # x is gathered, by row pair // PAIRS_PER_ROW, and y is sorted; else x is sorted, y scattered
-    ACTIVATION: tl.constexpr,  # "none", "silu" or "swigluoai": columns alternate gate, up, and y has half of them
+    ACTIVATION: tl.constexpr,  # see activation.constants
+    MUL: tl.constexpr,  # columns alternate gate, up, and y has half of them
     SCALE: tl.constexpr,  # multiply each row by its router weight
     TMA: tl.constexpr,
     EVEN_K: tl.constexpr,
@@ -131,15 +132,17 @@ def grouped_persistent_gemm_kernel(
                 up = up.T
             if SCALE:
                 up = up * weight
-            numbers, scale = e4m3_of(gated(acc, up, ACTIVATION == "swigluoai", ALPHA, LIMIT))
+            numbers, scale = e4m3_of(activated(acc, up, ACTIVATION, MUL, ALPHA, LIMIT))
             tl.store(at + column[None, :], numbers.to(y.dtype.element_ty), mask=valid[:, None])
             tl.store(y_scales + to.to(tl.int64) * tiles_n + tile_n, scale, mask=valid)
-        elif ACTIVATION == "none":
+        elif not MUL:
+            if ACTIVATION != "none":
+                acc = activated(acc, acc, ACTIVATION, MUL, ALPHA, LIMIT)
             tl.store(at + column[None, :], acc.to(y.dtype.element_ty), mask=valid[:, None] & (column[None, :] < gemm_n))
         else:
             gate, up = tl.split(tl.reshape(acc, [BLOCK_M, BLOCK_N // 2, 2]))
             half = tile_n * (BLOCK_N // 2) + tl.arange(0, BLOCK_N // 2)[None, :]
-            result = gated(gate, up, ACTIVATION == "swigluoai", ALPHA, LIMIT)
+            result = activated(gate, up, ACTIVATION, MUL, ALPHA, LIMIT)
             tl.store(at + half, result.to(y.dtype.element_ty), mask=valid[:, None] & (half < gemm_n // 2))
 
 
@@ -168,7 +171,7 @@ def grouped_persistent_gemm(
         programs: thread blocks that share the tiles.
         pairs_per_row: topk, to gather and return [capacity, columns] in sorted order (padding rows are not written);
             0, to return [numel, columns] in pair order.
-        activation: ``none``, or one of ``activation.ACTIVATIONS``: rows of w alternate gate, up; columns = gemm_n / 2.
+        activation: ``none`` or one of ``ACTIVATIONS``; if gated, rows of w alternate gate, up; columns = gemm_n / 2.
             In fp8_block the gate rows of w come first, and the result is in that format; see ``holds_groups``.
         topk_weights: [numel] fp32, contiguous: each row is multiplied by its weight before the activation and before it
             is rounded.
@@ -177,7 +180,8 @@ def grouped_persistent_gemm(
     given, (x, x_scales), (w, *beside) = w, parts(x), stored(w)
     check_device(x)
     scales, (_, gemm_n, gemm_k), gather = scaling(given), given.shape, pairs_per_row > 0
-    columns = gemm_n if activation == "none" else gemm_n // 2
+    acts = constants(activation)
+    columns = gemm_n // 2 if acts["MUL"] else gemm_n
     rows = alignment.sorted_token_ids.numel() if gather else numel
     y_scales, kept = None, dtype or x.dtype
     if scales == "block" and activation != "none":
@@ -193,12 +197,10 @@ def grouped_persistent_gemm(
         *(x_scales, *beside, *alignment, numel, gemm_n, gemm_k, columns),
         PAIRS_PER_ROW=max(1, pairs_per_row),
         GATHER=gather,
-        ACTIVATION=activation,
         SCALE=topk_weights is not None,
         TMA=tma,
         EVEN_K=gemm_k % tile.block_k == 0,
-        ALPHA=ALPHA,
-        LIMIT=LIMIT,
+        **acts,
         BLOCK_M=tile.block_m,
         BLOCK_N=tile.block_n,
         BLOCK_K=tile.block_k,

@@ -14,7 +14,7 @@ from moe_lab.gpu.align import Alignment
 from moe_lab.gpu.formats import Quantised, Weights
 from moe_lab.gpu.kernels._device import check_device
 from moe_lab.gpu.kernels._jit import jit
-from moe_lab.gpu.kernels.activation import ALPHA, LIMIT
+from moe_lab.gpu.kernels.activation import constants
 from moe_lab.gpu.kernels.quantise import GROUP, e4m3_of, numbers_of, program, stored_as
 
 
@@ -90,7 +90,8 @@ def place_rows_kernel(
     TOPK: tl.constexpr,
     ALPHA: tl.constexpr,
     LIMIT: tl.constexpr,
-    ACTIVATION: tl.constexpr,  # "none", "silu" or "swigluoai"
+    ACTIVATION: tl.constexpr,  # this and MUL: see activation.constants
+    MUL: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     GROUP: tl.constexpr,
 ):
@@ -102,7 +103,7 @@ def place_rows_kernel(
     row = tl.load(place + pair, mask=real, other=0).to(tl.int64)
     mask = real[:, None] & (column < features)
     source = row if ACTIVATION != "none" else (pair // TOPK).to(tl.int64)
-    numbers = numbers_of(x, source, column, mask, features, ACTIVATION, ALPHA, LIMIT)
+    numbers = numbers_of(x, source, column, mask, features, ACTIVATION, MUL, ALPHA, LIMIT)
     if scales is not None:
         numbers, scale = e4m3_of(numbers)
         depth = tl.cdiv(features, GROUP)
@@ -116,11 +117,11 @@ def place_rows(
     """Return the row of x for each pair, or act(gate) * up of it, in the pair's place; other rows are not written.
 
     Args:
-        x: [M, features]; with an activation [rows, 2 * features], whose rows are already in their places.
+        x: [M, features]; with a gated activation [rows, 2 * features], whose rows are already in their places.
         place: [pairs] int32.
         rows: number of rows of the result.
         topk: pairs per token.
-        activation: ``none``, or one of ``activation.ACTIVATIONS``.
+        activation: ``none``, or one of ``ACTIVATIONS`` of the problem.
         room: rows of a block whose scales are stored together; None = the result keeps the dtype of x.
 
     Returns:
@@ -128,7 +129,8 @@ def place_rows(
         of which rows are adjacent in memory.
     """
     check_device(x)
-    pairs, features = place.numel(), x.shape[1] // (1 if activation == "none" else 2)
+    acts = constants(activation)
+    pairs, features = place.numel(), x.shape[1] // (2 if acts["MUL"] else 1)
     groups = triton.cdiv(features, GROUP)
     y = torch.empty((rows, features), dtype=x.dtype if room is None else stored_as(x), device=x.device)
     scales = None if room is None else x.new_empty((rows // room, groups, room), dtype=torch.float32)
@@ -136,10 +138,8 @@ def place_rows(
     place_rows_kernel[(triton.cdiv(pairs, taken["BLOCK_ROWS"]), groups)](
         *(x, y, scales, place, pairs, features, room or 1),
         TOPK=topk,
-        ALPHA=ALPHA,
-        LIMIT=LIMIT,
-        ACTIVATION=activation,
         GROUP=GROUP,
+        **acts,
         **taken,
     )
     return y if scales is None else Quantised("fp8_block", y.to(torch.float8_e4m3fn), scales.transpose(1, 2))

@@ -17,26 +17,35 @@ from torch import Tensor
 from moe_lab.gpu.formats import Quantised, Weights
 from moe_lab.gpu.kernels._device import check_device, is_hip
 from moe_lab.gpu.kernels._jit import jit
-from moe_lab.gpu.kernels.activation import ALPHA, LIMIT, check_activation, gated
+from moe_lab.gpu.kernels.activation import activated, constants
 from moe_lab.spec import formats
 from moe_lab.spec.errors import UserError
+from moe_lab.spec.problem import check_activation
 
 GROUP = 128
 
 
 @jit
-def numbers_of(x, row, column, mask, features, ACTIVATION: tl.constexpr, ALPHA: tl.constexpr, LIMIT: tl.constexpr):
-    """Return in fp32 the values of x [rows, features], or act(gate) * up of x [rows, 2 * features]; 0 where masked.
+def numbers_of(
+    x,
+    row,  # [m]
+    column,  # [1, n]
+    mask,  # [m, n]
+    features,
+    ACTIVATION: tl.constexpr,
+    MUL: tl.constexpr,
+    ALPHA: tl.constexpr,
+    LIMIT: tl.constexpr,
+):
+    """Return in fp32 the values of x [rows, features] or act of them, 0 where masked.
 
-    row is [m], column [1, n], mask [m, n].
+    With MUL it is act(gate) * up of x [rows, 2 * features].
     """
-    if ACTIVATION == "none":
-        numbers = tl.load(x + row[:, None] * features + column, mask=mask, other=0.0).to(tl.float32)
-    else:
-        at = x + row[:, None] * 2 * features + column
-        gate = tl.load(at, mask=mask, other=0.0).to(tl.float32)
-        up = tl.load(at + features, mask=mask, other=0.0).to(tl.float32)
-        numbers = gated(gate, up, ACTIVATION == "swigluoai", ALPHA, LIMIT)
+    at = x + row[:, None] * (2 * features if MUL else features) + column
+    numbers = tl.load(at, mask=mask, other=0.0).to(tl.float32)
+    if ACTIVATION != "none":
+        up = tl.load(at + features, mask=mask, other=0.0).to(tl.float32) if MUL else numbers
+        numbers = activated(numbers, up, ACTIVATION, MUL, ALPHA, LIMIT)
     return tl.where(mask, numbers, 0.0)
 
 
@@ -77,6 +86,7 @@ def largest_kernel(
     ALPHA: tl.constexpr,
     LIMIT: tl.constexpr,
     ACTIVATION: tl.constexpr,
+    MUL: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     GROUP: tl.constexpr,
     PARTS: tl.constexpr,
@@ -88,7 +98,7 @@ def largest_kernel(
         column = (tile % groups * GROUP + tl.arange(0, GROUP))[None, :]
         real = is_pair(row, order, padded, numel, rows)
         mask = real[:, None] & (column < features)
-        most = tl.maximum(most, tl.abs(numbers_of(x, row, column, mask, features, ACTIVATION, ALPHA, LIMIT)))
+        most = tl.maximum(most, tl.abs(numbers_of(x, row, column, mask, features, ACTIVATION, MUL, ALPHA, LIMIT)))
     tl.store(largest + tl.program_id(0), tl.max(tl.max(most, axis=1), axis=0))
 
 
@@ -106,7 +116,8 @@ def quantise_kernel(
     groups,
     ALPHA: tl.constexpr,
     LIMIT: tl.constexpr,
-    ACTIVATION: tl.constexpr,  # "none", "silu" or "swigluoai"
+    ACTIVATION: tl.constexpr,  # this and MUL: see activation.constants
+    MUL: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     GROUP: tl.constexpr,
     PARTS: tl.constexpr,
@@ -118,7 +129,7 @@ def quantise_kernel(
     column = (group * GROUP + tl.arange(0, GROUP))[None, :]
     real = is_pair(row, order, padded, numel, rows)
     mask = real[:, None] & (column < features)
-    numbers = numbers_of(x, row, column, mask, features, ACTIVATION, ALPHA, LIMIT)
+    numbers = numbers_of(x, row, column, mask, features, ACTIVATION, MUL, ALPHA, LIMIT)
     if largest is None:
         numbers, scale = e4m3_of(numbers, None, INT8)
     else:
@@ -168,8 +179,8 @@ def quantise(
     """Return x, or act(gate) * up of it, in e4m3 or int8: values [rows, features], and scales as the format has them.
 
     Args:
-        x: [rows, features] fp32, fp16 or bf16, contiguous; with an activation [rows, 2 * features], gate then up.
-        activation: ``none``, or one of ``activation.ACTIVATIONS``.
+        x: [rows, features] fp32, fp16 or bf16, contiguous; with a gated activation [rows, 2 * features], gate then up.
+        activation: ``none``, or one of ``ACTIVATIONS`` of the problem.
         order: [rows] int32, the pair of each row if rows are sorted and padded: padding is neither read nor written.
         numel: number of pairs; a larger or equal entry of ``order`` means padding.
         padded: [1] int32, rows that ``order`` is specified for (``num_tokens_post_padded``); None = all.
@@ -181,7 +192,8 @@ def quantise(
     if activation != "none":
         check_activation(activation)
     check_device(x)
-    rows, features = x.shape[0], x.shape[1] // (1 if activation == "none" else 2)
+    acts = constants(activation)
+    rows, features = x.shape[0], x.shape[1] // (2 if acts["MUL"] else 1)
     high, wide = _block(format)
     group = wide or (triton.next_power_of_2(features) if high else GROUP)
     groups = triton.cdiv(features, group)
@@ -194,7 +206,7 @@ def quantise(
         # Programs that find the largest value; few, because each program of the next launch reads all their results.
         count = 1 if high else min(512, triton.next_power_of_2(tiles * groups))
         sizes = order, padded, numel, rows, features, groups
-        fixed = {"ALPHA": ALPHA, "LIMIT": LIMIT, "ACTIVATION": activation, "GROUP": group, "PARTS": count, **taken}
+        fixed = {"GROUP": group, "PARTS": count, **acts, **taken}
         largest = None if high else torch.empty(count, dtype=torch.float32, device=x.device)
         if largest is not None:
             largest_kernel[(count,)](x, largest, *sizes, **fixed)

@@ -114,7 +114,7 @@ def rows(problem: MoEProblem) -> list[int]:
 
 def gemm(problem: MoEProblem, part: str) -> tuple[int, int]:
     """Return gemm_n and gemm_k of ``w13`` or ``w2``."""
-    return (2 * problem.N, problem.K) if part == "w13" else (problem.K, problem.N)
+    return (problem.rows13, problem.K) if part == "w13" else (problem.K, problem.N)
 
 
 def plan(
