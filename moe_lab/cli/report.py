@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from moe_lab.cli._print import aligned
+
 INFO = {
     "about": "run notebooks, write HTML that needs no network, and reports/index.html",
     "shows": {
@@ -28,7 +30,10 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="set a notebook parameter",
     )
     parser.add_argument(
-        "--grid", type=Path, metavar="FILE", help="YAML: parameter names to lists of values; one page per point"
+        "--grid",
+        type=Path,
+        metavar="FILE",
+        help="YAML: parameter names to lists of values; one page per point, and one table over all",
     )
     parser.add_argument(
         "--out", type=Path, default=Path("reports"), metavar="DIR", help="output folder (default: reports)"
@@ -45,6 +50,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run notebooks and print the path of the index page; returns 1 if one failed."""
     from moe_lab import report as reports
+    from moe_lab.report import points
 
     parameters = {name: _value(text) for name, text in arguments.parameter}
     built = reports.build(
@@ -58,6 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
     failed = [page for page in built.pages if page.failed]
     for page in failed:
         print(f"moe-lab: '{page.title}' failed: {page.failed}", file=sys.stderr)
+    if arguments.grid:
+        print(f"{aligned(points.table(built.pages))}\n")
     print(built.index)
     return 1 if failed else 0
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from moe_lab.report import grid as grids
-from moe_lab.report import index, page, scripts
+from moe_lab.report import index, page, points, scripts
 from moe_lab.report.execute import execute
 from moe_lab.report.model import Look, Page, Report
 from moe_lab.report.notebooks import find, jobs, link
@@ -41,8 +41,7 @@ def build(
     Raises:
         UserError: an argument does not fit, or cannot be read or written; no notebook has run then.
     """
-    points = grids.read(grid) if grid else [{}]
-    todo = jobs(find(notebooks), parameters, points)
+    todo = jobs(find(notebooks), parameters, grids.read(grid) if grid else [{}])
     _writable(out)  # now, not after minutes of notebooks
     look = Look(out, show_code, single_file, [link(job) for job in todo])
     pages = []
@@ -52,7 +51,9 @@ def build(
         pages.append(page.write(done, job, look, start=start))
     if not single_file:
         scripts.write(out)
-    return Report(index.write(pages, out), pages)
+    if grid:
+        points.write(pages, out)
+    return Report(index.write(pages, out, points.table(pages) if grid else None), pages)
 
 
 def _writable(out: Path) -> None:

@@ -4,14 +4,20 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
+import pandas as pd
+
 from moe_lab import __version__
 from moe_lab.report.files import replace
 from moe_lab.report.model import Page
 from moe_lab.report.page import TEMPLATES
+from moe_lab.report.points import FILE
 
 
-def write(pages: Sequence[Page], out: Path) -> Path:
-    """Write ``index.html`` beside the pages, with one card per page in their order, and return its path."""
+def write(pages: Sequence[Page], out: Path, points: pd.DataFrame | None = None) -> Path:
+    """Write ``index.html`` beside the pages, with one card per page in their order, and return its path.
+
+    ``points`` is ``points.table`` of a grid: a table after the cards, whose headlines lead to their pages.
+    """
     import jinja2
 
     environment = jinja2.Environment(
@@ -20,6 +26,8 @@ def write(pages: Sequence[Page], out: Path) -> Path:
     now = datetime.now(timezone.utc)
     text = environment.get_template("index.html.j2").render(
         pages=pages,
+        points=None if points is None else points.to_dict("split"),
+        points_file=FILE,
         version=__version__,
         written=f"{now:%Y-%m-%d %H:%M} UTC",
         failed=sum(p.failed is not None for p in pages),

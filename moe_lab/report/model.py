@@ -1,6 +1,6 @@
 """The parts of a report."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,14 @@ class Job:
         parameters: what to set; the rest keeps its default.
         file_name: of the page, without ``.html``.
         label: what distinguishes this point from the others of a grid; empty outside grids.
+        point: the same, parameter by parameter.
     """
 
     notebook: Path
     parameters: dict[str, Any]
     file_name: str
     label: str = ""
+    point: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,9 @@ class Page:
         html: the written file.
         failed: why it failed, or None.
         label: grid point, or empty.
+        point: the same, parameter by parameter.
         headline: first finding, or empty.
+        rows: the rows behind it, as JSON values.
         thumbnail: a small SVG of the first figure, or empty.
         provenance: one entry per run (``pages.show.mime.PROVENANCE``).
         seconds: time to execute and convert.
@@ -103,7 +107,9 @@ class Page:
     html: Path
     failed: str | None = None
     label: str = ""
+    point: Mapping[str, str] = field(default_factory=dict)
     headline: str = ""
+    rows: list[dict[str, Any]] = field(default_factory=list)
     thumbnail: str = ""
     provenance: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0

@@ -159,9 +159,10 @@ def jobs(found: Sequence[Path], parameters: Mapping[str, Any], points: Sequence[
                 raise _unknown(missing[0], {path: known[path]})
             given = {n: v for n, v in parameters.items() if n in known[path]} | dict(point)
             checked = {name: _fit(known[path][name], value) for name, value in given.items()}
-            label = ", ".join(f"{k} = {_shown(checked[k])}" for k in point if k in varying)
-            name = _file_name(path.stem, {k: point[k] for k in point if k in varying}, out)
-            out.append(Job(path, checked, name, label))
+            own = {k: _shown(checked[k]) or "(none)" for k in point if k in varying}
+            label = ", ".join(f"{k} = {text}" for k, text in own.items())
+            name = _file_name(path.stem, {k: point[k] for k in own}, out)
+            out.append(Job(path, checked, name, label, own))
     return out
 
 

@@ -29,7 +29,7 @@ def write(done: Executed, job: Job, look: Look, *, start: float) -> Page:
     done.notebook.cells = sections.with_something(done.notebook.cells)
     figures = [o["data"][mime.PLOTLY] for o in _outputs(done.notebook) if mime.PLOTLY in o.get("data", {})]
     drawn = len(figures) + sum(_is_foreign_figure(o) for o in _outputs(done.notebook))
-    headline = next((o["data"][mime.HEADLINE]["headline"] for o in _outputs(done.notebook, mime.HEADLINE)), "")
+    said: dict[str, Any] = next((o["data"][mime.HEADLINE] for o in _outputs(done.notebook, mime.HEADLINE)), {})
     provenance = [run for o in _outputs(done.notebook, mime.PROVENANCE) for run in o["data"][mime.PROVENANCE]]
     told: dict[str, Any] = {"title": title, "question": question, "label": job.label, "failed": done.failed}
     facts = told | {
@@ -51,7 +51,9 @@ def write(done: Executed, job: Job, look: Look, *, start: float) -> Page:
     return Page(
         **told,
         html=path,
-        headline=headline,
+        headline=said.get("headline", ""),
+        point=job.point,
+        rows=next((one["rows"] for one in said.get("found", [])), []),
         thumbnail=next((svg for svg in map(thumbnail.draw, figures) if svg), ""),
         provenance=provenance,
         seconds=time.monotonic() - start,

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
@@ -170,6 +171,12 @@ def test_build_makes_one_page_a_grid_point_with_readable_names(tmp_path: Path) -
     assert [(p.label, p.headline) for p in done.pages] == [("M = 16", "M is 16."), ("M = 33", "M is 33.")]
     index = done.index.read_text()
     assert all(p.html.name in index and p.label in index for p in done.pages)
+    assert re.findall(r"<tr><td>(\d+)</td><td><a href=\"([^\"]+)\">([^<]+)</a>", index) == [
+        ("16", "01_tiny--M-16.html", "M is 16."),
+        ("33", "01_tiny--M-33.html", "M is 33."),
+    ]
+    table = pd.read_csv(tmp_path / "out" / "grid.csv")
+    assert table[["M", "headline"]].values.tolist() == [[16, "M is 16."], [33, "M is 33."]]
 
 
 def test_grid_mapping_is_the_product_and_a_list_is_the_points(tmp_path: Path) -> None:
