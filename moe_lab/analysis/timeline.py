@@ -10,6 +10,8 @@ from moe_lab.runs.attribution.tree import Times, Tree, build, paths, times
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.launches import Launches
 
+LAUNCH = ("grid_blocks", "block_threads", "registers_per_thread")  # NA for copies
+
 
 def timeline(
     launches: Launches, root: str | None = None, instance: str | int = "median"
@@ -24,8 +26,8 @@ def timeline(
 
     Returns:
         (operations, ranges). Operations, in order of start: kind, name, path (from the root down), stage (NA = none),
-        stream, start_us, duration_us. Ranges, parents first: name, path, depth (0 = the root), start_us, end_us,
-        projected onto the GPU: from the first start to the last end of what they launched.
+        stream, start_us, duration_us and ``LAUNCH``. Ranges, parents first: name, path, depth (0 = the root), start_us,
+        end_us, projected onto the GPU: from the first start to the last end of what they launched.
 
     Raises:
         UserError: the expression is not valid or matches no range with GPU operations, or there is no such instance.
@@ -47,6 +49,7 @@ def timeline(
             "stream": table["stream"],
             "start_us": (tree.start[rows] - origin) / 1e3,
             "duration_us": (tree.end[rows] - tree.start[rows]) / 1e3,
+            **{column: table[column] for column in LAUNCH},
         }
     )
     return operations, _ranges(tree, inside, chosen, origin)

@@ -12,7 +12,7 @@ from typing import Any
 
 from moe_lab import __version__
 from moe_lab.pages.show import mime, tables
-from moe_lab.report import places, scripts, sections, thumbnail
+from moe_lab.report import described, places, scripts, sections, thumbnail
 from moe_lab.report.files import replace
 from moe_lab.report.model import Executed, Job, Look, Page
 from moe_lab.report.notebooks import heading
@@ -108,9 +108,9 @@ def _figure_html(figure: dict[str, Any]) -> str:
     # No `<` at all: with `<!--<script>` in a name, a browser would read the rest of the page as this script.
     content = json.dumps({k: figure[k] for k in ("data", "layout")}, separators=(",", ":")).replace("<", "\\u003c")
     height = int(figure["layout"].get("height") or 420)
-    name = html.escape(str((figure["layout"].get("meta") or {}).get("alt") or "plot"))
+    name = html.escape(described.figure(figure))
     return (
-        f'<figure class="plot"><div class="plot-area" role="img" aria-label="{name}" style="height:{height}px"></div>'
+        f'<figure class="plot" aria-label="{name}"><div class="plot-area" style="height:{height}px"></div>'
         f'<script type="application/json" class="plot-data">{content}</script></figure>'
     )
 

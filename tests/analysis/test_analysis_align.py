@@ -290,7 +290,7 @@ def test_outliers_are_far_above_both_neighbours_and_marked_in_plot_table_and_fin
     assert "1 of 10 medians are more than 2 times both neighbours in tokens (eager in 1)" in sentence
     assert "at 1,024 tokens x 8 of 256 experts 36.6 µs between 5.30 µs and 6.40 µs" in sentence
     shown = tables.modes(align.modes(bench, 256, 8, ["auto", "two_kernel"])).html()
-    assert shown.count('class="num odd"') == 1
+    assert shown.count('class="odd"') == 1
     assert "more than twice both neighbours" in shown
     drawn = {t.name: t for t in plots.curves(bench.timed, align.limit(bench.timed, None), "auto", "", found).data}
     assert list(drawn["auto"].marker.symbol) == ["circle", "circle", "x", "circle", "circle"]

@@ -377,7 +377,7 @@ def test_notebook_renders_with_and_without_its_run(profiles: Path, there: bool) 
     built = report.build([str(notebook)], out=out, parameters={}, grid=None, show_code=False)
     assert [page.failed for page in built.pages] == [None]
     page = next(out.glob("06_*.html")).read_text()
-    assert ("tuned tiles save" in page) is there
+    assert ("Tuned tiles save" in page) is there
     assert ("There is no run" in page) is not there
 
 

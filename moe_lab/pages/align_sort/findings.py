@@ -1,5 +1,6 @@
 """What the align benchmark found, as sentences rendered from its tables."""
 
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -70,6 +71,7 @@ def against(bench: Bench, duel: pd.DataFrame, ours: str, baseline: str) -> Findi
         f"{_us(most.ours_us)} against {_us(most.theirs_us)} at {_case(most)}.",
         findings.rows(rows.sort_values("speedup"), _DUEL),
         "problem" if (rows["verdict"] == "behind").any() else "normal",
+        short=f"On {bench.gpu}, {ours} is ahead of {baseline} in {share}, {spread}.",
     )
 
 
@@ -126,7 +128,16 @@ def not_best(duel: pd.DataFrame, ours: str) -> Finding | None:
             "most, but within the spread of the repetitions"
         )
     shown = findings.rows(pd.concat([clear, even]), f"{_DUEL} lost_us")
-    return each(f"Where {ours} is not the quickest", parts, shown, "problem" if len(clear) else "normal")
+    found = each(f"Where {ours} is not the quickest", parts, shown, "problem" if len(clear) else "normal")
+    if found is None or clear.empty:
+        return found
+    worst: Any = next(rows_of(clear.nlargest(1, "lost_us")))
+    said = f"{worst.rival} is ahead of {ours} at {_case(worst)} by {_us(worst.lost_us)}"
+    told = (
+        f"In {len(clear)} of {len(best)} cases another algorithm is ahead of {ours}, by at most {_us(worst.lost_us)}."
+    )
+    change = f"Take the quicker one: {said}."
+    return replace(found, stake_us=float(worst.lost_us), short=told, change=change)
 
 
 def where(split: pd.DataFrame, ours: str, baseline: str) -> Finding | None:
@@ -165,6 +176,9 @@ def limit(bench: Bench, ours: str, E: int, topk: int) -> Finding | None:
         f"({number(last.minimum_bytes / 1e6)}{NBSP}MB) in {_us(least)} ({speed[1]}); {ours} takes "
         f"{_us(float(last.median_us))}{rest}.",
         findings.rows([last], "algorithm tokens minimum_bytes median_us"),
+        stake_us=float(last.median_us) - least,
+        short=f"At {_tokens(last.tokens)} {ours} takes {_us(float(last.median_us))} where moving the data once takes "
+        f"{_us(least)}.",
     )
 
 

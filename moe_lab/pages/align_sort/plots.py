@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from moe_lab.analysis.align_steps import ORDER
 from moe_lab.pages.show import palette
-from moe_lab.pages.show.figures import as_text, named, over_sizes, panels
+from moe_lab.pages.show.figures import as_text, direct, log_ticks, named, over_sizes, panels
 
 # Greys, which no algorithm has.
 FLOOR, LIMIT = palette.STAGES["rest of mlp"], palette.STAGES["other"]
@@ -88,9 +88,10 @@ def curves(
             **_line(part["tokens"], part["median_us"], name, palette.of(name), 3.2 if name == ours else 1.6),
             mode="lines+markers",
             marker={
-                "size": 7 if name == ours else 5,
-                "symbol": ["x" if tokens in odd.get(name, ()) else "circle" for tokens in part["tokens"]],
+                "size": 8 if name == ours else 6,
+                "symbol": ["x" if t in odd.get(name, ()) else palette.symbol(name) for t in part["tokens"]],
             },
+            meta={"backend": name},
             customdata=[
                 f"{low:.2f} to {high:.2f}{'; an outlier' if tokens in odd.get(name, ()) else ''}"
                 for tokens, (low, high) in zip(part["tokens"], spread, strict=True)
@@ -107,9 +108,9 @@ def curves(
         source = [f" ({limit_label})" if limit_label else ""] * len(limit)
         figure.add_scatter(**line, mode="lines", customdata=source, hovertemplate=hover)
     least = min([rows["median_us"].min() / 2, *limit["us"].nlargest(1) / 5])  # the rest of the limit is far below
-    ends = [math.log10(least), math.log10(1.3 * rows["median_us"].max())]
-    log = {"type": "log", "dtick": "D2", "range": ends}  # "D2" = ticks at 1, 2 and 5 of each decade
-    return over_sizes(figure, rows["tokens"], "tokens", 430, "time of a call (µs)", **log)
+    ends = float(least), 1.3 * float(rows["median_us"].max())
+    over_sizes(figure, rows["tokens"], "tokens", 430, "time of a call (µs)", **log_ticks(ends))
+    return direct(figure, 430, *ends, log=True)
 
 
 def _line(

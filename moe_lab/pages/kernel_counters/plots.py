@@ -42,7 +42,7 @@ def over_m(table: pd.DataFrame, stage: str) -> go.Figure:
     ``table`` has columns series, backend, M and those of ``COUNTERS``; panels without values are left out. If there is
     a column gpu, each GPU has its own lines and symbols.
     """
-    rows, symbols = table.sort_values("M", kind="stable"), {}
+    rows, symbols = table.sort_values("M", kind="stable").assign(of=table["series"]), {}
     if "gpu" in rows:
         rows["series"] = rows["series"].astype(str) + ", " + rows["gpu"]
         of = {gpu: SYMBOLS[i % len(SYMBOLS)] for i, gpu in enumerate(table["gpu"].unique())}
@@ -62,6 +62,7 @@ def over_m(table: pd.DataFrame, stage: str) -> go.Figure:
                 mode="lines+markers",
                 line={"color": color, "dash": dash},
                 marker={"symbol": symbols.get(series, "circle")},
+                meta={"backend": str(part["of"].iloc[0]), "x": "M"},
                 hovertemplate="M = %{x:,}: %{y:.1f} %<extra>" + str(series) + "</extra>",
                 row=panel,
                 col=1,
@@ -98,13 +99,17 @@ def roofline(
         start = max(low, peak["tensor"] / max((peak[k] for k in LEVELS if k in peak), default=peak["tensor"]))
         figure.add_scatter(**_roof([start, high], [peak["tensor"] / 1e12] * 2, f"tensor {said['tensor']}", "tensor"))
     own = colors or styles(rows)
+    labelled = set(rows.groupby("M")["tflop_per_s"].idxmax())  # one point of each M
     for (series, level), part in rows.groupby(["series", "level"], sort=False):
         label, symbol = LEVELS[str(level)]
         figure.add_scatter(
             x=part["flop_per_byte"].tolist(),
             y=part["tflop_per_s"].tolist(),
             name=f"{series}, {label}",
-            mode="markers",
+            mode="markers+text",
+            text=[f"M = {m:,}" if index in labelled else "" for index, m in part["M"].items()],
+            textposition="top center",
+            meta={"backend": str(series)},
             marker={"color": own[str(series)][0], "symbol": symbol, "size": 9, "line": {"width": 1.6}},
             customdata=[f"M = {m:,}, bytes {b}" for m, b in zip(part["M"], part["bytes_from"], strict=True)],
             hovertemplate="%{x:.3g} FLOP/byte, %{y:.3g} TFLOP/s<br>%{customdata}<extra>" + f"{series}, {label}</extra>",

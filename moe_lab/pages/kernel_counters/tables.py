@@ -6,6 +6,7 @@ import pandas as pd
 
 from moe_lab.analysis.limits import beside
 from moe_lab.pages.rocprof_compute.tables import glossary
+from moe_lab.pages.show import tiles
 from moe_lab.pages.show.notes import Note, or_note, roofs
 from moe_lab.pages.show.tables import Column, Table, heads
 from moe_lab.spec import published
@@ -21,14 +22,6 @@ _GRID, _BLOCK = heads("grid_blocks", label="grid"), heads("block_threads", label
 def _who(frame: pd.DataFrame) -> list[Column]:
     """Return the columns that identify a GEMM; the GPU is one of them if the table holds several."""
     return heads("gpu series M stage" if "gpu" in frame else "series M stage")
-
-
-def _tile(frame: pd.DataFrame, key: str = "tile") -> tuple[pd.DataFrame, list[Column]]:
-    """Return the rows with the three sizes of their tile apart, and the columns that show them."""
-    sizes = frame[key].astype("string").str.extract(r"(\d+)x(\d+)x(\d+)").astype("Int64")
-    named = ["block_m", "block_n", "block_k"]
-    shown = frame.assign(**{f"{key}_{name}": sizes[i] for i, name in enumerate(named)})
-    return shown, [Column(f"{key}_{name}", name, digits=0, group=key) for name in named]
 
 
 def _in_order(frame: pd.DataFrame) -> pd.DataFrame:
@@ -91,13 +84,15 @@ def ceilings(costs: pd.DataFrame, limits: pd.DataFrame) -> Table | Note:
     keys = [column.key for column in _who(costs)]
     # A repeated key would repeat rows in the merge.
     shown = costs.merge(limits[[*keys, "limiter"]].drop_duplicates(keys), on=keys, how="left")
+    sources = costs[["dram_bytes_from", "l2_bytes_from", "flop_from"]].fillna("not known").to_numpy().tolist()
+    shown["counts_from"] = [one[0] if len(set(one)) == 1 else ", ".join(one) for one in sources]
     columns = [
         *_who(shown),
         *heads("limiter duration_us"),
         *heads("dram_us l2_us tensor_us", group=alone),
         *heads("lost_us", unit="µs beyond the highest"),
         *heads("pct_of_floor", bar=100.0, most=100.0),
-        *heads("dram_bytes_from l2_bytes_from flop_from"),
+        *heads("counts_from"),
     ]
     return or_note(shown, Table(shown, columns), NONE)
 
@@ -107,7 +102,7 @@ def traffic(moved: pd.DataFrame) -> Table | Note:
     sizes = [c for c in moved.columns if str(c).endswith("_bytes")]
     shown = moved.assign(**{c: moved[c].astype("Float64") / 1e9 for c in sizes})
     counted, model = "counted", "by the model, through L2"
-    shown, tile = _tile(shown)
+    shown, tile = tiles.split(shown, "tile")
     columns = [
         *_who(shown),
         *tile,
@@ -129,8 +124,8 @@ def other_tiles(others: pd.DataFrame) -> Table | Note:
     best = _in_order(best.drop_duplicates([column.key for column in _who(best)]))
     shown = best.assign(gb=best["l2_model_bytes"] / 1e9, counted_gb=best["counted_l2_bytes"].astype("Float64") / 1e9)
     predicted, here = "predicted", "launched in these runs"
-    shown, tile = _tile(shown)
-    shown, candidate = _tile(shown, "candidate")
+    shown, tile = tiles.split(shown, "tile")
+    shown, candidate = tiles.split(shown, "candidate")
     columns = [
         *_who(shown),
         *tile,
@@ -144,7 +139,7 @@ def other_tiles(others: pd.DataFrame) -> Table | Note:
 
 def geometry(table: pd.DataFrame) -> Table | Note:
     """Return the launch geometry of every GEMM (``analysis.gemms.gemms``)."""
-    shown, tile = _tile(table)
+    shown, tile = tiles.split(table, "tile")
     columns = [
         *_who(table),
         *heads("name"),

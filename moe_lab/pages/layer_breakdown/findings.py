@@ -1,6 +1,7 @@
 """What the timeline of a layer says, as sentences rendered from its tables."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -37,7 +38,7 @@ def all_of(phases: Sequence[Phase]) -> list[Finding | None]:
         experts_against_attention(phases, shares),
         each("Largest stages", map(_largest, phases), shares),
         launches(phases),
-        each("Around the expert GEMMs", map(_around, phases), shares),
+        around(phases, shares),
         each(
             "Speed of the expert GEMMs",
             [_speed(rows) for _, rows in by_phase],
@@ -113,7 +114,32 @@ def launches(phases: Sequence[Phase]) -> Finding | None:
     shown = findings.rows(pd.concat(told), "phase name kernels span_ms gap_ms")
     # The same limit as for launch gaps of expert GEMMs, so that two pages agree on what a gap is.
     idle = (shown["gap_ms"] >= GAPS_PCT / 100 * shown["span_ms"]).fillna(False)
-    return each("Launches", parts, shown, "problem" if idle.any() else "normal")
+    found = each("Launches", parts, shown, "problem" if idle.any() else "normal")
+    most: Any = next(rows_of(shown.assign(gap_ms=shown["gap_ms"].astype(float)).nlargest(1, "gap_ms")), None)
+    if found is None or most is None or not most.gap_ms > 0:
+        return found
+    said = f"Between its kernels one layer in {most.phase} leaves the GPU idle for {time(most.gap_ms)}"
+    change = f"{said}: replay it from a CUDA graph, or launch fewer kernels." if idle.any() else ""
+    share = percent(100 * most.gap_ms / most.span_ms)
+    return replace(found, stake_us=1e3 * most.gap_ms, short=f"{said}, {share} of its span.", change=change)
+
+
+def around(phases: Sequence[Phase], shares: pd.DataFrame) -> Finding | None:
+    """Say what the stages around the expert GEMMs take, which is at stake; ``shares`` are its rows."""
+    found = each("Around the expert GEMMs", map(_around, phases), shares)
+    spent = [(_rest(phase), phase.name) for phase in phases]
+    most, name = max(spent, default=(0.0, ""))
+    if found is None or most <= 0:
+        return found
+    said = f"Router, align, activation and combine take {time(most)} of the layer in {name}, beside the expert GEMMs."
+    change = f"Fuse what lies around the expert GEMMs: in {name} it takes {time(most)} of the layer."
+    return replace(found, stake_us=1e3 * most, short=said, change=change)
+
+
+def _rest(phase: Phase) -> float:
+    """Return milliseconds of the stages of the MoE block without an expert GEMM."""
+    moe = phase.stages[~phase.stages["stage"].isin(["norm", "self_attn", "shared_experts", "other"])]
+    return float(moe.loc[[not set(stage.split("+")) & set(EXPERTS) for stage in moe["stage"]], "time_ms"].sum())
 
 
 def _around(phase: Phase) -> str:

@@ -87,7 +87,7 @@ def stage_times(stages: dict[str, pd.DataFrame]) -> go.Figure:
 def timeline(operations: pd.DataFrame, ranges: pd.DataFrame, title: str = "") -> go.Figure:
     """Draw one layer: kernels and copies as bars under the ranges that they belong to, one lane per stream.
 
-    ``operations`` has columns name, stage, stream, start_us, duration_us, and the longest ``MAX_POINTS`` are drawn;
+    ``operations`` is as from ``analysis.timeline.timeline``, each with a stage; the longest ``MAX_POINTS`` are drawn;
     ``ranges`` has columns name, stage (None for a range that is not a stage), depth, start_us, end_us.
     """
     # From 2 ms on, microseconds would have too many digits for an axis.
@@ -102,15 +102,16 @@ def timeline(operations: pd.DataFrame, ranges: pd.DataFrame, title: str = "") ->
         color = _GREY_RANGE if pd.isna(row.stage) else palette.stage(row.stage)
         bar = _bars(pd.Series([row.start_us]), pd.Series([row.end_us - row.start_us]), scale)
         style = {"color": color, "opacity": 0.45, "line": {"width": 1, "color": color}}
-        hover = f"{row.name}: %{{customdata:.4g}} {unit}<extra></extra>"  # x is where the bar ends
+        # x is where the bar ends.
+        hover = f"{row.name}: %{{customdata:.4g}} {unit}, from %{{base:.4g}} {unit}<extra></extra>"
         lane = [depths[int(row.depth)]]
         figure.add_bar(**bar, y=lane, name=row.name, text=[row.name], marker=style, hovertemplate=hover)
     for (stream, stage), part in operations.groupby(["stream", "stage"], sort=False):
         bar = _bars(part["start_us"], part["duration_us"], scale)
         style = {"color": palette.stage(str(stage)), "line": {"width": 0}}
-        hover = f"%{{hovertext}}<br>%{{customdata:.4g}} {unit}<extra>{stage}</extra>"
+        hover = f"%{{hovertext}}<br>%{{customdata:.4g}} {unit}, from %{{base:.4g}} {unit}<extra>{stage}</extra>"
         lane = [lanes[len(depths) + streams.index(stream)]] * len(part)
-        names = part["name"].tolist()
+        names = [f"{row['name']}{_launch(row)}" for row in part.to_dict("records")]
         figure.add_bar(**bar, y=lane, name=stage, hovertext=names, marker=style, hovertemplate=hover)
     end = float(ranges["end_us"].max()) * scale
     figure.update_layout(
@@ -125,6 +126,13 @@ def timeline(operations: pd.DataFrame, ranges: pd.DataFrame, title: str = "") ->
         yaxis=named(lanes),
     )
     return figure
+
+
+def _launch(row: dict[Any, Any]) -> str:
+    """Return grid, block and registers of a kernel as a line of a hover text; empty if none is known."""
+    said = {"grid_blocks": "blocks", "block_threads": "threads each", "registers_per_thread": "registers a thread"}
+    known = [f"{int(row[c]):,} {unit}" for c, unit in said.items() if not pd.isna(row.get(c, pd.NA))]
+    return f"<br>{', '.join(known)}" if known else ""
 
 
 _DEPTHS = {0: "layer", 1: "block", 2: "stage"}

@@ -39,7 +39,10 @@ def _theirs(shown: Sequence[Counted]) -> Finding:
     if shown:
         return Finding("Published, not measured here", f"{said}.")
     return Finding(
-        "Only published figures are shown, because no AMD run is in profiles/ and none was given", f"{said}."
+        "Only published figures are shown, because no AMD run is in profiles/ and none was given",
+        f"{said}.",
+        short="No AMD run is in profiles/ and none was given: only published counters of align & sort are shown.",
+        change="Give `folders` a workload folder of rocprof-compute, or keep one with `moe-lab import FOLDER`.",
     )
 
 

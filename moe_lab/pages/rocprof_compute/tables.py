@@ -7,14 +7,14 @@ import pandas as pd
 
 from moe_lab.analysis import amd
 from moe_lab.analysis.amd.runs import Counted
-from moe_lab.pages.show.notes import Note
+from moe_lab.pages.show.notes import Note, Nothing
 from moe_lab.pages.show.tables import Column, Table, heads
 from moe_lab.spec import published
 
-NOTHING = Note(
+NOTHING = Nothing(
     "No run of rocprof-compute is shown: set `folders` to a workload folder, or keep one with `moe-lab import FOLDER`."
 )
-NONE = Note("No run is shown.")
+NONE = Nothing("No run is shown.")
 # NVIDIA's term, AMD's term, and what moe_lab calls both.
 GLOSSARY = (
     ("streaming multiprocessor (SM)", "compute unit (CU)", "sm_count"),
@@ -92,7 +92,7 @@ def memory(tables: Mapping[str, pd.DataFrame]) -> Table | Note:
 def side_by_side(shown: Sequence[Counted]) -> Table | Note:
     """Return the metrics of the first two runs, kernel by kernel; metrics that are 0 in both are left out."""
     if len(shown) < 2:
-        return Note("Give two folders to see their metrics side by side: `-p folders one,other`.")
+        return Nothing("Give two folders to see their metrics side by side: `-p folders one,other`.")
     left, right = shown[:2]
     frame = amd.compare(left.launches, right.launches)
     frame = frame[(frame[["left", "right"]].fillna(0) != 0).any(axis=1)].copy()

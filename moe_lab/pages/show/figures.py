@@ -111,7 +111,8 @@ def log_ticks(values: Iterable[Any]) -> dict[str, Any]:
     if not known:
         return {"type": "log"}
     decades = range(math.floor(math.log10(min(known))), math.ceil(math.log10(max(known))) + 1)
-    ticks = [step * 10.0**decade for decade in decades for step in (1, 2, 5)]
+    steps = (1, 2, 5) if max(known) > 5 * min(known) else (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)  # few would be in sight
+    ticks = [step * 10.0**decade for decade in decades for step in steps]
     shown = [t for t in ticks if min(known) / 2 <= t <= 2 * max(known)]
     shown = shown if len(shown) <= MOST_TICKS else [t for t in shown if math.log10(t) == round(math.log10(t))]
     return {"type": "log", "tickvals": shown, "ticktext": [f"{t:,.10g}" for t in shown]}

@@ -7,6 +7,7 @@ sentence of at most ``MOST_WORDS`` words; a click unfolds the others. ``changes`
 
 import html
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -20,7 +21,7 @@ from moe_lab.pages.show import mime, tables
 NBSP = "\u00a0"
 MOST_WORDS = 25  # of a sentence that stands open
 OPEN = 3  # sentences
-MOST_ROWS = 40  # more rows are a table of the page and not the basis of one sentence
+MOST_ROWS = 20  # more rows are a table of the page and not the basis of one sentence
 Severity = Literal["normal", "problem", "caution"]
 
 
@@ -114,10 +115,15 @@ class Changes:
         if not said:
             none = "Nothing: no finding of this page names a cost that a change would save."
             return {"text/html": f"<p>{none}</p>", "text/plain": none}
-        items = [html.escape(what) + (f" <small>{stake} at stake</small>" if stake else "") for what, stake in said]
+        items = [_code(what) + (f" <small>{stake} at stake</small>" if stake else "") for what, stake in said]
         lines = [f"{n}. {what}{f' ({stake} at stake)' if stake else ''}" for n, (what, stake) in enumerate(said, 1)]
         listed = "".join(f"<li>{item}</li>" for item in items)
         return {"text/html": f'<ol class="changes">{listed}</ol>', "text/plain": "\n".join(lines)}
+
+
+def _code(text: str) -> str:
+    """Return a text as HTML; backquotes mark code, as in Markdown."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
 
 
 def show(found: Sequence[Finding | None]) -> Findings:

@@ -94,8 +94,11 @@ class Table:
             for c in self.columns:
                 name, n = spans[-1] if spans else ("", 0)
                 spans = [*spans[:-1], (name, n + 1)] if n and name == c.group else [*spans, (c.group, 1)]
-            cells = "".join(f'<th colspan="{n}"{_class("group", bool(g))}>{html.escape(g)}</th>' for g, n in spans)
-            groups = f"<tr>{cells}</tr>"
+            cells = (
+                f'<th colspan="{n}" class="group">{html.escape(g)}</th>' if g else f'<td colspan="{n}"></td>'
+                for g, n in spans
+            )
+            groups = f"<tr>{''.join(cells)}</tr>"
         heads = "".join(
             f'<th scope="col" data-key="{html.escape(c.key)}"{_class("num", c.digits is not None)}>'
             f"{html.escape(c.label)}{f'<small>{html.escape(c.unit)}</small>' if c.unit else ''}</th>"
@@ -125,9 +128,6 @@ def _cell(column: Column, value: Any, level: int, odd: bool = False) -> str:
         kinds.append("bar")
         width = 0.0 if missing else max(0.0, min(100.0, 100 * float(value) / column.bar))
         style = f' style="--fill:{width / 100:.3f}"'
-    if column.wrap:
-        # Kernel names have no spaces at which a phone could break them.
-        text = text.replace("_", "_<wbr>")
     return f"<td{_class(' '.join(kinds), bool(kinds))}{style}>{text}</td>"
 
 

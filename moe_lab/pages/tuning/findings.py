@@ -10,6 +10,8 @@ from moe_lab.analysis.tuning import Tuning
 from moe_lab.pages.show import findings
 from moe_lab.pages.show.findings import Finding, each, percent, time
 
+LEAST_PCT = 0.05  # less would read as 0.0 %
+
 
 def all_of(run: Tuning) -> list[Finding | None]:
     """Say what tuning gains, where, and what a lookup costs; the first sentence is the headline."""
@@ -22,7 +24,7 @@ def all_of(run: Tuning) -> list[Finding | None]:
     first: Any = next(rows_of(run.rows[run.rows["phase"] == "final"]))
     where = f"On {run.gpu}, {first.model}, {first.format}, {first.backend}"
     return [
-        Finding(where, f"{gain(best)}.", findings.rows(best, "M w13 w2 us default_us gain_pct")),
+        headline(best, where),
         tiles(best),
         single(best),
         keys(tuning.between(run)),
@@ -31,14 +33,34 @@ def all_of(run: Tuning) -> list[Finding | None]:
     ]
 
 
+def headline(best: pd.DataFrame, where: str) -> Finding:
+    """Say what tuning gains; the most time that a call at one M saves is at stake."""
+    known = best.dropna(subset="gain_pct").astype({"gain_pct": float})
+    told = findings.rows(best, "M w13 w2 us default_us gain_pct")
+    if known.empty or known["gain_pct"].max() < LEAST_PCT:
+        return Finding(where, f"{gain(best)}.", told)
+    saved = known["default_us"].astype(float) - known["us"].astype(float)
+    most: Any = next(rows_of(known.loc[[saved.idxmax()]]))
+    name = where.removeprefix("On ")
+    return Finding(
+        where,
+        f"{gain(best)}.",
+        told,
+        stake_us=float(saved.max()),
+        short=f"Tuned tiles save {percent(float(known['gain_pct'].median()))} of a call on the median of "
+        f"{_sizes(len(known))} ({name}).",
+        change=f"Keep the tuned tiles (`moe-lab configs`): at M = {most.M:,} a call takes {time(most.us / 1e3)} "
+        f"instead of {time(most.default_us / 1e3)}.",
+    )
+
+
 def gain(best: pd.DataFrame) -> str:
     """Say how much time the tuned tiles save over the backend's own tile."""
     known = best.dropna(subset="gain_pct").astype({"gain_pct": float})
     if known.empty:
         return f"tiles were found for {_sizes(len(best))}, none of which the backend's own tile could run"
     most: Any = next(rows_of(known.nlargest(1, "gain_pct")))
-    # Less would read as 0.0 %.
-    if most.gain_pct < 0.05:
+    if most.gain_pct < LEAST_PCT:
         return f"no tile is quicker than the backend's own at any of {_sizes(len(known))}"
     return (
         f"tuned tiles save {percent(float(known['gain_pct'].median()))} of a call against the backend's own on the "
@@ -88,6 +110,9 @@ def keys(between: pd.DataFrame) -> Finding | None:
         f"{percent(float(between['cost_pct'].median()))} on the median against the best measured there, most at "
         f"M = {worst.M:,}, {percent(worst.cost_pct)} (key {worst.nearest:,}).",
         findings.rows(between, "M nearest nearest_us best_us cost_pct"),
+        stake_us=float(worst.nearest_us) - float(worst.best_us),
+        short=f"At M = {worst.M:,} the tiles of the nearest key, {worst.nearest:,}, cost {percent(worst.cost_pct)}.",
+        change=f"Tune M = {worst.M:,} too: the tiles of M = {worst.nearest:,} cost {percent(worst.cost_pct)} there.",
     )
 
 

@@ -4,7 +4,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from moe_lab.pages.show import palette
-from moe_lab.pages.show.figures import as_text, panels
+from moe_lab.pages.show.figures import as_text, log_ticks, over_sizes, panels
 
 _SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "star")
 
@@ -41,7 +41,7 @@ def landscape(rows: pd.DataFrame) -> go.Figure:
     order = [f"{n}" for n in sorted(set(rows["block_n"]))]
     figure.update_xaxes(type="category", categoryorder="array", categoryarray=order)
     figure.update_xaxes(title={"text": "columns of a tile (block_n)"}, row=len(parts), col=1)
-    figure.update_yaxes(title={"text": "time (µs)"}, type="log")
+    figure.update_yaxes(title={"text": "time (µs)"}, **log_ticks(rows["us"]))
     return figure.update_layout(height=150 + 270 * len(parts) + 12 * len(drawn))
 
 
@@ -70,7 +70,4 @@ def keys(chosen: pd.DataFrame, between: pd.DataFrame) -> go.Figure:
         customdata=between["nearest"].tolist(),
         hovertemplate="M = %{x:,}: the tiles of M = %{customdata:,} cost %{y:.1f} %<extra></extra>",
     )
-    figure.update_xaxes(title={"text": "tokens (M)"}, type="log")
-    figure.update_yaxes(title={"text": "of the time of a call (%)"}, rangemode="tozero")
-    figure.update_layout(template="moe_lab", height=420, showlegend=True)
-    return figure
+    return over_sizes(figure, saved["M"], "tokens (M)", 360, "of the time of a call (%)", rangemode="tozero")

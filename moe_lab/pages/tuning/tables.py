@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from moe_lab.pages.show import tiles
 from moe_lab.pages.show.notes import Note, or_note
 from moe_lab.pages.show.tables import Table, heads
 
@@ -11,21 +12,25 @@ _NOTHING = "Nothing to show: the tuning has no M with a result."
 def chosen(frame: pd.DataFrame) -> Table | Note:
     """Return the tiles of each M (``analysis.tuning.chosen``)."""
     own, one, found = "backend's own tile", "one tile for both", "the search"
+    shown, w13 = tiles.split(frame, "w13", 6)
+    shown, w2 = tiles.split(shown, "w2", 6)
     columns = [
-        *heads("M w13 w2 us"),
+        *heads("M us"),
         *heads("default_us", label="time", group=own),
         *heads("gain_pct", group=own),
+        *w13,
+        *w2,
         *heads("one one_pct", group=one),
         *heads("tried failed over_seen_pct", group=found),
     ]
-    caption = "Tiles: block_m x block_n x block_k x group_m x num_warps x num_stages."
-    return or_note(frame, Table(frame, columns, caption), _NOTHING)
+    return or_note(shown, Table(shown, columns), _NOTHING)
 
 
 def landscape(frame: pd.DataFrame) -> Table | Note:
     """Return the tiles measured at one M, the quickest first (``analysis.tuning.landscape``)."""
-    columns = heads("part tile us over_best round")
-    return or_note(frame, Table(frame, columns), _NOTHING)
+    shown, tile = tiles.split(frame, "tile", 6)
+    columns = [*heads("part"), *tile, *heads("us over_best round")]
+    return or_note(shown, Table(shown, columns), _NOTHING)
 
 
 def between(frame: pd.DataFrame) -> Table | Note:
