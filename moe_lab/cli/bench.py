@@ -19,13 +19,18 @@ INFO = {
         ),
         (
             "moe-lab bench experts --name X [--model NAME] [--m 1,2,4,...,16384] [--backends NAME,...] "
-            "[--routing uniform,zipf:1.2] [--parts full,w13,w2]"
+            "[--routing uniform,zipf:1.2] [--parts full,w13,w2] [--on dask://HOST:PORT|dask://local:2|slurm:8]"
         ): (
             "which experts backend should run at how many tokens, and how far is it from the bound? "
-            "Checks each against an fp64 oracle, times them interleaved; a crash costs one case"
+            "Checks each against an fp64 oracle, times them interleaved; a crash costs one case. "
+            "`--on` takes the cases to [many GPUs or hosts](docs/cluster.md)"
         ),
     },
 }
+ON = (
+    "measure case by case on other machines, each on one GPU: dask://HOST:PORT (a running scheduler), dask://local:2 "
+    "(workers here) or slurm:8 (jobs of one GPU); the same command goes on where it was stopped"
+)
 WHAT = {"align": "align algorithms over sizes", "experts": "experts backends over tokens"}
 
 
@@ -38,13 +43,21 @@ def add(parser: argparse.ArgumentParser) -> None:
         )
         bench_options.add(name, bench)
         add_destination(bench)
+        bench.add_argument("--on", metavar="PLACE", help=ON)
         bench.set_defaults(run=partial(run, name))  # both benchmarks share one function
 
 
 def run(name: str, arguments: argparse.Namespace) -> int:
     """Run a benchmark and print the run's folder; returns 1 if the measuring process did not finish."""
-    from moe_lab.runs import bench_runs
+    from moe_lab.runs import bench_runs, sweep
 
+    if arguments.on:
+        made, failed = sweep.measure(name, arguments, arguments.name, arguments.on, **destination(arguments))
+        for sentence in failed:
+            print(f"moe-lab: {sentence}", file=sys.stderr)
+        for one in made:
+            print_run(one)
+        return 1 if failed else 0
     run, code = bench_runs.measure(name, bench_options.argv(name, arguments), arguments.name, **destination(arguments))
     kept = run.manifest["rows"]
     if kept["failed"]:

@@ -103,7 +103,7 @@ def import_bench(
         UserError: a file cannot be read, the parts do not belong together, or the name is bad or taken.
     """
     results = [rows.read_result(path) for path in files]
-    _refuse_strangers(files, results)
+    refuse_strangers([path.name for path in files], results)
     header, hosts = results[0].header, redact.names_in([[r.header, r.rows] for r in results])
     name = full_name(name, (header.get("gpu") or {}).get("name"))
     with redact.counting() as hidden:
@@ -146,14 +146,17 @@ def _manifest(
     }
 
 
-def _refuse_strangers(files: Sequence[Path], results: Sequence[rows.Result]) -> None:
-    """Raise UserError unless all parts are of one benchmark, GPU and software, and no row was measured twice."""
-    for path, result in zip(files[1:], results[1:], strict=True):
+def refuse_strangers(names: Sequence[str], results: Sequence[rows.Result]) -> None:
+    """Raise UserError unless all parts are of one benchmark, GPU and software, and no row was measured twice.
+
+    ``names`` of the parts are for the sentence.
+    """
+    for name, result in zip(names[1:], results[1:], strict=True):
         for key in ("bench", "gpu", "versions"):
             ours, theirs = (_identity(r.header.get(key)) for r in (results[0], result))
             if ours != theirs:
                 raise UserError(
-                    f"'{files[0].name}' and '{path.name}' differ in {key}: times compare only on one machine with one "
+                    f"'{names[0]}' and '{name}' differ in {key}: times compare only on one machine with one "
                     "software; import them as two runs."
                 )
     columns = results[0].header.get("key") or []
