@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from moe_lab.spec import architectures, ranges
+from moe_lab.spec.problem import MoEProblem
 
 CALL = ["arch", "gpu", "model", "format", "backend", "algorithm", "stage", "kernel"]
 CODE = [
@@ -24,7 +25,8 @@ BESIDE += ["static_occupancy_pct", "occupancy_theoretical_pct"]
 WIDE_BYTES = 16  # the widest load of a thread
 # Columns that the rules read.
 NEEDED = ["arch", "error", "tensor_unit", "vgpr_spills", "sgpr_spills", "local_accesses"]
-NEEDED += ["loop_mix", "loop_loads", "blocks_by"]
+NEEDED += ["loop_mix", "loop_loads", "blocks_by", "mix", "constants", "model", "M"]
+BOX = 256  # most elements on a side of what TMA copies at once
 NARROW_PCT = 50.0  # of the bytes loaded in the inner loop; narrow loads of scales and indices are fewer
 
 
@@ -106,6 +108,36 @@ def lesser_unit(row: Any) -> bool:
     return row.tensor_unit == "mma.sync" and architectures.find(row.arch).tensor_unit != "mma.sync"
 
 
+def tile(row: Any) -> dict[str, int]:
+    """Return the sides of the tile that a row's kernel was compiled for: ``{"BLOCK_M": 64, ...}``, empty if none."""
+    pairs = (pair.partition("=") for pair in str(row.constants or "").split())
+    return {name: int(value) for name, _, value in pairs if name.startswith("BLOCK_") and value.isdigit()}
+
+
+def copies_by_threads(row: Any) -> bool:
+    """Return whether threads copy whole tiles for the tensor unit that TMA could: contiguous, within a box of TMA."""
+    sides = tile(row)
+    could = row.tensor_unit and architectures.find(row.arch).tma and {"BLOCK_N", "BLOCK_K"} <= sides.keys()
+    fits = could and max(sides["BLOCK_N"], sides["BLOCK_K"]) <= BOX and bool(row.loop_loads)
+    return bool(fits) and "TMA" not in dict(row.mix or ()) and narrow_pct(row.loop_loads) < NARROW_PCT
+
+
+def converts(row: Any) -> bool:
+    """Return whether the inner loop has as many conversions as tensor instructions, or more."""
+    mix = dict(row.loop_mix or ())
+    return bool(row.tensor_unit) and mix.get("conversion", 0) >= max(1, mix.get(row.tensor_unit, 0))
+
+
+def few_rows(row: Any) -> bool:
+    """Return whether a tile has fewer rows than the tensor unit takes at full rate, though the experts have as many."""
+    sides, card = tile(row), architectures.find(row.arch)
+    if row.tensor_unit != card.tensor_unit or "BLOCK_M" not in sides:
+        return False
+    problem = MoEProblem.preset(row.model, int(row.M))
+    rows = sides["BLOCK_N"] if "SWAP=1" in row.constants else sides["BLOCK_M"]
+    return rows < card.tensor_rows <= problem.rows_useful / problem.E
+
+
 @dataclass(frozen=True)
 class Rule:
     """What can be wrong in compiled code.
@@ -115,12 +147,14 @@ class Rule:
         fires: whether it holds for a row.
         shown: columns that show it, separated by spaces.
         problem: whether it usually costs time or fails; otherwise it may be intended.
+        lines: column of the lines of the source that it concerns; empty if there are none.
     """
 
     about: str
     fires: Callable[[Any], bool]
     shown: str
     problem: bool
+    lines: str = ""
 
 
 RULES = (
@@ -130,20 +164,20 @@ RULES = (
         lambda row: any((row.vgpr_spills, row.sgpr_spills, row.local_accesses)),
         "static_registers static_sgprs stack_bytes vgpr_spills sgpr_spills local_accesses",
         True,
+        "spill_lines",
     ),
-    Rule("mma.sync where the GPU has more", lesser_unit, "constants tensor_shape", False),
-    Rule(
-        "Narrow loads in the inner loop",
-        starved,
-        "loop_loads",
-        True,
-    ),
+    Rule("mma.sync where the GPU has more", lesser_unit, "constants tensor_shape", False, "tensor_lines"),
+    Rule("Narrow loads in the inner loop", starved, "loop_loads", True, "narrow_lines"),
     Rule(
         "Shared memory halves the occupancy",
         smem_costs_half,
         "static_smem_bytes static_occupancy_pct blocks_by",
         False,
+        "load_lines",
     ),
+    Rule("No TMA where the tile allows it", copies_by_threads, "constants loop_loads", False, "load_lines"),
+    Rule("Converted operands in the inner loop", converts, "loop_mix", False, "conversion_lines"),
+    Rule("Fewer rows than the tensor unit takes", few_rows, "constants tensor_shape", False, "tensor_lines"),
 )
 
 

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,10 +18,11 @@ from moe_lab.spec.guard.places import full_name
 
 BENCH = "inspect"
 FOLDER = "static"
+Seen = Callable[[Mapping[str, Any], assembly.Listing], None]
 
 
 def inspect(
-    arguments: Sequence[str], name: str, *, root: Path | None = None, overwrite: bool = False
+    arguments: Sequence[str], name: str, *, root: Path | None = None, overwrite: bool = False, seen: Seen | None = None
 ) -> tuple[runs.Run, int]:
     """Compile kernels in a separate process and keep what their code says.
 
@@ -30,6 +31,7 @@ def inspect(
         name: ``<run>``, in the folder ``static``, or ``<folder>/<run>``.
         root: profiles folder.
         overwrite: replace an existing run of that name.
+        seen: called with each row that has code, and its listing; rows of the same code get the same object.
 
     Returns:
         The run and the exit code of the process.
@@ -46,19 +48,23 @@ def inspect(
         if not rows.is_result(out) or code == 2:
             raise UserError(f"The compiling process {bench_runs.stopped(code)}; see its output above.")
         read = private.folder / "read.json"
-        _write(rows.read_result(out), out.with_name(f"{out.name}.code"), read)
+        _write(rows.read_result(out), out.with_name(f"{out.name}.code"), read, seen)
         given = {"command": ["moe-lab", "inspect", *arguments, "--name", name.split("/")[-1]]}
         return bench_runs.import_bench([read], full, root=place, manifest=given, overwrite=overwrite, held=held), code
 
 
-def _write(result: rows.Result, code: Path, target: Path) -> None:
+def _write(result: rows.Result, code: Path, target: Path, seen: Seen | None) -> None:
     """Write a result again, with the columns read from the listings in the folder ``code``."""
 
     @cache  # launches that differ only in M share one listing
     def read(listing: str) -> assembly.Listing:
         return assembly.read(read_text(code / plain_name(listing, "a listing")))
 
-    lines = [result.header, *(_with_columns(row, read) for row in result.rows), {"complete": bool(result.complete)}]
+    found = [_with_columns(row, read) for row in result.rows]
+    for row, columns in zip(result.rows, found, strict=True):
+        if seen and "static_instructions" in columns:
+            seen(columns, read(row["listing"]))
+    lines = [result.header, *found, {"complete": bool(result.complete)}]
     target.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 

@@ -36,6 +36,7 @@ class Card:
         smem_reserved_bytes: taken by each block in addition.
         smem_unit_bytes: shared memory is allocated to a block in multiples of this.
         tensor_unit: what multiplies matrices at full rate: ``mma.sync``, ``wgmma``, ``tcgen05`` or ``mfma``.
+        tensor_rows: rows of a tile that one of its instructions takes at full rate.
         source: where the figures come from.
     """
 
@@ -55,12 +56,18 @@ class Card:
     smem_reserved_bytes: int
     smem_unit_bytes: int
     tensor_unit: str
+    tensor_rows: int
     source: str
 
     @property
     def amd(self) -> bool:
         """Whether it is a GPU of AMD."""
         return self.arch.startswith("gfx")
+
+    @property
+    def tma(self) -> bool:
+        """Whether it copies whole tiles by a tensor memory accelerator."""
+        return not self.amd and int(self.arch.removeprefix("sm_")) >= 90
 
 
 @dataclass(frozen=True)

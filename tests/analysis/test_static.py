@@ -5,6 +5,9 @@ import pytest
 
 from moe_lab.analysis import static
 
+TILE = {"constants": "EVEN_K=1 BLOCK_M=64 BLOCK_N=256 BLOCK_K=64"}
+FEW = {"arch": "sm_100", "tensor_unit": "tcgen05", "constants": "BLOCK_M=64 BLOCK_N=128", "M": 1024}  # 128 rows each
+FEW |= {"model": "256x128x32x4"}
 RULES = {rule.about: rule for rule in static.RULES}
 
 
@@ -33,6 +36,17 @@ def row(**changes):
             {"blocks_by": [("registers", 4), ("shared memory", 2), ("warps", 16)]},
             {"blocks_by": [("registers", 2), ("shared memory", 2), ("warps", 16)]},
         ),
+        ("No TMA where the tile allows it", TILE, TILE | {"arch": "sm_80"}),
+        ("No TMA where the tile allows it", TILE, TILE | {"mix": [("wgmma", 4), ("TMA", 2)]}),
+        ("No TMA where the tile allows it", TILE, {"constants": "BLOCK_M=64 BLOCK_N=512 BLOCK_K=64"}),
+        (
+            "Converted operands in the inner loop",
+            {"loop_mix": [("conversion", 8), ("wgmma", 4)]},
+            {"loop_mix": [("conversion", 3), ("wgmma", 4)]},
+        ),
+        ("Fewer rows than the tensor unit takes", FEW, FEW | {"M": 1023}),
+        ("Fewer rows than the tensor unit takes", FEW, FEW | {"constants": "SWAP=1 BLOCK_M=32 BLOCK_N=128"}),
+        ("Fewer rows than the tensor unit takes", FEW, FEW | {"arch": "sm_90", "tensor_unit": "mma.sync"}),
     ],
 )
 def test_a_rule_fires_in_the_rows_that_it_is_about(rule, fires, rests) -> None:

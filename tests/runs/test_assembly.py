@@ -149,6 +149,44 @@ def test_each_instruction_of_amd_has_its_unit(instruction, unit, width) -> None:
     assert found["loads"] == ([(width, 1)] if width else [])
 
 
+LINES = """//--------------------- .text.k
+	//## File "/made/here/triton/language/standard.py", line 43 inlined at "/made/here/kernel.py", line 7
+	//## File "/made/here/kernel.py", line 7
+        /*0000*/                   MOV R1, R2 ;
+        /*0010*/                   LDG.E R4, desc[UR4][R2.64] ;
+	//## File "/made/here/helper.py", line 9
+        /*0020*/                   LDL R4, [R1] ;
+	//## File "/made/here/triton/language/standard.py", line 50
+        /*0030*/                   EXIT ;
+"""
+LOC = """\t.file\t1 "/made/here" "kernel.py"
+\t.file\t2 "/made/here/triton/language" "standard.py"
+k:
+\tv_mov_b32_e32 v1, v2
+\t.loc\t2 43 17 is_stmt 0        ; standard.py:43:17 @[ kernel.py:7:30 ]
+\tv_add_f32_e32 v1, v1, v2
+\t.loc\t1 0 0                    ; :0:0
+\tglobal_load_dword v1, v[2:3], off
+\t.loc\t1 9 3                    ; kernel.py:9:3
+\tv_writelane_b32 v1, s2, 0
+"""
+
+
+def test_each_instruction_comes_from_a_line_of_the_kernel_and_not_of_what_it_calls_of_triton() -> None:
+    nvidia = assembly.read(sass("MOV R1, R2", "LDG.E R4, desc[UR4][R2.64]", "LDL R4, [R1]", "@P0 EXIT") + LINES)
+    assert [str(one.place) for one in nvidia.instructions] == [
+        *["kernel.py:7"] * 2,
+        "helper.py:9",
+        "standard.py:50",  # nothing says who calls it
+    ]
+    assert (nvidia.instructions[0].place.file, nvidia.instructions[3].text) == ("/made/here/kernel.py", "@P0 EXIT")
+    amd = assembly.read(f'.amdgcn_target "amdgcn-amd-amdhsa--gfx942"\n{LOC}\t.amdhsa_kernel k\n')
+    assert [str(one.place) for one in amd.instructions] == ["None", "kernel.py:7", "kernel.py:7", "kernel.py:9"]
+    found = assembly.columns(amd, 4)
+    assert found["narrow_lines"] == found["load_lines"] == [("kernel.py:7", 1)]
+    assert found["spill_lines"] == [("kernel.py:9", 1)]
+
+
 @pytest.mark.parametrize("text", ["", "PTX", sass().replace("code", "none"), SASS.format("") * 2], ids=range(4))
 def test_a_listing_that_cannot_be_read_is_one_sentence(text) -> None:
     with pytest.raises(UserError, match=r"compile it again|not of a known assembler"):

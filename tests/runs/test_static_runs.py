@@ -91,6 +91,20 @@ def test_a_block_that_no_multiprocessor_holds_is_the_rows_error(compiling, tmp_p
     assert row["static_registers"] == 184
 
 
+def test_pages_are_written_beside_the_run_and_only_over_pages(compiling, tmp_path, capsys) -> None:
+    compiling(ROWS)
+    argv = ["inspect", "--profiles", str(tmp_path / "p"), "--html", str(tmp_path / "pages"), "--name"]
+    assert cli.main([*argv, "x"]) == 0
+    names = ["gfx942_w13_fused_moe_gemm_kernel.html", "index.html", "sm_90_w13_fused_moe_gemm_kernel.html"]
+    assert sorted(p.name for p in (tmp_path / "pages").iterdir()) == names
+    assert cli.main([*argv, "y"]) == 2
+    assert "There already is a folder of such pages 'pages'" in capsys.readouterr().err
+    assert cli.main([*argv, "x", "--overwrite"]) == 0
+    (tmp_path / "pages" / "index.html").write_text("mine")
+    assert cli.main([*argv, "x", "--overwrite"]) == 2
+    assert (tmp_path / "pages" / "index.html").read_text() == "mine"
+
+
 @pytest.mark.parametrize("listing", ["../rows.json", "gone.txt"])
 def test_a_listing_that_is_not_there_is_no_run(compiling, tmp_path: Path, capsys, listing) -> None:
     compiling([H100 | CALL | LAUNCH | {"listing": listing}])

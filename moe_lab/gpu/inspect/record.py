@@ -16,7 +16,7 @@ from triton.runtime.jit import JITFunction
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.ranges import Mark
 
-CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 LISTING_S = 60
 
 
@@ -108,15 +108,20 @@ def told(launch: Launch) -> dict[str, Any]:
 
 
 def _sass(made: Any) -> str:
-    kept, name = get_cache_manager(made.hash), f"{made.name}.usage.sass"
+    kept, name = get_cache_manager(made.hash), f"{made.name}.lines.sass"
     if found := kept.get_file(name):
         return Path(found).read_text()
     with NamedTemporaryFile(suffix=".cubin") as file:
         file.write(made.asm["cubin"])
         file.flush()
-        argv = [str(CUOBJDUMP), "-res-usage", "-sass", file.name]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=LISTING_S)
+        listing = _listed("cuobjdump", "-res-usage", "-sass", file.name)
+        listing += _listed("nvdisasm", "-gi", "-c", file.name)  # which alone tells the lines of the source
+    kept.put(listing, name, binary=False)
+    return listing
+
+
+def _listed(tool: str, *options: str) -> str:
+    done = subprocess.run([str(TOOLS / tool), *options], capture_output=True, text=True, timeout=LISTING_S)
     if done.returncode:
-        raise UserError(f"The code cannot be listed: cuobjdump of Triton's wheel failed with code {done.returncode}.")
-    kept.put(done.stdout, name, binary=False)
+        raise UserError(f"The code cannot be listed: {tool} of Triton's wheel failed with code {done.returncode}.")
     return done.stdout

@@ -38,16 +38,23 @@ def _amiss(rows: pd.DataFrame, rule: Rule) -> Finding | None:
     for kernel, part in found.groupby(found["kernel"].fillna("the call"), sort=False):
         where = listed(list(dict.fromkeys(part["arch"])))
         parts.append(f"{kernel} on {where} ({_example(next(rows_of(part)), rule)})")
-    shown = findings.rows(found, f"{WHERE} {rule.shown}")
+    shown = findings.rows(found, f"{WHERE} {rule.shown} {rule.lines}")
     return Finding(rule.about, f"{'; '.join(parts)}.", shown, "problem" if rule.problem else "normal")
 
 
 def _example(row: Any, rule: Rule) -> str:
     """Return one launch with the columns that show it: ``two_kernel, bf16, M = 1, gfx942: sgpr_spills 120``."""
     of = row.backend if pd.notna(row.backend) else row.algorithm
+    return f"{of}, {row.format}, M = {row.M:,}, {row.arch}: {evidence(row, rule)}"
+
+
+def evidence(row: Any, rule: Rule) -> str:
+    """Return the columns of a row that show that a rule fires, and the lines of the source that it concerns."""
     known = ((name, getattr(row, name, None)) for name in rule.shown.split())
     said = ", ".join(f"{name} {_text(value)}" for name, value in known if _is_known(value))
-    return f"{of}, {row.format}, M = {row.M:,}, {row.arch}: {said.removeprefix('error ').rstrip('.')}"
+    lines = getattr(row, rule.lines, None) if rule.lines else None
+    at = f"; from {listed([str(line) for line, _ in lines])}" if isinstance(lines, list) and lines else ""
+    return said.removeprefix("error ").rstrip(".") + at
 
 
 def _is_known(value: Any) -> bool:

@@ -5,14 +5,20 @@ the first pattern that matches the start of its mnemonic, a space and its operan
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from moe_lab.runs.assembly._listing import TENSOR, Instruction
+from moe_lab.runs.assembly._listing import TENSOR
+from moe_lab.runs.assembly._listing import Instruction as Instruction
 from moe_lab.runs.assembly._listing import Listing as Listing
-from moe_lab.runs.assembly._loops import inner_loop
+from moe_lab.runs.assembly._listing import Place as Place
+from moe_lab.runs.assembly._loops import inner_loop as inner_loop
 from moe_lab.spec import plugins
 from moe_lab.spec.errors import UserError
+
+LANES = ("v_writelane", "v_readlane")
+WIDE_BYTES = 16  # the widest load of a thread that every architecture has
+MOST_LINES = 6  # of the source, of each kind, those with the most instructions
 
 
 def read(text: str) -> Listing:
@@ -34,7 +40,7 @@ def columns(listing: Listing, warps: int) -> dict[str, Any]:
         listing: the kernel.
         warps: warps of a thread block, all of which do tensor work.
     """
-    body = inner_loop(listing.instructions)
+    body = [listing.instructions[at] for at in inner_loop(listing.instructions)]
     tensor = [one for one in listing.instructions if one.unit in TENSOR]
     return {
         **listing.facts,
@@ -44,6 +50,7 @@ def columns(listing: Listing, warps: int) -> dict[str, Any]:
         "mix": _counted(listing.instructions),
         "loads": _loads(listing.instructions),
         **(_loop(body, warps) if body else {}),
+        **_lines(listing.instructions, body or listing.instructions),
     }
 
 
@@ -58,6 +65,24 @@ def _loop(body: Sequence[Instruction], warps: int) -> dict[str, Any]:
         "loop_tensor_flop": sum(f or 0 for f in flop) * warps if known else None,
         "loop_not_tensor_pct": 100 * (1 - len(tensor) / len(body)) if tensor else None,
     }
+
+
+def _lines(every: Sequence[Instruction], hot: Sequence[Instruction]) -> dict[str, Any]:
+    """Return which lines of the source what may be amiss comes from; ``hot`` is the inner loop, or all of the code."""
+    # What spills of scalar registers become is listed as an exchange with lanes, like any other.
+    spilled = [one for one in every if one.unit == "local memory" or one.opcode.startswith(LANES)]
+    loads = [one for one in hot if one.load_bytes is not None]
+    return {
+        "tensor_lines": _by_line(one for one in hot if one.unit in TENSOR),
+        "load_lines": _by_line(loads),
+        "narrow_lines": _by_line(one for one in loads if (one.load_bytes or 0) < WIDE_BYTES),
+        "conversion_lines": _by_line(one for one in hot if one.unit == "conversion"),
+        "spill_lines": _by_line(spilled),
+    }
+
+
+def _by_line(instructions: Iterable[Instruction]) -> list[tuple[str, int]]:
+    return Counter(str(one.place) for one in instructions if one.place).most_common(MOST_LINES)
 
 
 def _counted(instructions: Sequence[Instruction]) -> list[tuple[str, int]]:

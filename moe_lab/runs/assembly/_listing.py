@@ -2,13 +2,25 @@
 
 import csv
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 SOURCE = Path(__file__).with_name("units.csv")
 TENSOR = ("mma.sync", "wgmma", "tcgen05", "mfma", "wmma")
+LIBRARY = "/triton/language/"  # what kernels call of Triton itself
+
+
+class Place(NamedTuple):
+    """A line of the source: the file as its compiler was given it, and the number of the line."""
+
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{Path(self.file).name}:{self.line}"
 
 
 @dataclass(frozen=True)
@@ -23,6 +35,8 @@ class Instruction:
         load_bytes: bytes that a thread loads from global memory; None = it is not such a load.
         flop: floating-point operations of the tensor unit per warp (a multiply-add is two); None = the instruction does
             not tell, or there are none.
+        text: the instruction as it is listed.
+        place: the line of the source that it comes from; None = the listing does not tell.
     """
 
     opcode: str
@@ -31,6 +45,8 @@ class Instruction:
     ends: bool = False
     load_bytes: int | None = None
     flop: int | None = None
+    text: str = ""
+    place: Place | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +62,11 @@ class Listing:
     kernel: str
     instructions: tuple[Instruction, ...]
     facts: dict[str, int]
+
+
+def of_the_kernel(frames: Sequence[Place]) -> Place | None:
+    """Return the innermost of inlined places, the innermost first, that is not in Triton's own library."""
+    return next((place for place in frames if LIBRARY not in place.file), frames[0] if frames else None)
 
 
 @cache

@@ -7,15 +7,17 @@ from moe_lab.runs.assembly._listing import TENSOR, Instruction
 MOST_WAITING = 6  # most instructions of a loop that only polls a barrier
 
 
-def inner_loop(instructions: Sequence[Instruction]) -> list[Instruction]:
-    """Return the innermost loop with the most tensor instructions, the longest of several; empty if there is no loop.
+def inner_loop(instructions: Sequence[Instruction]) -> list[int]:
+    """Return the indices of the innermost loop with the most tensor instructions, the longest of several.
 
+    Empty if there is no loop.
     A few instructions that only wait for a barrier do not count as a loop.
     """
     loops = {head: body for head, body in _loops(instructions).items() if not _waits(instructions, body)}
     inner = [body for body in loops.values() if not any(other < body for other in loops.values())]
-    bodies = [[instructions[at] for at in sorted(body)] for body in inner]
-    return max(bodies, key=lambda body: (sum(one.unit in TENSOR for one in body), len(body)), default=[])
+    tensor = {at for at, one in enumerate(instructions) if one.unit in TENSOR}
+    longest: set[int] = max(inner, key=lambda body: (len(body & tensor), len(body)), default=set())
+    return sorted(longest)
 
 
 def _loops(instructions: Sequence[Instruction]) -> dict[int, set[int]]:

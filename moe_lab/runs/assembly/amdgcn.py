@@ -2,13 +2,15 @@
 
 import re
 
-from moe_lab.runs.assembly._listing import Instruction, Listing, units
+from moe_lab.runs.assembly._listing import Instruction, Listing, Place, of_the_kernel, units
 from moe_lab.spec.errors import UserError
 
 INFO = {"about": "assembly of AMD GPUs, by LLVM's AMDGPU target", "source": "LLVM, User Guide for AMDGPU Backend"}
 
 KERNEL = re.compile(r"^\s*\.amdhsa_kernel (\S+)", re.M)
-LINE = re.compile(r"^(?:(\.\w+):|[ \t]+([a-z]\w+)(?:[ \t]+([^;\n]*))?)", re.M)
+LINE = re.compile(r"^(?:(\.\w+):|[ \t]+(\.loc|[a-z]\w+)(?:[ \t]+([^;\n]*))?(?:;[ \t]*(\S+:\d+:\d+.*))?)", re.M)
+FILE = re.compile(r'^\s*\.file\s+\d+ "([^"\n]*)" "([^"\n]+)"', re.M)
+FRAME = re.compile(r"([^\s:@\[]+):(\d+):\d+")
 JUMP = re.compile(r"\.LBB\w+")
 # Column -> where LLVM states it: in the metadata of the kernel, or in comments on the function.
 STATED = {
@@ -39,25 +41,32 @@ def read(text: str) -> Listing:
     body = text[text.index(f"\n{found[0]}:") :]
     body = body[: body.index(".amdhsa_kernel")]
     places: dict[str, int] = {}
-    lines: list[tuple[str, str]] = []
-    for label, opcode, operands in LINE.findall(body):
+    files = {name: f"{folder}/{name}" for folder, name in FILE.findall(text)}
+    lines: list[tuple[str, str, Place | None]] = []
+    place = None
+    for label, opcode, operands, comment in LINE.findall(body):
         if label:
             places[label] = len(lines)
+        elif opcode == ".loc":
+            # Line 0 is code without a line of its own.
+            frames = [Place(files.get(name, name), int(line)) for name, line in FRAME.findall(comment) if int(line)]
+            place = of_the_kernel(frames) or place
         else:
-            lines.append((opcode, operands.strip()))
+            lines.append((opcode, operands.strip(), place))
     stated = {column: re.search(pattern, text) for column, pattern in STATED.items()}
     facts = {column: int(match[1]) for column, match in stated.items() if match}
-    instructions = tuple(_instruction(opcode, operands, places) for opcode, operands in lines)
+    instructions = tuple(_instruction(*line, places) for line in lines)
     spilled = sum(one.unit == "local memory" for one in instructions)
     return Listing(found[0], instructions, facts | {"local_accesses": spilled})
 
 
-def _instruction(opcode: str, operands: str, places: dict[str, int]) -> Instruction:
+def _instruction(opcode: str, operands: str, place: Place | None, places: dict[str, int]) -> Instruction:
     unit = units("amd")(f"{opcode} {operands}")
     label = JUMP.search(operands) if unit == "branch" else None
     width = _width(opcode) if unit in ("global load", "async copy") else None
     target = places.get(label[0]) if label else None
-    return Instruction(opcode, unit, target, opcode in ("s_branch", "s_endpgm"), width, _flop(opcode))
+    ends = opcode in ("s_branch", "s_endpgm")
+    return Instruction(opcode, unit, target, ends, width, _flop(opcode), f"{opcode} {operands}".strip(), place)
 
 
 def _width(opcode: str) -> int:

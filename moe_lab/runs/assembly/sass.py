@@ -1,9 +1,12 @@
-"""SASS of NVIDIA GPUs, as ``cuobjdump -res-usage -sass`` prints it for a cubin with one kernel."""
+"""SASS of NVIDIA GPUs, as ``cuobjdump -res-usage -sass`` prints it for a cubin with one kernel.
+
+What ``nvdisasm -gi -c`` prints may follow: of it only the lines of the source are taken.
+"""
 
 import re
 from typing import NamedTuple
 
-from moe_lab.runs.assembly._listing import Instruction, Listing, units
+from moe_lab.runs.assembly._listing import Instruction, Listing, Place, of_the_kernel, units
 from moe_lab.spec.errors import UserError
 
 INFO = {"about": "SASS of NVIDIA GPUs, by cuobjdump -res-usage -sass", "source": "CUDA binary utilities"}
@@ -11,6 +14,8 @@ INFO = {"about": "SASS of NVIDIA GPUs, by cuobjdump -res-usage -sass", "source":
 USAGE = re.compile(r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
 LINE = re.compile(r"^[ \t]*/\*([0-9a-f]{4,})\*/\s+(?:\{\s*)?(@!?U?P\w+\s+)?([A-Z][\w.]*)\s*([^;]*)", re.M)
 ADDRESS = re.compile(r"(?:^|[\s,])0x([0-9a-f]+)\s*$")
+AGAIN = "//--------------------- .text."  # where nvdisasm begins to list the code again
+PLACE = re.compile(r'^\s*//## File "([^"\n]+)", line (\d+)|^[ \t]*/\*([0-9a-f]{4,})\*/', re.M)
 RESERVED_BYTES = 1024
 STEP_BYTES = 16  # per instruction, since Volta
 WARPS_OF_A_WGMMA = 4  # warps that execute one together
@@ -33,6 +38,7 @@ def sniff(text: str) -> bool:
 
 def read(text: str) -> Listing:
     """Return the kernel; raises UserError if the text holds no kernel, or more than one."""
+    text, _, told = text.partition(AGAIN)
     found = USAGE.findall(text)
     if len(found) != 1:
         raise UserError(f"A listing of SASS has {len(found)} kernels instead of one; compile it again.")
@@ -45,9 +51,24 @@ def read(text: str) -> Listing:
         "smem_in_code_bytes": max(0, int(smem) - _reserved(text)),
         "code_bytes": len(code) * STEP_BYTES,
     }
-    instructions = tuple(_instruction(line, places) for line in code)
+    sources = _sources(told)
+    instructions = tuple(_instruction(line, places, sources.get(line.address)) for line in code)
     spilled = sum(one.unit == "local memory" for one in instructions)
     return Listing(kernel, instructions, facts | {"local_accesses": spilled})
+
+
+def _sources(text: str) -> dict[int, Place | None]:
+    """Return the line of the source of each address; inlined ones are listed from the inside out."""
+    found: dict[int, Place | None] = {}
+    frames: list[Place] = []
+    place = None
+    for file, line, address in PLACE.findall(text):
+        if file:
+            frames.append(Place(file, int(line)))
+            continue
+        place, frames = of_the_kernel(frames) if frames else place, []
+        found[int(address, 16)] = place
+    return found
 
 
 def _reserved(text: str) -> int:
@@ -63,14 +84,15 @@ def _without_padding(lines: list[Line]) -> list[Line]:
     return lines
 
 
-def _instruction(line: Line, places: dict[int, int]) -> Instruction:
+def _instruction(line: Line, places: dict[int, int], place: Place | None) -> Instruction:
     opcode, operands = line.opcode, line.operands.strip()
     unit = units("nvidia")(f"{opcode} {operands}")
     address = _address(operands) if opcode.startswith(("BRA", "JMP")) else None
     width = _width(opcode) if unit in ("global load", "async copy") else None
     target = None if address is None else places.get(address)
     always = opcode.split(".")[0] in ("EXIT", "RET") or (opcode == "BRA" and operands.startswith("0x"))
-    return Instruction(opcode, unit, target, always and not line.predicate, width, _flop(opcode, unit))
+    ends, listed = always and not line.predicate, f"{line.predicate}{opcode} {operands}".strip()
+    return Instruction(opcode, unit, target, ends, width, _flop(opcode, unit), listed, place)
 
 
 def _address(operands: str) -> int | None:
