@@ -4,8 +4,6 @@ import json
 import os
 import re
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,21 +14,10 @@ from moe_lab import cli, runs
 from moe_lab.spec import plugins
 
 
-def process(plugin: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    argv = [sys.executable, "-m", "moe_lab.gpu", "--plugin", str(plugin), *arguments]
-    return subprocess.run(argv, capture_output=True, text=True, env={**os.environ, "TRITON_INTERPRET": "1"})
-
-
-def test_an_experts_backend_is_one_file(recipe, tmp_path):
-    pytest.importorskip("torch")
-    out = tmp_path / "rows.json"
-    sizes = ["--model", "64x32x8x2", "--m", "5", "--format", "fp32", "--parts", "full", "--repetitions", "1"]
-    asked = ["bench-experts", "--backends", "newcomer", *sizes, "--device", "cpu", "--out", str(out)]
-    done = process(recipe("experts backend"), *asked)
-    assert done.returncode == 0, done.stderr
-    rows = [json.loads(line) for line in out.read_text().splitlines()]
-    [row] = [row for row in rows if row.get("backend")]
-    assert (row["backend"], row["correct"], row["error"]) == ("newcomer", True, None)
+def gpu_command(plugin: Path, *arguments: str) -> int:
+    """Return the exit status of ``python -m moe_lab.gpu``, here: its own child processes are processes still."""
+    main = pytest.importorskip("moe_lab.gpu.__main__").main
+    return main(["--plugin", str(plugin), *arguments])
 
 
 def test_a_backend_from_outside_is_listed(recipe, capsys):
@@ -38,24 +25,23 @@ def test_a_backend_from_outside_is_listed(recipe, capsys):
     assert "newcomer: one line" in capsys.readouterr().out
 
 
-def test_an_align_algorithm_is_one_file(recipe):
+def test_an_align_algorithm_is_one_file(recipe, capsys):
     pytest.importorskip("torch")
     asked = ["align", "--algorithms", "newcomer", "--tokens", "4", "--experts", "8", "--topk", "2", "--device", "cpu"]
-    done = process(recipe("align algorithm"), *asked)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["roots"] == ["moe_lab|phase=align|M=4|E=8|topk=2|block_m=64|align=newcomer"]
+    assert gpu_command(recipe("align algorithm"), *asked) == 0
+    roots = json.loads(capsys.readouterr().out)["roots"]
+    assert roots == ["moe_lab|phase=align|M=4|E=8|topk=2|block_m=64|align=newcomer"]
 
 
-def test_a_format_is_one_file(recipe, tmp_path):
+def test_a_backend_and_a_format_are_one_file_each_also_for_the_process_that_measures(recipe, tmp_path):
     pytest.importorskip("torch")
-    backend = tmp_path / "its_backend.py"
+    backend, out = tmp_path / "its_backend.py", tmp_path / "rows.json"
     backend.write_text(only("experts backend").replace('["fp32", "bf16"]', '["newcomer"]'))
     sizes = ["--model", "64x32x8x2", "--m", "5", "--parts", "full", "--repetitions", "1", "--device", "cpu"]
     asked = ["--plugin", str(backend), "bench-experts", "--format", "newcomer", "--backends", "its_backend", *sizes]
-    done = process(recipe("format"), *asked, "--out", str(tmp_path / "rows.json"))
-    assert done.returncode == 0, done.stderr
-    [row] = [r for r in map(json.loads, (tmp_path / "rows.json").read_text().splitlines()) if r.get("backend")]
-    assert (row["format"], row["correct"]) == ("newcomer", True)
+    assert gpu_command(recipe("format"), *asked, "--out", str(out)) == 0
+    [row] = [r for r in map(json.loads, out.read_text().splitlines()) if r.get("backend")]
+    assert (row["backend"], row["format"], row["correct"], row["error"]) == ("its_backend", "newcomer", True, None)
 
 
 def test_a_way_between_ranks_is_one_file(recipe):
@@ -117,30 +103,85 @@ def test_every_recipe_can_be_followed():
     assert set(RECIPES) == {*files.split("|"), "engine's roles", "model preset", "column", "rule"}
 
 
-def test_a_file_where_its_recipe_says_is_a_plugin_that_keeps_its_contract(house):
-    said = "from moe_lab.spec import contract, plugins\nfor kind in plugins.FOLDERS:\n    if kind != 'assembly':\n"
-    said += "        contract.check(kind, 'newcomer', plugins.info(kind, 'newcomer'))\n        print(kind)"
-    assert house.python("-c", said).split() == [kind for kind in plugins.FOLDERS if kind != "assembly"]
+@pytest.fixture(scope="module")
+def answers(house):
+    """What each of ``ASKED`` prints in the house, or why it failed; one process, which imports everything once."""
+    return json.loads(house.python("-c", ASK_ALL, json.dumps(ASKED)))
 
 
-def test_the_laws_hold_of_what_the_recipes_make(house):
-    laws = ("test_architecture", "report/test_notebooks", "spec/test_schema", "spec/test_role_files")
-    files = [f"tests/{law}.py" for law in laws]
-    said = house.python("-m", "pytest", "-q", "-rA", *files, "-k", "tree or 90_mine or column or newcomer")
-    assert all(name in said for name in ("readme_draws", "[90_mine]", "a_column_has", "[newcomer]"))
+ASK_ALL = """
+import contextlib, io, json, sys, traceback
+answers = {}
+for name, code in json.loads(sys.argv[1]).items():
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        try:
+            exec(code, {})
+        except Exception:
+            traceback.print_exc(file=out)
+    answers[name] = out.getvalue()
+print(json.dumps(answers))
+"""
+ASKED = {
+    "kinds": """
+from moe_lab.spec import contract, plugins
+for kind in plugins.FOLDERS:
+    if kind != "assembly":
+        contract.check(kind, "newcomer", plugins.info(kind, "newcomer"))
+        print(kind)
+""",
+    "readme": """
+from moe_lab.pages import readme
+from moe_lab.report import notebooks
+print(readme.commands(), notebooks.listing(), sep="\\n")
+""",
+    "columns": "from moe_lab import cli; cli.main(['columns', 'rows'])",
+    "docs": "from cogapp import Cog; Cog().main(['cog', '-P', 'docs/columns.md'])",
+    "head": """
+import pandas as pd
+from moe_lab.pages.show.tables import Table, heads
+print(Table(pd.DataFrame({"energy_j": [1.5]}), heads("energy_j")).html())
+""",
+    "limiters": """
+from gemm_rows import row, table
+from moe_lab.analysis import limits
+rows = [row("untuned 8192", registers_per_thread=count) for count in (255, 64)]
+print(*limits.limits(table(*rows))["limiter"], sep="\\n")
+""",
+}
 
 
-def test_the_tests_of_a_kind_pick_its_plugins_up_by_name(house):
+def test_a_file_where_its_recipe_says_is_a_plugin_that_keeps_its_contract(answers):
+    assert answers["kinds"].split() == [kind for kind in plugins.FOLDERS if kind != "assembly"]
+
+
+@pytest.fixture(scope="module")
+def verdicts(house):
+    """What pytest says of the tests that take up what the recipes made."""
+    names = (
+        "test_architecture|report/test_notebooks|spec/test_schema|spec/test_role_files|gpu/test_experts|gpu/test_align"
+    )
+    files = [f"tests/{name}.py" for name in names.split("|")]
+    return house.python("-m", "pytest", "-q", "-rA", *files, "-k", "tree or 90_mine or column or newcomer")
+
+
+def test_the_laws_hold_of_what_the_recipes_make(verdicts):
+    for test in (
+        "readme_draws",
+        r"opens_with_title.*\[90_mine\]",
+        "a_column_has",
+        r"a_file_of_an_engine.*\[newcomer\]",
+    ):
+        assert re.search(f"PASSED.*{test}", verdicts), test
+
+
+def test_the_tests_of_a_kind_pick_its_plugins_up_by_name(verdicts):
     pytest.importorskip("torch")
-    files = ("tests/gpu/test_experts.py", "tests/gpu/test_align.py")
-    said = house.python("-m", "pytest", "-q", "-rA", *files, "-k", "newcomer")
     for test in ("matches_the_fp64_oracle", "multiplies_the_input_by_the_router_weight", "test_align.py::"):
-        assert re.search(f"PASSED.*{test}.*newcomer", said), test
+        assert re.search(f"PASSED.*{test}.*newcomer", verdicts), test
 
 
-def test_the_readme_takes_a_command_a_profiler_and_a_notebook_from_their_files(house):
-    said = "from moe_lab.pages import readme\nfrom moe_lab.report import notebooks\n"
-    rows = house.python("-c", said + "print(readme.commands(), notebooks.listing(), sep='\\n')").splitlines()
+def test_the_readme_takes_a_command_a_profiler_and_a_notebook_from_their_files(answers):
+    rows = answers["readme"].splitlines()
     assert "| `moe-lab newcomer` | one line for --help |" in rows
     assert "| `moe-lab capture newcomer` | one line |" in rows
     assert "| [90_mine](notebooks/90_mine.ipynb) | Which kernel of a run takes the most time? |" in rows
@@ -152,26 +193,21 @@ def test_a_notebook_and_its_page_folder_are_found_and_drawn(house):
     assert "Longest kernels" in (house.root / "made" / "index.html").read_text()
 
 
-def test_a_preset_is_one_entry(house):
+def test_a_preset_is_one_entry_and_a_backend_one_file(house):
     pytest.importorskip("torch")
-    sizes = ["--model", "newcomer", "--m", "5", "--format", "fp32", "--backends", "torch_loop", "--parts", "full"]
+    sizes = ["--model", "newcomer", "--m", "5", "--format", "fp32", "--backends", "newcomer", "--parts", "full"]
     asked = ["bench", "experts", "--name", "x", *sizes, "--repetitions", "1", "--device", "cpu", "--profiles", "runs"]
     house.python("-m", "moe_lab", *asked)
     [row] = runs.load("x", root=house.root / "runs").rows().to_dict("records")
-    assert (row["model"], row["K"], row["correct"]) == ("newcomer", 64, True)
+    assert (row["model"], row["K"], row["backend"], row["correct"]) == ("newcomer", 64, "newcomer", True)
 
 
-def test_a_column_is_one_line(house):
-    columns = json.loads(house.python("-m", "moe_lab", "columns", "rows"))["rows"]
+def test_a_column_is_one_line(answers):
+    columns = json.loads(answers["columns"])["rows"]
     assert columns["energy_j"] == {"dtype": "time", "unit": "J", "label": "energy", "meaning": "energy of a call"}
-    assert "| `energy_j` | time | J | energy of a call |" in house.python("-m", "cogapp", "-P", "docs/columns.md")
-    said = "import pandas as pd\nfrom moe_lab.pages.show.tables import Table, heads\n"
-    said += "print(Table(pd.DataFrame({'energy_j': [1.5]}), heads('energy_j')).html())"
-    assert re.search("energy<small>J</small>.*1.50", house.python("-c", said))
+    assert "| `energy_j` | time | J | energy of a call |" in answers["docs"]
+    assert re.search("energy<small>J</small>.*1.50", answers["head"])
 
 
-def test_a_rule_is_one_entry(house):
-    said = "from gemm_rows import row, table\nfrom moe_lab.analysis import limits\n"
-    said += "rows = [row('untuned 8192', registers_per_thread=count) for count in (255, 64)]\n"
-    said += "print(*limits.limits(table(*rows))['limiter'], sep='\\n')"
-    assert house.python("-c", said).splitlines() == ["spilled registers", "nothing alone"]
+def test_a_rule_is_one_entry(answers):
+    assert answers["limiters"].splitlines() == ["spilled registers", "nothing alone"]

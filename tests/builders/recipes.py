@@ -57,7 +57,7 @@ class House:
     def __init__(self, root: Path):
         self.root = root
         for name in ("moe_lab", "notebooks", "tests", "docs"):
-            shutil.copytree(REPO / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(REPO / name, root / name)  # with its bytecode: compiling it again takes seconds
         for name in ("pyproject.toml", "README.md", "CONTRIBUTING.md"):
             shutil.copy(REPO / name, root)
 

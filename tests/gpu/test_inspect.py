@@ -10,6 +10,8 @@ import pytest
 
 pytest.importorskip("triton")
 
+from moe_lab.gpu.__main__ import main
+
 PLUGIN = """
 import os
 import torch
@@ -98,8 +100,7 @@ def test_a_compiler_that_dies_or_refuses_costs_one_launch(tmp_path) -> None:
     assert (rows[3]["error"], rows[3]["num_warps"], rows[3]["grid_blocks"]) == (None, 2, 2)
 
 
-def test_the_interpreter_leaves_nothing_to_compile(tmp_path) -> None:
-    argv = [sys.executable, "-m", "moe_lab.gpu", "inspect", "--out", str(tmp_path / "x")]
-    done = subprocess.run(argv, capture_output=True, text=True, env={**os.environ, "TRITON_INTERPRET": "1"})
-    assert done.returncode == 2
-    assert "With TRITON_INTERPRET=1 there is nothing to compile" in done.stderr
+def test_the_interpreter_leaves_nothing_to_compile(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert main(["inspect", "--out", str(tmp_path / "x")]) == 2
+    assert "With TRITON_INTERPRET=1 there is nothing to compile" in capsys.readouterr().err
