@@ -6,8 +6,6 @@ import re
 import time
 from collections.abc import Iterator
 from html.parser import HTMLParser
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 from moe_lab import __version__
@@ -16,8 +14,6 @@ from moe_lab.report import described, places, scripts, sections, thumbnail
 from moe_lab.report.files import replace
 from moe_lab.report.model import Executed, Job, Look, Page
 from moe_lab.report.notebooks import heading
-
-TEMPLATES = Path(str(files(__package__))) / "templates"
 
 
 def write(done: Executed, job: Job, look: Look, *, start: float) -> Page:
@@ -80,11 +76,11 @@ def _convert(notebook: Any, facts: dict[str, Any]) -> str:
 
     for output in _outputs(notebook, mime.PLOTLY):
         output["data"] = {"text/html": _figure_html(output["data"][mime.PLOTLY])}
-    facts = facts | {"version": __version__, "pygments": _code_css(), "folder": scripts.FOLDER}
+    facts = facts | {"version": __version__, "folder": scripts.FOLDER}
     facts |= {"sections": sections.headings(notebook), "table_css": tables.css()}
     # By default nbconvert loads these from the network.
     config = Config({"HTMLExporter": {"require_js_url": "", "mathjax_url": "", "mermaid_js_url": "", "jquery_url": ""}})
-    places = {"extra_template_basedirs": [str(TEMPLATES)], "extra_template_paths": [str(TEMPLATES)]}
+    places = {"extra_template_basedirs": [str(scripts.TEMPLATES)], "extra_template_paths": [str(scripts.TEMPLATES)]}
     exporter = HTMLExporter(config=config, template_name="report", **places)
     body, _ = exporter.from_notebook_node(notebook, resources={"lab": facts})
     # Every table brings its style, for notebooks; the page has it once.
@@ -93,11 +89,11 @@ def _convert(notebook: Any, facts: dict[str, Any]) -> str:
 
 def _with_scripts(text: str) -> str:
     """Put the shared files into the page after conversion, because nbconvert would parse all of them."""
-    for name, content in (("plotly.js", scripts.plotly), ("tables.js", scripts.tables)):
+    for name, content in scripts.SCRIPTS.items():
         script = content().replace("</script", "<\\/script")  # which would end the element
         text = _instead(text, f'<script[^>]*"{scripts.FOLDER}/{name}"[^>]*></script>', f"<script>{script}</script>")
-    css = f"<style>{scripts.tables_css()}</style>"
-    return _instead(text, f'<link[^>]*"{scripts.FOLDER}/tables.css"[^>]*>', css)
+    css = f"<style>{scripts.style()}</style>"
+    return _instead(text, f'<link[^>]*"{scripts.FOLDER}/style.css"[^>]*>', css)
 
 
 def _instead(text: str, pattern: str, new: str) -> str:
@@ -106,7 +102,8 @@ def _instead(text: str, pattern: str, new: str) -> str:
 
 def _figure_html(figure: dict[str, Any]) -> str:
     # No `<` at all: with `<!--<script>` in a name, a browser would read the rest of the page as this script.
-    content = json.dumps({k: figure[k] for k in ("data", "layout")}, separators=(",", ":")).replace("<", "\\u003c")
+    drawn = {k: _rounded(figure[k]) for k in ("data", "layout")}
+    content = json.dumps(drawn, separators=(",", ":")).replace("<", "\\u003c")
     height = int(figure["layout"].get("height") or 420)
     name = html.escape(described.figure(figure))
     return (
@@ -115,11 +112,13 @@ def _figure_html(figure: dict[str, Any]) -> str:
     )
 
 
-def _code_css() -> str:
-    from pygments.formatters import HtmlFormatter
-
-    light, dark = (HtmlFormatter(style=s).get_style_defs(".highlight") for s in ("friendly", "github-dark"))
-    return f"{light}\n@media (prefers-color-scheme: dark) {{ {dark} }}"
+def _rounded(value: Any) -> Any:
+    """Return JSON with numbers of at most six digits: nobody sees more of them, and pages are smaller."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    return [_rounded(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _problem(text: str, drawn: int) -> str | None:

@@ -11,14 +11,15 @@ from pathlib import Path
 from moe_lab.report.files import replace
 
 FOLDER = "report_files"
+TEMPLATES = Path(str(resources.files(__package__))) / "templates"
 
 
 def write(out: Path) -> None:
     """Write the scripts and the style of tables to ``FOLDER`` below the folder of the pages."""
     folder = out / FOLDER
     folder.mkdir(exist_ok=True)
-    for name, text in (("plotly.js", plotly()), ("tables.js", tables()), ("tables.css", tables_css())):
-        replace(folder / name, text)
+    for name, made in (*SCRIPTS.items(), ("style.css", style)):
+        replace(folder / name, made())
 
 
 def plotly() -> str:
@@ -37,9 +38,20 @@ def tables() -> str:
     return f"window.moeLabTables = import('data:text/javascript;base64,{module}');\n"
 
 
-def tables_css() -> str:
-    """Return the style of DataTables."""
-    return _bundled("css")
+def page() -> str:
+    """Return what a page does: draws its figures, makes its tables and its filter."""
+    return "".join((TEMPLATES / f"{name}.js").read_text(encoding="utf-8") for name in ("page", "tables", "filter"))
+
+
+def style() -> str:
+    """Return the style of DataTables, and the colours of code."""
+    from pygments.formatters import HtmlFormatter
+
+    light, dark = (HtmlFormatter(style=s).get_style_defs(".highlight") for s in ("friendly", "github-dark"))
+    return f"{_bundled('css')}\n{light}\n@media (prefers-color-scheme: dark) {{ {dark} }}\n"
+
+
+SCRIPTS = {"plotly.js": plotly, "tables.js": tables, "page.js": page}
 
 
 def _bundled(ending: str) -> str:

@@ -1,4 +1,4 @@
-"""A small static SVG of a plotly figure, for the index card: bars and lines, no text, no script."""
+"""A small static SVG of a plotly figure, for the index card: cells, bars or lines, no text, no script."""
 
 import base64
 import math
@@ -13,14 +13,15 @@ WIDTH, HEIGHT, PAD = 320, 120, 6
 
 
 def draw(figure: dict[str, Any]) -> str:
-    """Return the figure's bars and lines as an SVG, or an empty string if it has neither.
+    """Return the figure's heat map, bars or lines as an SVG, or an empty string if it has none.
 
     Only the traces on the first pair of axes are drawn.
     """
     traces = [t for t in figure["data"] if t.get("xaxis", "x") == "x" and t.get("yaxis", "y") == "y"]
     bars = [t for t in traces if t.get("type") == "bar"]
     lines = [t for t in traces if t.get("type", "scatter").startswith("scatter")]
-    shapes = _bars(bars, figure["layout"]) if bars else _lines(lines, figure["layout"])
+    maps = [t for t in traces if t.get("type") == "heatmap" and isinstance(t.get("colorscale"), list)]
+    shapes = _cells(maps[0]) if maps else _bars(bars, figure["layout"]) if bars else _lines(lines, figure["layout"])
     if not shapes:
         return ""
     frame = f'viewBox="0 0 {WIDTH} {HEIGHT}" aria-hidden="true" preserveAspectRatio="none"'
@@ -38,6 +39,22 @@ def _color(trace: dict[str, Any], i: int, number: int) -> str:
     color = (trace.get("marker") or {}).get("color") or (trace.get("line") or {}).get("color")
     chosen = color[i] if isinstance(color, list) and i < len(color) else color
     return escape(chosen) if isinstance(chosen, str) else palette.nth(number)
+
+
+def _cells(trace: dict[str, Any]) -> list[str]:
+    """Return the cells of a heat map whose first row is at the top, each in the nearest colour of its scale."""
+    low, high, scale = trace.get("zmin", 0), trace.get("zmax", 1), trace["colorscale"]
+    rows = [_values(row) for row in _values(trace.get("z"))]
+    wide, high_px = (WIDTH - 2 * PAD) / max(map(len, rows), default=1), (HEIGHT - 2 * PAD) / max(1, len(rows))
+    shapes = []
+    for i, row in enumerate(rows):
+        for j, z in enumerate(row):
+            if z is not None and math.isfinite(z):
+                share = (z - low) / (high - low or 1)
+                color = escape(str(min(scale, key=lambda stop: abs(stop[0] - share))[1]))
+                place = f'x="{PAD + j * wide:.1f}" y="{PAD + i * high_px:.1f}"'
+                shapes.append(f'<rect {place} width="{wide - 2:.1f}" height="{high_px - 2:.1f}" fill="{color}"/>')
+    return shapes
 
 
 def _bars(traces: list[dict[str, Any]], layout: dict[str, Any]) -> list[str]:

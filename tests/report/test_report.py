@@ -67,7 +67,10 @@ def test_build_counts_the_figures_that_reach_the_page(built: report.Report) -> N
 def test_build_shares_the_scripts_of_figures_and_tables_and_loads_nothing_else(built: report.Report) -> None:
     text = built.pages[0].html.read_text()
     loaded = re.findall(r"""<(?:script|link)\b[^>]* (?:src|href)="([^"]+)""", text)
-    assert loaded == ["data:,", *(f"report_files/{name}" for name in ("tables.css", "plotly.js", "tables.js"))]
+    assert loaded == [
+        "data:,",
+        *(f"report_files/{name}" for name in ("style.css", "plotly.js", "tables.js", "page.js")),
+    ]
     assert all((built.index.parent / name).stat().st_size for name in loaded[1:])
     assert "plotly.js v" in (built.index.parent / "report_files" / "plotly.js").read_text()
     assert len(text) < 100_000

@@ -1,6 +1,7 @@
 """What readers of the experts benchmark must not miss: exceeded bounds, and where ours is behind."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -11,29 +12,33 @@ from moe_lab.analysis.sweep import Sweep
 from moe_lab.pages.show import findings
 from moe_lab.pages.show.findings import NBSP, Finding, Severity, number, percent
 
+MOST = 4  # cases in a sentence; its rows have the others
+
 
 def behind(others: Sequence[Sweep], ours: str) -> Finding | None:
     """Say where the median of ours is behind the best peer's in other runs, for the first model and routing of each.
 
     In a run without ``ours``, our quickest backend takes its place.
     """
-    parts, told = [], []
+    parts, told = list[tuple[float, str]](), list[dict[str, Any]]()
     for bench in others:
         rows = sweep.at(bench, "")
         found = leads(rows, ours) if len(rows) else rows
         for one in rows_of(found[found["speedup"] < 1]) if len(found) else ():
             what = f"{one.ours} with {rows['model'].iloc[0]} on {bench.gpu} at M = {one.M:,}"
             spread = "" if one.verdict == "behind" else ", within the spread of the repetitions"
-            parts.append(f"{what} ({number(one.speedup)} times as fast as {one.peer}{spread})")
+            lost = one.ours_us - one.peer_us
+            parts.append((lost, f"{what} ({number(one.speedup)} times as fast as {one.peer}{spread})"))
             told.append({"gpu": bench.gpu, "model": rows["model"].iloc[0], **one._asdict()})
     if not told:
         return None
     shown = findings.rows(told, "gpu model M ours ours_us peer peer_us speedup verdict")
+    more = f"; and in {len(parts) - MOST} more cases" if len(parts) > MOST else ""
     worst = max(told, key=lambda row: row["ours_us"] - row["peer_us"])
     where = f"{worst['model']} on {worst['gpu']} at M = {worst['M']:,}"
     return Finding(
         "Behind the best peer in other runs",
-        f"{'; '.join(parts)}.",
+        f"{'; '.join(text for _, text in sorted(parts, reverse=True)[:MOST])}{more}.",
         shown,
         "problem",
         stake_us=worst["ours_us"] - worst["peer_us"],

@@ -60,5 +60,5 @@
     later(next);
     addEventListener("beforeprint", () => { while (waiting.length) draw(waiting.shift()); });
   });
-  addEventListener("beforeprint", () => { for (const all of document.querySelectorAll("details:not(.menu)")) all.open = true; });
+  addEventListener("beforeprint", () => { for (const all of document.querySelectorAll("details.every, .runs details")) all.open = true; });
 })();
