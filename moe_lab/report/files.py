@@ -1,7 +1,10 @@
-"""Writes the files of a report."""
+"""Where the templates of a report are, and how its files are written."""
 
 import os
+from importlib import resources
 from pathlib import Path
+
+TEMPLATES = Path(str(resources.files(__package__))) / "templates"
 
 
 def replace(path: Path, text: str) -> None:

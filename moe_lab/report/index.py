@@ -7,10 +7,9 @@ from pathlib import Path
 import pandas as pd
 
 from moe_lab import __version__
-from moe_lab.report.files import replace
+from moe_lab.report.files import TEMPLATES, replace
 from moe_lab.report.model import Page
 from moe_lab.report.points import FILE
-from moe_lab.report.scripts import TEMPLATES
 
 
 def write(pages: Sequence[Page], out: Path, points: pd.DataFrame | None = None) -> Path:

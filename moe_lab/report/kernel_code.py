@@ -20,8 +20,7 @@ from moe_lab.analysis.static import RULES
 from moe_lab.pages.show.tables import rounded
 from moe_lab.pages.static import findings
 from moe_lab.report import code_parts
-from moe_lab.report.files import replace
-from moe_lab.report.page import TEMPLATES
+from moe_lab.report.files import TEMPLATES, replace
 from moe_lab.runs import assembly
 from moe_lab.runs.assembly import Listing
 from moe_lab.spec import schema

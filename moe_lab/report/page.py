@@ -11,7 +11,7 @@ from typing import Any
 from moe_lab import __version__
 from moe_lab.pages.show import mime, tables
 from moe_lab.report import described, places, scripts, sections, thumbnail
-from moe_lab.report.files import replace
+from moe_lab.report.files import TEMPLATES, replace
 from moe_lab.report.model import Executed, Job, Look, Page
 from moe_lab.report.notebooks import heading
 
@@ -80,7 +80,7 @@ def _convert(notebook: Any, facts: dict[str, Any]) -> str:
     facts |= {"sections": sections.headings(notebook), "table_css": tables.css()}
     # By default nbconvert loads these from the network.
     config = Config({"HTMLExporter": {"require_js_url": "", "mathjax_url": "", "mermaid_js_url": "", "jquery_url": ""}})
-    places = {"extra_template_basedirs": [str(scripts.TEMPLATES)], "extra_template_paths": [str(scripts.TEMPLATES)]}
+    places = {"extra_template_basedirs": [str(TEMPLATES)], "extra_template_paths": [str(TEMPLATES)]}
     exporter = HTMLExporter(config=config, template_name="report", **places)
     body, _ = exporter.from_notebook_node(notebook, resources={"lab": facts})
     # Every table brings its style, for notebooks; the page has it once.

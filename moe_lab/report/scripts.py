@@ -8,10 +8,9 @@ import base64
 from importlib import resources
 from pathlib import Path
 
-from moe_lab.report.files import replace
+from moe_lab.report.files import TEMPLATES, replace
 
 FOLDER = "report_files"
-TEMPLATES = Path(str(resources.files(__package__))) / "templates"
 
 
 def write(out: Path) -> None:

@@ -221,7 +221,8 @@ const [figure, most, done] = arguments;
 const area = document.querySelectorAll('.plot-area')[figure];
 const points = area._fullData.flatMap((trace, curve) => {
   const bars = trace.type === 'bar' || trace.type === 'waterfall';
-  const given = bars && trace.orientation === 'h' ? trace._input.x : trace._input.y;
+  const named = (bars && trace.orientation === 'h') || typeof trace._input.y[0] === 'string';
+  const given = named ? trace._input.x : trace._input.y;
   if (!(bars || trace.type === 'scatter') || !trace.hovertemplate) return [];
   const last = [...given.keys()].filter(i => given[i] !== null).slice(bars ? -most : -1);
   return last.map(i => [trace, curve, i, given[i]]);
