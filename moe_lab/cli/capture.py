@@ -1,7 +1,9 @@
 """``moe-lab capture``: profile a command; each profiler is a plugin that states its own options."""
 
 import argparse
+import sys
 from functools import partial
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -51,5 +53,8 @@ def run(profiler: ModuleType, arguments: argparse.Namespace) -> None:
 
     # argparse keeps the first -- in the remainder.
     workload = arguments.workload[1:] if arguments.workload[:1] == ["--"] else arguments.workload
+    if [Path(part).name for part in workload[:2]] == ["moe-lab", "workload"]:
+        # What that command starts: one process less, and profilers that come with the program can come with it.
+        workload = [sys.executable, "-m", "moe_lab.gpu", *workload[2:]]
     options = capture.given_options(profiler.Options, arguments)
     print_run(capture.capture(profiler, workload, arguments.name, options=options, **destination(arguments)))

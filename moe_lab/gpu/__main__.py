@@ -1,6 +1,7 @@
-"""The process with torch: ``python -m moe_lab.gpu layer``, ``experts`` and ``align`` get profiled, the rest measures.
+"""The process with torch: ``python -m moe_lab.gpu layer``, ``hf``, ``experts`` and ``align`` get profiled.
 
-It prints one line of JSON. ``python -m moe_lab.gpu ranges`` prints the cost of a range when no profiler listens.
+The other commands measure. Each prints one line of JSON; ``python -m moe_lab.gpu ranges`` that of the cost of a range
+when no profiler listens.
 """
 
 import argparse
@@ -11,23 +12,22 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from moe_lab.gpu.bench import align_command, experts_command
-from moe_lab.gpu.bench.tune import command as tune
-from moe_lab.gpu.inspect import command as inspect
-from moe_lab.gpu.workloads import align, experts, layer
 from moe_lab.gpu.workloads.window import range_api, say
 from moe_lab.spec import plugins, ranges
 from moe_lab.spec.errors import UserError
 
-CPU_COMMANDS = ("layer", "align", "experts", "bench-experts", "tune")  # --device cpu runs them in Triton's interpreter
+DEVICE = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+DEVICE.add_argument("--device", nargs="?")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
-    options = parser().parse_args(plugins.take(sys.argv[1:] if arguments is None else arguments))
-    # Triton decides between compiler and interpreter when it is imported, which the commands do only as they run.
-    if getattr(options, "device", "cpu") == "cpu" and options.command in CPU_COMMANDS:
+    words = plugins.take(sys.argv[1:] if arguments is None else arguments)
+    # Triton decides between compiler and interpreter when it is imported, which parser() does.
+    device, _ = DEVICE.parse_known_args(words)
+    if device.device == "cpu":
         os.environ.setdefault("TRITON_INTERPRET", "1")
+    options = parser().parse_args(words)
     try:
         print(json.dumps(options.run(options)), flush=True)  # noqa: T201
     except UserError as error:
@@ -38,11 +38,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
+    from moe_lab.gpu.bench import align_command, experts_command
+    from moe_lab.gpu.bench.tune import command as tune
+    from moe_lab.gpu.inspect import command as inspect
+    from moe_lab.gpu.workloads import align, experts, hf, layer
+
     top = argparse.ArgumentParser(prog="python -m moe_lab.gpu", description="The process that gets profiled.")
     commands = top.add_subparsers(dest="command", required=True)
     cost = commands.add_parser("ranges", help="print the cost of a range when no profiler listens, in nanoseconds")
     cost.set_defaults(run=lambda options: range_cost())
-    for command in (layer, align, experts, align_command, experts_command, tune, inspect):
+    for command in (layer, hf, align, experts, align_command, experts_command, tune, inspect):
         command.add(commands)
     return top
 

@@ -71,6 +71,7 @@ class Model:
         activation: one of ``moe_lab.spec.problem.ACTIVATIONS``.
         apply_router_weight_on_input: whether the router weight multiplies the token before the experts (llama-4)
             instead of their result.
+        transformers: the ``model_type`` under which transformers has the model; None = not stated.
     """
 
     K: int
@@ -85,6 +86,7 @@ class Model:
     shared_experts: int = 0
     activation: str = "silu"
     apply_router_weight_on_input: bool = False
+    transformers: str | None = None
 
 
 MODELS = msgspec.json.decode(Path(__file__).with_suffix(".json").read_bytes(), type=dict[str, Model])

@@ -1,1 +1,1 @@
-"""What gets profiled: one decoder layer, the experts part, align algorithms."""
+"""What gets profiled: one decoder layer, a model of transformers, the experts part, align algorithms."""

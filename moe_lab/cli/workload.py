@@ -1,0 +1,32 @@
+"""``moe-lab workload``: run what gets profiled, with or without a profiler around it."""
+
+import argparse
+import subprocess
+import sys
+
+INFO = {
+    "about": "run what gets profiled: a layer, a model of transformers, the experts part, align algorithms",
+    "shows": {
+        "moe-lab workload layer|hf|experts|align [--help]": (
+            "the program that `moe-lab capture nsys --name X -- moe-lab workload ...` profiles; `hf` is any MoE model "
+            "of transformers with random weights, its modules marked as SGLang or vLLM mark them, its experts computed "
+            "by `--backend`"
+        ),
+    },
+}
+NAMES = ("layer", "hf", "experts", "align")
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add its arguments; those of a workload are read by the process that runs it."""
+    parser.add_argument("workload", choices=NAMES, help="layer: ours; hf: of transformers; experts and align: parts")
+    parser.add_argument("options", nargs=argparse.REMAINDER, help="its own, see moe-lab workload NAME --help")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run it in a process with torch; returns its exit code."""
+    from moe_lab.spec.guard import children
+
+    argv = [sys.executable, "-m", "moe_lab.gpu", arguments.workload, *arguments.options]
+    return children.wait(subprocess.Popen(argv))
