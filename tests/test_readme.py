@@ -18,6 +18,7 @@ from moe_lab.pages import load, readme_docs
 from moe_lab.pages import readme as tables
 from moe_lab.pages.show import notes
 from moe_lab.pages.show.findings import number
+from moe_lab.pages.show.tables import rounded
 from moe_lab.runs import bench_runs
 
 README = (REPO / "README.md").read_text()
@@ -109,22 +110,25 @@ def test_pages_index_and_readme_give_the_same_number_for_the_same_quantity(tmp_p
     sweep_page, counters_page, align_page, tuning_page = (plain(page.html) for page in done.pages)
     index = plain(done.index)
     found = leads.leads(sweep.at(load.experts_bench("h200/experts_qwen3_sweep"), ""), "auto")
+    mean = f"{number(sweep.geometric_mean(found['speedup']))} times as fast on the geometric mean"
+    assert mean in sweep_page
+    assert mean in index, "the card quotes the headline"
     low, high = (found.loc[i] for i in (found["speedup"].idxmin(), found["speedup"].idxmax()))
     for end in (low, high):
         said = f"{number(end['speedup'])} at M = {end['M']:,} (best peer at this M: {end['peer']})"
         assert said in sweep_page
-        assert said in index, "the card quotes the headline"
         line = next(row for row in README.splitlines() if row.startswith(f"| {end['M']} |") and end["peer"] in row)
         assert f"| {end['speedup']:.2f}" in line
     for name in ("experts_deepseek_v3", "experts_gpt-oss-120b", "experts_mixtral-8x7b"):
         rows = sweep.at(load.experts_bench(f"h200/{name}"), "")
         own = leads.leads(rows, "auto")["speedup"]
-        assert f"from {number(own.min())} at" in sweep_page
+        mean = number(sweep.geometric_mean(own))
+        assert f"{mean} times as fast on the geometric mean ({rows['model'].iloc[0]}" in sweep_page
         (line,) = [row for row in README.splitlines() if row.startswith(f"| {rows['model'].iloc[0]}, H200 |")]
         assert {f"{value:.2f}" for value in own} == set(re.findall(r"\d\.\d\d", line))
     for roof in roofs.of_gpu("NVIDIA H200", runs.list_runs()).to_dict("records"):
         label, unit = notes.ROOFS[roof["kind"]]
-        row = f"{label} {roof['value'] / 1e12:,.2f} {unit}"
+        row = f"{label} {rounded(roof['value'] / 1e12, 2)} {unit}"
         assert all(row in page for page in (sweep_page, counters_page, align_page, tuning_page)), row
         digits = 0 if unit.startswith("TFLOP") else 2
         assert f"{roof['value'] / 1e12:.{digits}f} {unit.partition(',')[0]}" in README

@@ -162,6 +162,87 @@ def test_html_code_appears_when_asked_for(built: report.Report, browser: Any) ->
     assert source.is_displayed()
 
 
+def test_html_first_screen_has_at_most_three_short_sentences_and_a_picture(built: report.Report, browser: Any) -> None:
+    """A number and its unit are one word; the picture begins within the first screen of a laptop."""
+    for page in built.pages[:-2]:
+        visit(browser, page.html, LAPTOP)
+        said = browser.execute_script(
+            "return [...document.querySelectorAll('.findings .open li')].map(li => li.textContent);"
+        )
+        assert 1 <= len(said) <= 3, page.html.name
+        assert [s for s in said if len(s.split(" ")) > 25] == []
+        assert page.html.stat().st_size < 300_000
+        top = "return document.querySelector('.plot-area').getBoundingClientRect().top;"
+        assert browser.execute_script(top) < LAPTOP[1] - 100, page.html.name
+
+
+def table_with(browser: Any, words: str) -> Any:
+    """Return the first table after the heading that has these words, once it can be sorted."""
+    script = """
+      const [words, done] = arguments;
+      const heading = [...document.querySelectorAll('h2')].find(h => h.textContent.includes(words));
+      const after = e => heading.compareDocumentPosition(e) & Node.DOCUMENT_POSITION_FOLLOWING;
+      const table = [...document.querySelectorAll('table.lab')].find(after);
+      const wait = () => table.classList.contains('dataTable') ? done(table) : setTimeout(wait, 50);
+      wait();
+    """
+    return browser.execute_async_script(script, words)
+
+
+COLUMN = "return [...arguments[0].tBodies[0].rows].map(row => row.cells[arguments[1]].textContent);"
+
+
+def test_html_tables_sort_by_number_search_and_give_csv(built: report.Report, browser: Any) -> None:
+    page = next(p for p in built.pages if p.html.stem == "02_m_sweep")
+    visit(browser, page.html, LAPTOP)
+    table = table_with(browser, "Who wins")
+    sizes = browser.execute_script(COLUMN, table, 0)
+    browser.execute_script("arguments[0].tHead.rows[0].cells[2].click();", table)
+    browser.execute_script("arguments[0].tHead.rows[0].cells[2].click();", table)
+    times = [float(text.replace(",", "")) for text in browser.execute_script(COLUMN, table, 2)]
+    assert times == sorted(times, reverse=True), "by value, not by text"
+    search = "const box = arguments[0].closest('.scroll').previousElementSibling.querySelector('input');"
+    search += "box.value = 'compute'; box.dispatchEvent(new Event('input'));"
+    browser.execute_script(search, table)
+    assert 0 < len(browser.execute_script(COLUMN, table, 0)) < len(sizes)
+    buttons = "return [...arguments[0].closest('.scroll').previousElementSibling.querySelectorAll('button')]"
+    assert browser.execute_script(f"{buttons}.map(b => b.textContent);", table) == ["Filter", "Copy", "CSV"]
+
+
+def test_html_one_filter_hides_a_backend_in_figures_and_tables(built: report.Report, browser: Any) -> None:
+    page = next(p for p in built.pages if p.html.stem == "02_m_sweep")
+    visit(browser, page.html, LAPTOP)
+    table_with(browser, "Rates")
+    rows = (
+        "return [...document.querySelectorAll('td')].filter(c => c.textContent === 'grouped' && c.offsetParent).length;"
+    )
+    shown = "return document.querySelector('.plot-area')._fullData.find(t => t.name === 'grouped').visible;"
+    before = browser.execute_script(rows)
+    assert browser.execute_script(shown) is True
+    box = "[...document.querySelectorAll('.filter label')].find(l => l.textContent.trim() === 'grouped').click();"
+    browser.execute_script(box)
+    assert browser.execute_script(shown) is False
+    assert browser.execute_script(rows) < before
+
+
+def test_html_has_no_serious_fault_for_readers_with_assistive_technology(built: report.Report, browser: Any) -> None:
+    """axe-core judges names, roles, contrast and the keyboard, in both themes."""
+    axe = REPO / "node_modules" / "axe-core" / "axe.min.js"
+    if not axe.exists():
+        pytest.skip("axe-core is not installed: npm install --no-save axe-core")
+    script = "const done = arguments[0]; axe.run(document, {resultTypes: ['violations']}).then(found => done("
+    script += "found.violations.filter(v => ['serious', 'critical'].includes(v.impact))"
+    script += ".map(v => [v.id, v.nodes[0].html.slice(0, 200)])));"
+    for scheme in ("light", "dark"):
+        features = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", features)
+        for path in [built.index, *(page.html for page in built.pages[:-2])]:
+            visit(browser, path, LAPTOP)
+            browser.execute_script(axe.read_text())
+            assert browser.execute_async_script(script) == [], f"{path.name}, {scheme}"
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
 def test_html_figures_follow_the_dark_scheme(built: report.Report, browser: Any) -> None:
     visit(browser, built.pages[0].html, LAPTOP)
     colour = "return getComputedStyle(document.querySelector('.xtick text')).fill;"

@@ -42,17 +42,19 @@ def over_m(table: pd.DataFrame, stage: str) -> go.Figure:
     ``table`` has columns series, backend, M and those of ``COUNTERS``; panels without values are left out. If there is
     a column gpu, each GPU has its own lines and symbols.
     """
-    rows, symbols = table.sort_values("M", kind="stable").assign(of=table["series"]), {}
-    if "gpu" in rows:
-        rows["series"] = rows["series"].astype(str) + ", " + rows["gpu"]
-        of = {gpu: SYMBOLS[i % len(SYMBOLS)] for i, gpu in enumerate(table["gpu"].unique())}
-        symbols = {series: of[gpu] for series, gpu in zip(rows["series"], rows["gpu"], strict=True)}
+    rows = table.sort_values("M", kind="stable").assign(of=table["series"].astype(str))
+    gpus: list[Any] = list(table["gpu"].unique()) if "gpu" in table else []
+    if gpus:
+        rows["series"] = rows["of"] + ", " + rows["gpu"]
     shown = {c: label for c, label in COUNTERS.items() if rows[c].notna().any()}
     figure = panels([*shown.values()], 0.05, shared_xaxes=True)
-    own = styles(rows)
+    own = styles(table)
     for panel, column in enumerate(shown, start=1):
         for series, part in rows.dropna(subset=column).groupby("series", sort=False):
-            color, dash = own[str(series)]
+            backend = str(part["of"].iloc[0])
+            # A backend has its colour on every GPU; GPUs differ in marker and dash.
+            color, dash = own[backend]
+            number = gpus.index(part["gpu"].iloc[0]) if gpus else 0
             figure.add_scatter(
                 x=part["M"].tolist(),
                 y=part[column].astype(float).tolist(),
@@ -60,9 +62,9 @@ def over_m(table: pd.DataFrame, stage: str) -> go.Figure:
                 legendgroup=series,
                 showlegend=panel == 1,  # one entry for the lines of all panels
                 mode="lines+markers",
-                line={"color": color, "dash": dash},
-                marker={"symbol": symbols.get(series, "circle")},
-                meta={"backend": str(part["of"].iloc[0]), "x": "M"},
+                line={"color": color, "dash": _DASHES[number % len(_DASHES)] if number else dash},
+                marker={"symbol": SYMBOLS[number % len(SYMBOLS)]},
+                meta={"backend": backend, "x": "M"},
                 hovertemplate="M = %{x:,}: %{y:.1f} %<extra>" + str(series) + "</extra>",
                 row=panel,
                 col=1,
@@ -71,7 +73,7 @@ def over_m(table: pd.DataFrame, stage: str) -> go.Figure:
     sizes = sorted(set(rows["M"]))
     figure.update_xaxes(type="log", tickvals=sizes, ticktext=[f"{m:,}" for m in sizes])
     figure.update_xaxes(title={"text": f"M (tokens), {stage}"}, row=len(shown), col=1)
-    return figure.update_layout(height=150 + 140 * len(shown) + 14 * len(own))
+    return figure.update_layout(height=150 + 140 * len(shown) + 14 * rows["series"].nunique())
 
 
 @as_text

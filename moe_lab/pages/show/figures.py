@@ -21,13 +21,14 @@ from moe_lab.pages.show import palette
 
 P = ParamSpec("P")
 R = TypeVar("R")
+TEMPLATE = "moe_lab"
 MOST_TICKS = 12  # of a logarithmic axis; where there are more, only powers of ten are labelled
 LABEL_HEIGHT = 15  # pixels
 _GREY = "#636c78"
 _GRID = "rgba(128,136,148,0.28)"
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
-pio.templates["moe_lab"] = go.layout.Template(
+pio.templates[TEMPLATE] = go.layout.Template(
     layout={
         "font": {"family": _FONT, "size": 13, "color": _GREY},
         "paper_bgcolor": "rgba(0,0,0,0)",  # transparent: pages are light or dark

@@ -85,7 +85,7 @@ class Table:
         caption = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
         body = "".join(self._row(row) for row in self.frame.to_dict("records"))
         table = f'<table class="lab">{caption}<thead>{self._head()}</thead><tbody>{body}</tbody></table>'
-        return f'<div class="scroll">{table}</div>'
+        return f'<div class="scroll" tabindex="0">{table}</div>'
 
     def _head(self) -> str:
         groups = ""

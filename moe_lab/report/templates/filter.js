@@ -6,9 +6,10 @@
   const heads = (table) => [...table.tHead.rows[table.tHead.rows.length - 1].cells].map((cell) => cell.dataset.key);
   const tables = [...document.querySelectorAll("main table.lab")].filter((t) => !t.closest(".findings"));
   const cellsOf = (table, kind) => KINDS[kind].map((key) => heads(table).indexOf(key)).filter((at) => at >= 0);
+  const metas = [...document.querySelectorAll(".plot-data")].flatMap((of) => JSON.parse(of.textContent).data.map((trace) => trace.meta || {}));
   const found = (kind) => {
     const values = tables.flatMap((t) => cellsOf(t, kind).flatMap((at) => [...t.tBodies[0].rows].map((row) => row.cells[at].textContent)));
-    const said = [...new Set(values.filter((v) => v && v !== "–"))];
+    const said = [...new Set([...metas.map((meta) => meta[kind]), ...values].filter((v) => v && v !== "–"))];
     return kind === "M" ? said.sort((a, b) => a.replace(/,/g, "") - b.replace(/,/g, "")) : said;
   };
   const traces = (area) => {

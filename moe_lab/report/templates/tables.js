@@ -25,7 +25,7 @@
     const tools = document.createElement("div"), says = document.createElement("span");
     tools.className = "table-tools";
     const titles = heads.map(head);
-    const api = new DataTable(table, { columns, paging: false, info: false, order: [], titleRow: table.tHead.rows.length - 1, autoWidth: false, layout: { topStart: null, topEnd: null, bottomStart: null, bottomEnd: null } });
+    const api = new DataTable(table, { columns, paging: false, info: false, order: [], language: { searchBuilder: { button: { 0: "Filter", _: "Filter (%d)" } } }, titleRow: table.tHead.rows.length - 1, autoWidth: false, layout: { topStart: null, topEnd: null, bottomStart: null, bottomEnd: null } });
     if (rows >= FILTER_FROM) {
       const search = document.createElement("input");
       search.type = "search"; search.placeholder = `Search ${rows} rows`; search.setAttribute("aria-label", "Search the rows of this table");
@@ -34,7 +34,7 @@
     }
     const exportOptions = { format: { header: (_, column) => titles[column], body: (data, row, column, node) => node.textContent } };
     const buttons = [{ extend: "copyHtml5", text: "Copy", title: null, exportOptions }, { extend: "csvHtml5", text: "CSV", title: document.title, exportOptions }];
-    if (rows >= FILTER_FROM) buttons.unshift({ extend: "searchBuilder", text: "Filter", config: { depthLimit: 2 } });
+    if (rows >= FILTER_FROM) buttons.unshift({ extend: "searchBuilder", config: { depthLimit: 2 } });
     new DataTable.Buttons(api, { buttons });
     tools.append(api.buttons().container()[0], says);
     box.before(tools);
@@ -63,7 +63,7 @@
     const seen = new WeakSet();
     const one = (table) => { if (!seen.has(table)) { seen.add(table); enhance(DataTable, table); } };
     // What is folded is made when it is unfolded: its width is not known before.
-    const ready = (within) => [...within.querySelectorAll("table.lab")].filter((t) => t.tBodies[0].rows.length > 1 && !t.closest("details:not([open])"));
+    const ready = (within) => [...within.querySelectorAll("table.lab")].filter((t) => t.tBodies[0].rows.length && !t.closest("details:not([open])"));
     const waiting = ready(document);
     const next = () => { if (waiting.length) { one(waiting.shift()); later(next); } };
     later(next);
