@@ -24,6 +24,7 @@ KINDS = ["sliding_attention", "full_attention"] * 2
 CONFIGS = {
     "qwen3_moe": {"num_experts": 8, "moe_intermediate_size": 48, "norm_topk_prob": True},
     "gpt_oss": {"num_local_experts": 8, "intermediate_size": 48, "layer_types": KINDS, "quantization_config": {"a": 1}},
+    "qwen3_next": {"num_experts": 8, "moe_intermediate_size": 48, "shared_expert_intermediate_size": 48},
     "llama": {"intermediate_size": 64},
 }
 
@@ -105,6 +106,7 @@ def test_a_preset_is_a_config_of_its_sizes():
         ("qwen3_moe", ["--backend", "nobody"], "No experts plugin is called 'nobody'"),
         ("qwen3_moe", ["--format", "fp8_block"], "transformers computes its own experts in"),
         ("llama", [], "LlamaForCausalLM have no experts"),
+        ("qwen3_next", ["--layers", "1"], "cannot run 1 layers of Qwen3NextForCausalLM"),  # no attention, no cache
     ],
 )
 def test_hf_refuses_in_one_sentence(kind, options, said, folder, device, capsys):

@@ -80,11 +80,11 @@ def _asked(options: argparse.Namespace) -> hf_model.Asked:
 def _profiled(asked: hf_model.Asked, options: argparse.Namespace) -> dict[str, Any]:
     model = hf_model.build(asked)
     experts = Experts(model, asked.rows, options.format, asked.name)
+    step = hf_model.step_of(model, asked)  # before the experts are replaced: what fails here is not the backend
     if options.backend != OWN:
         experts.replace(options.backend, asked.device)
     elif options.format != experts.problem.dtype:
         raise UserError(f"transformers computes its own experts in {experts.problem.dtype} here; choose a --backend.")
-    step = hf_model.step_of(model, asked)
     clock.warm_up(step, options.warmup, asked.device)
     root = ranges.root_name(model=str(experts.problem.model), phase=asked.phase, M=asked.rows, backend=options.backend)
     experts.mark = mark = ranges.marker(range_api())

@@ -78,7 +78,8 @@ class Experts:
 
 def _fused(module: nn.Module) -> bool:
     weights = (getattr(module, name, None) for name in ("gate_up_proj", "down_proj"))
-    return hasattr(module, "is_transposed") and all(isinstance(w, Tensor) and w.ndim == 3 for w in weights)
+    stated = hasattr(module, "is_transposed") and hasattr(module, "is_concatenated")
+    return stated and all(isinstance(w, Tensor) and w.ndim == 3 for w in weights)
 
 
 def stacked(module: Any) -> tuple[Tensor, Tensor]:

@@ -123,11 +123,14 @@ def build(asked: Asked) -> nn.Module:
     return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
 
 
-@torch.no_grad()
 def step_of(model: Any, asked: Asked) -> Callable[[], Tensor]:
     """Return a function that runs one forward and returns the last logits [batch, 1, vocabulary].
 
-    Each step of decode appends a token to every sequence. All sequences of the batch share what their cache holds.
+    Each step of decode appends a token to every sequence. All sequences of the batch share what their cache holds. One
+    step is tried here.
+
+    Raises:
+        UserError: transformers cannot run the model, for example with so few of its layers.
     """
     generator = torch.Generator(asked.device).manual_seed(asked.seed + 1)
     vocabulary = model.config.get_text_config().vocab_size
@@ -135,19 +138,29 @@ def step_of(model: Any, asked: Asked) -> Callable[[], Tensor]:
     def tokens(batch: int, length: int) -> Tensor:
         return torch.randint(vocabulary, (batch, length), generator=generator, device=asked.device)
 
-    options: dict[str, Any] = {"use_cache": False}
-    if asked.phase == "decode":
-        known = inspect.signature(model.forward).parameters
-        name = "cache" if "cache" in known else "past_key_values"  # renamed within transformers 5
-        # One sequence is run and its cache repeated: that of all at once would need their attention scores too.
-        cache = model(tokens(1, asked.tokens), use_cache=True, logits_to_keep=1).past_key_values
-        cache.batch_repeat_interleave(asked.batch)
-        options = {"use_cache": True, name: cache}
-    ids = tokens(asked.batch, 1 if asked.phase == "decode" else asked.tokens)
-
     @torch.no_grad()
     def step() -> Tensor:
         logits: Tensor = model(ids, logits_to_keep=1, **options).logits
         return logits
 
+    try:
+        options = _cached(model, asked, tokens) if asked.phase == "decode" else {"use_cache": False}
+        ids = tokens(asked.batch, 1 if asked.phase == "decode" else asked.tokens)
+        step()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        said = f"transformers cannot run {asked.layers} layers of {type(model).__name__}"
+        raise UserError(f"{said} ({one_line(str(error))}); try other --layers.") from error
     return step
+
+
+@torch.no_grad()
+def _cached(model: Any, asked: Asked, tokens: Callable[[int, int], Tensor]) -> dict[str, Any]:
+    """Return the options of a step of decode: a cache of ``asked.tokens`` tokens for each sequence."""
+    known = inspect.signature(model.forward).parameters
+    name = "cache" if "cache" in known else "past_key_values"  # renamed within transformers 5
+    # One sequence is run and its cache repeated: that of all at once would need their attention scores too.
+    cache = model(tokens(1, asked.tokens), use_cache=True, logits_to_keep=1).past_key_values
+    cache.batch_repeat_interleave(asked.batch)
+    return {"use_cache": True, name: cache}
