@@ -4,10 +4,13 @@ Only the command that was asked for is imported; the help of the others is read 
 """
 
 import argparse
+import difflib
+import re
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from moe_lab import __version__
 from moe_lab.spec import plugins
@@ -19,7 +22,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def run() -> int:
         words = plugins.take(sys.argv[1:] if argv is None else argv)
-        arguments = _parser(words).parse_args(words)
+        parser = _parser(words)
+        if not words:
+            parser.print_help()
+            return 0
+        arguments = parser.parse_args(words)
         from moe_lab.spec.guard import places, scratch  # not needed for --help, which should appear at once
 
         profiles = getattr(arguments, "profiles", None) or places.profiles_root()
@@ -31,9 +38,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     return terminal.ended(run)  # turns errors and interruptions into exit codes
 
 
+class _Parser(argparse.ArgumentParser):
+    """Adds to an unknown word the known one that is most like it."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print usage and message, and leave with exit code 2."""
+        wrong = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)|unrecognized arguments: (-\S+)", message)
+        if wrong:
+            known = _options(self) if wrong[3] else re.findall(r"[^\s,']+", wrong[2])
+            near = difflib.get_close_matches((wrong[3] or wrong[1]).partition("=")[0], known, 1)
+            message = message.partition(" (choose from")[0] if near else message
+            message += f"; did you mean '{near[0]}'?" if near else ""
+        super().error(message)
+
+
+def _options(parser: argparse.ArgumentParser) -> list[str]:
+    own = [flag for action in parser._actions for flag in action.option_strings]
+    # An option that a command does not know is reported by the parser around it.
+    inner = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return own + [flag for action in inner for below in action.choices.values() for flag in _options(below)]
+
+
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     """Return the parser; it has the options of the command in ``words``, and only name and help of the others."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="moe-lab", description="Profile fused Mixture-of-Experts layers and say where their time goes."
     )
     parser.add_argument("--version", action="version", version=f"moe-lab {__version__}")

@@ -6,6 +6,7 @@ from functools import partial
 
 from moe_lab.cli._print import add_destination, destination, print_run
 from moe_lab.spec import bench_options
+from moe_lab.spec.guard.options import Defaults
 
 INFO = {
     "about": "measure on this machine's GPU and keep the rows as a run",
@@ -38,9 +39,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Add one subcommand per benchmark."""
     benches = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
     for name, about in WHAT.items():
-        bench = benches.add_parser(
-            name, help=about, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
-        )
+        bench = benches.add_parser(name, help=about, formatter_class=Defaults, allow_abbrev=False)
         bench_options.add(name, bench)
         add_destination(bench)
         bench.add_argument("--on", metavar="PLACE", help=ON)

@@ -18,14 +18,15 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run)
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Print what this machine can capture."""
-    from moe_lab.runs.doctor import examine
+def run(arguments: argparse.Namespace) -> int:
+    """Print what this machine can capture; return 1 if nothing can be captured here."""
+    from moe_lab.runs.doctor import can_capture, examine
 
     checks = examine()
+    able = can_capture(checks)
     if arguments.format == "json":
         print(json.dumps([asdict(c) for c in checks], indent=1))
-        return
+        return 0 if able else 1
     width = max(len(c.name) for c in checks)  # so that the texts are aligned
     for check in checks:
         if check.found:
@@ -33,3 +34,7 @@ def run(arguments: argparse.Namespace) -> None:
         else:
             print(f"missing  {check.name.ljust(width)}  costs: {check.costs}")
             print(f"{' ' * (width + 11)}get it: {check.remedy}")  # below "costs:"
+    missing = sum(not check.found for check in checks)
+    where = f"this machine can capture with {' and '.join(able)}" if able else "nothing can be captured on this machine"
+    print(f"\n{len(checks) - missing} of {len(checks)} are there; {where}.")
+    return 0 if able else 1

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from moe_lab.cli._print import add_destination, destination, fitted
 from moe_lab.spec import bench_options
 from moe_lab.spec.errors import UserError
+from moe_lab.spec.guard.options import Defaults
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +34,7 @@ NAME = "name of the run: RUN, in the folder static, or FOLDER/RUN; with a RUN to
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add its options."""
-    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
+    parser.formatter_class = Defaults
     parser.add_argument("run_name", nargs="?", metavar="RUN", help="print this run instead of compiling")
     bench_options.add("inspect", parser)
     parser.add_argument("--name", default="inspect", help=NAME)

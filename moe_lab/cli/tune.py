@@ -5,6 +5,7 @@ import sys
 
 from moe_lab.cli._print import NAME, add_destination, destination
 from moe_lab.spec import bench_options
+from moe_lab.spec.guard.options import Defaults
 
 INFO = {
     "about": "find tiles of a backend's GEMMs in a given time",
@@ -19,7 +20,7 @@ INFO = {
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add its options."""
-    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
+    parser.formatter_class = Defaults
     bench_options.add("tune", parser)
     add_destination(parser, f"{NAME}; an unfinished one goes on", "start again, and replace a run of that name")
     parser.set_defaults(run=run)

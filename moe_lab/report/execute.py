@@ -1,6 +1,7 @@
 """Execute one notebook with papermill, in a kernel of this interpreter."""
 
 import json
+import logging
 import os
 import sys
 import tempfile
@@ -21,6 +22,8 @@ def execute(job: Job, progress: str) -> Executed:
     """Run the notebook, with ``progress`` before its bar on stderr; an error in it is a result, not an exception."""
     import papermill
 
+    # It warns of parameters whose comments have brackets as unknown; unknown ones are refused before.
+    logging.getLogger("papermill").setLevel(logging.ERROR)
     failed = None
     with tempfile.TemporaryDirectory(prefix="moe_lab_") as folder:
         out = Path(folder, "executed.ipynb")
@@ -31,7 +34,7 @@ def execute(job: Job, progress: str) -> Executed:
                     str(out),
                     parameters=job.parameters,
                     kernel_name=_KERNEL,
-                    progress_bar={"desc": progress, "leave": True, "file": terminal.raw(sys.stderr)},
+                    progress_bar={"desc": progress, "leave": True, "file": terminal.raw(sys.stderr), "disable": None},
                     language="python",
                 )
             except papermill.PapermillExecutionError as error:

@@ -54,6 +54,13 @@ def examine() -> list[Check]:
     ]
 
 
+def can_capture(checks: list[Check]) -> list[str]:
+    """Return the profilers that work here: those that are there, with a GPU and its driver; ``torch`` is one."""
+    found = {check.name for check in checks if check.found}
+    tools = ("nsys", "ncu", "torch", "rocprof-compute", "rocprofv3")
+    return [tool for tool in tools if tool in found] if {"GPU", "driver"} <= found else []
+
+
 def _check(name: str, found: str | None, costs: str, remedy: str) -> Check:
     return Check(name, found) if found else Check(name, None, costs, remedy)
 

@@ -213,8 +213,7 @@ def _some(name: str, known: tuple[str, ...]) -> Option:
 
 def command(commands: Any, name: str, about: str, run: Callable[..., Any]) -> argparse.ArgumentParser:
     """Return the parser of a new subcommand, whose help shows the defaults."""
-    shown = argparse.ArgumentDefaultsHelpFormatter
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=about, formatter_class=shown)
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=about, formatter_class=types.Defaults)
     parser.set_defaults(run=run)
     return parser
 

@@ -92,8 +92,9 @@ def python(tmp_path, monkeypatch):
         "from . import cuda, profiler\n__version__ = '9.9+stand.in'\nclass version: cuda = '13.0'\n"
     )
     (package / "cuda" / "__init__.py").write_text(
-        "from . import profiler\ndef is_available(): return False\ndef is_initialized(): return False\n"
+        "from . import nvtx, profiler\ndef is_available(): return False\ndef is_initialized(): return False\n"
     )
+    (package / "cuda" / "nvtx.py").touch()
     (package / "cuda" / "profiler.py").write_text("def start(): pass\ndef stop(): pass\n")
     (package / "profiler.py").write_text(STAND_IN)
     b = KinetoBuilder(
@@ -188,3 +189,34 @@ def test_real_profiler_records_the_ranges_of_our_marker(tmp_path):
 def test_command_line_without_a_command_says_how(capsys):
     assert cli.main(["capture", "torch", "--name", "x", "--"]) == 2
     assert "moe-lab capture torch --name X -- python" in capsys.readouterr().err
+
+
+NVTX = """
+import nvtx, torch
+from torch.cuda.nvtx import range
+
+@nvtx.annotate()
+def gate(): return torch.ones(4) @ torch.ones(4)
+
+domain = nvtx.get_domain("engine")
+with range("model"):
+    torch.cuda.nvtx.range_push("mlp.experts")
+    with nvtx.annotate("w13", color="red"): gate()
+    torch.cuda.nvtx.range_pop()
+    domain.push_range(domain.get_event_attributes(message="own domain"))
+    domain.pop_range()
+torch.cuda.nvtx.range_pop()
+"""
+
+
+def test_nvtx_ranges_of_a_program_are_annotations(tmp_path):
+    pytest.importorskip("torch")
+    pytest.importorskip("nvtx")
+    out = tmp_path / "t.json"
+    subprocess.run([sys.executable, RUNNER, out, "all", "--", "-c", NVTX], check=True, cwd=tmp_path, timeout=60)
+    events = json.loads(out.read_text())["traceEvents"]
+    spans = {e["name"]: (e["ts"], e["ts"] + e["dur"]) for e in events if e.get("cat") == "user_annotation"}
+    assert set(spans) == {"model", "mlp.experts", "w13", "gate", "own domain"}
+    for outer, inner in (("model", "mlp.experts"), ("mlp.experts", "w13"), ("w13", "gate"), ("model", "own domain")):
+        assert spans[outer][0] <= spans[inner][0] <= spans[inner][1] <= spans[outer][1]
+    assert spans["own domain"][0] >= spans["mlp.experts"][1]

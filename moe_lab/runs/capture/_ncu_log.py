@@ -58,7 +58,9 @@ def run(argv: Sequence[str], log: Path, env: Mapping[str, str], expected: int | 
     began = time.perf_counter()
     process = subprocess.Popen(argv, env=dict(env))
     try:
-        with tqdm(total=expected, unit=" kernels", desc="ncu", leave=False, file=terminal.raw(sys.stderr)) as bar:
+        with tqdm(
+            total=expected, unit=" kernels", desc="ncu", leave=False, file=terminal.raw(sys.stderr), disable=None
+        ) as bar:
             # The messages go to a file and not through a pipe, as the command needs stdout and stderr for itself.
             while process.poll() is None:
                 time.sleep(_POLL_S)

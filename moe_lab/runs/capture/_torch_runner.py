@@ -3,8 +3,9 @@
 Usage: ``python _torch_runner.py OUT WINDOW -- (-m MODULE | -c CODE | FILE) [ARGUMENT ...]``.
 
 It runs in the profiled process, whose Python has torch but perhaps not moe_lab, so it imports nothing of the package.
-It writes the trace to OUT and the versions of the software to OUT.versions. With WINDOW ``profiler-api`` it traces
-from ``torch.cuda.profiler.start()`` to ``stop()``, else the whole program.
+NVTX ranges of the program (torch.cuda.nvtx, the nvtx package) become annotations of the trace, as torch.profiler does
+not record NVTX. It writes the trace to OUT and the versions of the software to OUT.versions. With WINDOW
+``profiler-api`` it traces from ``torch.cuda.profiler.start()`` to ``stop()``, else the whole program.
 """
 
 import inspect
@@ -12,6 +13,8 @@ import json
 import os
 import runpy
 import sys
+import threading
+from contextlib import ContextDecorator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,7 @@ from typing import Any
 def main(arguments: list[str]) -> int:
     """Run the program; returns its exit status."""
     out, window, _, *program = arguments
-    # torch.profiler does not record NVTX: moe_lab's own workload then opens its ranges as user annotations.
+    # moe_lab's own workload then opens its ranges as annotations and not as NVTX.
     os.environ["MOE_LAB_RANGES"] = "torch"
     # python -I and -P do not put the script's folder there.
     isolated = not sys.path or Path(sys.path[0]) != Path(__file__).parent
@@ -28,6 +31,7 @@ def main(arguments: list[str]) -> int:
         sys.path.pop(0)  # this folder: its modules must not hide those of the program
     import torch
 
+    _annotate(torch)
     profiler = Window(torch)
     if window == "profiler-api":
         torch.cuda.profiler.start = profiler.start
@@ -69,6 +73,67 @@ class Window:
             if self.torch.cuda.is_initialized():  # kernels that still run would be missing from the trace
                 self.torch.cuda.synchronize()
             self.profile.stop()
+
+
+def _annotate(torch: Any) -> None:
+    """Let the calls that open and close NVTX ranges on a thread do the same with annotations of the profiler."""
+    ranges = threading.local()
+
+    def push(message: Any = None, *_: Any, **__: Any) -> int:
+        stack = vars(ranges).setdefault("open", [])
+        stack.append(torch.profiler.record_function(str(message)))
+        stack[-1].__enter__()
+        return len(stack) - 1
+
+    def pop(*_: Any) -> int:
+        stack = vars(ranges).setdefault("open", [])
+        if stack:  # a pop too many does nothing in NVTX either
+            stack.pop().__exit__(None, None, None)
+        return len(stack)
+
+    torch.cuda.nvtx.range_push, torch.cuda.nvtx.range_pop = push, pop  # torch.cuda.nvtx.range calls them
+    try:
+        import nvtx
+    except ImportError:
+        return
+    nvtx.push_range, nvtx.pop_range = push, pop
+
+    class Domain:
+        """Stands for domains of the nvtx package, in which ranges are opened too."""
+
+        def __init__(self, real: Any) -> None:
+            self.real = real
+            self.pop_range = pop
+
+        def push_range(self, attributes: Any = None) -> int:
+            return push(getattr(attributes, "message", attributes))
+
+        def get_event_attributes(self, message: Any = None, *_: Any, **__: Any) -> Any:
+            return message
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.real, name)
+
+    real = nvtx.get_domain
+    nvtx.get_domain = lambda name=None: Domain(real(name))
+
+    class Annotate(ContextDecorator):
+        """Stands for nvtx.annotate, a context manager and decorator; a function's range has its name by default."""
+
+        def __init__(self, message: Any = None, *_: Any, **__: Any) -> None:
+            self.message = message
+
+        def __call__(self, function: Any) -> Any:
+            self.message = self.message or function.__name__
+            return super().__call__(function)
+
+        def __enter__(self) -> None:
+            push(self.message or "")
+
+        def __exit__(self, *failure: object) -> None:
+            pop()
+
+    nvtx.annotate = Annotate
 
 
 def _run(program: list[str], isolated: bool) -> int:

@@ -13,6 +13,13 @@ EXPERTS = 2**16
 SIZE = 2**20  # hidden and intermediate
 
 
+class Defaults(argparse.ArgumentDefaultsHelpFormatter):
+    """Help that says the default of each option that has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
 def whole(least: int, most: int) -> Callable[[str], int]:
     """Return an argparse type: whole numbers from ``least`` to ``most``."""
 
