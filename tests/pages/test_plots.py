@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import pytest
 from launches_fixture import SHARES, phase
 
@@ -183,3 +184,31 @@ def test_text_in_every_kind_of_column_is_escaped() -> None:
     assert out["n"].tolist() == [1, 2]
     assert list(out.index) == ["&lt;i&gt;", "j"]
     assert seen["names"] == {"&lt;a&gt;": ["&lt;b&gt;"]}
+
+
+@pytest.mark.parametrize(
+    ("values", "read"),
+    [([16.7, 6000], ["10", "20", "50", "100"]), ([95, 240], ["50", "60", "80", "100"]), ([], None)],
+    ids=["decades", "less-than-one", "none"],
+)
+def test_logarithmic_ticks_read_as_numbers(values: list[float], read: list[str] | None) -> None:
+    found = figures.log_ticks(values)
+    assert found.get("ticktext", [])[:4] == (read or [])
+    assert len(found.get("tickvals", [])) <= figures.MOST_TICKS
+
+
+def test_names_at_the_ends_of_lines_stand_apart_and_within_the_figure() -> None:
+    figure = go.Figure([go.Scatter(x=[1, 10], y=[1, end], name=f"line {end}") for end in (99.0, 98.0, 97.0, 5.0)])
+    figures.direct(figure, 400, 0, 100)
+    heights = {a.text.split()[-1]: a.y * 3 + a.yshift for a in figure.layout.annotations}  # 300 pixels for 100
+    low, *high = sorted(heights.values())
+    assert low == pytest.approx(15.0), "a name alone stands at the end of its line"
+    assert np.diff(high).min() >= figures.LABEL_HEIGHT - 1e-9
+    assert max(high) <= 300
+    assert not figure.layout.showlegend
+
+
+def test_a_fused_stage_is_hatched_from_the_colours_of_its_ends() -> None:
+    hatch = figures.fused("w13+act+w2")["pattern"]
+    assert (hatch["bgcolor"], hatch["fgcolor"]) == (palette.STAGES["w13"], palette.STAGES["w2"])
+    assert figures.fused("w13") == {"color": palette.STAGES["w13"]}

@@ -11,11 +11,13 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from moe_lab import cli, report
-from moe_lab.report import places, thumbnail
+from moe_lab.pages.show import mime
+from moe_lab.report import described, places, sections, thumbnail
 from moe_lab.report.grid import read as read_grid
+from moe_lab.report.model import Link, Look
 from moe_lab.spec.errors import UserError
 
 PARAMETERS = 'M = 16  # tokens\nbackend = "fused_moe"  # experts backend\nscale = 1.0  # of the axis'
@@ -269,6 +271,51 @@ def test_build_says_that_a_folder_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file, not a folder")
     with pytest.raises(UserError, match="choose another with --out"):
         build(notebook(tmp_path, HEADLINE), tmp_path / "out")
+
+
+def test_sections_in_which_nothing_was_measured_are_left_out() -> None:
+    nothing = new_output("display_data", {"text/plain": "No run is shown.", mime.NOTHING: True})
+    shown = new_output("display_data", {"text/plain": "a table"})
+    cells = [new_markdown_cell("# Title"), new_code_cell("x = 1")]
+    for name, outputs in (("Empty", [nothing, nothing]), ("Silent", []), ("Mixed", [nothing, shown])):
+        cells += [new_markdown_cell(f"## {name}\n\nText."), new_code_cell("show()", outputs=outputs)]
+    kept = sections.with_something(cells)
+    assert sections.headings(new_notebook(cells=kept)) == [("Silent", "Silent"), ("Mixed", "Mixed")]
+    assert len(kept) == 6
+
+
+def test_page_leads_to_the_folder_of_a_run_only_within_the_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOE_LAB_PROFILES", str(tmp_path / "project" / "profiles"))
+    run, inside = {"folder": "profiles/h200/x"}, tmp_path / "project" / "reports"
+    assert sections.address(run, Look(inside)) == "../profiles/h200/x"
+    assert sections.address(run, Look(inside, single_file=True)) == ""
+    assert sections.address(run, Look(tmp_path / "elsewhere")) == ""
+    assert sections.address({"folder": ""}, Look(inside)) == ""
+
+
+def test_pages_know_those_before_and_after_them() -> None:
+    links = [Link(name, f"{name}.html") for name in "abc"]
+    assert sections.around(links, "b.html") == (links[0], links[2])
+    assert sections.around(links, "a.html") == (None, links[1])
+    assert sections.around([], "a.html") == (None, None)
+
+
+def test_figure_says_what_it_shows() -> None:
+    drawn = {
+        "data": [{"type": "bar", "name": "<b>ours</b>"}, {"type": "bar", "name": "peer"}],
+        "layout": {"xaxis": {"title": {"text": "tokens (M)"}}, "yaxis": {"title": {"text": "time (µs)"}}},
+    }
+    assert described.figure(drawn) == "time (µs) over tokens (M): bars of ours, peer."
+    assert described.figure({"data": [], "layout": {}}) == "plot: no data."
+
+
+def test_thumbnail_of_a_heat_map_has_its_cells_in_their_colours() -> None:
+    scale = [[0, "#000000"], [1, "#ffffff"]]
+    trace = {"type": "heatmap", "z": [[0, None], [2, 1.9]], "zmin": 0, "zmax": 2, "colorscale": scale}
+    fills = re.findall(r'fill="(#\w+)"', thumbnail.draw({"data": [trace], "layout": {}}))
+    assert fills == ["#000000", "#ffffff", "#ffffff"]
 
 
 def test_thumbnail_reads_typed_arrays_and_keeps_the_order_of_the_axis() -> None:

@@ -131,9 +131,9 @@ def direct(figure: go.Figure, height: int, low: float, high: float, log: bool = 
     for trace in figure.data:
         points = [(x, y) for x, y in zip(trace.x, trace.y, strict=True) if y is not None and y == y]
         ends += [(scale(points[-1][1]), math.log10(points[-1][0]), trace)] if points and trace.name else []
-    at = -math.inf
-    for y, x, trace in sorted(ends, key=lambda end: end[0]):
-        at = max((y - bottom) * pixels, at + LABEL_HEIGHT)
+    ends.sort(key=lambda end: end[0])
+    heights = _apart([(y - bottom) * pixels for y, *_ in ends], (scale(high) - bottom) * pixels)
+    for at, (y, x, trace) in zip(heights, ends, strict=True):
         # The name itself has the colour of text, so that it can be read.
         text = f'<span style="color:{trace.line.color}">\u25cf</span> {trace.name}'
         place = {"x": x, "y": y, "yshift": at - (y - bottom) * pixels, "xshift": 8, "xanchor": "left"}
@@ -144,6 +144,18 @@ def direct(figure: go.Figure, height: int, low: float, high: float, log: bool = 
     figure.update_yaxes(range=[bottom, scale(high)])
     most = max((len(str(trace.name)) for *_, trace in ends), default=0)
     return figure.update_layout(showlegend=False, height=height, margin={"r": 24 + 7 * most})
+
+
+def _apart(heights: Sequence[float], top: float) -> list[float]:
+    """Return ascending heights moved at least ``LABEL_HEIGHT`` apart, upwards and then, from ``top``, downwards."""
+    found, at = [], -math.inf
+    for height in heights:
+        at = max(height, at + LABEL_HEIGHT)
+        found.append(at)
+    for i, height in reversed(list(enumerate(found))):
+        found[i] = top = min(height, top)
+        top -= LABEL_HEIGHT
+    return found
 
 
 def fused(stage: str) -> dict[str, Any]:
