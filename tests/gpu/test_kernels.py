@@ -19,7 +19,8 @@ def near(y, expected):
 @pytest.mark.parametrize(("rows", "N"), [(1, 48), (5, 300), (517, 7), (0, 16)])  # below and past a tile, both tilings
 def test_gated_activation_equals_torch(rows, N, name, dtype, device, poison):
     gate_up = 6 * torch.randn(rows, 2 * N, device=device).to(dtype)  # 6: reaches the clamp of swigluoai
-    near(activation.gated_activation(gate_up, name), activation.gated_activation_torch(gate_up.float(), name).to(dtype))
+    exact = activation.gated_activation_torch(gate_up.double(), name)  # torch's fp32 gelu is off by 1e-6 around -3.5
+    near(activation.gated_activation(gate_up, name), exact.to(dtype))
 
 
 def test_swigluoai_is_clamped_as_published():
