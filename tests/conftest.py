@@ -38,7 +38,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Let Triton's interpreter put its functions into the language once a launch.
 
-    It does so again at each call of a device function, with the same result: half the time of tests that launch kernels.
+    It does so again at each call of a device function, with the same result: half the time of kernels in tests.
     """
     interpreter = sys.modules.get("triton.runtime.interpreter")
     if not hasattr(interpreter, "_patch_lang"):
