@@ -46,8 +46,14 @@ def add_format(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=("table", "csv", "json"), default="table")
 
 
-def add_stages(parser: argparse.ArgumentParser) -> None:
-    """Add the option --stages-of, which ``traced`` reads."""
+def add_traced(parser: argparse.ArgumentParser) -> None:
+    """Add the options --window and --stages-of, which ``traced`` reads."""
+    parser.add_argument(
+        "--window",
+        choices=("auto", "all"),
+        default="auto",
+        help="auto: between cudaProfilerStart and Stop where the program calls them, without warm-up; all: everything",
+    )
     parser.add_argument(
         "--stages-of",
         metavar="RUN_OR_REPORT",
@@ -60,7 +66,7 @@ def traced(arguments: argparse.Namespace) -> "Launches":
     from moe_lab import runs
     from moe_lab.analysis.two_parts import with_stages_of
 
-    launches = runs.load(arguments.source).launches()
+    launches = runs.load(arguments.source).launches(arguments.window)
     other = arguments.stages_of
     return with_stages_of(launches, runs.load(other).launches()) if other else launches
 

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moe_lab.cli._print import add_format, add_stages, fitted, print_csv, print_notes, records, time, traced
+from moe_lab.cli._print import add_format, add_traced, fitted, print_csv, print_notes, records, time, traced
 from moe_lab.spec.guard import options
 
 if TYPE_CHECKING:
@@ -20,7 +20,8 @@ INFO = {
     "shows": {
         (
             "moe-lab breakdown RUN_OR_REPORT [--root REGEX] [--roles auto|none|FILE] [--stages-of RUN_OR_REPORT] "
-            "[--depth N] [--top N] [--sort start|time|name] [--spread] [--format table|csv|json]"
+            "[--depth N] [--top N] [--sort start|time|name] [--spread] [--window auto|all] "
+            "[--format table|csv|json]"
         ): (
             "how much time does each range take, and how much could not be attributed? `--roles auto` "
             "tells kernels that lie in no stage by their names; a report without ranges has one row per role "
@@ -57,7 +58,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sort", choices=("start", "time", "name"), default="start", help="order of the ranges within one range"
     )
-    add_stages(parser)
+    add_traced(parser)
     add_format(parser)
     parser.set_defaults(run=run)
 

@@ -4,7 +4,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from moe_lab.cli._print import add_format, add_stages, fitted, print_csv, print_notes, records, time, traced
+from moe_lab.cli._print import add_format, add_traced, fitted, print_csv, print_notes, records, time, traced
 from moe_lab.spec.guard import options
 
 if TYPE_CHECKING:
@@ -17,7 +17,8 @@ INFO = {
     "shows": {
         (
             "moe-lab kernels RUN_OR_REPORT [--by name|role|stage|range|rank|...] [--root REGEX] [--stages-of "
-            "RUN_OR_REPORT] [--top N] [--sort total|launches|median|...] [--format table|csv|json]"
+            "RUN_OR_REPORT] [--top N] [--sort total|launches|median|...] [--window auto|all] "
+            "[--format table|csv|json]"
         ): ("which kernels take the time of any report, with or without ranges: counts, sums, medians, shares"),
     },
 }
@@ -44,7 +45,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sort", choices=[*SORTS, "name"], default="total", help="largest first; name: in alphabetical order"
     )
-    add_stages(parser)
+    add_traced(parser)
     add_format(parser)
     parser.set_defaults(run=run)
 

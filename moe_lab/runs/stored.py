@@ -14,6 +14,7 @@ import pandas as pd
 from moe_lab.runs import rows, run_json
 from moe_lab.runs.parse import format_of, parse_report
 from moe_lab.runs.ranks import together
+from moe_lab.runs.window import analysed
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard import places
 from moe_lab.spec.guard.entry import below, one_line
@@ -71,8 +72,11 @@ class Run:
             found.insert(int(found.columns.get_loc("dtype")), "format", found["dtype"])  # type: ignore[arg-type]
         return found
 
-    def launches(self) -> Launches:
+    def launches(self, window: str = "auto") -> Launches:
         """Read the report, or those of all ranks.
+
+        Args:
+            window: ``auto``: what the program marks, without warm-up (see ``window.analysed``); ``all``: everything.
 
         Raises:
             UserError: it is a benchmark, or a report is missing or cannot be read.
@@ -82,6 +86,7 @@ class Run:
         options = {"allow_graph_level": True} if self.manifest.get("graph_level") else {}
         files = [below(self.path, self.path / name) for name in self.manifest.get("reports") or ()] or [self.report]
         parts = [parse_report(path, **options) for path in files]
+        parts = [analysed(part) for part in parts] if window == "auto" else parts
         return parts[0] if len(parts) == 1 else together(parts)
 
 

@@ -98,7 +98,7 @@ def option(default: Any, *flags: str, **parser: Any) -> Any:
 
 def window(what: str) -> Any:
     """Return the option ``--window``: ``all``, or ``profiler-api``: between the two calls that ``what`` names."""
-    said = f"the whole command, or {what} (default: profiler-api for moe_lab.gpu, else all)"
+    said = f"trace the whole command, or only {what} (default: profiler-api for moe_lab.gpu, else all)"
     return option("", "--window", choices=("all", "profiler-api"), help=said)
 
 

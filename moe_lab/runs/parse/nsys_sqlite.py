@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from moe_lab.runs.attribution.assemble import NO_CALLS, NO_RANGES, Calls, Operations, Ranges, assemble
-from moe_lab.runs.attribution.keys import Ints, match
+from moe_lab.runs.attribution.keys import Bools, Ints, match
 from moe_lab.runs.parse import _doubts
 from moe_lab.runs.parse._sqlite import MAGIC, Database, open_database, reading
 from moe_lab.runs.parse.nsys import meta as nsys_meta
-from moe_lab.runs.parse.nsys import tables
+from moe_lab.runs.parse.nsys import named, tables
 from moe_lab.runs.parse.nsys.slim import slim as slim
 from moe_lab.runs.parse.rocprof.rocpd import is_database
 from moe_lab.spec.errors import UserError
@@ -43,6 +43,9 @@ def parse(path: Path, *, allow_graph_level: bool = False) -> Launches:
         allow_graph_level: also read a report whose graph replays were recorded without their kernels. All that ran
             inside a replay is then missing from every number; by default such a report is refused.
 
+    Where a program calls cudaProfilerStart, an extra column ``in_window`` says what it launched from there to Stop,
+    unless that is everything.
+
     Raises:
         UserError: it is not such a file, is truncated, lacks columns or kernels, or is a graph-level trace.
     """
@@ -67,12 +70,26 @@ def _parse(database: Database, allow_graph_level: bool) -> Launches:
     meta["warnings"] += _doubts.negative(ops)
     if (ops.process == -1).all():
         ops = _only_process(database, ops, calls)
-    launches = tables.graph_launches(database)
-    _check_graphs(database, ops, launches, meta, allow_graph_level)
-    if len(launches[0]):
-        ops = replace(ops, graph=match(ops.process, ops.correlation, *launches) >= 0)
+    graphs = named.graph_launches(database)
+    _check_graphs(database, ops, graphs, meta, allow_graph_level)
+    if len(graphs[0]):
+        ops = replace(ops, graph=match(ops.process, ops.correlation, *graphs) >= 0)
     nodes = tables.nodes(database) if (ops.graph_node >= 0).any() else None
-    return assemble(ops, calls or NO_CALLS, _usable(found, meta["warnings"]), nodes, meta)
+    launches = assemble(ops, calls or NO_CALLS, _usable(found, meta["warnings"]), nodes, meta)
+    inside = _in_window(ops, calls or NO_CALLS, named.windows(database))
+    return launches if inside.all() else replace(launches, table=launches.table.assign(in_window=inside))
+
+
+def _in_window(ops: Operations, calls: Calls, windows: list[tuple[int, int, int]]) -> Bools:
+    """Return which operations were launched in a window of their process, or by a process that has none: bool [n]."""
+    inside: Bools = ~np.isin(ops.process, [process for process, _, _ in windows])
+    if windows:
+        call = match(ops.process, ops.correlation, calls.process, calls.correlation)
+        at = ops.start.copy()
+        at[call >= 0] = calls.start[call[call >= 0]]
+        for process, start, end in windows:
+            inside |= (ops.process == process) & (at >= start) & (at <= end)
+    return inside
 
 
 def _check_graphs(

@@ -14,7 +14,8 @@ from moe_lab.runs.parse._slim import Keep, Slimmed
 from moe_lab.runs.parse._sqlite import Database, open_database, reading, uri
 from moe_lab.runs.parse.nsys import meta
 from moe_lab.runs.parse.nsys.meta import GPU_FACTS
-from moe_lab.runs.parse.nsys.tables import COMMON, COPY, DOMAIN, GRAPH_LAUNCH, KERNEL, PUSH_POP, SET, START_END
+from moe_lab.runs.parse.nsys.named import GRAPH_LAUNCH, START, STOP
+from moe_lab.runs.parse.nsys.tables import COMMON, COPY, DOMAIN, KERNEL, PUSH_POP, SET, START_END
 
 EXTRA = ("contextId", "localMemoryPerThread", "sharedMemoryExecuted", "clusterX", "clusterY", "clusterZ")
 OPERATIONS = {
@@ -155,10 +156,12 @@ class _Copy:
         # By correlation id and process, as in attribution: two processes may use the same ids.
         pid = "(SELECT new FROM temp.renumbered WHERE old = (globalTid & ~16777215))"
         where = f"EXISTS (SELECT 1 FROM temp.used u WHERE u.id = correlationId AND u.pid IN ({pid}, -1))"
-        # Launches of graphs stay even without operations: how many there were is part of what the report says.
-        if self.strings and self.keep is None:
-            launches = f'SELECT id FROM src."{self.strings}" WHERE {GRAPH_LAUNCH}'
-            where = f"({where} OR nameId IN ({launches}))"
+        # Launches of graphs stay even without operations: how many there were is part of what the report says. So do
+        # the calls between which a program wants to be analysed.
+        names = [START, STOP, *([GRAPH_LAUNCH] if self.keep is None else [])]
+        if self.strings:
+            kept = f'SELECT id FROM src."{self.strings}" WHERE {" OR ".join(names)}'
+            where = f"({where} OR nameId IN ({kept}))"
         self._table("CUPTI_ACTIVITY_KIND_RUNTIME", RUNTIME, where)
 
     def _ranges(self) -> None:

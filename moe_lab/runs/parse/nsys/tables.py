@@ -32,7 +32,6 @@ KERNEL = GEOMETRY | {"short": "shortName", "full": "demangledName"}
 COPY = {"bytes": "bytes", "direction": "copyKind"}
 SET = {"bytes": "bytes"}
 SIZE = dict.fromkeys(GEOMETRY, 2**31) | {"bytes": 2**50}  # no real size is that large
-GRAPH_LAUNCH = "value GLOB 'cudaGraphLaunch*' OR value GLOB 'cuGraphLaunch*'"
 # In the order of CUpti_ActivityMemcpyKind.
 DIRECTIONS = (
     *("unknown", "host to device", "device to host", "host to array", "array to host", "array to array"),
@@ -79,7 +78,7 @@ def _part(database: Database, kind: str) -> dict[str, Ints]:
     columns = database.columns(table, required, [c for c in names.values() if c not in required])
     read = database.read(table, columns)
     ours = {theirs: name for name, theirs in names.items()}
-    part = {ours.get(c, c): _ints(read.column(c)) for c in columns}
+    part = {ours.get(c, c): ints(read.column(c)) for c in columns}
     wrong = int(_doubts.impossible(part["start"], part["end"]).sum())
     if wrong:
         raise database.wrong(f"{wrong} rows of {table} have times that cannot be true (none, negative, swapped)")
@@ -97,27 +96,13 @@ def calls(database: Database, warnings: list[str]) -> Calls | None:
         return None
     columns = database.columns(table, ("start", "end", "globalTid", "correlationId"))
     read = database.read(table, columns, where='"correlationId" IS NOT NULL AND "globalTid" IS NOT NULL')
-    start, end, thread, correlation = (_ints(read.column(c)) for c in columns)
+    start, end, thread, correlation = (ints(read.column(c)) for c in columns)
     found = (start, end, thread & PID, thread, correlation)
     bad = _doubts.impossible(start, end)
     if not bad.any():
         return Calls(*found)
     warnings.append(f"{int(bad.sum())} API calls have times that cannot be true; they are left out.")
     return Calls(*(column[~bad] for column in found))
-
-
-def graph_launches(database: Database) -> tuple[Ints, Ints]:
-    """Return (process, correlation) of the calls that launched a CUDA graph."""
-    table, strings = database.table("CUPTI_ACTIVITY_KIND_RUNTIME"), database.table("StringIds")
-    if not table or not strings or "nameId" not in database.tables[table]:
-        return NONE, NONE
-    database.columns(strings, ("id", "value"))
-    ids = [i for (i,) in database.rows(f'SELECT id FROM "{strings}" WHERE {GRAPH_LAUNCH}') if isinstance(i, int)]
-    if not ids:
-        return NONE, NONE
-    found = database.read(table, ("globalTid", "correlationId"), where=f'"nameId" IN ({", ".join(map(str, ids))})')
-    thread, correlation = (_ints(c) for c in found.columns)
-    return thread & PID, correlation
 
 
 def ranges(database: Database, warnings: list[str]) -> tuple[Ranges, int] | None:
@@ -135,7 +120,7 @@ def ranges(database: Database, warnings: list[str]) -> tuple[Ranges, int] | None
     kinds = f"\"eventType\" IN {(*PUSH_POP, *START_END, DOMAIN)} OR typeof(\"eventType\") NOT IN ('integer', 'null')"
     text = [c for c in ("text",) if c in database.tables[table]]
     read = database.read(table, [*columns, "rowid AS rowid"], text, f'({kinds}) AND "globalTid" IS NOT NULL')
-    data = {c: _ints(read.column(c)) for c in (*columns, "rowid")}
+    data = {c: ints(read.column(c)) for c in (*columns, "rowid")}
     missing = np.full(read.num_rows, -1, np.int64)
     name, names = _names(database, read.column("text") if text else None, data.get("textId", missing))
     # `made` rows are not ranges: each creates a domain and names it, and other rows refer to it.
@@ -163,7 +148,7 @@ def nodes(database: Database) -> NodeEvents | None:
     if not table:
         return None
     columns = database.columns(table, ("start", "globalTid", "graphNodeId", "originalGraphNodeId"))
-    start, thread, node, original = (_ints(c) for c in database.read(table, columns).columns)
+    start, thread, node, original = (ints(c) for c in database.read(table, columns).columns)
     # For a created node some schemas repeat its own id as the original, others leave the original out.
     return NodeEvents(thread & PID, node, np.where(original == node, -1, original), start, thread)
 
@@ -191,7 +176,7 @@ def direction(kind: int) -> str:
     return f"memcpy {DIRECTIONS[kind] if 0 <= kind < len(DIRECTIONS) else 'unknown'}"
 
 
-def _ints(column: Any) -> Ints:
+def ints(column: Any) -> Ints:
     """Return an Arrow integer column as int64, nulls as -1."""
     import pyarrow as pa
 
@@ -211,7 +196,7 @@ def _names(database: Database, text: Any, text_id: Ints) -> tuple[Ints, list[str
         _check_length(database, int(pc.max(pc.binary_length(filled)).as_py() or 0))
         # Arrow finds the distinct names, as a report has millions of rows but only some hundred names.
         encoded = pc.if_else(pc.equal(filled, b""), None, filled).dictionary_encode()
-        own, extra = _ints(encoded.indices), [v.decode("utf-8", "replace") for v in encoded.dictionary.to_pylist()]
+        own, extra = ints(encoded.indices), [v.decode("utf-8", "replace") for v in encoded.dictionary.to_pylist()]
         code = np.where(own >= 0, own + len(values), code)
         values = [*values, *extra]
     return np.where(code >= 0, code, len(values)), [*values, "(unnamed)"]
