@@ -20,7 +20,7 @@ def columns(name: str, warps: int = 8):
     [
         ("sass_sm80", "mma.sync", "HMMA.16816.F32.BF16", TILE_FLOP),
         ("sass_sm90", "wgmma", "HGMMA.64x256x16.F32.BF16", TILE_FLOP),
-        ("sass_sm100", "tcgen05", "UTCHMMA", None),
+        ("sass_sm100", "tcgen05", "UTCHMMA", TILE_FLOP),
         ("amdgcn_gfx942", "mfma", "v_mfma_f32_32x32x8_bf16", TILE_FLOP),
     ],
 )
@@ -31,6 +31,21 @@ def test_the_inner_loop_does_one_step_of_the_tile_on_the_tensor_unit(name, unit,
     assert found["loop_not_tensor_pct"] == pytest.approx(100 * (1 - tensor / found["loop_instructions"]))
     assert sum(count for _, count in found["loop_mix"]) == found["loop_instructions"]
     assert found["loop_instructions"] < found["static_instructions"]
+
+
+@pytest.mark.parametrize(
+    ("written", "flop"),
+    [
+        pytest.param(["UMOV UR35, 0x8400490"], 2 * 128 * 256 * 32, id="constant"),
+        pytest.param(["UMOV UR35, 0x8400490", "ULOP3.LUT UR35, UR35, UR4, URZ, 0xfc, !UPT"], None, id="computed"),
+        pytest.param(["UMOV UR35, 0x0"], None, id="no-shape"),
+        pytest.param([], None, id="not-written"),
+    ],
+)
+def test_the_shape_of_a_tcgen05_instruction_is_in_the_constant_of_its_descriptor(written, flop) -> None:
+    multiply = "UTCQMMA gdesc[UR10], gdesc[UR12], tmem[UR8], tmem[UR34], idesc[UR35], UPT"
+    found = assembly.read(sass(*written, multiply, "EXIT")).instructions
+    assert [one.flop for one in found if one.unit == "tcgen05"] == [flop]
 
 
 def test_registers_stack_and_spills_are_what_the_assembler_states() -> None:

@@ -39,6 +39,7 @@ def test_occupancy_is_what_nsight_compute_says_of_every_kernel_of_the_committed_
         ("gfx90a", 4, 64, 40000, 43, 1, "shared memory"),
         ("gfx950", 4, 64, 40000, 43, 4, "shared memory"),
         ("gfx942", 1, 32, 0, 32, 32, "warps"),
+        ("gfx908", 4, 128, 0, 43, 2, "registers"),
     ],
 )
 def test_the_fewest_blocks_limit_the_occupancy(arch, warps, registers, smem, scalar, blocks, limit) -> None:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from moe_lab.runs.assembly._listing import TENSOR
+from moe_lab.runs.assembly._listing import FOR_THE_BLOCK, TENSOR
 from moe_lab.runs.assembly._listing import Instruction as Instruction
 from moe_lab.runs.assembly._listing import Listing as Listing
 from moe_lab.runs.assembly._listing import Place as Place
@@ -56,13 +56,13 @@ def columns(listing: Listing, warps: int) -> dict[str, Any]:
 
 def _loop(body: Sequence[Instruction], warps: int) -> dict[str, Any]:
     tensor = [one for one in body if one.unit in TENSOR]
-    flop = [one.flop for one in tensor]
+    flop = [one.flop and one.flop * (1 if one.unit == FOR_THE_BLOCK else warps) for one in tensor]
     known = bool(tensor) and None not in flop
     return {
         "loop_instructions": len(body),
         "loop_mix": _counted(body),
         "loop_loads": _loads(body),
-        "loop_tensor_flop": sum(f or 0 for f in flop) * warps if known else None,
+        "loop_tensor_flop": sum(f or 0 for f in flop) if known else None,
         "loop_not_tensor_pct": 100 * (1 - len(tensor) / len(body)) if tensor else None,
     }
 

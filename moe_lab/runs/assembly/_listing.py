@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 SOURCE = Path(__file__).with_name("units.csv")
 TENSOR = ("mma.sync", "wgmma", "tcgen05", "mfma", "wmma")
+FOR_THE_BLOCK = "tcgen05"  # one thread issues it for all warps
 LIBRARY = "/triton/language/"  # what kernels call of Triton itself
 
 
@@ -33,8 +34,8 @@ class Instruction:
         target: index of the instruction that it jumps to; None = it does not jump, or the target is not known.
         ends: whether the next instruction does not follow it: an exit, or an unconditional jump.
         load_bytes: bytes that a thread loads from global memory; None = it is not such a load.
-        flop: floating-point operations of the tensor unit per warp (a multiply-add is two); None = the instruction does
-            not tell, or there are none.
+        flop: floating-point operations of the tensor unit (a multiply-add is two) per warp, of ``FOR_THE_BLOCK`` per
+            thread block; None = the code does not tell, or there are none.
         text: the instruction as it is listed.
         place: the line of the source that it comes from; None = the listing does not tell.
     """

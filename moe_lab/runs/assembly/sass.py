@@ -19,6 +19,11 @@ PLACE = re.compile(r'^\s*//## File "([^"\n]+)", line (\d+)|^[ \t]*/\*([0-9a-f]{4
 RESERVED_BYTES = 1024
 STEP_BYTES = 16  # per instruction, since Volta
 WARPS_OF_A_WGMMA = 4  # warps that execute one together
+# Of dense operands, a step of k has 32 bytes.
+K_OF_TCGEN05 = {"UTCHMMA": 16, "UTCQMMA": 32, "UTCIMMA": 32}
+M_OF_TCGEN05 = (64, 128)  # rows that one block's instruction can have
+DESCRIPTOR = re.compile(r"idesc\[(UR\d+)\]")
+WRITTEN = re.compile(r"(UR\d+)\b")
 MMA = re.compile(r"\w+MMA\.(?:SP\.)?(?:(\d+)x(\d+)x(\d+)|(16|8)(8)(\d+))")
 
 
@@ -52,7 +57,8 @@ def read(text: str) -> Listing:
         "code_bytes": len(code) * STEP_BYTES,
     }
     sources = _sources(told)
-    instructions = tuple(_instruction(line, places, sources.get(line.address)) for line in code)
+    shapes = _descriptors(code)
+    instructions = tuple(_instruction(line, places, sources.get(line.address), shapes) for line in code)
     spilled = sum(one.unit == "local memory" for one in instructions)
     return Listing(kernel, instructions, facts | {"local_accesses": spilled})
 
@@ -84,7 +90,23 @@ def _without_padding(lines: list[Line]) -> list[Line]:
     return lines
 
 
-def _instruction(line: Line, places: dict[int, int], place: Place | None) -> Instruction:
+def _descriptors(code: list[Line]) -> dict[int, int]:
+    """Return address of a tcgen05 instruction -> its descriptor, where the code moves a constant there just before.
+
+    The last write above it in the listing counts; a descriptor that is computed is left out.
+    """
+    held: dict[str, int | None] = {}
+    found: dict[int, int] = {}
+    for line in code:
+        if (used := DESCRIPTOR.search(line.operands)) and (value := held.get(used[1])) is not None:
+            found[line.address] = value
+        if written := WRITTEN.match(line.operands):
+            constant = ADDRESS.search(line.operands) if line.opcode == "UMOV" and not line.predicate else None
+            held[written[1]] = int(constant[1], 16) if constant else None
+    return found
+
+
+def _instruction(line: Line, places: dict[int, int], place: Place | None, descriptors: dict[int, int]) -> Instruction:
     opcode, operands = line.opcode, line.operands.strip()
     unit = units("nvidia")(f"{opcode} {operands}")
     address = _address(operands) if opcode.startswith(("BRA", "JMP")) else None
@@ -92,7 +114,8 @@ def _instruction(line: Line, places: dict[int, int], place: Place | None) -> Ins
     target = None if address is None else places.get(address)
     always = opcode.split(".")[0] in ("EXIT", "RET") or (opcode == "BRA" and operands.startswith("0x"))
     ends, listed = always and not line.predicate, f"{line.predicate}{opcode} {operands}".strip()
-    return Instruction(opcode, unit, target, ends, width, _flop(opcode, unit), listed, place)
+    flop = _flop_of_tcgen05(opcode, descriptors.get(line.address)) if unit == "tcgen05" else _flop(opcode, unit)
+    return Instruction(opcode, unit, target, ends, width, flop, listed, place)
 
 
 def _address(operands: str) -> int | None:
@@ -107,9 +130,20 @@ def _width(opcode: str) -> int:
 
 
 def _flop(opcode: str, unit: str) -> int | None:
-    """Return 2 * m * n * k per warp; None for tcgen05, whose shape is in a descriptor and not in the instruction."""
+    """Return 2 * m * n * k per warp."""
     shape = MMA.match(opcode)
-    if shape is None or unit == "tcgen05":
+    if shape is None:
         return None
     m, n, k = (int(size) for size in shape.groups() if size)
     return 2 * m * n * k // (WARPS_OF_A_WGMMA if unit == "wgmma" else 1)
+
+
+def _flop_of_tcgen05(opcode: str, descriptor: int | None) -> int | None:
+    """Return 2 * m * n * k per thread block; None for pairs of blocks, and where the descriptor is not known.
+
+    A descriptor has n / 8 in bits 17 to 22 and m / 16 in bits 24 to 28 (PTX ISA, tcgen05.mma).
+    """
+    if descriptor is None or opcode not in K_OF_TCGEN05:
+        return None
+    m, n = (descriptor >> 24 & 0x1F) * 16, (descriptor >> 17 & 0x3F) * 8
+    return 2 * m * n * K_OF_TCGEN05[opcode] if m in M_OF_TCGEN05 and n else None
