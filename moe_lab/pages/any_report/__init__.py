@@ -1,0 +1,1 @@
+"""Any report, whatever is in it."""

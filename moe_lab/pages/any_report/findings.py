@@ -1,0 +1,55 @@
+"""What a report says about its GPUs, kernels and gaps, as sentences rendered from tables."""
+
+import pandas as pd
+
+from moe_lab.analysis.overview import OTHER
+from moe_lab.pages.show import findings
+from moe_lab.pages.show.findings import Finding, caution, percent, time
+
+
+def all_of(devices: pd.DataFrame, roles: pd.DataFrame, sizes: pd.DataFrame, notes: list[str]) -> list[Finding]:
+    """Say how busy the GPU was, what took its time, what lay between kernels, and what the report lacks.
+
+    ``devices`` and ``sizes`` are as from ``analysis.overview``, ``roles`` as from ``kernels.sums`` by role.
+    """
+    return [_headline(devices), _roles(roles), *_gaps(devices, sizes), *map(caution, notes)]
+
+
+def _headline(devices: pd.DataFrame) -> Finding:
+    least = devices.sort_values("busy_pct").iloc[0]
+    which = "The GPU" if len(devices) == 1 else f"The least busy of {len(devices)} GPUs"
+    said = f"{which} ran {int(least['kernels']):,} kernels and was busy {percent(least['busy_pct'])} of {_time(least)}."
+    shown = "device kernels kernel_sum_ms busy_ms span_ms gap_ms busy_pct graph_pct"
+    return Finding("", said, findings.rows(devices, shown), stake_us=float(least["gap_ms"]) * 1e3)
+
+
+def _time(row: "pd.Series[float]") -> str:
+    return time(float(row["span_ms"]))
+
+
+def _roles(roles: pd.DataFrame) -> Finding:
+    named = roles[roles["role"].notna()]
+    known = float(named["pct_of_kernels"].sum())
+    shown = findings.rows(roles, "role launches total_ms pct_of_kernels")
+    if named.empty:
+        return Finding("Roles", f"no kernel has a stage or a name that a rule knows; {OTHER} is all.", shown)
+    first = named.iloc[0]
+    said = f"{first['role']} takes {percent(first['pct_of_kernels'])} of the kernel time; {percent(known)} has a role."
+    return Finding("Roles", said, shown, stake_us=float(first["total_ms"]) * 1e3)
+
+
+def _gaps(devices: pd.DataFrame, sizes: pd.DataFrame) -> list[Finding]:
+    if sizes.empty:
+        return [Finding("Gaps", "there are none.")]
+    # Launch after launch costs the CPU some microseconds; a graph's kernels are launched together.
+    short = sizes[sizes["size"].isin(["under 2 us", "2 to 10 us"])]
+    total, of = time(float(short["total_ms"].sum())), time(float(sizes["total_ms"].sum()))
+    rows = findings.rows(sizes, "size in_graph gaps total_ms")
+    said = [Finding("Gaps", f"{total} of {of} lie in gaps of at most 10 us, as between launches.", rows)]
+    graph, kernels = float((devices["graph_pct"].fillna(0) * devices["kernels"]).sum()), int(devices["kernels"].sum())
+    share = graph / kernels if kernels else 0.0
+    some = f"{percent(share)} of the kernels were launched by a graph"
+    stake = float(sizes.loc[~sizes["in_graph"].astype(bool), "total_ms"].sum()) * 1e3
+    change = "" if share else "launch the kernels of a step by a CUDA graph"
+    none = "no kernel was launched by a graph"
+    return [*said, Finding("Graphs", f"{some if share else none}.", stake_us=stake, change=change)]

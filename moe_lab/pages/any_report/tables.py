@@ -1,0 +1,70 @@
+"""Tables of any report: DataFrames in, HTML or text out."""
+
+import pandas as pd
+
+from moe_lab.pages.show.tables import Column, Table
+
+TIMES = {"median_us": "median", "min_us": "least", "max_us": "most"}
+
+
+def kernels(frame: pd.DataFrame) -> Table:
+    """Return kernels summed by name (``analysis.kernels.sums``)."""
+    columns = [
+        Column("name", "kernel", wrap=True),
+        Column("launches", "launches"),
+        Column("total_ms", "total", "ms", 3),
+        Column("pct_of_kernels", "of kernels", "%", 1, bar=100.0),
+        *(Column(key, label, "µs", 1, "one launch") for key, label in TIMES.items()),
+    ]
+    return Table(frame, columns)
+
+
+def ranges(frame: pd.DataFrame) -> Table:
+    """Return ranges with medians of an instance (``analysis.breakdown.breakdown``), indented by depth."""
+    indent = frame["depth"].fillna(0).astype(int).map(lambda depth: "\u2003" * depth)
+    labels = {"kernel_sum_ms": "kernels", "busy_ms": "busy", "gap_ms": "gaps", "span_ms": "span"}
+    columns = [
+        Column("name", "range", wrap=True),
+        Column("instances", "instances"),
+        Column("kernels", "kernels", digits=0),
+        *(Column(key, label, "µs", 1, "one instance") for key, label in labels.items()),
+        Column("pct_of_root", "of all", "%", 1, bar=100.0),
+    ]
+    return Table(frame.assign(name=indent + frame["name"], **{key: 1000 * frame[key] for key in labels}), columns)
+
+
+def devices(frame: pd.DataFrame) -> Table:
+    """Return one row a GPU (``analysis.overview.devices``)."""
+    labels = {"kernel_sum_ms": "kernels", "busy_ms": "busy", "gap_ms": "gaps", "span_ms": "span"}
+    columns = [
+        Column("device", "GPU"),
+        Column("kernels", "kernels"),
+        *(Column(key, label, "ms", 3, "time") for key, label in labels.items()),
+        Column("busy_pct", "busy", "%", 1, bar=100.0),
+        Column("graph_pct", "by graphs", "% of kernels", 1, bar=100.0),
+    ]
+    return Table(frame, columns)
+
+
+def sizes(frame: pd.DataFrame) -> Table:
+    """Return how many gaps are of which size (``analysis.overview.gap_sizes``)."""
+    where = frame["in_graph"].map({True: "within a launch of a graph", False: "between launches"})
+    columns = [
+        Column("size", "gap"),
+        Column("where", "where"),
+        Column("gaps", "gaps"),
+        Column("total_ms", "total", "ms", 3),
+    ]
+    return Table(frame.assign(where=where), columns)
+
+
+def gaps(frame: pd.DataFrame) -> Table:
+    """Return the longest gaps (``analysis.overview.gaps``)."""
+    columns = [
+        Column("device", "GPU"),
+        Column("gap_us", "gap", "µs", 1),
+        Column("start_us", "from", "µs", 1),
+        Column("before", "after this operation", wrap=True),
+        Column("after", "before this operation", wrap=True),
+    ]
+    return Table(frame, columns)

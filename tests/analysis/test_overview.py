@@ -1,0 +1,73 @@
+"""What can be said of any report: how busy its GPUs were, and what lay between their operations."""
+
+import json
+
+import pytest
+from nsys_builder import NsysBuilder
+
+from moe_lab import runs
+from moe_lab.analysis import kernels, overview
+from moe_lab.cli import main
+from moe_lab.pages.any_report import findings, plots, tables
+
+
+@pytest.fixture
+def report(tmp_path):
+    """Two plain kernels that overlap, then two replays of a graph of two kernels; times in ns."""
+    b = NsysBuilder()
+    b.push("step", 0, 100_000)
+    b.launch(10, 1, gpu=(1000, 4000), name="a")
+    b.launch(20, 2, gpu=(2000, 3000), name="b", stream=8)
+    for number, at in ((50, 20_000), (51, 60_000)):
+        b.replay(at - 100, number)
+        b.kernel(at, at + 1000, number, node=101, name="c")
+        b.kernel(at + 3000, at + 4000, number, node=102, name="d")
+    return b.write(tmp_path / "run.sqlite")
+
+
+def test_gaps_are_between_the_last_end_and_the_next_start_whatever_the_stream(report):
+    found = overview.gaps(overview.operations(runs.load(report).launches()))
+    rows = found[["gap_us", "before", "after", "in_graph"]].values.tolist()
+    # Two replays are two launches: what lies between them is no gap within a graph.
+    assert rows[:2] == [[36.0, "d", "c", False], [16.0, "a", "c", False]]
+    assert rows[2:] == [[2.0, "c", "d", True]] * 2
+    sizes = overview.gap_sizes(found)
+    assert sizes[["size", "gaps"]].values.tolist() == [["2 to 10 us", 2], ["10 to 100 us", 2]]
+
+
+def test_gpu_is_busy_while_any_stream_is_and_graphs_are_counted(report):
+    row = overview.devices(overview.operations(runs.load(report).launches())).iloc[0]
+    assert (row["kernels"], row["kernel_sum_ms"], row["busy_ms"]) == (6, 0.008, 0.007)
+    assert row["span_ms"] == pytest.approx(0.063)
+    assert row["gap_ms"] == pytest.approx(0.056)
+    assert row["graph_pct"] == pytest.approx(100 * 4 / 6)
+
+
+def test_page_says_what_is_there_for_a_report_without_roles(report):
+    launches = runs.load(report).launches()
+    found = overview.operations(launches)
+    devices, gaps = overview.devices(found), overview.gaps(found)
+    said = findings.all_of(devices, kernels.sums(launches, "role"), overview.gap_sizes(gaps), ["a note"])
+    assert said[0].text == "The GPU ran 6 kernels and was busy 11 % of 63.0 µs.".replace(" %", "\u00a0%").replace(
+        " µs", "\u00a0µs"
+    )
+    assert "no kernel has a stage" in said[1].text
+    assert said[-1].severity == "caution"
+    assert sum(len(trace.x) for trace in plots.timeline(found).data) == 6
+    assert "between launches" in tables.sizes(overview.gap_sizes(gaps)).html()
+
+
+def test_trace_for_perfetto_has_every_operation_and_range_and_replaces_no_file(report, tmp_path, capsys):
+    out = tmp_path / "trace.json"
+    assert main(["view", str(report), "--perfetto", str(out)]) == 0
+    events = json.loads(out.read_text())["traceEvents"]
+    spans = {(e["name"], e["cat"]): e for e in events if e["ph"] == "X"}
+    assert len([e for e in events if e["ph"] == "X"]) == 7
+    assert spans["step", "range"]["ts"] == 0
+    assert spans["step", "range"]["dur"] == 100
+    assert (spans["b", "kernel"]["ts"], spans["b", "kernel"]["dur"]) == (2.0, 1.0)
+    assert spans["b", "kernel"]["args"]["path"] == "step"
+    tracks = {(e["pid"], e.get("tid")) for e in events if e["ph"] == "M"}
+    assert all((e["pid"], e["tid"]) in tracks for e in spans.values())
+    assert main(["view", str(report), "--perfetto", str(out)]) == 2
+    assert "exists already" in capsys.readouterr().err
