@@ -62,7 +62,8 @@ def beside(rows: pd.DataFrame, counted: pd.DataFrame) -> pd.DataFrame:
         One row per launch that is in both, matched by M, call (backend or align algorithm; an align kernel also matches
         inside a call of the backend), stage, kernel and grid: these, then static_registers (at least
         ``LEAST_REGISTERS``) and registers_per_thread, static_smem_bytes and smem_bytes, static_occupancy_pct and
-        occupancy_theoretical_pct. Launches that are in only one of them are left out.
+        occupancy_theoretical_pct, and exact: whether all three agree. Launches that are in only one of them are
+        left out.
     """
     roots = [ranges.parse_root(str(path).split("/")[0]) or {} for path in counted["path"]]
     found = counted.assign(
@@ -76,7 +77,11 @@ def beside(rows: pd.DataFrame, counted: pd.DataFrame) -> pd.DataFrame:
     calls += [known[known["stage"] == "align"].assign(call=name) for name in known["backend"].dropna().unique()]
     both = pd.concat(calls).merge(found, on=LAUNCH, how="inner", suffixes=("", "_counted"))
     both = both.assign(static_registers=both["static_registers"].clip(lower=LEAST_REGISTERS))
-    return both[[*LAUNCH, *BESIDE]].sort_values(["M", "call", "grid_blocks"], ignore_index=True)
+    pairs = [(BESIDE[i], BESIDE[i + 1]) for i in range(0, len(BESIDE), 2)]
+    # ncu prints only two decimals.
+    same = [(both[ours] - both[theirs]).abs() < 0.01 for ours, theirs in pairs]
+    both = both.assign(exact=pd.concat(same, axis=1).all(axis=1))
+    return both[[*LAUNCH, *BESIDE, "exact"]].sort_values(["M", "call", "grid_blocks"], ignore_index=True)
 
 
 def narrow_pct(loads: Any) -> float:
@@ -148,6 +153,7 @@ class Rule:
         shown: columns that show it, separated by spaces.
         problem: whether it usually costs time or fails; otherwise it may be intended.
         lines: column of the lines of the source that it concerns; empty if there are none.
+        change: what to change because of it; empty if nothing follows.
     """
 
     about: str
@@ -155,6 +161,7 @@ class Rule:
     shown: str
     problem: bool
     lines: str = ""
+    change: str = ""
 
 
 RULES = (
@@ -165,19 +172,56 @@ RULES = (
         "static_registers static_sgprs stack_bytes vgpr_spills sgpr_spills local_accesses",
         True,
         "spill_lines",
+        "where registers spill: smaller tiles, more warps a block, or fewer values that live across the loop",
     ),
-    Rule("mma.sync where the GPU has more", lesser_unit, "constants tensor_shape", False, "tensor_lines"),
-    Rule("Narrow loads in the inner loop", starved, "loop_loads", True, "narrow_lines"),
+    Rule(
+        "mma.sync where the GPU has more",
+        lesser_unit,
+        "constants tensor_shape",
+        False,
+        "tensor_lines",
+        "where tiles are small on Hopper and Blackwell: swapped operands, or more rows a tile, for the wider unit",
+    ),
+    Rule(
+        "Narrow loads in the inner loop",
+        starved,
+        "loop_loads",
+        True,
+        "narrow_lines",
+        "where loads are narrow: rows that are contiguous and aligned to 16 bytes, and are known to be",
+    ),
     Rule(
         "Shared memory halves the occupancy",
         smem_costs_half,
         "static_smem_bytes static_occupancy_pct blocks_by",
         False,
         "load_lines",
+        "where shared memory limits the occupancy: fewer stages, or a smaller block_k",
     ),
-    Rule("No TMA where the tile allows it", copies_by_threads, "constants loop_loads", False, "load_lines"),
-    Rule("Converted operands in the inner loop", converts, "loop_mix", False, "conversion_lines"),
-    Rule("Fewer rows than the tensor unit takes", few_rows, "constants tensor_shape", False, "tensor_lines"),
+    Rule(
+        "No TMA where the tile allows it",
+        copies_by_threads,
+        "constants loop_loads",
+        False,
+        "load_lines",
+        "where threads copy tiles on Hopper and Blackwell: a tensor descriptor for the weights",
+    ),
+    Rule(
+        "Converted operands in the inner loop",
+        converts,
+        "loop_mix",
+        False,
+        "conversion_lines",
+        "where operands are converted in the loop: a format that the tensor unit takes, or conversion before the loop",
+    ),
+    Rule(
+        "Fewer rows than the tensor unit takes",
+        few_rows,
+        "constants tensor_shape",
+        False,
+        "tensor_lines",
+        "where experts get many rows on Blackwell: tiles of as many rows as the tensor unit takes",
+    ),
 )
 
 

@@ -20,6 +20,7 @@ from moe_lab.analysis import (
     join,
     limits,
     phases,
+    static_tables,
     sweep,
     tuning,
 )
@@ -77,6 +78,26 @@ def points(where: str) -> tuple[list[history.Point], list[str]]:
             continue
         found.append(point)
     return found, left
+
+
+def checks(captures_of: Sequence[str], compiled_runs: Sequence[str]) -> list[static_tables.Check]:
+    """Return captures of counters beside what the same Triton compiled for the same GPU."""
+    made = [(run, run.rows()) for run in map(runs.load, compiled_runs)]
+    found = []
+    for name in captures_of:
+        run = runs.load(name)
+        launches = run.launches()
+        counted = counters.counters_table(launches, ["occupancy_theoretical_pct"])
+        gpu = captures.gpu_facts(run, launches.meta).get("name")
+        same = {
+            one.manifest["name"]: rows for one, rows in made if _triton(one) == _triton(run) and gpu in set(rows["gpu"])
+        }
+        found.append(static_tables.check(name, _triton(run), same, counted))
+    return found
+
+
+def _triton(run: Run) -> str | None:
+    return (run.manifest.get("versions") or {}).get("triton")
 
 
 def _bench(bench: str, name: str, columns: Sequence[str]) -> tuple[Run | None, pd.DataFrame, str, list[Run]]:

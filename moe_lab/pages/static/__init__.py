@@ -1,1 +1,1 @@
-"""What compiled code says: findings, which ``moe-lab inspect`` prints, and tables for docs/static.md."""
+"""What compiled code says: the page, findings that ``moe-lab inspect`` prints too, and tables for docs/static.md."""

@@ -105,8 +105,8 @@ def align_amd() -> pd.DataFrame:
     """Return the published counters of the align kernels on AMD, one row per kernel.
 
     Returns:
-        Columns ``kernel``, ``vgprs``, ``sgprs``, ``active_cus``, ``l1_hit_pct``, ``coalescing_pct``,
-        ``l1_utilisation_pct``, ``cycles_k``; NA where nothing was published.
+        Columns ``kernel``, ``vgprs``, ``sgprs``, ``lds_bytes`` (rounded to kB), ``active_cus``, ``l1_hit_pct``,
+        ``coalescing_pct``, ``l1_utilisation_pct``, ``cycles_k``; NA where nothing was published.
     """
     return table("align_amd").convert_dtypes()
 

@@ -1,0 +1,141 @@
+"""Compiled code over architectures, on AMD beside published figures, and beside what Nsight Compute counted."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from moe_lab.analysis import static
+from moe_lab.spec import published
+
+WORST = {"static_registers": "max", "spills": "max", "static_occupancy_pct": "min", "load_bytes": "min"}
+AMD = ["static_vgprs", "static_agprs", "static_sgprs", "static_smem_bytes", "sgpr_spills", "vgpr_spills"]
+AMD += ["static_occupancy_pct"]
+PUBLISHED = {"vgprs": "static_vgprs", "sgprs": "static_sgprs", "lds_bytes": "static_smem_bytes"}
+
+
+def over_architectures(rows: pd.DataFrame, tokens: int = 0) -> pd.DataFrame:
+    """Return what a kernel is on each architecture: the worst of its launches at one M.
+
+    Args:
+        rows: rows of ``moe-lab inspect``.
+        tokens: M; 0 takes the largest.
+
+    Returns:
+        Columns ``what`` (algorithm or stage, kernel, format), ``arch`` and those of ``WORST``: ``spills`` as in
+        ``static.kernels``, ``load_bytes`` as ``load_bytes`` below. Launches without code are left out.
+    """
+    known = rows[rows["error"].isna()]
+    known = known[known["M"] == (tokens or known["M"].max())]
+    several = known["backend"].nunique() > 1
+    shown = known.assign(
+        what=[_what(row, several) for row in known.itertuples(index=False)],
+        spills=static.spills(known),
+        load_bytes=pd.array([load_bytes(row) for row in known.itertuples(index=False)], dtype="Float64"),
+    )
+    return shown.groupby(["what", "arch"], sort=False).agg(WORST).reset_index()
+
+
+def _what(row: Any, backends: bool) -> str:
+    kernel = str(row.kernel).removesuffix("_kernel")
+    if pd.notna(row.algorithm):
+        return f"{row.algorithm}: {kernel}"
+    return f"{f'{row.backend} ' if backends else ''}{row.stage}: {kernel}, {row.format}"
+
+
+def load_bytes(row: Any) -> float | None:
+    """Return the mean bytes that a thread gets per load from global memory; in the inner loop, if that loads.
+
+    None if nothing is loaded, or by TMA, whose loads have no width.
+    """
+    of = next((given for given in (row.loop_loads, row.loads) if isinstance(given, list) and given), [])
+    count = sum(number for _, number in of)
+    return sum(int(width) * number for width, number in of) / count if count else None
+
+
+def wide(table: pd.DataFrame) -> pd.DataFrame:
+    """Return ``over_architectures`` with a row per kernel and columns ``<column> <arch>``."""
+    each = [
+        part.drop(columns="arch").set_index("what").add_suffix(f" {arch}")
+        for arch, part in table.groupby("arch", sort=False)
+    ]
+    return pd.concat(each, axis=1).reindex(table["what"].unique()).rename_axis("what").reset_index()
+
+
+def amd(rows: pd.DataFrame, beside_published: bool = False) -> pd.DataFrame:
+    """Return the kernels on AMD, a row per launch that differs: registers, LDS, spills, occupancy.
+
+    Args:
+        rows: rows of ``moe-lab inspect``; those of other architectures are left out.
+        beside_published: whether the published align kernels follow.
+
+    Returns:
+        Columns ``of`` (algorithm, backend, or that it is published), ``stage``, ``kernel``, ``format``, ``M``,
+        ``arch``, ``AMD``.
+    """
+    ours = rows[rows["arch"].str.startswith("gfx") & rows["error"].isna()]
+    ours = ours.assign(of=ours["algorithm"].fillna(ours["backend"]))
+    shown = ours[["of", "stage", "kernel", "format", "M", "arch", *AMD]].drop_duplicates()
+    if not beside_published:
+        return shown.reset_index(drop=True)
+    theirs = published.align_amd().rename(columns=PUBLISHED).assign(of="published", arch=published.ALIGN_AMD.label)
+    return pd.concat([shown, theirs.reindex(columns=[*shown])], ignore_index=True)
+
+
+@dataclass(frozen=True)
+class Check:
+    """Compiled code beside a capture of counters on a GPU.
+
+    Attributes:
+        capture: its name.
+        triton: its Triton release; None = it does not say.
+        compiled: names of the runs for the same GPU by the same release.
+        counted: number of launches in the capture.
+        both: ``static.beside``, of all these runs.
+        others: kernels of the capture that no run compiled.
+    """
+
+    capture: str
+    triton: str | None
+    compiled: Sequence[str]
+    counted: int
+    both: pd.DataFrame
+    others: Sequence[str]
+
+
+def check(capture: str, triton: str | None, compiled: dict[str, pd.DataFrame], counted: pd.DataFrame) -> Check:
+    """Return the launches of a capture that were also compiled.
+
+    Args:
+        capture: its name.
+        triton: its Triton release.
+        compiled: run -> its rows, for the same GPU by the same release.
+        counted: ``counters.counters_table`` of the capture.
+    """
+    empty = pd.DataFrame(columns=[*static.LAUNCH, *static.BESIDE, "exact"])
+    found = [static.beside(rows, counted) for rows in compiled.values()]
+    both = pd.concat([part for part in found if len(part)] or [empty], ignore_index=True)
+    others = sorted(set(counted["name"]) - set(both["kernel"]))
+    return Check(capture, triton, [*compiled], len(counted), both, others)
+
+
+def coverage(checks: Sequence[Check]) -> pd.DataFrame:
+    """Return how many launches of each capture were compiled too, and how many agree exactly.
+
+    Columns ``capture``, ``triton``, ``launches``, ``compiled``, ``agree``, ``others``.
+    """
+    return pd.DataFrame(
+        [
+            {
+                "capture": one.capture,
+                "triton": one.triton,
+                "launches": one.counted,
+                "compiled": len(one.both),
+                "agree": int(one.both["exact"].sum()),
+                "others": ", ".join(one.others),
+            }
+            for one in checks
+        ],
+        columns=["capture", "triton", "launches", "compiled", "agree", "others"],
+    )
