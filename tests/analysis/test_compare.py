@@ -170,6 +170,18 @@ def test_compiled_code_is_worse_where_it_spills_or_no_longer_compiles():
         compare.benchmarks((run, run), (a, static(arch="gfx942")[1]))
 
 
+def test_a_call_that_refuses_now_is_worse_and_a_new_one_that_refuses_is_not():
+    run, a = static()
+    (kept,) = static(M=64)[1].to_dict("records")
+    (refuses,) = static(stage=None, kernel=None, launch=None, error="it needs another GPU")[1].to_dict("records")
+    before = pd.concat([a, static(M=64)[1]], ignore_index=True)
+    after = bench([kept, refuses, refuses | {"format": "fp8_block"}], "inspect")[1]
+    found = compare.benchmarks((run, run), (before, after)).table
+    worse = found[found["verdict"] == "worse"]
+    shown = worse[["format", "M", "measure", "why"]].values.tolist()
+    assert shown == [["bf16", 16, "compiles", "it needs another GPU"]]
+
+
 def test_holm_steps_down_as_its_definition_says():
     assert spread.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert spread.holm([0.5, 0.9]) == [1.0, 1.0]

@@ -4,9 +4,11 @@ from typing import Any
 
 import pandas as pd
 
+from moe_lab.analysis.compare.judge import ONLY
 from moe_lab.analysis.static import CALL, spills
 
 BENCH = "inspect"
+LAUNCH = ("stage", "kernel", "launch")  # which launch of a call
 KEYS = [*CALL, "M", "launch"]
 # Measure -> whether more of it is worse; stack_bytes and spills of a kernel that had none are a regression at any size.
 MEASURES = {
@@ -39,15 +41,23 @@ def measures(both: pd.DataFrame, keys: list[str], threshold_pct: float) -> pd.Da
     Returns:
         ``keys``, measure, value_a, value_b, ratio, verdict (``worse``, ``better``, or as in ``judge.Comparison``), why.
     """
+    call = [key for key in keys if key not in LAUNCH]
+    # A call that refuses has one row without a launch, so it is beside none of the launches that it had.
+    gone = both.loc[both["there"].eq(ONLY[0]) & both["error_a"].isna(), call]
+    launched = set(gone.itertuples(index=False, name=None))
     rows = [
         {key: case[key] for key in keys} | row
         for case in both.to_dict("records")
-        for row in ([{"verdict": case["there"]}] if case["there"] != "both" else _of_case(case, threshold_pct))
+        for row in _of_case(case, threshold_pct, tuple(case[key] for key in call) in launched)
     ]
     return pd.DataFrame(rows, columns=[*keys, "measure", "value_a", "value_b", "ratio", "verdict", "why"])
 
 
-def _of_case(case: dict[Any, Any], threshold_pct: float) -> list[dict[str, Any]]:
+def _of_case(case: dict[Any, Any], threshold_pct: float, launched: bool) -> list[dict[str, Any]]:
+    if case["there"] == ONLY[1] and launched and not pd.isna(case["error_b"]):
+        return [{"measure": "compiles", "verdict": "worse", "why": case["error_b"]}]
+    if case["there"] != "both":
+        return [{"verdict": case["there"]}]
     named = {"why": "; ".join(_facts(case))}
     failed = [not pd.isna(case[f"error_{side}"]) for side in ("a", "b")]
     if any(failed):
