@@ -6,6 +6,8 @@ from moe_lab.analysis.overview import OTHER
 from moe_lab.pages.show import findings
 from moe_lab.pages.show.findings import Finding, caution, percent, time
 
+COPIES_PCT = 5.0  # of the span; less is not worth a word
+
 
 def all_of(devices: pd.DataFrame, roles: pd.DataFrame, sizes: pd.DataFrame, notes: list[str]) -> list[Finding]:
     """Say how busy the GPU was, what took its time, what lay between kernels, and what the report lacks.
@@ -17,14 +19,14 @@ def all_of(devices: pd.DataFrame, roles: pd.DataFrame, sizes: pd.DataFrame, note
 
 def _headline(devices: pd.DataFrame) -> Finding:
     least = devices.sort_values("busy_pct").iloc[0]
+    share = 100 * least["kernel_sum_ms"] / least["span_ms"]
+    # Copies keep a GPU busy too; kernels of several streams may add up to more than that.
+    copies = f", with kernels only {percent(share)}" if share < least["busy_pct"] - COPIES_PCT else ""
     which = "The GPU" if len(devices) == 1 else f"The least busy of {len(devices)} GPUs"
-    said = f"{which} ran {int(least['kernels']):,} kernels and was busy {percent(least['busy_pct'])} of {_time(least)}."
+    busy = f"{percent(least['busy_pct'])} of {time(float(least['span_ms']))}"
+    said = f"{which} ran {int(least['kernels']):,} kernels and was busy {busy}{copies}."
     shown = "device kernels kernel_sum_ms busy_ms span_ms gap_ms busy_pct graph_pct"
     return Finding("", said, findings.rows(devices, shown), stake_us=float(least["gap_ms"]) * 1e3)
-
-
-def _time(row: "pd.Series[float]") -> str:
-    return time(float(row["span_ms"]))
 
 
 def _roles(roles: pd.DataFrame) -> Finding:

@@ -7,6 +7,8 @@ import plotly.graph_objects as go
 
 from moe_lab.pages.show import palette
 from moe_lab.pages.show.figures import INSIDE, as_text, named
+from moe_lab.spec.ranges import EXPERTS
+from moe_lab.spec.roles import ROLES
 
 MOST = 4000  # bars; more would make the page slow
 
@@ -34,13 +36,21 @@ def timeline(operations: pd.DataFrame) -> go.Figure:
             y=lane[own.index].tolist(),
             name=str(role),
             hovertext=[_said(row) for row in own.to_dict("records")],
-            marker={"color": palette.stage(str(role)), "line": {"width": 0}},
+            marker={"color": _colour(str(role)), "line": {"width": 0}},
             hovertemplate=f"%{{hovertext}}<br>%{{customdata:.4g}} {unit}, from %{{base:.4g}} {unit}",
         )
     axis = {"title": {"text": f"time since the first operation ({unit})"}, "rangeslider": {"visible": True}}
     return figure.update_layout(
         template="moe_lab", barmode="overlay", height=230 + 34 * len(lanes), xaxis=axis, yaxis=named(lanes)
     )
+
+
+# Stages have their colours of all pages; the roles of other kernels get those of a series, the same in every figure.
+_OTHERS = palette.series([role for role in ROLES if role not in (*palette.STAGES, EXPERTS)])
+
+
+def _colour(role: str) -> str:
+    return _OTHERS.get(role) or palette.stage(role)
 
 
 def _said(row: dict[Any, Any]) -> str:
@@ -62,7 +72,7 @@ def roles(table: pd.DataFrame) -> go.Figure:
         orientation="h",
         text=[f" {pct:.1f} %" for pct in table["pct_of_kernels"]],
         textposition="outside",
-        marker={"color": [palette.stage(name) for name in names]},
+        marker={"color": [_colour(name) for name in names]},
         hovertemplate="%{y}: %{x:.4g} ms<extra></extra>",
     )
     axis = {"title": {"text": "kernel time (ms)"}, "range": [0, 1.15 * float(table["total_ms"].max())]}
