@@ -329,7 +329,11 @@ HOPPER_FP8 = [
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
 @pytest.mark.parametrize("case", HOPPER_FP8, ids=[case[-1] for case in HOPPER_FP8])
 def test_hopper_in_fp8_matches_the_dequantised_oracle_launch_after_launch(case, dtype, device, poison):
-    """Nearly as near as the format's roundings allow: half of the bound on the RMS."""
+    """Nearly as near as the format's roundings allow: half of the bound on the RMS.
+
+    The RMS of a single token varies more: roundings alone, in fp64, come to 0.044 of it in the mean of 3000 draws and to
+    0.072 at most, where half of the bound is 0.056.
+    """
     from moe_lab.gpu.experts import hopper
     from moe_lab.gpu.formats import quantise
 
@@ -346,7 +350,7 @@ def test_hopper_in_fp8_matches_the_dequantised_oracle_launch_after_launch(case, 
         y = hopper.experts(x, *prepared, topk_weights, ids, problem=problem, mark=SILENT, **options)
         errors = oracle.errors(y)
         assert oracle.right(errors), (errors, oracle.bound)
-        assert errors.rms_rel < oracle.bound.rms_rel / 2
+        assert errors.rms_rel < oracle.bound.rms_rel / (1.5 if problem.M == 1 else 2)
 
 
 def test_e4m3_weights_are_prepared_by_a_permutation_with_their_scales_behind(device):
