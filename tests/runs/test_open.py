@@ -10,6 +10,7 @@ from checkout import REPO
 
 from moe_lab import runs
 from moe_lab.runs import capture
+from moe_lab.runs.parse import format_of
 from moe_lab.spec.errors import UserError
 
 PROFILES = REPO / "profiles"
@@ -94,3 +95,17 @@ def test_a_capture_command_runs_the_command_line_and_opens_the_run_it_names(monk
 def test_a_command_that_fails_is_one_sentence(command: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
         runs.open(command, commands=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("1_results.json", '{"rocprofiler-sdk-tool": [{"metadata": {}}]}', "--output-format csv"),
+        ("1_results.pftrace", "x", "--output-format csv"),
+        ("run.qdrep", "x", "nsys export"),
+    ],
+)
+def test_formats_of_profilers_that_are_not_read_say_which_to_make(name, text, said, tmp_path):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=said):
+        format_of(tmp_path / name)

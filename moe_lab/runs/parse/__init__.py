@@ -10,6 +10,12 @@ from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard.entry import below, one_line
 from moe_lab.spec.launches import Launches
 
+# Ends of names, or words at the beginning of files -> what to make instead.
+INSTEAD = {
+    (".pftrace", '"rocprofiler-sdk-tool"'): ": it is of rocprofv3; run that with `--output-format csv` or rocpd",
+    (".qdrep", ".qdstrm"): ": it is of Nsight Systems; open it with `nsys export --type=sqlite`, or capture again",
+}
+
 
 def parse_report(path: Path, **options: Any) -> Launches:
     """Read a report of any format that a plugin of this folder knows.
@@ -54,4 +60,14 @@ def format_of(path: Path) -> str:
         if (path.is_file() or (folder and path.is_dir())) and plugins.load("parse", name).sniff(path):
             return name
     known = "; ".join(f"{name}: {plugins.info('parse', name)['about']}" for name in names)
-    raise UserError(f"{path.name} is not in a format that moe-lab reads ({known}).")
+    raise UserError(f"{path.name} is not in a format that moe-lab reads{_hint(path)} ({known}).")
+
+
+def _hint(path: Path) -> str:
+    """Return which format to make instead, for formats of known profilers that are not read."""
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        head = file.read(4096)
+    found = (said for marks, said in INSTEAD.items() if path.suffix in marks or any(m.encode() in head for m in marks))
+    return next(found, "")
