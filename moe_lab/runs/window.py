@@ -7,6 +7,7 @@ import numpy as np
 from moe_lab.runs.attribution.keys import Bools
 from moe_lab.runs.attribution.tree import build, times
 from moe_lab.spec.launches import Launches
+from moe_lab.spec.ranges import parse_root
 
 WARM_UP = 10  # times the median span of an instance
 BUSY = 0.5  # an instance that is busy for more of its span does more work, and is not slow from warming up
@@ -47,8 +48,8 @@ def _without_warm_up(launches: Launches) -> Launches:
     for name in np.unique(tree.name[roots]):
         own = roots[tree.name[roots] == name]
         slow = (span[own] > WARM_UP * np.median(span[own])) & (inside.busy[own] < BUSY * span[own])
-        # An operator of PyTorch is called with many sizes.
-        if "::" not in tree.names[name]:
+        # An operator of PyTorch is called with many sizes; our own workloads warm up before they open a root.
+        if "::" not in tree.names[name] and not parse_root(tree.names[name]):
             cold[own[np.logical_and.accumulate(slow)]] = True  # only those before all others
     if not cold.any():
         return launches
