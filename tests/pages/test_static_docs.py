@@ -48,6 +48,19 @@ def test_what_was_compiled_is_what_nsight_compute_found_on_the_gpu_by_the_same_t
     assert docs.check(run, capture).startswith(f"{count} of {count} launches have exactly the registers")
 
 
+def test_grouped_has_the_registers_and_shared_memory_of_its_capture_from_before_its_kernel_was_renamed() -> None:
+    compiled, captured = runs.load("static/h100_counters_grouped"), runs.load("h100/experts_counters_backends")
+    assert compiled.manifest["versions"]["triton"] == captured.manifest["versions"]["triton"]
+    counted = counters_table(captured.launches(), ["occupancy_theoretical_pct"])
+    counted["name"] = counted["name"].replace({"persistent_gemm_kernel": "grouped_persistent_gemm_kernel"})
+    both = static.beside(compiled.rows(), counted)
+    assert both["M"].value_counts().to_dict() == {16: 2, 128: 2, 1024: 2, 8192: 2}, "w13+act and w2"
+    assert both["static_registers"].tolist() == both["registers_per_thread"].tolist()
+    assert both["static_smem_bytes"].tolist() == both["smem_bytes"].tolist()
+    theirs = both["occupancy_theoretical_pct"].to_list()
+    assert both["static_occupancy_pct"].to_list() == pytest.approx(theirs, abs=0.01)
+
+
 def test_align_kernels_on_amd_have_their_registers_and_lds() -> None:
     lines = docs.align("static/align_deepseek-v3", ["multi_block"]).splitlines()
     assert lines[0].startswith("| algorithm | kernel | for | VGPRs | AGPRs | SGPRs | LDS, bytes |")
