@@ -77,7 +77,7 @@ def _workers(kind: str, count: int) -> Any:
         return slurm(count or 1)
     from distributed import LocalCluster
 
-    return LocalCluster(n_workers=count or len(gpus()) or 1, threads_per_worker=1, dashboard_address=None)
+    return LocalCluster(n_workers=count or len(gpus()) or 1, threads_per_worker=1, dashboard_address="127.0.0.1:0")
 
 
 def slurm(jobs: int) -> Any:

@@ -84,6 +84,13 @@ def test_a_key_with_one_value_a_run_does_not_keep_rows_apart_and_is_said_first(t
     assert found.unlike
 
 
+def test_a_key_that_only_some_rows_state_keeps_rows_apart():
+    a = pd.DataFrame({"backend": ["x", "x"], "tiles": pd.array([None, "untuned"], dtype="string")})
+    b = pd.DataFrame({"backend": ["x"]})
+    assert compare.context.constants(a, b, ["backend", "tiles"]).empty, "rows of A with and without it are not one"
+    assert compare.context.constants(a.tail(1), b, ["tiles"])["a"].tolist() == ["untuned"]
+
+
 def test_few_instances_have_no_interval_and_must_not_overlap(tmp_path):
     slower = [("w13", "gemm", 120, {})]
     found = of(tmp_path, {"kernels": [W13], "instances": 3}, {"kernels": slower, "instances": 3}).table

@@ -44,8 +44,10 @@ def called(tmp_path, monkeypatch):
     return folder
 
 
-def test_two_workers_measure_a_case_each_on_a_gpu_of_its_own_and_go_on_with_what_is_missing(called, tmp_path, capsys):
-    pytest.importorskip("distributed")
+def test_two_workers_measure_a_case_each_on_a_gpu_of_its_own_and_go_on_with_what_is_missing(
+    called, tmp_path, capsys, monkeypatch
+):
+    distributed = pytest.importorskip("distributed")
     place = tmp_path / "profiles"
     command = ["bench", "experts", "--m", "1,2,3", "--name", "x", "--on", "dask://local:2", "--profiles", str(place)]
     assert cli.main(command) == 1
@@ -57,6 +59,8 @@ def test_two_workers_measure_a_case_each_on_a_gpu_of_its_own_and_go_on_with_what
     assert set(rows["seen"]) == {"5", "7"}, "both ran at once, so on two GPUs"
     assert run.manifest["rows"]["complete"] is False
     (tmp_path / "mended").touch()
+    quick = {"n_workers": 1, "processes": False, "dashboard_address": "127.0.0.1:0"}  # the rest is for one worker
+    monkeypatch.setattr(cluster, "_workers", lambda kind, count: distributed.LocalCluster(**quick))
     assert cli.main(command) == 0
     assert sorted(path.name[0] for path in called.iterdir()) == ["1", "2", "3", "3"], "what has rows is not repeated"
     run = runs.load("h200/x", root=place)

@@ -70,9 +70,10 @@ def _facts(run: Run, table: pd.DataFrame, meta: Mapping[str, Any]) -> dict[tuple
     facts |= {(CLOCKS, f"{name} clock, MHz"): stated.get(key) for name, key in (("SM", "sm"), ("memory", "mem"))}
     facts |= {(CLOCKS, name): value for name, value in _clocks(table)}
     facts |= {(PROBLEM, key): workload.get(key) for key in _WORKLOAD if not isinstance(workload.get(key), list)}
-    facts |= {(PROBLEM, "benchmark"): manifest.get("bench")}
     versions = dict(manifest.get("versions") or {})
     tool = manifest.get("tool") or {}
+    # ncu runs kernels one by one, at other clocks and with other caches than a timeline.
+    facts |= {(PROBLEM, "measured by"): None if manifest.get("bench") else tool.get("name")}
     facts |= {(VERSIONS, name): value for name, value in versions.items()}
     facts |= {(VERSIONS, str(tool.get("name"))): tool.get("version")} if not manifest.get("bench") else {}
     return facts | {(VERSIONS, name): value for name, value in _releases(table)}
@@ -109,7 +110,9 @@ def constants(a: pd.DataFrame, b: pd.DataFrame, keys: list[str], fixed: tuple[st
     """
     rows = []
     for key in keys:
-        one, other = (list(dict.fromkeys(side[key].dropna())) if key in side else [] for side in (a, b))
-        if len(one) <= 1 and len(other) <= 1 and one != other and key not in fixed:
-            rows.append([PROBLEM, key, *(_text(found[0]) if found else None for found in (one, other))])
+        # A row that does not state a key differs from one that does.
+        stated = (side.reindex(columns=[key])[key].astype("object") for side in (a, b))
+        one, other = (list(dict.fromkeys(values.where(values.notna(), None))) for values in stated)
+        if len(one) == len(other) == 1 and one != other and key not in fixed:
+            rows.append([PROBLEM, key, _text(one[0]), _text(other[0])])
     return pd.DataFrame(rows, columns=COLUMNS, dtype="string")
