@@ -1,16 +1,21 @@
-"""``moe-lab backends``: every experts backend, what it takes, and whether it can run on this machine."""
+"""``moe-lab backends``: every experts backend, what it takes, where it was tried, and if it can run here."""
 
 import argparse
 import json
 from typing import Any
 
 from moe_lab.spec import plugins
+from moe_lab.spec.errors import UserError
 
 INFO = {
     "about": "every experts backend: what it takes, and if it can run here",
     "shows": {
         "moe-lab backends [--format table|json]": (
             "which experts backends are there, what do they take, and why can one not run here?"
+        ),
+        "moe-lab backends --matrix [--backend NAME] [--only FORMAT] [--format table|json]": (
+            "which backend takes which format, activation and input, which stored run tried it at which M with which "
+            "error, and why does it not work on this machine?"
         ),
     },
 }
@@ -19,6 +24,9 @@ INFO = {
 def add(parser: argparse.ArgumentParser) -> None:
     """Add its options."""
     parser.add_argument("--format", choices=("table", "json"), default="table")
+    parser.add_argument("--matrix", action="store_true", help="one line for each backend and number format")
+    parser.add_argument("--backend", help="with --matrix: of this backend alone")
+    parser.add_argument("--only", metavar="FORMAT", help="with --matrix: of this number format alone")
     parser.set_defaults(run=run)
 
 
@@ -27,6 +35,9 @@ def run(arguments: argparse.Namespace) -> None:
     from moe_lab.runs.capture._facts import gpu_name
     from moe_lab.spec.configs import measured
 
+    if arguments.matrix:
+        print(_matrix(arguments))
+        return
     gpu = gpu_name()
     rows = [_backend(name) for name in plugins.names("experts")]
     for row in rows:
@@ -46,6 +57,21 @@ def run(arguments: argparse.Namespace) -> None:
         if row["choice"]:
             print(f"  on {row['gpu'] or 'this machine'}: {row['choice']}")
         print(f"  {'available' + row['release'] if row['available'] else row['reason']}\n")
+
+
+def _matrix(arguments: argparse.Namespace) -> str:
+    from moe_lab.cli._print import fitted
+    from moe_lab.pages import load
+
+    cells = load.backends()
+    for column, wanted in (("backend", arguments.backend), ("format", arguments.only)):
+        known = sorted(set(cells[column]))
+        if wanted and wanted not in known:
+            raise UserError(f"No {column} is called '{wanted}'; choose one of: {', '.join(known)}.")
+        cells = cells[cells[column] == wanted] if wanted else cells
+    if arguments.format == "json":
+        return str(cells.to_json(orient="records", indent=1))
+    return fitted(cells, spare=["why_failed", "hardware", "activations", "releases", "rows_failed"])
 
 
 def _backend(name: str) -> dict[str, Any]:

@@ -21,12 +21,14 @@ from moe_lab.analysis import (
     limits,
     phases,
     static_tables,
+    support,
     sweep,
     tuning,
 )
 from moe_lab.analysis.amd import memory
 from moe_lab.analysis.amd.runs import Counted, only
 from moe_lab.runs import Run
+from moe_lab.runs.capture._facts import gpu_name
 from moe_lab.spec.errors import UserError
 
 # Commands that make the runs that pages look for; the note on a missing run quotes them.
@@ -55,6 +57,11 @@ def experts_benches(pattern: str) -> list[sweep.Sweep]:
     """Return the runs of the experts benchmark in profiles/ whose names match a pattern with ``*``, ``?`` or ``[]``."""
     found = [run for run in runs.list_runs() if run.is_bench and run.manifest.get("bench") == "experts"]
     return [experts_bench(run.manifest["name"]) for run in found if fnmatchcase(str(run.manifest["name"]), pattern)]
+
+
+def backends(pattern: str = "*") -> pd.DataFrame:
+    """Return the matrix of backends (``support.matrix``) for this machine's GPU, with the benchmarks of a pattern."""
+    return support.matrix(gpu_name(), experts_benches(pattern))
 
 
 def tuned(name: str) -> tuning.Tuning:

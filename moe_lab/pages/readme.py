@@ -7,7 +7,7 @@ import pandas as pd
 
 from moe_lab import runs
 from moe_lab.analysis import align as align_bench
-from moe_lab.analysis import bench_rows, leads, sweep
+from moe_lab.analysis import bench_rows, leads, support, sweep
 from moe_lab.analysis.phases import rows_of
 from moe_lab.analysis.roofs import of_gpu
 from moe_lab.pages import load
@@ -35,6 +35,13 @@ def commands() -> str:
     rows = ((f"`{usage}`", answers) for usage, answers in sorted(shown.items()))
     # A bare | would end the cell.
     return table(["command", "answers"], [[cell.replace("|", r"\|") for cell in row] for row in rows], left=[0, 1])
+
+
+def backends() -> str:
+    """Return the matrix of backends and formats: where stored runs tried a cell."""
+    grid = support.grid(support.matrix(None, load.experts_benches("*")))
+    rows = ([f"`{name}`", *cells] for name, *cells in grid.itertuples(index=False))
+    return table([str(column) for column in grid.columns], rows, left=range(grid.shape[1]))
 
 
 def benches(run: str) -> Iterator[tuple[str, sweep.Sweep]]:

@@ -5,6 +5,7 @@ import torch
 from moe_lab.gpu import formats, routing
 from moe_lab.gpu.bench.check import Inputs
 from moe_lab.gpu.experts import load
+from moe_lab.gpu.weights import DTYPES
 from moe_lab.spec import ranges
 from moe_lab.spec.problem import MoEProblem
 
@@ -14,7 +15,9 @@ SILENT = ranges.marker("none")
 def make(case, device, format="fp8_block"):
     M, K, N, E, topk, spec, activation = case
     problem = MoEProblem(M, K, N, E, topk, format, activation)
-    dtype = torch.bfloat16 if device == "cuda" else torch.float16  # the interpreter has no bf16
+    dtype = DTYPES[problem.dtype]
+    if device == "cpu" and dtype == torch.bfloat16:  # the interpreter has none
+        dtype = torch.float16
     g = torch.Generator().manual_seed(torch.seed() % 2**31)
 
     def normal(*shape, scale):

@@ -16,6 +16,20 @@ from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard import terminal
 
 
+def test_the_matrix_of_backends_is_filtered_and_names_what_there_is(capsys):
+    assert cli.main(["backends", "--matrix", "--backend", "torch_loop", "--only", "mxfp4", "--format", "json"]) == 0
+    (cell,) = json.loads(capsys.readouterr().out)
+    stated = cell["backend"], cell["format"], cell["inputs"], cell["hardware"]
+    assert stated == (
+        "torch_loop",
+        "mxfp4",
+        "standard",
+        "any",
+    )
+    assert cli.main(["backends", "--matrix", "--only", "fp9"]) == 2
+    assert "No format is called 'fp9'; choose one of: bf16, " in capsys.readouterr().err
+
+
 def test_mistake_is_one_sentence_and_exit_code_2(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code = cli.main(["breakdown", str(tmp_path / "absent.sqlite")])
     said = capsys.readouterr()

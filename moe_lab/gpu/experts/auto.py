@@ -33,6 +33,7 @@ INFO = {
         "mxfp4",
         "nvfp4",
     ],
+    "cpu_formats": ["fp32", "fp16", "bf16"],
     "activations": ["silu", "swigluoai"],
     "cuda_graph": True,
     "source": "moe_lab",

@@ -28,6 +28,7 @@ INFO = {
     "formats": ["bf16", "fp8_block"],
     "cpu_formats": [],
     "activations": ["silu", "gelu", "gelu_tanh", "relu2", "swigluoai", "silu_no_mul", "gelu_no_mul", "relu2_no_mul"],
+    "inputs": ["standard", "batched"],
     "multiple_of": 64,
     "cuda_graph": True,
     "source": "https://github.com/deepseek-ai/DeepGEMM",

@@ -1,0 +1,1 @@
+"""Which backend takes which format, activation and input, where it was tried, and why not."""

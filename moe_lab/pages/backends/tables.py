@@ -1,0 +1,28 @@
+"""Tables of the matrix of backends: a DataFrame in, HTML out."""
+
+import pandas as pd
+
+from moe_lab.pages.show.tables import Column, Table, heads
+
+
+def grid(frame: pd.DataFrame) -> Table:
+    """Return backends by formats (``analysis.support.grid``)."""
+    columns = [*heads("backend"), *(Column(name, name, group="format") for name in frame.columns[1:])]
+    caption = "GPUs of the runs that tried a cell; stated: the plugin takes it, and no stored run has tried it."
+    return Table(frame, columns, caption)
+
+
+def cells(frame: pd.DataFrame) -> Table:
+    """Return one row per backend and format (``analysis.support.matrix``)."""
+    ran = "in stored runs"
+    columns = [
+        *heads("backend format"),
+        *heads("tried_on tried_M releases error_worst rows_failed why_failed", group=ran),
+        *heads("here hardware inputs on_input activations", group="stated"),
+    ]
+    return Table(frame, columns)
+
+
+def elsewhere(frame: pd.DataFrame) -> Table:
+    """Return the kernels that engines list (``analysis.support.elsewhere``)."""
+    return Table(frame, heads("engine kernel backend formats activations inputs on_input hardware why_not"))
