@@ -331,8 +331,8 @@ HOPPER_FP8 = [
 def test_hopper_in_fp8_matches_the_dequantised_oracle_launch_after_launch(case, dtype, device, poison):
     """Nearly as near as the format's roundings allow: half of the bound on the RMS.
 
-    The RMS of a single token varies more: roundings alone, in fp64, come to 0.044 of it in the mean of 3000 draws and to
-    0.072 at most, where half of the bound is 0.056.
+    The RMS of a single token varies more: roundings alone, in fp64, come to 0.044 of it in the mean of 3000 draws and
+    to 0.072 at most, where half of the bound is 0.056.
     """
     from moe_lab.gpu.experts import hopper
     from moe_lab.gpu.formats import quantise
