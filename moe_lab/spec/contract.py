@@ -38,6 +38,8 @@ KEYS: dict[str, dict[str, tuple[type, str]]] = {
         "align": (str, "align algorithm that it uses by default"),
         "tile": (bool, "whether it takes tiles for w13 and w2"),
         "split": (bool, "whether it can launch w13 and w2 separately"),
+        "share": (bool, "whether it skips ids of -1, pairs of other ranks, and is told the share of the others"),
+        "rows": (bool, "whether it takes x quantised, as it came from other ranks"),
         # The check then allows for the short mantissa of TF32.
         "fp32": (str, "tf32 if it multiplies fp32 as TF32"),
     },
@@ -60,6 +62,8 @@ KEYS: dict[str, dict[str, tuple[type, str]]] = {
         "layout!": (str, "standard or batched"),
         "ranks!": (str, "one or any"),
         "stages!": (list, "stages that it marks"),
+        "formats": (list, "formats of the rows that it sends, if not of any dtype"),
+        "devices": (list, "cuda, cpu"),
     },
     "capture": {
         "shows": _SHOWS,
@@ -89,7 +93,12 @@ NAMES: dict[str, dict[str, str]] = {
         "dequantise": "(weights, dtype) -> the values that they stand for",
         "quantise_activations": "(x) -> values with scales",
     },
-    "comm": {"dispatch!": "tokens to the ranks of their experts", "combine!": "the experts' results, back"},
+    "comm": {
+        "prepare": "(parallel, sizes) -> the room of all calls, made once by all ranks together",
+        "dispatch!": "tokens to the ranks of their experts",
+        "combine!": "the experts' results, back",
+        "check": "(room): UserError that names a rank which did not come",
+    },
     "capture": {
         "Options!": "a dataclass of option fields",
         "available!": "() -> the tool, or why it is missing",

@@ -1,5 +1,6 @@
 """Expert parallelism: which rank holds which experts, and their local numbers on it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -41,6 +42,18 @@ class Parallel:
         starts = [r * (E // ranks) + min(r, E % ranks) for r in range(ranks + 1)]
         return cls(tuple(tuple(range(a, b)) for a, b in pairwise(starts)), rank)
 
+    @classmethod
+    def mapped(cls, owners: Sequence[Sequence[int]], ranks: int, rank: int = 0) -> "Parallel":
+        """Return the placement that says for each expert which ranks hold it; several hold a redundant one.
+
+        Raises:
+            UserError: an expert names no rank, one twice, or one that there is not.
+        """
+        for expert, own in enumerate(owners):
+            if not own or len(set(own)) < len(own) or not set(own) <= set(range(ranks)):
+                raise UserError(f"Expert {expert} must be on some of the ranks 0 to {ranks - 1}, on each once.")
+        return cls(tuple(tuple(e for e, own in enumerate(owners) if r in own) for r in range(ranks)), rank)
+
     @property
     def ranks(self) -> int:
         """Number of ranks."""
@@ -64,3 +77,19 @@ class Parallel:
         """Return a list [E] for ``align``: the local number of each expert, -1 for those of other ranks."""
         numbers = {expert: number for number, expert in enumerate(self.local)}
         return [numbers.get(expert, -1) for expert in range(self.experts)]
+
+    def routes(self) -> tuple[list[list[int]], list[list[int]]]:
+        """Return where this rank sends the pairs of each expert: ranks, and the expert's local number there.
+
+        Both are [copies, E]. Token t goes by row t % copies, so that the ranks that hold a redundant expert share its
+        tokens; an expert that this rank holds itself stays here in every row.
+        """
+        numbers = [{expert: number for number, expert in enumerate(own)} for own in self.placement]
+        owners = [self.owners(expert) for expert in range(self.experts)]
+        copies = max(len(own) for own in owners)
+        # Ranks begin with different owners, or the first would get more than its share of few tokens.
+        chosen = [
+            [self.rank if self.rank in own else own[(copy + self.rank) % len(own)] for own in owners]
+            for copy in range(copies)
+        ]
+        return chosen, [[numbers[rank][expert] for expert, rank in enumerate(row)] for row in chosen]

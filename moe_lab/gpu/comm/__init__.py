@@ -1,16 +1,28 @@
 """Communication between ranks: each ``<name>.py`` is a plugin with ``INFO``, ``dispatch`` and ``combine``.
 
 ``dispatch(x, topk_ids, topk_weights, *, parallel, mark) -> Received`` sends every token to the ranks that hold its
-experts; ``combine(rows, received, *, mark) -> y`` returns the experts' results and adds them up by token.
+experts, once to each; ``combine(rows, received, *, mark) -> y`` returns what each rank's experts make of a token,
+already multiplied by the router's weights and summed over that rank's experts, and adds the ranks up by token.
 Besides ``about`` and ``needs``, ``INFO`` has ``layout`` (``standard``: rows [tokens, K]; ``batched``: [local experts,
 max tokens, K] with counts), ``ranks`` (``one`` or ``any``) and ``stages`` (those that its calls mark).
+
+A plugin with ``prepare(parallel, sizes) -> room`` makes its buffers there, once, in a call of all ranks; its
+``dispatch`` then takes ``room`` too, and an optional ``check(room)`` raises a UserError that names a rank which did not
+come.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Union
+
+from moe_lab.spec import plugins
+from moe_lab.spec.errors import UserError
+from moe_lab.spec.parallel import Parallel
+from moe_lab.spec.ranges import Mark
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, device
+
+    from moe_lab.gpu.formats import Quantised
 
 
 @dataclass(frozen=True)
@@ -18,13 +30,77 @@ class Received:
     """What the experts of a rank work on.
 
     Attributes:
-        x: rows [tokens, K] that this rank received.
+        x: rows [tokens, K] that this rank received, quantised if they travelled so; rows that no expert here works on
+            may hold anything.
         topk_ids: [tokens, topk], local numbers of their experts; -1 = on another rank.
         topk_weights: [tokens, topk] fp32.
         state: what ``combine`` of the same plugin needs.
     """
 
-    x: "Tensor"
+    x: Union["Tensor", "Quantised"]
     topk_ids: "Tensor"
     topk_weights: "Tensor"
     state: Any = None  # such as where each row came from; only its own plugin reads it
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the buffers of a room must hold.
+
+    Attributes:
+        tokens: the most tokens of a rank in a call.
+        K: hidden size.
+        topk: experts per token.
+        format: of the experts; rows travel as its activations are multiplied, in e4m3 with scales in ``fp8_block``.
+        device: of the tokens.
+    """
+
+    tokens: int
+    K: int
+    topk: int
+    format: str
+    device: "device"
+
+
+class Between:
+    """A way between ranks with its buffers, for calls of up to ``sizes.tokens`` tokens on each rank."""
+
+    def __init__(self, name: str, parallel: Parallel, sizes: Sizes):
+        """Make the buffers: all ranks do so together.
+
+        Raises:
+            UserError: there is no such plugin, something that it needs is missing, or it cannot do these sizes.
+        """
+        info = plugins.info("comm", name)
+        if sizes.device.type not in info.get("devices", ("cuda", "cpu")):
+            raise UserError(f"The comm plugin '{name}' does not run on {sizes.device.type}; choose another one.")
+        self.name, self.parallel, self.sizes, self._plugin = name, parallel, sizes, plugins.load("comm", name)
+        prepare = getattr(self._plugin, "prepare", None)
+        self._room = {"room": prepare(parallel, sizes)} if prepare else {}
+
+    def dispatch(self, x: "Tensor", topk_ids: "Tensor", topk_weights: "Tensor", mark: Mark) -> Received:
+        """Send tokens x [M, K] to the ranks of their experts; see the plugin's ``dispatch``.
+
+        Raises:
+            UserError: this rank has more tokens than the buffers hold. Nothing was sent then.
+        """
+        if len(x) > self.sizes.tokens:
+            raise UserError(
+                f"Rank {self.parallel.rank} has {len(x)} tokens, but the buffers of '{self.name}' hold "
+                f"{self.sizes.tokens} of each rank; make them for more. Nothing was sent."
+            )
+        sent: Received = self._plugin.dispatch(
+            x, topk_ids, topk_weights, parallel=self.parallel, mark=mark, **self._room
+        )
+        return sent
+
+    def combine(self, rows: "Tensor", received: Received, mark: Mark) -> "Tensor":
+        """Return y [M, K] of this rank's tokens from rows [tokens, K], the sums of this rank's experts."""
+        y: Tensor = self._plugin.combine(rows, received, mark=mark)
+        return y
+
+    def check(self) -> None:
+        """Wait for the calls so far; UserError if another rank did not come in time."""
+        check = getattr(self._plugin, "check", None)
+        if check:
+            check(**self._room)

@@ -29,15 +29,27 @@ INFO = {
         "nvfp4",
     ],
     "activations": ["silu", "gelu", "gelu_tanh", "relu2", "swigluoai", "silu_no_mul", "gelu_no_mul", "relu2_no_mul"],
+    "share": True,
     "cuda_graph": False,
     "source": "moe_lab",
 }
 
 
 def experts(
-    x: Tensor, w13: Weights, w2: Weights, topk_weights: Tensor, topk_ids: Tensor, *, problem: MoEProblem, mark: Mark
+    x: Tensor,
+    w13: Weights,
+    w2: Weights,
+    topk_weights: Tensor,
+    topk_ids: Tensor,
+    *,
+    problem: MoEProblem,
+    mark: Mark,
+    share: float = 1.0,
 ) -> Tensor:
-    """Return the layer's output [M, K] in the dtype of x; fp16 and bf16 are computed in fp32."""
+    """Return the layer's output [M, K] in the dtype of x; fp16 and bf16 are computed in fp32.
+
+    Pairs of the id -1 are left out, however many there are; ``share`` is only there since other backends need it.
+    """
     dtype = x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32
     rounded = rounding(problem.format)
     y = moe(x, w13, w2, topk_weights, topk_ids, problem=problem, mark=mark, dtype=dtype, rounded=rounded)
@@ -64,7 +76,8 @@ def moe(
     x, topk_weights = place_weight(x.to(dtype), topk_weights.to(dtype), problem, mark)
     y, x = torch.zeros_like(x), rounded(x)
     places, kept = {}, []
-    for expert in topk_ids.unique().tolist():  # only experts that were hit, whose list the host has to wait for
+    # Only experts that were hit, whose list the host has to wait for.
+    for expert in topk_ids[topk_ids >= 0].unique().tolist():
         with mark("dispatch"):
             places[expert] = tokens, _ = (topk_ids == expert).nonzero(as_tuple=True)
             rows = x[tokens]

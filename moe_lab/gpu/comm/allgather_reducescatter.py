@@ -1,0 +1,63 @@
+"""Every rank gets every token and works on those of its experts; a reduce-scatter adds the results up.
+
+As many bytes as tokens times ranks, whoever needs them: the less so the more experts a token has on each rank.
+"""
+
+import torch
+from torch import Tensor, distributed
+
+from moe_lab.gpu.comm import Received, Sizes
+from moe_lab.gpu.comm._wire import Wire, wire
+from moe_lab.spec.parallel import Parallel
+from moe_lab.spec.ranges import Mark
+
+INFO = {
+    "about": "all_gather of all tokens, reduce_scatter of the results: no counts, works in CUDA graphs",
+    "needs": ["torch", "triton"],
+    "source": "moe_lab",
+    "layout": "standard",
+    "ranks": "any",
+    "stages": ["dispatch", "combine"],
+}
+
+NUMBERS = 1 << 16  # a rank and a local number share the 32 bits of an id
+
+
+def prepare(parallel: Parallel, sizes: Sizes) -> Wire:
+    """Return the room of calls; see ``_wire.wire`` for errors."""
+    return wire(parallel, sizes)
+
+
+def dispatch(
+    x: Tensor, topk_ids: Tensor, topk_weights: Tensor, *, parallel: Parallel, mark: Mark, room: Wire
+) -> Received:
+    """Give every token to every rank.
+
+    Args:
+        x: [M, K].
+        topk_ids: [M, topk] integer, -1 = dropped.
+        topk_weights: [M, topk] fp32.
+        parallel: the placement.
+        mark: opens a range.
+        room: of ``prepare``.
+    """
+    M, most = len(x), room.sizes.tokens
+    with mark("dispatch"):
+        ranks, numbers = room.targets(topk_ids)
+        own = room.packed(room.rows(x), torch.where(ranks < 0, -1, ranks * NUMBERS + numbers), topk_weights)
+        # What pads it to the most tokens has ids of -1, as all bits of each byte are set.
+        padding = torch.full((most - M, room.message), 255, dtype=torch.uint8, device=x.device)
+        gathered = own.new_empty((parallel.ranks * most, room.message))
+        distributed.all_gather_into_tensor(gathered, torch.cat([own, padding]))
+        rows, ids, weights = room.unpacked(gathered)
+        local = torch.where((ids >= 0) & (ids // NUMBERS == parallel.rank), ids % NUMBERS, -1)
+        return Received(rows, local, weights, state=(M, most))
+
+
+def combine(rows: Tensor, received: Received, *, mark: Mark) -> Tensor:
+    """Return y [M, K]: the sums of each rank's experts [ranks * tokens, K], added up in the dtype of rows."""
+    M, most = received.state
+    with mark("combine"):
+        y = rows.new_empty((most, rows.shape[1]))
+        distributed.reduce_scatter_tensor(y, rows.contiguous())
+        return y[:M]

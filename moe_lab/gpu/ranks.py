@@ -1,0 +1,89 @@
+"""The experts part of a layer on several ranks: dispatch, each rank's experts, combine."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moe_lab.gpu.comm import Between, Sizes
+from moe_lab.gpu.experts import load
+from moe_lab.gpu.formats import Quantised, Weights, dense
+from moe_lab.gpu.weights import DTYPES
+from moe_lab.spec.errors import UserError
+from moe_lab.spec.parallel import Parallel
+from moe_lab.spec.problem import MoEProblem
+from moe_lab.spec.ranges import Mark
+
+
+def held(w: Weights, parallel: Parallel) -> Weights:
+    """Return the weights of this rank's experts, [local experts, ...], of those of all, [E, ...]."""
+    own = list(parallel.local)
+    return w.each(lambda tensor: tensor[own]) if isinstance(w, Quantised) else w[own]
+
+
+@dataclass
+class RankedExperts:
+    """The experts part on the ranks of the default process group, as one of them runs it.
+
+    Attributes:
+        problem: of one rank's tokens: M is the most tokens of a rank, E counts the experts of all ranks.
+        between: how tokens get to other ranks and back.
+        backend: experts plugin, or ``name@version``.
+    """
+
+    problem: MoEProblem
+    between: Between
+    backend: str
+
+    def __post_init__(self) -> None:
+        self._plugin, self._info = load(self.backend)
+        if not self._info.get("share"):
+            raise UserError(f"The experts backend '{self.backend}' cannot leave out experts of other ranks.")
+
+    @classmethod
+    def make(
+        cls, problem: MoEProblem, parallel: Parallel, device: torch.device, *, comm: str, backend: str
+    ) -> "RankedExperts":
+        """Make the buffers: all ranks do so together.
+
+        Raises:
+            UserError: a plugin that is unknown or unavailable or cannot do this, or sizes that do not fit together.
+        """
+        if parallel.experts != problem.E:
+            raise UserError(f"The placement is of {parallel.experts} experts, but the layer has {problem.E}.")
+        sizes = Sizes(problem.M, problem.K, problem.topk, problem.format, device)
+        return cls(problem, Between(comm, parallel, sizes), backend)
+
+    def prepare(self, w13: Weights, w2: Weights) -> Any:
+        """Return this rank's w13 and w2 as the backend wants them, from those of all experts."""
+        own = (held(w, self.between.parallel) for w in (w13, w2))
+        return getattr(self._plugin, "prepare", lambda *both: both)(*own)
+
+    def __call__(self, x: Tensor, weights: Any, topk_weights: Tensor, topk_ids: Tensor, mark: Mark) -> Tensor:
+        """Return the layer's output [M, K] for the tokens of this rank.
+
+        Args:
+            x: [M, K] in the dtype of the problem's format; M may differ from rank to rank, and be 0.
+            weights: of ``prepare``.
+            topk_weights: [M, topk] fp32.
+            topk_ids: [M, topk] integer, numbers among all experts.
+            mark: opens the ranges.
+        """
+        received = self.between.dispatch(x, topk_ids, topk_weights, mark)
+        rows = self.compute(received.x, weights, received.topk_weights, received.topk_ids, mark)
+        return self.between.combine(rows, received, mark)
+
+    def compute(self, x: Weights, weights: Any, topk_weights: Tensor, topk_ids: Tensor, mark: Mark) -> Tensor:
+        """Return what this rank's experts make of received rows, [tokens, K]; 0 where a token has none here."""
+        local, dtype = self.between.parallel.local, DTYPES[self.problem.dtype]
+        if not local:
+            return torch.zeros(x.shape, dtype=dtype, device=topk_ids.device)
+        if isinstance(x, Quantised) and not self._info.get("rows"):
+            with mark("dispatch"):
+                x = dense(x, dtype)
+        # A problem has at least topk experts; those beyond this rank's get no pairs.
+        own = replace(self.problem, M=x.shape[0], E=max(len(local), self.problem.topk))
+        share = len(local) / self.problem.E
+        y: Tensor = self._plugin.experts(x, *weights, topk_weights, topk_ids, problem=own, mark=mark, share=share)
+        return y
