@@ -1,10 +1,23 @@
-"""Where the templates of a report are, and how its files are written."""
+"""The templates of a report, and how its files are written."""
 
 import os
 from importlib import resources
 from pathlib import Path
+from typing import Any
+
+from moe_lab import __version__
 
 TEMPLATES = Path(str(resources.files(__package__))) / "templates"
+
+
+def render(template: str, **shown: Any) -> str:
+    """Return a template filled with what it shows, escaped, and the version of moe_lab."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template(template).render(version=__version__, **shown)
 
 
 def replace(path: Path, text: str) -> None:

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from moe_lab import __version__
-from moe_lab.report.files import TEMPLATES, replace
+from moe_lab.report.files import render, replace
 from moe_lab.report.model import Page
 from moe_lab.report.points import FILE
 
@@ -17,17 +16,12 @@ def write(pages: Sequence[Page], out: Path, points: pd.DataFrame | None = None) 
 
     ``points`` is ``points.table`` of a grid: a table after the cards, whose headlines lead to their pages.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
     now = datetime.now(timezone.utc)
-    text = environment.get_template("index.html.j2").render(
+    text = render(
+        "index.html.j2",
         pages=pages,
         points=None if points is None else points.to_dict("split"),
         points_file=FILE,
-        version=__version__,
         written=f"{now:%Y-%m-%d %H:%M} UTC",
         failed=sum(p.failed is not None for p in pages),
     )

@@ -13,14 +13,13 @@ from typing import Any
 
 import pandas as pd
 
-from moe_lab import __version__
 from moe_lab.analysis import static
 from moe_lab.analysis.phases import rows_of
 from moe_lab.analysis.static import RULES
 from moe_lab.pages.show.tables import rounded
 from moe_lab.pages.static import findings
 from moe_lab.report import code_parts
-from moe_lab.report.files import TEMPLATES, replace
+from moe_lab.report.files import render, replace
 from moe_lab.runs import assembly
 from moe_lab.runs.assembly import Listing
 from moe_lab.spec import schema
@@ -57,10 +56,10 @@ class Pages:
         """Write the pages and ``index.html`` into a folder, and return its path."""
         names = _file_names([rows[0] for rows in self.rows])
         for name, rows, listing in zip(names, self.rows, self._listings, strict=True):
-            replace(folder / name, _page("kernel.html.j2", **page(rows, listing)))
+            replace(folder / name, render("kernel.html.j2", **page(rows, listing)))
         index = folder / "index.html"
         kernels = [{"file": name, **_about(rows)} for name, rows in zip(names, self.rows, strict=True)]
-        replace(index, _page("kernels.html.j2", kernels=kernels))
+        replace(index, render("kernels.html.j2", kernels=kernels))
         return index
 
 
@@ -136,12 +135,3 @@ def _file_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         seen[name] += 1
         names.append(f"{name}{f'_{seen[name]}' if seen[name] > 1 else ''}.html")
     return names
-
-
-def _page(template: str, **shown: Any) -> str:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template(template).render(version=__version__, **shown)

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from moe_lab.analysis.compare import context, spread
+from moe_lab.analysis.sweep import geometric_mean
 
 THRESHOLD_PCT = 5.0
 WORSE, BETTER = ("slower", "fails", "worse"), ("quicker", "mended", "better")
@@ -136,8 +137,7 @@ def grouped(table: pd.DataFrame, key: str) -> pd.DataFrame:
     rows = []
     for value, part in table[table["ratio"].notna() | table["verdict"].isin(WORSE)].groupby(key, sort=False):
         known = part["ratio"].dropna().astype(float)
-        mean = float(np.exp(np.log(known).mean())) if len(known) else None
-        ratios = {"mean_ratio": mean, "least_ratio": known.min(), "most_ratio": known.max()}
+        ratios = {"mean_ratio": geometric_mean(known), "least_ratio": known.min(), "most_ratio": known.max()}
         counts = {name: int(part["verdict"].isin(those).sum()) for name, those in kinds.items()}
         rows.append({key: value, "cases": len(part)} | ratios | counts)
     columns = [key, "cases", "mean_ratio", "least_ratio", "most_ratio", "slower", "quicker", "unclear"]
