@@ -4,6 +4,7 @@ import pandas as pd
 
 from moe_lab.pages.show.tables import Column, Table
 
+PARTS = {"kernel_sum_ms": "kernels", "busy_ms": "busy", "gap_ms": "gaps", "span_ms": "span"}
 TIMES = {"median_us": "median", "min_us": "least", "max_us": "most"}
 
 
@@ -22,24 +23,22 @@ def kernels(frame: pd.DataFrame) -> Table:
 def ranges(frame: pd.DataFrame) -> Table:
     """Return ranges with medians of an instance (``analysis.breakdown.breakdown``), indented by depth."""
     indent = frame["depth"].fillna(0).astype(int).map(lambda depth: "\u2003" * depth)
-    labels = {"kernel_sum_ms": "kernels", "busy_ms": "busy", "gap_ms": "gaps", "span_ms": "span"}
     columns = [
         Column("name", "range", wrap=True),
         Column("instances", "instances"),
         Column("kernels", "kernels", digits=0),
-        *(Column(key, label, "µs", 1, "one instance") for key, label in labels.items()),
+        *(Column(key, label, "µs", 1, "one instance") for key, label in PARTS.items()),
         Column("pct_of_root", "of all", "%", 1, bar=100.0),
     ]
-    return Table(frame.assign(name=indent + frame["name"], **{key: 1000 * frame[key] for key in labels}), columns)
+    return Table(frame.assign(name=indent + frame["name"], **{key: 1000 * frame[key] for key in PARTS}), columns)
 
 
 def devices(frame: pd.DataFrame) -> Table:
     """Return one row a GPU (``analysis.overview.devices``)."""
-    labels = {"kernel_sum_ms": "kernels", "busy_ms": "busy", "gap_ms": "gaps", "span_ms": "span"}
     columns = [
         Column("device", "GPU"),
         Column("kernels", "kernels"),
-        *(Column(key, label, "ms", 3, "time") for key, label in labels.items()),
+        *(Column(key, label, "ms", 3, "time") for key, label in PARTS.items()),
         Column("busy_pct", "busy", "%", 1, bar=100.0),
         Column("graph_pct", "by graphs", "% of kernels", 1, bar=100.0),
     ]
