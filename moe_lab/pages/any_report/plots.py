@@ -40,9 +40,10 @@ def timeline(operations: pd.DataFrame) -> go.Figure:
             hovertemplate=f"%{{hovertext}}<br>%{{customdata:.4g}} {unit}, from %{{base:.4g}} {unit}",
         )
     axis = {"title": {"text": f"time since the first operation ({unit})"}, "rangeslider": {"visible": True}}
-    return figure.update_layout(
-        template="moe_lab", barmode="overlay", height=230 + 34 * len(lanes), xaxis=axis, yaxis=named(lanes)
-    )
+    legend = 40 + 12 * len(figure.data)  # pixels; two names a line on a phone, below the slider and the title
+    height = 200 + 34 * len(lanes) + legend
+    figure.update_layout(template="moe_lab", barmode="overlay", height=height, margin={"b": legend})
+    return figure.update_layout(xaxis=axis, yaxis=named(lanes))
 
 
 # Stages have their colours of all pages; the roles of other kernels get those of a series, the same in every figure.

@@ -2,14 +2,7 @@
 
 import pandas as pd
 
-from moe_lab.pages.show.tables import Column, Table, heads
-
-
-def grid(frame: pd.DataFrame) -> Table:
-    """Return backends by formats (``analysis.support.grid``)."""
-    columns = [*heads("backend"), *(Column(name, name, group="format") for name in frame.columns[1:])]
-    caption = "GPUs of the runs that tried a cell; stated: the plugin takes it, and no stored run has tried it."
-    return Table(frame, columns, caption)
+from moe_lab.pages.show.tables import Table, heads
 
 
 def cells(frame: pd.DataFrame) -> Table:

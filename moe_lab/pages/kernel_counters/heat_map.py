@@ -8,9 +8,8 @@ import plotly.graph_objects as go
 
 from moe_lab.analysis import rules
 from moe_lab.pages.show import palette
-from moe_lab.pages.show.figures import DOWNWARDS, as_text, panels
+from moe_lab.pages.show.figures import CELLS, DOWNWARDS, as_text, panels
 
-DARK = "#1d2430"  # text on the tints, the same in both themes
 WEAK_PCT = 40.0  # the palest tint; nothing limits at less
 
 
@@ -52,12 +51,7 @@ def _cells(rows: pd.DataFrame, sizes: Sequence[int]) -> dict[str, Any]:
         "colorscale": scale,
         "zmin": 0,
         "zmax": len(names),
-        "showscale": False,
-        "hoverongaps": False,
-        "xgap": 2,
-        "ygap": 2,
-        "texttemplate": "%{text}",
-        "textfont": {"color": DARK},
+        **CELLS,
         "hovertemplate": "%{y} at M = %{x}: %{text}<br>%{customdata}<extra></extra>",
     }
 

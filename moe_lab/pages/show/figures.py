@@ -187,5 +187,14 @@ def named(order: Sequence[Any]) -> dict[str, Any]:
 
 
 BESIDE = {"orientation": "h", "textposition": "outside", "cliponaxis": False}  # a bar with its number at its end
+# Of a heat map: a text in each cell, dark since tints are pale in both themes.
+CELLS = {
+    "showscale": False,
+    "hoverongaps": False,
+    "xgap": 2,
+    "ygap": 2,
+    "texttemplate": "%{text}",
+    "textfont": {"color": "#1d2430"},
+}
 INSIDE = {"orientation": "h", "textposition": "inside", "textangle": 0, "insidetextanchor": "middle"}
 DOWNWARDS = {"autorange": "reversed", "showgrid": False, "dtick": 1}  # like `named`, in the order of the data

@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from moe_lab.pages.show import palette
-from moe_lab.pages.show.figures import as_text, named, panels
+from moe_lab.pages.show.figures import CELLS, as_text, named, panels
 
 # Column -> title, hue of the map, and whether more is better.
 MAPS = {
@@ -35,6 +35,7 @@ def over_architectures(table: pd.DataFrame) -> go.Figure:
     figure.update_yaxes(**named(kernels), tickfont={"size": 11})
     figure.update_xaxes(type="category", showgrid=False, side="top", ticks="", tickangle=-35, tickfont={"size": 11})
     figure.update_annotations(yshift=36)
+    figure.update_traces(textfont={"size": 11})
     return figure.update_layout(height=len(MAPS) * (height + GAP) + 20, showlegend=False, margin={"t": 80})
 
 
@@ -45,11 +46,6 @@ def _cells(grid: pd.DataFrame) -> dict[str, Any]:
         "y": list(grid.index),
         "z": values,
         "text": [["" if value is None else f"{value:,.0f}" for value in row] for row in values],
-        "showscale": False,
-        "hoverongaps": False,
-        "xgap": 2,
-        "ygap": 2,
-        "texttemplate": "%{text}",
-        "textfont": {"color": "#1d2430", "size": 11},
+        **CELLS,
         "hovertemplate": "%{y} on %{x}: %{z:,.4g}<extra></extra>",
     }

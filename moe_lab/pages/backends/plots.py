@@ -1,0 +1,32 @@
+"""The matrix of backends and formats as a heat map: a table becomes a plotly figure."""
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from moe_lab.pages.show import palette
+from moe_lab.pages.show.figures import CELLS, as_text, named
+
+
+@as_text
+def grid(table: pd.DataFrame) -> go.Figure:
+    """Draw which backend takes which format: strong where a stored run tried it, pale where the plugin states it.
+
+    ``table`` is ``analysis.support.grid``.
+    """
+    cells = table.set_index("backend")
+    said = [[str(cell) for cell in row] for row in cells.to_numpy()]
+    figure = go.Figure()
+    figure.add_heatmap(
+        x=list(cells.columns),
+        y=list(cells.index),
+        z=[[None if not cell else int(cell != "stated") for cell in row] for row in said],
+        zmin=0,
+        zmax=1,
+        text=said,
+        colorscale=list(enumerate(palette.tints(2, 6))),
+        hovertemplate="%{y} in %{x}: %{text}<extra></extra>",
+        **CELLS,
+    )
+    figure.update_traces(textfont={"size": 11})
+    figure.update_xaxes(type="category", showgrid=False, side="top", ticks="", tickangle=-35)
+    return figure.update_layout(template="moe_lab", height=120 + 24 * len(cells), yaxis=named(list(cells.index)))
