@@ -76,7 +76,8 @@ def _compiled(arguments: argparse.Namespace) -> "tuple[Run, int]":
     if arguments.html is None:
         return static_runs.inspect(argv, arguments.name, **destination(arguments))
     kept = {"overwrite": arguments.overwrite, "ours": kernel_code.is_ours, "what": "folder of such pages"}
-    with places.claim(arguments.html.resolve().parent, arguments.html.name, **kept) as held:
+    folder = arguments.html.resolve()
+    with places.claim(folder.parent, folder.name, **kept) as held:
         done = static_runs.inspect(argv, arguments.name, **destination(arguments), seen=pages.add)
         pages.write(held.fresh())
         print(held.finish() / "index.html", file=sys.stderr)

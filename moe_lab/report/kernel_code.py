@@ -30,6 +30,7 @@ FACTS = (
     *("static_smem_bytes", "stack_bytes", "local_accesses", "vgpr_spills", "sgpr_spills", "static_occupancy_pct"),
     *("occupancy_limit", "loop_instructions", "loop_not_tensor_pct", "code_bytes"),
 )
+SAID = "Code compiled by moe_lab"  # at the end of every page, by its template
 
 
 @dataclass
@@ -64,12 +65,12 @@ class Pages:
 
 
 def is_ours(folder: Path) -> bool:
-    """Return whether a folder has only such pages, so that it may be replaced."""
+    """Return whether a folder has an index and nothing but such pages, so that it may be replaced."""
     try:
-        names = [path.name for path in folder.iterdir()]
-        return "index.html" in names and "compiled by moe_lab" in read_text(folder / "index.html")
-    except (OSError, ValueError):
+        held = {path.name: not path.is_symlink() and SAID in read_text(path) for path in folder.iterdir()}
+    except (OSError, ValueError):  # it is not there, or holds what is no text
         return False
+    return "index.html" in held and all(held.values())
 
 
 def page(rows: Sequence[Mapping[str, Any]], listing: Listing) -> dict[str, Any]:

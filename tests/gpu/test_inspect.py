@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 pytest.importorskip("triton")
 
 from moe_lab.gpu.__main__ import main
+from moe_lab.runs import assembly
+from moe_lab.spec import architectures
 
 PLUGIN = """
 import os
@@ -56,10 +59,15 @@ def inspected(folder: Path, *options: str, plugin: Path | None = None) -> list[d
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory) -> list[dict]:
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("inspect")
+
+
+@pytest.fixture(scope="module")
+def rows(folder) -> list[dict]:
     sizes = ["--model", "256x128x8x2", "--m", "4", "--format", "bf16,fp8_block"]
     some = ["--backend", "fused_moe", "--algorithms", "one_launch", "--arch", "sm_90,gfx942"]
-    return inspected(tmp_path_factory.mktemp("inspect"), *sizes, *some)
+    return inspected(folder, *sizes, *some)
 
 
 def test_a_row_is_a_launch_in_the_order_of_the_call(rows) -> None:
@@ -86,6 +94,20 @@ def test_a_launch_is_that_of_the_launcher_on_that_gpu(rows) -> None:
     assert w13["sm_90"]["grid_blocks"] == 8 * 256 // 64, "4 * 2 pairs are at most 8 tiles of 16 rows"
     assert w13["sm_90"]["num_stages"] == 4, "as many as fit into shared memory"
     assert w13["gfx942"]["num_stages"] == 2, "one buffer on AMD"
+
+
+def test_registers_allow_as_many_waves_as_llvm_states(rows, folder) -> None:
+    card = architectures.find("gfx942")
+    texts = [
+        (folder / "rows.json.code" / r["listing"]).read_text() for r in rows if r["arch"] == "gfx942" and not r["error"]
+    ]
+    for text in texts:
+        facts = assembly.read(text).facts
+        # LLVM does not know of the shared memory, which Triton allocates at the launch.
+        found = architectures.occupancy(card, 1, facts["static_registers"], 0, facts["static_sgprs"])
+        stated = re.search(r"; Occupancy: (\d+)", text)
+        assert found.blocks == int(stated[1]) * architectures.SIDES
+    assert len(texts) > 3
 
 
 def test_a_compiler_that_dies_or_refuses_costs_one_launch(tmp_path) -> None:

@@ -62,8 +62,48 @@ def test_a_page_needs_nothing_else_and_shows_what_is_amiss(listing, tmp_path) ->
     seen = _Seen()
     seen.feed(text)
     assert not seen.loads
-    assert kernel_code.is_ours(tmp_path)
+
+
+@pytest.fixture
+def written(listing, tmp_path):
+    """Return a folder of pages, with nothing else in it."""
+    folder = tmp_path / "pages"
+    folder.mkdir()
+    pages = kernel_code.Pages()
+    pages.add(ROW, listing)
+    pages.write(folder)
+    return folder
+
+
+def test_only_a_folder_of_nothing_but_pages_is_ours_to_replace(written, tmp_path) -> None:
+    assert kernel_code.is_ours(written)
     assert not kernel_code.is_ours(tmp_path / "gone")
+    (written / "index.html").rename(tmp_path / "index.html")
+    assert not kernel_code.is_ours(written), "no index"
+
+
+def mine(folder) -> None:
+    (folder / "notes.html").write_text("<p>mine</p>")
+
+
+def a_picture(folder) -> None:
+    (folder / "plot.png").write_bytes(b"\x89PNG")
+
+
+def a_folder(folder) -> None:
+    (folder / "more").mkdir()
+
+
+def a_link(folder) -> None:
+    page = folder / "sm_90_w13_k.html"
+    page.rename(folder.parent / "kept.html")
+    page.symlink_to(folder.parent / "kept.html")
+
+
+@pytest.mark.parametrize("add", [mine, a_picture, a_folder, a_link])
+def test_a_folder_with_something_else_is_left(written, add) -> None:
+    add(written)
+    assert not kernel_code.is_ours(written)
 
 
 def test_a_source_that_is_not_there_leaves_the_code(listing, tmp_path) -> None:
