@@ -26,13 +26,24 @@ INFO = {
             "Checks each against an fp64 oracle, times them interleaved; a crash costs one case. "
             "`--on` takes the cases to [many GPUs or hosts](docs/cluster.md)"
         ),
+        (
+            "moe-lab bench ep --name X --ranks 2 [--model NAME] [--m 8,128,1024,4096] [--format fp8_block] "
+            "[--comm NAME,...] [--routing uniform,zipf:1.2,hot,replay:FILE] [--placement FILE]"
+        ): (
+            "what does it cost to share the experts out to several GPUs: dispatch, experts, combine and all of it, of "
+            "the slowest rank, against the link? Each rank's result is checked against the layer of one process"
+        ),
     },
 }
 ON = (
     "measure case by case on other machines, each on one GPU: dask://HOST:PORT (a running scheduler), dask://local:2 "
     "(workers here) or slurm:8 (jobs of one GPU); the same command goes on where it was stopped"
 )
-WHAT = {"align": "align algorithms over sizes", "experts": "experts backends over tokens"}
+WHAT = {
+    "align": "align algorithms over sizes",
+    "experts": "experts backends over tokens",
+    "ep": "experts on several ranks: dispatch, experts, combine",
+}
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +53,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         bench = benches.add_parser(name, help=about, formatter_class=Defaults, allow_abbrev=False)
         bench_options.add(name, bench)
         add_destination(bench)
-        bench.add_argument("--on", metavar="PLACE", help=ON)
+        if name != "ep":  # its ranks need one host
+            bench.add_argument("--on", metavar="PLACE", help=ON)
         bench.set_defaults(run=partial(run, name))  # both benchmarks share one function
 
 
@@ -50,7 +62,7 @@ def run(name: str, arguments: argparse.Namespace) -> int:
     """Run a benchmark and print the run's folder; returns 1 if the measuring process did not finish."""
     from moe_lab.runs import bench_runs, sweep
 
-    if arguments.on:
+    if getattr(arguments, "on", None):
         made, failed = sweep.measure(name, arguments, arguments.name, arguments.on, **destination(arguments))
         for sentence in failed:
             print(f"moe-lab: {sentence}", file=sys.stderr)

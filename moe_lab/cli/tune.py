@@ -5,7 +5,7 @@ import sys
 
 from moe_lab.cli._print import NAME, add_destination, destination
 from moe_lab.spec import bench_options
-from moe_lab.spec.guard.options import Defaults
+from moe_lab.spec.guard.options import Defaults, seconds
 
 INFO = {
     "about": "find tiles of a backend's GEMMs in a given time",
@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Find tiles, store the rows as a run with its file of tiles, and print both; returns 1 if it is not finished."""
     from moe_lab.runs import tune
 
-    bench_options.seconds(arguments.budget)  # refuses a bad budget before anything starts
+    seconds(arguments.budget)  # refuses a bad budget before anything starts
     argv = bench_options.argv("tune", arguments)
     kept, code = tune.measure(argv, arguments.name, budget=arguments.budget, **destination(arguments))
     rows = kept.manifest["rows"]

@@ -29,7 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ.setdefault("TRITON_INTERPRET", "1")
     options = parser().parse_args(words)
     try:
-        print(json.dumps(options.run(options)), flush=True)  # noqa: T201
+        result = options.run(options)
+        if result is not None:  # of several ranks one speaks for all
+            print(json.dumps(result), flush=True)  # noqa: T201
     except UserError as error:
         say(str(error))
         return 2
@@ -38,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    from moe_lab.gpu.bench import align_command, experts_command
+    from moe_lab.gpu.bench import align_command, ep_command, experts_command
     from moe_lab.gpu.bench.tune import command as tune
     from moe_lab.gpu.inspect import command as inspect
     from moe_lab.gpu.workloads import align, experts, hf, layer
@@ -47,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
     cost = commands.add_parser("ranges", help="print the cost of a range when no profiler listens, in nanoseconds")
     cost.set_defaults(run=lambda options: range_cost())
-    for command in (layer, hf, align, experts, align_command, experts_command, tune, inspect):
+    for command in (layer, hf, align, experts, align_command, experts_command, ep_command, tune, inspect):
         command.add(commands)
     return top
 

@@ -22,6 +22,7 @@ PARTS = ("full", "w13", "w2")
 TUNABLE = INSPECTED = ("fused_moe", "grouped")
 # The fields that together identify a row of the experts benchmark: a run that is resumed skips the keys it has.
 EXPERTS_KEY = ("model", "M", "format", "routing", "seed", "backend", "part", "mode")
+EP_KEY = ("model", "M", "format", "routing", "seed", "ranks", "comm", "backend", "part", "mode")
 
 
 def listed(text: str, known: tuple[str, ...] = ()) -> list[str]:
@@ -138,7 +139,7 @@ DEVICE = Option("device", "cuda", "cpu runs Triton's interpreter: for tests only
 
 
 def of(bench: str) -> tuple[Option, ...]:
-    """Return the options of ``align`` (all combinations of its lists), ``experts``, ``tune`` or ``inspect``."""
+    """Return the options of ``align`` (all combinations of its lists), ``experts``, ``ep``, ``tune`` or ``inspect``."""
     formats = Option("format", "bf16", f"one of: {_names('formats')}")
     seed = Option("seed", 0, "seed of weights, tokens and routing", types.seed)
     if bench == "align":
@@ -172,6 +173,21 @@ def of(bench: str) -> tuple[Option, ...]:
             seed,
             Option("kernels", "all", "whether to profile each case kernel by kernel too", choices=("all", "none")),
             Option("patience", 300, "seconds after which a hanging backend is stopped", types.count, "S"),
+            DEVICE,
+        )
+    if bench == "ep":
+        return (
+            Option("ranks", 2, "processes, each with a GPU of its own", types.whole(1, 64), "N"),
+            Option("model", "deepseek-v3", MODEL, listed, "LIST"),
+            Option("m", "8,128,1024,4096", "tokens of each rank", TOKENS, "LIST"),
+            Option("comm", "all", f"all that can run here, or some of: {_names('comm')}", listed, "LIST"),
+            Option("backend", "hopper", "experts backend that can leave out experts of other ranks", metavar="NAME"),
+            Option("routing", "uniform", ROUTING, listed, "LIST"),
+            Option("placement", "contiguous", "contiguous, or a JSON file: the experts of each rank", metavar="FILE"),
+            formats,
+            REPETITIONS,
+            seed,
+            Option("patience", 120, "seconds after which a rank that does not come is given up", types.count, "S"),
             DEVICE,
         )
     if bench == "inspect":
@@ -232,15 +248,3 @@ def argv(bench: str, options: argparse.Namespace) -> list[str]:
         if value != option.default:
             words += [option.flag] if value is True else [option.flag, str(value)]
     return words
-
-
-def seconds(text: str) -> float:
-    """Return the seconds of ``90s``, ``5m``, ``1.5h`` or a number; UserError if that is not a time above zero."""
-    scale = {"s": 1, "m": 60, "h": 3600}.get(text[-1:], 1)
-    try:
-        value = types.amount(text[:-1] if text[-1:] in ("s", "m", "h") else text) * scale
-    except argparse.ArgumentTypeError:
-        value = 0.0
-    if not 0 < value < 1e6:
-        raise UserError(f"'{one_line(text)}' is not a time; write 90s, 5m or 1h.")
-    return value

@@ -64,6 +64,7 @@ KEYS: dict[str, dict[str, tuple[type, str]]] = {
         "stages!": (list, "stages that it marks"),
         "formats": (list, "formats of the rows that it sends, if not of any dtype"),
         "devices": (list, "cuda, cpu"),
+        "sends": (str, "all, if every rank gets every token; default: needed, those with experts there"),
     },
     "capture": {
         "shows": _SHOWS,

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 from moe_lab.spec.errors import UserError
+from moe_lab.spec.guard.entry import read_json
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,25 @@ class Parallel:
             if not own or len(set(own)) < len(own) or not set(own) <= set(range(ranks)):
                 raise UserError(f"Expert {expert} must be on some of the ranks 0 to {ranks - 1}, on each once.")
         return cls(tuple(tuple(e for e, own in enumerate(owners) if r in own) for r in range(ranks)), rank)
+
+    @classmethod
+    def read(cls, placement: str, E: int, ranks: int, rank: int = 0) -> "Parallel":
+        """Return ``contiguous``, or what a JSON file says: a list of the experts of each rank.
+
+        Raises:
+            UserError: the file cannot be read, or is of another number of ranks or experts.
+        """
+        if placement == "contiguous":
+            return cls.contiguous(E, ranks, rank)
+        said = {"what": "a list of each rank's experts", "then": "write [[0, 1], [2, 3]] for two ranks"}
+        held: list[list[int]] = read_json(Path(placement), list[list[int]], **said)
+        found = cls(tuple(tuple(own) for own in held), rank)
+        if (found.ranks, found.experts) != (ranks, E):
+            raise UserError(
+                f"'{Path(placement).name}' places {found.experts} experts on {found.ranks} ranks; needed are {E} on "
+                f"{ranks}."
+            )
+        return found
 
     @property
     def ranks(self) -> int:

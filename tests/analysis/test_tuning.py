@@ -15,9 +15,10 @@ from moe_lab.analysis import tuning
 from moe_lab.pages import load
 from moe_lab.pages.tuning import findings, tables
 from moe_lab.runs import bench_runs
-from moe_lab.spec import bench_options, configs
+from moe_lab.spec import configs
 from moe_lab.spec.configs import text
 from moe_lab.spec.errors import UserError
+from moe_lab.spec.guard.options import seconds
 from moe_lab.spec.problem import MoEProblem
 
 torch = pytest.importorskip("torch")
@@ -304,10 +305,10 @@ def test_tune_compares_what_is_left_with_the_backends_own(tmp_path: Path) -> Non
 
 
 def test_budget_and_options_are_read_as_they_are_written() -> None:
-    assert [bench_options.seconds(t) for t in ("90s", "5m", "1.5h", "7")] == [90, 300, 5400, 7]
+    assert [seconds(t) for t in ("90s", "5m", "1.5h", "7")] == [90, 300, 5400, 7]
     for wrong in ("", "m", "-5m", "5 apples", "0s"):
         with pytest.raises(UserError, match="is not a time"):
-            bench_options.seconds(wrong)
+            seconds(wrong)
 
 
 @pytest.fixture

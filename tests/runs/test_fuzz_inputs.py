@@ -17,6 +17,7 @@ from moe_lab import cli
 from moe_lab.report import grid, notebooks
 from moe_lab.spec import bench_options, models
 from moe_lab.spec.errors import UserError
+from moe_lab.spec.guard.options import seconds
 
 FEW = settings(max_examples=50, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 ODD = ["", "²", "-1", "\x1b[31m", "<!--<script>", "../x", "\ud800", "a" * 300, "１", "0", "1e400", "NaN"]
@@ -170,7 +171,7 @@ def test_any_parameters_cell_and_value_is_a_job_or_one_sentence(source: str, val
 @FEW
 @given(st.sampled_from(ODD) | st.text(max_size=12))
 def test_any_text_of_an_option_is_taken_or_refused(text: str) -> None:
-    for read in (bench_options.numbers, bench_options.seconds, models.sizes, bench_options.listed):
+    for read in (bench_options.numbers, seconds, models.sizes, bench_options.listed):
         with contextlib.suppress(UserError):
             read(text)
     for option in ("--keep", "--max-mb", "--root", "--name"):

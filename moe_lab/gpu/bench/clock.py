@@ -81,6 +81,14 @@ def ready(call: Step, mode: str, device: torch.device) -> Step:
     warm_up(call, 1 if device.type == "cpu" else 3, device)
     if mode != "graph" or device.type == "cpu":
         return call
+    replay = captured(call)
+    replay()
+    torch.cuda.synchronize()
+    return replay
+
+
+def captured(call: Step) -> Step:
+    """Return the replay of a CUDA graph of a call that is warm; nothing of it runs here."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         result = call()
@@ -89,8 +97,6 @@ def ready(call: Step, mode: str, device: torch.device) -> Step:
         graph.replay()
         return result, call  # the graph does not keep its memory alive; the call does
 
-    replay()
-    torch.cuda.synchronize()
     return replay
 
 

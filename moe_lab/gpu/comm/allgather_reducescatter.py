@@ -16,6 +16,7 @@ INFO = {
     "needs": ["torch", "triton"],
     "source": "moe_lab",
     "layout": "standard",
+    "sends": "all",
     "ranks": "any",
     "stages": ["dispatch", "combine"],
 }

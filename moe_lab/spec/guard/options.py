@@ -5,7 +5,8 @@ import math
 import re
 from collections.abc import Callable
 
-from moe_lab.spec.guard.entry import integer
+from moe_lab.spec.errors import UserError
+from moe_lab.spec.guard.entry import integer, one_line
 
 COUNT = 10**6  # of repetitions, launches, instances, seconds
 TOKENS = 2**31 - 1  # kernels count rows in 32 bits
@@ -66,4 +67,16 @@ def percent(text: str) -> float:
         value = math.inf
     if value >= 1000:
         raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a percentage; write for example 5%")
+    return value
+
+
+def seconds(text: str) -> float:
+    """Return the seconds of ``90s``, ``5m``, ``1.5h`` or a number; UserError if that is not a time above zero."""
+    scale = {"s": 1, "m": 60, "h": 3600}.get(text[-1:], 1)
+    try:
+        value = amount(text[:-1] if text[-1:] in ("s", "m", "h") else text) * scale
+    except argparse.ArgumentTypeError:
+        value = 0.0
+    if not 0 < value < 1e6:
+        raise UserError(f"'{one_line(text)}' is not a time; write 90s, 5m or 1h.")
     return value

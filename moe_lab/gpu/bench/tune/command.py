@@ -28,6 +28,7 @@ from moe_lab.spec import bench_options, formats, plugins
 from moe_lab.spec.bench_options import numbers
 from moe_lab.spec.configs import Sizes, parse
 from moe_lab.spec.errors import UserError
+from moe_lab.spec.guard.options import seconds
 from moe_lab.spec.problem import MoEProblem
 
 
@@ -54,7 +55,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         raise UserError("Give --out a file in a folder that exists.")
     if options.state:
         return work(options, settings)
-    until = time.time() + bench_options.seconds(options.budget)
+    until = time.time() + seconds(options.budget)
     argv = [sys.executable, "-m", "moe_lab.gpu", "tune", *bench_options.argv("tune", options)]
     # While a compiling process uses up its own patience, the note does not change.
     argv += ["--out", str(options.out), "--until", str(until)]
@@ -148,7 +149,7 @@ def plan(
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
     tokens = sorted(numbers(options.m))
     parse_spec(options.routing)
-    bench_options.seconds(options.budget)
+    seconds(options.budget)
     if min(tokens) < 1 or options.candidates < 1 or options.between < 0 or options.jobs < 0:
         raise UserError("Use at least one token and one candidate, and no negative numbers.")
     info = plugins.info("experts", options.backend)

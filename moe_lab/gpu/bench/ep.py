@@ -1,0 +1,210 @@
+"""The experts part on several ranks: is it right, and what do dispatch, experts, combine and all of it take?
+
+The ways between ranks are timed interleaved, see ``meet``; a time is that of the slowest rank. Each way is timed in one
+piece; as dispatch, experts and combine one after another; and as dispatch and combine without the experts, so that no
+rank waits for the experts of another one. A way that fails on one rank is left out on all.
+"""
+
+import gc
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moe_lab.gpu.bench.check import Inputs, Oracle
+from moe_lab.gpu.bench.clock import Step, captured, quantiles_us, ready
+from moe_lab.gpu.bench.examine import SILENT, Weights, result_of
+from moe_lab.gpu.bench.load import Load
+from moe_lab.gpu.bench.meet import AgreedError, attempt, every, first, timed
+from moe_lab.gpu.ranks import RankedExperts
+from moe_lab.gpu.routing import Routing, synthetic
+from moe_lab.gpu.weights import tokens
+from moe_lab.spec import plugins
+from moe_lab.spec.parallel import Parallel
+from moe_lab.spec.problem import MoEProblem
+
+PARTS = ("full", "dispatch", "experts", "combine")
+
+
+@dataclass(frozen=True)
+class EpCase:
+    """One input: ``problem.M`` tokens on each rank, ``routing`` and ``seed`` of the batch of all ranks."""
+
+    problem: MoEProblem
+    routing: str
+    seed: int
+
+    def inputs(self, parallel: Parallel, device: torch.device) -> tuple[Tensor, Routing]:
+        """Return tokens [M, K] and routing of this rank: every rank takes its part of one batch."""
+        p, M, begin = self.problem, self.problem.M, parallel.rank * self.problem.M
+        whole = synthetic(self.routing, M * parallel.ranks, p.E, p.topk, seed=self.seed, device=device)
+        own = Routing(*(each[begin : begin + M].contiguous() for each in whole))
+        return tokens(p, device, self.seed + 1 + parallel.rank), own
+
+
+@dataclass(frozen=True)
+class EpPlan:
+    """What to measure in every case.
+
+    Attributes:
+        comms: comm plugins.
+        backend: experts plugin.
+        repetitions: timed rounds.
+        links: of ``links.measure``.
+        roofs: of ``roofs.measure``; empty = no bound for the experts.
+    """
+
+    comms: Sequence[str]
+    backend: str
+    repetitions: int
+    links: Sequence[dict[str, Any]] = ()
+    roofs: dict[str, Any] = field(default_factory=dict)
+
+    def mode(self, device: torch.device) -> str:
+        """Return ``graph``, or ``eager`` where no CUDA graph can capture the backend."""
+        able = plugins.info("experts", self.backend.partition("@")[0]).get("cuda_graph")
+        return "graph" if device.type == "cuda" and able else "eager"
+
+
+class EpWeights:
+    """The weights of one model: of all experts, for the check, and this rank's as the backend wants them."""
+
+    def __init__(self, problem: MoEProblem, device: torch.device, seed: int):
+        """Draw the weights: the same ones on all ranks."""
+        self.model, self.all = problem.model, Weights(problem, device, seed)
+        self._own: Any = None
+
+    def of(self, layer: RankedExperts) -> Any:
+        """Return this rank's weights, prepared once."""
+        if self._own is None:
+            self._own = layer.prepare(self.all.w13, self.all.w2)
+        return self._own
+
+
+@dataclass
+class _Way:
+    """A comm plugin in a case: fields of its rows, steps to time by name, and why there are none."""
+
+    facts: dict[str, Any] = field(default_factory=dict)
+    steps: dict[str, list[Step]] = field(default_factory=dict)
+    error: str | None = None
+
+
+def ep_rows(
+    case: EpCase, plan: EpPlan, parallel: Parallel, weights: EpWeights, device: torch.device
+) -> list[dict[str, Any]]:
+    """Check and time every way between ranks on one input; all ranks do so together, and each returns the rows.
+
+    Args:
+        case: the input.
+        plan: what to measure.
+        parallel: the placement.
+        weights: of the case's model.
+        device: of this rank.
+
+    Returns:
+        One row per way and part, times in microseconds; None where there is an error or the value is unknown.
+    """
+    x, routing = case.inputs(parallel, device)
+    load = Load.of(case.problem, parallel, routing.topk_ids)
+    everything = weights.all
+    plain = Inputs(x, *everything.plain, *routing) if everything.plain else None
+    oracle = Oracle(Inputs(x, everything.w13, everything.w2, *routing), case.problem, plain)
+    ways = {comm: _Way() for comm in plan.comms}
+    for comm, way in ways.items():
+        way.error = attempt(partial(_examine, way, comm, case.problem, plan, parallel, weights, x, routing, oracle))
+    steps = {f"{comm}|{name}": s for comm, way in ways.items() if not way.error for name, s in way.steps.items()}
+    times = timed(steps, plan.repetitions, device)
+    named = case.problem.facts() | {"routing": case.routing, "seed": case.seed, "ranks": parallel.ranks}
+    named |= {"backend": plan.backend, "mode": plan.mode(device), "repetitions": plan.repetitions} | load.facts()
+    rows = []
+    for comm, way in ways.items():
+        own = {name: times[f"{comm}|{name}"] for name in way.steps if not way.error}
+        to_all = plugins.info("comm", comm).get("sends") == "all"
+        for part in PARTS:
+            row = named | {"comm": comm, "part": part} | _times(part, own)
+            rows.append(row | way.facts | load.rates(part, row["median_us"], to_all, plan) | {"error": way.error})
+        rows[-len(PARTS)] |= {"expert_rows": load.expert_rows if comm == plan.comms[0] else None}
+    ways.clear()  # their graphs hold the memory that the next case needs
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return rows
+
+
+def _examine(
+    way: _Way,
+    comm: str,
+    problem: MoEProblem,
+    plan: EpPlan,
+    parallel: Parallel,
+    weights: EpWeights,
+    x: Tensor,
+    routing: Routing,
+    oracle: Oracle,
+) -> None:
+    """Compare this rank's results with the layer of one process, and make the steps to time.
+
+    Raises:
+        UserError: a rank's result is wrong, or the case cannot be done.
+    """
+    layer = RankedExperts.make(problem, parallel, x.device, comm=comm, backend=plan.backend)
+    own, between, mode = weights.of(layer), layer.between, plan.mode(x.device)
+
+    def whole() -> Tensor:
+        return layer(x, own, *routing, SILENT)
+
+    def check(y: Tensor) -> None:
+        between.check()
+        _check(way, oracle, y)
+
+    check(whole())
+    way.steps["full"] = [ready(whole, mode, x.device)]
+    check(result_of(way.steps["full"][0]()))
+    step = captured if mode == "graph" else lambda call: call
+    # Captured and run in their order, as in a layer: a way may need a combine between two dispatches.
+    dispatch = step(lambda: between.dispatch(x, routing.topk_ids, routing.topk_weights, SILENT))
+    got: Any = result_of(dispatch())
+    experts = step(lambda: layer.compute(got.x, own, got.topk_weights, got.topk_ids, SILENT))
+    rows = result_of(experts())
+    combine = step(lambda: between.combine(rows, got, SILENT))
+    check(result_of(combine()))
+    way.steps |= {"split": [dispatch, experts, combine], "alone": [dispatch, combine]}
+
+
+def _check(way: _Way, oracle: Oracle, y: Tensor) -> None:
+    """Record the largest errors of any rank as facts; AgreedError if one rank's result is wrong."""
+    errors, allowed = oracle.errors(y), oracle.bound.rms_rel
+    said = None if oracle.right(errors) else f"wrong: RMS error {errors.rms_rel:.2g}, allowed {allowed:.2g}"
+    found = map(max, zip(*every((errors.max_rel, errors.rms_rel, allowed)), strict=True))
+    # JSON has no infinity: what is not finite becomes None, and the row says why it is wrong.
+    worst = [value if math.isfinite(value) else None for value in found]
+    way.facts.update(zip(("error_max_rel", "error_rms_rel", "bound_rms_rel"), worst, strict=True))
+    wrong = first(said)  # all ranks must know, or the others would go on and wait for this one
+    way.facts["correct"] = wrong is None
+    if wrong:
+        raise AgreedError(wrong)
+
+
+def _times(part: str, own: dict[str, Tensor]) -> dict[str, Any]:
+    """Return the times of a part: of the slowest rank, and on the row of all parts those of each rank."""
+    if not own:
+        return dict.fromkeys(("median_us", "p20_us", "p80_us", "ranks_us"))
+    name, at = {"full": ("full", 0), "dispatch": ("alone", 0), "experts": ("split", 1), "combine": ("alone", 1)}[part]
+    slowest = own[name][:, :, at].amax(dim=0)
+    return quantiles_us(slowest.tolist()) | {"ranks_us": _by_rank(own) if part == "full" else None}
+
+
+def _by_rank(own: dict[str, Tensor]) -> list[tuple[str, float]]:
+    """Return (``<rank>|<what>``, median microseconds): parts one after another, and without experts in between."""
+    parts = {"split": PARTS[1:], "alone": ("dispatch alone", "combine alone")}
+    return [
+        (f"{rank}|{what}", round(float(own[name][rank, :, at].median()), 3))
+        for rank in range(len(own["split"]))
+        for name, called in parts.items()
+        for at, what in enumerate(called)
+    ]

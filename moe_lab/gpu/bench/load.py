@@ -1,0 +1,114 @@
+"""What a routing gives the ranks to do: rows that travel between each two, pairs on each rank, and the least time."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moe_lab.gpu.align import counted
+from moe_lab.gpu.bench.meet import every
+from moe_lab.spec import formats
+from moe_lab.spec.parallel import Parallel
+from moe_lab.spec.problem import DTYPE_BYTES, MoEProblem
+
+
+@dataclass(frozen=True)
+class Load:
+    """The load of all ranks.
+
+    Attributes:
+        problem: of one rank's tokens.
+        rows: [ranks][ranks], tokens of the one that need experts of the other, itself included.
+        pairs: [ranks], token-expert pairs that each computes.
+        hit: [ranks], experts that got any.
+        experts: [E], pairs of each expert.
+    """
+
+    problem: MoEProblem
+    rows: list[list[int]]
+    pairs: list[int]
+    hit: list[int]
+    experts: list[int]
+
+    @classmethod
+    def of(cls, problem: MoEProblem, parallel: Parallel, topk_ids: Tensor) -> "Load":
+        """Return the load of the tokens of all ranks, of which this one has topk_ids [M, topk]; ranks ask together."""
+        ids = topk_ids.long().cpu()
+        routes, copies = torch.tensor(parallel.routes()[0]), torch.arange(len(ids))[:, None]
+        ranks = routes[copies % len(routes), ids]  # [M, topk]
+        needed = (ranks == torch.arange(parallel.ranks)[:, None, None]).any(dim=2)  # [ranks, M]
+        on_ranks = counted(ranks * problem.E + ids, parallel.ranks * problem.E).view(parallel.ranks, problem.E)
+        given = every((needed.sum(dim=1).tolist(), on_ranks))
+        total = torch.stack([counts for _, counts in given]).sum(dim=0)
+        parts = total.sum(dim=1), (total > 0).sum(dim=1), total.sum(dim=0)
+        return cls(problem, [rows for rows, _ in given], *(part.tolist() for part in parts))
+
+    @property
+    def expert_rows(self) -> list[tuple[str, int]]:
+        """Pairs of each expert that has any, by its number."""
+        return [(str(expert), pairs) for expert, pairs in enumerate(self.experts) if pairs]
+
+    def facts(self) -> dict[str, Any]:
+        """Return columns that do not depend on how it is done."""
+        return {
+            "experts_hit": len(self.expert_rows),
+            "rows_useful": sum(self.pairs),
+            "rows_most": max(self.experts, default=0),
+            "rank_rows": [(str(rank), pairs) for rank, pairs in enumerate(self.pairs)],
+        }
+
+    def rates(self, part: str, us: float | None, to_all: bool, plan: Any) -> dict[str, Any]:
+        """Return what a part must move and the least that it takes; None where that is unknown.
+
+        Args:
+            part: full, dispatch, experts or combine.
+            us: its time in microseconds.
+            to_all: whether every rank gets every token.
+            plan: has ``links`` and ``roofs``.
+        """
+        ways = {name: self._way(name, plan.links, to_all) for name in ("dispatch", "combine")}
+        needed, sent, floor = ways.get(part, (None, None, None))
+        experts = self._experts_us(plan.roofs)
+        if part == "experts":
+            floor = experts
+        elif part == "full":
+            there, back = ways.values()
+            needed, sent = there[0] + back[0], there[1] + back[1]
+            floor = there[2] + back[2] + experts if there[2] is not None and back[2] is not None and experts else None
+        return {
+            "needed_bytes": needed,
+            "sent_bytes": sent,
+            "sent_gb_per_s": round(sent / us / 1e3, 3) if sent is not None and us else None,
+            "link_bytes_per_s": min((link["bytes_per_s"] for link in plan.links), default=None),
+            "trip_us": max((link["trip_us"] for link in plan.links), default=None),
+            "floor_us": None if floor is None else round(floor, 3),
+        }
+
+    def _way(self, name: str, links: Any, to_all: bool) -> tuple[int, int, float | None]:
+        """Return bytes that must go to other ranks and that do, of the rank with the most, and the least time."""
+        p = self.problem
+        size = formats.get(p.format).activation_bytes(1, p.K) if name == "dispatch" else p.K * DTYPE_BYTES[p.dtype]
+        count = range(len(self.rows))
+        # What a rank got from others it sends back.
+        to = self.rows if name == "dispatch" else [[self.rows[s][r] for s in count] for r in count]
+        needed = {(r, s): to[r][s] * size for r in count for s in count if r != s}
+        sent = {pair: p.M * size if to_all else n for pair, n in needed.items()}
+        most = [max(sum(of[r, s] for s in count if s != r) for r in count) for of in (needed, sent)]
+        floors = [
+            needed[link["source"], link["target"]] / link["bytes_per_s"] * 1e6 + link["trip_us"]
+            for link in links
+            if needed[link["source"], link["target"]]
+        ]
+        return most[0], most[1], max(floors, default=0.0) if links else None
+
+    def _experts_us(self, roofs: dict[str, float]) -> float | None:
+        """Return the least time of the experts of the rank that needs longest: by bytes or by FLOPs."""
+        read, multiply = (roofs.get(name) for name in ("read_bytes_per_s", "matmul_flops_per_s"))
+        if not read or not multiply:
+            return None
+        arrived = [sum(rows[rank] for rows in self.rows) for rank in range(len(self.rows))]
+        return 1e6 * max(
+            max(replace(self.problem, M=M).minimum_bytes(hit) / read, self.problem.executed_flops(pairs) / multiply)
+            for M, hit, pairs in zip(arrived, self.hit, self.pairs, strict=True)
+        )

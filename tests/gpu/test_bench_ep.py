@@ -1,0 +1,180 @@
+"""The benchmark of several ranks, with gloo on the CPU."""
+
+import argparse
+import json
+import sys
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from builders import ranked
+
+from moe_lab.gpu import launch
+from moe_lab.gpu.__main__ import main, parser
+from moe_lab.gpu.bench import ep, ep_command
+from moe_lab.gpu.kernels.ping import ping
+from moe_lab.runs import bench_runs
+from moe_lab.spec import plugins
+from moe_lab.spec.errors import UserError
+from moe_lab.spec.parallel import Parallel
+from moe_lab.spec.problem import MoEProblem
+
+CPU = torch.device("cpu")
+BOTH = ["allgather_reducescatter", "nccl_all_to_all"]
+SIZES = [
+    "--device",
+    "cpu",
+    "--model",
+    "128x16x4x2",
+    "--format",
+    "fp32",
+    "--backend",
+    "torch_loop",
+    "--repetitions",
+    "2",
+]
+
+
+def options(out, *words) -> argparse.Namespace:
+    return parser().parse_args(["bench-ep", *SIZES, "--comm", ",".join(BOTH), "--out", str(out), *words])
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """Header and rows of two ranks where every token has the experts 0 and 1, which are both on rank 0."""
+    folder = tmp_path_factory.mktemp("ep")
+    replay, out = folder / "ids.pt", folder / "rows.jsonl"
+    torch.save(torch.tensor([[0, 1]] * 10), replay)
+    given = options(out, "--m", "5", "--routing", f"replay:{replay}")
+    ranked.run(2, lambda rank: ep_command.measure(given, rank, CPU), folder)
+    return out
+
+
+def test_each_way_and_part_has_a_row_with_times_of_the_slowest_rank(measured):
+    header, *rows, end = (json.loads(line) for line in measured.read_text().splitlines())
+    assert end == {"complete": True}
+    assert [(row["comm"], row["part"]) for row in rows] == [(comm, part) for comm in BOTH for part in ep.PARTS]
+    assert all(row["median_us"] > 0 and row["correct"] and row["error"] is None for row in rows)
+    by_rank = dict(rows[0]["ranks_us"])
+    parts = ["dispatch", "experts", "combine", "dispatch alone", "combine alone"]
+    assert list(by_rank) == [f"{rank}|{part}" for rank in (0, 1) for part in parts]
+    assert by_rank["0|experts"] > by_rank["1|experts"], "rank 1 has no pairs"
+    assert (rows[0]["rank_rows"], rows[0]["expert_rows"]) == ([["0", 20], ["1", 0]], [["0", 10], ["1", 10]])
+    assert rows[4]["expert_rows"] is None, "once a case"
+    assert [(link["source"], link["target"]) for link in header["measured"]["links"]] == [(0, 1), (1, 0)]
+
+
+def test_bytes_and_floor_are_of_what_must_travel_over_its_link(measured):
+    """GIVEN only rank 1's five tokens must travel THEN all_to_all sends them alone, all_gather those of both ranks."""
+    header, *rows, _ = (json.loads(line) for line in measured.read_text().splitlines())
+    away = {link["source"]: link for link in header["measured"]["links"]}
+    size = 5 * 128 * 4
+    floors = {r: size / link["bytes_per_s"] * 1e6 + link["trip_us"] for r, link in away.items()}
+    of = {(row["comm"], row["part"]): row for row in rows}
+    for comm in BOTH:
+        there, back, full = (of[comm, part] for part in ("dispatch", "combine", "full"))
+        assert there["needed_bytes"] == there["sent_bytes"] == back["sent_bytes"] == size
+        assert there["floor_us"] == pytest.approx(floors[1], abs=1e-3), "rank 1's tokens go to rank 0"
+        assert back["floor_us"] == pytest.approx(floors[0], abs=1e-3)
+        assert full["needed_bytes"] == 2 * size
+        assert full["floor_us"] is None, "no roof of the experts on the CPU"
+    assert of[BOTH[0], "experts"]["needed_bytes"] is None
+
+
+def test_rows_become_a_run(measured, tmp_path):
+    run = bench_runs.import_bench([measured], "cpu/ep", root=tmp_path)
+    rows = run.rows()
+    assert run.manifest["bench"] == "ep"
+    assert rows["ranks"].unique().tolist() == [2]
+    assert rows["ranks_us"][0][0][0] == "0|dispatch"
+
+
+def test_a_wrong_result_on_one_rank_leaves_its_way_out_on_all(tmp_path, monkeypatch):
+    load, problem = plugins.load, MoEProblem(3, 128, 16, 4, 2, "fp32", model="128x16x4x2")
+
+    def wrong(kind, name):
+        module = load(kind, name)
+        if name == BOTH[0] and torch.distributed.get_rank() == 1:
+            right = module.combine
+            monkeypatch.setattr(module, "combine", lambda *a, **k: 0 * right(*a, **k))
+        return module
+
+    monkeypatch.setattr(plugins, "load", wrong)
+
+    def one(rank):
+        plan = ep.EpPlan(BOTH, "torch_loop", 1)
+        weights = ep.EpWeights(problem, CPU, 0)
+        return ep.ep_rows(ep.EpCase(problem, "uniform", 0), plan, Parallel.contiguous(4, 2, rank), weights, CPU)
+
+    first, second = ranked.run(2, one, tmp_path)
+    assert first[0]["error"].startswith("rank 1: wrong: RMS error 1, allowed ")
+    assert [row["error"] for row in first] == [row["error"] for row in second]
+    assert first[0]["median_us"] is None
+    assert first[4]["error"] is None
+    assert first[4]["median_us"] > 0
+
+
+def test_a_rank_that_stops_ends_the_others_and_is_named():
+    program = "import os, time\nif os.environ['RANK'] == '1': os.kill(os.getpid(), 9)\ntime.sleep(60)"
+    with pytest.raises(UserError, match="Rank 1 was killed by SIGKILL, see its message above; the other ranks were en"):
+        launch.start(3, [sys.executable, "-S", "-c", program])
+
+
+def test_ranks_are_started_with_the_options_that_were_given(tmp_path, monkeypatch, capsys):
+    """GIVEN a process that is no rank WHEN it runs THEN ranks run the same command, and find that they are ranks."""
+    started, out = [], tmp_path / "rows.jsonl"
+
+    def start(ranks, argv):
+        started.append((ranks, argv))
+        out.write_text("{}\n{}\n{}\n")
+
+    monkeypatch.setattr(launch, "start", start)
+    assert main(["bench-ep", *SIZES, "--ranks", "3", "--m", "1", "--out", str(out)]) == 0
+    [(ranks, argv)] = started
+    assert (ranks, argv[1:4], argv[-4:-2]) == (3, ["-m", "moe_lab.gpu", "bench-ep"], ["--device", "cpu"])
+    assert json.loads(capsys.readouterr().out) == {"bench": "ep", "rows": 1, "out": "rows.jsonl"}
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert launch.is_rank(3)
+    assert not launch.is_rank(2)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--comm", "nowhere"], "must be a list of"),
+        (["--ranks", "5"], "4 experts cannot be shared by 5 ranks"),
+        (["--placement", "three.json"], "places 4 experts on 3 ranks; needed are 4 on 2"),
+        (["--out", "no/folder"], "does not exist; make it first"),
+    ],
+    ids=["comm", "ranks", "placement", "folder"],
+)
+def test_a_mistake_is_a_sentence_before_any_process_starts(words, said, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "three.json").write_text("[[0, 1], [2], [3]]")
+    assert main(["bench-ep", *SIZES, "--m", "1", "--out", "rows.jsonl", *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_ping_counts_to_its_last_round_and_gives_up_on_a_peer_that_does_not_come(device):
+    flag, silent = (torch.zeros(1, dtype=torch.int32, device=device) for _ in range(2))
+    ping(flag, flag, 5, begins=True)  # a rank that answers itself
+    assert flag.item() == 5
+    ping(silent, flag, 5, begins=False, polls=3)
+    assert silent.item() == 0
+    assert flag.item() < 6
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("format", ["bf16", "fp8_block"])
+@pytest.mark.parametrize("routing", ["uniform", "hot"])
+def test_every_way_between_two_gpus_is_right(format, routing, tmp_path):
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    out = tmp_path / "rows.jsonl"
+    sizes = ["--model", "1024x256x32x4", "--m", "0,1,3,131,700", "--format", format, "--routing", routing]
+    assert main(["bench-ep", *sizes, "--repetitions", "3", "--out", str(out)]) == 0
+    _, *rows, _ = (json.loads(line) for line in out.read_text().splitlines())
+    assert {row["comm"] for row in rows} >= set(BOTH)
+    assert [row["error"] for row in rows if row["error"]] == []
