@@ -23,7 +23,7 @@ def problem_of(run: Run) -> tuple[MoEProblem, int] | None:
     if format is None:
         return None
     M, K, N, E, topk = (int(sizes[k]) for k in ("M", "K", "N", "E", "topk"))
-    return MoEProblem(M, K, N, E, topk, format), int(hit)
+    return MoEProblem(M, K, N, E, topk, format, biases=bool(sizes.get("biases"))), int(hit)
 
 
 def floors(phases: Sequence[Phase]) -> pd.DataFrame:

@@ -28,7 +28,7 @@ COLUMNS = (
     *("run", "series", "backend", "tiles", "M", "stage", "part", "name", "launches", "duration_us", "other_us"),
     *("grid_blocks", "block_threads", "registers_per_thread", "smem_bytes", "blocks_per_sm", "limiter", "waves"),
     *("working_waves", "last_wave_fill_pct", "tile", "tile_source", *tiles.FIELDS[:4], "tiles_computed"),
-    *("blocks_empty", "persistent", "K", "N", "E", "topk", "format", "element_bytes", "gemm_n", "gemm_k"),
+    *("blocks_empty", "persistent", "K", "N", "E", "topk", "biases", "format", "element_bytes", "gemm_n", "gemm_k"),
     *("out_elements", "experts_hit", "rows_useful", "rows_padded", "rows_padded_by", "sm_count", "timed_by"),
 )
 ALL_COLUMNS = [*COLUMNS, *(m.column for m in COUNTERS if m.column not in COLUMNS)]
@@ -112,7 +112,7 @@ def _problem(root: str, stage: str, workload: Mapping[str, Any], several: bool) 
     M = sizes.get("M") or (int(fields["M"]) if fields.get("M", "").isdecimal() else None)
     out: dict[str, Any] = {"backend": backend, "tiles": chosen or None, "M": M, "part": part}
     out["series"] = backend if chosen in ("", "auto") else f"{backend} {chosen}"
-    out |= {k: sizes.get(k) for k in ("K", "N", "E", "topk")}
+    out |= {k: sizes.get(k) for k in ("K", "N", "E", "topk")} | {"biases": bool(sizes.get("biases"))}
     out |= {k: own.get(k) for k in ("experts_hit", "rows_useful", "rows_padded")}
     out["rows_padded_by"] = own.get("rows_padded_by_block_m")
     out["format"] = formats.stated(sizes)

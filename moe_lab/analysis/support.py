@@ -17,8 +17,8 @@ from moe_lab.spec import formats, peers, plugins
 from moe_lab.spec.architectures import Card, cards
 
 ELSEWHERE = Path(peers.__file__).with_name("kernels.csv")
-COLUMNS = ["backend", "format", "activations", "inputs", "on_input", "hardware", "here", "tried_on", "tried_M"]
-COLUMNS += ["releases", "error_worst", "rows_failed", "why_failed"]
+COLUMNS = ["backend", "format", "activations", "inputs", "on_input", "adds_biases", "hardware", "here"]
+COLUMNS += ["tried_on", "tried_M", "releases", "error_worst", "rows_failed", "why_failed"]
 
 
 def matrix(gpu: str | None, sweeps: Sequence[Sweep]) -> pd.DataFrame:
@@ -41,6 +41,7 @@ def matrix(gpu: str | None, sweeps: Sequence[Sweep]) -> pd.DataFrame:
                 "activations": " ".join(info["activations"]),
                 "inputs": " ".join(info.get("inputs", ["standard"])),
                 "on_input": "yes",  # every backend is tested for it
+                "adds_biases": "yes" if info.get("biases") else "no",
                 "hardware": needs(info["hardware"], name),
                 "here": here(backend, name, gpu),
             }

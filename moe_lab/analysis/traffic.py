@@ -108,7 +108,8 @@ def minimum(row: Row) -> float | None:
         return None
     M, K, N, E, topk, hit, *_ = (int(s) for s in sizes if s is not None)
     part: Part = "w13" if row["part"] == "w13" else "w2"
-    problem = MoEProblem(M, K, N, E, topk, str(row["format"]))
+    biases = not absent(row.get("biases")) and bool(row["biases"])
+    problem = MoEProblem(M, K, N, E, topk, str(row["format"]), biases=biases)
     # A GEMM with the next stage fused into it writes less than on its own; the difference is subtracted.
     spared = M * topk * (2 * N if part == "w13" else K) - _written(row)
     return float(problem.minimum_bytes(hit, part) - spared * DTYPE_BYTES[problem.dtype])

@@ -71,7 +71,7 @@ def _matrix(arguments: argparse.Namespace) -> str:
         cells = cells[cells[column] == wanted] if wanted else cells
     if arguments.format == "json":
         return str(cells.to_json(orient="records", indent=1))
-    return fitted(cells, spare=["why_failed", "hardware", "activations", "releases", "rows_failed"])
+    return fitted(cells, spare=["why_failed", "adds_biases", "hardware", "activations", "releases", "rows_failed"])
 
 
 def _backend(name: str) -> dict[str, Any]:

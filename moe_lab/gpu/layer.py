@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from moe_lab.gpu.bench.examine import refuse
 from moe_lab.gpu.experts import load
 from moe_lab.gpu.formats import quantise
 from moe_lab.gpu.kernels.activation import gated_activation
@@ -22,7 +23,7 @@ from moe_lab.gpu.kernels.rope import rope_cache, rotary_table
 from moe_lab.gpu.kernels.router import MOST_EXPERTS, fused_route
 from moe_lab.gpu.routing import Routing, route
 from moe_lab.gpu.weights import DTYPES, random_weights
-from moe_lab.spec import formats, plugins
+from moe_lab.spec import plugins
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.models import MODELS, Model, model
 from moe_lab.spec.problem import MoEProblem
@@ -109,15 +110,14 @@ class DecoderLayer:
             seed: of weights and cache.
 
         Raises:
-            UserError: an unknown preset, format or plugin, an MLA preset, a format that the backend does not take, or
-                an align plugin for a backend that takes none.
+            UserError: an unknown preset, format or plugin, an MLA preset, a format, activation or biases that the
+                backend does not take, or an align plugin for a backend that takes none.
         """
         self.model, self.name, self.shape, self.forced = gqa_model(name), name, shape, forced
         self.problem = MoEProblem.preset(name, shape.M, format)
         self.device = torch.device(device)
         self.backend, info = load(backend)
-        if not formats.get(format).among(info["formats"]):
-            raise UserError(f"{backend} does not take {format}, only: {', '.join(info['formats'])}.")
+        refuse(backend, info, self.problem, self.device)
         self.options = _align_option(backend, align)
         self.align = self.options.get("align", info.get("align"))
         self.weights = w = random_weights(self.model, DTYPES[self.problem.dtype], self.device, seed)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from moe_lab.gpu.comm import Between, Sizes
 from moe_lab.gpu.experts import load
-from moe_lab.gpu.formats import Quantised, Weights, dense
+from moe_lab.gpu.formats import AnyWeights, Quantised, Weights, dense
 from moe_lab.gpu.weights import DTYPES
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.parallel import Parallel
@@ -16,10 +16,10 @@ from moe_lab.spec.problem import MoEProblem
 from moe_lab.spec.ranges import Mark
 
 
-def held(w: Weights, parallel: Parallel) -> Weights:
+def held(w: AnyWeights, parallel: Parallel) -> AnyWeights:
     """Return the weights of this rank's experts, [local experts, ...], of those of all, [E, ...]."""
     own = list(parallel.local)
-    return w.each(lambda tensor: tensor[own]) if isinstance(w, Quantised) else w[own]
+    return w[own] if isinstance(w, Tensor) else w.each(lambda tensor: tensor[own])
 
 
 @dataclass
@@ -55,7 +55,7 @@ class RankedExperts:
         sizes = Sizes(problem.M, problem.K, problem.topk, problem.format, device)
         return cls(problem, Between(comm, parallel, sizes), backend)
 
-    def prepare(self, w13: Weights, w2: Weights) -> Any:
+    def prepare(self, w13: AnyWeights, w2: AnyWeights) -> Any:
         """Return this rank's w13 and w2 as the backend wants them, from those of all experts."""
         own = (held(w, self.between.parallel) for w in (w13, w2))
         return getattr(self._plugin, "prepare", lambda *both: both)(*own)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from moe_lab.gpu.formats import Biased
 from moe_lab.spec.models import Model
 from moe_lab.spec.problem import MoEProblem
 
@@ -25,8 +26,8 @@ class Weights:
         post_attention_norm: [K].
         gate: [E, K].
         gate_bias: [E] fp32, or None.
-        w13: [E, 2N, K], gate rows then up rows.
-        w2: [E, K, N].
+        w13: [E, 2N, K], gate rows then up rows; with biases [E, 2N] if the model has them.
+        w2: [E, K, N]; with biases [E, K].
         shared13: [2 * shared * N, K], or None.
         shared2: [K, shared * N], or None.
     """
@@ -38,8 +39,8 @@ class Weights:
     post_attention_norm: Tensor
     gate: Tensor
     gate_bias: Tensor | None
-    w13: Tensor
-    w2: Tensor
+    w13: Tensor | Biased
+    w2: Tensor | Biased
     shared13: Tensor | None
     shared2: Tensor | None
 
@@ -59,10 +60,16 @@ class Draw:
         return drawn.normal_(mean, scale, generator=self._generator)
 
 
-def expert_weights(problem: MoEProblem, device: torch.device, seed: int) -> tuple[Tensor, Tensor]:
-    """Return w13 [E, 2N, K], or [E, N, K] without a gate, and w2 [E, K, N] in the problem's dtype."""
-    normal = Draw(DTYPES[problem.dtype], device, seed)
-    return normal(problem.E, problem.rows13, problem.K), normal(problem.E, problem.K, problem.N)
+def expert_weights(problem: MoEProblem, device: torch.device, seed: int) -> tuple[Tensor | Biased, Tensor | Biased]:
+    """Return w13 [E, 2N, K], or [E, N, K] without a gate, and w2 [E, K, N] in the problem's dtype, with its biases."""
+    p, normal = problem, Draw(DTYPES[problem.dtype], device, seed)
+    return _stacked(normal, p.biases, p.E, p.rows13, p.K), _stacked(normal, p.biases, p.E, p.K, p.N)
+
+
+def _stacked(normal: Draw, biases: bool, E: int, rows: int, columns: int) -> Tensor | Biased:
+    """Return weights [E, rows, columns], with biases [E, rows] of standard deviation 1 if they have some."""
+    w = normal(E, rows, columns)
+    return Biased(w, normal(E, rows, deviation=1.0)) if biases else w
 
 
 def tokens(problem: MoEProblem, device: torch.device, seed: int) -> Tensor:
@@ -85,8 +92,8 @@ def random_weights(m: Model, dtype: torch.dtype, device: torch.device, seed: int
         post_attention_norm=normal(m.K, deviation=0.1, mean=1.0),
         gate=normal(m.E, m.K),
         gate_bias=normal(m.E, deviation=0.05).float() if m.router.bias else None,
-        w13=normal(m.E, 2 * m.N, m.K),
-        w2=normal(m.E, m.K, m.N),
+        w13=_stacked(normal, m.biases, m.E, 2 * m.N, m.K),
+        w2=_stacked(normal, m.biases, m.E, m.K, m.N),
         shared13=normal(2 * shared, m.K) if shared else None,
         shared2=normal(m.K, shared) if shared else None,
     )

@@ -50,6 +50,8 @@ class Problem(msgspec.Struct):
     dtype: str | None = None
     quant: str | None = None
     activation: str = "silu"
+    biases: bool = False
+    shared: Count = 0
     model: str | None = None
 
 

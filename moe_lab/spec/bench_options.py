@@ -19,6 +19,7 @@ from moe_lab.spec.problem import ACTIVATIONS
 ALIGN_MODES = ("graph", "eager", "eager+allocation")
 EXPERTS_MODES = ("graph", "eager")
 PARTS = ("full", "w13", "w2")
+BIASES = ("model", "yes", "no")
 TUNABLE = INSPECTED = ("fused_moe", "grouped")
 # The fields that together identify a row of the experts benchmark: a run that is resumed skips the keys it has.
 EXPERTS_KEY = ("model", "M", "format", "routing", "seed", "backend", "part", "mode")
@@ -169,6 +170,7 @@ def of(bench: str) -> tuple[Option, ...]:
             _some("modes", EXPERTS_MODES),
             formats,
             Option("activation", "model", "that of the model, or another", choices=("model", *ACTIVATIONS)),
+            Option("biases", "model", "of w13 and w2: as the model, or by choice", choices=BIASES),
             REPETITIONS,
             seed,
             Option("kernels", "all", "whether to profile each case kernel by kernel too", choices=("all", "none")),

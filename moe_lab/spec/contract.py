@@ -31,6 +31,7 @@ KEYS: dict[str, dict[str, tuple[type, str]]] = {
         "cpu_formats": (list, "formats that it takes under Triton's interpreter, if different"),
         "activations!": (list, "activations that it supports"),
         "inputs": (list, "standard (rows of tokens) and batched (rows by expert, with counts); default: standard"),
+        "biases": (bool, "whether it adds biases to both products"),
         "cuda_graph": (bool, "whether a CUDA graph can capture it"),
         "peer": (str, "project whose files it reads; the plugin then has at(version)"),
         "tried": (list, "releases that it was tried with"),

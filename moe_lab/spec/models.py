@@ -71,6 +71,7 @@ class Model:
         activation: one of ``moe_lab.spec.problem.ACTIVATIONS``.
         apply_router_weight_on_input: whether the router weight multiplies the token before the experts (llama-4)
             instead of their result.
+        biases: whether w13 and w2 of the experts have biases.
         transformers: the ``model_type`` under which transformers has the model; None = not stated.
     """
 
@@ -86,6 +87,7 @@ class Model:
     shared_experts: int = 0
     activation: str = "silu"
     apply_router_weight_on_input: bool = False
+    biases: bool = False
     transformers: str | None = None
 
 

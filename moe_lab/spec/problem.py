@@ -47,10 +47,12 @@ class MoEProblem:
         model: name of the preset it came from, or None.
         apply_router_weight_on_input: whether the router weight multiplies the token before the experts instead of
             their result; only with one expert per token.
+        biases: whether a bias is added to each product: b13 [E, 2N] and b2 [E, K], in the dtype.
+        shared: shared experts, which every token passes through with weight 1: the last of the E, each one of the topk.
 
     Raises:
-        UserError: an impossible size, an unknown format or activation, or router weights on the input with several
-            experts per token.
+        UserError: an impossible size, an unknown format or activation, router weights on the input with several
+            experts per token, or no routed experts beside the shared ones.
     """
 
     M: int
@@ -62,6 +64,8 @@ class MoEProblem:
     activation: str = "silu"
     model: str | None = None
     apply_router_weight_on_input: bool = False
+    biases: bool = False
+    shared: int = 0
 
     def __post_init__(self) -> None:
         sizes = f"M={self.M} K={self.K} N={self.N} E={self.E} topk={self.topk}"
@@ -69,20 +73,27 @@ class MoEProblem:
             raise UserError(f"MoE sizes must be positive (only M may be 0), not {sizes}.")
         if self.topk > self.E:
             raise UserError(f"topk={self.topk} experts per token cannot exceed E={self.E} experts; lower topk.")
+        if not 0 <= self.shared < self.topk:
+            raise UserError(f"{self.shared} shared experts leave no routed ones among topk={self.topk} of a token.")
         formats.get(self.format)
         check_activation(self.activation)
         if self.apply_router_weight_on_input and self.topk != 1:
             raise UserError(
                 f"apply_router_weight_on_input needs topk=1, not {self.topk}: each expert of a token would need its "
-                "own scaled copy; leave it out."
+                "own scaled copy; leave it out, or the shared experts."
             )
 
     @classmethod
-    def preset(cls, name: str, M: int, format: str = "bf16") -> "MoEProblem":
-        """Return the MoE layer of a model preset, or of sizes such as ``2048x768x128x8`` (KxNxExTOPK), for M tokens."""
+    def preset(cls, name: str, M: int, format: str = "bf16", shared: int | None = 0) -> "MoEProblem":
+        """Return the MoE layer of a model preset, or of sizes such as ``2048x768x128x8`` (KxNxExTOPK), for M tokens.
+
+        ``shared`` experts are computed with the routed ones, as E + shared of which a token has topk + shared; None =
+        as many as the model has.
+        """
         m = models.model(name)
+        more = m.shared_experts if shared is None else shared
         on_input = m.apply_router_weight_on_input
-        return cls(M, m.K, m.N, m.E, m.topk, format, m.activation, name, on_input)
+        return cls(M, m.K, m.N, m.E + more, m.topk + more, format, m.activation, name, on_input, m.biases, more)
 
     @property
     def dtype(self) -> str:
@@ -119,6 +130,8 @@ class MoEProblem:
     def minimum_bytes(self, experts_hit: int, part: Part = "full") -> int:
         """Return the least device-memory traffic in bytes: weights of experts hit, activations in and out, each once.
 
+        Biases count as weights.
+
         Args:
             experts_hit: distinct experts that got at least one token.
             part: ``full`` reads x and writes the output [M, K], both in the dtype; ``w13`` reads x [M, K] and ``w2``
@@ -127,6 +140,9 @@ class MoEProblem:
         """
         known, rows = formats.get(self.format), self.rows_useful
         w13, w2 = known.weight_bytes(self.rows13, self.K), known.weight_bytes(self.K, self.N)
+        if self.biases:
+            w13 += self.rows13 * DTYPE_BYTES[self.dtype]
+            w2 += self.K * DTYPE_BYTES[self.dtype]
         weights = experts_hit * {"full": w13 + w2, "w13": w13, "w2": w2}[part]
         read = {"w13": known.activation_bytes(self.M, self.K), "w2": known.activation_bytes(rows, self.N)}
         # x and y of the whole layer are counted together here: both are of the dtype.

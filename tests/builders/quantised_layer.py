@@ -12,9 +12,9 @@ from moe_lab.spec.problem import MoEProblem
 SILENT = ranges.marker("none")
 
 
-def make(case, device, format="fp8_block"):
+def make(case, device, format="fp8_block", biases=False):
     M, K, N, E, topk, spec, activation = case
-    problem = MoEProblem(M, K, N, E, topk, format, activation)
+    problem = MoEProblem(M, K, N, E, topk, format, activation, biases=biases)
     dtype = DTYPES[problem.dtype]
     if device == "cpu" and dtype == torch.bfloat16:  # the interpreter has none
         dtype = torch.float16
@@ -24,10 +24,12 @@ def make(case, device, format="fp8_block"):
         spread = 2.0 ** torch.randint(-2, 2, (*shape[:-1], 1), generator=g)  # so that a wrong scale shows
         return (torch.randn(*shape, generator=g) * scale * spread).to(device)
 
-    weights = normal(E, problem.rows13, K, scale=K**-0.5), normal(E, K, N, scale=N**-0.5)
+    weights = [normal(E, problem.rows13, K, scale=K**-0.5).to(dtype), normal(E, K, N, scale=N**-0.5).to(dtype)]
+    if biases:
+        weights = [formats.Biased(w, normal(*w.shape[:2], scale=1).to(dtype)) for w in weights]
     x = normal(M, K, scale=1).to(dtype)
     ids = routing.synthetic(spec, M, E, topk, seed=g.initial_seed(), device=device)
-    return problem, Inputs(x, *(formats.quantise(w.to(dtype), format) for w in weights), *ids)
+    return problem, Inputs(x, *(formats.quantise(w, format) for w in weights), *ids)
 
 
 def run(name, problem, inputs, mark=SILENT, **options):

@@ -1,6 +1,7 @@
 """Every cell of the matrix of backends that a plugin states is called at a small size."""
 
 from dataclasses import replace
+from itertools import product
 
 import pytest
 
@@ -16,10 +17,10 @@ from moe_lab.spec import formats, plugins
 BACKENDS = plugins.names("experts")
 
 
-def called(backend, format, activation, device, on_input=False):
+def called(backend, format, activation, device, on_input=False, biases=False):
     """The errors of a call of 256 x 256 x 8 experts, or of 64 x 32 x 2 on the CPU, and the oracle."""
     sizes = (16, 256, 256, 8, 1 if on_input else 2) if device == "cuda" else (3, 64, 32, 2, 1 if on_input else 2)
-    problem, inputs = make((*sizes, "uniform", activation), device, format)
+    problem, inputs = make((*sizes, "uniform", activation), device, format, biases)
     problem = replace(problem, apply_router_weight_on_input=on_input)
     examine.refuse(backend, plugins.info("experts", backend), problem, inputs.x.device)
     oracle = Oracle(inputs, problem)
@@ -36,10 +37,12 @@ def test_every_stated_cell_of_a_backend_is_right(backend, device):
     wrong = []
     for format in (name for name in plugins.names("formats") if formats.get(name).among(info["formats"])):
         for activation in info["activations"]:
-            for on_input in (False, True):
-                errors, oracle = called(backend, format, activation, device, on_input)
+            # Biases, which no product but the activation follows, once for each format.
+            biased = [True] if info.get("biases") and activation == info["activations"][0] else []
+            for on_input, biases in product((False, True), [False, *biased]):
+                errors, oracle = called(backend, format, activation, device, on_input, biases)
                 if not oracle.right(errors, info.get("fp32") == "tf32"):
-                    wrong.append((format, activation, on_input, errors.share))
+                    wrong.append((format, activation, on_input, biases, errors.share))
     assert not wrong
 
 

@@ -123,12 +123,21 @@ def test_hf_refuses_configs_that_it_cannot_run(tmp_path):
             hf_model.config_of(config, 2)
 
 
-def test_hf_refuses_experts_with_biases(folder, device):
+def test_a_backend_adds_the_biases_of_the_experts_of_transformers_or_refuses_them(folder, device):
     given = asked(folder("gpt_oss"), "decode", device)
-    experts = Experts(hf_model.build(given), given.rows, "fp32")
-    experts.modules[1].down_proj_bias.fill_(1)
-    with pytest.raises(UserError, match="torch_loop adds no biases, which GptOssExperts has"):
-        experts.replace("torch_loop", given.device)
+    model = hf_model.build(given)
+    experts = Experts(model, given.rows, "fp32")
+    for module in experts.modules:
+        for bias in (module.gate_up_proj_bias, module.down_proj_bias):
+            bias.detach().copy_(torch.linspace(-1, 1, bias.numel()).view_as(bias))
+    own = hf_model.step_of(model, given)()
+    experts.replace("torch_loop", given.device)
+    for module in experts.modules:
+        module.down_proj_bias.data = torch.zeros_like(module.down_proj_bias)
+    torch.testing.assert_close(hf_model.step_of(model, given)(), own, rtol=1e-3, atol=1e-3)
+    experts.modules[1].down_proj_bias.detach().fill_(1)
+    with pytest.raises(UserError, match="torch_grouped adds no biases, which the experts have"):
+        experts.replace("torch_grouped", given.device)
 
 
 def test_a_workload_on_the_cpu_starts_the_interpreter_itself():

@@ -147,7 +147,7 @@ def test_random_layer_keeps_values_sane_in_half_precision(device):
         ({"name": "deepseek-v3"}, "cannot build; choose one of: qwen3-30b-a3b"),
         ({"name": "gpt-2"}, "No model preset is called 'gpt-2'"),
         ({"format": "fp8"}, "There is no format 'fp8'; choose one of"),
-        ({"format": "fp8_block", "backend": "torch_grouped"}, "torch_grouped does not take fp8_block, only"),
+        ({"format": "fp8_block", "backend": "torch_grouped"}, "torch_grouped does not take fp8_block here, only"),
         ({"backend": "magic"}, "No experts plugin is called 'magic'"),
         ({"align": "magic"}, "No align plugin is called 'magic'"),
         ({"backend": "torch_loop", "align": "torch_ref"}, "'torch_loop' has no align stage to choose"),

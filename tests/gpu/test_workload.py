@@ -52,7 +52,7 @@ def test_workload_prints_one_line_of_json_that_says_what_ran(run, device):
     assert result["problem"] == {
         "M": 3, "K": 64, "N": 48, "E": 8, "topk": 2,
         "format": "fp32", "dtype": "fp32", "activation": "silu", "model": "tiny",
-        "apply_router_weight_on_input": False,
+        "apply_router_weight_on_input": False, "biases": False, "shared": 0,
     }  # fmt: skip
     assert result["rows_padded"] == 16 * result["experts_hit"]  # at most 6 rows an expert: one tile of 16 each
     assert len(result["iteration_ms"]) == 2

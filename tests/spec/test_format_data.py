@@ -91,7 +91,7 @@ def test_a_format_is_one_file(tmp_path, monkeypatch):
     problem = MoEProblem(**QWEN, format="int6")
     assert problem.facts() == QWEN | {
         **{"format": "int6", "dtype": "fp16", "activation": "silu", "model": None},
-        "apply_router_weight_on_input": False,
+        **{"apply_router_weight_on_input": False, "biases": False, "shared": 0},
     }
     assert problem.minimum_bytes(128) == 128 * 3 * 2048 * 768 + 2 * 16 * 2048 * 2
     with pytest.raises(UserError, match=r"no format 'int9'; choose one of: bare, int6"):

@@ -13,7 +13,7 @@ the dtype and u32 = 2^-24:
    sums S_j have E[S_j^2] <= s^2 + q^2 (sampling without replacement). In fp32 each addition rounds:
    u32^2 n (s^2 + q^2). Tensor cores truncate instead, always in one direction: (2 u32 n)^2 (s^2 + q^2), used for fp16,
    bf16 and tf32. tf32 also keeps only 10 bits of each factor and may truncate the rest: 2 (2^-10)^2 (q^2 + 2 s^2), for
-   the part that varies and the part that is common to all terms.
+   the part that varies and the part that is common to all terms. A bias is one more of the terms.
 2. gate and up are stored in the dtype between kernels: u^2 times the square.
 3. The activation f(gate) up passes on the errors of gate and up by its derivatives. It adds 2 roundings of the dtype (5
    if clamped) and 8 u32 for approximate exp and division; the argument z of exp is rounded too, which changes the
@@ -37,7 +37,7 @@ import torch
 from torch import Tensor
 
 from moe_lab.gpu.experts.torch_loop import moe
-from moe_lab.gpu.formats import Weights, dense
+from moe_lab.gpu.formats import AnyWeights, apart, dense
 from moe_lab.gpu.kernels.activation import ALPHA, LIMIT
 from moe_lab.spec.problem import MoEProblem, has_gate
 from moe_lab.spec.ranges import marker
@@ -52,15 +52,15 @@ class Inputs(NamedTuple):
 
     Attributes:
         x: [M, K].
-        w13: [E, 2N, K], gate rows then up rows.
-        w2: [E, K, N].
+        w13: [E, 2N, K], gate rows then up rows; with biases [E, 2N].
+        w2: [E, K, N]; with biases [E, K].
         topk_weights: [M, topk] fp32.
         topk_ids: [M, topk] int32.
     """
 
     x: Tensor
-    w13: Weights
-    w2: Weights
+    w13: AnyWeights
+    w2: AnyWeights
     topk_weights: Tensor
     topk_ids: Tensor
 
@@ -122,7 +122,7 @@ def scale(inputs: Inputs, problem: MoEProblem, arithmetic: Arithmetic) -> Tensor
     for expert in inputs.topk_ids.unique().tolist():
         tokens, slots = (inputs.topk_ids == expert).nonzero(as_tuple=True)
         # One expert at a time: in fp64 the weights of all of them are four times as large as in bf16.
-        w13, w2 = (dense(w[expert], torch.float64) for w in (inputs.w13, inputs.w2))
+        w13, w2 = (_of(w, expert) for w in (inputs.w13, inputs.w2))
         rows, squares = _expert(x[tokens], w13, w2, problem.activation, arithmetic, u2 if on_input else 0.0)
         weight = weights[tokens, slots, None]
         y.index_add_(0, tokens, weight * rows)
@@ -134,19 +134,31 @@ def scale(inputs: Inputs, problem: MoEProblem, arithmetic: Arithmetic) -> Tensor
     return (total + added + u2 * y.square()).sqrt() + tiny
 
 
+def _of(w: AnyWeights, expert: int) -> tuple[Tensor, Tensor]:
+    """Return the weights of an expert [out, in] and its biases [out], zeros if it has none, in fp64."""
+    weights, bias = apart(w)
+    numbers = dense(weights[expert], torch.float64)
+    return numbers, numbers.new_zeros(len(numbers)) if bias is None else bias[expert].double()
+
+
 def _expert(
-    x: Tensor, w13: Tensor, w2: Tensor, activation: str, arithmetic: Arithmetic, on_input: float
+    x: Tensor,
+    first: tuple[Tensor, Tensor],
+    second: tuple[Tensor, Tensor],
+    activation: str,
+    arithmetic: Arithmetic,
+    on_input: float,
 ) -> tuple[Tensor, Tensor]:
     """Return an expert's result for rows x [rows, K], also [rows, K], and the squared scales of its errors."""
-    u2, (rows, K) = arithmetic.u**2, x.shape
-    both = x @ w13.T  # [rows, 2N]
-    q2 = x.square() @ w13.square().T
+    u2, (rows, K), (w13, b13), (w2, b2) = arithmetic.u**2, x.shape, first, second
+    both = x @ w13.T + b13  # [rows, 2N]
+    q2 = x.square() @ w13.square().T + b13.square()
     factors = arithmetic.factors(x) + on_input * x.square()
-    errors = arithmetic.product(q2, both, K) + u2 * both.square() + factors @ w13.square().T
+    errors = arithmetic.product(q2, both, K + 1) + u2 * both.square() + factors @ w13.square().T
     hidden, slopes, own = _activation(both, activation, arithmetic)
     e2 = (slopes.square() * errors).view(rows, -1, hidden.shape[1]).sum(1) + own + arithmetic.factors(hidden)
-    y, w2_squared = hidden @ w2.T, w2.square().T
-    squares = arithmetic.product(hidden.square() @ w2_squared, y, hidden.shape[1])
+    y, w2_squared = hidden @ w2.T + b2, w2.square().T
+    squares = arithmetic.product(hidden.square() @ w2_squared + b2.square(), y, hidden.shape[1] + 1)
     return y, squares + e2 @ w2_squared
 
 

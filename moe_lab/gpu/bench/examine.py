@@ -65,8 +65,8 @@ class Weights:
 
     Attributes:
         model: name of the model.
-        w13: [E, 2N, K], gate rows then up rows.
-        w2: [E, K, N].
+        w13: [E, 2N, K], gate rows then up rows; with biases if the problem has some.
+        w2: [E, K, N]; likewise.
         plain: both before quantisation; None = they are not quantised.
     """
 
@@ -164,12 +164,14 @@ def _padded(backend: Any, problem: MoEProblem, topk_ids: Tensor) -> int | None:
 
 
 def refuse(name: str, info: dict[str, Any], problem: MoEProblem, device: torch.device) -> None:
-    """Raise UserError if a backend's INFO excludes the problem's format, activation or sizes."""
+    """Raise UserError if a backend's INFO excludes the problem's format, activation, biases or sizes."""
     named = info.get("cpu_formats", info["formats"]) if device.type == "cpu" else info["formats"]
     if not formats.get(problem.format).among(named):
         raise UserError(f"{name} does not take {problem.format} here, only: {', '.join(named) or 'nothing'}.")
     if problem.activation not in info["activations"]:
         raise UserError(f"{name} does not have {problem.activation}, only: {', '.join(info['activations'])}.")
+    if problem.biases and not info.get("biases"):
+        raise UserError(f"{name} adds no biases, which the experts have; choose one that does, such as fused_moe.")
     multiple = info.get("multiple_of", 1)
     if problem.K % multiple or problem.N % multiple:
         raise UserError(f"{name} needs K and N to be multiples of {multiple}, not {problem.K} and {problem.N}.")

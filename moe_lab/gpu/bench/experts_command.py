@@ -95,6 +95,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
         "modes": modes if gpu else ["eager"],
         "format": options.format,
         "activation": options.activation,
+        "biases": options.biases,
         "kernels": options.kernels == "all",
         "repetitions": options.repetitions,
         "seed": options.seed,
@@ -119,9 +120,13 @@ def _backends(text: str) -> list[str]:
 
 
 def _cases(settings: dict[str, Any]) -> list[ExpertsCase]:
-    acts = {} if settings["activation"] == "model" else {"activation": settings["activation"]}
+    chosen: dict[str, Any] = {}
+    if settings["activation"] != "model":
+        chosen["activation"] = settings["activation"]
+    if settings["biases"] != "model":
+        chosen["biases"] = settings["biases"] == "yes"
     return [
-        ExpertsCase(replace(MoEProblem.preset(model, M, settings["format"]), **acts), routing, settings["seed"])
+        ExpertsCase(replace(MoEProblem.preset(model, M, settings["format"]), **chosen), routing, settings["seed"])
         for model in settings["models"]
         for routing in settings["routing"]
         for M in settings["M"]

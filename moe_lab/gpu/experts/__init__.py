@@ -5,6 +5,8 @@ A backend is ``experts(x, w13, w2, topk_weights, topk_ids, *, problem, mark) -> 
 * x [M, K] in the dtype of a format in its INFO, contiguous; y [M, K] in the dtype of x;
 * w13 [E, 2N, K], gate rows then up rows (without a gate [E, N, K]), and w2 [E, K, N], both contiguous, in that format,
   or whatever the backend makes of them in ``prepare(w13, w2)``, once for all calls;
+* with ``biases`` in its INFO both may be ``Biased``: b13 [E, 2N] is added before the activation, b2 [E, K] before the
+  router weight;
 * topk_weights [M, topk] fp32 and topk_ids [M, topk] int32, contiguous;
 * problem: sizes, activation, format, and where the router weight goes; mark: opens a range around each of its stages.
 

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from moe_lab.gpu.experts import hopper
 from moe_lab.gpu.experts._tuned import gpu
-from moe_lab.gpu.formats import Quantised, Weights
+from moe_lab.gpu.formats import AnyWeights, Biased, Quantised, apart
+from moe_lab.gpu.kernels.quantise import parts
 from moe_lab.gpu.weights import DTYPES
 from moe_lab.spec import formats, plugins
 from moe_lab.spec.configs import measured
@@ -35,6 +36,7 @@ INFO = {
     ],
     "cpu_formats": ["fp32", "fp16", "bf16"],
     "activations": ["silu", "swigluoai"],
+    "biases": True,
     "cuda_graph": True,
     "source": "moe_lab",
 }
@@ -68,11 +70,13 @@ def choose(problem: MoEProblem, device: torch.device) -> str:
     return (known.quickest(problem.M, problem.topk, can) if known else None) or can[0]
 
 
-def prepare(w13: Weights, w2: Weights) -> tuple[Prepared, None]:
+def prepare(w13: AnyWeights, w2: AnyWeights) -> tuple[Prepared, None]:
     """Return the weights as prepared by each backend that may be chosen at some M."""
-    (E, K, N), device = w2.shape, (w2.values if isinstance(w2, Quantised) else w2).device
-    format = w2.format if isinstance(w2, Quantised) else next(n for n, dtype in DTYPES.items() if dtype == w2.dtype)
-    problem = MoEProblem(1, K, N, E, 1, format)  # neither M nor topk is known here, and neither decides what can run
+    plain, _ = apart(w2)
+    (E, K, N), device = plain.shape, parts(plain)[0].device
+    format = plain.format if isinstance(plain, Quantised) else next(n for n, d in DTYPES.items() if d == plain.dtype)
+    # Neither M nor topk is known here, and neither decides what can run.
+    problem = MoEProblem(1, K, N, E, 1, format, biases=isinstance(w2, Biased))
     can, known = possible(problem, device), measured.find(problem, gpu(device))
     wanted = {known.quickest(M, known.topk, can) or can[0] for M in known.us} if known else set(can[:1])
     prepared: Prepared = {}

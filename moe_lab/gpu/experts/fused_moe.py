@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from moe_lab.gpu.experts._tuned import Tiles, align_of, choose, quantised_tile, tuned
-from moe_lab.gpu.formats import Weights
+from moe_lab.gpu.formats import AnyWeights, Weights
 from moe_lab.gpu.kernels._device import check_contiguous
 from moe_lab.gpu.kernels.activation import gated_activation
 from moe_lab.gpu.kernels.combine import combine
@@ -36,6 +36,7 @@ INFO = {
     ],
     "cpu_formats": ["fp32", "fp16", "bf16"],
     "activations": ["silu", "gelu", "gelu_tanh", "relu2", "swigluoai", "silu_no_mul", "gelu_no_mul", "relu2_no_mul"],
+    "biases": True,
     "align": "auto",
     "tile": True,
     "cuda_graph": True,
@@ -45,8 +46,8 @@ INFO = {
 
 def experts(
     x: Tensor,
-    w13: Weights,
-    w2: Weights,
+    w13: AnyWeights,
+    w2: AnyWeights,
     topk_weights: Tensor,
     topk_ids: Tensor,
     *,
@@ -84,6 +85,7 @@ def experts(
             pairs_per_row=problem.topk,
             tile=gemm13,
             topk_weights=weights13,
+            on_input=True,
             dtype=x.dtype,
         )
     with mark("act+quant" if quantised else "act"):

@@ -3,6 +3,7 @@
 On other GPUs the same kernels load through pointers.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from moe_lab.gpu.experts._tuned import Tiles, align_of, choose, quantised_tile, tuned
-from moe_lab.gpu.formats import Quantised, Weights
+from moe_lab.gpu.formats import AnyWeights, Quantised, Weights, apart
 from moe_lab.gpu.kernels._device import check_contiguous, multiprocessors
 from moe_lab.gpu.kernels.combine import combine
 from moe_lab.gpu.kernels.grouped import grouped_persistent_gemm, holds_groups
@@ -41,6 +42,7 @@ INFO = {
     ],
     "cpu_formats": ["fp32", "fp16", "bf16"],
     "activations": ["silu", "gelu", "gelu_tanh", "relu2", "swigluoai", "silu_no_mul", "gelu_no_mul", "relu2_no_mul"],
+    "biases": True,
     "align": "auto",
     "tile": True,
     "cuda_graph": True,
@@ -48,17 +50,22 @@ INFO = {
 }
 
 
-def prepare(w13: Weights, w2: Weights) -> tuple[Weights, Weights]:
+def prepare(w13: AnyWeights, w2: AnyWeights) -> tuple[AnyWeights, AnyWeights]:
     """Return w13 [E, 2N, K] with gate and up rows alternating, and w2 as it is; both contiguous.
 
-    Without a gate both stay as they are, and in fp8_block, where blocks of 128 rows share a scale. Scales of rows
-    alternate with them.
+    Without a gate both stay as they are, and in fp8_block, where blocks of 128 rows share a scale. Scales and biases of
+    rows alternate with them.
     """
     if w13.shape[1] == w2.shape[2]:  # no gate
         return w13, w2
-    if not isinstance(w13, Quantised):
-        return _alternating(w13), parts(w2)[0].contiguous()
-    return w13 if w13.format == "fp8_block" else w13.each(_alternating), w2
+    plain, _ = apart(w13)
+    if isinstance(plain, Quantised) and plain.format == "fp8_block":
+        return w13, w2
+    return _each(w13, _alternating), _each(w2, Tensor.contiguous)
+
+
+def _each(w: AnyWeights, change: Callable[[Tensor], Tensor]) -> AnyWeights:
+    return change(w) if isinstance(w, Tensor) else w.each(change)
 
 
 def _alternating(rows: Tensor) -> Tensor:
@@ -71,8 +78,8 @@ def _alternating(rows: Tensor) -> Tensor:
 
 def experts(
     x: Tensor,
-    w13: Weights,
-    w2: Weights,
+    w13: AnyWeights,
+    w2: AnyWeights,
     topk_weights: Tensor,
     topk_ids: Tensor,
     *,

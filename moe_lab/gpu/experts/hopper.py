@@ -8,7 +8,7 @@ from torch import Tensor
 
 from moe_lab.gpu.align import Alignment, auto, buffers
 from moe_lab.gpu.experts._place_weight import place_weight
-from moe_lab.gpu.formats import Quantised, Weights
+from moe_lab.gpu.formats import AnyWeights, Biased, Quantised
 from moe_lab.gpu.kernels._device import check_contiguous, shared_memory_bytes
 from moe_lab.gpu.kernels._nvrtc import usable
 from moe_lab.gpu.kernels.combine import combine
@@ -42,18 +42,21 @@ def runs_on(device: torch.device) -> bool:
 
 
 def takes(problem: MoEProblem) -> bool:
-    """Return whether the kernel supports a problem's format and sizes."""
+    """Return whether the kernel supports a problem's format and sizes; it adds no biases."""
     # K and N in whole steps of the pipeline, each STEP_BYTES deep.
     columns = STEP_BYTES if problem.format == "fp8_block" else STEP_BYTES // 2
-    return problem.format in ("fp16", "bf16", "fp8_block") and not problem.K % columns and not problem.N % columns
+    known = problem.format in ("fp16", "bf16", "fp8_block") and not problem.biases
+    return known and not problem.K % columns and not problem.N % columns
 
 
-def prepare(w13: Weights, w2: Weights) -> tuple[Tensor, Tensor]:
+def prepare(w13: AnyWeights, w2: AnyWeights) -> tuple[Tensor, Tensor]:
     """Return both weights in the order in which the kernel reads them; see ``kernels.hopper.prepare``.
 
     Raises:
-        UserError: sizes that the kernel does not support.
+        UserError: sizes that the kernel does not support, or biases.
     """
+    if isinstance(w13, Biased) or isinstance(w2, Biased):
+        raise UserError("hopper adds no biases, which the experts have; use fused_moe or grouped.")
     columns = STEP_BYTES // (w13.values if isinstance(w13, Quantised) else w13).itemsize
     K, N = w13.shape[2], w2.shape[2]
     if K % columns or N % columns:

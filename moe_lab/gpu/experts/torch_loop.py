@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from moe_lab.gpu.experts._place_weight import place_weight
-from moe_lab.gpu.formats import Weights, dense, rounding
+from moe_lab.gpu.formats import AnyWeights, apart, dense, rounding
 from moe_lab.gpu.kernels.activation import gated_activation_torch
 from moe_lab.spec.problem import MoEProblem
 from moe_lab.spec.ranges import Mark
@@ -29,6 +29,7 @@ INFO = {
         "nvfp4",
     ],
     "activations": ["silu", "gelu", "gelu_tanh", "relu2", "swigluoai", "silu_no_mul", "gelu_no_mul", "relu2_no_mul"],
+    "biases": True,
     "share": True,
     "cuda_graph": False,
     "source": "moe_lab",
@@ -37,8 +38,8 @@ INFO = {
 
 def experts(
     x: Tensor,
-    w13: Weights,
-    w2: Weights,
+    w13: AnyWeights,
+    w2: AnyWeights,
     topk_weights: Tensor,
     topk_ids: Tensor,
     *,
@@ -58,8 +59,8 @@ def experts(
 
 def moe(
     x: Tensor,
-    w13: Weights,
-    w2: Weights,
+    w13: AnyWeights,
+    w2: AnyWeights,
     topk_weights: Tensor,
     topk_ids: Tensor,
     *,
@@ -82,7 +83,7 @@ def moe(
             places[expert] = tokens, _ = (topk_ids == expert).nonzero(as_tuple=True)
             rows = x[tokens]
         with mark("w13"):
-            gate_up = rows @ dense(w13[expert], dtype).T
+            gate_up = _product(rows, w13, expert)
         with mark("act"):
             kept.append(gated_activation_torch(gate_up, problem.activation))
     if not kept:
@@ -91,7 +92,14 @@ def moe(
     hidden = rounded(torch.cat(kept)).split([len(rows) for rows in kept])
     for (expert, (tokens, slots)), rows in zip(places.items(), hidden, strict=True):
         with mark("w2"):
-            out = rows @ dense(w2[expert], dtype).T
+            out = _product(rows, w2, expert)
         with mark("combine"):
             y.index_add_(0, tokens, out * topk_weights[tokens, slots, None])
     return y
+
+
+def _product(rows: Tensor, w: AnyWeights, expert: int) -> Tensor:
+    """Return rows [rows, in] times the weights of an expert, plus its bias, [rows, out]."""
+    weights, bias = apart(w)
+    y = rows @ dense(weights[expert], rows.dtype).T
+    return y if bias is None else y + bias[expert].to(rows.dtype)

@@ -2,12 +2,13 @@
 
 A plugin has ``INFO`` (the fields of ``Format``); one with scales also has ``quantise(w)`` and ``dequantise(w, dtype)``
 and, if activations have scales too, ``quantise_activations(x)``. An experts backend gets the result, a ``Quantised``
-instead of a tensor, as ``w13`` and ``w2``, or through its ``prepare``.
+instead of a tensor, as ``w13`` and ``w2``, or through its ``prepare``. Weights of models whose experts have biases are
+``Biased``.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -64,8 +65,50 @@ class Quantised:
 Weights = Tensor | Quantised
 
 
-def quantise(w: Tensor, format: str) -> Weights:
-    """Return weights [E, rows, columns], given in the format's dtype, in the format; unchanged if it has no scales."""
+@dataclass(frozen=True)
+class Biased:
+    """Weights, and what is added to their products.
+
+    Attributes:
+        weights: [E, rows, columns], plain or in a format.
+        bias: [E, rows] in the dtype of the tokens.
+    """
+
+    weights: Weights
+    bias: Tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of the weights: [E, rows, columns]."""
+        return self.weights.shape
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Biased":
+        """Return the same with every tensor changed; the bias as [E, rows, 1], a further column of the weights."""
+        w = self.weights
+        return Biased(w.each(change) if isinstance(w, Quantised) else change(w), change(self.bias[..., None])[..., 0])
+
+
+AnyWeights = Weights | Biased
+
+
+def apart(w: AnyWeights) -> tuple[Weights, Tensor | None]:
+    """Return weights without their bias, and the bias [E, rows], or None."""
+    return (w.weights, w.bias) if isinstance(w, Biased) else (w, None)
+
+
+@overload
+def quantise(w: Tensor, format: str) -> Weights: ...
+
+
+@overload
+def quantise(w: Tensor | Biased, format: str) -> AnyWeights: ...
+
+
+def quantise(w: Tensor | Biased, format: str) -> AnyWeights:
+    """Return weights [E, rows, columns], given in the format's dtype, in the format; a bias keeps the dtype."""
+    if isinstance(w, Biased):
+        assert isinstance(w.weights, Tensor)
+        return Biased(quantise(w.weights, format), w.bias)
     if not formats.get(format).weight_block:
         return w
     made: Weights = plugins.load("formats", format).quantise(w)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from moe_lab.gpu.formats import quantise
+from moe_lab.gpu.formats import AnyWeights, Biased, quantise
 from moe_lab.gpu.inspect.pretend import DEVICE, Tensors
 from moe_lab.gpu.inspect.record import Launch, record
 from moe_lab.gpu.weights import DTYPES
@@ -56,14 +56,19 @@ class Case:
 
     def _experts(self, mark: Mark) -> None:
         p, backend = self.problem, plugins.load("experts", self.name)
-        dtype = DTYPES[p.dtype]
-        x = torch.empty((p.M, p.K), dtype=dtype, device=DEVICE)
-        w13 = quantise(torch.empty((p.E, p.rows13, p.K), dtype=dtype, device=DEVICE), self.format)
-        w2 = quantise(torch.empty((p.E, p.K, p.N), dtype=dtype, device=DEVICE), self.format)
+        x = torch.empty((p.M, p.K), dtype=DTYPES[p.dtype], device=DEVICE)
+        w13, w2 = (self._stacked(*shape) for shape in ((p.rows13, p.K), (p.K, p.N)))
         if hasattr(backend, "prepare"):
             w13, w2 = backend.prepare(w13, w2)
         weights = torch.empty((p.M, p.topk), dtype=torch.float32, device=DEVICE)
         backend.experts(x, w13, w2, weights, self._ids(), problem=p, mark=mark, align=ALIGN)
+
+    def _stacked(self, rows: int, columns: int) -> AnyWeights:
+        p = self.problem
+        w, bias = (
+            torch.empty((p.E, *shape), dtype=DTYPES[p.dtype], device=DEVICE) for shape in ((rows, columns), (rows,))
+        )
+        return quantise(Biased(w, bias) if p.biases else w, self.format)
 
     def _align(self, mark: Mark) -> None:
         p, tiles = self.problem, plugins.load("experts", TILES_OF).tiles

@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from moe_lab.gpu.align import Alignment
-from moe_lab.gpu.formats import Weights
+from moe_lab.gpu.formats import AnyWeights, Weights, apart
 from moe_lab.gpu.kernels._device import check_device
 from moe_lab.gpu.kernels._jit import jit
 from moe_lab.gpu.kernels.quantise import parts, stored
@@ -29,6 +29,7 @@ def fused_moe_gemm_kernel(
     w_scales,  # fp32, for e4m3 w: [E, ceil(gemm_n / 128), ceil(gemm_k / 128)], [E, gemm_n], [E] or None
     w_zeros,  # this and the scales as ``widened`` takes them, if w is widened
     matrix_scales,  # [E] fp32, or None
+    bias,  # [E, gemm_n], or None
     sorted_token_ids,  # [capacity] int32
     expert_ids,  # [tiles] int32
     num_tokens_post_padded,  # [1] int32
@@ -40,7 +41,7 @@ def fused_moe_gemm_kernel(
     stride_wn,
     stride_y,
     PAIRS_PER_ROW: tl.constexpr,
-    SCALE: tl.constexpr,  # multiply each row by its router weight
+    SCALE: tl.constexpr,  # multiply by the router weight: a row of x ("x"), a row of y ("y"), or "none"
     EVEN_N: tl.constexpr,
     EVEN_K: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -112,9 +113,14 @@ def fused_moe_gemm_kernel(
         acc = scaled(acc, x_scales, w_scales, row, expert, column, gemm_n, valid, SCALES)
     if matrix_scales is not None:
         acc = acc * tl.load(matrix_scales + expert)
-    if SCALE:
-        weight = tl.load(topk_weights + pair, mask=valid, other=0.0)
-        acc = acc * weight[:, None]
+    if SCALE != "none":
+        weight = tl.load(topk_weights + pair, mask=valid, other=0.0)[:, None]
+    if SCALE == "x":
+        acc = acc * weight
+    if bias is not None:
+        acc = acc + tl.load(bias + expert * gemm_n + column, mask=column < gemm_n, other=0.0).to(tl.float32)[None, :]
+    if SCALE == "y":
+        acc = acc * weight
     y_at = y + pair.to(tl.int64)[:, None] * stride_y + column[None, :]
     y_mask = valid[:, None]
     if not EVEN_N:
@@ -124,28 +130,32 @@ def fused_moe_gemm_kernel(
 
 def fused_moe_gemm(
     x: Weights,
-    w: Weights,
+    w: AnyWeights,
     alignment: Alignment,
     numel: int,
     *,
     pairs_per_row: int,
     tile: Tile,
     topk_weights: Tensor | None = None,
+    on_input: bool = False,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Return y [numel, gemm_n] in ``dtype``, in pair order.
 
     Args:
         x: [numel / pairs_per_row, gemm_k] fp32, fp16 or bf16 with contiguous rows, or in an fp8 format.
-        w: [E, gemm_n, gemm_k], dtype or format of x, contiguous along gemm_k; or in a format of weights alone.
+        w: [E, gemm_n, gemm_k], dtype or format of x, contiguous along gemm_k; or in a format of weights alone. A
+            bias is added to each row of y.
         alignment: tiles of ``tile.block_m`` rows.
         numel: pairs, M * topk.
         pairs_per_row: pairs that read the same row of x: topk for w13, 1 for w2.
         tile: kernel configuration.
         topk_weights: [numel] fp32, contiguous; if given, each row is multiplied by its weight before rounding.
+        on_input: whether that is a factor of x, so that a bias is not multiplied by it.
         dtype: dtype of y; None = that of x.
     """
-    given, (x, x_scales), (w, *beside) = w, parts(x), stored(w)
+    given, bias = apart(w)
+    (x, x_scales), (w, *beside) = parts(x), stored(given)
     check_device(x)
     scales, (_, gemm_n, gemm_k) = scaling(given), given.shape
     y = torch.empty((numel, gemm_n), dtype=dtype or x.dtype, device=x.device)
@@ -157,9 +167,9 @@ def fused_moe_gemm(
     strides = x.stride(0), w.stride(0), w.stride(1), y.stride(0)
     weights = alignment.sorted_token_ids if topk_weights is None else topk_weights
     fused_moe_gemm_kernel[(tiles_m * triton.cdiv(gemm_n, tile.block_n),)](
-        *(x, w, y, weights, x_scales, *beside, *alignment, numel, gemm_n, gemm_k, *strides),
+        *(x, w, y, weights, x_scales, *beside, bias, *alignment, numel, gemm_n, gemm_k, *strides),
         PAIRS_PER_ROW=pairs_per_row,
-        SCALE=topk_weights is not None,
+        SCALE="none" if topk_weights is None else "x" if on_input else "y",
         SCALES=scales,
         ACC=tl.int32 if x.dtype == torch.int8 else tl.float32,
         SWAP=swapped(tile, scales),

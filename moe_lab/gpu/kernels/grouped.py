@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from moe_lab.gpu.align import Alignment
-from moe_lab.gpu.formats import Quantised, Weights
+from moe_lab.gpu.formats import AnyWeights, Quantised, Weights, apart
 from moe_lab.gpu.kernels._device import check_device, is_hip
 from moe_lab.gpu.kernels._jit import jit
 from moe_lab.gpu.kernels.activation import activated, constants
@@ -35,6 +35,7 @@ def grouped_persistent_gemm_kernel(
     w_scales,  # fp32, for e4m3 w: [E, ceil(gemm_n / 128), ceil(gemm_k / 128)], [E, gemm_n], [E] or None
     w_zeros,  # this and the scales as ``widened`` takes them, if w is widened
     matrix_scales,  # [E] fp32, or None
+    bias,  # [E, gemm_n] in the order of the rows of w, or None
     sorted_token_ids,  # [capacity] int32
     expert_ids,  # [tiles] int32
     num_tokens_post_padded,  # [1] int32
@@ -124,6 +125,12 @@ def grouped_persistent_gemm_kernel(
             acc = acc * tl.load(matrix_scales + expert)
         if SCALE:
             weight = tl.load(topk_weights + pair, mask=valid, other=0.0)[:, None]
+        if SCALE and GATHER:  # a factor of x, so a bias is not multiplied by it
+            acc = acc * weight
+        if bias is not None:
+            bias_at = bias + expert * gemm_n + column
+            acc = acc + tl.load(bias_at, mask=column < gemm_n, other=0.0).to(tl.float32)[None, :]
+        if SCALE and not GATHER:
             acc = acc * weight
         to = sorted_row if GATHER else pair
         at = y + to.to(tl.int64)[:, None] * stride_y
@@ -132,6 +139,8 @@ def grouped_persistent_gemm_kernel(
                 up = up.T
             if SCALE:
                 up = up * weight
+            if bias is not None:
+                up = up + tl.load(bias_at + gemm_n // 2).to(tl.float32)[None, :]
             numbers, scale = e4m3_of(activated(acc, up, ACTIVATION, MUL, ALPHA, LIMIT))
             tl.store(at + column[None, :], numbers.to(y.dtype.element_ty), mask=valid[:, None])
             tl.store(y_scales + to.to(tl.int64) * tiles_n + tile_n, scale, mask=valid)
@@ -148,7 +157,7 @@ def grouped_persistent_gemm_kernel(
 
 def grouped_persistent_gemm(
     x: Weights,
-    w: Weights,
+    w: AnyWeights,
     alignment: Alignment,
     numel: int,
     *,
@@ -164,7 +173,8 @@ def grouped_persistent_gemm(
     Args:
         x: with ``pairs_per_row`` [M, gemm_k], rows of tokens; else [capacity, gemm_k], rows in sorted order. fp32, fp16
             or bf16, contiguous, or in an fp8 format.
-        w: [E, gemm_n, gemm_k], dtype or format of x, or a format of weights alone; contiguous.
+        w: [E, gemm_n, gemm_k], dtype or format of x, or a format of weights alone; contiguous. A bias is added to each
+            row of the product, before the activation.
         alignment: tiles of ``tile.block_m`` rows.
         numel: pairs, M * topk.
         tile: kernel configuration.
@@ -174,10 +184,11 @@ def grouped_persistent_gemm(
         activation: ``none`` or one of ``ACTIVATIONS``; if gated, rows of w alternate gate, up; columns = gemm_n / 2.
             In fp8_block the gate rows of w come first, and the result is in that format; see ``holds_groups``.
         topk_weights: [numel] fp32, contiguous: each row is multiplied by its weight before the activation and before it
-            is rounded.
+            is rounded; with ``pairs_per_row`` as a factor of x, so before a bias is added.
         dtype: dtype of the product; None = that of x.
     """
-    given, (x, x_scales), (w, *beside) = w, parts(x), stored(w)
+    given, bias = apart(w)
+    (x, x_scales), (w, *beside) = parts(x), stored(given)
     check_device(x)
     scales, (_, gemm_n, gemm_k), gather = scaling(given), given.shape, pairs_per_row > 0
     acts = constants(activation)
@@ -194,7 +205,7 @@ def grouped_persistent_gemm(
     factors = _described(x, w, tile, gather) if tma else (x, w)
     grouped_persistent_gemm_kernel[(programs,)](
         *(*factors, y, y_scales, alignment.sorted_token_ids if topk_weights is None else topk_weights),
-        *(x_scales, *beside, *alignment, numel, gemm_n, gemm_k, columns),
+        *(x_scales, *beside, bias, *alignment, numel, gemm_n, gemm_k, columns),
         PAIRS_PER_ROW=max(1, pairs_per_row),
         GATHER=gather,
         SCALE=topk_weights is not None,

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from moe_lab.gpu.formats import Quantised, Weights
+from moe_lab.gpu.formats import AnyWeights, Quantised, Weights, apart
 from moe_lab.gpu.kernels._device import check_device, is_hip
 from moe_lab.gpu.kernels._jit import jit
 from moe_lab.gpu.kernels.activation import activated, constants
@@ -214,8 +214,9 @@ def quantise(
     return Quantised(format, values if int8 else values.to(torch.float8_e4m3fn), scales)
 
 
-def parts(numbers: Weights) -> tuple[Tensor, Tensor | None]:
+def parts(numbers: AnyWeights) -> tuple[Tensor, Tensor | None]:
     """Return values and scales; for a plain tensor, the tensor itself and None."""
+    numbers, _ = apart(numbers)
     return (numbers.values, numbers.scales) if isinstance(numbers, Quantised) else (numbers, None)
 
 

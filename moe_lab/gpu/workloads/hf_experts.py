@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from moe_lab.gpu.bench.examine import refuse
 from moe_lab.gpu.experts import load
-from moe_lab.gpu.formats import quantise
+from moe_lab.gpu.formats import Biased, quantise
 from moe_lab.spec import plugins, ranges
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.problem import MoEProblem
@@ -44,7 +44,8 @@ class Experts:
         first, config = self.modules[0], model.config.get_text_config()
         E, K, N = stacked(first)[1].shape
         topk = int(config.num_experts_per_tok)
-        self.problem = MoEProblem(M, K, N, E, topk, format, _activation(first, config), name or config.model_type)
+        known = _activation(first, config), name or config.model_type
+        self.problem = MoEProblem(M, K, N, E, topk, format, *known, biases=getattr(first, "has_bias", False))
         self.mark: ranges.Mark = ranges.marker("none")
         self.topk_ids: dict[int, Tensor] = {}
 
@@ -54,15 +55,16 @@ class Experts:
         Raises:
             UserError: it is unknown, does not take this problem, or the experts have what no backend computes.
         """
-        name = backend.partition("@")[0]
-        refuse(backend, plugins.info("experts", name), self.problem, device)
-        for module in self.modules:
-            if getattr(module, "has_bias", False) and _biased(module):
-                raise UserError(f"{backend} adds no biases, which {type(module).__name__} has.")
+        info = plugins.info("experts", backend.partition("@")[0])
+        # Those of a model without its checkpoint are 0, and a backend need not add them.
+        if self.problem.biases and not info.get("biases") and not any(_biased(module) for module in self.modules):
+            self.problem = replace(self.problem, biases=False)
+        refuse(backend, info, self.problem, device)
         plugin, _ = load(backend)
         prepare = getattr(plugin, "prepare", lambda *both: both)
         for layer, module in enumerate(self.modules):
-            weights = prepare(*(quantise(w, self.problem.format) for w in stacked(module)))
+            both = stacked(module, self.problem.biases)
+            weights = prepare(*(quantise(w, self.problem.format) for w in both))
             module.forward = partial(self._forward, plugin.experts, weights, layer)
 
     def _forward(
@@ -82,14 +84,26 @@ def _fused(module: nn.Module) -> bool:
     return stated and all(isinstance(w, Tensor) and w.ndim == 3 for w in weights)
 
 
-def stacked(module: Any) -> tuple[Tensor, Tensor]:
-    """Return w13 [E, 2N, K], gate rows then up rows, and w2 [E, K, N], both contiguous, of an experts module."""
+def stacked(module: Any, biases: bool = False) -> tuple[Tensor | Biased, Tensor | Biased]:
+    """Return w13 [E, 2N, K], gate rows then up rows, and w2 [E, K, N], both contiguous, of an experts module.
+
+    With ``biases`` each has its own, [E, 2N] and [E, K].
+    """
     w13, w2 = module.gate_up_proj.detach(), module.down_proj.detach()
     if module.is_transposed:
         w13, w2 = w13.transpose(1, 2), w2.transpose(1, 2)
-    if not module.is_concatenated:  # rows gate, up, gate, up, ...
-        w13 = torch.cat([w13[:, 0::2], w13[:, 1::2]], 1)
-    return w13.contiguous(), w2.contiguous()
+    w13, w2 = _halves(w13, module), w2.contiguous()
+    if not biases:
+        return w13, w2
+    b13, b2 = module.gate_up_proj_bias.detach(), module.down_proj_bias.detach()
+    return Biased(w13, _halves(b13, module)), Biased(w2, b2.contiguous())
+
+
+def _halves(rows: Tensor, module: Any) -> Tensor:
+    """Return gate rows, then up rows, [E, 2N, ...] contiguous, of an experts module's order."""
+    if module.is_concatenated:
+        return rows.contiguous()
+    return torch.cat([rows[:, 0::2], rows[:, 1::2]], 1)  # they are gate, up, gate, up, ...
 
 
 def _activation(module: Any, config: Any) -> str:

@@ -11,7 +11,7 @@ def cells(frame: pd.DataFrame) -> Table:
     columns = [
         *heads("backend format"),
         *heads("tried_on tried_M releases error_worst rows_failed why_failed", group=ran),
-        *heads("here hardware inputs on_input activations", group="stated"),
+        *heads("here hardware inputs on_input adds_biases activations", group="stated"),
     ]
     return Table(frame, columns)
 
