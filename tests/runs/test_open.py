@@ -100,7 +100,7 @@ def test_a_command_that_fails_is_one_sentence(command: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("1_results.json", '{"rocprofiler-sdk-tool": [{"metadata": {}}]}', "--output-format csv"),
+        ("counter_collection.csv", '"Correlation_Id","Dispatch_Id"\n', "give the folder"),
         ("1_results.pftrace", "x", "--output-format csv"),
         ("run.qdrep", "x", "nsys export"),
     ],

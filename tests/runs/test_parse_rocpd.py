@@ -73,6 +73,53 @@ def database(path: Path, *, kernels=None, regions=None) -> Path:
     return path
 
 
+# The tables behind the views, as far as the views read them.
+BEHIND = {
+    "string": ("id", "guid", "string"),
+    "info_node": ("id", "guid", "hostname"),
+    "info_process": ("id", "guid", "pid"),
+    "info_thread": ("id", "guid", "tid"),
+    "info_agent": ("id", "guid", *AGENT_COLUMNS),
+    "info_kernel_symbol": ("id", "guid", "display_name", "arch_vgpr_count", "accum_vgpr_count", "sgpr_count"),
+    "event": ("id", "guid", "category_id", "stack_id", "extdata"),
+    "region": ("guid", "pid", "tid", "start", "end", "name_id", "event_id"),
+    "kernel_dispatch": (
+        *("guid", "pid", "tid", "agent_id", "kernel_id", "queue_id", "stream_id", "start", "end", "event_id"),
+        *("private_segment_size", "group_segment_size", "workgroup_size_x", "workgroup_size_y", "workgroup_size_z"),
+        *("grid_size_x", "grid_size_y", "grid_size_z"),
+    ),
+    "memory_copy": (
+        *("guid", "pid", "tid", "start", "end", "name_id", "dst_agent_id", "src_agent_id", "stream_id", "event_id"),
+    ),
+}
+
+
+def without_views(path: Path) -> Path:
+    """Write the tables of two processes, each with the id of its own, as rocpd's schema 3 has them."""
+    with sqlite3.connect(path) as connection:
+        for guid, launched in (("a", 1020), ("b", 1350)):
+            texts = ("MARKER_CORE_RANGE_API", "roctxThreadRangeA", "HIP_RUNTIME_API", "hipLaunchKernel", "MEMORY_COPY")
+            rows = {
+                "string": [(n, guid, text) for n, text in enumerate((*texts, "MEMORY_COPY_HOST_TO_DEVICE"), 1)],
+                "info_node": [(1, guid, "analytical-engine")],
+                "info_process": [(1, guid, 7)],
+                "info_thread": [(1, guid, 7)],
+                "info_agent": [(1, guid, 4, 4, "GPU", "gfx942", "AMD Instinct MI300X", '{"cu_count": 304}')],
+                "info_kernel_symbol": [(1, guid, GEMM, 52, 4, 48)],
+                "event": [(1, guid, 1, 1, '{"message": "mlp"}'), (2, guid, 3, 2, "{}"), (3, guid, 5, 9, "{}")],
+                "region": [(guid, 1, 1, 1000, 1300, 2, 1), (guid, 1, 1, launched, launched + 10, 4, 2)],
+                "kernel_dispatch": [(guid, 1, None, 1, 1, 1, 2, 5000, 5600, 2, 16, 2048, 64, 4, 1, 1000, 8, 1)],
+                "memory_copy": [(guid, 1, 1, 6000, 6100, 6, 1, 1, 2, 3)],
+            }
+            for table, columns in BEHIND.items():
+                name = f'"rocpd_{table}_{guid}"'
+                connection.execute("CREATE TABLE {} ({})".format(name, ", ".join(f'"{c}"' for c in columns)))
+                marks = ", ".join("?" for _ in columns)
+                connection.executemany(f"INSERT INTO {name} VALUES ({marks})", rows[table])
+    connection.close()
+    return path
+
+
 def paths(found):
     return [found.ranges.loc[i, "path"] for i in found.table["range_id"].dropna()]
 
@@ -150,3 +197,23 @@ def test_dispatches_that_the_view_drops_are_counted(tmp_path):
     connection.close()
     said = [w for w in parse_report(path).meta["warnings"] if "rocpd_kernel_dispatch" in w]
     assert said[0].startswith("1 rows of rocpd_kernel_dispatch")
+
+
+def test_database_without_views_is_joined_from_its_tables(tmp_path):
+    """Kernels that name no thread stay, and each process has ids of its own."""
+    path = without_views(tmp_path / "r.db")
+    assert format_of(path) == "rocprofv3"
+    found = parse_report(path)
+    table = found.table
+    assert table["name"].tolist() == ["gemm", "gemm", "memcpy host to device", "memcpy host to device"]
+    assert (table["process"].nunique(), found.meta["gpu"]["sm_count"]) == (2, 304)
+    first = table.iloc[0]
+    assert (first["grid_blocks"], first["registers_per_thread"], first["smem_bytes"], first["stream"]) == (
+        32,
+        52,
+        2048,
+        2,
+    )
+    assert table["range_id"].notna().tolist() == [True, False, False, False], "only one launch lies in a range"
+    run = runs.import_report(path, "decode", root=tmp_path / "profiles")
+    assert paths(run.launches())[0] == "mlp"

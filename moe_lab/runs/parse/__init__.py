@@ -12,7 +12,9 @@ from moe_lab.spec.launches import Launches
 
 # Ends of names, or words at the beginning of files -> what to make instead.
 INSTEAD = {
-    (".pftrace", '"rocprofiler-sdk-tool"'): ": it is of rocprofv3; run that with `--output-format csv` or rocpd",
+    (".pftrace", ".otf2"): ": it is of rocprofv3; run that with `--output-format csv`, json or rocpd",
+    ('"Correlation_Id"', '"AverageNs"'): ": it is of rocprofv3, but no kernel trace; give the folder in which it lies",
+    ('"KernelName","gpu-id"', ",KernelName,gpu-id,"): ": it is of rocprof before version 3; trace with `rocprofv3`",
     (".qdrep", ".qdstrm"): ": it is of Nsight Systems; open it with `nsys export --type=sqlite`, or capture again",
 }
 

@@ -1,4 +1,4 @@
-"""rocprofv3: a folder of its CSV files, one of them, or a rocpd database, to launches."""
+"""rocprofv3: a folder of its CSV files, one of them, a rocpd database or JSON results, to launches."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from moe_lab.runs.attribution.columns import numbered
 from moe_lab.runs.attribution.keys import Ints, distinct, groups, match
 from moe_lab.runs.parse import _doubts
 from moe_lab.runs.parse._facts import short_name
-from moe_lab.runs.parse.rocprof import checks, rocpd
+from moe_lab.runs.parse.rocprof import checks, results, rocpd
 from moe_lab.runs.parse.rocprof import tables as rocprof
 from moe_lab.runs.parse.rocprof.slim import read
 from moe_lab.runs.parse.rocprof.slim import slim as slim
@@ -20,7 +20,7 @@ from moe_lab.spec.launches import Launches
 from moe_lab.spec.ranges import display_name
 
 INFO = {
-    "about": "folder, CSV file or rocpd database of rocprofv3 (kernel and marker trace)",
+    "about": "folder, CSV file, rocpd database or JSON of rocprofv3 (kernel and marker trace)",
     "folder": True,
     "report": "report",
 }
@@ -45,8 +45,8 @@ NO_CAPTURES = (
 def sniff(path: Path) -> bool:
     """Return whether this is a folder with a kernel trace, or a trace file of rocprofv3."""
     if path.is_dir():
-        return any("kernels" in group for group in rocprof.find(path)) or bool(rocpd.find(path))
-    if rocpd.is_database(path):
+        return any("kernels" in group for group in rocprof.find(path)) or bool(rocpd.find(path) or results.find(path))
+    if rocpd.is_database(path) or results.is_results(path):
         return True
     found = rocprof.what(path)
     return found is not None and found[0] != "agents"

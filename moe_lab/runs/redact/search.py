@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from moe_lab.runs import redact
@@ -61,12 +62,12 @@ def _search_file(path: Path, name: str) -> None:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"'{one_line(name)}' cannot be searched ({error.strerror}); make it readable.") from None
-    if data.startswith(_SQLITE):
-        _search_tables(path)
-    _search_bytes(data, name)
+    known = _search_tables(path) if data.startswith(_SQLITE) else frozenset()
+    _search_bytes(data, name, known)
 
 
-def _search_bytes(data: bytes, name: str) -> None:
+def _search_bytes(data: bytes, name: str, known: frozenset[str] = frozenset()) -> None:
+    """Search the bytes of a file for all strings but ``known``."""
     while data.startswith(_GZIP):
         data, name = _unpacked(data, name), name.removesuffix(".gz")
     try:
@@ -74,12 +75,16 @@ def _search_bytes(data: bytes, name: str) -> None:
     except UnicodeDecodeError:
         text = None
     if text is None:
-        strings = [s.decode("utf-8", "replace") for s in _STRINGS.findall(data)]
-        strings += [s.replace(b"\x00", b"").decode() for s in _WIDE.findall(data)]
-        _search_strings(dict.fromkeys(strings))
+        _search_strings(string for string in _strings(data) if string not in known)
     elif not (_search_json(text) if name.endswith(".json") else name.endswith(".csv") and _search_csv(text)):
         for line in dict.fromkeys(text.splitlines()):
             redact.text(line)
+
+
+def _strings(data: bytes) -> Iterable[str]:
+    """Return what looks like text among binary data, each string once."""
+    found = [s.decode("utf-8", "replace") for s in _STRINGS.findall(data)]
+    return dict.fromkeys(found + [s.replace(b"\x00", b"").decode() for s in _WIDE.findall(data)])
 
 
 def _search_strings(strings: Iterable[str]) -> None:
@@ -157,20 +162,28 @@ def _plain(cell: str) -> Any:
         return cell
 
 
-def _search_tables(path: Path) -> None:
-    """Search the text of every table; deleted text is found when the bytes are searched."""
+def _search_tables(path: Path) -> frozenset[str]:
+    """Search the text of every table; return the strings in the bytes of its rows, which need no second search.
+
+    A copy without free pages has the same rows, so what its bytes look like are rows: the bytes of whole numbers, such
+    as times, often look like a path. Deleted text is in none of them, and is found when the bytes are searched.
+    """
     try:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)) as database:
             database.text_factory = lambda raw: raw.decode("utf-8", "replace")
             for text, name in _cells(database):
                 redact.tree(text, name=name)
+            with TemporaryDirectory() as folder:
+                database.execute("VACUUM INTO ?", (str(Path(folder, "rows.sqlite")),))
+                return frozenset(_strings(Path(folder, "rows.sqlite").read_bytes()))
     except sqlite3.Error:
-        return  # damaged, or not one of our databases: its bytes are searched all the same
+        return frozenset()  # damaged, or not one of our databases: its bytes are searched all the same
 
 
 def _cells(database: sqlite3.Connection) -> Iterator[tuple[str, str]]:
     """Yield (text, name) of the distinct texts in every table; the name is the column's, or that in column ``name``."""
-    for (table,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+    tables = [row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    for table in ("sqlite_master", *tables):
         quoted = '"{}"'.format(str(table).replace('"', '""'))
         columns = [row[1] for row in database.execute(f"PRAGMA table_info({quoted})")]
         for column in columns:

@@ -19,10 +19,18 @@ LATEST_NS = 2**62  # so that sums of two times stay within 64 bits
 TEN_DAYS_NS = 864_000_000_000_000  # no kernel takes so long; sums of durations stay within 64 bits
 
 
-def numbers(path: Path, frame: pd.DataFrame, texts: Collection[str], operations: bool) -> None:
-    """Refuse impossible numbers in a file; all columns but ``texts`` are int64, -1 = not there.
+def numbers(
+    path: Path, frame: pd.DataFrame, texts: Collection[str], operations: bool, *, lines: str = "line", first: int = 2
+) -> None:
+    """Refuse impossible numbers in a file.
 
-    ``operations`` says whether the rows are kernels or copies, which end after they start.
+    Args:
+        path: the file.
+        frame: its rows; all columns but ``texts`` are int64, -1 = not there.
+        texts: the columns that hold text.
+        operations: whether the rows are kernels or copies, which end after they start.
+        lines: what a row of the file is called.
+        first: the number of the first one. Lines count from 1, and in CSV the first is the header.
     """
     for column in (str(c) for c in frame if c not in texts):
         most = LATEST_NS if column.endswith("_Timestamp") else 2**63 - 1 if column.endswith("_Id") else 2**32
@@ -30,16 +38,17 @@ def numbers(path: Path, frame: pd.DataFrame, texts: Collection[str], operations:
         wrong = (values < (0 if column.endswith("_Timestamp") else -1)) | (values > most)
         if wrong.any():
             at = int(wrong.argmax())
-            raise UserError(f"{path.name} is damaged: line {at + 2} has {values[at]} in column {column}; {AGAIN}.")
+            raise UserError(
+                f"{path.name} is damaged: {lines} {at + first} has {values[at]} in column {column}; {AGAIN}."
+            )
     if not operations:
         return
-    # Lines count from 1, and the first is the header: row 0 is line 2.
     lasts = (frame["End_Timestamp"] - frame["Start_Timestamp"]).to_numpy(np.int64)
     wrong = (lasts < 0) | (lasts > TEN_DAYS_NS)
     if wrong.any():
         raise UserError(
             f"{path.name} is truncated or damaged: {int(wrong.sum())} of {len(frame)} operations end before they "
-            f"start or last more than ten days, the first in line {int(wrong.argmax()) + 2}; {AGAIN}."
+            f"start or last more than ten days, the first in {lines} {int(wrong.argmax()) + first}; {AGAIN}."
         )
     if set(GRID) <= set(frame) and (frame[GRID].astype(float).prod(axis=1).abs() > 2.0**62).any():
         raise UserError(f"{path.name} is damaged: a grid has more work-items than 62 bits count; {AGAIN}.")

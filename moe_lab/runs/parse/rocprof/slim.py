@@ -9,7 +9,7 @@ import pandas as pd
 from moe_lab.runs import redact
 from moe_lab.runs.attribution.keys import Bools, Ints, match
 from moe_lab.runs.parse._slim import Keep, Slimmed
-from moe_lab.runs.parse.rocprof import checks, rocpd
+from moe_lab.runs.parse.rocprof import checks, results, rocpd
 from moe_lab.runs.parse.rocprof import tables as rocprof
 from moe_lab.runs.redact.names import is_telling
 
@@ -30,9 +30,12 @@ DROPPED = (
 
 
 def read(path: Path, warnings: list[str]) -> rocprof.Tables:
-    """Return the rows of the CSV files of a report, or of its databases where it has none."""
+    """Return the rows of the CSV files of a report, of its databases where it has none, or else of its JSON."""
     groups = rocprof.find(path)
-    return rocprof.read(groups) if groups else rocpd.read(rocpd.find(path), warnings)
+    if groups:
+        return rocprof.read(groups)
+    databases = rocpd.find(path)
+    return rocpd.read(databases, warnings) if databases else results.read(results.find(path))
 
 
 def _hosts(source: Path) -> list[str]:
@@ -40,7 +43,7 @@ def _hosts(source: Path) -> list[str]:
     files = [file for group in rocprof.find(source) for file in group.values()]
     named = {f.parent.name for f in files if f.parent != source and f.name.partition("_")[0].isdigit()}
     named |= {found[1] for f in files if (found := _NAMED.match(f.name))}
-    return sorted(filter(is_telling, named)) + rocpd.hosts(rocpd.find(source))
+    return sorted(filter(is_telling, named)) + rocpd.hosts(rocpd.find(source)) + results.hosts(results.find(source))
 
 
 def slim(source: Path, target: Path, keep: Keep | None = None) -> Slimmed:

@@ -40,6 +40,7 @@ ENDS = {
     "agents": ("agent_info",),
 }
 COLUMNS = {"kernels": KERNEL, "copies": COPY, "calls": CALL, "markers": MARKER}
+FREE = ("roctxProcessRange", "roctxRangeStart")  # begin and end on any thread; the CSV files say thread 0
 _AGENT = re.compile(r"(?:.* )?([0-9]{1,9})")
 _NAME = re.compile(rf"(?:(.*)_)?({'|'.join(e for ends in ENDS.values() for e in ends)})\.csv")
 DEEP = 3  # levels of folders; by default rocprofv3 writes to %hostname%/%pid%
