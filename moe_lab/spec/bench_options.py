@@ -132,6 +132,8 @@ TOKENS = partial(numbers, least=0)
 EXPERTS = partial(numbers, least=1, most=types.EXPERTS)
 ROWS = partial(numbers, least=1, most=1024)
 ROUTING = "uniform, zipf:S, balanced, hot or replay:FILE"
+SHARED = "shared experts to compute as further experts of every token: how many, or 'model'"
+BIASED = "biases of w13 and w2: as the model has them, or by choice"
 REPETITIONS = Option("repetitions", 50, "timed calls of each variant", types.count, "N")
 CARDS = "architectures or GPUs: sm_90 takes the tiles of the H100, h200 those of the H200"
 MODEL = "presets, or sizes as KxNxExTOPK"
@@ -170,7 +172,8 @@ def of(bench: str) -> tuple[Option, ...]:
             _some("modes", EXPERTS_MODES),
             formats,
             Option("activation", "model", "that of the model, or another", choices=("model", *ACTIVATIONS)),
-            Option("biases", "model", "of w13 and w2: as the model, or by choice", choices=BIASES),
+            Option("shared", 0, SHARED, types.shared),
+            Option("biases", "model", BIASED, choices=BIASES),
             REPETITIONS,
             seed,
             Option("kernels", "all", "whether to profile each case kernel by kernel too", choices=("all", "none")),

@@ -1,6 +1,6 @@
 """The problem: sizes and format of a Mixture-of-Experts layer, and the least work that it takes."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from moe_lab.spec import formats, models
@@ -44,7 +44,7 @@ class MoEProblem:
         format: of weights and activations, by its name in ``moe_lab.spec.formats``.
         activation: one of ``ACTIVATIONS``: act(gate) * up, or with ``_no_mul`` act alone, and then w13 is [E, N, K].
             ``relu2`` is the square of relu, ``swigluoai`` gpt-oss's clamped (up + 1) * gate * sigmoid(1.702 gate).
-        model: name of the preset it came from, or None.
+        model: name of the preset it came from, or None; with N shared experts NAME+N.
         apply_router_weight_on_input: whether the router weight multiplies the token before the experts instead of
             their result; only with one expert per token.
         biases: whether a bias is added to each product: b13 [E, 2N] and b2 [E, K], in the dtype.
@@ -84,16 +84,24 @@ class MoEProblem:
             )
 
     @classmethod
-    def preset(cls, name: str, M: int, format: str = "bf16", shared: int | None = 0) -> "MoEProblem":
+    def preset(
+        cls, name: str, M: int, format: str = "bf16", shared: int | str = 0, biases: str = "model"
+    ) -> "MoEProblem":
         """Return the MoE layer of a model preset, or of sizes such as ``2048x768x128x8`` (KxNxExTOPK), for M tokens.
 
-        ``shared`` experts are computed with the routed ones, as E + shared of which a token has topk + shared; None =
-        as many as the model has.
+        ``shared`` experts are computed with the routed ones, as E + shared of which a token has topk + shared;
+        ``model`` = as many as the model has. ``biases`` are ``yes``, ``no`` or as the ``model`` has them.
         """
         m = models.model(name)
-        more = m.shared_experts if shared is None else shared
-        on_input = m.apply_router_weight_on_input
-        return cls(M, m.K, m.N, m.E + more, m.topk + more, format, m.activation, name, on_input, m.biases, more)
+        more = m.shared_experts if shared == "model" else int(shared)
+        sizes = M, m.K, m.N, m.E + more, m.topk + more
+        named, biased = f"{name}+{more}" if more else name, m.biases if biases == "model" else biases == "yes"
+        return cls(*sizes, format, m.activation, named, m.apply_router_weight_on_input, biased, more)
+
+    @property
+    def routed(self) -> "MoEProblem":
+        """The problem of the routed experts alone."""
+        return replace(self, E=self.E - self.shared, topk=self.topk - self.shared, shared=0)
 
     @property
     def dtype(self) -> str:

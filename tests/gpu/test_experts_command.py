@@ -52,6 +52,16 @@ def test_experts_command_says_rows_experts_and_tiles_of_each_call(run):
     assert own["tiles"]["w2"]["block_n"] == 64
 
 
+def test_experts_command_takes_shared_experts_as_further_ones_and_biases(run):
+    """GIVEN 8 experts, 2 a token, and 3 shared ones THEN 11 and 5, of which the last 3 get every token."""
+    _, result, _, opened = run("--m", "4", "--shared", "3", "--biases", "yes")
+    point = result["points"][0]
+    assert point["problem"].items() >= {"E": 11, "topk": 5, "shared": 3, "biases": True, "model": "tiny+3"}.items()
+    assert point["rows_useful"] == 20
+    assert 3 + 2 <= point["experts_hit"] <= 3 + 8
+    assert ranges.parse_root(opened[0][1])["model"] == "tiny+3"
+
+
 def test_experts_command_computes_the_same_with_every_tile(device):
     """GIVEN 40 rows of skewed experts THEN tiles that split rows, columns and depth unevenly agree with torch."""
     from moe_lab.gpu.routing import synthetic
@@ -92,6 +102,7 @@ def test_tiles_are_read_with_the_defaults_of_the_field(text, M, sizes):
         (["--tiles", "0x64x32"], "--tiles takes"),
         (["--backend", "torch_loop", "--tiles", "64x64x32"], "'torch_loop' does not take tiles"),
         (["--m", "0"], "at least one token"),
+        (["--model", "llama-4-maverick", "--shared", "model"], "needs topk=1, not 2"),
         (["--format", "fp8"], "There is no format 'fp8'; choose one of"),
         (["--model", "qwen4"], "No model preset is called 'qwen4'"),
         (["--backend", "nope"], "No experts plugin is called 'nope'"),

@@ -19,7 +19,7 @@ from moe_lab.gpu.bench.clock import interleave, quantiles_us, read_flush
 from moe_lab.gpu.bench.examine import Entry, Plan, Weights, examine, guard
 from moe_lab.gpu.bench.nvml import Monitor, summary
 from moe_lab.gpu.bench.rates import rates
-from moe_lab.gpu.routing import Routing, synthetic
+from moe_lab.gpu.routing import Routing, drawn
 from moe_lab.gpu.weights import tokens
 from moe_lab.spec.problem import MoEProblem
 
@@ -32,7 +32,7 @@ class ExpertsCase:
 
     Attributes:
         problem: sizes, format, activation and the name of the model.
-        routing: a spec of ``moe_lab.gpu.routing.synthetic``.
+        routing: a spec of ``moe_lab.gpu.routing.drawn``.
         seed: of weights, tokens and routing.
     """
 
@@ -76,7 +76,7 @@ def experts_rows(
         BrokenError: the GPU no longer responds.
     """
     p = case.problem
-    routing = synthetic(case.routing, p.M, p.E, p.topk, seed=case.seed, device=device)
+    routing = drawn(case.routing, p, seed=case.seed, device=device)
     counts = counted(routing.topk_ids, p.E)
     entries, oracle = _examined(case, plan, weights, routing, left_out or {}, note)
     times, clocks = _time(entries, plan, device, monitor, note, careful)

@@ -96,6 +96,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
         "format": options.format,
         "activation": options.activation,
         "biases": options.biases,
+        "shared": options.shared,
         "kernels": options.kernels == "all",
         "repetitions": options.repetitions,
         "seed": options.seed,
@@ -120,13 +121,10 @@ def _backends(text: str) -> list[str]:
 
 
 def _cases(settings: dict[str, Any]) -> list[ExpertsCase]:
-    chosen: dict[str, Any] = {}
-    if settings["activation"] != "model":
-        chosen["activation"] = settings["activation"]
-    if settings["biases"] != "model":
-        chosen["biases"] = settings["biases"] == "yes"
+    acts = {} if settings["activation"] == "model" else {"activation": settings["activation"]}
+    preset = partial(MoEProblem.preset, **{key: settings[key] for key in ("format", "shared", "biases")})
     return [
-        ExpertsCase(replace(MoEProblem.preset(model, M, settings["format"]), **chosen), routing, settings["seed"])
+        ExpertsCase(replace(preset(model, M), **acts), routing, settings["seed"])
         for model in settings["models"]
         for routing in settings["routing"]
         for M in settings["M"]

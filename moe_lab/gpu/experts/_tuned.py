@@ -36,7 +36,7 @@ def gpu(device: torch.device | None = None) -> str | None:
 
 def tuned(backend: str, problem: MoEProblem, device: torch.device | None = None) -> tuple[Tile, Tile] | None:
     """Return the tuned tiles of w13 and w2 for the sizes, the format and the GPU, if there are any."""
-    found = configs.tiles(backend, problem, gpu(device))
+    found = configs.tiles(backend, problem.routed, gpu(device))  # shared experts change the tiles little
     return (Tile(*found[0]), Tile(*found[1])) if found else None
 
 

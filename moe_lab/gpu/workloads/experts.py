@@ -8,6 +8,7 @@ each of these root ranges how many experts were hit, how many rows they got and 
 import argparse
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +19,11 @@ from moe_lab.gpu.align import counted, padded
 from moe_lab.gpu.bench.examine import refuse
 from moe_lab.gpu.experts import load
 from moe_lab.gpu.formats import quantise
-from moe_lab.gpu.routing import SPECS, parse_spec, synthetic
+from moe_lab.gpu.routing import SPECS, drawn, parse_spec
 from moe_lab.gpu.weights import expert_weights, tokens
 from moe_lab.gpu.workloads.window import run_all
 from moe_lab.spec import plugins, ranges
-from moe_lab.spec.bench_options import TOKENS, add_list, command
+from moe_lab.spec.bench_options import BIASED, BIASES, SHARED, TOKENS, add_list, command
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard import options as types
 from moe_lab.spec.guard.entry import integer
@@ -50,6 +51,8 @@ def add(commands: Any) -> None:
     add_list(experts, "--tiles", AUTO, TILES)
     experts.add_argument("--split", action="store_true", help="launch w13 and w2 separately, if one launch does both")
     experts.add_argument("--format", default="bf16", help=f"one of: {', '.join(plugins.names('formats'))}")
+    experts.add_argument("--shared", type=types.shared, default=0, help=SHARED)
+    experts.add_argument("--biases", choices=BIASES, default="model", help=BIASED)
     experts.add_argument("--routing", default="uniform", help=SPECS)
     experts.add_argument("--iterations", type=types.count, default=1, help="calls of each backend, M and tiles")
     experts.add_argument("--seed", type=types.seed, default=0, help="of weights, inputs and routing")
@@ -109,7 +112,9 @@ def _check(options: argparse.Namespace) -> None:
 
 def _calls(options: argparse.Namespace) -> list[Call]:
     device = torch.device(options.device)
-    first = MoEProblem.preset(options.model, 1, options.format)
+    given = {key: getattr(options, key) for key in ("format", "shared", "biases")}
+    preset = partial(MoEProblem.preset, options.model, **given)
+    first = preset(1)
     for backend in options.backend:  # before weights are made, which takes longest
         refuse(backend, plugins.info("experts", backend), first, device)
     weights = [quantise(w, options.format) for w in expert_weights(first, device, options.seed)]
@@ -119,7 +124,7 @@ def _calls(options: argparse.Namespace) -> list[Call]:
         w13, w2 = getattr(plugin, "prepare", lambda *both: both)(*weights)
         # Beside backends that take tiles, one that does not is called once.
         for M, chosen in product(options.m, options.tiles if info.get("tile") else [AUTO]):
-            problem = MoEProblem.preset(options.model, M, options.format)
+            problem = preset(M)
             calls.append(_call(plugin, backend, problem, chosen, (w13, w2), options))
     return calls
 
@@ -133,14 +138,14 @@ def _call(
     options: argparse.Namespace,
 ) -> Call:
     device = torch.device(options.device)
-    routing = synthetic(options.routing, problem.M, problem.E, problem.topk, seed=options.seed, device=device)
+    routing = drawn(options.routing, problem, seed=options.seed, device=device)
     x = tokens(problem, device, options.seed)
     tile = None if chosen == AUTO else parse_tile(chosen, problem)
     more: dict[str, Any] = {} if tile is None else {"tile": tile}
     if options.split and plugins.info("experts", backend).get("split"):
         more["split"] = True
     named = {} if tile is None else {"tiles": chosen}  # two calls may not have one root range
-    root = ranges.root_name(model=options.model, phase="experts", M=problem.M, backend=backend, **named)
+    root = ranges.root_name(model=str(problem.model), phase="experts", M=problem.M, backend=backend, **named)
 
     def call(mark: ranges.Mark) -> object:
         return plugin.experts(x, *weights, *routing, problem=problem, mark=mark, **more)

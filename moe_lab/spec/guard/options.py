@@ -39,6 +39,11 @@ few = whole(0, 1024)
 seed = whole(0, 2**63 - 1)
 
 
+def shared(text: str) -> int | str:
+    """Return how many shared experts, or ``model`` for as many as the model has: the argparse type of --shared."""
+    return text if text == "model" else few(text)
+
+
 def amount(text: str) -> float:
     """Return a finite number above zero: the argparse type of sizes in MB."""
     try:
