@@ -7,7 +7,7 @@ in the activation's launch), so the comparison favours the peer.
 
 import inspect
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from moe_lab.gpu.experts._launcher import call, flags, grouped, paired_zeros
 from moe_lab.gpu.experts._platform import rocm
 from moe_lab.gpu.experts._standins import load_file
 from moe_lab.gpu.experts._tuned import align_of
@@ -58,6 +59,7 @@ class WheelPipeline:
 
     Attributes:
         peer: the release.
+        token_scales: [rows, 1] fp32, of the activations of the launch in progress; None = they have none.
     """
 
     def __init__(self, project: str, version: str | None, answers: dict[str, Any]):
@@ -72,12 +74,16 @@ class WheelPipeline:
             UserError: it is neither installed nor in the cache.
         """
         self.peer = peers.get(project, version)
+        self.token_scales: Tensor | None = None
         self._answers = answers
         self._plans: dict[MoEProblem, Plan] = {}  # reading a tuned file takes longer than a launch
 
     @cached_property
     def _kernel(self) -> ModuleType:
-        return load_file(self.peer.file("kernel"), self.peer.project, self._answers)
+        module = load_file(self.peer.file("kernel"), self.peer.project, self._answers)
+        # Of few rows in int4 vLLM's rule chooses a compiled kernel, which is not among its Python files.
+        module.__dict__["should_moe_wna16_use_cuda"] = lambda *given, **named: False
+        return module
 
     @cached_property
     def _defaults(self) -> ModuleType:
@@ -98,14 +104,16 @@ class WheelPipeline:
 
     def _default(self, problem: MoEProblem) -> tuple[dict[str, int], bool]:
         given = {"M": problem.M, "E": problem.E, "N": problem.N, "K": problem.K, "topk": problem.topk}
-        scaled = _scaled(problem.format)
-        said = {"dtype": "fp8_w8a8" if scaled["use_fp8_w8a8"] else None, "is_marlin": False, **scaled}
-        config = _call(self._defaults.get_default_config, {**given, **said})
-        return self._checked(config, "its default tiles")
+        known = formats.get(problem.format)
+        said = {"dtype": known.engine if known.quantised else None, "is_marlin": False, **flags(problem.format)}
+        config = call(self._defaults.get_default_config, {**given, **said})
+        return self._checked(config, "its default tiles", problem)
 
     def _files(self, problem: MoEProblem, twin: str, gpu: str) -> list[Path]:
         """Return the tuned files for a GPU."""
-        name = engines.file_name(self.peer.project, problem.E, problem.N, gpu, problem.format, down=bool(twin))
+        # vLLM has no name for tiles of int8 activations: it takes those of bf16.
+        format = "bf16" if (self.peer.project, problem.format) == ("vllm", "int8") else problem.format
+        name = engines.file_name(self.peer.project, problem.E, problem.N, gpu, format, down=bool(twin))
         return [path for path in self.peer.files("tiles") if path.name == name]
 
     def _look_up(self, problem: MoEProblem, twin: str) -> tuple[dict[str, int], bool] | None:
@@ -118,9 +126,9 @@ class WheelPipeline:
         # The folder of this very Triton, else of the newest: tiles depend on the compiler.
         own = f"triton_{triton.__version__.replace('.', '_')}"
         path = max(files, key=lambda p: (p.parent.name == own, engines.triton_release(p)))
-        return self._checked(engines.theirs(path, problem.M), path.name)
+        return self._checked(engines.theirs(path, problem.M), path.name, problem)
 
-    def _checked(self, config: dict[str, int], where: str) -> tuple[dict[str, int], bool]:
+    def _checked(self, config: dict[str, int], where: str, problem: MoEProblem) -> tuple[dict[str, int], bool]:
         """Return a tile as the launcher takes it, and whether it loads by TMA.
 
         Raises:
@@ -130,21 +138,28 @@ class WheelPipeline:
         rest = {key: value for key, value in config.items() if key not in ("SPLIT_K", "USE_TMA")}
         unknown = [key for key in rest if key not in known]
         tma = bool(config.get("USE_TMA"))
-        if config.get("SPLIT_K", 1) != 1:  # every launcher sets 1 itself
+        if config.get("SPLIT_K", 1) != 1:  # the launchers set 1 themselves
             unknown.append("SPLIT_K")
-        if tma and "b_use_tma" not in inspect.signature(self._launcher).parameters:
+        if tma and "b_use_tma" not in inspect.signature(self._launcher()).parameters:
             unknown.append("USE_TMA")
         if unknown:
             raise UserError(
                 f"{where} of {self.peer.project} {self.peer.version} has {', '.join(unknown)}, which this adapter "
                 "cannot pass to its kernel; use another release."
             )
-        return rest, tma
+        # But the one for int4 hands its kernel what the tile says.
+        split = grouped(problem.format) and "SPLIT_K" in self._kernel.fused_moe_kernel_gptq_awq.arg_names
+        return {**rest, **({"SPLIT_K": 1} if split else {})}, tma
 
-    @property
-    def _launcher(self) -> Any:
-        kernel = self._kernel  # vLLM renamed its launcher between releases
-        return getattr(kernel, "invoke_fused_moe_triton_kernel", None) or kernel.invoke_fused_moe_kernel
+    def _launcher(self, int4: bool = False) -> Any:
+        # Releases renamed their launcher, and vLLM has one of its own for int4.
+        names = ("invoke_fused_moe_wna16_triton_kernel",) if int4 else ()
+        names += ("invoke_fused_moe_triton_kernel", "invoke_fused_moe_kernel")
+        return next(getattr(self._kernel, name) for name in names if hasattr(self._kernel, name))
+
+    def prepare(self, w13: Weights, w2: Weights) -> tuple[Weights, Weights]:
+        """Return the weights as they are, but for zero points, which the kernels read two rows a byte."""
+        return paired_zeros(w13), paired_zeros(w2)
 
     def block_m(self, problem: MoEProblem) -> int:
         """Return the rows of a tile."""
@@ -166,13 +181,13 @@ class WheelPipeline:
             return torch.empty_like(x)
         plan, on_input = self._plan(problem), problem.apply_router_weight_on_input
         tokens: Weights = x
-        if quantised := isinstance(w13, Quantised):
+        if quantised := bool(formats.get(problem.format).activation_block):
             check_product(problem.format, x.device)
             with mark("quant"):
                 tokens = quantise(x, format=problem.format)
         with mark("align"):
-            tiles = self._align(topk_ids, plan, problem.E)
-        given = {"topk_weights": topk_weights, "topk_ids": topk_ids, **tiles}
+            tiles = self._align(topk_ids, plan, problem)
+        given = {"topk_weights": topk_weights, "topk_ids": topk_ids, **tiles, **flags(problem.format)}
         order = tiles["sorted_token_ids"] if plan.tma2 else None  # TMA cannot gather: it reads rows in sorted order
         with mark("w13"):
             shape = (problem.M, problem.topk) if order is None else (1, order.numel())
@@ -190,47 +205,23 @@ class WheelPipeline:
         with mark("combine"):
             return combine(rows.view(problem.rows_useful, problem.K), problem.topk)
 
-    def _align(self, topk_ids: Tensor, plan: Plan, E: int) -> dict[str, Tensor | None]:
+    def _align(self, topk_ids: Tensor, plan: Plan, problem: MoEProblem) -> dict[str, Tensor | None]:
         """Return the arguments that say which rows a tile has; with few pairs each gets a tile, if the kernel can."""
         block_m = plan.w13["BLOCK_SIZE_M"]
+        naive = "naive_block_assignment" in self._kernel.fused_moe_kernel.arg_names and not grouped(problem.format)
         # vLLM's own rule for its own argument: up to E / 4 pairs need no sort.
-        if 4 * topk_ids.numel() <= E and "naive_block_assignment" in self._kernel.fused_moe_kernel.arg_names:
+        if naive and 4 * topk_ids.numel() <= problem.E:
             total = torch.full((1,), topk_ids.numel() * block_m, dtype=torch.int32, device=topk_ids.device)
             return {"sorted_token_ids": None, "expert_ids": topk_ids.view(-1), "num_tokens_post_padded": total}
-        return align_of("auto")(topk_ids, block_m, E)._asdict()
+        return align_of("auto")(topk_ids, block_m, problem.E)._asdict()
 
     def _gemm(self, x: Weights, w: Weights, y: Tensor, weighted: bool, topk: int, given: dict[str, Any]) -> None:
         """Launch y = x @ w^T for the rows of each tile; ``weighted``: times the router weight."""
-        # Releases differ in their arguments: all that any of them knows is offered, see ``_call``.
-        fixed = dict.fromkeys(("B_zp", "bias", "B_bias"))
-        off = ("use_int8_w8a8", "use_int8_w8a16", "use_int4_w4a16", "filter_expert")
+        # Releases differ in their arguments: all that any of them knows is offered, see ``call``.
+        fixed = dict.fromkeys(("bias", "B_bias"))
         (a, a_scale), (b, b_scale) = parts(x), parts(w)
-        values = {"A": a, "B": b, "C": y, "A_scale": a_scale, "B_scale": b_scale, "top_k": topk}
-        types = {"mul_routed_weight": weighted, "compute_type": TYPES[y.dtype]}
-        flags = {**dict.fromkeys(off, False), **_scaled(w.format if isinstance(w, Quantised) else "")}
-        _call(self._launcher, {**fixed, **flags, **values, **types, **given})
-
-
-@cache
-def _scaled(format: str) -> dict[str, Any]:
-    """Return a format as arguments of the engines' launchers; an empty name means no scales."""
-    # Cached, because a look-up reads the plugin's source, and every call needs it.
-    known = formats.get(format) if format else None
-    return {
-        "use_fp8_w8a8": bool(known and known.quantised),
-        "block_shape": list(known.block_shape) if known and known.block_shape else None,
-        "per_channel_quant": bool(known and known.per_channel),
-    }
-
-
-def _call(function: Any, known: dict[str, Any]) -> Any:
-    """Call a function of another project with those of the known arguments that it takes.
-
-    Raises:
-        UserError: it needs one that is not known.
-    """
-    parameters = inspect.signature(function).parameters
-    unknown = [n for n, p in parameters.items() if n not in known and p.default is inspect.Parameter.empty]
-    if unknown:
-        raise UserError(f"{function.__name__} needs {', '.join(unknown)}, which this adapter does not know.")
-    return function(**{name: known[name] for name in parameters if name in known})
+        zeros = w.zeros if isinstance(w, Quantised) else None
+        values = {"A": a, "B": b, "C": y, "A_scale": a_scale, "B_scale": b_scale, "B_zp": zeros, "top_k": topk}
+        types = {"mul_routed_weight": weighted, "compute_type": TYPES[y.dtype], "filter_expert": False}
+        self.token_scales = a_scale
+        call(self._launcher(given["use_int4_w4a16"]), {**fixed, **values, **types, **given})

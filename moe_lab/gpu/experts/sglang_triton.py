@@ -14,7 +14,17 @@ INFO = {
     "tried": ["0.5.8", "0.5.23"],
     "hardware": "NVIDIA SM80+, AMD CDNA3+; the CPU under TRITON_INTERPRET=1 (fp32, fp16); "
     "fp8 formats: NVIDIA SM89+, where an H100 without tuned tiles takes an H200's",
-    "formats": ["fp32", "fp16", "bf16", "fp8_block", "fp8_tensor", "fp8_token"],
+    "formats": [
+        "fp32",
+        "fp16",
+        "bf16",
+        "fp8_block",
+        "fp8_tensor",
+        "fp8_token",
+        "int8",
+        "int8_w8a16",
+        "int4_w4a16",
+    ],
     "cpu_formats": ["fp32", "fp16", "bf16"],
     "fp32": "tf32",
     "activations": ["silu", "gelu", "gelu_tanh", "relu2", "swigluoai", "silu_no_mul", "gelu_no_mul", "relu2_no_mul"],
@@ -41,6 +51,9 @@ def at(version: str | None) -> WheelPipeline:
         "get_global_server_args": lambda: settings,
         "get_exec": lambda: SimpleNamespace(deterministic=settings),
         "get_moe_padding_size": lambda *given: 0,
-        "scaled_fp8_quant": lambda x, scale, **named: (x, scale),  # our own kernel has already quantised x
+        # Our own kernel has already quantised x; of int8 the launcher asks for the scales, without those it is given.
+        "scaled_fp8_quant": lambda x, scale, **named: (x, scale),
+        "per_token_quant_int8": lambda x: (x, pipeline.token_scales),
     }
-    return WheelPipeline("sglang", version, answers)
+    pipeline = WheelPipeline("sglang", version, answers)
+    return pipeline

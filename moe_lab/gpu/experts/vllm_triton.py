@@ -16,7 +16,17 @@ INFO = {
     "tried": ["0.15.0", "0.33.0"],
     "hardware": "NVIDIA SM80+, AMD CDNA3+; the CPU under TRITON_INTERPRET=1 (fp32, fp16); "
     "fp8 formats: NVIDIA SM89+, where an H100 without tuned tiles takes an H200's",
-    "formats": ["fp32", "fp16", "bf16", "fp8_block", "fp8_tensor", "fp8_token"],
+    "formats": [
+        "fp32",
+        "fp16",
+        "bf16",
+        "fp8_block",
+        "fp8_tensor",
+        "fp8_token",
+        "int8",
+        "int8_w8a16",
+        "int4_w4a16",
+    ],
     "cpu_formats": ["fp32", "fp16", "bf16"],
     "fp32": "tf32",
     "activations": ["silu", "gelu", "gelu_tanh", "relu2", "swigluoai", "silu_no_mul", "gelu_no_mul", "relu2_no_mul"],
