@@ -45,8 +45,15 @@ class fused_moe_kernel:
     arg_names = ["a_ptr", "BLOCK_SIZE_M", "BLOCK_SIZE_N", "BLOCK_SIZE_K", "GROUP_SIZE_M", "naive_block_assignment"]
 
 
+class fused_moe_kernel_gptq_awq:
+    arg_names = ["SPLIT_K"]
+
+
 def get_default_config(M, E, N, K, topk, dtype, block_shape=None):
-    assert (dtype, block_shape) in ((None, None), ("fp8_w8a8", None), ("fp8_w8a8", [128, 128]))
+    assert (dtype, block_shape) in (
+        (None, None), ("fp8_w8a8", None), ("fp8_w8a8", [128, 128]), ("int8_w8a8", None), ("int8_w8a16", None),
+        ("int4_w4a16", [0, 32]),
+    )
     return {"BLOCK_SIZE_M": 16 if M <= E else 64, "SPLIT_K": 1}
 
 
@@ -55,7 +62,8 @@ def invoke_fused_moe_triton_kernel(
     top_k, config, compute_type, use_fp8_w8a8, use_int8_w8a8, use_int8_w8a16, use_int4_w4a16, per_channel_quant,
     block_shape=None, B_bias=None,
 ):
-    assert B_bias is None and C.ndim == 3 and use_fp8_w8a8 == (B_scale is not None)
+    assert B_bias is None and C.ndim == 3 and not use_int4_w4a16
+    assert (use_fp8_w8a8 or use_int8_w8a8 or use_int8_w8a16) == (B_scale is not None)
     if use_fp8_w8a8:
         assert A.dtype == B.dtype == torch.float8_e4m3fn
         if block_shape:
@@ -66,13 +74,33 @@ def invoke_fused_moe_triton_kernel(
             assert B_scale.stride(0) == (B.shape[1] if per_channel_quant else 1)
             assert A_scale.shape == (A.shape[0] if per_channel_quant else 1, 1)
         A, B = A.float() * A_scale, B.float() * B_scale
-    flat, size = C.view(-1, C.shape[-1]), config["BLOCK_SIZE_M"]
+    elif B_scale is not None:
+        assert B.dtype == torch.int8 and per_channel_quant and (A.dtype == torch.int8) == use_int8_w8a8
+        A, B = A.float() * A_scale if use_int8_w8a8 else A.float(), B.float() * B_scale
+    tiles = sorted_token_ids, expert_ids, num_tokens_post_padded, config["BLOCK_SIZE_M"]
+    multiply(A, B, C, *tiles, topk_weights, mul_routed_weight, top_k)
+
+
+def invoke_fused_moe_wna16_triton_kernel(
+    A, B, C, B_scale, B_zp, topk_weights, sorted_token_ids, expert_ids, num_tokens_post_padded, mul_routed_weight,
+    top_k, config, compute_type, use_int8_w8a16, use_int4_w4a16, block_shape,
+):
+    assert use_int4_w4a16 and block_shape == [0, 32] and config["SPLIT_K"] == 1 and not should_moe_wna16_use_cuda()
+    zero = 8 if B_zp is None else torch.stack([B_zp & 15, B_zp >> 4], 2).flatten(1, 2).repeat_interleave(32, -1)
+    B = (torch.stack([B & 15, B >> 4], -1).flatten(-2).float() - zero) * B_scale.float().repeat_interleave(32, -1)
+    A = A.float()
+    tiles = sorted_token_ids, expert_ids, num_tokens_post_padded, config["BLOCK_SIZE_M"]
+    multiply(A, B, C, *tiles, topk_weights, mul_routed_weight, top_k)
+
+
+def multiply(A, B, C, sorted_token_ids, expert_ids, num_tokens_post_padded, size, topk_weights, weighted, top_k):
+    flat = C.view(-1, C.shape[-1])
     for tile in range(int(num_tokens_post_padded) // size):
         pairs = [tile] if sorted_token_ids is None else sorted_token_ids[tile * size : (tile + 1) * size].tolist()
         for pair in pairs:
             if pair < flat.shape[0]:
                 y = B[int(expert_ids[tile])] @ A[pair // top_k]
-                flat[pair] = y * topk_weights.view(-1)[pair] if mul_routed_weight else y
+                flat[pair] = y * topk_weights.view(-1)[pair] if weighted else y
 """
 
 
@@ -141,6 +169,14 @@ def test_wheel_pipeline_passes_values_and_scales_of_fp8(cache: Path, interpreter
     y = examine.load("vllm_triton")[0].experts(*tensors, problem=problem, mark=mark)
     assert_fp8(y, problem, tensors)
     assert seen == ["quant", "align", "w13", "act+quant", "w2", "combine"]
+
+
+@pytest.mark.parametrize("format", ["int8", "int8_w8a16", "int4_w4a16_g32", "int4_w4a16_g32_zeros"])
+def test_wheel_pipeline_passes_integers_with_scales_and_zero_points(cache: Path, interpreter, format: str, poison):
+    problem, (x, *w, ids, weights) = fp8(1, format=format)  # so few pairs that a tile for each is an option
+    backend = examine.load("vllm_triton")[0]
+    y = backend.experts(x, *backend.prepare(*w), ids, weights, problem=problem, mark=ranges.marker("none"))
+    assert_fp8(y, problem, (x, *w, ids, weights))
 
 
 def test_an_h100_takes_the_tuned_tiles_of_an_h200_for_fp8(cache: Path, interpreter, tmp_path, monkeypatch) -> None:

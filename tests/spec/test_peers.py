@@ -59,7 +59,7 @@ def test_add_again_replaces_the_release(cache: Path, tmp_path: Path) -> None:
     ("given", "said"),
     [
         ({"name": "numpy", "files": {}}, "lacks kernels that moe_lab can read"),
-        ({"files": {f"{MOE}/layer.py": "class Layer: ..."}}, "lacks its package of deep_gemm"),
+        ({"files": {f"{MOE}/layer.py": "class Layer: ..."}}, "lacks its library of marlin"),
         ({"files": {**FILES, "../evil.py": KERNEL}}, r"has the file '../evil.py', which would lie outside"),
     ],
     ids=["another-package", "moved-files", "escaping-path"],

@@ -153,9 +153,8 @@ class WheelPipeline:
 
     def _launcher(self, int4: bool = False) -> Any:
         # Releases renamed their launcher, and vLLM has one of its own for int4.
-        names = ("invoke_fused_moe_wna16_triton_kernel",) if int4 else ()
-        names += ("invoke_fused_moe_triton_kernel", "invoke_fused_moe_kernel")
-        return next(getattr(self._kernel, name) for name in names if hasattr(self._kernel, name))
+        names = "invoke_fused_moe_wna16_triton_kernel", "invoke_fused_moe_triton_kernel", "invoke_fused_moe_kernel"
+        return next(getattr(self._kernel, name) for name in names[not int4 :] if hasattr(self._kernel, name))
 
     def prepare(self, w13: Weights, w2: Weights) -> tuple[Weights, Weights]:
         """Return the weights as they are, but for zero points, which the kernels read two rows a byte."""

@@ -55,5 +55,5 @@ def at(version: str | None) -> WheelPipeline:
         "scaled_fp8_quant": lambda x, scale, **named: (x, scale),
         "per_token_quant_int8": lambda x: (x, pipeline.token_scales),
     }
-    pipeline = WheelPipeline("sglang", version, answers)
+    pipeline: WheelPipeline = WheelPipeline("sglang", version, answers)
     return pipeline

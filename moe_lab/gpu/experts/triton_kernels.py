@@ -2,6 +2,7 @@
 
 Its own SwiGLU is the clamped one of gpt-oss; for SiLU its fused-activation hook gets a function of ours. Both need gate
 and up columns interleaved, which ``prepare`` does. It uses the 3.5 API (``matmul_ogs``), which vLLM's wheels contain.
+Weights in mxfp4 are laid out by its own functions, and sums along K not split on SM90, as vLLM has it for gpt-oss.
 """
 
 from functools import cache, cached_property
@@ -11,9 +12,12 @@ from typing import Any
 import torch
 import triton
 from torch import Tensor
+from torch.nn.functional import pad
 
 from moe_lab.gpu.experts._place_weight import place_weight
+from moe_lab.gpu.experts._platform import capability
 from moe_lab.gpu.experts._standins import load_package
+from moe_lab.gpu.formats import Quantised, Weights
 from moe_lab.gpu.kernels.activation import ALPHA, LIMIT
 from moe_lab.gpu.kernels.ogs import gated_silu, pack
 from moe_lab.spec import peers
@@ -28,7 +32,7 @@ INFO = {
     "peer": "triton_kernels",
     "tried": ["vllm-0.15.0"],
     "hardware": "NVIDIA SM80+ (best on SM90+), AMD CDNA3+",
-    "formats": ["fp16", "bf16"],
+    "formats": ["fp16", "bf16", "mxfp4"],
     "cpu_formats": [],
     "activations": ["silu", "swigluoai"],
     "cuda_graph": True,
@@ -51,17 +55,36 @@ class MatmulOgs:
     def _modules(self) -> dict[str, ModuleType]:
         if torch.version.cuda is None and torch.version.hip is None:
             raise UserError("triton_kernels needs a GPU: it specialises compiled kernels, which have no CPU form.")
-        return load_package(self.peer.root, "triton_kernels", ("matmul_ogs", "routing", "tensor", "swiglu"))
+        details = "matmul_ogs_details.opt_flags", "tensor_details.layout"
+        return load_package(self.peer.root, "triton_kernels", ("matmul_ogs", "routing", "tensor", "swiglu", *details))
 
-    def prepare(self, w13: Tensor, w2: Tensor) -> tuple[Tensor, Tensor]:
-        """Return w13 [E, K, 2N] with gate and up columns interleaved, and w2 [E, N, K]; both contiguous, so N-major."""
+    def prepare(self, w13: Weights, w2: Weights) -> tuple[Any, Any]:
+        """Return w13 [E, K, 2N] with gate and up columns interleaved, and w2 [E, N, K].
+
+        Plain ones are contiguous, so N-major. Each in mxfp4 is one of its own tensors and the precision that has its
+        scales.
+        """
+        if isinstance(w13, Quantised) and isinstance(w2, Quantised):
+            return self._swizzled(w13.each(_interleaved)), self._swizzled(w2)
+        assert isinstance(w13, Tensor)
+        assert isinstance(w2, Tensor)
         E, rows, K = w13.shape
         first, second = w13.new_empty((E, K, rows)), w2.new_empty((E, w2.shape[2], w2.shape[1]))
         # Expert by expert: a transposed copy of all weights at once would need as much memory again.
         for expert in range(E):
-            first[expert] = w13[expert].view(2, rows // 2, K).transpose(0, 1).reshape(rows, K).T
+            first[expert] = _interleaved(w13[expert][None])[0].T
             second[expert] = w2[expert].T
         return first, second
+
+    def _swizzled(self, w: Quantised) -> tuple[Any, Any]:
+        tensor, layout = self._modules["tensor"], self._modules["tensor_details.layout"]
+        scales = pad(w.scales, (0, -w.scales.shape[-1] % 4))  # it reads the scales of 128 numbers at once
+        values = tensor.wrap_torch_tensor(w.values.mT, dtype=tensor.FP4)
+        kind, options = layout.make_default_matmul_mxfp4_w_layout(mx_axis=1)
+        values = tensor.convert_layout(values, kind, **options)
+        kind, options = layout.make_default_matmul_mxfp4_w_scale_layout(mx_axis=1, num_warps=8)
+        scales = tensor.convert_layout(tensor.wrap_torch_tensor(scales.mT), kind, **options)
+        return values, self._modules["matmul_ogs"].PrecisionConfig(weight_scale=scales)
 
     def block_m(self, problem: MoEProblem) -> int:
         """Return the rows of a tile: an expert's mean rows, rounded up to a power of two from 16 to 128."""
@@ -70,8 +93,8 @@ class MatmulOgs:
     def experts(
         self,
         x: Tensor,
-        w13: Tensor,
-        w2: Tensor,
+        w13: Any,
+        w2: Any,
         topk_weights: Tensor,
         topk_ids: Tensor,
         *,
@@ -83,15 +106,25 @@ class MatmulOgs:
             return torch.empty_like(x)
         x, topk_weights = place_weight(x, topk_weights, problem, mark)
         matmul_ogs = self._modules["matmul_ogs"].matmul_ogs
+        (w13, precision13), (w2, precision2) = (w if isinstance(w, tuple) else (w, None) for w in (w13, w2))
+        self._constrain(problem.format)
         with mark("align"):
             routing, gather, scatter = self._sort(topk_weights, topk_ids, problem)
         with mark("w13+act"):
             activation = self._activation(problem.activation)
-            hidden = matmul_ogs(x, w13, None, routing, gather_indx=gather, fused_activation=activation)
+            how = {"gather_indx": gather, "precision_config": precision13, "fused_activation": activation}
+            hidden = matmul_ogs(x, w13, None, routing, **how)
         with mark("w2+combine"):
             hidden = hidden.view(problem.rows_useful, problem.N)
-            y = matmul_ogs(hidden, w2, None, routing, scatter_indx=scatter, gammas=routing.gate_scal)
+            how = {"scatter_indx": scatter, "precision_config": precision2, "gammas": routing.gate_scal}
+            y = matmul_ogs(hidden, w2, None, routing, **how)
         return y.view(problem.M, problem.K)  # type: ignore[no-any-return]
+
+    def _constrain(self, format: str) -> None:
+        flags = self._modules["matmul_ogs_details.opt_flags"]
+        flags.reset_opt_flags_constraints()  # they hold for all that follows
+        if format == "mxfp4" and capability()[0] == 9:
+            flags.update_opt_flags_constraints({"split_k": 1})
 
     def _sort(self, topk_weights: Tensor, topk_ids: Tensor, problem: MoEProblem) -> Any:
         # Its sort takes the routing as a bit matrix, which its own router would make from logits.
@@ -107,6 +140,12 @@ class MatmulOgs:
             return ogs.FusedActivation(ogs.FnSpecs("gated_silu", gated_silu, ("alpha",)), (1.0,), 2)
         clamped = ogs.FnSpecs("swiglu", self._modules["swiglu"].swiglu_fn, ("alpha", "limit"))
         return ogs.FusedActivation(clamped, (float(ALPHA), float(LIMIT)), 2)
+
+
+def _interleaved(rows: Tensor) -> Tensor:
+    """Return [E, 2N, columns], gate rows then up rows, with a gate row and an up row in turn."""
+    E, all_rows, columns = rows.shape
+    return rows.view(E, 2, all_rows // 2, columns).transpose(1, 2).reshape(rows.shape)
 
 
 @cache  # keeps what the release has imported

@@ -105,6 +105,14 @@ PROJECTS: dict[str, Project] = {
         "MIT",
         "include/deep_gemm",
     ),
+    "marlin": Project(
+        "Marlin's grouped GEMM (CUDA), in the compiled library of vLLM's wheel",
+        "https://github.com/vllm-project/vllm",
+        "vllm",
+        {"library": Part(("vllm/_moe_C_stable_libtorch*.so",), strip="vllm/")},
+        "vllm==0.33.0",
+        proof="_moe_C_stable_libtorch.abi3.so",
+    ),
     "sgl_deep_gemm": Project(
         "SGLang's DeepGEMM with its mega MoE for SM90 (CUDA, compiled by nvcc when it first runs)",
         "https://github.com/sgl-project/DeepGEMM",

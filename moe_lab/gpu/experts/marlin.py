@@ -1,0 +1,132 @@
+"""vLLM's Marlin for experts: weights of 4 or 8 bits, widened in registers; its grouped GEMM is a compiled library.
+
+The wheel has it for SM80 as PTX, which the driver compiles for a newer GPU when a format is first used: about a minute
+each, kept in CUDA's cache. Tiles of rows are chosen by vLLM's rule; align, activation and sum are ours, see ``_wheel``.
+"""
+
+from functools import cache, cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from moe_lab.gpu.align import Alignment
+from moe_lab.gpu.experts._marlin_layout import Packed, packed, padded
+from moe_lab.gpu.experts._tuned import align_of
+from moe_lab.gpu.formats import Quantised
+from moe_lab.gpu.kernels.activation import gated_activation
+from moe_lab.gpu.kernels.combine import combine
+from moe_lab.spec import formats, peers
+from moe_lab.spec.problem import MoEProblem
+from moe_lab.spec.ranges import Mark
+
+INFO = {
+    "about": "vLLM's moe_wna16_marlin_gemm in its own layout of weights; align, activation and sum are ours",
+    "needs": ["torch", "triton", "peer:marlin"],
+    "install": "moe-lab peers add vllm==0.33.0",
+    "peer": "marlin",
+    "tried": [],
+    "hardware": "NVIDIA SM80+",
+    "formats": ["int4_w4a16", "int8_w8a16", "mxfp4", "nvfp4"],
+    "cpu_formats": [],
+    "activations": ["silu", "gelu", "gelu_tanh", "relu2", "swigluoai", "silu_no_mul", "gelu_no_mul", "relu2_no_mul"],
+    "cuda_graph": True,
+    "source": "https://github.com/vllm-project/vllm",
+}
+
+# vLLM's numbers of its types: exponent bits, mantissa bits << 8, sign << 16, bias << 17, and what stands for NaN << 50.
+UINT4, UINT4_BIAS_8 = 4 << 8, 4 << 8 | 8 << 17
+UINT8_BIAS_128, E2M1 = 8 << 8 | 128 << 17, 2 | 1 << 8 | 1 << 16 | 1 << 49
+IEEE_754 = 1 << 50
+LOCKS = 4  # per multiprocessor
+
+
+class Marlin:
+    """The backend of one release.
+
+    Attributes:
+        peer: the release.
+    """
+
+    def __init__(self, version: str | None):
+        """Find the release; nothing is loaded yet."""
+        self.peer = peers.get("marlin", version)
+        self._locks: dict[torch.device, Tensor] = {}
+
+    @cached_property
+    def _gemm(self) -> Any:
+        torch.ops.load_library(str(self.peer.file("library")))
+        return torch.ops._moe_C.moe_wna16_marlin_gemm
+
+    def prepare(self, w13: Quantised, w2: Quantised) -> tuple[Packed, Packed]:
+        """Return the weights in Marlin's layout, with zeros up to sizes that its tiles divide."""
+        _, K, N = w2.shape
+        block = formats.get(w13.format).weight_block
+        group = block[1] if block else 0
+        wide, high = _up(K, 128), _up(N, max(64, group))
+        first = padded(w13, w13.shape[1] // N, high, wide, group)
+        return packed(first, group), packed(padded(w2, 1, wide, high, group), group)
+
+    def block_m(self, problem: MoEProblem) -> int:
+        """Return the rows of a tile: the fewest that an expert's mean rows fill to less than nine tenths."""
+        return next((rows for rows in (8, 16, 32, 48) if problem.rows_useful / problem.E / rows < 0.9), 64)
+
+    def experts(
+        self,
+        x: Tensor,
+        w13: Packed,
+        w2: Packed,
+        topk_weights: Tensor,
+        topk_ids: Tensor,
+        *,
+        problem: MoEProblem,
+        mark: Mark,
+    ) -> Tensor:
+        """Return the layer's output [M, K] in bf16. No host synchronisation."""
+        if problem.M == 0:
+            return torch.empty_like(x)
+        on_input = problem.apply_router_weight_on_input
+        with mark("align"):
+            tiles = align_of("auto")(topk_ids, self.block_m(problem), problem.E)
+        with mark("w13"):
+            wide = pad(x, (0, w13.depth - problem.K)) if w13.depth > problem.K else x
+            gate_up = self._product(wide, w13, tiles, topk_weights, on_input, problem)
+        with mark("act"):
+            hidden = gated_activation(gate_up, problem.activation)
+        with mark("w2"):
+            rows = self._product(hidden, w2, tiles, topk_weights, not on_input, problem)
+        with mark("combine"):
+            return combine(rows, problem.topk)[:, : problem.K].contiguous()
+
+    def _product(
+        self, x: Tensor, w: Packed, tiles: Alignment, weights: Tensor, weighted: bool, problem: MoEProblem
+    ) -> Tensor:
+        """Return x @ w^T [pairs, columns] of x [M, depth] or [pairs, depth]; ``weighted``: times the router weights."""
+        if x.device not in self._locks:
+            count = torch.cuda.get_device_properties(x.device).multi_processor_count
+            self._locks[x.device] = torch.zeros(LOCKS * count, dtype=torch.int32, device=x.device)
+        y = x.new_empty((problem.rows_useful, w.columns))
+        factors = x, y, w.values, None, w.scales, None, w.matrix_scales, w.zeros, self._locks[x.device]
+        rows = self.block_m(problem), problem.rows_useful // x.shape[0]
+        sizes = x.shape[0], w.columns, w.depth
+        # Sums of parts in fp32 without atomics, zeros in integers, and tiles of columns of its own choice, as in vLLM.
+        how = False, True, False, -1, -1, -1
+        result: Tensor = self._gemm(*factors, *tiles, weights, *rows, weighted, _type_id(problem.format), *sizes, *how)
+        return result
+
+
+def _up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
+
+
+def _type_id(format: str) -> int:
+    if formats.get(format).engine != "int4_w4a16":
+        return {"int8_w8a16": UINT8_BIAS_128 | IEEE_754, "mxfp4": E2M1, "nvfp4": E2M1}[format]
+    return (UINT4 if format.endswith("zeros") else UINT4_BIAS_8) | IEEE_754
+
+
+@cache  # keeps what the release has loaded
+def at(version: str | None) -> Marlin:
+    """Return the backend of one release; None = the one in the cache."""
+    return Marlin(version)

@@ -1,0 +1,88 @@
+"""Marlin's layout of weights, and its adapter around a library that stands for theirs."""
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from moe_lab.gpu.experts import _marlin_layout as layout
+from moe_lab.gpu.experts import marlin, torch_loop
+from moe_lab.gpu.formats import dense, quantise
+from moe_lab.gpu.formats._four_bits import unpack
+from moe_lab.spec import ranges
+from moe_lab.spec.problem import MoEProblem
+
+
+def codes(words, bits):
+    """The numbers in [..., n] int32, from the lowest bits on."""
+    return torch.stack([words >> at & (1 << bits) - 1 for at in range(0, 32, bits)], -1).flatten(-2)
+
+
+def test_a_lane_holds_the_numbers_that_the_tensor_cores_take_from_it():
+    w = quantise(torch.randn(1, 64, 64), "int4_w4a16_g32")
+    plain = unpack(w.values[0])  # [columns, depth]
+    first = codes(layout.packed(w, 32).values[0, 0, :1], 4).tolist()  # of lane 0 in the first 16 columns
+    assert first == [
+        int(plain[column, row]) for row, column in ((0, 0), (8, 0), (0, 8), (8, 8), (1, 0), (9, 0), (1, 8), (9, 8))
+    ]
+    w = quantise(torch.randn(1, 64, 64), "int8_w8a16")
+    second = codes(layout.packed(w, 0).values[0, 0, 2:4], 8).tolist()  # lane 0 in the next 16 columns
+    where = ((0, 16), (8, 16), (1, 16), (9, 16), (0, 24), (8, 24), (1, 24), (9, 24))
+    assert second == [int(w.values[0, column, row]) + 128 for row, column in where]
+
+
+def test_scales_and_zero_points_lie_in_the_order_of_the_lanes_columns():
+    w = quantise(torch.randn(2, 64, 128) * torch.arange(1, 65)[:, None], "int4_w4a16_g32_zeros")
+    packed = layout.packed(w, 32)
+    assert packed.scales.shape == (2, 4, 64)
+    assert torch.equal(packed.scales[1, 3, :9], w.scales[1, [0, 8, 16, 24, 32, 40, 48, 56, 1], 3])
+    assert codes(packed.zeros[1, 3, :1], 4).tolist() == w.zeros[1, [0, 16, 32, 48, 8, 24, 40, 56], 3].tolist()
+    w = quantise(torch.randn(2, 64, 128) * torch.arange(1, 65)[:, None], "mxfp4")
+    scales = layout.packed(w, 32).scales.view(torch.uint8)
+    assert scales[0, 2, :4].tolist() == w.scales[0, [0, 16, 8, 24], 2].tolist()
+
+
+@pytest.mark.parametrize("format", ["int4_w4a16", "int8_w8a16", "mxfp4", "nvfp4"])
+def test_padding_adds_rows_of_zeros_to_each_of_gate_and_up(format):
+    w = quantise(torch.randn(2, 2 * 48, 160), format)
+    group = {"int4_w4a16": 128, "int8_w8a16": 0, "mxfp4": 32, "nvfp4": 16}[format]
+    grown = dense(layout.padded(w, 2, 64, 256, group), torch.float32).view(2, 2, 64, 256)
+    assert torch.equal(grown[:, :, :48, :160], dense(w, torch.float32).view(2, 2, 48, 160))
+    assert grown[:, :, 48:].abs().max() == 0
+
+
+def unpacked(w):
+    """The values [E, columns, depth] that int4 of groups of 32 in Marlin's layout stands for."""
+    flat = torch.empty(w.values.shape[0], w.depth // 16, w.columns // 64, layout.TILE)
+    flat[..., layout._order(4, "cpu")] = codes(w.values, 4).view(flat.shape).float() - 8
+    tiles = flat.unflatten(-1, (4, 16, 16)).flatten(2, 3).transpose(2, 3).reshape(-1, w.depth, w.columns)
+    scales = torch.empty(w.scales.shape)
+    scales.unflatten(-1, (-1, 64))[..., layout.BY_GROUP] = w.scales.float().unflatten(-1, (-1, 64))
+    return (tiles * scales.repeat_interleave(32, 1)).mT
+
+
+def gemm(a, c, values, bias, scales, a_scales, matrix_scales, zeros, locks, order, experts, padded, weights, *more):
+    """The product of the library, in plain torch, for weights that ``unpacked`` can read."""
+    tile, topk, weighted, type_id, m, n, k, *how = more
+    assert (m, k) == a.shape
+    assert how == [False, True, False, -1, -1, -1]
+    assert type_id == 1125899907892224  # uint4b8
+    w = unpacked(layout.Packed(values, scales, zeros, matrix_scales, n, k))
+    for row in range(int(padded)):
+        if (pair := int(order[row])) < len(c):
+            factor = weights.flatten()[pair] if weighted else 1
+            c[pair] = w[experts[row // tile]] @ a[pair // topk].float() * factor
+    return c
+
+
+def test_marlin_gets_padded_weights_and_what_its_tiles_need(interpreter, monkeypatch, poison):
+    adapter = marlin.Marlin.__new__(marlin.Marlin)
+    adapter.__dict__.update(_gemm=gemm, _locks={torch.device("cpu"): torch.zeros(4)})
+    problem = MoEProblem(5, 96, 32, 4, 2, "int4_w4a16_g32")
+    w = [quantise(torch.randn(shape) * shape[2] ** -0.5, problem.format) for shape in ((4, 64, 96), (4, 96, 32))]
+    ids = torch.tensor([[0, 3], [1, 3], [3, 2], [0, 1], [3, 1]], dtype=torch.int32)
+    given = torch.randn(5, 96).half(), torch.rand(5, 2), ids
+    y = adapter.experts(given[0], *adapter.prepare(*w), *given[1:], problem=problem, mark=ranges.marker("none"))
+    expected = torch_loop.experts(given[0], *w, *given[1:], problem=problem, mark=ranges.marker("none"))
+    assert y.shape == (5, 96)
+    assert (y - expected).abs().max() < 0.01 * expected.abs().max()
+    assert [adapter.block_m(MoEProblem(M, 96, 32, 4, 2, "mxfp4")) for M in (1, 15, 30, 80, 100)] == [8, 16, 32, 48, 64]
