@@ -343,10 +343,29 @@ def test_separators_of_any_locale_give_the_number_that_was_printed(rows, ns, rea
     assert table[["duration_ns", "dram_read_bytes"]].iloc[0].tolist() == [ns, read]
 
 
+MOST = "l1tex__throughput.max.pct_of_peak_sustained_active"
+
+
+def test_percentages_beyond_a_thousand_have_separators_too(tmp_path):
+    """Of many units the largest may reach 1,056 %; that it is no 1.056 follows from 1,980,000 on the same page."""
+    units = {TIME: "ns", "device__attribute_max_gpu_frequency_khz": "", MOST: "%", SM: "%"}
+    values = [
+        {TIME: "117,344", "device__attribute_max_gpu_frequency_khz": "1,980,000", MOST: most, SM: sm}
+        for most, sm in (("1,056", "1,012"), ("98.5", "22"))
+    ]
+    table = parse_report(write(tmp_path, raw([kernel(v, "w13") for v in values], units))).table
+    assert table["duration_ns"].tolist() == [117344, 117344]
+    assert table["sm_throughput_pct"].tolist() == [1012, 22]
+
+
 @pytest.mark.parametrize(
     ("rows", "sentence"),
     [
         ([("sm__inst_executed.avg.per_cycle_active", "inst/cycle", "1.234")], "which may be 1.234 or 1,234"),
+        (
+            [("sm__inst_executed.avg.per_cycle_active", "inst/cycle", "1,234"), (MOST, "%", "1,056")],
+            "may be 1,234 or 1.234",
+        ),
         ([(TIME, "ns", "117.344"), (HIT, "%", "33.25")], "only a decimal comma"),
         ([(TIME, "ns", "1e400")], "not a number that a counter can have"),
         ([(TIME, "ns", "-5")], "not a number that a counter can have"),

@@ -84,13 +84,15 @@ def decimal_comma(cells: Iterable[Cell]) -> bool:
 
     ``1.234`` is either a number with three decimals or one thousand. What decides is a number that only one of the two
     styles can write (``12,5``, ``1.234.567``), or whose value only one of them makes possible: nanoseconds and counts
-    are whole, percentages and numbers with a prefix stay below one thousand. If there is none, a file that leaves
-    long numbers ungrouped has decimals.
+    are whole, and numbers with a prefix stay below one thousand. If there is none, percentages that we keep stay below
+    one thousand, too (the largest of many units may exceed it), and a file that leaves long numbers ungrouped has
+    decimals.
 
     Raises:
         ValueError: the numbers contradict each other, or nothing decides.
     """
     proofs: dict[bool, Cell] = {}
+    likely: dict[bool, Cell] = {}
     open_: list[Cell] = []
     ungrouped = False
     for cell in cells:
@@ -99,12 +101,14 @@ def decimal_comma(cells: Iterable[Cell]) -> bool:
         if "." not in digits and "," not in digits:
             ungrouped |= digits == cell.text.strip() and _UNGROUPED.fullmatch(digits) is not None
             continue
+        percentage = len(can) == 2 and scale(cell.unit)[1] == "%"
         if len(can) == 2:
             can = [comma for comma in can if _possible(_value(digits, comma), cell)]
-        if len(can) == 1:
-            proofs.setdefault(can[0], cell)
+        if len(can) == 1 and not (percentage and not cell.kept):
+            (likely if percentage else proofs).setdefault(can[0], cell)
         elif len(can) == 2 and cell.kept:
             open_.append(cell)
+    proofs = proofs or likely
     if len(proofs) == 2:
         point, comma = (f"'{one_line(proofs[c].text, 40)}' ({one_line(proofs[c].name, 80)})" for c in (False, True))
         raise ValueError(f"{point} can only have a decimal point, {comma} only a decimal comma")
