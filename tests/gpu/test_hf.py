@@ -86,6 +86,12 @@ def test_hf_opens_a_range_for_each_module_and_the_stages_inside_its_experts(
     assert ranges.stages_of(names[at + 1][1])
     router = next(name for _, name in inside if "layers.1.mlp.router" in name)
     assert "'TrainableParams': {'weight': [8, 64], 'bias': [8]}, 'Inputs': [[3, 64]]}" in router
+    head = [name for _, name in inside if "lm_head'" in name]
+    assert all(name.endswith("'StaticParams': {'in_features': 64, 'out_features': 97}}") for name in head)
+    # vLLM has a second range, without kernels, after each call, and names arguments that are given by name.
+    vllm = form == "vllm"
+    assert ["'Outputs': [[3, 1, 97]]" in name for name in head] == ([False, True] if vllm else [False])
+    assert any("'hidden_states': [[3, 1, 64]]" in name for _, name in inside) == vllm
 
 
 def test_a_preset_is_a_config_of_its_sizes():
