@@ -13,7 +13,6 @@ from torch import Tensor
 
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.models import Router
-from moe_lab.spec.problem import MoEProblem
 
 SPECS = "uniform, zipf:S (for example zipf:1.0), balanced, hot, replay:FILE (.pt or .npy)"
 
@@ -160,16 +159,6 @@ def synthetic(
         ids = _sample(spec, M, E, topk, generator)
     weights = torch.randn(M, topk, generator=generator).softmax(dim=-1) * scaling
     return Routing(weights.to(device), ids.to(device=device, dtype=torch.int32).contiguous())
-
-
-def drawn(spec: Spec | str, problem: MoEProblem, *, seed: int, device: torch.device) -> Routing:
-    """Return a routing for a problem: ``synthetic`` to its routed experts, then its shared ones with weight 1."""
-    p, more = problem.routed, problem.shared
-    weights, ids = synthetic(spec, p.M, p.E, p.topk, seed=seed, device=device)
-    if not more:
-        return Routing(weights, ids)
-    last = torch.arange(p.E, problem.E, dtype=ids.dtype, device=device).expand(p.M, more)
-    return Routing(torch.cat([weights, weights.new_ones(p.M, more)], 1), torch.cat([ids, last], 1))
 
 
 def _sample(spec: Spec, M: int, E: int, topk: int, generator: torch.Generator) -> Tensor:

@@ -1,4 +1,4 @@
-"""Random weights for a decoder layer and its experts, random tokens, and the dtypes by name."""
+"""Random weights for a decoder layer and its experts, random tokens and routing, and the dtypes by name."""
 
 import math
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from moe_lab.gpu.formats import Biased
+from moe_lab.gpu.routing import Routing, synthetic
 from moe_lab.spec.models import Model
 from moe_lab.spec.problem import MoEProblem
 
@@ -76,6 +77,16 @@ def tokens(problem: MoEProblem, device: torch.device, seed: int) -> Tensor:
     """Return x [M, K] with standard deviation 1, in the problem's dtype."""
     # A seed of its own: with that of the weights, x would repeat their numbers.
     return Draw(DTYPES[problem.dtype], device, seed + 1)(problem.M, problem.K, deviation=1.0)
+
+
+def drawn(spec: str, problem: MoEProblem, *, seed: int, device: torch.device) -> Routing:
+    """Return a routing for a problem: ``synthetic`` to its routed experts, then its shared ones with weight 1."""
+    p, more = problem.routed, problem.shared
+    weights, ids = synthetic(spec, p.M, p.E, p.topk, seed=seed, device=device)
+    if not more:
+        return Routing(weights, ids)
+    last = torch.arange(p.E, problem.E, dtype=ids.dtype, device=device).expand(p.M, more)
+    return Routing(torch.cat([weights, weights.new_ones(p.M, more)], 1), torch.cat([ids, last], 1))
 
 
 def random_weights(m: Model, dtype: torch.dtype, device: torch.device, seed: int) -> Weights:

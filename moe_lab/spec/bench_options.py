@@ -16,10 +16,8 @@ from moe_lab.spec.guard import options as types
 from moe_lab.spec.guard.entry import integer, one_line
 from moe_lab.spec.problem import ACTIVATIONS
 
-ALIGN_MODES = ("graph", "eager", "eager+allocation")
 EXPERTS_MODES = ("graph", "eager")
 PARTS = ("full", "w13", "w2")
-BIASES = ("model", "yes", "no")
 TUNABLE = INSPECTED = ("fused_moe", "grouped")
 # The fields that together identify a row of the experts benchmark: a run that is resumed skips the keys it has.
 EXPERTS_KEY = ("model", "M", "format", "routing", "seed", "backend", "part", "mode")
@@ -132,8 +130,9 @@ TOKENS = partial(numbers, least=0)
 EXPERTS = partial(numbers, least=1, most=types.EXPERTS)
 ROWS = partial(numbers, least=1, most=1024)
 ROUTING = "uniform, zipf:S, balanced, hot or replay:FILE"
-SHARED = "shared experts to compute as further experts of every token: how many, or 'model'"
-BIASED = "biases of w13 and w2: as the model has them, or by choice"
+ABLE, RELEASE = "all that can run here, or some of:", "NAME@VERSION takes one release of a peer"
+SHARED = Option("shared", 0, "shared experts computed as further ones of every token; model = its own", types.shared)
+BIASES = Option("biases", "model", "of w13 and w2: as in the model, or by choice", choices=("model", "yes", "no"))
 REPETITIONS = Option("repetitions", 50, "timed calls of each variant", types.count, "N")
 CARDS = "architectures or GPUs: sm_90 takes the tiles of the H100, h200 those of the H200"
 MODEL = "presets, or sizes as KxNxExTOPK"
@@ -152,28 +151,24 @@ def of(bench: str) -> tuple[Option, ...]:
             Option("topk", "8", "experts per token", EXPERTS, "LIST"),
             Option("block_m", "64", "rows per tile", ROWS, "LIST"),
             Option("routing", "uniform", ROUTING, listed, "LIST"),
-            Option("algorithms", "all", f"all that can run here, or some of: {_names('align')}", listed, "LIST"),
-            _some("modes", ALIGN_MODES),
+            Option("algorithms", "all", f"{ABLE} {_names('align')}", listed, "LIST"),
+            _some("modes", (*EXPERTS_MODES, "eager+allocation")),
             Option("kernels", "all", "sizes to profile kernel by kernel too: all, none, or tokens", listed, "LIST"),
             REPETITIONS,
             seed,
             Option("table", False, "also print the medians of the first mode to stderr"),
         )
     if bench == "experts":
-        peers = "NAME@VERSION takes one release of a peer"
         return (
             Option("model", "qwen3-30b-a3b", MODEL, listed, "LIST"),
             M,
-            Option(
-                "backends", "all", f"all that can run here, or some of: {_names('experts')}; {peers}", listed, "LIST"
-            ),
+            Option("backends", "all", f"{ABLE} {_names('experts')}; {RELEASE}", listed, "LIST"),
             Option("routing", "uniform", ROUTING, listed, "LIST"),
             _some("parts", PARTS),
             _some("modes", EXPERTS_MODES),
             formats,
             Option("activation", "model", "that of the model, or another", choices=("model", *ACTIVATIONS)),
-            Option("shared", 0, SHARED, types.shared),
-            Option("biases", "model", BIASED, choices=BIASES),
+            *(SHARED, BIASES),
             REPETITIONS,
             seed,
             Option("kernels", "all", "whether to profile each case kernel by kernel too", choices=("all", "none")),

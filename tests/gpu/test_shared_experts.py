@@ -12,6 +12,7 @@ from moe_lab.gpu import routing
 from moe_lab.gpu.bench.bound import Inputs, exact
 from moe_lab.gpu.bench.check import Oracle
 from moe_lab.gpu.kernels.activation import gated_activation_torch
+from moe_lab.gpu.weights import drawn
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.problem import MoEProblem
 
@@ -32,7 +33,7 @@ def test_their_sum_is_that_of_the_routed_part_and_a_dense_one(device, poison):
     """GIVEN 3 routed and 2 shared experts THEN the layer is that of the 3, plus act(gate) up of the 2 with weight 1."""
     problem, inputs = make((6, 64, 48, 5, 3, "uniform", "silu"), device, "fp16")
     problem = replace(problem, shared=2)
-    weights, ids = routing.drawn("zipf:1.0", problem, seed=3, device=torch.device(device))
+    weights, ids = drawn("zipf:1.0", problem, seed=3, device=torch.device(device))
     assert ids.dtype == torch.int32
     assert ids[:, 1:].tolist() == [[3, 4]] * 6
     assert weights[:, 1:].tolist() == [[1, 1]] * 6

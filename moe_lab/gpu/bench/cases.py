@@ -19,8 +19,8 @@ from moe_lab.gpu.bench.clock import interleave, quantiles_us, read_flush
 from moe_lab.gpu.bench.examine import Entry, Plan, Weights, examine, guard
 from moe_lab.gpu.bench.nvml import Monitor, summary
 from moe_lab.gpu.bench.rates import rates
-from moe_lab.gpu.routing import Routing, drawn
-from moe_lab.gpu.weights import tokens
+from moe_lab.gpu.routing import Routing
+from moe_lab.gpu.weights import drawn, tokens
 from moe_lab.spec.problem import MoEProblem
 
 Note = Callable[[str, str], None]
@@ -32,7 +32,7 @@ class ExpertsCase:
 
     Attributes:
         problem: sizes, format, activation and the name of the model.
-        routing: a spec of ``moe_lab.gpu.routing.drawn``.
+        routing: a spec of ``moe_lab.gpu.routing.synthetic``.
         seed: of weights, tokens and routing.
     """
 

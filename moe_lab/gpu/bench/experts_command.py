@@ -122,9 +122,9 @@ def _backends(text: str) -> list[str]:
 
 def _cases(settings: dict[str, Any]) -> list[ExpertsCase]:
     acts = {} if settings["activation"] == "model" else {"activation": settings["activation"]}
-    preset = partial(MoEProblem.preset, **{key: settings[key] for key in ("format", "shared", "biases")})
+    named = {"format": settings["format"], "shared": settings["shared"], "biases": settings["biases"]}
     return [
-        ExpertsCase(replace(preset(model, M), **acts), routing, settings["seed"])
+        ExpertsCase(replace(MoEProblem.preset(model, M, **named), **acts), routing, settings["seed"])
         for model in settings["models"]
         for routing in settings["routing"]
         for M in settings["M"]

@@ -8,7 +8,6 @@ each of these root ranges how many experts were hit, how many rows they got and 
 import argparse
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +18,11 @@ from moe_lab.gpu.align import counted, padded
 from moe_lab.gpu.bench.examine import refuse
 from moe_lab.gpu.experts import load
 from moe_lab.gpu.formats import quantise
-from moe_lab.gpu.routing import SPECS, drawn, parse_spec
-from moe_lab.gpu.weights import expert_weights, tokens
+from moe_lab.gpu.routing import SPECS, parse_spec
+from moe_lab.gpu.weights import drawn, expert_weights, tokens
 from moe_lab.gpu.workloads.window import run_all
 from moe_lab.spec import plugins, ranges
-from moe_lab.spec.bench_options import BIASED, BIASES, SHARED, TOKENS, add_list, command
+from moe_lab.spec.bench_options import BIASES, SHARED, TOKENS, add_list, command
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard import options as types
 from moe_lab.spec.guard.entry import integer
@@ -51,8 +50,8 @@ def add(commands: Any) -> None:
     add_list(experts, "--tiles", AUTO, TILES)
     experts.add_argument("--split", action="store_true", help="launch w13 and w2 separately, if one launch does both")
     experts.add_argument("--format", default="bf16", help=f"one of: {', '.join(plugins.names('formats'))}")
-    experts.add_argument("--shared", type=types.shared, default=0, help=SHARED)
-    experts.add_argument("--biases", choices=BIASES, default="model", help=BIASED)
+    for option in (SHARED, BIASES):
+        option.add(experts)
     experts.add_argument("--routing", default="uniform", help=SPECS)
     experts.add_argument("--iterations", type=types.count, default=1, help="calls of each backend, M and tiles")
     experts.add_argument("--seed", type=types.seed, default=0, help="of weights, inputs and routing")
@@ -112,9 +111,7 @@ def _check(options: argparse.Namespace) -> None:
 
 def _calls(options: argparse.Namespace) -> list[Call]:
     device = torch.device(options.device)
-    given = {key: getattr(options, key) for key in ("format", "shared", "biases")}
-    preset = partial(MoEProblem.preset, options.model, **given)
-    first = preset(1)
+    first = _problem(options, 1)
     for backend in options.backend:  # before weights are made, which takes longest
         refuse(backend, plugins.info("experts", backend), first, device)
     weights = [quantise(w, options.format) for w in expert_weights(first, device, options.seed)]
@@ -124,9 +121,13 @@ def _calls(options: argparse.Namespace) -> list[Call]:
         w13, w2 = getattr(plugin, "prepare", lambda *both: both)(*weights)
         # Beside backends that take tiles, one that does not is called once.
         for M, chosen in product(options.m, options.tiles if info.get("tile") else [AUTO]):
-            problem = preset(M)
+            problem = _problem(options, M)
             calls.append(_call(plugin, backend, problem, chosen, (w13, w2), options))
     return calls
+
+
+def _problem(options: argparse.Namespace, M: int) -> MoEProblem:
+    return MoEProblem.preset(options.model, M, options.format, options.shared, options.biases)
 
 
 def _call(
