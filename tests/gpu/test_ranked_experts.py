@@ -6,7 +6,7 @@ torch = pytest.importorskip("torch")
 
 from builders import ranked
 
-from moe_lab.gpu.experts import torch_loop
+from moe_lab.gpu.experts import fused_moe, torch_loop
 from moe_lab.gpu.formats import quantise
 from moe_lab.gpu.ranks import RankedExperts
 from moe_lab.gpu.routing import synthetic
@@ -94,6 +94,20 @@ def test_too_many_tokens_are_refused_before_any_is_sent_and_the_next_call_works(
         return layer(x, own, weights, ids, SILENT).shape
 
     assert ranked.run(3, one, tmp_path) == [(4, 128)] * 3
+
+
+@pytest.mark.parametrize("M", [3, 40], ids=["few", "several-tiles"])
+def test_our_kernels_leave_out_pairs_of_other_ranks(M, device):
+    """GIVEN ids of which some are -1, one token with no expert here THEN fused_moe gives what plain torch does."""
+    problem = MoEProblem(M, 64, 48, 8, 2, "fp32")
+    x, w13, w2 = (torch.randn(*size, device=device) / 8 for size in ((M, 64), (8, 96, 64), (8, 64, 48)))
+    weights, ids = (tensor.to(device) for tensor in synthetic("zipf:1", M, 8, 2))
+    ids[::2, 0], ids[1] = -1, -1
+    call = (x, w13, w2, weights, ids)
+    wanted = torch_loop.experts(*call, problem=problem, mark=SILENT)
+    found = fused_moe.experts(*call, problem=problem, mark=SILENT, share=0.5)
+    assert not found[1].any()
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(

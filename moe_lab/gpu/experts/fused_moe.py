@@ -39,6 +39,7 @@ INFO = {
     "biases": True,
     "align": "auto",
     "tile": True,
+    "share": True,
     "cuda_graph": True,
     "source": "moe_lab",
 }
@@ -55,11 +56,12 @@ def experts(
     mark: Mark,
     align: str = "auto",
     tile: Tiles | None = None,
+    share: float = 1.0,
 ) -> Tensor:
     """Return the layer's output [M, K] in the dtype of x, see ``moe_lab.gpu.experts``; topk_ids may be int64.
 
     ``align`` names an align plugin. ``tile`` is one configuration for both GEMMs, or one each for w13 and w2, whose
-    stages are reduced to fit; None = ``tiles``.
+    stages are reduced to fit; None = ``tiles``. With a ``share`` below 1, ids may be -1.
 
     Raises:
         UserError: a dtype or format that the kernels or the GPU do not support, an input that is not contiguous, or an
@@ -99,7 +101,7 @@ def experts(
             hidden, w2, alignment, pairs, pairs_per_row=1, tile=gemm2, topk_weights=weights2, dtype=x.dtype
         )
     with mark("combine"):
-        return combine(rows, problem.topk)
+        return combine(rows, problem.topk, topk_ids=topk_ids if share < 1 else None)
 
 
 def block_m(problem: MoEProblem) -> int:

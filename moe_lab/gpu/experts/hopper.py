@@ -29,6 +29,7 @@ INFO = {
     "activations": ["silu", "swigluoai"],
     "multiple_of": 64,
     "split": True,
+    "share": True,
     "cuda_graph": True,
     "source": "moe_lab",
 }
@@ -76,11 +77,13 @@ def experts(
     shape: Shape | None = None,
     split: bool = False,
     own_sort: bool = True,
+    share: float = 1.0,
 ) -> Tensor:
     """Return the layer's output [M, K] in the dtype of x, see ``moe_lab.gpu.experts``; topk_ids may be int64.
 
     ``shape`` is a kernel configuration, None = ``default_shape``. ``split`` launches w13 and w2 separately, so that
-    each can be profiled by itself. Without ``own_sort``, align sorts the pairs even if the kernel could.
+    each can be profiled by itself. Without ``own_sort``, align sorts the pairs even if the kernel could. With a
+    ``share`` below 1, ids may be -1.
 
     Raises:
         UserError: a dtype or GPU that the kernel does not support, or an input that is not contiguous.
@@ -94,7 +97,7 @@ def experts(
     if not pairs:
         return torch.empty_like(x)
     x, topk_weights = place_weight(x, topk_weights, problem, mark)
-    shape = shape or default_shape(problem)
+    shape = shape or default_shape(problem, share)
     fp8 = problem.format == "fp8_block"
     possible = sorts_itself(pairs, problem.E, shape, shared_memory_bytes(x.device.index), fp8) > 0
     own_sort = possible and own_sort
@@ -114,7 +117,7 @@ def experts(
         with mark(f"{before}{'align+' if own_sort else ''}w13+act+w2"):
             run()
     with mark("combine"):
-        return combine(rows, problem.topk, topk_weights)
+        return combine(rows, problem.topk, topk_weights, topk_ids=topk_ids if share < 1 else None)
 
 
 def _align(topk_ids: Tensor, problem: MoEProblem, mark: Mark) -> Alignment:
@@ -131,9 +134,12 @@ def block_m(problem: MoEProblem) -> int:
     return 64 if shape.rows else shape.step
 
 
-def default_shape(problem: MoEProblem) -> Shape:
-    """Return a configuration by the tokens and the mean rows of an expert, as measured in docs/kernels.md."""
-    mean_rows, fp8 = problem.rows_useful / problem.E, problem.format == "fp8_block"
+def default_shape(problem: MoEProblem, share: float = 1.0) -> Shape:
+    """Return a configuration by the tokens and the mean rows of an expert, as measured in docs/kernels.md.
+
+    ``share`` is that of the pairs whose expert is here.
+    """
+    mean_rows, fp8 = share * problem.rows_useful / problem.E, problem.format == "fp8_block"
     if problem.M <= 4:
         shape = Shape(1, 8, 8, 9)
     elif mean_rows <= 16:

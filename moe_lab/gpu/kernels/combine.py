@@ -15,6 +15,7 @@ def combine_kernel(
     y,  # [M, K], out
     topk_weights,  # [M * TOPK] fp32; any pointer when not SCALE
     place,  # [M * TOPK] int32, the row of each pair; None = pair order
+    topk_ids,  # [M * TOPK], negative where a pair has no row; None = all have one
     K,
     SCALE: tl.constexpr,
     TOPK: tl.constexpr,
@@ -30,13 +31,22 @@ def combine_kernel(
         if place is not None:
             row_of = tl.load(place + row_of).to(tl.int64)
         at = rows + row_of * K + column
+        here = mask
+        if topk_ids is not None:
+            here = mask & (tl.load(topk_ids + token * TOPK + slot) >= 0)
         # The rows are not read again, so the L2 cache may evict them first.
-        row = tl.load(at, mask=mask, other=0.0, eviction_policy="evict_first").to(tl.float32)
+        row = tl.load(at, mask=here, other=0.0, eviction_policy="evict_first").to(tl.float32)
         acc += row * tl.load(topk_weights + token * TOPK + slot) if SCALE else row
     tl.store(y + token * K + column, acc.to(y.dtype.element_ty), mask=mask)
 
 
-def combine(rows: Tensor, topk: int, topk_weights: Tensor | None = None, place: Tensor | None = None) -> Tensor:
+def combine(
+    rows: Tensor,
+    topk: int,
+    topk_weights: Tensor | None = None,
+    place: Tensor | None = None,
+    topk_ids: Tensor | None = None,
+) -> Tensor:
     """Return y [M, K] = rows summed over each token's topk rows, in the dtype of the input.
 
     Args:
@@ -44,6 +54,7 @@ def combine(rows: Tensor, topk: int, topk_weights: Tensor | None = None, place: 
         topk: rows per token.
         topk_weights: [M, topk] fp32, contiguous: a factor for each row; None if the rows are already multiplied by it.
         place: [M * topk] int32, the row of each pair; None = pair order.
+        topk_ids: [M, topk], contiguous, negative where a pair has no row; None = all have one.
     """
     check_device(rows)
     M, K = (rows if place is None else place).shape[0] // topk, rows.shape[1]
@@ -57,6 +68,7 @@ def combine(rows: Tensor, topk: int, topk_weights: Tensor | None = None, place: 
         y,
         rows if topk_weights is None else topk_weights,
         place,
+        topk_ids,
         K,
         SCALE=topk_weights is not None,
         TOPK=topk,
