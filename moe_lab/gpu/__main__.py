@@ -28,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if device.device == "cpu":
         os.environ.setdefault("TRITON_INTERPRET", "1")
     options = parser().parse_args(words)
+    options.words = words  # what ranks are started with
     try:
         result = options.run(options)
         if result is not None:  # of several ranks one speaks for all

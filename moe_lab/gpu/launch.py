@@ -1,7 +1,9 @@
 """Ranks as processes of this host: started by torch's launcher (torchrun's own), joined to one process group."""
 
+import argparse
 import logging
 import os
+import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +29,12 @@ def check(ranks: int, device: str) -> None:
     found = torch.cuda.device_count() if device == "cuda" else ranks
     if found < ranks:
         raise UserError(f"{ranks} ranks need as many GPUs, and torch sees {found}; lower --ranks.")
+
+
+def again(options: argparse.Namespace) -> None:
+    """Run this process's own command once as each of its ``--ranks``; see ``start``."""
+    check(options.ranks, options.device)
+    start(options.ranks, [sys.executable, "-m", "moe_lab.gpu", *options.words])
 
 
 def start(ranks: int, argv: Sequence[str]) -> None:

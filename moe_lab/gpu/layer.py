@@ -21,11 +21,13 @@ from moe_lab.gpu.kernels.linear import linear
 from moe_lab.gpu.kernels.norm import add_rms_norm
 from moe_lab.gpu.kernels.rope import rope_cache, rotary_table
 from moe_lab.gpu.kernels.router import MOST_EXPERTS, fused_route
+from moe_lab.gpu.ranks import RankedExperts
 from moe_lab.gpu.routing import Routing, route
 from moe_lab.gpu.weights import DTYPES, random_weights
 from moe_lab.spec import plugins
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.models import MODELS, Model, model
+from moe_lab.spec.parallel import Parallel
 from moe_lab.spec.problem import MoEProblem
 from moe_lab.spec.ranges import Mark
 
@@ -93,6 +95,8 @@ class DecoderLayer:
         backend: str = "fused_moe",
         align: str | None = None,
         forced: Routing | None = None,
+        parallel: Parallel | None = None,
+        comm: str = "",
         device: torch.device | str = "cuda",
         seed: int = 0,
     ) -> None:
@@ -106,6 +110,8 @@ class DecoderLayer:
             backend: experts plugin.
             align: align plugin, for backends that take one; None for the backend's own default.
             forced: a routing to use instead of the router's result; the router's kernels run all the same.
+            parallel: which rank has which experts, each rank with tokens of its own; None = one GPU has all.
+            comm: comm plugin, where there are ranks.
             device: where it runs.
             seed: of weights and cache.
 
@@ -123,6 +129,10 @@ class DecoderLayer:
         self.weights = w = random_weights(self.model, DTYPES[self.problem.dtype], self.device, seed)
         # Once, as an engine does when it loads a model: a forward pays only for its activations.
         prepare = getattr(self.backend, "prepare", lambda w13, w2: (w13, w2))
+        self.ranked: RankedExperts | None = None
+        if parallel is not None:
+            self.ranked = RankedExperts.make(self.problem, parallel, self.device, comm=comm, backend=backend)
+            prepare = self.ranked.prepare
         self.experts_weights = prepare(*(quantise(each, format) for each in (w.w13, w.w2)))
         self.projections = {
             name: quantise(each, format)
@@ -197,8 +207,11 @@ class DecoderLayer:
             rule = fused_route if self.model.E <= MOST_EXPERTS else route
             routing = rule(functional.linear(x, w.gate), self.model.router, self.model.topk, w.gate_bias)
         self.routing = self.forced or routing
-        w13, w2 = self.experts_weights
-        y: Tensor = self.backend.experts(x, w13, w2, *self.routing, problem=self.problem, mark=mark, **self.options)
+        if self.ranked:
+            y = self.ranked(x, self.experts_weights, *self.routing, mark)
+        else:
+            more = {"problem": self.problem, "mark": mark} | self.options
+            y = self.backend.experts(x, *self.experts_weights, *self.routing, **more)
         if "shared13" in self.projections:
             with mark("shared_experts"):
                 hidden = gated_activation(linear(x, self.projections["shared13"]), self.model.activation)

@@ -9,11 +9,18 @@ from torch import Tensor
 from moe_lab.gpu.comm import Between, Sizes
 from moe_lab.gpu.experts import load
 from moe_lab.gpu.formats import AnyWeights, Quantised, Weights, dense
+from moe_lab.gpu.routing import Routing, synthetic
 from moe_lab.gpu.weights import DTYPES
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.parallel import Parallel
 from moe_lab.spec.problem import MoEProblem
 from moe_lab.spec.ranges import Mark
+
+
+def routed(spec: str, M: int, problem: MoEProblem, parallel: Parallel, **more: Any) -> Routing:
+    """Return this rank's part, M tokens, of a ``routing.synthetic`` of the tokens of all ranks; ``more`` goes there."""
+    whole = synthetic(spec, M * parallel.ranks, problem.E, problem.topk, **more)
+    return Routing(*(each[parallel.rank * M :][:M].contiguous() for each in whole))
 
 
 def held(w: AnyWeights, parallel: Parallel) -> AnyWeights:

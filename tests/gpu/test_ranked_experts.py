@@ -8,11 +8,13 @@ from builders import ranked
 
 from moe_lab.gpu.experts import fused_moe, torch_loop
 from moe_lab.gpu.formats import quantise
+from moe_lab.gpu.layer import DecoderLayer, Shape
 from moe_lab.gpu.ranks import RankedExperts
 from moe_lab.gpu.routing import synthetic
 from moe_lab.gpu.weights import DTYPES, expert_weights
-from moe_lab.spec import plugins
+from moe_lab.spec import models, plugins
 from moe_lab.spec.errors import UserError
+from moe_lab.spec.models import Attention, Model, Router
 from moe_lab.spec.parallel import Parallel
 from moe_lab.spec.problem import MoEProblem
 from moe_lab.spec.ranges import marker
@@ -94,6 +96,22 @@ def test_too_many_tokens_are_refused_before_any_is_sent_and_the_next_call_works(
         return layer(x, own, weights, ids, SILENT).shape
 
     assert ranked.run(3, one, tmp_path) == [(4, 128)] * 3
+
+
+def test_the_layer_on_two_ranks_gives_each_rank_what_one_gpu_gives(tmp_path, monkeypatch):
+    """GIVEN tokens, attention and shared experts on each rank WHEN they share experts THEN nothing else changes."""
+    tiny = Model(128, 16, 4, 2, 1, Attention("gqa", 2, 1, 16), Router("sigmoid", bias=True), "test", shared_experts=1)
+    monkeypatch.setitem(models.MODELS, "tiny", tiny)
+    given = ("tiny", Shape("decode", 2, context=3))
+    options = {"format": "fp32", "backend": "torch_loop", "device": "cpu"}
+
+    def one(rank):
+        layer = DecoderLayer(*given, parallel=Parallel.contiguous(4, 2, rank), comm=BETWEEN[0], **options)
+        return layer.forward(*layer.inputs(rank), SILENT)[0].numpy()
+
+    alone = DecoderLayer(*given, **options)
+    for rank, found in enumerate(ranked.run(2, one, tmp_path)):
+        torch.testing.assert_close(torch.from_numpy(found), alone.forward(*alone.inputs(rank), SILENT)[0])
 
 
 @pytest.mark.parametrize("M", [3, 40], ids=["few", "several-tiles"])

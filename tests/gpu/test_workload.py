@@ -4,6 +4,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from builders import ranked
+
 from moe_lab.gpu import __main__ as command
 from moe_lab.gpu.workloads import layer as workload
 from moe_lab.spec import models, ranges
@@ -59,6 +61,27 @@ def test_workload_prints_one_line_of_json_that_says_what_ran(run, device):
     assert all(ms > 0 for ms in result["iteration_ms"])
     assert result["versions"]["torch"] == torch.__version__
     assert (result["gpu"] is None) == (device == "cpu")
+
+
+def test_ranks_share_the_experts_and_their_ranges_and_results_say_which_they_are(monkeypatch, tmp_path, opened_ranges):
+    """GIVEN two ranks with tokens of their own THEN the first speaks for both, and each has a root of its own."""
+    tiny = Model(128, 16, 4, 2, 1, Attention("gqa", 2, 1, 16), Router(), "test")
+    monkeypatch.setitem(models.MODELS, "tiny", tiny)
+    monkeypatch.setattr(workload, "range_api", lambda: "torch")
+    words = ["layer", "--model", "tiny", "--batch", "2", "--context", "3", "--format", "fp32", "--device", "cpu"]
+    options = command.parser().parse_args([*words, "--iterations", "1", "--backend", "torch_loop", "--ranks", "2"])
+
+    def one(rank):
+        return workload.measure(options, rank), opened_ranges
+
+    (first, roots), (second, others) = ranked.run(2, one, tmp_path)
+    assert second is None
+    assert {"M": 2, "ranks": 2, "comm": "nccl_all_to_all"}.items() <= first.items()
+    for rank, ranges_of in enumerate((roots, others)):
+        name = ranges_of[0][1]
+        assert ranges.parse_root(name)["rank"] == str(rank)
+        stages = [stage for _, stage in ranges_of if stage in ranges.STAGES]
+        assert (stages[:2], stages[-1]) == (["router", "dispatch"], "combine")
 
 
 def test_workload_of_a_prefill_counts_every_token(run):

@@ -20,8 +20,8 @@ from moe_lab.gpu.bench.clock import Step, captured, quantiles_us, ready
 from moe_lab.gpu.bench.examine import SILENT, Weights, result_of
 from moe_lab.gpu.bench.load import Load
 from moe_lab.gpu.bench.meet import AgreedError, attempt, every, first, timed
-from moe_lab.gpu.ranks import RankedExperts
-from moe_lab.gpu.routing import Routing, synthetic
+from moe_lab.gpu.ranks import RankedExperts, routed
+from moe_lab.gpu.routing import Routing
 from moe_lab.gpu.weights import tokens
 from moe_lab.spec import plugins
 from moe_lab.spec.parallel import Parallel
@@ -40,9 +40,8 @@ class EpCase:
 
     def inputs(self, parallel: Parallel, device: torch.device) -> tuple[Tensor, Routing]:
         """Return tokens [M, K] and routing of this rank: every rank takes its part of one batch."""
-        p, M, begin = self.problem, self.problem.M, parallel.rank * self.problem.M
-        whole = synthetic(self.routing, M * parallel.ranks, p.E, p.topk, seed=self.seed, device=device)
-        own = Routing(*(each[begin : begin + M].contiguous() for each in whole))
+        p = self.problem
+        own = routed(self.routing, p.M, p, parallel, seed=self.seed, device=device)
         return tokens(p, device, self.seed + 1 + parallel.rank), own
 
 

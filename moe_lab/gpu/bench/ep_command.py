@@ -4,7 +4,6 @@ The first process starts as many others as there are ranks; those measure togeth
 """
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +44,8 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
     for case in _cases(options):  # a mistake is reported here, before processes are started
         Parallel.read(options.placement, case.problem.E, options.ranks)
     comms(options)
-    launch.check(options.ranks, options.device)
     options.out.unlink(missing_ok=True)
-    words = ["bench-ep", *bench_options.argv("ep", options), "--out", str(options.out)]
-    launch.start(options.ranks, [sys.executable, "-m", "moe_lab.gpu", *words])
+    launch.again(options)
     return {"bench": "ep", "rows": len(result.finished(options.out)) - 2, "out": options.out.name}
 
 

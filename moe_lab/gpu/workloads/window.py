@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 
 import torch
+from torch import distributed
 
 from moe_lab.spec import ranges
 
@@ -30,10 +31,19 @@ def profiler_window(device: str) -> Iterator[None]:
         yield
         return
     torch.cuda.profiler.start()
+    # Of several ranks the first that starts opens the window for all, and the first that stops closes it.
+    meet()
     try:
         yield
+        meet()
     finally:
         torch.cuda.profiler.stop()
+
+
+def meet() -> None:
+    """Wait until all ranks have come here with all that they launched; return at once where there is only one."""
+    if distributed.is_initialized():
+        distributed.barrier()
 
 
 def cache_flush(device: str) -> Callable[[], object]:
