@@ -16,7 +16,7 @@ from moe_lab.spec.guard import options as types
 from moe_lab.spec.guard.entry import integer, one_line
 from moe_lab.spec.problem import ACTIVATIONS
 
-EXPERTS_MODES = ("graph", "eager")
+ALIGN_MODES, EXPERTS_MODES = ("graph", "eager", "eager+allocation"), ("graph", "eager")
 PARTS = ("full", "w13", "w2")
 TUNABLE = INSPECTED = ("fused_moe", "grouped")
 # The fields that together identify a row of the experts benchmark: a run that is resumed skips the keys it has.
@@ -152,7 +152,7 @@ def of(bench: str) -> tuple[Option, ...]:
             Option("block_m", "64", "rows per tile", ROWS, "LIST"),
             Option("routing", "uniform", ROUTING, listed, "LIST"),
             Option("algorithms", "all", f"{ABLE} {_names('align')}", listed, "LIST"),
-            _some("modes", (*EXPERTS_MODES, "eager+allocation")),
+            _some("modes", ALIGN_MODES),
             Option("kernels", "all", "sizes to profile kernel by kernel too: all, none, or tokens", listed, "LIST"),
             REPETITIONS,
             seed,
