@@ -87,10 +87,9 @@ def id_type(topk_ids: Tensor) -> str:
 
 
 def text_of(source: Path) -> str:
-    """Return the text of a .cu file with its includes from the same folder inserted, as NVRTC is given no folder."""
-    return re.sub(
-        r'^#include "([\w.]+)"$', lambda m: source.with_name(m[1]).read_text(), source.read_text(), flags=re.M
-    )
+    """Return the text of a .cu file with its includes inserted, as NVRTC is given no folder."""
+    include = re.compile(r'^#include "([\w./]+)"$', flags=re.M)
+    return include.sub(lambda m: (source.parent / m[1]).read_text(), source.read_text())
 
 
 @functools.cache
