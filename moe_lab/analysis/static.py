@@ -26,6 +26,7 @@ WIDE_BYTES = 16  # the widest load of a thread
 # Columns that the rules read.
 NEEDED = ["arch", "error", "tensor_unit", "vgpr_spills", "sgpr_spills", "local_accesses"]
 NEEDED += ["loop_mix", "loop_loads", "blocks_by", "mix", "constants", "model", "M"]
+SWAPPED = {"SWAP=1", "SWAP_AB=1", "swap_ab=1", "SWAP_XW=1"}  # constants by which tokens are a tile's columns
 BOX = 256  # most elements on a side of what TMA copies at once
 NARROW_PCT = 50.0  # of the bytes loaded in the inner loop; narrow loads of scales and indices are fewer
 
@@ -116,7 +117,8 @@ def lesser_unit(row: Any) -> bool:
 def tile(row: Any) -> dict[str, int]:
     """Return the sides of the tile that a row's kernel was compiled for: ``{"BLOCK_M": 64, ...}``, empty if none."""
     pairs = (pair.partition("=") for pair in str(row.constants or "").split())
-    return {name: int(value) for name, _, value in pairs if name.startswith("BLOCK_") and value.isdigit()}
+    sides = ((name.replace("BLOCK_SIZE_", "BLOCK_"), value) for name, _, value in pairs)  # so vLLM and SGLang name them
+    return {name: int(value) for name, value in sides if name.startswith("BLOCK_") and value.isdigit()}
 
 
 def copies_by_threads(row: Any) -> bool:
@@ -139,7 +141,7 @@ def few_rows(row: Any) -> bool:
     if row.tensor_unit != card.tensor_unit or "BLOCK_M" not in sides:
         return False
     problem = MoEProblem.preset(row.model, int(row.M))
-    rows = sides["BLOCK_N"] if "SWAP=1" in row.constants else sides["BLOCK_M"]
+    rows = sides["BLOCK_N"] if SWAPPED & set(row.constants.split()) else sides["BLOCK_M"]
     return rows < card.tensor_rows <= problem.rows_useful / problem.E
 
 

@@ -22,9 +22,10 @@ INFO = {
             "moe-lab inspect [RUN] [--name X] [--kernel experts|align|router|NAME] [--arch "
             "gfx942,sm_90,...] [--m 1,64,4096] [--format bf16,fp8_block] [--html DIR]"
         ): (
-            "what does each kernel become on a GPU that is not here? Compiles our Triton kernels on the "
-            "CPU as their launchers would there: registers, spills, shared memory, occupancy, tensor "
-            "instructions, inner loop, and what is amiss ([how, and checked against ncu](docs/static.md)); "
+            "what does each kernel become on a GPU that is not here? Compiles our kernels and those of "
+            "vLLM's, SGLang's and triton_kernels' wheels on the CPU as their launchers would there: registers, "
+            "spills, shared memory, occupancy, tensor instructions, inner loop, and what is amiss ([how, and "
+            "checked against ncu](docs/static.md)); "
             "`--html` writes a page per kernel with its source beside its code"
         ),
     },

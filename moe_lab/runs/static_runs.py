@@ -70,11 +70,11 @@ def _write(result: rows.Result, code: Path, target: Path, seen: Seen | None) -> 
 
 def _with_columns(row: Mapping[str, Any], read: Any) -> dict[str, Any]:
     """Return a row with the contents of its listing in place of the listing's name."""
-    known = {key: value for key, value in row.items() if key != "listing"}
+    known = {key: value for key, value in row.items() if key not in ("listing", "tensor_warps")}
     if "listing" not in row:
         return known
     try:
-        found = assembly.columns(read(row["listing"]), row["num_warps"])
+        found = assembly.columns(read(row["listing"]), row.get("tensor_warps", row["num_warps"]))
     except UserError as error:
         return known | {"error": str(error)}
     except ValueError as error:

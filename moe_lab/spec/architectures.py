@@ -35,6 +35,7 @@ class Card:
         smem_block_bytes: most that a thread block can use.
         smem_reserved_bytes: taken by each block in addition.
         smem_unit_bytes: shared memory is allocated to a block in multiples of this.
+        l2_bytes: L2 cache of the GPU as its driver reports it; 0 where no kernel asks for it.
         tensor_unit: what multiplies matrices at full rate: ``mma.sync``, ``wgmma``, ``tcgen05`` or ``mfma``.
         tensor_rows: rows of a tile that one of its instructions takes at full rate.
         source: where the figures come from.
@@ -55,6 +56,7 @@ class Card:
     smem_block_bytes: int
     smem_reserved_bytes: int
     smem_unit_bytes: int
+    l2_bytes: int
     tensor_unit: str
     tensor_rows: int
     source: str

@@ -18,7 +18,7 @@ from moe_lab.spec.problem import ACTIVATIONS
 
 ALIGN_MODES, EXPERTS_MODES = ("graph", "eager", "eager+allocation"), ("graph", "eager")
 PARTS = ("full", "w13", "w2")
-TUNABLE = INSPECTED = ("fused_moe", "grouped")
+TUNABLE = ("fused_moe", "grouped")
 # The fields that together identify a row of the experts benchmark: a run that is resumed skips the keys it has.
 EXPERTS_KEY = ("model", "M", "format", "routing", "seed", "backend", "part", "mode")
 EP_KEY = ("model", "M", "format", "routing", "seed", "ranks", "comm", "backend", "part", "mode")
@@ -197,8 +197,8 @@ def of(bench: str) -> tuple[Option, ...]:
             Option("model", "qwen3-30b-a3b", MODEL, listed, "LIST"),
             Option("m", "1,64,4096", "tokens", TOKENS, "LIST"),
             Option("format", "bf16", f"some of: {_names('formats')}", listed, "LIST"),
-            Option("backend", ",".join(INSPECTED), f"some of: {', '.join(INSPECTED)}", listed, "LIST"),
-            Option("algorithms", "all", "align algorithms in Triton", listed, "LIST"),
+            Option("backend", ",".join(TUNABLE), "also hopper, or a peer's in Triton: NAME@VERSION", listed, "LIST"),
+            Option("algorithms", "all", "align algorithms: all that are in Triton, or names", listed, "LIST"),
             Option("tiles", "tuned", "tuned where there are any, or the backend's own", choices=("tuned", "own")),
             Option("jobs", 0, "compile processes; 0 = one per core, at most 16", types.few, "N"),
             Option("patience", 120, "seconds after which a compilation counts as hung", types.count, "S"),

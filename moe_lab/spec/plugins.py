@@ -133,8 +133,8 @@ def unavailable(kind: str, name: str) -> str | None:
     return _lacking(info(kind, name))
 
 
-def _lacking(known: dict[str, Any]) -> str | None:
-    missing = [m.removeprefix("peer:") for m in known.get("needs", []) if not _found(m)]
+def _lacking(known: dict[str, Any], without: Sequence[str] = ()) -> str | None:
+    missing = [m.removeprefix("peer:") for m in known.get("needs", []) if m not in without and not _found(m)]
     how = f" ({known['install']})" if "install" in known else ""
     return f"unavailable: needs {', '.join(missing)}{how}" if missing else None
 
@@ -150,14 +150,19 @@ def _found(module: str) -> bool:
         return False
 
 
-def load(kind: str, name: str) -> ModuleType:
+def load(kind: str, name: str, without: Sequence[str] = ()) -> ModuleType:
     """Import the plugin.
+
+    Args:
+        kind: one of ``FOLDERS``.
+        name: of the plugin.
+        without: modules that it may lack, because what needs them is not called.
 
     Raises:
         UserError: there is no such plugin, a module that it needs is missing, or a file from outside fails.
     """
     sources = _sources(kind)
-    if reason := _lacking(_said(kind, name, sources)):
+    if reason := _lacking(_said(kind, name, sources), without):
         raise UserError(
             f"{kind} plugin '{name}' is {reason}; install that, or choose another one of: {', '.join(sorted(sources))}."
         )

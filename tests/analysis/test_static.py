@@ -37,6 +37,7 @@ def row(**changes):
             {"blocks_by": [("registers", 2), ("shared memory", 2), ("warps", 16)]},
         ),
         ("No TMA where the tile allows it", TILE, TILE | {"arch": "sm_80"}),
+        ("No TMA where the tile allows it", {"constants": "BLOCK_SIZE_N=256 BLOCK_SIZE_K=64"}, {"constants": "N=256"}),
         ("No TMA where the tile allows it", TILE, TILE | {"mix": [("wgmma", 4), ("TMA", 2)]}),
         ("No TMA where the tile allows it", TILE, {"constants": "BLOCK_M=64 BLOCK_N=512 BLOCK_K=64"}),
         (
@@ -46,6 +47,11 @@ def row(**changes):
         ),
         ("Fewer rows than the tensor unit takes", FEW, FEW | {"M": 1023}),
         ("Fewer rows than the tensor unit takes", FEW, FEW | {"constants": "SWAP=1 BLOCK_M=32 BLOCK_N=128"}),
+        (
+            "Fewer rows than the tensor unit takes",
+            FEW,
+            FEW | {"constants": "SWAP_AB=1 BLOCK_SIZE_M=32 BLOCK_SIZE_N=128"},
+        ),
         ("Fewer rows than the tensor unit takes", FEW, FEW | {"arch": "sm_90", "tensor_unit": "mma.sync"}),
     ],
 )

@@ -11,9 +11,17 @@ import pytest
 
 pytest.importorskip("triton")
 
+import torch
+
 from moe_lab.gpu.__main__ import main
+from moe_lab.gpu.inspect import cuda
+from moe_lab.gpu.inspect.cuda import compiler
+from moe_lab.gpu.inspect.record import record, told
+from moe_lab.gpu.kernels import _nvrtc
+from moe_lab.gpu.kernels.hopper import SOURCE
 from moe_lab.runs import assembly
 from moe_lab.spec import architectures
+from moe_lab.spec.errors import UserError
 
 PLUGIN = """
 import os
@@ -40,7 +48,7 @@ def align(topk_ids, block_m, E):
     ones_kernel[(1,)](topk_ids, N=16)
     ones_kernel[(1,)](Deadly(), N=16)
     ones_kernel[(1,)](topk_ids, N=3)
-    ones_kernel[(2,)](topk_ids, N=32, num_warps=2)
+    ones_kernel[lambda known: (known["N"] // 16,)](topk_ids, 32, num_warps=2)  # as vLLM and SGLang launch theirs
 """
 
 
@@ -66,7 +74,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def rows(folder) -> list[dict]:
     sizes = ["--model", "256x128x8x2", "--m", "4", "--format", "bf16,fp8_block"]
-    some = ["--backend", "fused_moe", "--algorithms", "one_launch", "--arch", "sm_90,gfx942"]
+    some = ["--backend", "fused_moe", "--algorithms", "one_launch,two_kernel", "--arch", "sm_90,gfx942"]
     return inspected(folder, *sizes, *some)
 
 
@@ -79,13 +87,64 @@ def test_a_row_is_a_launch_in_the_order_of_the_call(rows) -> None:
     assert hopper == [("bf16", *one) for one in plain] + [
         ("fp8_block", *one) for one in [*scaled, ("combine", combine)]
     ]
-    assert {r["kernel"] for r in rows if r["algorithm"]} == {"one_launch_kernel", "router_kernel"}
+    aligned = {r["kernel"] for r in rows if r["algorithm"] and r["arch"] == "sm_90"}
+    assert aligned == {"one_launch_kernel", "router_kernel", "count_scan", "place"}
 
 
 def test_a_call_that_refuses_is_a_row_with_its_reason(rows) -> None:
-    refused = [r for r in rows if r["error"]]
-    assert [(r["arch"], r["format"], r["kernel"]) for r in refused] == [("gfx942", "fp8_block", None)]
+    refused = [r for r in rows if r["error"] and r["arch"] == "gfx942"]
+    known = [(r["backend"], r["algorithm"], r["format"], r["kernel"]) for r in refused]
+    assert known == [("fused_moe", None, "fp8_block", None), (None, "two_kernel", "bf16", None)]
     assert "compute capability 8.9" in refused[0]["error"]
+    assert "CUDA C++ kernels need an NVIDIA GPU" in refused[1]["error"]
+
+
+def test_cuda_is_compiled_by_what_is_here_or_says_what_it_needs(rows, folder) -> None:
+    (place,) = (r for r in rows if r["kernel"] == "place")
+    assert (place["grid_blocks"], place["constants"]) == (1, "BINS=32 BLOCK_M=16 ID=int DROP=0 RELABEL=0")
+    if place["error"]:
+        with pytest.raises(UserError, match=re.escape(place["error"])):
+            compiler()
+        return
+    assert place["num_warps"] == 8
+    listing = assembly.read((folder / "rows.json.code" / place["listing"]).read_text())
+    assert listing.kernel == "place", "the file has another one too"
+    lines = {str(one.place) for one in listing.instructions}
+    assert any(line.startswith("two_kernel.cu:") for line in lines)
+
+
+def test_a_cuda_launch_is_noted_with_its_whole_text(monkeypatch) -> None:
+    """As hopper's launcher asks for it: headers, source before the file, shared memory."""
+    monkeypatch.setattr(_nvrtc, "check", lambda device, shared: None)
+    monkeypatch.setattr(_nvrtc, "architecture", lambda device: "sm_90a")
+    before = _nvrtc.compiled, _nvrtc.start
+    macros, memory = (("STAGES", 4), ("ALPHA", "1.5f"), ("ID", "long long")), torch.zeros(8)
+
+    def call(mark) -> None:
+        with mark("w13"):
+            _nvrtc.launch(SOURCE, "hopper_moe", 132, 512, memory, 1, macros=macros, prelude="// ours\n", shared=99)
+
+    (launch,) = record(call)
+    assert told(launch) == {
+        **{"kernel": "hopper_moe", "stage": "w13", "grid_blocks": 132},
+        "constants": "STAGES=4 ID=long-long",
+    }
+    assert (launch.block_threads, launch.shared, launch.source.architecture) == (512, 99, "sm_90a")
+    text = launch.source.text
+    assert text.startswith('#line 1 "/generated/prelude.cuh"\n// ours\n#line 1 "')
+    header = SOURCE.with_name("gather.cuh")
+    assert f'#line 1 "{header}"\n{header.read_text()}#line ' in text
+    assert before == (_nvrtc.compiled, _nvrtc.start)
+
+
+def test_a_compiler_that_fails_says_its_first_error_without_folders(monkeypatch, tmp_path) -> None:
+    def failing(*given) -> bytes:
+        raise RuntimeError("/home/me/a.cuh(3): warning: unused\n/home/me/a.cuh(4): error: no such thing\n")
+
+    monkeypatch.setattr(cuda, "compiler", lambda: ("nvcc 1.0", failing))
+    source = cuda.Source(SOURCE, "hopper_moe", (("NEVER", 1),), "", "sm_90a")
+    with pytest.raises(UserError, match=r"^nvcc 1\.0 fails: a\.cuh\(4\): error: no such thing$"):
+        cuda.CudaLaunch(source, (1,), 512, 0, "").compiled(tmp_path)
 
 
 def test_a_launch_is_that_of_the_launcher_on_that_gpu(rows) -> None:
@@ -120,6 +179,7 @@ def test_a_compiler_that_dies_or_refuses_costs_one_launch(tmp_path) -> None:
     assert rows[1]["error"] == "the compiling process stopped with exit code 9"
     assert "power of 2" in rows[2]["error"]
     assert (rows[3]["error"], rows[3]["num_warps"], rows[3]["grid_blocks"]) == (None, 2, 2)
+    assert rows[3]["constants"] == "N=32"
 
 
 def test_the_interpreter_leaves_nothing_to_compile(tmp_path, monkeypatch, capsys) -> None:

@@ -48,6 +48,14 @@ def test_the_shape_of_a_tcgen05_instruction_is_in_the_constant_of_its_descriptor
     assert [one.flop for one in found if one.unit == "tcgen05"] == [flop]
 
 
+def test_the_work_of_a_block_is_not_known_where_only_some_warps_multiply() -> None:
+    listing = assembly.read((SAMPLES / "sass_sm90.txt").read_text())
+    assert assembly.columns(listing, 8) == assembly.columns(listing, None) | {
+        "loop_tensor_flop": assembly.columns(listing, 8)["loop_tensor_flop"]
+    }
+    assert assembly.columns(listing, None)["loop_tensor_flop"] is None
+
+
 def test_registers_stack_and_spills_are_what_the_assembler_states() -> None:
     hopper = columns("sass_sm90")
     assert (hopper["static_registers"], hopper["stack_bytes"], hopper["local_accesses"]) == (200, 0, 0)

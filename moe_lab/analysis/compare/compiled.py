@@ -20,7 +20,17 @@ MEASURES = {
     "loop_instructions": True,
     "static_occupancy_pct": False,
 }
-FACTS = ["constants", "num_warps", "num_stages", "grid_blocks", "tensor_unit", "occupancy_limit", "error"]
+FACTS = [
+    "version",
+    "compiler",
+    "constants",
+    "num_warps",
+    "num_stages",
+    "grid_blocks",
+    "tensor_unit",
+    "occupancy_limit",
+    "error",
+]
 
 
 def cases(rows: pd.DataFrame) -> pd.DataFrame:

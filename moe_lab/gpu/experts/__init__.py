@@ -18,17 +18,19 @@ multiple to which it pads the rows of an expert. A backend of another project ha
 an object with these functions; None means the installed package, else the newest release in the cache.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from moe_lab.spec import plugins
 from moe_lab.spec.errors import UserError
 
 
-def load(name: str) -> tuple[Any, dict[str, Any]]:
+def load(name: str, without: Sequence[str] = ()) -> tuple[Any, dict[str, Any]]:
     """Return a backend, which is a module or one release of a peer, and its INFO.
 
     Args:
         name: name of the plugin, or ``name@version`` for a release of a peer.
+        without: as in ``plugins.load``.
 
     Raises:
         UserError: there is no such backend or release, or something that it needs is missing.
@@ -38,5 +40,5 @@ def load(name: str) -> tuple[Any, dict[str, Any]]:
     if at and "peer" not in info:
         raise UserError(f"'{plugin}' has no releases to choose from; leave '@{version}' out.")
     # The module of a peer has no kernels itself: they are in its releases.
-    module = plugins.load("experts", plugin)
+    module = plugins.load("experts", plugin, without)
     return (module.at(version or None) if "peer" in info else module), info

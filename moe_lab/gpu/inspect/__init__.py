@@ -1,1 +1,1 @@
-"""Compiles Triton kernels as their launchers would on a GPU that this machine lacks, and lists the machine code."""
+"""Compiles kernels as their launchers would on a GPU that this machine lacks, and lists the machine code."""

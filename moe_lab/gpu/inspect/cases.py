@@ -6,16 +6,18 @@ from typing import Any
 
 import torch
 
+from moe_lab.gpu.experts import load
 from moe_lab.gpu.formats import AnyWeights, Biased, quantise
 from moe_lab.gpu.inspect.pretend import DEVICE, Tensors
 from moe_lab.gpu.inspect.record import Launch, record
 from moe_lab.gpu.weights import DTYPES
-from moe_lab.spec import models, plugins
+from moe_lab.spec import models, peers, plugins
 from moe_lab.spec.problem import MoEProblem
 from moe_lab.spec.ranges import Mark
 
 TILES_OF = "fused_moe"  # align algorithms are compiled for this backend's block_m
 ALIGN = "multi_block"  # for experts; its launches are left out, because align has cases of its own
+LAUNCHES_ONLY = ("cuda.core", "cuda.bindings")  # modules that launch kernels, which nothing here does
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,11 @@ class Case:
     def facts(self) -> dict[str, Any]:
         """Return the case as columns of a row."""
         known = {key: value for key, value in asdict(self).items() if key not in ("group", "name")}
-        return known | {"backend": None, "algorithm": None} | {_COLUMN[self.group]: self.name}
+        known |= {"backend": None, "algorithm": None} | {_COLUMN[self.group]: self.name}
+        plugin, _, version = self.name.partition("@")
+        project = plugins.info("experts", plugin).get("peer") if self.group == "experts" else None
+        release = peers.find(project, version or None) if project else None
+        return known | ({"version": release.version} if release else {})
 
     def launches(self) -> list[Launch]:
         """Return what the call would launch on the GPU that this process pretends to have; UserError if it refuses."""
@@ -55,13 +61,14 @@ class Case:
         {"experts": self._experts, "align": self._align, "router": self._router}[self.group](mark)
 
     def _experts(self, mark: Mark) -> None:
-        p, backend = self.problem, plugins.load("experts", self.name)
+        p, (backend, info) = self.problem, load(self.name, LAUNCHES_ONLY)
         x = torch.empty((p.M, p.K), dtype=DTYPES[p.dtype], device=DEVICE)
         w13, w2 = (self._stacked(*shape) for shape in ((p.rows13, p.K), (p.K, p.N)))
         if hasattr(backend, "prepare"):
             w13, w2 = backend.prepare(w13, w2)
         weights = torch.empty((p.M, p.topk), dtype=torch.float32, device=DEVICE)
-        backend.experts(x, w13, w2, weights, self._ids(), problem=p, mark=mark, align=ALIGN)
+        chosen = {"align": ALIGN} if "align" in info else {}
+        backend.experts(x, w13, w2, weights, self._ids(), problem=p, mark=mark, **chosen)
 
     def _stacked(self, rows: int, columns: int) -> AnyWeights:
         p = self.problem
@@ -73,7 +80,7 @@ class Case:
     def _align(self, mark: Mark) -> None:
         p, tiles = self.problem, plugins.load("experts", TILES_OF).tiles
         with mark("align"):
-            plugins.load("align", self.name).align(self._ids(), tiles(p, DEVICE)[0].block_m, p.E)
+            plugins.load("align", self.name, LAUNCHES_ONLY).align(self._ids(), tiles(p, DEVICE)[0].block_m, p.E)
 
     def _router(self, mark: Mark) -> None:
         from moe_lab.gpu.kernels.router import fused_route

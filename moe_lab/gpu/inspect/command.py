@@ -22,12 +22,13 @@ from moe_lab.gpu.bench.tune.pool import Pool, Task
 from moe_lab.gpu.inspect.cases import Case, planned
 from moe_lab.spec import architectures, bench_options, formats, plugins
 from moe_lab.spec.architectures import Card
-from moe_lab.spec.bench_options import INSPECTED, listed, numbers
+from moe_lab.spec.bench_options import TUNABLE, listed, numbers
 from moe_lab.spec.errors import UserError
 
 KEY = ("gpu", "model", "format", "M", "backend", "algorithm", "launch")
 NO_LAUNCH = {"launch": None, "kernel": None, "stage": None}  # for a call that refuses before it launches anything
 GROUPS = ("experts", "align", "router")
+INSPECTED = (*TUNABLE, "hopper", "vllm_triton", "sglang_triton", "triton_kernels")
 
 
 def add(commands: Any) -> None:
@@ -120,14 +121,14 @@ def serve(card: str, tiles: str) -> dict[str, Any]:
 
 
 def _compile(task: Task) -> None:
-    from moe_lab.gpu.inspect.record import compiled, told
+    from moe_lab.gpu.inspect.record import told
 
     case, now = Case(**task["case"]), Path(task["now"])
     for number, launch in list(enumerate(case.launches()))[task["first"] :]:
         row = case.facts() | {"launch": number} | told(launch) | {"error": None}
         now.write_text(json.dumps(row))  # names the launch if the compiler takes the process down
         try:
-            row |= compiled(launch, now.parent)
+            row |= launch.compiled(now.parent)
         except Exception as failure:
             row["error"] = _why(failure)
         now.unlink()
@@ -161,7 +162,10 @@ def _cases(options: argparse.Namespace) -> list[Case]:
     groups = [options.kernel] if options.kernel in GROUPS else list(GROUPS)
     for format in (asked := listed(options.format)):
         formats.get(format)
-    backends, algorithms = listed(options.backend, INSPECTED), _algorithms(options.algorithms)
+    backends, algorithms = listed(options.backend), _algorithms(options.algorithms)
+    for name in backends:
+        if name.partition("@")[0] not in INSPECTED:
+            raise UserError(f"'{name[:60]}' is not inspected; choose some of: {', '.join(INSPECTED)}.")
     return [
         case
         for model in listed(options.model)
@@ -170,14 +174,10 @@ def _cases(options: argparse.Namespace) -> list[Case]:
 
 
 def _algorithms(text: str) -> list[str]:
-    """Return the algorithms all of whose kernels are in Triton; UserError for a named one with other kernels."""
-    # By their needs: ``auto`` picks among others, and those with cuda.core have kernels in CUDA C++.
-    able = tuple(
-        name
-        for name in plugins.names("align")
-        if name != "auto" and plugins.info("align", name).get("needs") == ["torch", "triton"]
-    )
-    return list(able) if text == "all" else listed(text, able)
+    """Return the named algorithms, or all whose kernels are in Triton alone; UserError for one that only picks."""
+    needs = {name: set(plugins.info("align", name).get("needs", ())) for name in plugins.names("align")}
+    able = tuple(name for name in needs if name != "auto" and "triton" in needs[name])  # auto picks among the others
+    return [name for name in able if needs[name] == {"torch", "triton"}] if text == "all" else listed(text, able)
 
 
 def _header(options: argparse.Namespace, cards: list[Card]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ What they ask torch and Triton's driver is answered from ``spec.architectures``.
 are on torch's ``meta`` device and claim to be on the GPU. Only for a process of its own: nothing is undone.
 """
 
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.utils._pytree import tree_map
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
+from moe_lab.gpu.kernels import _nvrtc
 from moe_lab.spec.architectures import Card
 
 DEVICE = torch.device("cuda", 0)
@@ -80,8 +82,17 @@ def gpu(card: Card, tuned: bool = True) -> None:
     driver.set_active(Driver(card))
     capability = _capability(card)
     name = card.name if tuned else ""
-    properties = SimpleNamespace(name=name, multi_processor_count=card.multiprocessors)
+    properties = SimpleNamespace(
+        name=name,
+        multi_processor_count=card.multiprocessors,
+        shared_memory_per_block_optin=card.smem_block_bytes,
+        L2_cache_size=card.l2_bytes,
+        gcnArchName=card.arch,
+    )
     answers: dict[str, Any] = {
+        "is_available": True,
+        "is_current_stream_capturing": False,
+        "current_stream": SimpleNamespace(cuda_stream=0),
         "get_device_capability": capability,
         "get_device_name": name,
         "get_device_properties": properties,
@@ -89,7 +100,10 @@ def gpu(card: Card, tuned: bool = True) -> None:
     }
     for asked, answer in answers.items():
         setattr(torch.cuda, asked, lambda device=None, answer=answer: answer)
-    torch.version.hip = "pretended" if card.amd else None  # by which launchers tell AMD from NVIDIA
+    # By which launchers tell AMD from NVIDIA.
+    torch.version.hip, torch.version.cuda = ("pretended", None) if card.amd else (None, "pretended")
+    able = not card.amd and capability >= _nvrtc.LEAST_CAPABILITY
+    _nvrtc._usable = cache(lambda device: able)  # without cuda.core too, as nothing is launched
 
 
 def _capability(card: Card) -> tuple[int, int]:

@@ -1,27 +1,26 @@
 """Records what a launcher launches, without launching it, and compiles it."""
 
-import subprocess
+import hashlib
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 import triton
 from triton.runtime.cache import get_cache_manager
 from triton.runtime.jit import JITFunction
 
-from moe_lab.spec.errors import UserError
+from moe_lab.gpu.inspect.cuda import CudaLaunch, Source
+from moe_lab.gpu.inspect.disassemble import sass
+from moe_lab.gpu.kernels import _nvrtc
 from moe_lab.spec.ranges import Mark
-
-TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-LISTING_S = 60
 
 
 @dataclass(frozen=True)
-class Launch:
+class TritonLaunch:
     """One launch of a Triton kernel.
 
     Attributes:
@@ -45,9 +44,54 @@ class Launch:
 
     def constants(self) -> str:
         """Return the constants that it is compiled for, numbers, texts and flags, as ``name=value``."""
+        pairs = zip(self.kernel.params, self.arguments, strict=False)
+        placed = {p.name: v for p, v in pairs if p.is_constexpr and isinstance(v, int | str)}
         # Floats, such as the limit of an activation, are the same in every launch.
         given = {k: v for k, v in self.options.items() if not isinstance(v, float) and not k.startswith("num_")}
+        given = placed | given
         return " ".join(f"{name}={int(value) if isinstance(value, bool) else value}" for name, value in given.items())
+
+    def compiled(self, code: Path) -> dict[str, Any]:
+        """Compile it for the driver's GPU, as Triton would before launching it, and list its machine code.
+
+        Triton caches compiled kernels on disk, here with their listings, so the same launch is not compiled twice.
+
+        Args:
+            code: folder for the listing, under the name that is in the row.
+
+        Returns:
+            Columns of a row: ``compiler``, ``num_warps``, ``num_stages``, ``static_smem_bytes``, ``listing``.
+
+        Raises:
+            UserError: the code cannot be listed.
+            Exception: anything that the compiler raises.
+        """
+        _with_source(self.kernel)
+        made = self.kernel.run(*self.arguments, grid=self.grid, warmup=True, **self.options)
+        listing = code / f"{made.hash}.txt"
+        if not listing.exists():
+            listing.write_text(made.asm["amdgcn"] if "amdgcn" in made.asm else sass(made.asm["cubin"], made.hash))
+        return {
+            "compiler": f"Triton {triton.__version__}",
+            "num_warps": int(made.metadata.num_warps),
+            "num_stages": int(made.metadata.num_stages),
+            "static_smem_bytes": int(made.metadata.shared),
+            "listing": listing.name,
+        }
+
+
+Launch = TritonLaunch | CudaLaunch
+
+
+def _with_source(kernel: Any) -> None:
+    """Write the source of a kernel to a file if it was made while the program ran, so that its lines can be found."""
+    known, _ = inspect.getsourcelines(kernel.fn)
+    if kernel.src.splitlines()[0].strip() in "".join(known):
+        return
+    key = hashlib.sha256(kernel.src.encode()).hexdigest()
+    file = get_cache_manager(key).put(kernel.src, f"{kernel.fn.__name__}_as_made.py", binary=False)
+    kernel.fn.__code__ = kernel.fn.__code__.replace(co_filename=file)
+    kernel.starting_line_number = 1
 
 
 def record(call: Callable[[Mark], object]) -> list[Launch]:
@@ -62,66 +106,27 @@ def record(call: Callable[[Mark], object]) -> list[Launch]:
         stages.pop()
 
     def note(kernel: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> None:
-        launches.append(Launch(kernel, arguments, options, tuple(grid), stages[-1]))
+        known = dict(zip(kernel.arg_names, arguments, strict=False)) | options
+        shape = grid(known) if callable(grid) else grid
+        launches.append(TritonLaunch(kernel, arguments, options, tuple(shape), stages[-1]))
 
-    launch = JITFunction.run  # every launch ends there, whatever grid it has
-    JITFunction.run = note
+    def note_cuda(kernel: Source, device: Any, grid: int, block: int, shared: int, *rest: Any) -> None:
+        launches.append(CudaLaunch(kernel, (grid,), block, shared, stages[-1]))
+
+    # Every launch ends in one of these, whatever grid it has.
+    ends = {(JITFunction, "run"): note, (_nvrtc, "compiled"): Source.asked, (_nvrtc, "start"): note_cuda}
+    before = {place: getattr(*place) for place in ends}
     try:
+        for place, end in ends.items():
+            setattr(*place, end)
         call(mark)
     finally:
-        JITFunction.run = launch
+        for place, end in before.items():
+            setattr(*place, end)
     return launches
-
-
-def compiled(launch: Launch, code: Path) -> dict[str, Any]:
-    """Compile a launch for the driver's GPU, as Triton would before launching it, and list its machine code.
-
-    Triton caches compiled kernels on disk, here with their listings, so the same launch is not compiled twice.
-
-    Args:
-        launch: a recorded launch.
-        code: folder for the listing, under the name that is in the row.
-
-    Returns:
-        Columns of a row: ``num_warps``, ``num_stages``, ``static_smem_bytes``, ``listing``.
-
-    Raises:
-        UserError: the code cannot be listed.
-        Exception: anything that the compiler raises.
-    """
-    made = launch.kernel.run(*launch.arguments, grid=launch.grid, warmup=True, **launch.options)
-    listing = code / f"{made.hash}.txt"
-    if not listing.exists():
-        listing.write_text(made.asm["amdgcn"] if "amdgcn" in made.asm else _sass(made))
-    return {
-        "num_warps": int(made.metadata.num_warps),
-        "num_stages": int(made.metadata.num_stages),
-        "static_smem_bytes": int(made.metadata.shared),
-        "listing": listing.name,
-    }
 
 
 def told(launch: Launch) -> dict[str, Any]:
     """Return what is known about a launch before it is compiled, as columns of a row."""
     known = {"kernel": launch.name, "stage": launch.stage or None, "grid_blocks": prod(launch.grid)}
     return known | {"constants": launch.constants()}
-
-
-def _sass(made: Any) -> str:
-    kept, name = get_cache_manager(made.hash), f"{made.name}.lines.sass"
-    if found := kept.get_file(name):
-        return Path(found).read_text()
-    with NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(made.asm["cubin"])
-        file.flush()
-        listing = _listed("cuobjdump", "-res-usage", "-sass", file.name)
-        listing += _listed("nvdisasm", "-gi", "-c", file.name)  # which alone tells the lines of the source
-    kept.put(listing, name, binary=False)
-    return listing
-
-
-def _listed(tool: str, *options: str) -> str:
-    done = subprocess.run([str(TOOLS / tool), *options], capture_output=True, text=True, timeout=LISTING_S)
-    if done.returncode:
-        raise UserError(f"The code cannot be listed: {tool} of Triton's wheel failed with code {done.returncode}.")
-    return done.stdout

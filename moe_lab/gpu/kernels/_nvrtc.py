@@ -58,10 +58,23 @@ def launch(
     Raises:
         UserError: a GPU on which these kernels do not run, or with too little shared memory.
     """
-    from cuda.core import launch as launch_kernel
-
     device = next(a for a in arguments if isinstance(a, Tensor)).device
     kernel = compiled(source, name, device, macros, shared, prelude)
+    start(kernel, device, grid, block, shared, cooperative, arguments)
+
+
+def start(
+    kernel: Any,
+    device: torch.device,
+    grid: int,
+    block: int,
+    shared: int,
+    cooperative: bool,
+    arguments: tuple[Tensor | int, ...],
+) -> None:
+    """Launch a kernel of ``compiled`` on torch's current stream; see ``launch``."""
+    from cuda.core import launch as launch_kernel
+
     values = (a.data_ptr() if isinstance(a, Tensor) else ctypes.c_int(a) for a in arguments)
     config = _config(grid, block, shared, cooperative)
     launch_kernel(_stream(torch.cuda.current_stream(device).cuda_stream), config, kernel, *values)
@@ -87,9 +100,40 @@ def id_type(topk_ids: Tensor) -> str:
 
 
 def text_of(source: Path) -> str:
-    """Return the text of a .cu file with its includes inserted, as NVRTC is given no folder."""
-    include = re.compile(r'^#include "([\w./]+)"$', flags=re.M)
-    return include.sub(lambda m: (source.parent / m[1]).read_text(), source.read_text())
+    """Return the text of a .cu file with its includes from the same folder inserted, as NVRTC is given no folder.
+
+    Errors and line information name the file that a line is from.
+    """
+    parts = [f'#line 1 "{source.name}"\n']
+    for number, line in enumerate(source.read_text().splitlines(keepends=True), 1):
+        if found := re.match(r'#include "([\w.]+)"$', line):
+            header = source.with_name(found[1]).read_text()
+            line = f'#line 1 "{found[1]}"\n{header}#line {number + 1} "{source.name}"\n'
+        parts.append(line)
+    return "".join(parts)
+
+
+def check(device: torch.device, shared: int) -> None:
+    """Raise UserError for a GPU on which these kernels do not run, or with too little shared memory for a block."""
+    if not usable(device):
+        raise UserError("CUDA C++ kernels need an NVIDIA GPU of compute capability 8.0 or later and cuda-core.")
+    if shared > shared_memory_bytes(device.index):
+        raise UserError(f"A thread block needs {shared} bytes of shared memory, more than this GPU has for one.")
+
+
+def architecture(device: torch.device) -> str:
+    """Return what a kernel is compiled for."""
+    major, minor = torch.cuda.get_device_capability(device)
+    return "sm_90a" if major == 9 else f"sm_{major}{minor}"  # sm_90 lacks the instructions of Hopper alone
+
+
+def cubin(text: str, architecture: str, macros: tuple[tuple[str, int | str], ...], lines: bool = False) -> Any:
+    """Return what NVRTC makes of CUDA C++; ``lines``: with line information, which does not change the code."""
+    from cuda.core import Program, ProgramOptions
+
+    defined = [(key, str(value)) for key, value in macros]
+    options = ProgramOptions(std="c++17", arch=architecture, define_macro=defined, lineinfo=lines)
+    return Program(text, "c++", options).compile("cubin")
 
 
 @functools.cache
@@ -103,17 +147,11 @@ def compiled(
 ) -> Any:
     """Return a kernel that is ready to launch with ``shared`` bytes of dynamic shared memory; see ``launch``."""
     from cuda.bindings import driver
-    from cuda.core import Device, Program, ProgramOptions
+    from cuda.core import Device
 
-    if not usable(device):
-        raise UserError("CUDA C++ kernels need an NVIDIA GPU of compute capability 8.0 or later and cuda-core.")
-    if shared > shared_memory_bytes(device.index):
-        raise UserError(f"A thread block needs {shared} bytes of shared memory, more than this GPU has for one.")
+    check(device, shared)
     Device(device.index).set_current()
-    major, minor = torch.cuda.get_device_capability(device)
-    defined = [(key, str(value)) for key, value in macros]
-    options = ProgramOptions(std="c++17", arch="sm_90a" if major == 9 else f"sm_{major}{minor}", define_macro=defined)
-    kernel = Program(prelude + text_of(source), "c++", options).compile("cubin").get_kernel(name)
+    kernel = cubin(prelude + text_of(source), architecture(device), macros).get_kernel(name)
     attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
     handle = driver.CUkernel(int(kernel.handle))
     (error,) = driver.cuKernelSetAttribute(attribute, shared, handle, driver.CUdevice(device.index))

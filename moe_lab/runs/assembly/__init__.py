@@ -33,12 +33,12 @@ def read(text: str) -> Listing:
     raise UserError(f"A listing is not of a known assembler; known are: {', '.join(plugins.names('assembly'))}.")
 
 
-def columns(listing: Listing, warps: int) -> dict[str, Any]:
+def columns(listing: Listing, warps: int | None) -> dict[str, Any]:
     """Return columns of ``schema.of("static")``: what the assembler states, the mix, and the inner loop.
 
     Args:
         listing: the kernel.
-        warps: warps of a thread block, all of which do tensor work.
+        warps: warps of a thread block that do tensor work; None = not known.
     """
     body = [listing.instructions[at] for at in inner_loop(listing.instructions)]
     tensor = [one for one in listing.instructions if one.unit in TENSOR]
@@ -54,9 +54,9 @@ def columns(listing: Listing, warps: int) -> dict[str, Any]:
     }
 
 
-def _loop(body: Sequence[Instruction], warps: int) -> dict[str, Any]:
+def _loop(body: Sequence[Instruction], warps: int | None) -> dict[str, Any]:
     tensor = [one for one in body if one.unit in TENSOR]
-    flop = [one.flop and one.flop * (1 if one.unit == FOR_THE_BLOCK else warps) for one in tensor]
+    flop = [one.flop and (one.flop if one.unit == FOR_THE_BLOCK else warps and one.flop * warps) for one in tensor]
     known = bool(tensor) and None not in flop
     return {
         "loop_instructions": len(body),

@@ -11,7 +11,8 @@ from typing import NamedTuple
 SOURCE = Path(__file__).with_name("units.csv")
 TENSOR = ("mma.sync", "wgmma", "tcgen05", "mfma", "wmma")
 FOR_THE_BLOCK = "tcgen05"  # one thread issues it for all warps
-LIBRARY = "/triton/language/"  # what kernels call of Triton itself
+# Folders of what kernels call of Triton itself, and of CUDA C++ that a launcher writes, which is in no file.
+LIBRARIES = ("/triton/language/", "/generated/")
 
 
 class Place(NamedTuple):
@@ -66,8 +67,9 @@ class Listing:
 
 
 def of_the_kernel(frames: Sequence[Place]) -> Place | None:
-    """Return the innermost of inlined places, the innermost first, that is not in Triton's own library."""
-    return next((place for place in frames if LIBRARY not in place.file), frames[0] if frames else None)
+    """Return the innermost of inlined places, the innermost first, that is not in one of ``LIBRARIES``."""
+    own = (place for place in frames if not any(folder in place.file for folder in LIBRARIES))
+    return next(own, frames[0] if frames else None)
 
 
 @cache
