@@ -1,14 +1,20 @@
 """pyproject.toml, environment.yml, the pins and the scripts say the same."""
 
+import json
+import os
 import re
 import subprocess
 import sys
+import zipfile
+from pathlib import Path
 
 import pytest
 import yaml
 from checkout import REPO
 from packaging.requirements import Requirement
 from packaging.version import Version
+
+import moe_lab
 
 
 def pyproject() -> dict:
@@ -73,3 +79,54 @@ def test_pre_commit_pins_match_the_constraints() -> None:
     pinned = pins()
     assert Version(revisions["ruff-pre-commit"]) in pinned["ruff"]
     assert Version(revisions["nbstripout"]) in pinned["nbstripout"]
+
+
+def test_version_changelog_and_citation_name_the_same_release() -> None:
+    dated = re.search(r"^## \[([\d.]+)\] - (\d{4}-\d\d-\d\d)$", (REPO / "CHANGELOG.md").read_text(), re.M)
+    cited = yaml.safe_load((REPO / "CITATION.cff").read_text())
+    assert dated
+    assert (cited["version"], str(cited["date-released"])) == dated.groups()
+    assert dated[1] == moe_lab.__version__
+    assert cited["license"] == pyproject()["project"]["license"]
+    assert cited["repository-code"] == pyproject()["project"]["urls"]["Repository"]
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the wheel puts into site-packages."""
+    pytest.importorskip("hatch_fancy_pypi_readme", reason="building the wheel needs the extra dev")
+    folder = tmp_path_factory.mktemp("installed")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    done = subprocess.run(build, cwd=REPO, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+        wheel.extractall(folder)
+    return folder
+
+
+def test_a_wheel_brings_the_notebooks_and_the_runs_that_they_show(installed: Path, tmp_path: Path) -> None:
+    code = """
+import json, moe_lab
+from moe_lab import runs
+from moe_lab.report import notebooks
+names = [run.manifest["name"] for run in runs.list_runs()]
+print(json.dumps([moe_lab.__file__, [path.stem for path in notebooks.find(None)], names]))
+"""
+    (own := tmp_path / "profiles" / "h100" / "align_sweep").mkdir(parents=True)
+    (own / "run.json").write_text('{"schema": 1, "name": "h100/mine"}')  # hides the one of the wheel
+    env = {**os.environ, "PYTHONPATH": str(installed)}
+    env.pop("MOE_LAB_PROFILES", None)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+    file, found, names = json.loads(done.stdout)
+    assert Path(file).is_relative_to(installed)
+    assert found == sorted(path.stem for path in (REPO / "notebooks").glob("*.ipynb"))
+    committed = {path.parent.relative_to(REPO / "profiles").as_posix() for path in REPO.glob("profiles/*/*/run.json")}
+    assert set(names) == committed - {"h100/align_sweep"} | {"h100/mine"}
+
+
+def test_the_readme_on_pypi_names_no_file_beside_it(installed: Path) -> None:
+    (metadata,) = installed.glob("*.dist-info/METADATA")
+    links = re.findall(r"\]\(([^)]+)\)", metadata.read_text())
+    assert links
+    assert not [link for link in links if not link.startswith(("https://", "#"))]
+    assert re.search(r"!\[[^\]]+\]\(https://\S+/docs/figures/\w+\.png\)", metadata.read_text())

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from moe_lab import __version__
+from moe_lab.cli import _complete
 from moe_lab.spec import plugins
 from moe_lab.spec.guard import terminal
 
@@ -21,8 +22,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 1 if a notebook or benchmark failed, 2 for an explained mistake."""
 
     def run() -> int:
-        words = plugins.take(sys.argv[1:] if argv is None else argv)
+        typed = _complete.typed()
+        words = plugins.take(typed or (sys.argv[1:] if argv is None else argv))
         parser = _parser(words)
+        if typed is not None:
+            _complete.answer(parser)
         if not words:
             parser.print_help()
             return 0

@@ -10,8 +10,8 @@ from moe_lab.cli._print import aligned
 INFO = {
     "about": "run notebooks, write HTML that needs no network, and reports/index.html",
     "shows": {
-        "moe-lab report [NOTEBOOK ...] [-p NAME VALUE] [--grid FILE] [--single-file]": (
-            "run notebooks, write HTML; `--single-file` for a page to send alone"
+        "moe-lab report [NOTEBOOK|DIR ...] [-p NAME VALUE] [--grid FILE] [--single-file]": (
+            "run notebooks, ours or those of a folder, write HTML; `--single-file` for a page to send alone"
         ),
     },
 }
@@ -19,7 +19,9 @@ INFO = {
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add its options."""
-    parser.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="paths or names; default: every notebook")
+    parser.add_argument(
+        "notebooks", nargs="*", metavar="NOTEBOOK", help="paths, folders or names; default: every notebook"
+    )
     parser.add_argument(
         "-p",
         "--parameter",

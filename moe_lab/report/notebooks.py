@@ -15,6 +15,7 @@ from typing import Any
 from moe_lab.report import places
 from moe_lab.report.model import Job, Link, Parameter
 from moe_lab.spec.errors import UserError
+from moe_lab.spec.guard import shipped
 from moe_lab.spec.guard.entry import INT64, decode_json, one_line, read_text, visible
 
 _LONGEST = 10_000  # characters of a parameter
@@ -22,26 +23,29 @@ _SCALARS = (str, int, float, bool, type(None))
 
 
 def folder() -> Path:
-    """Return the notebooks folder: ``./notebooks``, the current folder if it is one, else that of the checkout."""
+    """Return the notebooks folder: ``./notebooks``, the current folder if it is one, else ours."""
     here = Path.cwd()
     for place in (
         here / "notebooks",
         here if here.name == "notebooks" else None,
-        Path(__file__).parents[2] / "notebooks",
+        shipped.notebooks(),
     ):
         if place and place.is_dir():
             return place
-    raise UserError("There is no folder 'notebooks' here; go to the moe_lab checkout or give the notebook's path.")
+    raise UserError("There is no folder 'notebooks' here; give the path of a notebook, or of a folder of them.")
 
 
 def find(chosen: Sequence[str] | None) -> list[Path]:
-    """Return the chosen notebooks (paths, file names or the start of one), or all of them in order of their names."""
+    """Return the chosen notebooks (paths, folders, file names or the start of one), or all, in order of their names."""
     if chosen:
-        return [_one(name) for name in chosen]
-    every = sorted(folder().glob("*.ipynb"))
-    if not every:
-        raise UserError(f"The folder '{folder().name}' has no notebook; give a notebook's path.")
-    return every
+        return [path for name in chosen for path in (_all(Path(name)) if os.path.isdir(name) else [_one(name)])]
+    return _all(folder())
+
+
+def _all(place: Path) -> list[Path]:
+    if found := sorted(place.glob("*.ipynb")):
+        return found
+    raise UserError(f"The folder '{one_line(place.name)}' has no notebook; give a notebook's path.")
 
 
 def _one(name: str) -> Path:

@@ -16,10 +16,12 @@ from moe_lab.runs.parse import format_of, parse_report
 from moe_lab.runs.ranks import together
 from moe_lab.runs.window import analysed
 from moe_lab.spec.errors import UserError
-from moe_lab.spec.guard import places
+from moe_lab.spec.guard import places, shipped
 from moe_lab.spec.guard.entry import below, one_line
-from moe_lab.spec.guard.places import MANIFEST, profiles_root
+from moe_lab.spec.guard.places import MANIFEST
 from moe_lab.spec.launches import Launches
+
+_RUNS = f"*/*/{MANIFEST}"  # in a profiles folder
 
 
 class MissingRunError(UserError):
@@ -97,21 +99,21 @@ def load(name_or_path: str | Path, *, root: Path | None = None) -> Run:
         UserError: there is nothing of that name, or its ``run.json`` cannot be read.
     """
     path = Path(name_or_path)
-    folder = root or profiles_root()
+    roots = _roots(root)
     if os.path.isfile(path) and path.name != MANIFEST:  # Path.is_file raises for names that no file can have
         return Run(path, {"name": path.name})
-    for place in (path.parent if path.name == MANIFEST else path, folder / path):
+    for place in (path.parent if path.name == MANIFEST else path, *(folder / path for folder in roots)):
         if os.path.isfile(place / MANIFEST):
             return read(place)
     if os.path.isdir(path) and _is_report(path):
         return Run(path, {"name": path.name})
-    runs = list_runs(folder)
+    runs = list_runs(root)
     same = [r for r in runs if str(r.manifest["name"]).split("/")[-1] == str(name_or_path)]
     if len(same) == 1:
         return same[0]
     some = ", ".join(str(r.manifest["name"]) for r in same or runs) or "none"
     missing, said = "report in the folder" if os.path.isdir(path) else "run or report", one_line(shown(path), 100)
-    error = UserError if os.path.exists(path) or os.path.exists(folder / path) else MissingRunError
+    error = UserError if os.path.exists(path) or os.path.exists(roots[0] / path) else MissingRunError
     raise error(f"There is no {missing} '{said}'; give a report file or one of the runs: {some}.")
 
 
@@ -156,12 +158,19 @@ def survey(root: Path | None = None) -> tuple[list[Run], list[str]]:
 
 
 def folders(root: Path | None = None) -> list[Path]:
-    """Return the folders of the runs in a profiles folder, sorted by name, also of runs that cannot be read."""
-    place = root or profiles_root()
-    places.must_be_folder(place)
-    found = sorted(place.glob(f"*/*/{MANIFEST}"))
+    """Return the folders of the runs in a profiles folder, sorted by name, also of runs that cannot be read.
+
+    Without ``root`` also those of the runs that an installed moe_lab carries, but for names that there are already.
+    """
+    roots = _roots(root)
+    places.must_be_folder(roots[0])
+    found = {path.parent.relative_to(place): path.parent for place in roots[::-1] for path in place.glob(_RUNS)}
     # A run that is still being written has a name with a dot.
-    return [path.parent for path in found if not path.parent.name.startswith(".")]
+    return [found[name] for name in sorted(found) if not name.name.startswith(".")]
+
+
+def _roots(root: Path | None) -> list[Path]:
+    return [root] if root else shipped.roots()
 
 
 @dataclass(frozen=True)

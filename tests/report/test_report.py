@@ -15,7 +15,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from moe_lab import cli, report
 from moe_lab.pages.show import mime
-from moe_lab.report import described, places, sections, thumbnail
+from moe_lab.report import described, notebooks, places, sections, thumbnail
 from moe_lab.report.grid import read as read_grid
 from moe_lab.report.model import Link, Look
 from moe_lab.spec.errors import UserError
@@ -203,6 +203,14 @@ def test_grid_that_cannot_be_read_is_one_sentence(tmp_path: Path, text: str | No
         grid.write_text(text)
     with pytest.raises(UserError, match=sentence):
         read_grid(grid)
+
+
+def test_a_folder_stands_for_its_notebooks_in_order(tmp_path: Path) -> None:
+    made = [notebook(tmp_path, name=name) for name in ("02_second", "01_first")]
+    assert notebooks.find([str(tmp_path)]) == made[::-1]
+    (empty := tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="The folder 'empty' has no notebook"):
+        notebooks.find([str(empty)])
 
 
 def test_build_refuses_a_notebook_that_is_none(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from moe_lab.pages.show import mime
 from moe_lab.pages.show.notes import ROOFS, Note, or_note
 from moe_lab.pages.show.tables import Column, Table, heads
 from moe_lab.runs import Run, profiles_root
+from moe_lab.spec.guard import shipped
 from moe_lab.spec.published import Source
 
 _STATED = (
@@ -74,10 +75,9 @@ def _facts(run: Run, meta: Mapping[str, Any]) -> dict[str, str | None]:
     manifest = run.manifest
     versions, tool, rows = manifest.get("versions") or {}, manifest.get("tool") or {}, manifest.get("rows")
     own = {kind: found for kind in ROOFS if (found := of_kind(of_run(run), kind))}
-    kept = run.path.resolve().is_relative_to(profiles_root().resolve())
     return {
         "Run": manifest.get("name"),
-        "Figures": f"measured; {'run in profiles/' if kept else 'report or folder given'}",
+        "Figures": f"measured; {_origin(run)}",
         "GPU": _hardware(gpu_facts(run, meta), meta.get("machine") or {}),
         "Roofs in the run": _joined([_roof(kind, one["value"]) for kind, one in own.items()]),
         "Driver": versions.get("driver"),
@@ -91,6 +91,12 @@ def _facts(run: Run, meta: Mapping[str, Any]) -> dict[str, str | None]:
         "Command": _command(manifest),
         "Left out of the run": " ".join(manifest.get("redacted") or []) or None,
     }
+
+
+def _origin(run: Run) -> str:
+    folders = {profiles_root(): "run in profiles/", **dict.fromkeys(shipped.profiles(), "run that comes with moe_lab")}
+    within = (said for folder, said in folders.items() if run.path.resolve().is_relative_to(folder.resolve()))
+    return next(within, "report or folder given")
 
 
 def _hardware(gpu: Mapping[str, Any], machine: Mapping[str, Any]) -> str | None:

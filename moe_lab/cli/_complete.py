@@ -1,0 +1,49 @@
+"""What the shell offers after Tab, by argcomplete (extra ``completion``): commands, options, runs, notebooks."""
+
+import argparse
+import os
+from collections.abc import Iterator
+
+from moe_lab.spec.guard import shipped
+from moe_lab.spec.guard.places import MANIFEST
+
+RUNS = {"RUN", "RUN_OR_REPORT", "FILE_OR_RUN", "A", "B"}  # what arguments that take a run are called in the help
+
+
+def typed() -> list[str] | None:
+    """Return the words of the line that is being typed, without the program's name; None if nobody pressed Tab."""
+    return os.environ["COMP_LINE"].split()[1:] if "_ARGCOMPLETE" in os.environ else None
+
+
+def answer(parser: argparse.ArgumentParser) -> None:
+    """Print what may follow and leave, without argcomplete at once: nothing runs because somebody pressed Tab."""
+    try:
+        import argcomplete
+    except ModuleNotFoundError:
+        raise SystemExit(1) from None
+    files = argcomplete.FilesCompleter()
+    for action in _arguments(parser):
+        names = _runs if action.metavar in RUNS else _notebooks if action.metavar == "NOTEBOOK" else None
+        if names:
+            action.completer = lambda prefix, names=names, **_: [*names(), *files(prefix)]  # type: ignore[attr-defined]
+    argcomplete.autocomplete(parser)
+
+
+def _arguments(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    for action in parser._actions:
+        yield action
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                yield from _arguments(below)
+
+
+def _runs() -> list[str]:
+    # Not by moe_lab.runs, which would import pandas at each Tab.
+    found = [path.parent for root in shipped.roots() for path in root.glob(f"*/*/{MANIFEST}")]
+    return sorted({f"{folder.parent.name}/{folder.name}" for folder in found})
+
+
+def _notebooks() -> list[str]:
+    from moe_lab.report import notebooks
+
+    return [path.stem for path in notebooks.find(None)]
