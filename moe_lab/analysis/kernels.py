@@ -11,6 +11,7 @@ from moe_lab.runs.attribution.columns import codes, strings
 from moe_lab.runs.attribution.keys import Ints
 from moe_lab.runs.attribution.tree import Tree, build, paths
 from moe_lab.spec.errors import UserError
+from moe_lab.spec.inductor import operators
 from moe_lab.spec.launches import Launches
 from moe_lab.spec.ranges import stage_of
 
@@ -67,8 +68,8 @@ def sums(launches: Launches, by: str | Sequence[str] = "name", root: str | None 
 
     Returns:
         The columns of ``by``, launches, total_ms, pct_of_kernels (percent of the time of all kernels that count), and
-        median_us, mean_us, min_us and max_us of a launch; longest total first. A kernel in no stage or range, or
-        without a role, has NA there.
+        median_us, mean_us, min_us and max_us of a launch; longest total first. A kernel in no stage or range, without
+        a role, or whose name lists no operators, has NA there.
 
     Raises:
         UserError: there is no such column, or the expression is not valid or matches no range.
@@ -125,9 +126,18 @@ def stage_column(tree: Tree, rows: Ints) -> "pd.Series[str]":
     return strings(np.where(own >= 0, stages[own], -1) if len(stages) else own, stage)
 
 
+def _operators(launches: Launches, tree: Tree, rows: Ints) -> "pd.Series[str]":
+    """Return what kernels of torch.compile compute, as their names list it; NA for all others."""
+    code, names = codes(launches.table["name"].iloc[rows])
+    said = [", ".join(operators(str(name))) for name in names]
+    known = np.array([*(bool(text) for text in said), False], bool)  # the last stands for -1, no name
+    return strings(np.where(known[code], code, -1), said)
+
+
 BY: dict[str, Callable[[Launches, Tree, Ints], "pd.Series[str]"]] = {
     "name": _column("name"),
     "role": lambda launches, tree, rows: roles.column(launches, tree).iloc[rows],
+    "operators": _operators,
     "stage": lambda launches, tree, rows: stage_column(tree, rows),
     "range": _range,
     **{name: _column(name) for name in ("rank", "process", "device", "stream")},

@@ -16,6 +16,7 @@ from moe_lab.analysis.labels import labelled
 from moe_lab.runs.attribution.columns import codes, in_lanes, strings
 from moe_lab.runs.attribution.keys import Bools, Ints, distinct
 from moe_lab.runs.attribution.tree import Tree, build
+from moe_lab.spec.inductor import operators
 from moe_lab.spec.launches import Launches
 from moe_lab.spec.ranges import EXPERTS, STAGES, stage_of
 from moe_lab.spec.roles import Rule, builtin
@@ -41,7 +42,7 @@ def apply(launches: Launches, rules: Sequence[Rule] | None = None) -> Launches:
     """
     tree = build(launches)
     role, names, named = _told(launches, tree, builtin() if rules is None else rules)
-    said = [*launches.meta.get("warnings", ()), _said(tree, role, named)]
+    said = [*launches.meta.get("warnings", ()), _said(tree, role, named), *_compiled(launches, tree)]
     told = replace(launches, meta={**launches.meta, "warnings": said})
     return labelled(told, tree, role, names, named)
 
@@ -66,6 +67,20 @@ def _said(tree: Tree, role: Ints, named: Bools) -> str:
         f"order, not by a range; {by_range} ({share[1]:.2f} %) lie in a stage, {neither} ({share[2]:.2f} %) have "
         "neither."
     )
+
+
+def _compiled(launches: Launches, tree: Tree) -> list[str]:
+    """Return a sentence on kernels of torch.compile, if there are any."""
+    code, names = codes(launches.table["name"])
+    own = tree.kernel & np.array([*(bool(operators(str(name))) for name in names), False], bool)[code]
+    if not own.any():
+        return []
+    duration = tree.end - tree.start
+    share = 100 * int(duration[own].sum()) / (int(duration[tree.kernel].sum()) or 1)
+    return [
+        f"{int(own.sum())} kernels ({share:.2f} % of the time) are of torch.compile: the operators in their names tell "
+        "their roles (`moe-lab kernels --by operators` lists them); of which module they are is not recorded."
+    ]
 
 
 def _told(launches: Launches, tree: Tree, rules: Sequence[Rule]) -> tuple[Ints, list[str], Bools]:

@@ -16,7 +16,7 @@ INFO = {
     "about": "sums, counts, medians and shares of the kernels of a run or report",
     "shows": {
         (
-            "moe-lab kernels RUN_OR_REPORT [--by name|role|stage|range|rank|...] [--root REGEX] [--stages-of "
+            "moe-lab kernels RUN_OR_REPORT [--by name|role|operators|stage|range|rank|...] [--root REGEX] [--stages-of "
             "RUN_OR_REPORT] [--top N] [--sort total|launches|median|...] [--window auto|all] "
             "[--format table|csv|json]"
         ): ("which kernels take the time of any report, with or without ranges: counts, sums, medians, shares"),
@@ -35,8 +35,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--by",
         default="name",
         metavar="LIST",
-        help="what the kernels of one row have in common: name, role, stage, range, rank, process, device, stream, or "
-        "several of these",
+        help="what the kernels of one row have in common: name, role, operators (in names of torch.compile), stage, "
+        "range, rank, process, device, stream, or several of these",
     )
     parser.add_argument(
         "--root", type=options.pattern, metavar="REGEX", help="only kernels in ranges whose name matches (default: all)"
@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> None:
     else:
         table = table.sort_values(SORTS[arguments.sort], ascending=False, kind="stable")
     shown = table.head(arguments.top or len(table))
-    notes = [*launches.meta["warnings"], *_with_role(table), *_left_out(table.iloc[len(shown) :])]
+    notes = [*launches.meta["warnings"], *_with(table), *_left_out(table.iloc[len(shown) :])]
     print_notes(notes)
     if arguments.format == "csv":
         print_csv(shown)
@@ -78,12 +78,20 @@ def run(arguments: argparse.Namespace) -> None:
 SPARE = ("min", "mean", "max", "median")  # left out in this order if the terminal is too narrow
 
 
-def _with_role(table: "pd.DataFrame") -> list[str]:
-    if "role" not in table:
-        return []
-    known = table[table["role"].notna()]
-    share = f"{known['pct_of_kernels'].sum():.2f} % of their time"
-    return [f"{known['launches'].sum()} of {table['launches'].sum()} kernels ({share}) have a role, by range or name."]
+WITH = {
+    "role": "have a role, by range or name.",
+    "operators": "list operators in their names, as those of torch.compile do; what others compute is not told there.",
+}
+
+
+def _with(table: "pd.DataFrame") -> list[str]:
+    """Return sentences on how many kernels have what is not known of all."""
+    said = []
+    for column in (c for c in WITH if c in table):
+        known = table[table[column].notna()]
+        share = f"{known['pct_of_kernels'].sum():.2f} % of their time"
+        said.append(f"{known['launches'].sum()} of {table['launches'].sum()} kernels ({share}) {WITH[column]}")
+    return said
 
 
 def _left_out(rest: "pd.DataFrame") -> list[str]:

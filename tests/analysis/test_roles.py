@@ -16,6 +16,7 @@ from moe_lab.runs.attribution.tree import build
 from moe_lab.runs.parse import parse_report
 from moe_lab.runs.parse._facts import short_name
 from moe_lab.spec.errors import UserError
+from moe_lab.spec.inductor import operators
 from moe_lab.spec.launches import RANGE_COLUMNS, Launches, tidy
 from moe_lab.spec.ranges import STAGES
 from moe_lab.spec.roles import Rule, load
@@ -251,6 +252,24 @@ def test_a_report_without_a_range_is_broken_down_by_role(tmp_path):
     assert (covered["in_range_pct"], covered["in_root_pct"], covered["by_name_pct"]) == (0, 0, 70)
     assert covered["in_stage_pct"] is None
     assert breakdown(launches, roles=False)["name"].tolist() == ["(unattributed)"]
+
+
+def test_kernels_of_torch_compile_list_their_operators_and_what_is_not_known_is_said(tmp_path, capsys):
+    norm, put = "triton_red_fused__to_copy__unsafe_view_add_mean_mul_rsqrt_7", "triton_poi_fused_index_put_new_zeros_12"
+    launches = bare(tmp_path, norm, put, "fused_moe_kernel", "triton_", norm)
+    summed = sums(launches, ["role", "operators"])[["role", "operators", "launches"]].astype(object)
+    assert summed.where(summed.notna(), None).values.tolist() == [
+        ["norm", "_to_copy, _unsafe_view, add, mean, mul, rsqrt", 2],
+        ["elementwise", None, 1],
+        ["experts", None, 1],
+        ["index", "index_put, new_zeros", 1],
+    ]
+    notes = breakdown(launches).attrs["notes"]
+    assert notes[-1].startswith("3 kernels (53.33 % of the time) are of torch.compile")
+    assert cli.main(["kernels", str(tmp_path / "bare.sqlite"), "--by", "operators"]) == 0
+    assert "3 of 5 kernels (53.33 % of their time) list operators in their names" in capsys.readouterr().err
+    assert operators("triton_poi_fused_my_engines_add_0") == ("my", "engines", "add"), "split where nothing is known"
+    assert operators("model_triton_tem_fused__grouped_mm_1") == ("_grouped_mm",)
 
 
 def test_a_report_without_a_known_kernel_says_so(tmp_path):
