@@ -1,5 +1,6 @@
 """Listing backends, and the adapters of other projects around kernels that stand for theirs."""
 
+import dataclasses
 import importlib
 import json
 import sys
@@ -102,6 +103,22 @@ def multiply(A, B, C, sorted_token_ids, expert_ids, num_tokens_post_padded, size
                 y = B[int(expert_ids[tile])] @ A[pair // top_k]
                 flat[pair] = y * topk_weights.view(-1)[pair] if weighted else y
 """
+BATCHED = """
+from vllm.triton_utils import triton, tl
+
+
+def invoke_moe_batched_triton_kernel(
+    A, B, C, expert_num_tokens, compute_type, A_scale, B_scale, B_zp, use_fp8_w8a8, use_int8_w8a16, use_int4_w4a16,
+    config, per_act_token_quant, block_shape=None,
+):
+    assert use_fp8_w8a8 == (block_shape == [128, 128]) and config["BLOCK_SIZE_M"] and not per_act_token_quant
+    for expert, rows in enumerate(expert_num_tokens.tolist()):
+        a, b = A[expert, :rows].float(), B[expert].float()
+        if use_fp8_w8a8:
+            a *= A_scale[expert, :rows].repeat_interleave(128, -1)
+            b *= B_scale[expert].repeat_interleave(128, 0).repeat_interleave(128, 1)
+        C[expert, :rows] = a @ b.T
+"""
 
 
 def tile(rows: int, **more: object) -> dict[str, object]:
@@ -115,7 +132,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """GIVEN a wheel of vLLM in the cache; the adapter starts afresh."""
     monkeypatch.setenv("MOE_LAB_PEERS", str(tmp_path / "peers"))
     tiles = json.dumps({"4": tile(32), "40": tile(128)})
-    fetch.add(str(wheel(tmp_path, files={f"{MOE}/fused_moe.py": LAUNCHER, f"{MOE}/configs/{TILES}": tiles})))
+    kernels = {f"{MOE}/fused_moe.py": LAUNCHER, f"{MOE}/experts/fused_batched_moe.py": BATCHED}
+    fetch.add(str(wheel(tmp_path, files={**kernels, f"{MOE}/configs/{TILES}": tiles})))
     plugins.load("experts", "vllm_triton").at.cache_clear()
     yield tmp_path
     plugins.load("experts", "vllm_triton").at.cache_clear()
@@ -177,6 +195,16 @@ def test_wheel_pipeline_passes_integers_with_scales_and_zero_points(cache: Path,
     backend = examine.load("vllm_triton")[0]
     y = backend.experts(x, *backend.prepare(*w), ids, weights, problem=problem, mark=ranges.marker("none"))
     assert_fp8(y, problem, (x, *w, ids, weights))
+
+
+@pytest.mark.parametrize("format", ["fp16", "fp8_block"])
+def test_batched_kernel_gets_rows_by_expert_and_their_counts(cache: Path, interpreter, format: str, poison) -> None:
+    problem, tensors = fp8(5, format=format)
+    backend = plugins.load("experts", "vllm_batched").VllmBatched(None)
+    silent = ranges.marker("none")
+    assert_fp8(backend.experts(*tensors, problem=problem, mark=silent), problem, tensors)
+    with pytest.raises(UserError, match="up to 1024, not 1025"):
+        backend.experts(*tensors, problem=dataclasses.replace(problem, M=1025), mark=silent)
 
 
 def test_an_h100_takes_the_tuned_tiles_of_an_h200_for_fp8(cache: Path, interpreter, tmp_path, monkeypatch) -> None:

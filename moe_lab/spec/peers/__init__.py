@@ -70,6 +70,7 @@ PROJECTS: dict[str, Project] = {
         {
             # Releases move and rename the file, so it is found by the function that it defines.
             "kernel": Part((f"{_MOE}/*.py", f"{_MOE}/**/*.py"), r"def invoke_fused_moe(_triton)?_kernel\("),
+            "batched": Part((f"{_MOE}/**/*.py",), r"def invoke_moe_batched_triton_kernel\(", required=False),
             "tiles": Part((f"{_MOE}/configs/*.json",)),
         },
         "vllm==0.33.0",
