@@ -59,7 +59,7 @@ def test_add_again_replaces_the_release(cache: Path, tmp_path: Path) -> None:
     ("given", "said"),
     [
         ({"name": "numpy", "files": {}}, "lacks kernels that moe_lab can read"),
-        ({"files": {f"{MOE}/layer.py": "class Layer: ..."}}, "lacks its library of marlin"),
+        ({"files": {f"{MOE}/layer.py": "class Layer: ..."}}, "lacks its library of cutlass_fp8"),
         ({"files": {**FILES, "../evil.py": KERNEL}}, r"has the file '../evil.py', which would lie outside"),
     ],
     ids=["another-package", "moved-files", "escaping-path"],
@@ -203,7 +203,7 @@ def test_add_reads_no_more_than_kernels_have(cache: Path, tmp_path: Path) -> Non
     path = tmp_path / "vllm-1.2-py3-none-any.whl"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("vllm-1.2.dist-info/METADATA", "Name: vllm\nVersion: 1.2\n\n")
-        archive.writestr(f"{MOE}/fused_moe.py", b"#" * 65_000_000)
+        archive.writestr(f"{MOE}/fused_moe.py", b"#" * 101_000_000)
     with pytest.raises(UserError, match="unpacks to more than"):
         fetch.add(str(path))
 

@@ -111,8 +111,14 @@ PROJECTS: dict[str, Project] = {
         "https://github.com/vllm-project/vllm",
         "vllm",
         {"library": Part(("vllm/_moe_C_stable_libtorch*.so",), strip="vllm/")},
-        "vllm==0.33.0",
-        proof="_moe_C_stable_libtorch.abi3.so",
+        *("vllm==0.33.0", "", "_moe_C_stable_libtorch.abi3.so"),
+    ),
+    "cutlass_fp8": Project(
+        "CUTLASS grouped GEMM in fp8, in the largest compiled library of vLLM's wheel",
+        "https://github.com/vllm-project/vllm",
+        "vllm",
+        {"library": Part(("vllm/_C_stable_libtorch*.so",), strip="vllm/")},
+        *("vllm==0.33.0", "", "_C_stable_libtorch.abi3.so"),
     ),
     "sgl_deep_gemm": Project(
         "SGLang's DeepGEMM with its mega MoE for SM90 (CUDA, compiled by nvcc when it first runs)",

@@ -18,7 +18,7 @@ from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard.entry import one_line, plain_name, visible
 
 MEMBERS = 200_000  # the largest wheels of engines have some ten thousand
-FILE_BYTES = 64_000_000  # of each file that is read; the largest, vLLM's library with Marlin, has 46 MB
+FILE_BYTES = 100_000_000  # of each file that is read; the largest, vLLM's library with CUTLASS, has 93 MB
 ALL_BYTES = 256_000_000  # of all files that are read
 _METADATA = re.compile(r"[^/]+\.dist-info/METADATA")
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError, ValueError)
