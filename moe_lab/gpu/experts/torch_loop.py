@@ -83,7 +83,7 @@ def moe(
             places[expert] = tokens, _ = (topk_ids == expert).nonzero(as_tuple=True)
             rows = x[tokens]
         with mark("w13"):
-            gate_up = _product(rows, w13, expert)
+            gate_up = product(rows, w13, expert)
         with mark("act"):
             kept.append(gated_activation_torch(gate_up, problem.activation))
     if not kept:
@@ -92,13 +92,13 @@ def moe(
     hidden = rounded(torch.cat(kept)).split([len(rows) for rows in kept])
     for (expert, (tokens, slots)), rows in zip(places.items(), hidden, strict=True):
         with mark("w2"):
-            out = _product(rows, w2, expert)
+            out = product(rows, w2, expert)
         with mark("combine"):
             y.index_add_(0, tokens, out * topk_weights[tokens, slots, None])
     return y
 
 
-def _product(rows: Tensor, w: AnyWeights, expert: int) -> Tensor:
+def product(rows: Tensor, w: AnyWeights, expert: int) -> Tensor:
     """Return rows [rows, in] times the weights of an expert, plus its bias, [rows, out]."""
     weights, bias = apart(w)
     y = rows @ dense(weights[expert], rows.dtype).T
