@@ -197,7 +197,7 @@ def of(bench: str) -> tuple[Option, ...]:
             Option("model", "qwen3-30b-a3b", MODEL, listed, "LIST"),
             Option("m", "1,64,4096", "tokens", TOKENS, "LIST"),
             Option("format", "bf16", f"some of: {_names('formats')}", listed, "LIST"),
-            Option("backend", ",".join(TUNABLE), "also batched, hopper, or a peer's in Triton: NAME@VERSION", listed, "LIST"),
+            Option("backend", ",".join(TUNABLE), "also batched, hopper, or a peer's: NAME@VERSION", listed, "LIST"),
             Option("algorithms", "all", "align algorithms: all that are in Triton, or names", listed, "LIST"),
             Option("tiles", "tuned", "tuned where there are any, or the backend's own", choices=("tuned", "own")),
             Option("jobs", 0, "compile processes; 0 = one per core, at most 16", types.few, "N"),

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from moe_lab.gpu.bench.examine import refuse
 from moe_lab.gpu.experts import load
 from moe_lab.gpu.formats import AnyWeights, Biased, quantise
 from moe_lab.gpu.inspect.pretend import DEVICE, Tensors
@@ -62,6 +63,7 @@ class Case:
 
     def _experts(self, mark: Mark) -> None:
         p, (backend, info) = self.problem, load(self.name, LAUNCHES_ONLY)
+        refuse(self.name, info, p, DEVICE)
         x = torch.empty((p.M, p.K), dtype=DTYPES[p.dtype], device=DEVICE)
         w13, w2 = (self._stacked(*shape) for shape in ((p.rows13, p.K), (p.K, p.N)))
         if hasattr(backend, "prepare"):
