@@ -35,7 +35,7 @@ def landscape(tuning: Tuning, M: int = 0) -> pd.DataFrame:
     rows = rows.assign(us=(rows["median_us"] * scale.fillna(1.0)).astype(float), tile=rows["w13"].fillna(rows["w2"]))
     rows = rows.sort_values("round").drop_duplicates(["part", "tile"], keep="last")
     best = rows.groupby("part")["us"].transform("min")
-    split = rows["tile"].str.split("x", expand=True).astype(int)
+    split = rows["tile"].str.split("x", expand=True).iloc[:, : len(FIELDS)].astype(int)  # options for AMD may follow
     split.columns = pd.Index(FIELDS)
     full = rows.assign(over_best=rows["us"] / best).join(split)
     return full[columns].sort_values(["part", "us"], ignore_index=True)

@@ -7,6 +7,7 @@ torch = pytest.importorskip("torch")
 from moe_lab.gpu import __main__ as command
 from moe_lab.gpu.workloads.experts import parse_tile
 from moe_lab.spec import models, ranges
+from moe_lab.spec.errors import UserError
 from moe_lab.spec.models import Attention, Model, Router
 from moe_lab.spec.problem import MoEProblem
 
@@ -94,10 +95,24 @@ def test_tiles_are_read_with_the_defaults_of_the_field(text, M, sizes):
     assert (tile.block_m, tile.block_n, tile.block_k, tile.group_m, tile.num_warps, tile.num_stages) == sizes
 
 
+def test_options_for_amd_go_to_the_compiler_there_and_are_refused_elsewhere(monkeypatch):
+    text = "128x256x64x8x8x2x2x16x2"
+    with pytest.raises(UserError, match="options for AMD's GPUs"):
+        parse_tile(text, QWEN[16])
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    given = {"waves_per_eu": 2, "matrix_instr_nonkdim": 16, "kpack": 2}
+    tile = parse_tile(text, QWEN[16])
+    assert tile.options() == {"num_warps": 8, "num_stages": 2} | given
+    assert parse_tile("128x256x64x8x8x2", QWEN[16]).options() == {"num_warps": 8, "num_stages": 2}
+    monkeypatch.setattr(torch.version, "hip", None)
+    assert tile.options() == {"num_warps": 8, "num_stages": 2}
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
         (["--tiles", "64x64"], "--tiles takes 'auto'"),
+        (["--tiles", "64x64x32x1x4x2x2x16"], "--tiles takes 'auto'"),
         (["--tiles", "64x48x32"], "powers of two"),
         (["--tiles", "0x64x32"], "--tiles takes"),
         (["--backend", "torch_loop", "--tiles", "64x64x32"], "'torch_loop' does not take tiles"),

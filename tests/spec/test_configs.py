@@ -403,6 +403,13 @@ def test_tiles_of_wrong_types_or_sizes_are_refused(
     assert not (folder / "out").exists()
 
 
+def test_options_for_amd_that_are_the_compilers_own_are_left_out() -> None:
+    assert configs.parse("16x64x64x1x4x2x0x0x1") == configs.parse("16x64x64x1x4x2")
+    assert configs.text(configs.parse("16x64x64x1x4x2x0x16x1")) == "16x64x64x1x4x2x0x16x1"
+    with pytest.raises(UserError, match="kpack is 3, not a number of 1 and 2"):
+        configs.parse("16x64x64x1x4x2x0x16x3")
+
+
 def test_times_below_zero_are_refused(tmp_path: Path) -> None:
     problem = {"E": 8, "N": 64, "K": 64, "topk": 2, "format": "bf16"}
     known = {"format": "moe_lab measured 1", "gpu": H200, "problem": problem, "us": {"1": {"grouped": -5.0}}}
@@ -443,10 +450,12 @@ def test_keys_that_our_kernels_do_not_take_are_said_and_come_back_for_the_same_e
     content = {"triton_version": "3.5.0", "1": AMD | more, "64": AMD | {"SPLIT_K": 1, "kpack": 1}}
     code, (kept,) = imported(tmp_path, "E=128,N=768,device_name=AMD_Instinct_MI300X.json", content)
     said = capsys.readouterr().err
-    asked = "SPLIT_K 4, grf_mode large, kpack 2, matrix_instr_nonkdim 16, waves_per_eu 2"
+    asked = "SPLIT_K 4, grf_mode large"
     assert code == 0
     assert said.startswith(f"note: The file asks for {asked}: our kernels have no such option")
     assert said.count("note: ") == 1, "of a Triton that is this one, or nothing to compare with"
+    with_amd, without = configs.read(kept).points
+    assert (with_amd.w13[6:], len(without.w13)) == ((2, 16, 2), 6), "the options for AMD are part of a tile"
     assert cli.main(["configs", "export", str(kept), "--for", "vllm", "--out", str(tmp_path / "v")]) == 0
     assert capsys.readouterr().err == ""
     (back,) = (tmp_path / "v").glob("*.json")

@@ -174,8 +174,7 @@ def fused_moe_gemm(
         ACC=tl.int32 if x.dtype == torch.int8 else tl.float32,
         SWAP=swapped(tile, scales),
         **widening(given),
-        num_warps=tile.num_warps,
-        num_stages=tile.num_stages,
+        **tile.options(),
         **even,
         **blocks,
     )

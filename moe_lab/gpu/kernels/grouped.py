@@ -222,8 +222,7 @@ def grouped_persistent_gemm(
         ACC=tl.int32 if x.dtype == torch.int8 else tl.float32,
         SWAP=swapped(tile, scales),
         **widening(given),
-        num_warps=tile.num_warps,
-        num_stages=tile.num_stages,
+        **tile.options(),
     )
     return y if y_scales is None else Quantised("fp8_block", y.to(torch.float8_e4m3fn), y_scales)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from moe_lab.gpu.kernels._device import is_hip, shared_memory_bytes
+from moe_lab.spec.configs.tile import AMD_FIELDS, AMD_OWN
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,10 @@ class Tile:
         group_m: row tiles that are processed column by column, so that they share weights in L2.
         num_warps: warps per thread block.
         num_stages: stages of the software pipeline.
+        waves_per_eu: on AMD, wavefronts that each SIMD should hold, for which the compiler limits registers; 0 = it
+            chooses.
+        matrix_instr_nonkdim: on AMD, rows and columns of a matrix instruction, 16 or 32; 0 = the compiler chooses.
+        kpack: on AMD before gfx950, steps of a matrix instruction that one read of LDS feeds.
     """
 
     block_m: int
@@ -26,6 +31,15 @@ class Tile:
     group_m: int
     num_warps: int
     num_stages: int
+    waves_per_eu: int = AMD_OWN[0]
+    matrix_instr_nonkdim: int = AMD_OWN[1]
+    kpack: int = AMD_OWN[2]
+
+    def options(self) -> dict[str, int]:
+        """Return the arguments of Triton's launcher; those for AMD only there, and only if they are given."""
+        pairs = zip(AMD_FIELDS, AMD_OWN, strict=True)
+        amd = {name: getattr(self, name) for name, own in pairs if getattr(self, name) != own} if is_hip() else {}
+        return {"num_warps": self.num_warps, "num_stages": self.num_stages, **amd}
 
 
 def fit(tile: Tile, itemsize: int, device: torch.device) -> Tile:

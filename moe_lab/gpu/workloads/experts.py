@@ -23,6 +23,7 @@ from moe_lab.gpu.weights import drawn, expert_weights, tokens
 from moe_lab.gpu.workloads.window import run_all
 from moe_lab.spec import plugins, ranges
 from moe_lab.spec.bench_options import BIASES, SHARED, TOKENS, add_list, command
+from moe_lab.spec.configs.tile import AMD_FIELDS, FIELDS, parse
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard import options as types
 from moe_lab.spec.guard.entry import integer
@@ -37,7 +38,8 @@ AUTO, UNTUNED = "auto", "untuned"
 BLOCK_MS = (16, 32, 64, 128, 256)  # of backends that do not state their tiles, analysis tries these
 TILES = (
     f"'{AUTO}' (the backend's own), '{UNTUNED}' (those of vLLM and SGLang without a tuned file) or "
-    "block_m x block_n x block_k [x group_m [x num_warps [x num_stages]]], such as 64x64x32x8"
+    "block_m x block_n x block_k [x group_m [x num_warps [x num_stages]]], such as 64x64x32x8; on AMD all six and then "
+    "x waves_per_eu x matrix_instr_nonkdim x kpack may follow"
 )
 
 
@@ -193,10 +195,16 @@ def parse_tile(text: str, problem: MoEProblem) -> "Tile":
             tokens, 64x64x32 above.
 
     Raises:
-        UserError: it is neither, or one of the first three sizes is not a power of two of at least 16.
+        UserError: it is neither, one of the first three sizes is not a power of two of at least 16, or it has options
+            for AMD on another GPU.
     """
+    from moe_lab.gpu.kernels._device import is_hip
     from moe_lab.gpu.kernels.tile import Tile
 
+    if text.count("x") + 1 == len((*FIELDS, *AMD_FIELDS)):
+        if not is_hip():
+            raise UserError(f"The last three numbers of '{text}' are options for AMD's GPUs; leave them out here.")
+        return Tile(*parse(text))
     if text == UNTUNED:
         text = "16x32x64x1x4x3" if problem.M <= problem.E else "64x64x32x8x4x3"
     parts = text.split("x")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from moe_lab.spec.configs import form
-from moe_lab.spec.configs.tile import FIELDS, Sizes, checked, parse, text
+from moe_lab.spec.configs.tile import AMD_FIELDS, FIELDS, Sizes, checked, parse, text
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard.entry import decode_json, one_line, read_bytes, unreadable
 from moe_lab.spec.problem import MoEProblem
@@ -35,7 +35,7 @@ class Point:
         us: measured microseconds of a whole layer call; None = not measured here.
         one: the best tile for both GEMMs at once, for engines that take only one; None = not known.
         one_us: measured microseconds with ``one``.
-        theirs: w13 or w2 -> what an engine's file says of the tile beyond its six numbers.
+        theirs: w13 or w2 -> what an engine's file says of the tile beyond its numbers.
     """
 
     M: int
@@ -174,7 +174,7 @@ def _point(M: int, given: form.Point) -> Point:
 
 
 def _sizes(given: form.Tile) -> Sizes:
-    return checked([getattr(given, name) for name in FIELDS])
+    return checked([getattr(given, name) for name in (*FIELDS, *AMD_FIELDS)])
 
 
 def write(tuned: Tuned, folder: Path) -> Path:
@@ -185,7 +185,7 @@ def write(tuned: Tuned, folder: Path) -> Path:
     points = {str(point.pop("M")): point for point in known.pop("points")}
     for point in points.values():
         tiles = {part: point[part] for part in ("w13", "w2", "one") if point[part]}
-        point |= {part: dict(zip(FIELDS, tile, strict=True)) for part, tile in tiles.items()}
+        point |= {part: dict(zip((*FIELDS, *AMD_FIELDS), tile, strict=False)) for part, tile in tiles.items()}
     known["versions"] = known["versions"] or {}
     for part in (known, *points.values()):
         if not part["theirs"]:  # only tiles that came from an engine have it

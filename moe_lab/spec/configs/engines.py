@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from moe_lab.spec import formats, plugins
 from moe_lab.spec.configs import Point, Sizes, Tuned, form, save
-from moe_lab.spec.configs.tile import checked
+from moe_lab.spec.configs.tile import AMD_FIELDS, AMD_OWN, checked
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard.entry import below, decode_json, one_line, read_bytes, unreadable
 from moe_lab.spec.models import MODELS, Model
@@ -27,7 +27,7 @@ BACKEND = "fused_moe"  # the backend whose kernel uses a tile as the engines' ke
 _KEYS = ("BLOCK_SIZE_M", "BLOCK_SIZE_N", "BLOCK_SIZE_K", "GROUP_SIZE_M", "num_warps", "num_stages")
 _ASSUMED = {"GROUP_SIZE_M": 1, "num_warps": 4, "num_stages": 3}  # Triton's own defaults
 # What SGLang's and vLLM's launchers take beyond the six numbers of a tile, with the value that has no effect.
-_NEUTRAL: dict[str, form.Value] = {"SPLIT_K": 1, "USE_TMA": False, "waves_per_eu": 0, "kpack": 1}
+_NEUTRAL: dict[str, form.Value] = {"SPLIT_K": 1, "USE_TMA": False}
 _ONLY = {"SPLIT_K": "vllm", "USE_TMA": "sglang"}  # the other's kernel has no such argument
 _NAME = re.compile(
     r"E=(?P<E>[0-9]{1,9}),N=(?P<N>[0-9]{1,9}),device_name=(?P<device>[^,]*?)(,dtype=(?P<dtype>\w+?))?"
@@ -109,7 +109,8 @@ def _more(tuned: Tuned) -> dict[str, list[form.Value]]:
     found: dict[str, list[form.Value]] = {}
     for keys in (keys for point in tuned.points for keys in point.theirs.values()):
         for key, value in keys.items():
-            if key not in _NEUTRAL or value != _NEUTRAL[key]:
+            # Those of AMD are in the tile.
+            if key not in AMD_FIELDS and (key not in _NEUTRAL or value != _NEUTRAL[key]):
                 found[key] = [*dict.fromkeys([*found.get(key, []), value])]
     return dict(sorted(found.items()))
 
@@ -118,7 +119,7 @@ def _write(path: Path, tiles: Mapping[int, tuple[Sizes, Any]], engine: str, head
     known: dict[str, Any] = dict(head)
     for M, (tile, more) in sorted(tiles.items()):
         kept = {key: value for key, value in more.items() if _ONLY.get(key, engine) == engine}
-        known[str(M)] = dict(zip(_KEYS, tile, strict=True)) | kept
+        known[str(M)] = dict(zip((*_KEYS, *AMD_FIELDS), tile, strict=False)) | kept
     return save(known, path, indent=4)
 
 
@@ -190,7 +191,12 @@ def _point(M: int, w13: Config, w2: Config) -> Point:
     if w13[0][0] != w2[0][0]:
         raise ValueError(f"it and the _down file differ in BLOCK_SIZE_M at M = {M}")
     more = {part: config[1] for part, config in (("w13", w13), ("w2", w2)) if config[1]}
-    return Point(M, w13[0], w2[0], theirs=more)
+    return Point(M, _with_amd(*w13), _with_amd(*w2), theirs=more)
+
+
+def _with_amd(tile: Sizes, more: Mapping[str, form.Value]) -> Sizes:
+    """Return a tile with the options for AMD that an engine's file says of it."""
+    return checked([*tile, *(more.get(key, own) for key, own in zip(AMD_FIELDS, AMD_OWN, strict=True))])
 
 
 def given(path: Path) -> tuple[dict[int, Config], dict[str, form.Value]]:

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from moe_lab.spec import plugins
+from moe_lab.spec.configs.tile import AMD_OWN
 from moe_lab.spec.guard.entry import integer, one_line, plain_name
 from moe_lab.spec.guard.options import EXPERTS, SIZE, TOKENS
 
@@ -16,7 +17,7 @@ _GPU = re.compile(r"[A-Za-z0-9][ -.0-\[\]-~]{0,99}")  # printable ASCII without 
 
 
 class Tile(msgspec.Struct):
-    """The six numbers of a tile."""
+    """The numbers of a tile."""
 
     block_m: int
     block_n: int
@@ -24,6 +25,9 @@ class Tile(msgspec.Struct):
     group_m: int
     num_warps: int
     num_stages: int
+    waves_per_eu: int = AMD_OWN[0]
+    matrix_instr_nonkdim: int = AMD_OWN[1]
+    kpack: int = AMD_OWN[2]
 
 
 class Point(msgspec.Struct):

@@ -1,7 +1,7 @@
 """One M of a tuning run: its inputs, the oracle, the timed steps for a tile, and the tiles known before any search."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import astuple, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from moe_lab.gpu.routing import synthetic
 from moe_lab.gpu.weights import tokens
 from moe_lab.spec import peers, plugins
 from moe_lab.spec.configs import Sizes, engines
+from moe_lab.spec.configs.tile import checked
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.problem import MoEProblem
 
@@ -116,8 +117,8 @@ def default(backend: str, problem: MoEProblem) -> Pair:
 
 
 def sizes(tile: Tile) -> Sizes:
-    """Return the six numbers of a tile."""
-    return tile.block_m, tile.block_n, tile.block_k, tile.group_m, tile.num_warps, tile.num_stages
+    """Return the numbers of a tile."""
+    return checked(astuple(tile))
 
 
 def shipped(problem: MoEProblem, gpu: str | None) -> dict[str, Pair]:
