@@ -14,7 +14,13 @@ from moe_lab.gpu.bench.check import Oracle
 from moe_lab.gpu.experts import load
 from moe_lab.spec import formats, plugins
 
-BACKENDS = plugins.names("experts")
+# A test for each, so that several processes can share them: most of the time is compilation.
+CELLS = [
+    (backend, format)
+    for backend in plugins.names("experts")
+    for format in plugins.names("formats")
+    if formats.get(format).among(plugins.info("experts", backend)["formats"])
+]
 
 
 def called(backend, format, activation, device, on_input=False, biases=False):
@@ -28,21 +34,20 @@ def called(backend, format, activation, device, on_input=False, biases=False):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_every_stated_cell_of_a_backend_is_right(backend, device):
+@pytest.mark.parametrize(("backend", "format"), CELLS, ids=["-".join(cell) for cell in CELLS])
+def test_every_stated_cell_of_a_backend_is_right(backend, format, device):
     if reason := plugins.unavailable("experts", backend):
         pytest.skip(reason)
     load(backend)
     info = plugins.info("experts", backend)
     wrong = []
-    for format in (name for name in plugins.names("formats") if formats.get(name).among(info["formats"])):
-        for activation in info["activations"]:
-            # Biases, which no product but the activation follows, once for each format.
-            biased = [True] if info.get("biases") and activation == info["activations"][0] else []
-            for on_input, biases in product((False, True), [False, *biased]):
-                errors, oracle = called(backend, format, activation, device, on_input, biases)
-                if not oracle.right(errors, info.get("fp32") == "tf32"):
-                    wrong.append((format, activation, on_input, biases, errors.share))
+    for activation in info["activations"]:
+        # Biases, which no product but the activation follows, once.
+        biased = [True] if info.get("biases") and activation == info["activations"][0] else []
+        for on_input, biases in product((False, True), [False, *biased]):
+            errors, oracle = called(backend, format, activation, device, on_input, biases)
+            if not oracle.right(errors, info.get("fp32") == "tf32"):
+                wrong.append((activation, on_input, biases, errors.share))
     assert not wrong
 
 
