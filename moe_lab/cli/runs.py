@@ -1,16 +1,17 @@
 """``moe-lab runs``: list the runs in profiles/, or search them for secrets."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
-from moe_lab.cli._print import aligned
+from moe_lab.cli._print import add_format, aligned, print_csv, records
 from moe_lab.spec.errors import UserError
 
 INFO = {
     "about": "list the runs in profiles/, or search them for secrets",
     "shows": {
-        "moe-lab runs": "which captures and benchmarks are there?",
+        "moe-lab runs [--format table|csv|json]": "which captures and benchmarks are there?",
         "moe-lab runs check [RUN ...]": (
             "is there anything left in a run that should not be published? Searches every byte (inside "
             "gz, in free pages of SQLite) for secrets, hosts, users, addresses and paths, says in which "
@@ -23,6 +24,7 @@ INFO = {
 def add(parser: argparse.ArgumentParser) -> None:
     """Add its options."""
     parser.add_argument("--profiles", type=Path, metavar="DIR", help="profiles folder")
+    add_format(parser)
     parser.set_defaults(run=list_runs)
     actions = parser.add_subparsers(dest="action", metavar="[check RUN ...]")
     check = actions.add_parser("check", help="search every byte of runs for secrets, hosts, users, addresses, paths")
@@ -43,7 +45,7 @@ def list_runs(arguments: argparse.Namespace) -> None:
         {
             "run": run.manifest["name"],
             "gpu": (run.manifest.get("gpu") or {}).get("name"),
-            "date": run.manifest.get("date"),
+            "date": str(run.manifest.get("date") or "")[:10] or None,
             "what": run.what,
         }
         for run in found
@@ -56,7 +58,13 @@ def list_runs(arguments: argparse.Namespace) -> None:
         raise UserError(
             "There are no runs; make one with `moe-lab capture nsys --name X -- COMMAND` or `moe-lab import`."
         )
-    print(aligned(pd.DataFrame(rows)))
+    table = pd.DataFrame(rows)
+    if arguments.format == "csv":
+        print_csv(table)
+    elif arguments.format == "json":
+        print(json.dumps(records(table), indent=1))
+    else:
+        print(aligned(table))
 
 
 def check_runs(arguments: argparse.Namespace) -> int:
