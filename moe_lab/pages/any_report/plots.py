@@ -40,9 +40,9 @@ def timeline(operations: pd.DataFrame) -> go.Figure:
             hovertemplate=f"%{{hovertext}}<br>%{{customdata:.4g}} {unit}, from %{{base:.4g}} {unit}",
         )
     axis = {"title": {"text": f"time since the first operation ({unit})"}, "rangeslider": {"visible": True}}
-    legend = 40 + 12 * len(figure.data)  # pixels; two names a line on a phone, below the slider and the title
-    height = 200 + 34 * len(lanes) + legend
-    figure.update_layout(template="moe_lab", barmode="overlay", height=height, margin={"b": legend})
+    # In pixels: a line of the legend has two names on a phone; plotly makes room for it below slider, title and margin.
+    height = 230 + 34 * len(lanes) + 9 * len(figure.data)
+    figure.update_layout(template="moe_lab", barmode="overlay", height=height, margin={"b": 60})
     return figure.update_layout(xaxis=axis, yaxis=named(lanes))
 
 
