@@ -5,7 +5,7 @@ import importlib
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -473,6 +473,27 @@ def test_ogs_weights_are_interleaved_and_n_major(cache: Path) -> None:
     assert torch.equal(first[1, :, 1::2], w13[1, 4:].T), "ups in odd ones"
     assert torch.equal(second, w2.transpose(1, 2))
     assert first.stride(-1) == second.stride(-1) == 1
+
+
+def test_ogs_gets_mxfp4_along_k_with_the_scales_of_128_numbers() -> None:
+    pytest.importorskip("triton")
+    from moe_lab.gpu.experts.triton_kernels import MatmulOgs
+
+    adapter = MatmulOgs.__new__(MatmulOgs)
+    wrap = SimpleNamespace(
+        FP4="fp4", wrap_torch_tensor=lambda x, dtype=None: x, convert_layout=lambda x, kind, **how: x
+    )
+    names = "make_default_matmul_mxfp4_w_layout", "make_default_matmul_mxfp4_w_scale_layout"
+    layout = SimpleNamespace(**dict.fromkeys(names, lambda mx_axis, **how: ("kind", {"mx_axis": mx_axis})))
+    ogs = SimpleNamespace(PrecisionConfig=lambda weight_scale: weight_scale)
+    adapter.__dict__["_modules"] = {"tensor": wrap, "tensor_details.layout": layout, "matmul_ogs": ogs}
+    w13, w2 = quantise(torch.randn(3, 8, 64), "mxfp4"), quantise(torch.randn(3, 64, 4), "mxfp4")
+    (first, scales), (second, _) = adapter.prepare(w13, w2)
+    assert torch.equal(first[1, :, 0::2], w13.values[1, :4].T), "gates in even columns"
+    assert torch.equal(first[1, :, 1::2], w13.values[1, 4:].T), "ups in odd ones"
+    assert torch.equal(scales[1, :2, 1::2], w13.scales[1, 4:].T)
+    assert scales.shape == (3, 4, 8)
+    assert torch.equal(second, w2.values.mT)
 
 
 @pytest.mark.parametrize(("M", "E", "topk"), [(1, 4, 2), (33, 70, 8), (64, 32, 1)])

@@ -56,14 +56,13 @@ def padded(w: Quantised, shards: int, rows: int, columns: int, group: int) -> Qu
     old = w.shape[-1]
 
     def grown(tensor: Tensor) -> Tensor:
-        if tensor.shape[-2:] == (1, 1):  # of a matrix
+        if tensor is w.matrix_scales:
             return tensor
-        packs = old // tensor.shape[-1] if tensor is w.values else group or old
-        wide = -(-columns // packs) if tensor is w.values or group else 1
-        parts = tensor.view(torch.uint8) if tensor.element_size() == 1 else tensor
-        parts = parts.unflatten(1, (shards, -1))
-        more = pad(parts, (0, wide - parts.shape[-1], 0, rows - parts.shape[-2])).flatten(1, 2)
-        return more.view(tensor.dtype)
+        stands_for = old // tensor.shape[-1] if tensor is w.values else group or columns
+        more = -(-columns // stands_for) - tensor.shape[-1]
+        plain = tensor.view(torch.uint8) if tensor.element_size() == 1 else tensor  # e4m3 cannot be padded
+        shares = plain.unflatten(1, (shards, -1))
+        return pad(shares, (0, more, 0, rows - shares.shape[2])).flatten(1, 2).view(tensor.dtype)
 
     return w.each(grown)
 
@@ -82,15 +81,13 @@ def packed(w: Quantised, group: int) -> Packed:
     zeros = None if w.zeros is None else torch.stack([_zeros(one) for one in w.zeros])
     by = torch.tensor(BY_GROUP if group and group < depth else BY_ROW, device=values.device)
     scales = _moved(w.scales.mT, by)
-    matrix_scales = None
-    if w.format == "mxfp4":
-        scales = _moved(scales, torch.tensor((0, 2, 1, 3), device=by.device)).view(torch.float8_e8m0fnu)
-    elif w.matrix_scales is not None:
-        scales = _shifted(_moved(scales, torch.tensor((0, 2, 1, 3), device=by.device)))
-        # 2^119 undoes what widening leaves out: the bias of e2m1 in bf16, 2^126, but for the scales' 2^7.
-        matrix_scales = w.matrix_scales.flatten() * 2.0**119
+    if w.format in ("mxfp4", "nvfp4"):
+        scales = _moved(scales, torch.tensor((0, 2, 1, 3), device=by.device))
+        scales = scales.view(torch.float8_e8m0fnu) if w.format == "mxfp4" else _shifted(scales)
     else:
         scales = scales.bfloat16()
+    # 2^119 undoes what widening leaves out: the bias of e2m1 in bf16, 2^126, but for the scales' 2^7.
+    matrix_scales = None if w.matrix_scales is None else w.matrix_scales.flatten() * 2.0**119
     return Packed(values, scales, zeros, matrix_scales, columns, depth)
 
 
