@@ -68,6 +68,7 @@ class Model:
         format: of the experts in the published checkpoint, one of ``moe_lab.spec.formats``.
         shared_experts: experts that every token passes through, each of intermediate size N.
         source: where the sizes come from.
+        checked: public code or copy of the configuration in which the figures were read again; empty = nowhere.
         activation: one of ``moe_lab.spec.problem.ACTIVATIONS``.
         apply_router_weight_on_input: whether the router weight multiplies the token before the experts (llama-4)
             instead of their result.
@@ -83,6 +84,7 @@ class Model:
     attention: Attention
     router: Router
     source: str
+    checked: str = ""
     format: str = "bf16"
     shared_experts: int = 0
     activation: str = "silu"

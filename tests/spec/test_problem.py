@@ -37,6 +37,7 @@ def test_preset_adds_up_to_the_published_size(name, moe_layers, billions):
     assert moe_layers * m.E * 3 * m.N * m.K / 1e9 == pytest.approx(billions, abs=0.1)
     assert moe_layers <= m.layers
     assert m.source
+    assert m.checked
     assert formats.get(m.format).dtype == "bf16"
 
 
