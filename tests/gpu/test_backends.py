@@ -19,7 +19,7 @@ from wheel_builder import MOE, TILES, wheel
 from moe_lab.gpu import routing
 from moe_lab.gpu.bench import check, examine
 from moe_lab.gpu.experts import torch_loop
-from moe_lab.gpu.formats import quantise, rounding
+from moe_lab.gpu.formats import Biased, quantise, rounding
 from moe_lab.spec import ranges
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.peers import fetch
@@ -468,7 +468,11 @@ def test_ogs_weights_are_interleaved_and_n_major(cache: Path) -> None:
     from moe_lab.gpu.experts.triton_kernels import MatmulOgs
 
     w13, w2 = torch.randn(3, 8, 5), torch.randn(3, 5, 4)
-    first, second = MatmulOgs.prepare(object(), w13, w2)  # type: ignore[arg-type]
+    bias = torch.randn(3, 8)
+    laid, other = MatmulOgs.prepare(object(), Biased(w13, bias), w2)  # type: ignore[arg-type]
+    first, second = laid.weights, other.weights
+    assert torch.equal(laid.bias[1], torch.stack([bias[1, :4], bias[1, 4:]], 1).flatten())
+    assert other.bias is None
     assert torch.equal(first[1, :, 0::2], w13[1, :4].T), "gates in even columns"
     assert torch.equal(first[1, :, 1::2], w13[1, 4:].T), "ups in odd ones"
     assert torch.equal(second, w2.transpose(1, 2))
@@ -488,7 +492,8 @@ def test_ogs_gets_mxfp4_along_k_with_the_scales_of_128_numbers() -> None:
     ogs = SimpleNamespace(PrecisionConfig=lambda weight_scale: weight_scale)
     adapter.__dict__["_modules"] = {"tensor": wrap, "tensor_details.layout": layout, "matmul_ogs": ogs}
     w13, w2 = quantise(torch.randn(3, 8, 64), "mxfp4"), quantise(torch.randn(3, 64, 4), "mxfp4")
-    (first, scales), (second, _) = adapter.prepare(w13, w2)
+    laid, other = adapter.prepare(w13, w2)
+    first, scales, second = laid.weights, laid.precision, other.weights
     assert torch.equal(first[1, :, 0::2], w13.values[1, :4].T), "gates in even columns"
     assert torch.equal(first[1, :, 1::2], w13.values[1, 4:].T), "ups in odd ones"
     assert torch.equal(scales[1, :2, 1::2], w13.scales[1, 4:].T)

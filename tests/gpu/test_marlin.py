@@ -6,7 +6,7 @@ torch = pytest.importorskip("torch")
 
 from moe_lab.gpu.experts import _marlin_layout as layout
 from moe_lab.gpu.experts import marlin, torch_loop
-from moe_lab.gpu.formats import dense, quantise
+from moe_lab.gpu.formats import Biased, dense, quantise
 from moe_lab.gpu.formats._four_bits import unpack
 from moe_lab.spec import ranges
 from moe_lab.spec.problem import MoEProblem
@@ -66,19 +66,25 @@ def gemm(a, c, values, bias, scales, a_scales, matrix_scales, zeros, locks, orde
     assert (m, k) == a.shape
     assert how == [False, True, False, -1, -1, -1]
     assert type_id == 1125899907892224  # uint4b8
-    w = unpacked(layout.Packed(values, scales, zeros, matrix_scales, n, k))
+    straight = torch.empty(bias.shape)
+    straight.unflatten(-1, (-1, 32))[..., layout.BY_ROW] = bias.float().unflatten(-1, (-1, 32))
+    w = unpacked(layout.Packed(values, scales, zeros, matrix_scales, None, n, k))
     for row in range(int(padded)):
         if (pair := int(order[row])) < len(c):
             factor = weights.flatten()[pair] if weighted else 1
-            c[pair] = w[experts[row // tile]] @ a[pair // topk].float() * factor
+            expert = experts[row // tile]
+            c[pair] = (w[expert] @ a[pair // topk].float() + straight[expert]) * factor
     return c
 
 
 def test_marlin_gets_padded_weights_and_what_its_tiles_need(interpreter, monkeypatch, poison):
     adapter = marlin.Marlin.__new__(marlin.Marlin)
     adapter.__dict__.update(_gemm=gemm, _locks={torch.device("cpu"): torch.zeros(4)})
-    problem = MoEProblem(5, 96, 32, 4, 2, "int4_w4a16_g32")
-    w = [quantise(torch.randn(shape) * shape[2] ** -0.5, problem.format) for shape in ((4, 64, 96), (4, 96, 32))]
+    problem = MoEProblem(5, 96, 32, 4, 2, "int4_w4a16_g32", biases=True)
+    w = [
+        Biased(quantise(torch.randn(4, a, b) * b**-0.5, problem.format), torch.randn(4, a))
+        for a, b in ((64, 96), (96, 32))
+    ]
     ids = torch.tensor([[0, 3], [1, 3], [3, 2], [0, 1], [3, 1]], dtype=torch.int32)
     given = torch.randn(5, 96).half(), torch.rand(5, 2), ids
     y = adapter.experts(given[0], *adapter.prepare(*w), *given[1:], problem=problem, mark=ranges.marker("none"))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from moe_lab.gpu.formats import Quantised
+from moe_lab.gpu.formats import Biased, Quantised, apart
 from moe_lab.gpu.formats._four_bits import unpack
 
 TILE = 1024  # numbers of a tile of 16 x 64
@@ -29,6 +29,7 @@ class Packed:
         scales: [E, groups, columns] bf16, e8m0 (mxfp4) or e4m3 (nvfp4).
         zeros: [E, groups, columns / 8] int32; None = the zero is the same for all.
         matrix_scales: [E] fp32; None = there are none.
+        bias: [E, columns] in the dtype of the tokens; None = there is none.
         columns: rows of a matrix as the layer has it, which are columns of the product.
         depth: along which the product sums.
     """
@@ -37,11 +38,12 @@ class Packed:
     scales: Tensor
     zeros: Tensor | None
     matrix_scales: Tensor | None
+    bias: Tensor | None
     columns: int
     depth: int
 
 
-def padded(w: Quantised, shards: int, rows: int, columns: int, group: int) -> Quantised:
+def padded(w: Quantised | Biased, shards: int, rows: int, columns: int, group: int) -> Quantised | Biased:
     """Return weights [E, shards * old rows, old columns] with more of both: [E, shards * rows, columns].
 
     The rows stand for zeros. The columns may be anything finite: they are multiplied by zeros.
@@ -53,33 +55,41 @@ def padded(w: Quantised, shards: int, rows: int, columns: int, group: int) -> Qu
         columns: afterwards.
         group: columns that share a scale; 0 = all.
     """
+    weights, bias = apart(w)
+    assert isinstance(weights, Quantised)
     old = w.shape[-1]
 
     def grown(tensor: Tensor) -> Tensor:
-        if tensor is w.matrix_scales:
+        if tensor is weights.matrix_scales:
             return tensor
-        stands_for = old // tensor.shape[-1] if tensor is w.values else group or columns
+        stands_for = old // tensor.shape[-1] if tensor is weights.values else group or columns
         more = -(-columns // stands_for) - tensor.shape[-1]
         plain = tensor.view(torch.uint8) if tensor.element_size() == 1 else tensor  # e4m3 cannot be padded
         shares = plain.unflatten(1, (shards, -1))
         return pad(shares, (0, more, 0, rows - shares.shape[2])).flatten(1, 2).view(tensor.dtype)
 
-    return w.each(grown)
+    if bias is None:
+        return weights.each(grown)
+    more = pad(bias.unflatten(1, (shards, -1)), (0, rows - bias.shape[1] // shards)).flatten(1)
+    return Biased(weights.each(grown), more)
 
 
-def packed(w: Quantised, group: int) -> Packed:
+def packed(weights: Quantised | Biased, group: int) -> Packed:
     """Return weights [E, columns, depth] of 4 or 8 bits in Marlin's layout, expert by expert.
 
     Args:
-        w: columns and depth are multiples of 64.
+        weights: columns and depth are multiples of 64.
         group: numbers along depth that share a scale; 0 = all.
     """
+    w, bias = apart(weights)
+    assert isinstance(w, Quantised)
     _, columns, depth = w.shape
     bits = 4 if w.values.dtype == torch.uint8 else 8
     order = _order(bits, w.values.device)
     values = torch.stack([_tiles(one, bits, order) for one in w.values])
     zeros = None if w.zeros is None else torch.stack([_zeros(one) for one in w.zeros])
-    by = torch.tensor(BY_GROUP if group and group < depth else BY_ROW, device=values.device)
+    by_row = torch.tensor(BY_ROW, device=values.device)
+    by = torch.tensor(BY_GROUP, device=values.device) if group and group < depth else by_row
     scales = _moved(w.scales.mT, by)
     if w.format in ("mxfp4", "nvfp4"):
         scales = _moved(scales, torch.tensor((0, 2, 1, 3), device=by.device))
@@ -88,7 +98,8 @@ def packed(w: Quantised, group: int) -> Packed:
         scales = scales.bfloat16()
     # 2^119 undoes what widening leaves out: the bias of e2m1 in bf16, 2^126, but for the scales' 2^7.
     matrix_scales = None if w.matrix_scales is None else w.matrix_scales.flatten() * 2.0**119
-    return Packed(values, scales, zeros, matrix_scales, columns, depth)
+    bias = None if bias is None else _moved(bias, by_row)
+    return Packed(values, scales, zeros, matrix_scales, bias, columns, depth)
 
 
 def _order(bits: int, device: torch.device) -> Tensor:
@@ -117,7 +128,7 @@ def _words(codes: Tensor, bits: int) -> Tensor:
 
 
 def _moved(rows: Tensor, order: Tensor) -> Tensor:
-    """Return [E, groups, columns] with the columns of each len(order) in another order."""
+    """Return [..., columns] with the columns of each len(order) in another order."""
     return rows.reshape(*rows.shape[:-1], -1, len(order))[..., order].flatten(-2)
 
 

@@ -13,8 +13,9 @@ from torch.nn.functional import pad
 
 from moe_lab.gpu.align import Alignment
 from moe_lab.gpu.experts._marlin_layout import Packed, packed, padded
+from moe_lab.gpu.experts._place_weight import place_weight
 from moe_lab.gpu.experts._tuned import align_of
-from moe_lab.gpu.formats import Quantised
+from moe_lab.gpu.formats import Biased, Quantised
 from moe_lab.gpu.kernels.activation import gated_activation
 from moe_lab.gpu.kernels.combine import combine
 from moe_lab.spec import formats, peers
@@ -31,6 +32,7 @@ INFO = {
     "formats": ["int4_w4a16", "int8_w8a16", "mxfp4", "nvfp4"],
     "cpu_formats": [],
     "activations": ["silu", "gelu", "gelu_tanh", "relu2", "swigluoai", "silu_no_mul", "gelu_no_mul", "relu2_no_mul"],
+    "biases": True,
     "cuda_graph": True,
     "source": "https://github.com/vllm-project/vllm",
 }
@@ -59,14 +61,16 @@ class Marlin:
         torch.ops.load_library(str(self.peer.file("library")))
         return torch.ops._moe_C.moe_wna16_marlin_gemm
 
-    def prepare(self, w13: Quantised, w2: Quantised) -> tuple[Packed, Packed]:
+    def prepare(self, w13: Quantised | Biased, w2: Quantised | Biased) -> tuple[Packed, Packed]:
         """Return the weights in Marlin's layout, with zeros up to sizes that its tiles divide."""
         _, K, N = w2.shape
-        block = formats.get(w13.format).weight_block
+        weights = w2.weights if isinstance(w2, Biased) else w2
+        assert isinstance(weights, Quantised)
+        block = formats.get(weights.format).weight_block
         group = block[1] if block else 0
         wide, high = _up(K, 128), _up(N, max(64, group))
-        first = padded(w13, w13.shape[1] // N, high, wide, group)
-        return packed(first, group), packed(padded(w2, 1, wide, high, group), group)
+        first, second = padded(w13, w13.shape[1] // N, high, wide, group), padded(w2, 1, wide, high, group)
+        return packed(first, group), packed(second, group)
 
     def block_m(self, problem: MoEProblem) -> int:
         """Return the rows of a tile: the fewest that an expert's mean rows fill to less than nine tenths."""
@@ -86,16 +90,16 @@ class Marlin:
         """Return the layer's output [M, K] in bf16. No host synchronisation."""
         if problem.M == 0:
             return torch.empty_like(x)
-        on_input = problem.apply_router_weight_on_input
+        x, topk_weights = place_weight(x, topk_weights, problem, mark)
         with mark("align"):
             tiles = align_of("auto")(topk_ids, self.block_m(problem), problem.E)
         with mark("w13"):
             wide = pad(x, (0, w13.depth - problem.K)) if w13.depth > problem.K else x
-            gate_up = self._product(wide, w13, tiles, topk_weights, on_input, problem)
+            gate_up = self._product(wide, w13, tiles, topk_weights, False, problem)
         with mark("act"):
             hidden = gated_activation(gate_up, problem.activation)
         with mark("w2"):
-            rows = self._product(hidden, w2, tiles, topk_weights, not on_input, problem)
+            rows = self._product(hidden, w2, tiles, topk_weights, True, problem)
         with mark("combine"):
             return combine(rows, problem.topk)[:, : problem.K].contiguous()
 
@@ -107,7 +111,7 @@ class Marlin:
             count = torch.cuda.get_device_properties(x.device).multi_processor_count
             self._locks[x.device] = torch.zeros(LOCKS * count, dtype=torch.int32, device=x.device)
         y = x.new_empty((problem.rows_useful, w.columns))
-        factors = x, y, w.values, None, w.scales, None, w.matrix_scales, w.zeros, self._locks[x.device]
+        factors = x, y, w.values, w.bias, w.scales, None, w.matrix_scales, w.zeros, self._locks[x.device]
         rows = self.block_m(problem), problem.rows_useful // x.shape[0]
         sizes = x.shape[0], w.columns, w.depth
         # Sums of parts in fp32 without atomics, zeros in integers, and tiles of columns of its own choice, as in vLLM.

@@ -5,6 +5,7 @@ and up columns interleaved, which ``prepare`` does. It uses the 3.5 API (``matmu
 Weights in mxfp4 are laid out by its own functions, and sums along K not split on SM90, as vLLM has it for gpt-oss.
 """
 
+from dataclasses import dataclass
 from functools import cache, cached_property
 from types import ModuleType
 from typing import Any
@@ -17,7 +18,7 @@ from torch.nn.functional import pad
 from moe_lab.gpu.experts._place_weight import place_weight
 from moe_lab.gpu.experts._platform import capability
 from moe_lab.gpu.experts._standins import load_package
-from moe_lab.gpu.formats import Quantised, Weights
+from moe_lab.gpu.formats import AnyWeights, Quantised, apart
 from moe_lab.gpu.kernels.activation import ALPHA, LIMIT
 from moe_lab.gpu.kernels.ogs import gated_silu, pack
 from moe_lab.spec import peers
@@ -35,9 +36,25 @@ INFO = {
     "formats": ["fp16", "bf16", "mxfp4"],
     "cpu_formats": [],
     "activations": ["silu", "swigluoai"],
+    "biases": True,
     "cuda_graph": True,
     "source": "https://github.com/triton-lang/triton/tree/main/python/triton_kernels",
 }
+
+
+@dataclass(frozen=True)
+class Laid:
+    """Weights of all experts as matmul_ogs reads them.
+
+    Attributes:
+        weights: [E, depth, columns], contiguous, so N-major; in mxfp4 one of its own tensors.
+        precision: in mxfp4 what has the scales; else None.
+        bias: [E, columns] fp32; None = there is none.
+    """
+
+    weights: Any
+    precision: Any
+    bias: Tensor | None
 
 
 class MatmulOgs:
@@ -58,23 +75,22 @@ class MatmulOgs:
         details = "matmul_ogs_details.opt_flags", "tensor_details.layout"
         return load_package(self.peer.root, "triton_kernels", ("matmul_ogs", "routing", "tensor", "swiglu", *details))
 
-    def prepare(self, w13: Weights, w2: Weights) -> tuple[Any, Any]:
-        """Return w13 [E, K, 2N] with gate and up columns interleaved, and w2 [E, N, K].
-
-        Plain ones are contiguous, so N-major. Each in mxfp4 is one of its own tensors and the precision that has its
-        scales.
-        """
-        if isinstance(w13, Quantised) and isinstance(w2, Quantised):
-            return self._swizzled(w13.each(_interleaved)), self._swizzled(w2)
-        assert isinstance(w13, Tensor)
-        assert isinstance(w2, Tensor)
-        E, rows, K = w13.shape
-        first, second = w13.new_empty((E, K, rows)), w2.new_empty((E, w2.shape[2], w2.shape[1]))
+    def prepare(self, w13: AnyWeights, w2: AnyWeights) -> tuple["Laid", "Laid"]:
+        """Return w13 with gate and up columns interleaved, and w2."""
+        (first, bias13), (second, bias2) = apart(w13), apart(w2)
+        bias13 = None if bias13 is None else _interleaved(bias13[..., None])[..., 0].float()
+        bias2 = None if bias2 is None else bias2.float()
+        if isinstance(first, Quantised) and isinstance(second, Quantised):
+            return Laid(*self._swizzled(first.each(_interleaved)), bias13), Laid(*self._swizzled(second), bias2)
+        assert isinstance(first, Tensor)
+        assert isinstance(second, Tensor)
+        E, rows, K = first.shape
+        along13, along2 = first.new_empty((E, K, rows)), second.new_empty((E, second.shape[2], second.shape[1]))
         # Expert by expert: a transposed copy of all weights at once would need as much memory again.
         for expert in range(E):
-            first[expert] = _interleaved(w13[expert][None])[0].T
-            second[expert] = w2[expert].T
-        return first, second
+            along13[expert] = _interleaved(first[expert][None])[0].T
+            along2[expert] = second[expert].T
+        return Laid(along13, None, bias13), Laid(along2, None, bias2)
 
     def _swizzled(self, w: Quantised) -> tuple[Any, Any]:
         tensor, layout = self._modules["tensor"], self._modules["tensor_details.layout"]
@@ -93,8 +109,8 @@ class MatmulOgs:
     def experts(
         self,
         x: Tensor,
-        w13: Any,
-        w2: Any,
+        w13: Laid,
+        w2: Laid,
         topk_weights: Tensor,
         topk_ids: Tensor,
         *,
@@ -106,18 +122,17 @@ class MatmulOgs:
             return torch.empty_like(x)
         x, topk_weights = place_weight(x, topk_weights, problem, mark)
         matmul_ogs = self._modules["matmul_ogs"].matmul_ogs
-        (w13, precision13), (w2, precision2) = (w if isinstance(w, tuple) else (w, None) for w in (w13, w2))
         self._constrain(problem.format)
         with mark("align"):
             routing, gather, scatter = self._sort(topk_weights, topk_ids, problem)
         with mark("w13+act"):
             activation = self._activation(problem.activation)
-            how = {"gather_indx": gather, "precision_config": precision13, "fused_activation": activation}
-            hidden = matmul_ogs(x, w13, None, routing, **how)
+            how = {"gather_indx": gather, "precision_config": w13.precision, "fused_activation": activation}
+            hidden = matmul_ogs(x, w13.weights, w13.bias, routing, **how)
         with mark("w2+combine"):
             hidden = hidden.view(problem.rows_useful, problem.N)
-            how = {"scatter_indx": scatter, "precision_config": precision2, "gammas": routing.gate_scal}
-            y = matmul_ogs(hidden, w2, None, routing, **how)
+            how = {"scatter_indx": scatter, "precision_config": w2.precision, "gammas": routing.gate_scal}
+            y = matmul_ogs(hidden, w2.weights, w2.bias, routing, **how)
         return y.view(problem.M, problem.K)  # type: ignore[no-any-return]
 
     def _constrain(self, format: str) -> None:
