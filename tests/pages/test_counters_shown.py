@@ -133,6 +133,10 @@ def test_figures_hold_every_point_that_is_known():
     slope = next(t for t in drawn.data if t.name == "DRAM theoretical peak")
     assert slope.y[0] / slope.x[0] == pytest.approx(4.814, abs=0.001)
     assert {t.name for t in drawn.data} >= {"tensor theoretical peak", "fused_moe untuned, L2", "triton_kernels, DRAM"}
+    points = roofline.points(rows, L2)
+    near = pd.concat([points, points[points["M"] == 16].assign(M=128)], ignore_index=True)
+    drawn = plots.roofline(near, roofs, "w13")
+    assert {t for trace in drawn.data for t in trace.text or ()} == {"", "M = 16, 128", "M = 8,192"}
     bars = plots.waterfall(traffic.traffic(rows, L2), "w13", 8192)
     first = bars.data[0]
     assert first.measure[:3] == ("absolute", "relative", "relative")

@@ -136,7 +136,7 @@ def padding(rows: pd.DataFrame) -> go.Figure:
             hovertemplate="%{x:,} tokens: %{y:,.1f} % more rows<extra>" + name + "</extra>",
         )
     what = "rows of padding per useful row (%)"
-    return over_sizes(figure, rows["tokens"], "tokens", 360, what, type="log", dtick=1)
+    return over_sizes(figure, rows["tokens"], "tokens", 360, what, **log_ticks(rows["padding_waste_pct"]))
 
 
 @as_text

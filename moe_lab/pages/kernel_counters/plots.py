@@ -2,12 +2,13 @@
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from moe_lab.analysis.limits import NAMED_STALLS
 from moe_lab.pages.show import palette
-from moe_lab.pages.show.figures import BESIDE, DOWNWARDS, as_text, named, panels
+from moe_lab.pages.show.figures import BESIDE, DOWNWARDS, as_text, log_ticks, named, panels
 
 COUNTERS = {
     "sm_throughput_pct": "compute (% of the theoretical peak)",
@@ -17,6 +18,10 @@ COUNTERS = {
 }
 LEVELS = {"dram": ("DRAM", "circle"), "l2": ("L2", "diamond-open")}
 _DASHES = ("solid", "dot", "dash", "dashdot", "longdash")
+MEET = (
+    0.1,
+    0.06,
+)  # of the width and the height of a roofline: texts at points closer than this would lie on each other
 SYMBOLS = ("circle", "square-open", "diamond", "triangle-up-open", "cross")
 
 
@@ -101,7 +106,7 @@ def roofline(
         start = max(low, peak["tensor"] / max((peak[k] for k in LEVELS if k in peak), default=peak["tensor"]))
         figure.add_scatter(**_roof([start, high], [peak["tensor"] / 1e12] * 2, f"tensor {said['tensor']}", "tensor"))
     own = colors or styles(rows)
-    labelled = set(rows.groupby("M")["tflop_per_s"].idxmax())  # one point of each M
+    labels = _labels(rows)
     for (series, level), part in rows.groupby(["series", "level"], sort=False):
         label, symbol = LEVELS[str(level)]
         figure.add_scatter(
@@ -109,18 +114,27 @@ def roofline(
             y=part["tflop_per_s"].tolist(),
             name=f"{series}, {label}",
             mode="markers+text",
-            text=[f"M = {m:,}" if index in labelled else "" for index, m in part["M"].items()],
+            text=[labels.get(index, "") for index in part.index],
             textposition="top center",
             meta={"backend": str(series)},
             marker={"color": own[str(series)][0], "symbol": symbol, "size": 9, "line": {"width": 1.6}},
             customdata=[f"M = {m:,}, bytes {b}" for m, b in zip(part["M"], part["bytes_from"], strict=True)],
             hovertemplate="%{x:.3g} FLOP/byte, %{y:.3g} TFLOP/s<br>%{customdata}<extra>" + f"{series}, {label}</extra>",
         )
-    axis: dict[str, Any] = {"type": "log", "dtick": 1}  # ticks at powers of ten
     figure.update_layout(template="moe_lab", height=430 + 14 * len(figure.data))
-    figure.update_xaxes(title={"text": f"FLOP per byte of the level, {stage}{_on(rows)}"}, **axis)
-    figure.update_yaxes(title={"text": "TFLOP/s"}, **axis)
-    return figure
+    across = {"text": f"FLOP per byte of the level, {stage}{_on(rows)}"}
+    figure.update_xaxes(title=across, **log_ticks([low, high]))
+    return figure.update_yaxes(title={"text": "TFLOP/s"}, **log_ticks(rows["tflop_per_s"]))
+
+
+def _labels(rows: pd.DataFrame) -> dict[Any, str]:
+    """Return the text at some points: one of each M, or of several whose texts would meet."""
+    tops = rows.loc[rows.groupby("M")["tflop_per_s"].idxmax()]
+    at = np.log10(tops[["flop_per_byte", "tflop_per_s"]].to_numpy(float))
+    spread = np.ptp(np.log10(rows[["flop_per_byte", "tflop_per_s"]].to_numpy(float)), axis=0)
+    first = [int((np.abs(at - here) <= spread * MEET).all(axis=1).argmax()) for here in at]
+    shared = tops["M"].groupby(tops.index[first]).agg(lambda sizes: ", ".join(f"{m:,}" for m in sizes))
+    return {index: f"M = {sizes}" for index, sizes in shared.items()}
 
 
 def _on(rows: pd.DataFrame) -> str:
