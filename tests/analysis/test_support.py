@@ -94,5 +94,12 @@ def test_findings_name_failures_and_what_was_never_tried(cells):
     said = {finding.about: finding for finding in findings.all_of(cells, support.elsewhere()) if finding}
     assert said["Some calls failed"].severity == "problem"
     assert "fused_moe in int4_w4a16 (wrong: by far)" in said["Some calls failed"].text
+    assert said["Layouts and biases"].text.startswith(
+        "Rows by expert with counts (batched) are the layout of batched, "
+    )
+    assert (cell(cells, "grouped", "bf16")["adds_biases"], cell(cells, "hopper", "bf16")["adds_biases"]) == (
+        "yes",
+        "no",
+    )
     assert "nvfp4" in said["Not tried on a GPU"].text
     assert "int4_w4a16" not in said["Not tried on a GPU"].text

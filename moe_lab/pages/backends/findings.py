@@ -16,11 +16,21 @@ def all_of(cells: pd.DataFrame, elsewhere: pd.DataFrame) -> list[Finding | None]
     )
     return [
         Finding("", said, findings.rows(ran, "backend format tried_on tried_M releases error_worst")),
+        inputs(cells),
         untried(cells),
         not_here(cells),
         failed(cells),
         missing(elsewhere),
     ]
+
+
+def inputs(cells: pd.DataFrame) -> Finding:
+    """Say which backends take the batched layout, and which add biases."""
+    batched, biased = cells["inputs"].str.contains("batched"), cells["adds_biases"] == "yes"
+    one, other = (listed(list(dict.fromkeys(cells.loc[those, "backend"]))) for those in (batched, biased))
+    said = f"Rows by expert with counts (batched) are the layout of {one}; biases are added by {other}."
+    rows = findings.rows(cells[batched | biased], "backend format inputs adds_biases")
+    return Finding("Layouts and biases", said, rows)
 
 
 def untried(cells: pd.DataFrame) -> Finding | None:
