@@ -84,6 +84,13 @@ def test_a_key_with_one_value_a_run_does_not_keep_rows_apart_and_is_said_first(t
     assert found.unlike
 
 
+def test_a_benchmark_with_biases_differs_from_one_without():
+    rows = pd.DataFrame({"biases": [False, True]}), pd.DataFrame({"backend": ["grouped"]})
+    found = compare.context.differences(NONE, NONE, rows)
+    assert found.fillna("").values.tolist() == [["problem", "biases", "yes", ""]]
+    assert compare.context.differences(NONE, NONE, (rows[1], rows[1])).empty
+
+
 def test_a_key_that_only_some_rows_state_keeps_rows_apart():
     a = pd.DataFrame({"backend": ["x", "x"], "tiles": pd.array([None, "untuned"], dtype="string")})
     b = pd.DataFrame({"backend": ["x"]})

@@ -70,6 +70,9 @@ def _facts(run: Run, table: pd.DataFrame, meta: Mapping[str, Any]) -> dict[tuple
     facts |= {(CLOCKS, f"{name} clock, MHz"): stated.get(key) for name, key in (("SM", "sm"), ("memory", "mem"))}
     facts |= {(CLOCKS, name): value for name, value in _clocks(table)}
     facts |= {(PROBLEM, key): workload.get(key) for key in _WORKLOAD if not isinstance(workload.get(key), list)}
+    # Of cases that agree in everything else, such as those of gpt-oss by backends that add biases and others.
+    if "biases" in table and table["biases"].eq(True).any():
+        facts[PROBLEM, "biases"] = "yes"
     versions = dict(manifest.get("versions") or {})
     tool = manifest.get("tool") or {}
     # ncu runs kernels one by one, at other clocks and with other caches than a timeline.
