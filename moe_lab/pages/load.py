@@ -15,11 +15,13 @@ from moe_lab.analysis import (
     amd,
     captures,
     counters,
+    ep,
     gemms,
     history,
     join,
     limits,
     phases,
+    ranks,
     static_tables,
     support,
     sweep,
@@ -64,6 +66,17 @@ def backends(pattern: str = "*") -> pd.DataFrame:
     return support.matrix(gpu_name(), experts_benches(pattern))
 
 
+def ep_bench(name: str) -> ep.Bench:
+    """Return a run of the benchmark of several ranks, as ``runs.open`` finds it, or a sentence on why there is none."""
+    return ep.Bench(*_bench("ep", name, ep.COLUMNS))
+
+
+def ranked(name: str) -> ranks.Capture:
+    """Return a capture of several ranks, or a sentence on how to make it."""
+    found = runs.open(name, ranks.CAPTURE)
+    return ranks.Capture(found.run, ranks.of_run(found.run, found.run.launches()) if found.run else None, found.missing)
+
+
 def tuned(name: str) -> tuning.Tuning:
     """Return a run of a tuning, as ``runs.open`` finds it, or a sentence on why there is none."""
     return tuning.Tuning(*_bench("tune", name, tuning.COLUMNS))
@@ -79,11 +92,9 @@ def points(where: str) -> tuple[list[history.Point], list[str]]:
     found, left = [], []
     for run in runs.within(where):
         try:
-            point = history.of_bench(run, run.rows()) if run.is_bench else history.of_capture(run, run.launches())
+            found.append(history.of_bench(run, run.rows()) if run.is_bench else history.of_capture(run, run.launches()))
         except UserError as error:
             left.append(f"{run.manifest['name']} is left out: {error}")
-            continue
-        found.append(point)
     return found, left
 
 
@@ -138,8 +149,7 @@ def layers(names: Mapping[str, str], layer_range: str, capture_command: str = ""
     if not chosen:
         raise UserError(f"There is no run to look at: give at least one of {', '.join(f'{p}_run' for p in names)}.")
     known = runs.list_runs()
-    found = [phases.phase(name, run, run.launches(), layer_range) for name, run in chosen.items()]
-    return [replace(one, known=known) for one in found]
+    return [replace(phases.phase(name, run, run.launches(), layer_range), known=known) for name, run in chosen.items()]
 
 
 def _there(found: runs.Opened) -> Run:

@@ -1,0 +1,1 @@
+"""Experts on several ranks: time by rank, waiting, exposed communication, skew, and more ranks."""

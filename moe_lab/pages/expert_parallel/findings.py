@@ -1,0 +1,189 @@
+"""What several ranks cost and wait for, as sentences rendered from tables."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from moe_lab.analysis import ranks
+from moe_lab.analysis.bench_rows import BenchRun
+from moe_lab.analysis.phases import rows_of
+from moe_lab.pages.show import findings
+from moe_lab.pages.show.findings import Finding, number, percent, time
+
+INPUT = "model format routing M"
+CASE = f"{INPUT} comm"
+
+
+def all_of(
+    benches: Sequence[BenchRun],
+    parts: pd.DataFrame,
+    by_rank: pd.DataFrame,
+    placed: pd.DataFrame,
+    captured: ranks.Capture,
+) -> list[Finding | None]:
+    """Say what a layer on several ranks takes, and why; the first sentence is the headline.
+
+    ``parts``, ``by_rank`` and ``placed`` are of ``analysis.ep``.
+    """
+    missing = [sentence for sentence in (*(bench.missing for bench in benches), captured.missing) if sentence]
+    said = [
+        headline(benches, parts),
+        quickest(parts),
+        *(over_floor(parts, way) for way in ("dispatch", "combine")),
+        waiting(by_rank),
+        balance(placed),
+        exposure(captured),
+        latest(captured),
+        covered(captured),
+        *(finding for bench in benches for finding in failed(bench)),
+    ]
+    return [*said, *map(findings.caution, missing)]
+
+
+def headline(benches: Sequence[BenchRun], parts: pd.DataFrame) -> Finding | None:
+    """Say what the quickest way takes at the largest M, and which share of it is communication."""
+    if parts.empty:
+        return None
+    bench = next(bench for bench in benches if bench.run)
+    first = _same(parts[parts["part"] == "full"], parts.iloc[0], "model format routing")
+    best = _most(first[first["M"] == first["M"].max()].assign(quick=lambda t: -t["median_us"]), "quick")
+    own = _same(parts, best, CASE)
+    ways = own[own["part"].isin(["dispatch", "combine"])]["median_us"].sum()
+    said = (
+        f"On {bench.rows['ranks'].iloc[0]} {bench.gpu}s the experts of {best['model']} in {best['format']} take "
+        f"{time(best['median_us'] / 1e3)} at {best['M']:,} tokens a rank with {best['comm']}; dispatch and combine by "
+        f"themselves are {percent(100 * ways / best['median_us'])} of that."
+    )
+    return Finding("", said, findings.rows(own, f"{CASE} part median_us floor_us"))
+
+
+def quickest(parts: pd.DataFrame) -> Finding | None:
+    """Say which way between ranks is quickest how often, and how far ahead of the others."""
+    full = parts[parts["part"] == "full"]
+    table = full.pivot_table(index=INPUT.split(), columns="comm", values="median_us").astype(float).dropna()
+    if table.empty or table.shape[1] < 2:
+        return None
+    wins = table.idxmin(axis=1).value_counts()
+    best = str(wins.index[0])
+    ratio = np.exp(np.log(table.drop(columns=best).div(table[best], axis=0)).mean()).sort_values()
+    others = [f"{number(float(times))} times as long with {name}" for name, times in ratio.items()]
+    said = (
+        f"{best} is the quickest in {wins.iloc[0]} of {len(table)} cases; a call takes {findings.listed(others)} "
+        "(geometric means)."
+    )
+    rows = findings.rows(table.reset_index(), " ".join([INPUT, *map(str, table.columns)]))
+    return Finding("Between ranks", said, rows)
+
+
+def over_floor(parts: pd.DataFrame, way: str) -> Finding | None:
+    """Say how far the quickest way is from its floor, at the smallest and the largest M."""
+    rows = parts[(parts["part"] == way) & parts["over_floor"].notna()]
+    if rows.empty:
+        return None
+    rows = rows.assign(quick=-rows["median_us"])
+    ends = [_most(rows[rows["M"] == M], "quick") for M in dict.fromkeys((rows["M"].min(), rows["M"].max()))]
+    said = " and ".join(
+        f"{number(float(one['over_floor']))} times its floor of {time(one['floor_us'] / 1e3)} at M = {one['M']:,} "
+        f"({one['comm']}, {one['model']} in {one['format']})"
+        for one in ends
+    )
+    wrong = rows[rows["over_floor"] < 1]
+    said += f"; {len(wrong)} rows are below their floor, so that is wrong" if len(wrong) else ""
+    stake = max(0.0, *(float(one["median_us"] - one["floor_us"]) for one in ends))
+    table = findings.rows(pd.DataFrame(ends), f"{CASE} median_us floor_us over_floor")
+    return Finding(f"{way.capitalize()} of the quickest way", f"{said}.", table, stake_us=stake)
+
+
+def waiting(by_rank: pd.DataFrame) -> Finding | None:
+    """Say which rank waits longest, and what the slowest one does meanwhile."""
+    if by_rank.empty or not by_rank["waits_us"].max() > 0:
+        return None
+    most = _most(by_rank, "waits_us")
+    case = _same(by_rank, most, CASE)
+    slow = _most(case, "experts_us")
+    said = (
+        f"rank {most['rank']} waits {time(most['waits_us'] / 1e3)} at M = {most['M']:,}, {most['routing']} "
+        f"({most['model']}, {most['format']}, {most['comm']}); the experts of rank {slow['rank']} take longest, "
+        f"{time(slow['experts_us'] / 1e3)} for {slow['pairs']:,} pairs against {time(most['experts_us'] / 1e3)} for "
+        f"{most['pairs']:,}."
+    )
+    change = "place experts by their load, see the table of placements" if slow["rank"] != most["rank"] else ""
+    rows = findings.rows(case, f"{CASE} rank pairs dispatch_us experts_us combine_us waits_us")
+    return Finding("Waiting", said, rows, "problem", float(most["waits_us"]), change=change)
+
+
+def balance(placed: pd.DataFrame) -> Finding | None:
+    """Say what other placements would make of the fullest rank, where that is fullest."""
+    measured = placed[placed["placement"] == "as measured"]
+    if measured.empty:
+        return None
+    worst = _most(measured, "over_mean")
+    case = _same(placed, worst, INPUT)
+    told = [f"{number(row.over_mean)} {row.placement}" for row in rows_of(case[case["placement"] != "as measured"])]
+    said = (
+        f"at M = {worst['M']:,}, {worst['routing']} ({worst['model']}), the fullest rank has "
+        f"{number(float(worst['over_mean']))} times the mean pairs; it would have {findings.listed(told)}."
+    )
+    return Finding("Load", said, findings.rows(case, f"{INPUT} placement fullest over_mean fewer_pct"))
+
+
+def exposure(captured: ranks.Capture) -> Finding | None:
+    """Say how much of a step is communication that nothing hides."""
+    if captured.found is None:
+        return None
+    table = ranks.exposed(captured.found)
+    most = _most(table, "exposed_us")
+    said = (
+        f"{time(most['exposed_us'] / 1e3)} of the step of rank {most['rank']:.0f}, {time(most['step_us'] / 1e3)}, are "
+        f"communication while it computes nothing ({percent(most['exposed_pct'])}); {time(most['hidden_us'] / 1e3)} "
+        "are hidden."
+    )
+    change = "compute shared experts, or tokens that are there already, while rows travel"
+    rows = findings.rows(table, "rank step_us compute_us communication_us hidden_us exposed_us exposed_pct idle_us")
+    return Finding("Exposed communication", said, rows, "problem", float(most["exposed_us"]), change=change)
+
+
+def latest(captured: ranks.Capture) -> Finding | None:
+    """Say which rank makes the others wait most in the captured steps."""
+    table = ranks.arrivals(captured.found) if captured.found else pd.DataFrame()
+    if table.empty:
+        return None
+    most = _most(table, "late_us")
+    said = (
+        f"rank {most['rank']} begins {most['stage']} {time(most['late_us'] / 1e3)} after the first rank (median), and "
+        f"is the last in {percent(most['last_pct'])} of the steps."
+    )
+    return Finding("Who comes last", said, findings.rows(table, "stage rank late_us last_pct"))
+
+
+def covered(captured: ranks.Capture) -> Finding | None:
+    """Say how much of the kernel time of the steps lies in a stage."""
+    if captured.found is None:
+        return None
+    table = captured.found.table
+    said = (
+        f"{percent(captured.found.covered_pct)} of the kernel time of {table['step'].nunique()} steps on "
+        f"{table['rank'].nunique()} ranks lies in a stage of its rank."
+    )
+    return Finding("Attribution", said)
+
+
+def failed(bench: BenchRun) -> list[Finding]:
+    """Say which ways failed where."""
+    wrong = bench.rows[bench.rows["error"].notna() & (bench.rows["part"] == "full")]
+    columns = "comm model format routing M error"
+    return findings.failures(bench, wrong, lambda row: f"M = {row.M}, {row.routing}, {row.format}", columns)
+
+
+def _same(table: pd.DataFrame, one: Any, columns: str) -> pd.DataFrame:
+    """Return the rows that have the values of one in some columns."""
+    names = columns.split()
+    found: pd.DataFrame = table[(table[names] == one[names]).all(axis=1)]
+    return found
+
+
+def _most(table: pd.DataFrame, column: str) -> Any:
+    """Return the row with the largest value in a column."""
+    return table.sort_values(column, kind="stable").iloc[-1]

@@ -1,0 +1,61 @@
+"""The page of experts on several ranks: what it says of made-up runs, and without any."""
+
+import ep_builder
+import pytest
+
+from moe_lab import runs
+from moe_lab.analysis import ep, ranks
+from moe_lab.pages import load
+from moe_lab.pages.expert_parallel import findings, plots, tables
+from moe_lab.runs import bench_runs
+
+
+@pytest.fixture
+def read(tmp_path, monkeypatch):
+    """Return (benches, parts, by_rank, placed, captured) of made-up runs."""
+    monkeypatch.setenv("MOE_LAB_PROFILES", str(tmp_path))
+    bench_runs.import_bench([ep_builder.write(tmp_path / "rows.jsonl")], "h200/ep", root=tmp_path)
+    runs.import_report(ep_builder.capture(tmp_path / "report.sqlite"), "h200/step", root=tmp_path)
+    benches, captured = [load.ep_bench("h200/ep"), load.ep_bench("h200/none")], load.ranked("h200/step")
+    rows = ep.timed(benches)
+    return benches, ep.parts(rows), ep.by_rank(rows), ep.placements(rows), captured
+
+
+def test_the_page_says_who_waits_what_is_exposed_and_what_is_missing(read):
+    said = [str(finding).replace("\u00a0", " ") for finding in findings.all_of(*read) if finding]
+    assert said[0] == (
+        "On 2 H200s the experts of made-up in bf16 take 162 µs at 4,096 tokens a rank with symmetric; dispatch and "
+        "combine by themselves are 25 % of that."
+    )
+    assert "1.40 times as long with allgather_reducescatter" in said[1]
+    told = " ".join(said)
+    assert "rank 1 waits 98.3 µs at M = 4,096, zipf:1.0" in told
+    assert "the experts of rank 0 take longest, 171 µs for 13,107 pairs against 72.8 µs for 3,276" in told
+    assert "70.0 µs of the step of rank 0, 210 µs, are communication while it computes nothing (33 %)" in told
+    assert "rank 1 begins combine 20.0 µs after the first rank (median), and is the last in 100 % of the steps" in told
+    assert "100 % of the kernel time of 3 steps on 2 ranks lies in a stage of its rank" in told
+    assert said[-1].startswith("Caution: There is no run 'h200/none' of the ep benchmark; `moe-lab bench ep")
+
+
+def test_figures_have_a_lane_or_a_panel_for_each_rank_and_size(read):
+    benches, parts, by_rank, _, captured = read
+    assert len(plots.times(parts).data) == 2, "a line for each way, and no floor where none is known"
+    one = ep.only(by_rank, comm="symmetric", routing="zipf:1.0")
+    assert list(plots.ranks(one).data[0].y) == [f"M = {m}, rank {rank}" for m in ("128", "4,096") for rank in (0, 1)]
+    step = plots.step(ranks.median_step(captured.found))
+    assert {trace.name for trace in step.data} >= {"dispatch, between GPUs", "w13+act+w2"}
+    projected = plots.projection(ep.only(ep.projection(benches, [2, 8]), comm="symmetric"), [2])
+    assert projected.data[0].marker.pattern.shape == ("", "/"), "what was not measured is hatched"
+
+
+def test_without_a_run_the_page_has_sentences_in_place_of_tables(tmp_path, monkeypatch):
+    monkeypatch.setenv("MOE_LAB_PROFILES", str(tmp_path))
+    benches, captured = [load.ep_bench("h100/ep")], load.ranked("h100/step")
+    rows = ep.timed(benches)
+    parts, by_rank, placed = ep.parts(rows), ep.by_rank(rows), ep.placements(rows)
+    said = [finding for finding in findings.all_of(benches, parts, by_rank, placed, captured) if finding]
+    assert [finding.severity for finding in said] == ["caution"] * 2
+    assert "moe-lab capture nsys" in said[1].text
+    for frame in (ep.side_by_side(parts), ep.experts(rows), ep.projection(benches, [2])):
+        assert frame.empty
+    assert tables.by_rank(by_rank, "nothing").sentence == "nothing"
