@@ -22,7 +22,6 @@ def kernels(frame: pd.DataFrame) -> Table:
 
 def ranges(frame: pd.DataFrame) -> Table:
     """Return ranges with medians of an instance (``analysis.breakdown.breakdown``), indented by depth."""
-    indent = frame["depth"].fillna(0).astype(int).map(lambda depth: "\u2003" * depth)
     columns = [
         Column("name", "range", wrap=True),
         Column("instances", "instances"),
@@ -30,7 +29,7 @@ def ranges(frame: pd.DataFrame) -> Table:
         *(Column(key, label, "µs", 1, "one instance") for key, label in PARTS.items()),
         Column("pct_of_root", "of all", "%", 1, bar=100.0),
     ]
-    return Table(frame.assign(name=indent + frame["name"], **{key: 1000 * frame[key] for key in PARTS}), columns)
+    return Table(frame.assign(**{key: 1000 * frame[key] for key in PARTS}), columns)
 
 
 def devices(frame: pd.DataFrame) -> Table:
