@@ -14,6 +14,7 @@ from moe_lab.spec.ranges import EXPERTS
 
 AUTO = "#d55e00"
 LIGHTNESS = (0.45, 0.78, 0.6)  # in OKLCH, used in turn
+OF_MANY = (0.45, 0.78, 0.6, 0.7, 0.52)  # the same for plugins, which are so many that neighbours differ little in hue
 CHROMA, FIRST, SPAN = 0.12, 75.0, 300.0  # hues in degrees; AUTO has 45
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "triangle-down", "star", "hexagon", "bowtie")
 GREYS = {"norm": 0.85, "other": 0.49, "rest of mlp": 0.58, "rest of layer": 0.78}
@@ -37,9 +38,9 @@ def oklch(lightness: float, chroma: float, hue: float) -> str:
     return "#" + "".join(f"{round(255 * v):02x}" for v in srgb)
 
 
-def nth(i: int, count: int = 6) -> str:
+def nth(i: int, count: int = 6, lightness: Sequence[float] = LIGHTNESS) -> str:
     """Return the ``i``-th of ``count`` colours; after the last one they start again."""
-    return oklch(LIGHTNESS[i % count % 3], CHROMA, FIRST + SPAN * (i % count) / count)
+    return oklch(lightness[i % count % len(lightness)], CHROMA, FIRST + SPAN * (i % count) / count)
 
 
 def tints(i: int, count: int) -> list[str]:
@@ -59,7 +60,7 @@ def of(name: str) -> str:
     # The colour of a backend without a plugin depends only on its name, so that it is the same in every run.
     # crc32, because hash() differs from process to process.
     number, count = (every.index(name), len(every)) if name in every else (zlib.crc32(name.encode()), 999)
-    return AUTO if name == "auto" else nth(number, count)
+    return AUTO if name == "auto" else nth(number, count, OF_MANY)
 
 
 def symbol(name: str) -> str:
