@@ -93,8 +93,8 @@ def test_rows_become_a_run(measured, tmp_path):
 def test_a_wrong_result_on_one_rank_leaves_its_way_out_on_all(tmp_path, monkeypatch):
     load, problem = plugins.load, MoEProblem(3, 128, 16, 4, 2, "fp32", model="128x16x4x2")
 
-    def wrong(kind, name):
-        module = load(kind, name)
+    def wrong(kind, name, *more):
+        module = load(kind, name, *more)
         if name == BOTH[0] and torch.distributed.get_rank() == 1:
             right = module.combine
             monkeypatch.setattr(module, "combine", lambda *a, **k: 0 * right(*a, **k))
