@@ -88,6 +88,17 @@ def gap_sizes(found: pd.DataFrame) -> pd.DataFrame:
     return out.assign(size=out["size"].astype("string"), total_ms=out["total_ms"] / 1e3)
 
 
+def waits(found: pd.DataFrame) -> pd.DataFrame:
+    """Return before which operations a GPU waited, longest total first: after (their name), gaps, total_ms.
+
+    ``found`` is as from ``gaps``; gaps within a launch of a graph, in which no CPU is waited for, do not count.
+    """
+    between = found[~found["in_graph"].astype(bool)]
+    out = between.groupby("after", sort=False)["gap_us"].agg(gaps="size", total_ms="sum").reset_index()
+    out["total_ms"] /= 1e3
+    return out.sort_values("total_ms", ascending=False, kind="stable", ignore_index=True)
+
+
 def _gaps(own: pd.DataFrame) -> pd.DataFrame:
     """Return the gaps between the operations of one GPU, which are in order of start."""
     end = (own["start_us"] + own["duration_us"]).to_numpy()

@@ -47,11 +47,15 @@ def test_page_says_what_is_there_for_a_report_without_roles(report):
     launches = runs.load(report).launches()
     found = overview.operations(launches)
     devices, gaps = overview.devices(found), overview.gaps(found)
-    said = findings.all_of(devices, kernels.sums(launches, "role"), overview.gap_sizes(gaps), ["a note"])
+    said = findings.all_of(
+        devices, kernels.sums(launches, "role"), overview.gap_sizes(gaps), overview.waits(gaps), ["a note"]
+    )
     assert said[0].text == "The GPU ran 6 kernels and was busy 11 % of 63.0 µs.".replace(" %", "\u00a0%").replace(
         " µs", "\u00a0µs"
     )
     assert "no kernel has a stage" in said[1].text
+    # 52 us lie between launches, all before the first kernel of a replay; 2 us in each launch are none of them.
+    assert said[-2].text.replace("\u00a0", " ") == "100 % of the 52.0 µs between launches lies before c, 2 times."
     assert said[-1].severity == "caution"
     assert sum(len(trace.x) for trace in plots.timeline(found).data) == 6
     assert "between launches" in tables.sizes(overview.gap_sizes(gaps)).html()

@@ -7,14 +7,18 @@ from moe_lab.pages.show import findings
 from moe_lab.pages.show.findings import Finding, caution, percent, time
 
 COPIES_PCT = 5.0  # of the span; less is not worth a word
+MUCH = 0.4  # of the time between launches: what lies before one operation is worth a sentence
+SHOWN = 40  # characters of its name
 
 
-def all_of(devices: pd.DataFrame, roles: pd.DataFrame, sizes: pd.DataFrame, notes: list[str]) -> list[Finding]:
+def all_of(
+    devices: pd.DataFrame, roles: pd.DataFrame, sizes: pd.DataFrame, waits: pd.DataFrame, notes: list[str]
+) -> list[Finding]:
     """Say how busy the GPU was, what took its time, what lay between kernels, and what the report lacks.
 
-    ``devices`` and ``sizes`` are as from ``analysis.overview``, ``roles`` as from ``kernels.sums`` by role.
+    ``devices``, ``sizes`` and ``waits`` are as from ``analysis.overview``, ``roles`` as from ``kernels.sums`` by role.
     """
-    return [_headline(devices), _roles(roles), *_gaps(devices, sizes), *map(caution, notes)]
+    return [_headline(devices), _roles(roles), *_gaps(devices, sizes), *_waits(waits), *map(caution, notes)]
 
 
 def _headline(devices: pd.DataFrame) -> Finding:
@@ -55,3 +59,22 @@ def _gaps(devices: pd.DataFrame, sizes: pd.DataFrame) -> list[Finding]:
     change = "" if share else "launch the kernels of a step by a CUDA graph"
     none = "no kernel was launched by a graph"
     return [*said, Finding("Graphs", f"{some if share else none}.", stake_us=stake, change=change)]
+
+
+def _waits(waits: pd.DataFrame) -> list[Finding]:
+    """Say before which operation most of the time without work lies, if it is more than its share of the gaps."""
+    total = float(waits["total_ms"].sum())
+    if waits.empty or waits["total_ms"].iloc[0] < MUCH * total:
+        return []
+    first = waits.iloc[0]
+    name = str(first["after"]) if len(str(first["after"])) <= SHOWN else f"{str(first['after'])[:SHOWN]}…"
+    lies = f"{percent(100 * first['total_ms'] / total)} of the {time(total)} between launches lies before {name}"
+    return [
+        Finding(
+            "Waits",
+            f"{lies}, {int(first['gaps']):,} times.",
+            findings.rows(waits, "after gaps total_ms"),
+            stake_us=float(first["total_ms"]) * 1e3,
+            change=f"look at what the CPU does before it launches {name}",
+        )
+    ]
