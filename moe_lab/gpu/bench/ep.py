@@ -126,7 +126,12 @@ def ep_rows(
         to_all = plugins.info("comm", comm).get("sends") == "all"
         for part in PARTS:
             row = named | {"comm": comm, "part": part} | _times(part, own)
-            rows.append(row | way.facts | load.rates(part, row["median_us"], to_all, plan) | {"error": way.error})
+            rows.append(
+                row
+                | way.facts
+                | load.rates(part, row["median_us"], to_all, plan.links, plan.roofs)
+                | {"error": way.error}
+            )
         rows[-len(PARTS)] |= {"expert_rows": load.expert_rows if comm == plan.comms[0] else None}
     ways.clear()  # their graphs hold the memory that the next case needs
     gc.collect()

@@ -1,5 +1,6 @@
 """What a routing gives the ranks to do: rows that travel between each two, pairs on each rank, and the least time."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -58,18 +59,21 @@ class Load:
             "rank_rows": [(str(rank), pairs) for rank, pairs in enumerate(self.pairs)],
         }
 
-    def rates(self, part: str, us: float | None, to_all: bool, plan: Any) -> dict[str, Any]:
+    def rates(
+        self, part: str, us: float | None, to_all: bool, links: Sequence[dict[str, Any]], roofs: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """Return what a part must move and the least that it takes; None where that is unknown.
 
         Args:
             part: full, dispatch, experts or combine.
             us: its time in microseconds.
             to_all: whether every rank gets every token.
-            plan: has ``links`` and ``roofs``.
+            links: of ``links.measure``.
+            roofs: of ``roofs.measure``.
         """
-        ways = {name: self._way(name, plan.links, to_all) for name in ("dispatch", "combine")}
+        ways = {name: self._way(name, links, to_all) for name in ("dispatch", "combine")}
         needed, sent, floor = ways.get(part, (None, None, None))
-        experts = self._experts_us(plan.roofs)
+        experts = self._experts_us(roofs)
         if part == "experts":
             floor = experts
         elif part == "full":
@@ -80,12 +84,12 @@ class Load:
             "needed_bytes": needed,
             "sent_bytes": sent,
             "sent_gb_per_s": round(sent / us / 1e3, 3) if sent is not None and us else None,
-            "link_bytes_per_s": min((link["bytes_per_s"] for link in plan.links), default=None),
-            "trip_us": max((link["trip_us"] for link in plan.links), default=None),
+            "link_bytes_per_s": min((link["bytes_per_s"] for link in links), default=None),
+            "trip_us": max((link["trip_us"] for link in links), default=None),
             "floor_us": None if floor is None else round(floor, 3),
         }
 
-    def _way(self, name: str, links: Any, to_all: bool) -> tuple[int, int, float | None]:
+    def _way(self, name: str, links: Sequence[dict[str, Any]], to_all: bool) -> tuple[int, int, float | None]:
         """Return bytes that must go to other ranks and that do, of the rank with the most, and the least time."""
         p = self.problem
         size = formats.get(p.format).activation_bytes(1, p.K) if name == "dispatch" else p.K * DTYPE_BYTES[p.dtype]
@@ -102,13 +106,14 @@ class Load:
         ]
         return most[0], most[1], max(floors, default=0.0) if links else None
 
-    def _experts_us(self, roofs: dict[str, float]) -> float | None:
+    def _experts_us(self, roofs: Mapping[str, Any]) -> float | None:
         """Return the least time of the experts of the rank that needs longest: by bytes or by FLOPs."""
         read, multiply = (roofs.get(name) for name in ("read_bytes_per_s", "matmul_flops_per_s"))
         if not read or not multiply:
             return None
         arrived = [sum(rows[rank] for rows in self.rows) for rank in range(len(self.rows))]
-        return 1e6 * max(
+        seconds: float = max(
             max(replace(self.problem, M=M).minimum_bytes(hit) / read, self.problem.executed_flops(pairs) / multiply)
             for M, hit, pairs in zip(arrived, self.hit, self.pairs, strict=True)
         )
+        return 1e6 * seconds
