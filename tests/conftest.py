@@ -1,10 +1,12 @@
 import os
+import shutil
 import sys
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from checkout import REPO
 from recipes import only
 
 from moe_lab.spec import plugins
@@ -66,6 +68,26 @@ GPU = pytest.StashKey[bool]()
 def device(pytestconfig: pytest.Config) -> str:
     """Where the kernels run: the GPU with --gpu, else the CPU under Triton's interpreter."""
     return "cuda" if pytestconfig.stash[GPU] else "cpu"
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the notebooks, runs and examples, in which the commands that the docs show are followed."""
+    folder = tmp_path_factory.mktemp("project")
+    for name in ("notebooks", "profiles", "examples"):
+        shutil.copytree(REPO / name, folder / name)
+    return folder
+
+
+@pytest.fixture
+def without_profiler(monkeypatch: pytest.MonkeyPatch, project: Path) -> None:
+    """Captures end where the profiler would start."""
+
+    def capture(profiler: object, workload: list[str], name: str, **options: object) -> object:
+        assert workload[0] in ("python", "vllm"), workload
+        return type("Run", (), {"path": project / "profiles" / "h100" / name, "manifest": {}})()
+
+    monkeypatch.setattr("moe_lab.runs.capture.capture", capture)
 
 
 @pytest.fixture

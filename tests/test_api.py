@@ -41,7 +41,7 @@ def test_examples_of_the_docs_run_and_name_every_public_name(capsys: pytest.Capt
         exec(example, names)
     assert capsys.readouterr().out.startswith("There is no run or report 'h200/none'")
     ours: Any = names["ours"]
-    assert (ours["mode"] == "graph").sum() >= 15, "every M that the README shows of both GPUs"
+    assert (ours["mode"] == "graph").sum() >= 15, "every M that docs/measured.md shows of both GPUs"
     assert set(ours["backend"]) == {"auto"}
     assert all(name in DOCS for name in moe_lab.__all__ if name != "Loaded")
 

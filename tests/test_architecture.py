@@ -11,7 +11,7 @@ from checkout import REPO
 
 PACKAGE = REPO / "moe_lab"
 
-# Top-down, as the README draws it: a room may import only from itself or from an earlier one of its half.
+# Top-down, as CONTRIBUTING.md draws it: a room may import only from itself or from an earlier one of its half.
 SHARED = ["spec"]
 GPU_HALF = [*SHARED, "gpu"]
 HOST_HALF = [*SHARED, "runs", "analysis", "pages", "report", "cli"]
@@ -45,9 +45,9 @@ def test_the_house_has_at_most_ten_entries_and_each_has_a_place_in_the_picture()
     assert len(entries) <= 10
 
 
-def test_the_tree_that_the_readme_draws_is_the_tree() -> None:
+def test_the_tree_that_the_map_draws_is_the_tree() -> None:
     drawn, room = set(), ""
-    text = (PACKAGE.parent / "README.md").read_text()
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text()
     for line in text[text.index("    moe_lab/\n") :].splitlines()[1:]:
         if not line:
             break

@@ -166,7 +166,7 @@ def verdicts(house):
 
 def test_the_laws_hold_of_what_the_recipes_make(verdicts):
     for test in (
-        "readme_draws",
+        "map_draws",
         r"opens_with_title.*\[90_mine\]",
         "a_column_has",
         r"a_file_of_an_engine.*\[newcomer\]",
@@ -180,11 +180,11 @@ def test_the_tests_of_a_kind_pick_its_plugins_up_by_name(verdicts):
         assert re.search(f"PASSED.*{test}.*newcomer", verdicts), test
 
 
-def test_the_readme_takes_a_command_a_profiler_and_a_notebook_from_their_files(answers):
+def test_the_docs_take_a_command_a_profiler_and_a_notebook_from_their_files(answers):
     rows = answers["readme"].splitlines()
     assert "| `moe-lab newcomer` | one line for --help |" in rows
     assert "| `moe-lab capture newcomer` | one line |" in rows
-    assert "| [90_mine](notebooks/90_mine.ipynb) | Which kernel of a run takes the most time? |" in rows
+    assert "| [90_mine](../notebooks/90_mine.ipynb) | Which kernel of a run takes the most time? |" in rows
 
 
 def test_a_notebook_and_its_page_folder_are_found_and_drawn(house):

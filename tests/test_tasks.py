@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import shutil
 from pathlib import Path
 
 import pytest
@@ -21,25 +20,6 @@ def code(task: str, after: str) -> list[str]:
     return re.findall(r"`([^`]+)`", found[1]) if found else []
 
 
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkout")
-    for name in ("notebooks", "profiles", "examples"):
-        shutil.copytree(REPO / name, folder / name)
-    return folder
-
-
-@pytest.fixture
-def without_profiler(monkeypatch: pytest.MonkeyPatch, checkout: Path) -> None:
-    """Captures end where the profiler would start."""
-
-    def capture(profiler: object, workload: list[str], name: str, **options: object) -> object:
-        assert workload[0] == "python"
-        return type("Run", (), {"path": checkout / "profiles" / "h100" / name, "manifest": {}})()
-
-    monkeypatch.setattr("moe_lab.runs.capture.capture", capture)
-
-
 def test_there_are_ten_tasks_and_each_says_what_must_come_out() -> None:
     assert list(TASKS) == [str(number) for number in range(1, 11)]
     assert all(code(task, "Must come out") or code(task, "Must be written") for task in TASKS.values())
@@ -48,11 +28,11 @@ def test_there_are_ten_tasks_and_each_says_what_must_come_out() -> None:
 @pytest.mark.usefixtures("without_profiler")
 @pytest.mark.parametrize("number", TASKS)
 def test_a_task_gives_what_must_come_out(
-    number: str, checkout: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    number: str, project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if "bench experts" in TASKS[number]:
         pytest.importorskip("torch", reason="needs the gpu extra")
-    monkeypatch.chdir(checkout)
+    monkeypatch.chdir(project)
     monkeypatch.setenv(plugins.FILES, "")
     commands = re.findall(r"^    moe-lab (.+)$", TASKS[number], re.M)
     stated = re.search(r"Exit code (\d)(?:, or\s(\d))?", TASKS[number])
@@ -62,5 +42,5 @@ def test_a_task_gives_what_must_come_out(
     for word in code(TASKS[number], "Must come out"):
         assert word in said
     if written := code(TASKS[number], "Must be written"):
-        text = (checkout / written[0]).read_text()
+        text = (project / written[0]).read_text()
         assert all(word in text for word in written[1:])

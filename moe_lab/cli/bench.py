@@ -24,7 +24,7 @@ INFO = {
         ): (
             "which experts backend should run at how many tokens, and how far is it from the bound? "
             "Checks each against an fp64 oracle, times them interleaved; a crash costs one case. "
-            "`--on` takes the cases to [many GPUs or hosts](docs/cluster.md)"
+            "`--on` takes the cases to [many GPUs or hosts](cluster.md)"
         ),
         (
             "moe-lab bench ep --name X --ranks 2 [--model NAME] [--m 8,128,1024,4096] [--format fp8_block] "

@@ -35,6 +35,11 @@ class _Profiler(argparse.ArgumentParser):
         self.plugin, self.program = plugin, program
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self.fill()
+        return super().parse_known_args(args, namespace)
+
+    def fill(self) -> None:
+        """Add the options, which only the profiler itself knows."""
         from moe_lab.runs import capture
 
         profiler = plugins.load("capture", self.plugin)
@@ -44,7 +49,6 @@ class _Profiler(argparse.ArgumentParser):
         # All that follows belongs to the command, even what looks like one of our options.
         self.add_argument("workload", nargs=argparse.REMAINDER, metavar=words, help="the command to profile")
         self.set_defaults(run=partial(run, profiler))
-        return super().parse_known_args(args, namespace)
 
 
 def run(profiler: ModuleType, arguments: argparse.Namespace) -> None:

@@ -25,7 +25,7 @@ INFO = {
             "what does each kernel become on a GPU that is not here? Compiles our kernels and those of "
             "vLLM's, SGLang's and triton_kernels' wheels on the CPU as their launchers would there: registers, "
             "spills, shared memory, occupancy, tensor instructions, inner loop, and what is amiss ([how, and "
-            "checked against ncu](docs/static.md)); "
+            "checked against ncu](static.md)); "
             "`--html` writes a page per kernel with its source beside its code"
         ),
     },

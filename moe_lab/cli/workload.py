@@ -10,7 +10,7 @@ INFO = {
         "moe-lab workload layer|hf|experts|align [--help]": (
             "the program that `moe-lab capture nsys --name X -- moe-lab workload ...` profiles; `hf` is any MoE model "
             "of transformers with random weights, its modules marked as SGLang or vLLM mark them, its experts computed "
-            "by `--backend` ([a kernel of one's own in it](docs/my_kernel.md))"
+            "by `--backend` ([a kernel of one's own in it](my_kernel.md))"
         ),
     },
 }

@@ -1,4 +1,4 @@
-"""What docs/kernels.md says about committed runs, as Markdown, in addition to what the README also shows."""
+"""What docs/kernels.md and docs/backends.md say about committed runs and plugins, as Markdown."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +8,7 @@ import pandas as pd
 from moe_lab.analysis import align, align_steps, leads, phases, sweep, tuning
 from moe_lab.analysis.phases import rows_of
 from moe_lab.pages import load, readme
+from moe_lab.spec import plugins
 
 SHOWN = ("auto", "multi_block", "two_kernel")
 
@@ -90,8 +91,19 @@ def _tuned(gpu: str, run: tuning.Tuning) -> list[Any]:
     return [*cells, f"{most.gain_pct:.1f} % at M = {most.M}", "; ".join(shipped), key]
 
 
+def plugins_of(kind: str) -> str:
+    """Return one row per plugin of a kind: its name, what it is, what it runs on or between, and where it is from."""
+    known = {name: plugins.info(kind, name) for name in plugins.names(kind)}
+    extra = [key for key in ("hardware", "ranks") if any(key in info for info in known.values())]
+    rows = (
+        [f"`{name}`", *(str(info.get(key, "")).replace("|", "\\|") for key in ("about", *extra, "source"))]
+        for name, info in known.items()
+    )
+    return readme.table(["name", "what", *extra, "from"], rows, left=range(3 + len(extra)))
+
+
 def figures() -> dict[str, Any]:
-    """Return the figures of the README by name, each of which is ``docs/figures/<name>.png``."""
+    """Return the figures of README and docs/measured.md by name, each of which is ``docs/figures/<name>.png``."""
     from moe_lab.pages.layer_breakdown import plots
     from moe_lab.pages.m_sweep import plots as sweep_plots
 

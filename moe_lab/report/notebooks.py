@@ -95,9 +95,9 @@ def link(job: Job) -> Link:
 
 
 def listing() -> str:
-    """Return the notebooks with their questions as a table in Markdown, for the README."""
+    """Return the notebooks with their questions as a table in Markdown, for docs/notebooks.md."""
     found = ((path, heading(read(path), path.stem)) for path in find(None))
-    lines = [f"| [{path.stem}](notebooks/{path.name}) | {question} |" for path, (_, question) in found]
+    lines = [f"| [{path.stem}](../notebooks/{path.name}) | {question} |" for path, (_, question) in found]
     return "\n".join(["| notebook | question |", "|---|---|", *lines])
 
 

@@ -17,7 +17,7 @@ _ANY: dict[str, tuple[type, str]] = {
     "install": (str, "how to get what is missing"),
     "source": (str, "project or paper"),
 }
-_SHOWS = (dict, "rows of the README's table of commands: how it is called -> what it answers")
+_SHOWS = (dict, "rows of the table in docs/commands.md: how it is called -> what it answers")
 KEYS: dict[str, dict[str, tuple[type, str]]] = {
     "align": {
         "deterministic": (bool, "equal inputs give equal order"),

@@ -27,7 +27,7 @@ INFO = {
             "[--launch-count 1] -- COMMAND ..."
         ): (
             "hardware counters of each kernel with Nsight Compute: throughput, traffic, hit rates, "
-            "occupancy, stalls ([which](moe_lab/spec/metrics.csv))"
+            "occupancy, stalls ([which](../moe_lab/spec/metrics.csv))"
         ),
     },
 }

@@ -15,7 +15,7 @@ INFO = {
     "needs": [],
     "shows": {
         "moe-lab capture rocprof-compute --name X [-k KERNEL] [-b ID] [--roof-only] -- COMMAND ...": (
-            "AMD: hardware counters of each kernel ([what the numbers mean](docs/amd.md))"
+            "AMD: hardware counters of each kernel ([what the numbers mean](amd.md))"
         ),
     },
 }
