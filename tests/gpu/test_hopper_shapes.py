@@ -9,25 +9,24 @@ pytest.importorskip("triton")
 
 from moe_lab.gpu.experts import hopper
 from moe_lab.gpu.kernels._nvrtc import text_of
-from moe_lab.gpu.kernels.hopper import MOST_PAIRS, SOURCE, Shape, shared_bytes, sorts_itself, wgmma
+from moe_lab.gpu.kernels.hopper import MOST_PAIRS, SOURCE, Shape, four_bits, shared_bytes, sorts_itself, wgmma
 from moe_lab.spec.models import MODELS
 from moe_lab.spec.problem import MoEProblem
 
 H200_SHARED_BYTES = 232448
 
 
-@pytest.mark.parametrize("format", ["bf16", "fp8_block"])
+@pytest.mark.parametrize("format", ["bf16", "fp8_block", "int4_w4a16_g32_zeros", "mxfp4"])
 @pytest.mark.parametrize("E", [8, 128, 512, 1024, 2048])
 def test_default_shapes_fit_a_block_with_and_without_its_own_sort(E, format):
-    fp8 = format == "fp8_block"
     for M in (1, 8, 9, 128, 512, 1024, 2048, 4096, 16384, 65536):
         problem = MoEProblem(M, 2048, 768, E, min(8, E), format)
         shape = hopper.default_shape(problem)
-        assert shared_bytes(shape, E, 0, fp8) <= H200_SHARED_BYTES
-        inside = sorts_itself(problem.rows_useful, E, shape, H200_SHARED_BYTES, fp8)
+        assert shared_bytes(shape, E, 0, format) <= H200_SHARED_BYTES
+        inside = sorts_itself(problem.rows_useful, E, shape, H200_SHARED_BYTES, format)
         if inside:
             assert problem.rows_useful <= inside
-            assert shared_bytes(shape, E, inside, fp8) <= H200_SHARED_BYTES
+            assert shared_bytes(shape, E, inside, format) <= H200_SHARED_BYTES
         else:
             assert problem.rows_useful > MOST_PAIRS[0]
 
@@ -48,13 +47,19 @@ def test_tiles_are_padded_to_what_the_kernel_has_products_for():
             text = wgmma(shape, "bf16")
             assert f"X({shape.step})" in text
             assert f"X({shape.max_n})" in text
-            assert text.count("wgmma.mma_async") == 2 * (shape.max_n // shape.step)
+            assert text.count("wgmma.mma_async") == 3 * (shape.max_n // shape.step)
 
 
 def test_one_product_names_each_accumulator_once():
     text = wgmma(Shape(1, 8, 8, 4), "f16")
     assert 'm64n8k16.f32.f16.f16"\n"{%0, %1, %2, %3}, a, b, 1, 1, 1, 0, 0;' in text
     assert text.count('"+f"(d[') == 4
+
+
+def test_a_product_of_bf16_may_have_its_first_factor_in_registers():
+    text = wgmma(Shape(1, 8, 8, 4), "bf16")
+    assert 'm64n8k16.f32.bf16.bf16"\n"{%0, %1, %2, %3}, {%4, %5, %6, %7}, b, 1, 1, 1, 0; }"' in text
+    assert ': "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b), "n"(0x40000040)); }' in text
 
 
 def test_products_of_e4m3_are_of_32_columns_and_the_first_adds_nothing():
@@ -67,24 +72,27 @@ def test_products_of_e4m3_are_of_32_columns_and_the_first_adds_nothing():
 @pytest.mark.parametrize("E", [8, 129, 1024])
 @pytest.mark.parametrize("most_pairs", [0, *MOST_PAIRS])
 @pytest.mark.parametrize(
-    ("shape", "fp8"),
+    ("shape", "format"),
     [
-        (Shape(1, 8, 8, 9), False),
-        (Shape(2, 64, 8, 4), False),
-        (Shape(2, 176, 16, 4), False),
-        (Shape(1, 8, 8, 9), True),
-        (Shape(2, 40, 8, 4), True),
-        (Shape(2, 128, 128, 4, rows=True), True),
+        (Shape(1, 8, 8, 9), "bf16"),
+        (Shape(2, 64, 8, 4), "bf16"),
+        (Shape(2, 176, 16, 4), "bf16"),
+        (Shape(1, 8, 8, 9), "fp8_block"),
+        (Shape(2, 40, 8, 4), "fp8_block"),
+        (Shape(2, 128, 128, 4, rows=True), "fp8_block"),
+        (Shape(1, 8, 8, 20), "int4_w4a16"),
+        (Shape(2, 32, 8, 8), "int4_w4a16_g32_zeros"),
+        (Shape(1, 128, 16, 5), "nvfp4"),
     ],
 )
-def test_shared_bytes_are_those_of_the_layout(shape, fp8, most_pairs, E):
+def test_shared_bytes_are_those_of_the_layout(shape, format, most_pairs, E):
     """The layout is standard C++ and holds Python's sum to it, as every launch does on a GPU."""
     compiler = shutil.which("c++") or pytest.skip("no C++ compiler")
     layout = SOURCE.with_name("layout.cuh").read_text()
     defined = {"MBLK": shape.units, "MAX_N": shape.max_n, "STAGES": shape.stages, "E": E, "MOST_PAIRS": most_pairs}
-    defined |= {"FP8": int(fp8), "ROWS": int(shape.rows)}
+    defined |= {"FP8": int(format == "fp8_block"), "ROWS": int(shape.rows), **dict(four_bits.macros(format))}
     for added in (0, 8):
-        asked = shared_bytes(shape, E, most_pairs, fp8) + added
+        asked = shared_bytes(shape, E, most_pairs, format) + added
         macros = [f"-D{k}={v}" for k, v in {**defined, "SHARED": asked}.items()]
         command = [compiler, "-std=c++17", "-fsyntax-only", "-x", "c++", "-", *macros]
         done = subprocess.run(command, input=layout, text=True, capture_output=True)

@@ -8,11 +8,12 @@ from torch import Tensor
 
 from moe_lab.gpu.align import Alignment, auto, buffers
 from moe_lab.gpu.experts._place_weight import place_weight
-from moe_lab.gpu.formats import AnyWeights, Biased, Quantised
+from moe_lab.gpu.formats import AnyWeights, Quantised, apart
 from moe_lab.gpu.kernels._device import check_contiguous, shared_memory_bytes
 from moe_lab.gpu.kernels._nvrtc import usable
 from moe_lab.gpu.kernels.combine import combine
 from moe_lab.gpu.kernels.hopper import GROUP, Shape, hopper_moe, scratch, shared_bytes, sorts_itself
+from moe_lab.gpu.kernels.hopper.four_bits import widened
 from moe_lab.gpu.kernels.hopper.prepare import STEP_BYTES
 from moe_lab.gpu.kernels.hopper.prepare import prepare as prepare_units
 from moe_lab.spec.errors import UserError
@@ -24,9 +25,10 @@ INFO = {
     "needs": ["torch", "triton", "cuda.core"],
     "install": "pip install cuda-core",
     "hardware": "NVIDIA SM90",
-    "formats": ["fp16", "bf16", "fp8_block"],
+    "formats": ["fp16", "bf16", "fp8_block", "int4_w4a16", "mxfp4", "nvfp4"],
     "cpu_formats": [],
     "activations": ["silu", "swigluoai"],
+    "biases": True,
     "multiple_of": 64,
     "split": True,
     "share": True,
@@ -43,10 +45,10 @@ def runs_on(device: torch.device) -> bool:
 
 
 def takes(problem: MoEProblem) -> bool:
-    """Return whether the kernel supports a problem's format and sizes; it adds no biases."""
+    """Return whether the kernel supports a problem's format and sizes."""
     # K and N in whole steps of the pipeline, each STEP_BYTES deep.
     columns = STEP_BYTES if problem.format == "fp8_block" else STEP_BYTES // 2
-    known = problem.format in ("fp16", "bf16", "fp8_block") and not problem.biases
+    known = problem.format in ("fp16", "bf16", "fp8_block") or widened(problem.format)
     return known and not problem.K % columns and not problem.N % columns
 
 
@@ -54,11 +56,10 @@ def prepare(w13: AnyWeights, w2: AnyWeights) -> tuple[Tensor, Tensor]:
     """Return both weights in the order in which the kernel reads them; see ``kernels.hopper.prepare``.
 
     Raises:
-        UserError: sizes that the kernel does not support, or biases.
+        UserError: sizes that the kernel does not support.
     """
-    if isinstance(w13, Biased) or isinstance(w2, Biased):
-        raise UserError("hopper adds no biases, which the experts have; use fused_moe or grouped.")
-    columns = STEP_BYTES // (w13.values if isinstance(w13, Quantised) else w13).itemsize
+    numbers = apart(w13)[0]
+    columns = STEP_BYTES // (1 if isinstance(numbers, Quantised) and numbers.format == "fp8_block" else 2)
     K, N = w13.shape[2], w2.shape[2]
     if K % columns or N % columns:
         raise UserError(f"hopper needs K and N to be multiples of {columns}, not {K} and {N}; use grouped.")
@@ -99,14 +100,16 @@ def experts(
     x, topk_weights = place_weight(x, topk_weights, problem, mark)
     shape = shape or default_shape(problem, share)
     fp8 = problem.format == "fp8_block"
-    possible = sorts_itself(pairs, problem.E, shape, shared_memory_bytes(x.device.index), fp8) > 0
+    possible = sorts_itself(pairs, problem.E, shape, shared_memory_bytes(x.device.index), problem.format) > 0
     own_sort = possible and own_sort
     alignment = None if own_sort else _align(topk_ids, problem, mark)
     hidden, quantised = scratch(x, pairs, problem.E, problem.N, shape, fp8)
     rows = x.new_empty((pairs, problem.K))
     flags = zeros(problem.E + 3, x.device, ())
     arguments = (x, w13, w2, topk_weights, topk_ids, alignment, hidden, rows, flags)
-    run = partial(hopper_moe, *arguments, N=problem.N, quantised=quantised, shape=shape, activation=problem.activation)
+    options: dict[str, Any] = {"shape": shape, "format": problem.format, "activation": problem.activation}
+    options["biases"] = problem.biases
+    run = partial(hopper_moe, *arguments, N=problem.N, quantised=quantised, **options)
     before = "quant+" if fp8 else ""
     if split:
         with mark(f"{before}w13+act"):
@@ -140,7 +143,9 @@ def default_shape(problem: MoEProblem, share: float = 1.0) -> Shape:
     ``share`` is that of the pairs whose expert is here.
     """
     mean_rows, fp8 = share * problem.rows_useful / problem.E, problem.format == "fp8_block"
-    if problem.M <= 4:
+    if widened(problem.format):
+        shape = _widened_shape(problem.M, mean_rows)
+    elif problem.M <= 4:
         shape = Shape(1, 8, 8, 9)
     elif mean_rows <= 16:
         shape = Shape(2, 32, 8, 5)
@@ -148,17 +153,27 @@ def default_shape(problem: MoEProblem, share: float = 1.0) -> Shape:
         shape = Shape(2, 64, 8, 4)
     elif fp8:
         rows = Shape(2, 128, 128, 3, rows=True)
-        fits = shared_bytes(rows, problem.E, 0, fp8) <= SHARED_BYTES  # up to 1,174 experts
-        shape = rows if mean_rows > 80 and fits else Shape(2, 96, 16, 4)
-        shape = Shape(2, 96, 16, 4) if mean_rows <= 80 else Shape(2, 128, 128, 3, rows=True)
+        fits = shared_bytes(rows, problem.E, 0, problem.format) <= SHARED_BYTES  # up to 1,174 experts
+        shape = rows if mean_rows > 80 and fits and not problem.biases else Shape(2, 96, 16, 4)
     elif mean_rows <= 96:
         shape = Shape(2, 128, 16, 4)
     else:
         # One tile per expert at 128 rows, two equal ones at 256, three at 512.
         shape = Shape(2, 160 if mean_rows <= 144 else 144 if mean_rows <= 288 else 176, 16, 4)
-    while shared_bytes(shape, problem.E, 0, fp8) > SHARED_BYTES:  # with many experts their tables need the room
-        shape = shape._replace(max_n=shape.max_n - shape.step)
+    while shared_bytes(shape, problem.E, 0, problem.format) > SHARED_BYTES:  # many experts' tables need the room
+        fewer = shape._replace(stages=shape.stages - 1)
+        shape = fewer if fewer.stages > 4 else shape._replace(max_n=shape.max_n - shape.step)
     return shape
+
+
+def _widened_shape(M: int, mean_rows: float) -> Shape:
+    if M <= 4:
+        return Shape(1, 8, 8, 20)
+    if mean_rows <= 16:
+        return Shape(2, 32, 8, 8)
+    if mean_rows <= 40:
+        return Shape(2, 64, 8, 6)
+    return Shape(1, 128, 16, 5)
 
 
 _ARENA: dict[torch.device, Tensor] = {}

@@ -16,6 +16,7 @@ from moe_lab.gpu.align import Alignment
 from moe_lab.gpu.kernels._device import l2_cache_bytes, multiprocessors, shared_memory_bytes
 from moe_lab.gpu.kernels._nvrtc import id_type, launch
 from moe_lab.gpu.kernels.activation import ALPHA, LIMIT
+from moe_lab.gpu.kernels.hopper import four_bits
 from moe_lab.gpu.kernels.hopper.prepare import STEP_BYTES, UNIT_ROWS
 
 SOURCE = Path(__file__).with_name("hopper_moe.cu")
@@ -44,9 +45,11 @@ class Shape(NamedTuple):
     rows: bool = False
 
 
-def shared_bytes(shape: Shape, E: int, most_pairs: int, fp8: bool = False) -> int:
+def shared_bytes(shape: Shape, E: int, most_pairs: int, format: str = "bf16") -> int:
     """Return the shared memory of a block, as ``layout.cuh`` lays it out; another size does not compile."""
-    stage = shape.units * UNIT_ROWS * STEP_BYTES + shape.max_n * STEP_BYTES
+    fp8, widened = format == "fp8_block", four_bits.widened(format)
+    unit = four_bits.unit_bytes(format) if widened else UNIT_ROWS * STEP_BYTES
+    stage = shape.units * unit + (1 + widened) * shape.max_n * STEP_BYTES
     ring = shape.stages + 1 + 2 * shape.rows
     pairs = 2 * (most_pairs + shape.max_n) + 8 if most_pairs else 0 if shape.rows else 4 * ring * shape.max_n
     tables = shape.stages * 16 + ring * (36 if shape.rows else 8) + 4 * (2 * E + 4) + pairs
@@ -84,7 +87,7 @@ def scratch(x: Tensor, pairs: int, E: int, N: int, shape: Shape, fp8: bool) -> t
     return hidden, quantised
 
 
-def sorts_itself(numel: int, E: int, shape: Shape, most_shared: int, fp8: bool = False) -> int:
+def sorts_itself(numel: int, E: int, shape: Shape, most_shared: int, format: str = "bf16") -> int:
     """Return for how many pairs the kernel is compiled that sorts so many by itself; 0 where it does not.
 
     Args:
@@ -92,9 +95,9 @@ def sorts_itself(numel: int, E: int, shape: Shape, most_shared: int, fp8: bool =
         E: experts.
         shape: kernel configuration.
         most_shared: bytes of shared memory that a block may have.
-        fp8: whether the format is ``fp8_block``.
+        format: of the weights.
     """
-    return next((m for m in MOST_PAIRS if numel <= m and shared_bytes(shape, E, m, fp8) <= most_shared), 0)
+    return next((m for m in MOST_PAIRS if numel <= m and shared_bytes(shape, E, m, format) <= most_shared), 0)
 
 
 def keeps_y(y: Tensor) -> bool:
@@ -110,7 +113,7 @@ def keeps_y(y: Tensor) -> bool:
 def wgmma(shape: Shape, dtype: str) -> str:
     """Return CUDA C++ of ``wgmma<N>`` for each N of a shape, and of ``FOR_EACH_N``.
 
-    ``wgmma_first<N>`` does not add to what was there before.
+    ``wgmma_first<N>`` does not add to what was there before; ``wgmma_of<N>`` has its first factor in registers.
 
     Args:
         shape: kernel configuration.
@@ -121,6 +124,7 @@ def wgmma(shape: Shape, dtype: str) -> str:
     arguments = "(float* d, unsigned a, unsigned b)"
     kind, layout = ("k32", "") if dtype == "e4m3" else ("k16", ", 0, 0")
     text = [f"template <int N> __device__ inline void {name}{arguments};" for name in names]
+    text.append("template <int N> __device__ inline void wgmma_of(float* d, const unsigned (&a)[4], unsigned b);")
     for n, (name, (use, adds)) in itertools.product(sizes, names.items()):
         registers = ", ".join(f"%{i}" for i in range(n // 2))
         outputs = ", ".join(f'"{use}f"(d[{i}])' for i in range(n // 2))
@@ -132,7 +136,23 @@ def wgmma(shape: Shape, dtype: str) -> str:
             f'"{{{registers}}}, a, b, {adds}, 1, 1{layout}; }}"\n'
             f': {outputs} : "r"(a), "r"(b), "n"(0x40000040)); }}'
         )
+    if dtype == "bf16":
+        text += [_of_registers(n) for n in sizes]
     return "\n".join([*text, "#define FOR_EACH_N(X) " + " ".join(f"X({n})" for n in sizes), ""])
+
+
+def _of_registers(n: int) -> str:
+    sums = ", ".join(f"%{i}" for i in range(n // 2))
+    outputs = ", ".join(f'"+f"(d[{i}])' for i in range(n // 2))
+    first = ", ".join(f"%{n // 2 + i}" for i in range(4))
+    inputs = ", ".join(f'"r"(a[{i}])' for i in range(4))
+    return (
+        f"template <> __device__ inline void wgmma_of<{n}>(float* d, const unsigned (&a)[4], unsigned b) {{\n"
+        f'asm volatile("{{ .reg .b64 b; mov.b64 b, {{%{n // 2 + 4}, %{n // 2 + 5}}};"\n'
+        f'"wgmma.mma_async.sync.aligned.m64n{n}k16.f32.bf16.bf16"\n'
+        f'"{{{sums}}}, {{{first}}}, b, 1, 1, 1, 0; }}"\n'
+        f': {outputs} : {inputs}, "r"(b), "n"(0x40000040)); }}'
+    )
 
 
 def hopper_moe(
@@ -149,6 +169,8 @@ def hopper_moe(
     N: int,
     quantised: Tensor | None = None,
     shape: Shape,
+    format: str,
+    biases: bool,
     activation: str,
     phases: tuple[int, int] = (0, 1),
 ) -> None:
@@ -167,13 +189,15 @@ def hopper_moe(
         N: intermediate size.
         quantised: [M, row_bytes(K)] uint8, out: x in e4m3; None where weights and activations are of the dtype of x.
         shape: kernel configuration.
+        format: of the weights.
+        biases: whether the weights have some.
         activation: one of ``activation.ACTIVATIONS``.
         phases: first and last.
     """
     (M, K), E, topk = x.shape, w13.shape[0], topk_ids.shape[1]
     numel, fp8 = M * topk, quantised is not None
-    own = 0 if alignment is not None else sorts_itself(numel, E, shape, shared_memory_bytes(x.device.index), fp8)
-    half, shared = x.dtype == torch.float16, shared_bytes(shape, E, own, fp8)
+    own = 0 if alignment is not None else sorts_itself(numel, E, shape, shared_memory_bytes(x.device.index), format)
+    half, shared = x.dtype == torch.float16, shared_bytes(shape, E, own, format)
     launch(
         SOURCE,
         "hopper_moe",
@@ -187,6 +211,7 @@ def hopper_moe(
             *(("TOPK", topk), ("E", E), ("MOST_PAIRS", own), ("HALF", int(half))),
             ("KEEP_Y", int(not shape.rows and keeps_y(y))),
             *(("FP8", int(fp8)), ("ROWS", int(shape.rows)), ("BLOCK_QUANTISES", BLOCK_QUANTISES)),
+            *(*four_bits.macros(format), ("BIASES", int(biases))),
             *(("SWIGLUOAI", int(activation == "swigluoai")), ("ALPHA", f"{ALPHA}f"), ("LIMIT", f"{LIMIT}f")),
             *(("ID", id_type(topk_ids)), ("SHARED", shared)),
         ),

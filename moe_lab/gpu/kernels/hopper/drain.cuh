@@ -6,7 +6,7 @@
 // w13: eight lanes have a row. A word of a row is a gate and its up, neighbouring words are neighbouring features.
 __device__ inline void drain_hidden(const Arguments& a, const Tile& t, int thread) {
     const int eighth = thread & 7, first = thread >> 3;
-    char* to = a.hidden + ((u64)t.token_tile * a.steps2 + t.unit) * HIDDEN_BYTES;
+    char* to = a.hidden + ((u64)t.token_tile * a.panels2 + t.unit) * HIDDEN_BYTES;
     u32 from = shared_address(shared().out) + first * OUT_BYTES + eighth * 16;
     for (int row = first; row - (first & 3) < t.valid; row += DRAINERS / 8, from += DRAINERS / 8 * OUT_BYTES) {
         float v[16], largest = 0.0f;

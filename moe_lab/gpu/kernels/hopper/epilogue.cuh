@@ -34,6 +34,29 @@ __device__ inline float sigmoid(float x) {
 #endif
 }
 
+// Of rows r and r + 8 of a thread in each block.
+struct Biases {
+    float2 of[MBLK];
+
+    // Past the last unit: any, of what is never stored.
+    __device__ void read(const char* expert_end, int units, const Tile& t, int group) {
+        const int warp = threadIdx.x >> 5 & 3, row = (threadIdx.x & 31) >> 2;
+        const int unit = min(MBLK == 2 ? 2 * t.unit + group : t.unit, units - 1), block = MBLK == 2 ? 0 : group;
+        const char* from = expert_end - (WIDEN ? 16 : 0) - units * 512 + (((unit * 2 + block) * 4 + warp) * 8 + row) * 8;
+        #pragma unroll
+        for (int b = 0; b < MBLK; b++)
+            asm volatile("ld.global.nc.v2.f32 {%0, %1}, [%2];" : "=f"(of[b].x), "=f"(of[b].y) : "l"(from + b * 256));
+    }
+
+    template <int N>
+    __device__ void add(float (&acc)[MBLK][N / 2]) const {
+        #pragma unroll
+        for (int b = 0; b < MBLK; b++)
+            #pragma unroll
+            for (int i = 0; i < N / 2; i++) acc[b][i] += i & 2 ? of[b].y : of[b].x;
+    }
+};
+
 __device__ inline float gated(float gate, float up) {
 #if SWIGLUOAI
     gate = fminf(gate, LIMIT);
@@ -73,7 +96,7 @@ __device__ inline void store_hidden(
     const int thread = threadIdx.x & 127, lane = threadIdx.x & 31, warp = thread >> 5;
     const int unit = MBLK == 2 ? 2 * t.unit + group : t.unit, block = MBLK == 2 ? 0 : group;
     const int column = 2 * (lane & 3), inside = unit < a.units13 ? t.valid - column : 0;
-    const u32 row_bytes = a.steps2 * 128;
+    const u32 row_bytes = a.panels2 * 128;
     char* to = a.hidden + (unit * 64 + warp * 16 + (lane >> 2) * 2 + block) * 2;
     asm volatile("" : "+l"(to)); // else ptxas adds the base to every address anew
     for_columns<N>(pairs + column, inside, a.numel, [&](int i, u32 pair, bool stored) {

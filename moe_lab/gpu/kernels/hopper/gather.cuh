@@ -21,14 +21,14 @@ __device__ inline void copy_hidden(const Block& block, int i, int stage, u32 par
     Tile t;
     for (; block.next(i, t); i++) {
         if (a.fused) wait_for(a.done + t.expert, t.tiles * block.units13 * (DRAINERS / 32));
-        const char* from = a.hidden + (u64)t.token_tile * a.steps2 * HIDDEN_BYTES;
-        for (int k = 0; k < a.steps2; k++, from += HIDDEN_BYTES) {
+        const char* from = a.hidden + (u64)t.token_tile * a.panels2 * HIDDEN_BYTES;
+        for (int k = 0; k < a.panels2; k++, from += HIDDEN_BYTES) {
             wait(&s.empty[stage], parity ^ 1);
             const u32 full = shared_address(&s.full[stage]);
             asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n"
                          "mbarrier.arrive.shared::cta.b64 _, [%0], %2;"
                          ::"r"(full), "r"(t.valid * 128 + MAX_N * 4), "n"(GATHERERS - 1) : "memory");
-            bulk_copy(stages_begin() + stage * STAGE_BYTES + W_BYTES, from, t.valid * 128, full);
+            bulk_copy(tokens_at(stage), from, t.valid * 128, full);
             bulk_copy(shared_address(s.row_scales[stage]), from + MAX_N * 128, MAX_N * 4, full);
             if (++stage == STAGES) { stage = 0; parity ^= 1; }
         }
@@ -54,10 +54,10 @@ __device__ inline void gather_rows(const Block& block) {
             break;
         }
 #endif
-        const int steps = t.phase ? a.steps2 : a.steps13;
+        const int steps = a.steps(t.phase), panels = a.panels(t.phase);
         const int count = max(0, (t.n - first + ROWS_APART - 1) / ROWS_APART);
         const int each = t.phase ? HIDDEN_GROUPS : 1; // scales of a row and step
-        const u32 bytes = row_bytes(steps, each);
+        const u32 bytes = row_bytes(panels, each);
         // In 16 bytes. Rows of padding read the first row: what they give is not stored.
         const auto begin_of = [&](int row) {
             int pair = a.sorted[t.row + (row < t.valid ? row : 0)];
@@ -71,7 +71,7 @@ __device__ inline void gather_rows(const Block& block) {
 #if FP8
         u32 scales[SCALES_EACH];
         #pragma unroll
-        for (int i = 0; i < SCALES_EACH; i++) scales[i] = begin_of(g + i * GATHERERS) + steps * 8;
+        for (int i = 0; i < SCALES_EACH; i++) scales[i] = begin_of(g + i * GATHERERS) + panels * 8;
         if (!t.phase && !quantised) {
             if (a.quantisers) {
                 if (lane == 0) wait_for(a.done + E + 2, a.quantisers);
@@ -95,14 +95,19 @@ __device__ inline void gather_rows(const Block& block) {
                              ::"r"(shared_address(&s.pairs[slot][i])), "l"(a.sorted + t.row + i) : "memory");
 #endif
             // ROWS_APART = 28 rows further on the swizzle has the other value of two, 16 further the same.
-            const u32 to = stages_begin() + stage * STAGE_BYTES + W_BYTES + first * 128;
+            const u32 to = tokens_at(stage) + first * 128;
             const u32 even = to + ((chunk ^ (first & 7)) << 4), odd = to + ((chunk ^ (first & 7) ^ (ROWS_APART & 4)) << 4);
             #pragma unroll
-            for (int i = 0; i < ROWS_EACH; i++) {
-                if (i < count)
-                    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"
-                                 ::"r"((i & 1 ? odd : even) + i * ROWS_APART * 128), "l"(row_of(base, from[i], 16))
-                                 : "memory");
+            for (int panel = 0; panel < PANELS; panel++) {
+                if (panel && k * PANELS + panel >= panels) break;
+                #pragma unroll
+                for (int i = 0; i < ROWS_EACH; i++) {
+                    if (i < count)
+                        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;"
+                                     ::"r"((i & 1 ? odd : even) + panel * PANEL_BYTES + i * ROWS_APART * 128),
+                                       "l"(row_of(base + panel * 128, from[i], 16))
+                                     : "memory");
+                }
             }
 #if FP8
             #pragma unroll
@@ -119,7 +124,7 @@ __device__ inline void gather_rows(const Block& block) {
 #endif
             asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];"
                          ::"r"(shared_address(&s.full[stage])) : "memory");
-            base += 128;
+            base += PANELS * 128;
             scale_base += each * 4;
             if (++stage == STAGES) { stage = 0; parity ^= 1; }
         }

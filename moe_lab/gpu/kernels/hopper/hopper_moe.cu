@@ -17,9 +17,9 @@
 //
 // Compile-time: MBLK (1 or 2), MAX_N, STEP, STAGES, TOPK, E, MOST_PAIRS (0: sorted pairs are given; else as many as it
 // sorts itself at most), KEEP_Y (the L2 cache is told to keep rows of y), HALF (x and y are fp16, else bf16), FP8 (weights
-// and what they are multiplied with are e4m3), ROWS (tokens are the rows of a wgmma, see rows.cuh), BLOCK_QUANTISES, SWIGLUOAI,
-// ALPHA, LIMIT, ID (type of topk_ids), SHARED (bytes that the launch asks for). wgmma<N>(), wgmma_first<N>() and FOR_EACH_N(X)
-// precede this text.
+// and what they are multiplied with are e4m3), WIDEN and GROUP (weights have four bits, see widen.cuh), ROWS (tokens are the
+// rows of a wgmma, see rows.cuh), BLOCK_QUANTISES, SWIGLUOAI, ALPHA, LIMIT, ID (type of topk_ids), SHARED (bytes that the
+// launch asks for). wgmma<N>(), wgmma_first<N>() and FOR_EACH_N(X) precede this text.
 
 #include "layout.cuh"
 #include "ptx.cuh"
@@ -29,6 +29,7 @@
 #include "quantise.cuh"
 #include "rows.cuh"
 #include "drain.cuh"
+#include "widen.cuh"
 #include "multiply.cuh"
 #include "weights.cuh"
 #include "gather.cuh"
@@ -41,7 +42,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_moe(
     Shared& s = shared();
     const int thread = threadIdx.x, lane = thread & 31;
 
-    if (thread == THREADS - 1 && first_phase == 0) prefetch_early(w13, topk_ids, numel, rows13 / 128, k13 / COLUMNS);
+    if (thread == THREADS - 1 && first_phase == 0) prefetch_early(w13, topk_ids, numel, rows13 / 128, (k13 / PANEL + PANELS - 1) / PANELS);
     // The launch that sums up the rows will want the router's weights.
     for (int i = (blockIdx.x * THREADS + thread) * 32; i < numel; i += gridDim.x * THREADS * 32)
         asm volatile("prefetch.global.L2 [%0];" ::"l"(topk_weights + i));
@@ -73,11 +74,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_moe(
 #endif
     __syncthreads();
 
-    const int groups = numel / TOPK * (k13 / COLUMNS);
+    const int groups = numel / TOPK * (k13 / PANEL);
     const bool alone = groups <= BLOCK_QUANTISES;
-    if (FP8 && alone) quantised += (u64)blockIdx.x * (numel / TOPK) * row_bytes(k13 / COLUMNS);
+    if (FP8 && alone) quantised += (u64)blockIdx.x * (numel / TOPK) * row_bytes(k13 / PANEL);
     const Arguments a = {FP8 ? quantised : x, w13, w2, hidden, y, sorted, done,
-                         numel, rows13 / 128, (columns + 127) / 128, k13 / COLUMNS, k2 / COLUMNS, columns,
+                         numel, rows13 / 128, (columns + 127) / 128, k13 / PANEL, k2 / PANEL, columns,
                          first_phase < last_phase, FP8 && !first_phase && !alone ? gridDim.x * (CONSUMERS / 32) : 0};
     const int units13 = (a.units13 + MBLK - 1) / MBLK, units2 = (a.units2 + MBLK - 1) / MBLK;
     const int tiles13 = first_phase ? 0 : s.total * units13, skipped = first_phase ? s.total * units13 : 0;

@@ -6,12 +6,18 @@ __device__ inline void multiply(const Block& block, const Tile& t, const Pair* p
     Shared& s = shared();
     const Arguments& a = block.a;
     const int group = threadIdx.x >> 7, lane = threadIdx.x & 31;
-    const int steps = t.phase ? a.steps2 : a.steps13;
+    const int steps = a.steps(t.phase);
     float acc[MBLK][N / 2];
     #pragma unroll
     for (int b = 0; b < MBLK; b++)
         #pragma unroll
         for (int i = 0; i < N / 2; i++) acc[b][i] = 0.0f; // undefined, those of every N would stay alive
+    [[maybe_unused]] const int units = t.phase ? a.units2 : a.units13;
+    [[maybe_unused]] const char* expert_end = (t.phase ? a.w2 : a.w13) + (t.expert + 1) * expert_bytes(units, steps);
+#if BIASES
+    Biases biases;
+    biases.read(expert_end, units, t, group); // added when all is multiplied
+#endif
 #if FP8
     // A step has two parts: two blocks of weights, or, of hidden activations in groups of 64, two halves. Products of a part
     // are sums of their own, since those of a wgmma keep few bits and each part has other scales.
@@ -21,8 +27,7 @@ __device__ inline void multiply(const Block& block, const Tile& t, const Pair* p
     const bool halved = MBLK == 1 && t.phase;
     for (int k = 0; k < steps; k++) {
         wait(&s.full[stage], parity);
-        const u32 base = stages_begin() + stage * STAGE_BYTES;
-        const u32 w = descriptor(base + group * MBLK * 8192), x = descriptor(base + W_BYTES);
+        const u32 w = descriptor(weights_at(stage) + group * MBLK * 8192), x = descriptor(tokens_at(stage));
         const float2 by = *(const float2*)(s.unit_scales[stage] + unit);
         #pragma unroll
         for (int part = 0; part < 2; part++) {
@@ -50,14 +55,13 @@ __device__ inline void multiply(const Block& block, const Tile& t, const Pair* p
         if (lane == 0) arrive(&s.empty[stage]);
         if (++stage == STAGES) { stage = 0; parity ^= 1; }
     }
-    if (t.phase) return store_rows<N>(a, t, pairs, acc, group);
-    store_hidden_e4m3<N>(a, t, pairs, acc, group);
+#elif WIDEN
+    multiply_widened<N>(a, t, acc, expert_end, group, stage, parity);
 #else
     int previous = -1;
     for (int k = 0; k < steps; k++) {
         wait(&s.full[stage], parity);
-        const u32 base = stages_begin() + stage * STAGE_BYTES;
-        const u32 w = descriptor(base + group * MBLK * 8192), x = descriptor(base + W_BYTES);
+        const u32 w = descriptor(weights_at(stage) + group * MBLK * 8192), x = descriptor(tokens_at(stage));
         pin<N>(acc);
         asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
         #pragma unroll
@@ -77,8 +81,14 @@ __device__ inline void multiply(const Block& block, const Tile& t, const Pair* p
     asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
     pin<N>(acc);
     if (lane == 0) arrive(&s.empty[previous]);
-
+#endif
+#if BIASES
+    biases.add<N>(acc);
+#endif
     if (t.phase) return store_rows<N>(a, t, pairs, acc, group);
+#if FP8
+    store_hidden_e4m3<N>(a, t, pairs, acc, group);
+#else
     store_hidden<N>(a, t, pairs, acc, group);
 #endif
     if (!a.fused) return;                 // with w2 in another launch nobody waits for the tile

@@ -32,12 +32,12 @@ __device__ inline float2 unpack(u32 two) {
 #endif
 }
 
-// Sixteen lanes make a group: [M, k13] of 16 bits to [M, row_bytes(steps13)]. The multiplying warps have time to do so
+// Sixteen lanes make a group: [M, k13] of 16 bits to [M, row_bytes(panels13)]. The multiplying warps have time to do so
 // until the first weights are there; gathering warps wait until those of all blocks are done. Few tokens are done
 // by every block for itself, which is quicker than to wait for others.
 __device__ inline void quantise_rows(const Arguments& a, const char* from, int tokens) {
     constexpr int AT_ONCE = 4;
-    const int lane = threadIdx.x & 15, groups = tokens * a.steps13, part = threadIdx.x >> 4;
+    const int lane = threadIdx.x & 15, groups = tokens * a.panels13, part = threadIdx.x >> 4;
     const int apart = (a.quantisers ? gridDim.x : 1) * (CONSUMERS / 16);
     char* rows = (char*)a.x;
     for (int first = (a.quantisers ? blockIdx.x * (CONSUMERS / 16) : 0) + part; first - (part & 1) < groups;
@@ -65,10 +65,10 @@ __device__ inline void quantise_rows(const Arguments& a, const char* from, int t
                 out[j] = to_e4m3(v[2 * j].x * inverse, v[2 * j].y * inverse)
                     | (u32)to_e4m3(v[2 * j + 1].x * inverse, v[2 * j + 1].y * inverse) << 16;
             if (group >= groups) continue;
-            const int token = group / a.steps13, step = group - token * a.steps13;
-            char* row = rows + (u64)token * row_bytes(a.steps13);
+            const int token = group / a.panels13, step = group - token * a.panels13;
+            char* row = rows + (u64)token * row_bytes(a.panels13);
             *(uint2*)(row + step * 128 + lane * 8) = make_uint2(out[0], out[1]);
-            if (lane == 0) *(float*)(row + a.steps13 * 128 + step * 4) = scale_of(largest);
+            if (lane == 0) *(float*)(row + a.panels13 * 128 + step * 4) = scale_of(largest);
         }
     }
     if (!a.quantisers) {
@@ -127,7 +127,7 @@ __device__ inline void store_hidden_e4m3(
     const Arguments& a, const Tile& t, const Pair* pairs, float (&acc)[MBLK][N / 2], int group) {
     Shared& s = shared();
     constexpr int CHUNKS = 4 * MBLK, STORED = CHUNKS * 16; // of a row of the tile; bytes
-    const u32 bytes = row_bytes(a.steps2, HIDDEN_GROUPS);
+    const u32 bytes = row_bytes(a.panels2, HIDDEN_GROUPS);
     const int thread = threadIdx.x, lane = thread & 31, warp = thread >> 5 & 3;
     float most[N / 4];
     #pragma unroll
@@ -154,7 +154,7 @@ __device__ inline void store_hidden_e4m3(
         s.inverse[scale_place(thread)] = inverse_of(largest);
         const u32 pair = pairs[thread];
         if (thread < t.valid && pair < a.numel)
-            *(float*)(a.hidden + (u64)pair * bytes + a.steps2 * 128 + t.unit * 4) = scale_of(largest);
+            *(float*)(a.hidden + (u64)pair * bytes + a.panels2 * 128 + t.unit * 4) = scale_of(largest);
     }
     wait_for_consumers();
     // Features of a warp's 16: neighbouring ones are in two blocks, or in two warpgroups.

@@ -48,8 +48,8 @@ __device__ inline void multiply_rows(const Block& block, const Tile& t, int& sta
     int thread = threadIdx.x;
     asm volatile("" : "+r"(thread));      // else it is read anew every step
     const int group = __shfl_sync(ALL, thread >> 7, 0), lane = thread & 31;
-    const int steps = t.phase ? a.steps2 : a.steps13, row = (thread >> 5) * 16 + (lane >> 2);
-    const u32 begin = __shfl_sync(ALL, stages_begin(), 0), rows_at = shared_address(s.row_scales[0][0]) + row * 4;
+    const int steps = a.steps(t.phase), row = (thread >> 5) * 16 + (lane >> 2);
+    const u32 begin = __shfl_sync(ALL, weights_at(0), 0), rows_at = shared_address(s.row_scales[0][0]) + row * 4;
     if (group * 64 >= t.valid) {          // no rows for this group
         for (int k = 0; k < steps; k++) {
             wait(&s.full[stage], parity);

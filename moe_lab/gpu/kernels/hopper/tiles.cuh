@@ -3,7 +3,9 @@
 
 extern __shared__ __align__(1024) char raw[]; // see layout.cuh
 
-__device__ inline u32 stages_begin() { return shared_address(raw); }
+__device__ inline u32 weights_at(int stage) { return shared_address(raw) + WEIGHTS_BEGIN + stage * WEIGHTS_APART; }
+
+__device__ inline u32 tokens_at(int stage) { return shared_address(raw) + TOKENS_BEGIN + stage * TOKENS_APART; }
 
 // A function, not an argument: so the compiler knows everywhere that it is shared memory, and where.
 __device__ inline Shared& shared() {
@@ -38,28 +40,32 @@ struct Order {
 };
 
 // Of activations: in FP8 a row ends with its scales, in sectors of its own.
-__device__ inline u32 row_bytes(int steps, int groups = 1) {
-    return steps * 128 + (FP8 ? (steps * groups + 7) / 8 * 32 : 0);
+__device__ inline u32 row_bytes(int panels, int groups = 1) {
+    return panels * 128 + (FP8 ? (panels * groups + 7) / 8 * 32 : 0);
 }
 
-// Of an expert's weights: in FP8 they end with 16 bytes of scales for every two units and step.
+// Of an expert's weights: in FP8 they are followed by 16 bytes of scales for every two units and step, with BIASES by one for
+// each row, with WIDEN by 16 bytes that begin with a factor of all of them, fp32.
 __device__ inline u64 expert_bytes(int units, int steps) {
-    return (u64)units * steps * UNIT + (FP8 ? (units + 1) / 2 * steps * 16 : 0);
+    return (u64)units * steps * UNIT + (FP8 ? (units + 1) / 2 * steps * 16 : 0) + (BIASES ? units * 512 : 0) + (WIDEN ? 16 : 0);
 }
 
 struct Arguments {
-    const char* x;                        // [M, row_bytes(steps13)]
+    const char* x;                        // [M, row_bytes(panels13)]
     const char* w13;                      // units of [E, 2 * N, k13]
     const char* w2;                       // units of [E, K, k2]
-    char* hidden;                         // [numel, row_bytes(steps2, HIDDEN_GROUPS)]; ROWS: [token tiles, steps2, HIDDEN_BYTES],
+    char* hidden;                         // [numel, row_bytes(panels2, HIDDEN_GROUPS)]; ROWS: [token tiles, panels2, HIDDEN_BYTES],
                                           // a step's rows as the stages hold them, then their scales
     char* y;                              // [numel, K]
     const Pair* sorted;                   // pairs by expert
     u32* done;                            // [E + 3], zero: w13 tiles done, of each expert; blocks that wait no more;
                                           // w2 tiles taken; warps that quantised their share of x
-    int numel, units13, units2, steps13, steps2, columns;
+    int numel, units13, units2, panels13, panels2, columns;
     bool fused;                           // both phases in this launch
     u32 quantisers;                       // warps of all blocks that quantise x in this launch
+
+    __device__ int panels(int phase) const { return phase ? panels2 : panels13; }
+    __device__ int steps(int phase) const { return (panels(phase) + PANELS - 1) / PANELS; }
 };
 
 __device__ inline Tile decode(int index, int units13, int units2) {

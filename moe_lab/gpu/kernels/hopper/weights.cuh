@@ -75,7 +75,7 @@ __device__ inline void fetch_weights(const Block& block) {
     take(0);
     Tile t = begin(0), following;
     for (int i = 0; t.phase < 2; i++) {
-        const int units = t.phase ? a.units2 : a.units13, steps = t.phase ? a.steps2 : a.steps13;
+        const int units = t.phase ? a.units2 : a.units13, steps = a.steps(t.phase);
         const char* expert = (t.phase ? a.w2 : a.w13) + t.expert * expert_bytes(units, steps);
         const char* from = expert + (u64)(t.unit * MBLK) * steps * UNIT;
         // Past the last unit: any weights, never stored.
@@ -97,7 +97,7 @@ __device__ inline void fetch_weights(const Block& block) {
             wait(&s.empty[stage], parity ^ 1);
             asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;"
                          ::"r"(shared_address(&s.full[stage])), "r"(W_BYTES + (FP8 ? 16 : 0)) : "memory");
-            const u32 to = stages_begin() + stage * STAGE_BYTES;
+            const u32 to = weights_at(stage);
             bulk_copy(to, from, &s.full[stage], once, policy);
             if (MBLK == 2) bulk_copy(to + UNIT, from + next, &s.full[stage], once, policy);
 #if FP8
