@@ -100,15 +100,15 @@ def id_type(topk_ids: Tensor) -> str:
 
 
 def text_of(source: Path) -> str:
-    """Return the text of a .cu file with its includes from the same folder inserted, as NVRTC is given no folder.
+    """Return the text of a .cu file with its includes inserted, as NVRTC is given no folder.
 
     Errors and line information name the file that a line is from.
     """
     parts = [f'#line 1 "{source.name}"\n']
     for number, line in enumerate(source.read_text().splitlines(keepends=True), 1):
-        if found := re.match(r'#include "([\w.]+)"$', line):
-            header = source.with_name(found[1]).read_text()
-            line = f'#line 1 "{found[1]}"\n{header}#line {number + 1} "{source.name}"\n'
+        if found := re.match(r'#include "([\w./]+)"$', line):
+            header = source.parent / found[1]
+            line = f'#line 1 "{header.name}"\n{header.read_text()}#line {number + 1} "{source.name}"\n'
         parts.append(line)
     return "".join(parts)
 

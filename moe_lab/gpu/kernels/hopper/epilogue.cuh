@@ -3,22 +3,6 @@
 // A thread holds rows lane / 4 and lane / 4 + 8 of its warp's 16 in each block, and columns 8 j + 2 (lane % 4) + c. Python
 // orders weight rows so that those are neighbouring features (w2), or gates above ups (w13).
 
-__device__ inline u32 pack_bf16(float low, float high) {
-    u32 out;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(high), "f"(low));
-    return out;
-}
-
-__device__ inline u32 pack(float low, float high) {
-#if HALF
-    u32 out;
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(high), "f"(low));
-    return out;
-#else
-    return pack_bf16(low, high);
-#endif
-}
-
 // Without denormal numbers: with them the instructions around exp are as many as all others of a gate.
 __device__ inline float sigmoid(float x) {
 #if FP8

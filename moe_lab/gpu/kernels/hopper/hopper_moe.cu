@@ -23,6 +23,7 @@
 
 #include "layout.cuh"
 #include "ptx.cuh"
+#include "../numbers.cuh"
 #include "tiles.cuh"
 #include "sort.cuh"
 #include "epilogue.cuh"

@@ -1,36 +1,12 @@
 // Numbers to e4m3 and back: x before the first tile, hidden activations in w13's epilogue, and the sums of each step by
 // the scales of its weights and rows. Numbers of 128 features share a scale, so that the largest becomes 448.
 
-constexpr float LARGEST = 448.0f;
-
 // Where the scale of a tile's row lies: a thread's columns, of two blocks of eight, are next to one another.
 __device__ inline int scale_place(int row) {
     return (row & ~15) | (row & 6) << 1 | (row & 8) >> 2 | (row & 1);
 }
 
 #if FP8
-
-// A group's scale, and what its numbers are multiplied by, so that the largest becomes LARGEST; zeros stay zeros.
-__device__ inline float scale_of(float largest) { return largest > 0.0f ? largest * (1.0f / LARGEST) : 1.0f; }
-
-__device__ inline float inverse_of(float largest) { return largest > 0.0f ? __fdividef(LARGEST, largest) : 1.0f; }
-
-__device__ inline unsigned short to_e4m3(float low, float high) {
-    unsigned short out;
-    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(out) : "f"(high), "f"(low));
-    return out;
-}
-
-__device__ inline float2 unpack(u32 two) {
-#if HALF
-    float2 out;
-    asm("{ .reg .f16 a, b; mov.b32 {a, b}, %2; cvt.f32.f16 %0, a; cvt.f32.f16 %1, b; }"
-        : "=f"(out.x), "=f"(out.y) : "r"(two));
-    return out;
-#else
-    return make_float2(__uint_as_float(two << 16), __uint_as_float(two & 0xffff0000u));
-#endif
-}
 
 // Sixteen lanes make a group: [M, k13] of 16 bits to [M, row_bytes(panels13)]. The multiplying warps have time to do so
 // until the first weights are there; gathering warps wait until those of all blocks are done. Few tokens are done
