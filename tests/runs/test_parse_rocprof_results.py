@@ -127,6 +127,7 @@ def test_run_of_json_keeps_no_command_and_no_host(tmp_path):
         ('"pid": 717', '"pid": "x"', "cannot be read as a JSON trace"),
         ('"correlation_id"', '"other"', "cannot be read as a JSON trace"),
         ("}}]}", "", "cannot be read as a JSON trace"),
+        ('"queue_id": {"handle": 1}', f'"queue_id": {{"handle": {2**63}}}', "cannot be read as a JSON trace"),
     ],
 )
 def test_damaged_json_is_one_sentence(old, new, said, tmp_path):
@@ -134,3 +135,9 @@ def test_damaged_json_is_one_sentence(old, new, said, tmp_path):
     path.write_text(path.read_text().replace(old, new))
     with pytest.raises(UserError, match=said):
         parse_report(path)
+
+
+def test_json_without_a_process_is_one_sentence(tmp_path):
+    (tmp_path / "r.json").write_text('{"rocprofiler-sdk-tool": []}')
+    with pytest.raises(UserError, match="cannot be read as a JSON trace"):
+        parse_report(tmp_path / "r.json")

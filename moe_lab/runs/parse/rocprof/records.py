@@ -12,9 +12,15 @@ Int = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
 class Handle(msgspec.Struct):
-    """A number that the runtime gave; unsigned."""
+    """A number that the runtime gave."""
 
-    handle: int  # unsigned
+    handle: int  # unsigned, of 64 bits
+
+
+class Number(msgspec.Struct):
+    """A number that counts from 0."""
+
+    handle: Int
 
 
 class Correlation(msgspec.Struct):
@@ -35,7 +41,7 @@ class Dispatch(msgspec.Struct):
     """What was launched, where and how large."""
 
     agent_id: Handle
-    queue_id: Handle
+    queue_id: Number
     kernel_id: Int
     workgroup_size: Sizes  # work-items
     grid_size: Sizes  # work-items
@@ -52,7 +58,7 @@ class Record(msgspec.Struct, kw_only=True):
     start_timestamp: Int  # ns
     end_timestamp: Int
     thread_id: Int = -1
-    stream_id: Handle | None = None  # since ROCm 7
+    stream_id: Number | None = None  # since ROCm 7
 
 
 class Kernel(Record, kw_only=True):
@@ -148,7 +154,7 @@ class Process(msgspec.Struct):
 class File(msgspec.Struct):
     """A file."""
 
-    processes: list[Process] = msgspec.field(name=KEY)
+    processes: Annotated[list[Process], msgspec.Meta(min_length=1)] = msgspec.field(name=KEY)
 
 
 class Origin(msgspec.Struct):

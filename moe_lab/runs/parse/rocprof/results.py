@@ -64,7 +64,7 @@ def read(paths: list[Path]) -> rocprof.Tables:
     frames = {kind: pd.concat([f[kind] for f in found], ignore_index=True) for kind in rocprof.COLUMNS}
     sizes = [[len(f[kind]) for f in found] for kind in rocprof.COLUMNS]
     group = np.concatenate([np.repeat(np.arange(len(found)), size) for size in sizes])
-    return rocprof.together(frames, group, _agents(parts[0][1].agents) if parts else pd.DataFrame())
+    return rocprof.together(frames, group, _agents(parts[0][1].agents))
 
 
 def _decoded(path: Path, kind: type[T]) -> T:
