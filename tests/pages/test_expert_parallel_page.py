@@ -24,13 +24,14 @@ def read(tmp_path, monkeypatch):
 def test_the_page_says_who_waits_what_is_exposed_and_what_is_missing(read):
     said = [str(finding).replace("\u00a0", " ") for finding in findings.all_of(*read) if finding]
     assert said[0] == (
-        "On 2 H200s the experts of made-up in bf16 take 162 µs at 4,096 tokens a rank with symmetric; dispatch and "
-        "combine by themselves are 25 % of that."
+        "On 2 GPUs (H200) the experts of made-up in bf16 take 162 µs at 4,096 tokens of each, 25 % of it dispatch and "
+        "combine by symmetric."
     )
     assert "1.40 times as long with allgather_reducescatter" in said[1]
     told = " ".join(said)
     assert "rank 1 waits 98.3 µs at M = 4,096, zipf:1.0" in told
     assert "the experts of rank 0 take longest, 171 µs for 13,107 pairs against 72.8 µs for 3,276" in told
+    assert "it would have 1.10 balanced or 1.00 balanced, 1 hottest on all ranks" in told
     assert "70.0 µs of the step of rank 0, 210 µs, are communication while it computes nothing (33 %)" in told
     assert "rank 1 begins combine 20.0 µs after the first rank (median), and is the last in 100 % of the steps" in told
     assert "100 % of the kernel time of 3 steps on 2 ranks lies in a stage of its rank" in told

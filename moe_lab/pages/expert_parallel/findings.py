@@ -47,14 +47,14 @@ def headline(benches: Sequence[BenchRun], parts: pd.DataFrame) -> Finding | None
     if parts.empty:
         return None
     bench = next(bench for bench in benches if bench.run)
-    first = _same(parts[parts["part"] == "full"], parts.iloc[0], "model format routing")
+    first = _same(parts[parts["part"] == "full"], bench.rows.iloc[0], "model format routing")
     best = _most(first[first["M"] == first["M"].max()].assign(quick=lambda t: -t["median_us"]), "quick")
     own = _same(parts, best, CASE)
     ways = own[own["part"].isin(["dispatch", "combine"])]["median_us"].sum()
     said = (
-        f"On {bench.rows['ranks'].iloc[0]} {bench.gpu}s the experts of {best['model']} in {best['format']} take "
-        f"{time(best['median_us'] / 1e3)} at {best['M']:,} tokens a rank with {best['comm']}; dispatch and combine by "
-        f"themselves are {percent(100 * ways / best['median_us'])} of that."
+        f"On {bench.rows['ranks'].iloc[0]} GPUs ({bench.gpu}) the experts of {best['model']} in {best['format']} take "
+        f"{time(best['median_us'] / 1e3)} at {best['M']:,} tokens of each, {percent(100 * ways / best['median_us'])} "
+        f"of it dispatch and combine by {best['comm']}."
     )
     return Finding("", said, findings.rows(own, f"{CASE} part median_us floor_us"))
 
@@ -121,10 +121,14 @@ def balance(placed: pd.DataFrame) -> Finding | None:
         return None
     worst = _most(measured, "over_mean")
     case = _same(placed, worst, INPUT)
-    told = [f"{number(row.over_mean)} {row.placement}" for row in rows_of(case[case["placement"] != "as measured"])]
+    others: list[Any] = list(rows_of(case[case["placement"] != "as measured"]))
+    # Copies of hot experts are told where they do more than to place each expert well.
+    better = [row for row in others[1:] if row.over_mean < 0.995 * others[0].over_mean][:1]
+    told = [f"{number(row.over_mean)} {row.placement}" for row in (others[0], *better)]
     said = (
         f"at M = {worst['M']:,}, {worst['routing']} ({worst['model']}), the fullest rank has "
-        f"{number(float(worst['over_mean']))} times the mean pairs; it would have {findings.listed(told)}."
+        f"{number(float(worst['over_mean']))} times the mean pairs; by their pairs it would have "
+        f"{' or '.join(told)}{'' if better else ', and copies of hot experts would add nothing'}."
     )
     return Finding("Load", said, findings.rows(case, f"{INPUT} placement fullest over_mean fewer_pct"))
 
