@@ -5,7 +5,6 @@ piece; as dispatch, experts and combine one after another; and as dispatch and c
 rank waits for the experts of another one. A way that fails on one rank is left out on all.
 """
 
-import gc
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -126,17 +125,9 @@ def ep_rows(
         to_all = plugins.info("comm", comm).get("sends") == "all"
         for part in PARTS:
             row = named | {"comm": comm, "part": part} | _times(part, own)
-            rows.append(
-                row
-                | way.facts
-                | load.rates(part, row["median_us"], to_all, plan.links, plan.roofs)
-                | {"error": way.error}
-            )
+            row |= way.facts | load.rates(part, row["median_us"], to_all, plan.links, plan.roofs)
+            rows.append(row | {"error": way.error})
         rows[-len(PARTS)] |= {"expert_rows": load.expert_rows if comm == plan.comms[0] else None}
-    ways.clear()  # their graphs hold the memory that the next case needs
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
     return rows
 
 

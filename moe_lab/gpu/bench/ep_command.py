@@ -4,6 +4,7 @@ The first process starts as many others as there are ranks; those measure togeth
 """
 
 import argparse
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,9 @@ def measure(options: argparse.Namespace, rank: int, device: torch.device) -> Non
             weights = None  # before the next are made: two models may not fit
             weights = EpWeights(case.problem, device, case.seed)
         _append(options, rank, ep_rows(case, plan, parallel, weights, device))
+        gc.collect()  # graphs of the case hold the memory that the next one needs
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
     _append(options, rank, [{"complete": True}])
 
 

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from moe_lab.analysis import ranks
+from moe_lab.analysis import ep, ranks
 from moe_lab.analysis.bench_rows import BenchRun
 from moe_lab.analysis.phases import rows_of
 from moe_lab.pages.show import findings
 from moe_lab.pages.show.findings import Finding, number, percent, time
 
-INPUT = "model format routing M"
+INPUT = " ".join(ep.CASE)
 CASE = f"{INPUT} comm"
 
 

@@ -2,17 +2,17 @@
 
 import pandas as pd
 
-from moe_lab.analysis.ep import PARTS
+from moe_lab.analysis import ep
 from moe_lab.pages.show.notes import Note, or_note
 from moe_lab.pages.show.tables import Table, heads
 
-CASE = "model format routing M"
+CASE = " ".join(ep.CASE)
 
 
 def parts(frame: pd.DataFrame, missing: str = "") -> Table | Note:
     """Return each part and how far it is from its floor (``analysis.ep.side_by_side``), or the sentence ``missing``."""
     columns = heads(f"{CASE} comm")
-    for part in ("full", *PARTS):
+    for part in ("full", *ep.PARTS):
         group = "all" if part == "full" else part
         columns += [*heads(f"{part}_us", label="time", group=group), *heads(f"{part}_over", group=group)]
     return or_note(frame, Table(frame, columns), missing)
