@@ -10,9 +10,8 @@ from quantised_layer import make, run
 
 from moe_lab.gpu.bench.check import Oracle
 from moe_lab.gpu.bench.examine import refuse
-from moe_lab.gpu.experts import auto, torch_loop
+from moe_lab.gpu.experts import torch_loop
 from moe_lab.gpu.formats import Biased
-from moe_lab.gpu.weights import expert_weights
 from moe_lab.spec import plugins, ranges
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.problem import MoEProblem
@@ -68,17 +67,8 @@ def test_backends_that_add_no_biases_say_so_before_weights_are_made(device):
             refuse(name, able, problem, torch.device(device))
 
 
-def test_auto_leaves_out_what_adds_none(device, monkeypatch):
-    monkeypatch.setattr(auto.hopper, "runs_on", lambda device: True)
-    problem = MoEProblem(1, 128, 128, 4, 2, "fp16")
-    assert auto.possible(problem, torch.device(device))[0] == "hopper"
-    assert "hopper" not in auto.possible(replace(problem, biases=True), torch.device(device))
-    with pytest.raises(UserError, match="hopper adds no biases"):
-        auto.hopper.prepare(*expert_weights(replace(problem, biases=True), torch.device("cpu"), 0))
-    assert MoEProblem.preset("gpt-oss-20b", 1).biases
-
-
 def test_biases_count_as_bytes_of_the_experts_hit():
+    assert MoEProblem.preset("gpt-oss-20b", 1).biases
     plain = MoEProblem(1, 64, 48, 8, 2)
     biased = replace(plain, biases=True)
     for part, columns in (("full", 2 * 48 + 64), ("w13", 2 * 48), ("w2", 64)):

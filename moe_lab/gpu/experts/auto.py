@@ -8,7 +8,7 @@ from torch import Tensor
 
 from moe_lab.gpu.experts import hopper
 from moe_lab.gpu.experts._tuned import gpu
-from moe_lab.gpu.formats import AnyWeights, Biased, Quantised, apart
+from moe_lab.gpu.formats import AnyWeights, Quantised, apart
 from moe_lab.gpu.kernels.quantise import parts
 from moe_lab.gpu.weights import DTYPES
 from moe_lab.spec import formats, plugins
@@ -75,8 +75,7 @@ def prepare(w13: AnyWeights, w2: AnyWeights) -> tuple[Prepared, None]:
     plain, _ = apart(w2)
     (E, K, N), device = plain.shape, parts(plain)[0].device
     format = plain.format if isinstance(plain, Quantised) else next(n for n, d in DTYPES.items() if d == plain.dtype)
-    # Neither M nor topk is known here, and neither decides what can run.
-    problem = MoEProblem(1, K, N, E, 1, format, biases=isinstance(w2, Biased))
+    problem = MoEProblem(1, K, N, E, 1, format)  # neither M nor topk is known here, and neither decides what can run
     can, known = possible(problem, device), measured.find(problem, gpu(device))
     wanted = {known.quickest(M, known.topk, can) or can[0] for M in known.us} if known else set(can[:1])
     prepared: Prepared = {}
