@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from moe_lab.spec import architectures, ranges
+from moe_lab.spec import architectures
 from moe_lab.spec.problem import MoEProblem
 
 CALL = ["arch", "gpu", "model", "format", "backend", "algorithm", "stage", "kernel"]
@@ -18,14 +18,10 @@ CODE = [
     *("static_occupancy_pct", "occupancy_limit", "tensor_unit", "loop_instructions", "loop_not_tensor_pct"),
     *("code_bytes", "error"),
 ]
-LEAST_REGISTERS = 16  # the fewest per thread that Nsight Compute reports
-LAUNCH = ["M", "call", "stage", "kernel", "grid_blocks", "block_threads"]
-BESIDE = ["static_registers", "registers_per_thread", "static_smem_bytes", "smem_bytes"]
-BESIDE += ["static_occupancy_pct", "occupancy_theoretical_pct"]
 WIDE_BYTES = 16  # the widest load of a thread
 # Columns that the rules read.
 NEEDED = ["arch", "error", "tensor_unit", "vgpr_spills", "sgpr_spills", "local_accesses"]
-NEEDED += ["loop_mix", "loop_loads", "blocks_by", "mix", "constants", "model", "M"]
+NEEDED += ["loop_tensor_flop", "loop_mix", "loop_loads", "blocks_by", "mix", "constants", "model", "M"]
 SWAPPED = {"SWAP=1", "SWAP_AB=1", "swap_ab=1", "SWAP_XW=1"}  # constants by which tokens are a tile's columns
 BOX = 256  # most elements on a side of what TMA copies at once
 NARROW_PCT = 50.0  # of the bytes loaded in the inner loop; narrow loads of scales and indices are fewer
@@ -50,39 +46,6 @@ def spills(rows: pd.DataFrame) -> "pd.Series[Any]":
     known = rows.reindex(columns=["vgpr_spills", "sgpr_spills", "local_accesses"])
     known = known.astype("Int64")
     return (known["vgpr_spills"] + known["sgpr_spills"]).fillna(known["local_accesses"])
-
-
-def beside(rows: pd.DataFrame, counted: pd.DataFrame) -> pd.DataFrame:
-    """Return the compiled code beside what Nsight Compute found in the same launches.
-
-    Args:
-        rows: rows of ``moe-lab inspect`` for one GPU.
-        counted: ``counters.counters_table`` of a capture of ``moe_lab.gpu experts`` or ``align``.
-
-    Returns:
-        One row per launch that is in both, matched by M, call (backend or align algorithm; an align kernel also matches
-        inside a call of the backend), stage, kernel and grid: these, then static_registers (at least
-        ``LEAST_REGISTERS``) and registers_per_thread, static_smem_bytes and smem_bytes, static_occupancy_pct and
-        occupancy_theoretical_pct, and exact: whether all three agree. Launches that are in only one of them are
-        left out.
-    """
-    roots = [ranges.parse_root(str(path).split("/")[0]) or {} for path in counted["path"]]
-    found = counted.assign(
-        kernel=counted["name"],
-        M=pd.array([int(root["M"]) if "M" in root else None for root in roots], dtype="Int64"),
-        call=pd.array([root.get("backend", root.get("align")) for root in roots], dtype="string"),
-        smem_bytes=counted["smem_static_bytes"] + counted["smem_dynamic_bytes"],
-    )
-    known = rows[rows["error"].isna()]
-    calls = [known.assign(call=known["backend"].fillna(known["algorithm"]))]
-    calls += [known[known["stage"] == "align"].assign(call=name) for name in known["backend"].dropna().unique()]
-    both = pd.concat(calls).merge(found, on=LAUNCH, how="inner", suffixes=("", "_counted"))
-    both = both.assign(static_registers=both["static_registers"].clip(lower=LEAST_REGISTERS))
-    pairs = [(BESIDE[i], BESIDE[i + 1]) for i in range(0, len(BESIDE), 2)]
-    # ncu prints only two decimals.
-    same = [(both[ours] - both[theirs]).abs() < 0.01 for ours, theirs in pairs]
-    both = both.assign(exact=pd.concat(same, axis=1).all(axis=1))
-    return both[[*LAUNCH, *BESIDE, "exact"]].sort_values(["M", "call", "grid_blocks"], ignore_index=True)
 
 
 def narrow_pct(loads: Any) -> float:
@@ -119,6 +82,19 @@ def tile(row: Any) -> dict[str, int]:
     pairs = (pair.partition("=") for pair in str(row.constants or "").split())
     sides = ((name.replace("BLOCK_SIZE_", "BLOCK_"), value) for name, _, value in pairs)  # so vLLM and SGLang name them
     return {name: int(value) for name, value in sides if name.startswith("BLOCK_") and value.isdigit()}
+
+
+def step_flop(row: Any) -> int | None:
+    """Return what a step of a row's tile multiplies; None if its sides are not known."""
+    sides = tile(row)
+    known = {"BLOCK_M", "BLOCK_N", "BLOCK_K"} <= sides.keys()
+    return 2 * sides["BLOCK_M"] * sides["BLOCK_N"] * sides["BLOCK_K"] if known else None
+
+
+def repeats(row: Any) -> bool:
+    """Return whether AMD's tensor unit does more in an iteration than a step of the tile: warps then do the same."""
+    step = step_flop(row)
+    return row.tensor_unit == "mfma" and step is not None and (row.loop_tensor_flop or 0) > step
 
 
 def copies_by_threads(row: Any) -> bool:
@@ -185,6 +161,14 @@ RULES = (
         "where tiles are small on Hopper and Blackwell: swapped operands, or more rows a tile, for the wider unit",
     ),
     Rule(
+        "Warps repeat each other's products",
+        repeats,
+        "constants num_warps tensor_shape loop_tensor_flop",
+        True,
+        "tensor_lines",
+        "where warps do the same on AMD: fewer warps, a smaller matrix instruction, or more rows or columns a tile",
+    ),
+    Rule(
         "Narrow loads in the inner loop",
         starved,
         "loop_loads",
@@ -230,4 +214,5 @@ RULES = (
 def amiss(rows: pd.DataFrame, rule: Rule) -> pd.DataFrame:
     """Return the rows in which a rule fires."""
     known = rows.reindex(columns=list(dict.fromkeys([*rows, *NEEDED]))).astype(object)
-    return rows[[rule.fires(row) for row in known.where(known.notna(), None).itertuples(index=False)]]
+    fires = [rule.fires(row) for row in known.where(known.notna(), None).itertuples(index=False)]
+    return rows[pd.Series(fires, index=rows.index, dtype=bool)]

@@ -1,7 +1,5 @@
-"""Compiled code over architectures, on AMD beside published figures, and beside what Nsight Compute counted."""
+"""Compiled code over architectures, and on AMD beside published figures."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -81,61 +79,3 @@ def amd(rows: pd.DataFrame, beside_published: bool = False) -> pd.DataFrame:
         return shown.reset_index(drop=True)
     theirs = published.align_amd().rename(columns=PUBLISHED).assign(of="published", arch=published.ALIGN_AMD.label)
     return pd.concat([shown, theirs.reindex(columns=[*shown])], ignore_index=True)
-
-
-@dataclass(frozen=True)
-class Check:
-    """Compiled code beside a capture of counters on a GPU.
-
-    Attributes:
-        capture: its name.
-        triton: its Triton release; None = it does not say.
-        compiled: names of the runs for the same GPU by the same release.
-        counted: number of launches in the capture.
-        both: ``static.beside``, of all these runs.
-        others: kernels of the capture that no run compiled.
-    """
-
-    capture: str
-    triton: str | None
-    compiled: Sequence[str]
-    counted: int
-    both: pd.DataFrame
-    others: Sequence[str]
-
-
-def check(capture: str, triton: str | None, compiled: dict[str, pd.DataFrame], counted: pd.DataFrame) -> Check:
-    """Return the launches of a capture that were also compiled.
-
-    Args:
-        capture: its name.
-        triton: its Triton release.
-        compiled: run -> its rows, for the same GPU by the same release.
-        counted: ``counters.counters_table`` of the capture.
-    """
-    empty = pd.DataFrame(columns=[*static.LAUNCH, *static.BESIDE, "exact"])
-    found = [static.beside(rows, counted) for rows in compiled.values()]
-    both = pd.concat([part for part in found if len(part)] or [empty], ignore_index=True)
-    others = sorted(set(counted["name"]) - set(both["kernel"]))
-    return Check(capture, triton, [*compiled], len(counted), both, others)
-
-
-def coverage(checks: Sequence[Check]) -> pd.DataFrame:
-    """Return how many launches of each capture were compiled too, and how many agree exactly.
-
-    Columns ``capture``, ``triton``, ``launches``, ``compiled``, ``agree``, ``others``.
-    """
-    return pd.DataFrame(
-        [
-            {
-                "capture": one.capture,
-                "triton": one.triton,
-                "launches": one.counted,
-                "compiled": len(one.both),
-                "agree": int(one.both["exact"].sum()),
-                "others": ", ".join(one.others),
-            }
-            for one in checks
-        ],
-        columns=["capture", "triton", "launches", "compiled", "agree", "others"],
-    )

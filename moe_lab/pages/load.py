@@ -22,7 +22,7 @@ from moe_lab.analysis import (
     limits,
     phases,
     ranks,
-    static_tables,
+    static_check,
     support,
     sweep,
     tuning,
@@ -98,7 +98,7 @@ def points(where: str) -> tuple[list[history.Point], list[str]]:
     return found, left
 
 
-def checks(captures_of: Sequence[str], compiled_runs: Sequence[str]) -> list[static_tables.Check]:
+def checks(captures_of: Sequence[str], compiled_runs: Sequence[str]) -> list[static_check.Check]:
     """Return captures of counters beside what the same Triton compiled for the same GPU."""
     made = [(run, run.rows()) for run in map(runs.load, compiled_runs)]
     found = []
@@ -110,7 +110,7 @@ def checks(captures_of: Sequence[str], compiled_runs: Sequence[str]) -> list[sta
         same = {
             one.manifest["name"]: rows for one, rows in made if _triton(one) == _triton(run) and gpu in set(rows["gpu"])
         }
-        found.append(static_tables.check(name, _triton(run), same, counted))
+        found.append(static_check.check(name, _triton(run), same, counted))
     return found
 
 

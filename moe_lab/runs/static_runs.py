@@ -22,16 +22,23 @@ Seen = Callable[[Mapping[str, Any], assembly.Listing], None]
 
 
 def inspect(
-    arguments: Sequence[str], name: str, *, root: Path | None = None, overwrite: bool = False, seen: Seen | None = None
+    arguments: Sequence[str],
+    name: str,
+    *,
+    root: Path | None = None,
+    overwrite: bool = False,
+    seen: Seen | None = None,
+    command: str = BENCH,
 ) -> tuple[runs.Run, int]:
     """Compile kernels in a separate process and keep what their code says.
 
     Args:
-        arguments: options of ``bench_options.of("inspect")``.
+        arguments: options of ``command``.
         name: ``<run>``, in the folder ``static``, or ``<folder>/<run>``.
         root: profiles folder.
         overwrite: replace an existing run of that name.
         seen: called with each row that has code, and its listing; rows of the same code get the same object.
+        command: ``inspect``, or ``tune`` with ``--static`` among its arguments.
 
     Returns:
         The run and the exit code of the process.
@@ -44,12 +51,12 @@ def inspect(
     place, full = root or places.profiles_root(), full_name(name, FOLDER)
     with places.claim(place, full, overwrite=overwrite) as held, scratch.private() as private:
         out = private.folder / "rows.json"
-        code = bench_runs.wait([sys.executable, "-m", "moe_lab.gpu", "inspect", *arguments, "--out", str(out)])
+        code = bench_runs.wait([sys.executable, "-m", "moe_lab.gpu", command, *arguments, "--out", str(out)])
         if not rows.is_result(out) or code == 2:
             raise UserError(f"The compiling process {bench_runs.stopped(code)}; see its output above.")
         read = private.folder / "read.json"
         _write(rows.read_result(out), out.with_name(f"{out.name}.code"), read, seen)
-        given = {"command": ["moe-lab", "inspect", *arguments, "--name", name.split("/")[-1]]}
+        given = {"command": ["moe-lab", command, *arguments, "--name", name.split("/")[-1]]}
         return bench_runs.import_bench([read], full, root=place, manifest=given, overwrite=overwrite, held=held), code
 
 

@@ -27,6 +27,11 @@ def row(**changes):
         ("Spills", {"sgpr_spills": 3}, {"sgpr_spills": 0}),
         ("mma.sync where the GPU has more", {"tensor_unit": "mma.sync"}, {"tensor_unit": "mma.sync", "arch": "sm_80"}),
         (
+            "Warps repeat each other's products",
+            TILE | {"tensor_unit": "mfma", "loop_tensor_flop": 2 * 2 * 64 * 256 * 64},
+            TILE | {"tensor_unit": "mfma", "loop_tensor_flop": 2 * 64 * 256 * 64},
+        ),
+        (
             "Narrow loads in the inner loop",
             {"loop_loads": [("16", 1), ("4", 8)]},
             {"loop_loads": [("16", 8)]},

@@ -1,6 +1,6 @@
 import pandas as pd
 
-from moe_lab.analysis import static_tables
+from moe_lab.analysis import static_check, static_tables
 
 ROW = {"arch": "sm_90", "error": None, "M": 64, "algorithm": None, "backend": "fused_moe", "stage": "w13"}
 ROW |= {"kernel": "gemm_kernel", "format": "bf16", "static_registers": 128, "static_occupancy_pct": 25.0}
@@ -42,7 +42,7 @@ def test_a_capture_says_which_of_its_kernels_were_not_compiled() -> None:
     counted |= {"occupancy_theoretical_pct": 25.004}
     both = pd.DataFrame([counted | {"name": name} for name in ("gemm_kernel", "other")]).drop(columns="call")
     rows = table({"grid_blocks": 8, "block_threads": 128}).astype({"M": "Int64", "algorithm": "object"})
-    one = static_tables.check("a", "3.6.0", {"run": rows}, both)
-    assert static_tables.coverage([one]).values.tolist() == [["a", "3.6.0", 2, 1, 1, "other"]]
-    none = static_tables.check("a", "3.6.0", {}, both)
+    one = static_check.check("a", "3.6.0", {"run": rows}, both)
+    assert static_check.coverage([one]).values.tolist() == [["a", "3.6.0", 2, 1, 1, "other"]]
+    none = static_check.check("a", "3.6.0", {}, both)
     assert (len(none.both), list(none.others)) == (0, ["gemm_kernel", "other"])

@@ -15,7 +15,7 @@ from moe_lab.analysis import tuning
 from moe_lab.pages import load
 from moe_lab.pages.tuning import findings, tables
 from moe_lab.runs import bench_runs
-from moe_lab.spec import configs
+from moe_lab.spec import architectures, configs
 from moe_lab.spec.configs import text
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard.options import seconds
@@ -62,6 +62,22 @@ def test_plan_begins_with_the_backends_own_tile_and_stays_in_the_limits() -> Non
     assert len(tiles) == len(set(tiles)) == 12
     assert all(search.fits(tile, HOPPER) and tile[0] == 16 for tile in tiles)
     assert search.distance(tiles[2], centre) == 1.0, "a neighbour after a scattered one"
+
+
+@pytest.mark.parametrize(("arch", "kpack"), [("gfx942", {1, 2}), ("gfx950", {1})])
+def test_on_amd_the_compilers_options_are_tried_with_one_buffer_and_wavefronts_of_64(arch: str, kpack: set) -> None:
+    card = architectures.find(arch)
+    limits = search.Limits(card.smem_block_bytes, 2, amd=card)
+    tiles = list(search.space(1536, 2048, 16, limits))
+    waves, nonkdim, packs = (set(values) for values in list(zip(*tiles, strict=True))[6:])
+    assert (waves, nonkdim, packs) == ({0, 2, 4}, {16}, kpack), "a matrix instruction of 32 rows has no room"
+    assert {tile[7] for tile in search.space(1536, 2048, 32, limits)} == {16, 32}
+    assert {tile[5] for tile in tiles} == {2}
+    plan = search.plan(MoEProblem(1, **QWEN), dict.fromkeys((16, 32), (16, 64, 128, 1, 4, 4)), limits, None)
+    assert plan["w13", 16][0] == (16, 64, 128, 1, 4, 2)
+    wide = (128, 256, 64, 8, 8, 2, 0, 16, 1)
+    assert search.shared_memory_bytes(wide, limits) == (128 + 256) * 64 * 2
+    assert search.fits((128, 256, 64, 8, 4, 2, 0, 16, 1), limits), "128 accumulators of 512 registers a thread"
 
 
 def test_no_tile_is_wider_or_deeper_than_the_gemm() -> None:

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,13 +15,14 @@ pytest.importorskip("triton")
 import torch
 
 from moe_lab.gpu.__main__ import main
-from moe_lab.gpu.inspect import cuda
+from moe_lab.gpu.bench.tune.case import sizes as sizes_of
+from moe_lab.gpu.inspect import cases, cuda, tiles
 from moe_lab.gpu.inspect.cuda import compiler
 from moe_lab.gpu.inspect.record import record, told
 from moe_lab.gpu.kernels import _nvrtc
 from moe_lab.gpu.kernels.hopper import SOURCE
 from moe_lab.runs import assembly
-from moe_lab.spec import architectures
+from moe_lab.spec import architectures, configs
 from moe_lab.spec.errors import UserError
 
 PLUGIN = """
@@ -186,3 +188,21 @@ def test_the_interpreter_leaves_nothing_to_compile(tmp_path, monkeypatch, capsys
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     assert main(["inspect", "--out", str(tmp_path / "x")]) == 2
     assert "With TRITON_INTERPRET=1 there is nothing to compile" in capsys.readouterr().err
+
+
+def test_tiles_of_both_gemms_are_compiled_with_the_backends_own_for_the_other(monkeypatch, tmp_path) -> None:
+    planned = {}
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(tiles, "compiled", lambda cases, *rest: planned.update(cases) or [])
+    sizes = ["--model", "256x128x8x2", "--m", "4", "--candidates", "3"]
+    assert main(["tune", "--static", "gfx942,gfx950", *sizes, "--out", str(tmp_path / "x")]) == 0
+    assert [card.arch for card in planned] == ["gfx942", "gfx950"]
+    first, *_, last = planned[architectures.find("gfx942")]
+    assert (first.part, first.tile, last.part) == ("w13", "16x64x128x1x4x2", "w2")
+    assert len({(case.part, case.tile) for case in planned[architectures.find("gfx942")]}) == 2 * 2 * 3
+    w13, w2 = last._pair()
+    assert w13.block_m == w2.block_m
+    assert configs.text(sizes_of(w2)) == last.tile
+    launches = [SimpleNamespace(stage=stage) for stage in ("align", "w13+act", "w2", "combine")]
+    monkeypatch.setattr(cases, "record", lambda call: launches)
+    assert [launch.stage for launch in first.launches()] == ["w13+act"]

@@ -105,6 +105,19 @@ def test_pages_are_written_beside_the_run_and_only_over_pages(compiling, tmp_pat
     assert (tmp_path / "pages" / "index.html").read_text() == "mine"
 
 
+def test_tiles_that_compile_are_a_run_and_those_worth_timing_are_shown(compiling, tmp_path, capsys) -> None:
+    amd = MI300X | CALL | LAUNCH | {"static_smem_bytes": 49152, "listing": "amdgcn_gfx942.txt", "part": "w13"}
+    amd |= {"constants": "BLOCK_M=128 BLOCK_N=256 BLOCK_K=64", "tile": "128x256x64x8x8x2"}
+    compiling([amd, amd | {"tile": "128x256x64x8x8x2x0x16x1", "launch": 1}])
+    argv = ["tune", "--static", "gfx942", "--m", "4096", "--name", "x", "--profiles", str(tmp_path)]
+    assert cli.main(argv) == 0
+    said = capsys.readouterr().out
+    assert said.count("128x256x64") == 1
+    assert "1 of 2 tiles are worth timing on gfx942: 0 do not compile, 0 spill, 1 are no better than another" in said
+    command = ["moe-lab", "tune", "--static", "gfx942", "--m", "4096", "--name", "x"]
+    assert runs.load("static/x", root=tmp_path).manifest["command"] == command
+
+
 @pytest.mark.parametrize("listing", ["../rows.json", "gone.txt"])
 def test_a_listing_that_is_not_there_is_no_run(compiling, tmp_path: Path, capsys, listing) -> None:
     compiling([H100 | CALL | LAUNCH | {"listing": listing}])

@@ -3,7 +3,7 @@ import pytest
 from checkout import REPO
 
 from moe_lab import runs
-from moe_lab.analysis import static
+from moe_lab.analysis import static_check
 from moe_lab.spec import architectures
 from moe_lab.spec.errors import UserError
 
@@ -18,7 +18,7 @@ def test_occupancy_is_what_nsight_compute_says_of_every_kernel_of_the_committed_
     table = run.launches().table
     known = table.dropna(subset=["occupancy_theoretical_pct", *COUNTED[:2]])
     assert len(known), "a capture without occupancy tests nothing"
-    assert known["registers_per_thread"].min() >= static.LEAST_REGISTERS, "what is compiled is compared with that"
+    assert known["registers_per_thread"].min() >= static_check.LEAST_REGISTERS, "what is compiled is compared with that"
     for row in known.itertuples(index=False):
         smem = int(row.smem_static_bytes) + int(row.smem_dynamic_bytes)
         found = architectures.occupancy(card, int(row.block_threads) // 32, int(row.registers_per_thread), smem)

@@ -7,12 +7,15 @@ from typing import Any
 import torch
 
 from moe_lab.gpu.bench.examine import refuse
+from moe_lab.gpu.bench.tune.case import centres
 from moe_lab.gpu.experts import load
 from moe_lab.gpu.formats import AnyWeights, Biased, quantise
 from moe_lab.gpu.inspect.pretend import DEVICE, Tensors
 from moe_lab.gpu.inspect.record import Launch, record
+from moe_lab.gpu.kernels.tile import Tile
 from moe_lab.gpu.weights import DTYPES
 from moe_lab.spec import models, peers, plugins
+from moe_lab.spec.configs import parse
 from moe_lab.spec.problem import MoEProblem
 from moe_lab.spec.ranges import Mark
 
@@ -31,6 +34,8 @@ class Case:
         model: preset, or sizes.
         format: of weights and activations.
         M: tokens.
+        part: w13 or w2, if the call is only for this GEMM.
+        tile: its tile, as ``configs.text``, if it is not the launcher's own.
     """
 
     group: str
@@ -38,6 +43,8 @@ class Case:
     model: str
     format: str
     M: int
+    part: str = ""
+    tile: str = ""
 
     @property
     def problem(self) -> MoEProblem:
@@ -46,7 +53,7 @@ class Case:
 
     def facts(self) -> dict[str, Any]:
         """Return the case as columns of a row."""
-        known = {key: value for key, value in asdict(self).items() if key not in ("group", "name")}
+        known = {key: value for key, value in asdict(self).items() if key not in ("group", "name") and value != ""}
         known |= {"backend": None, "algorithm": None} | {_COLUMN[self.group]: self.name}
         plugin, _, version = self.name.partition("@")
         project = plugins.info("experts", plugin).get("peer") if self.group == "experts" else None
@@ -56,7 +63,10 @@ class Case:
     def launches(self) -> list[Launch]:
         """Return what the call would launch on the GPU that this process pretends to have; UserError if it refuses."""
         with Tensors():
-            return [launch for launch in record(self._call) if self.group == "align" or launch.stage != "align"]
+            launches = record(self._call)
+        if self.part:
+            return [launch for launch in launches if launch.stage.split("+")[0] == self.part]
+        return [launch for launch in launches if self.group == "align" or launch.stage != "align"]
 
     def _call(self, mark: Mark) -> None:
         {"experts": self._experts, "align": self._align, "router": self._router}[self.group](mark)
@@ -69,7 +79,9 @@ class Case:
         if hasattr(backend, "prepare"):
             w13, w2 = backend.prepare(w13, w2)
         weights = torch.empty((p.M, p.topk), dtype=torch.float32, device=DEVICE)
-        chosen = {"align": ALIGN} if "align" in info else {}
+        chosen: dict[str, Any] = {"align": ALIGN} if "align" in info else {}
+        if self.part:
+            chosen["tile"] = self._pair()
         backend.experts(x, w13, w2, weights, self._ids(), problem=p, mark=mark, **chosen)
 
     def _stacked(self, rows: int, columns: int) -> AnyWeights:
@@ -78,6 +90,12 @@ class Case:
             torch.empty((p.E, *shape), dtype=DTYPES[p.dtype], device=DEVICE) for shape in ((rows, columns), (rows,))
         )
         return quantise(Biased(w, bias) if p.biases else w, self.format)
+
+    def _pair(self) -> tuple[Tile, Tile]:
+        """Return the tiles of w13 and w2: the other GEMM's is the backend's own with as many rows."""
+        given = parse(self.tile)
+        tile, other = Tile(*given), Tile(*centres(self.name, self.problem)[given[0]])
+        return (tile, other) if self.part == "w13" else (other, tile)
 
     def _align(self, mark: Mark) -> None:
         p, tiles = self.problem, plugins.load("experts", TILES_OF).tiles

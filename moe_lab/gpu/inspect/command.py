@@ -10,11 +10,13 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from moe_lab.gpu.bench import result
 from moe_lab.gpu.bench.align import one_line
@@ -49,22 +51,49 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         raise UserError("With TRITON_INTERPRET=1 there is nothing to compile; unset it.")
     if options.compiler:
         return serve(options.compiler, options.tiles)
-    if not options.out.resolve().parent.is_dir():
-        raise UserError(f"The folder of --out '{options.out}' does not exist; make it first.")
     cards, cases = architectures.listed(options.arch), _cases(options)
-    code = options.out.with_name(f"{options.out.name}.code")
-    code.mkdir(exist_ok=True)
-    with options.out.open("w") as file:
-        result.append(file, [_header(options, cards)])
-        jobs = options.jobs or min(16, os.cpu_count() or 1)
-        with ThreadPoolExecutor(min(jobs, len(cards))) as threads:
-            works = [Work(card, cases, options, code, max(1, jobs // len(cards))) for card in cards]
-            rows = [row for found in threads.map(Work.do, works) for row in found]
+    with opened(options.out, header("inspect", KEY, options, cards)) as file:
+        rows = compiled(dict.fromkeys(cards, cases), options, file, options.tiles)
         kept = [row for row in rows if options.kernel in ("all", *GROUPS, row.get("kernel"))]
         if not kept:  # only now are the names of the kernels known
             raise UserError(f"No call launches a kernel '{options.kernel[:60]}'; see --kernel all.")
-        result.append(file, [*kept, {"complete": True}])
-    return {"bench": "inspect", "rows": len(kept), "failed": sum(row["error"] is not None for row in kept)}
+        return ended(file, kept)
+
+
+@contextmanager
+def opened(out: Path, header: dict[str, Any]) -> Iterator[TextIO]:
+    """Begin a result file; UserError if its folder does not exist."""
+    if not out.resolve().parent.is_dir():
+        raise UserError(f"The folder of --out '{out}' does not exist; make it first.")
+    with out.open("w") as file:
+        result.append(file, [header])
+        yield file
+
+
+def ended(file: TextIO, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Write the rows and the last line; return a summary for stdout."""
+    result.append(file, [*rows, {"complete": True}])
+    return {"bench": "inspect", "rows": len(rows), "failed": sum(row["error"] is not None for row in rows)}
+
+
+def compiled(
+    cases: Mapping[Card, list[Case]], options: argparse.Namespace, file: TextIO, tiles: str
+) -> list[dict[str, Any]]:
+    """Compile in separate processes, with listings in the folder beside ``file``; return the rows.
+
+    Args:
+        cases: card -> what to compile for it.
+        options: jobs and patience.
+        file: the result file.
+        tiles: ``tuned`` or ``own``: what backends take that are given no tile.
+    """
+    code = Path(f"{file.name}.code")
+    code.mkdir(exist_ok=True)
+    jobs = options.jobs or min(16, os.cpu_count() or 1)
+    each = max(1, jobs // len(cases))
+    with ThreadPoolExecutor(min(jobs, len(cases))) as threads:
+        works = [Work(card, own, tiles, options.patience, code, each) for card, own in cases.items()]
+        return [row for found in threads.map(Work.do, works) for row in found]
 
 
 @dataclass(frozen=True)
@@ -73,15 +102,16 @@ class Work:
 
     card: Card
     cases: list[Case]
-    options: argparse.Namespace
+    tiles: str
+    patience: int
     code: Path
     processes: int
 
     def do(self) -> list[dict[str, Any]]:
         """Return the rows, in the order of the cases and launches."""
         argv = [sys.executable, "-m", "moe_lab.gpu", "inspect", "--out", "-"]
-        argv += ["--compiler", self.card.card, "--tiles", self.options.tiles]
-        pool = Pool(argv, self.processes, self.options.patience)
+        argv += ["--compiler", self.card.card, "--tiles", self.tiles]
+        pool = Pool(argv, self.processes, self.patience)
         begun = self.code / f"{self.card.card}-"
         tasks: list[Task] = [
             {"case": asdict(case), "rows": f"{begun}{i}.jsonl", "now": f"{begun}{i}.now", "first": 0}
@@ -180,17 +210,18 @@ def _algorithms(text: str) -> list[str]:
     return [name for name in able if needs[name] == {"torch", "triton"}] if text == "all" else listed(text, able)
 
 
-def _header(options: argparse.Namespace, cards: list[Card]) -> dict[str, Any]:
+def header(bench: str, key: Sequence[str], options: argparse.Namespace, cards: Iterable[Card]) -> dict[str, Any]:
+    """Return the first line of a result file, for the options of ``inspect`` or ``tune``."""
     from moe_lab.gpu.workloads import record
 
-    settings = {o.name: getattr(options, o.name) for o in bench_options.of("inspect") if o.name not in ("jobs",)}
+    settings = {o.name: getattr(options, o.name) for o in bench_options.of(bench) if o.name not in ("jobs",)}
     return {
         "schema": result.SCHEMA,
         "bench": "inspect",
-        "key": KEY,
+        "key": key,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "gpu": None,
         "versions": record.versions(),
-        "command": ["python", "-m", "moe_lab.gpu", "inspect", *bench_options.argv("inspect", options)],
+        "command": ["python", "-m", "moe_lab.gpu", bench, *bench_options.argv(bench, options)],
         "settings": settings | {"cards": [card.card for card in cards]},
     }

@@ -107,8 +107,8 @@ def text_of(source: Path) -> str:
     parts = [f'#line 1 "{source.name}"\n']
     for number, line in enumerate(source.read_text().splitlines(keepends=True), 1):
         if found := re.match(r'#include "([\w./]+)"$', line):
-            header = source.parent / found[1]
-            line = f'#line 1 "{header.name}"\n{header.read_text()}#line {number + 1} "{source.name}"\n'
+            header = (source.parent / found[1]).read_text()
+            line = f'#line 1 "{found[1]}"\n{header}#line {number + 1} "{source.name}"\n'
         parts.append(line)
     return "".join(parts)
 

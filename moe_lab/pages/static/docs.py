@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from moe_lab import runs
-from moe_lab.analysis import static
+from moe_lab.analysis import static_check, static_tiles
 from moe_lab.analysis.counters import counters_table
 from moe_lab.analysis.phases import rows_of
 from moe_lab.pages import load
@@ -15,6 +15,8 @@ from moe_lab.pages.show.findings import number
 from moe_lab.pages.static import findings
 from moe_lab.spec import published
 
+TILES = {"static_registers": "registers", "static_smem_bytes": "LDS, bytes", "static_occupancy_pct": "occupancy, %"}
+TILES |= {"tile_flop_per_byte": "FLOP a byte", "loop_flop_per_instruction": "FLOP an instruction of a wavefront"}
 AMD = {"static_vgprs": "VGPRs", "static_agprs": "AGPRs", "static_sgprs": "SGPRs", "static_smem_bytes": "LDS, bytes"}
 AMD |= {"sgpr_spills": "SGPR spills", "vgpr_spills": "VGPR spills", "static_occupancy_pct": "occupancy, %"}
 
@@ -42,7 +44,7 @@ def check(run: str, capture: str) -> str:
     """Return the compiled code beside what Nsight Compute counted, and how many launches agree exactly."""
     found, compiled = runs.load(capture), runs.load(run)
     counted = counters_table(found.launches(), ["occupancy_theoretical_pct"])
-    both = static.beside(compiled.rows(), counted)
+    both = static_check.beside(compiled.rows(), counted)
     triton = [one.manifest["versions"]["triton"] for one in (compiled, found)]
     said = (
         f"{int(both['exact'].sum())} of {len(both)} launches have exactly the registers, the shared memory and the "
@@ -55,11 +57,28 @@ def check(run: str, capture: str) -> str:
             f"`{row.call}`",
             row.stage,
             f"`{row.kernel}`",
-            *(_text(getattr(row, column)) for column in static.BESIDE),
+            *(_text(getattr(row, column)) for column in static_check.BESIDE),
         ]
         for row in rows_of(both)
     ]
     return f"{said}\n\n{table(head, lines, left=[1, 2, 3])}"
+
+
+def tiles(run: str, M: int, part: str) -> str:
+    """Return the tiles of a GEMM that are worth timing, and how many of all that were compiled."""
+    known = static_tiles.tiles(load.compiled(run))
+    shown = known[known["M"].eq(M) & known["part"].eq(part)]
+    kept = [
+        [row.arch, f"`{row.tile}`", *(_text(getattr(row, column)) for column in TILES)]
+        for row in rows_of(shown[shown["why"].eq("")])
+    ]
+    said = "; ".join(
+        f"{row.kept} of {row.tiles} on {row.arch} ({row.fail} do not compile, {row.spill} spill, {row.outdone} are no "
+        "better than another in anything)"
+        for row in rows_of(static_tiles.summary(known))
+    )
+    counts = f"Worth timing in `{run}`, for all sizes and both GEMMs: {said}. Those of {part} at {M} tokens:"
+    return f"{counts}\n\n{table(['for', 'tile', *TILES.values()], kept, left=[0, 1])}"
 
 
 def amiss(run: str) -> str:

@@ -8,7 +8,8 @@ import pandas as pd
 from moe_lab.analysis import static
 from moe_lab.analysis.phases import rows_of
 from moe_lab.analysis.static import RULES, Rule
-from moe_lab.analysis.static_tables import AMD, Check, coverage
+from moe_lab.analysis.static_check import Check, coverage
+from moe_lab.analysis.static_tables import AMD
 from moe_lab.pages.show import findings
 from moe_lab.pages.show.findings import Finding, listed
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pandas as pd
 
-from moe_lab.analysis import static, static_tables
+from moe_lab.analysis import static_check, static_tables
 from moe_lab.pages.show.notes import Note, or_note
 from moe_lab.pages.show.tables import Column, Table, heads
 from moe_lab.spec import published
@@ -36,20 +36,20 @@ def amd(frame: pd.DataFrame) -> Table | Note:
     return or_note(frame, Table(frame, columns, note), "Nothing to show: no launch was compiled for AMD.")
 
 
-def coverage(checks: Sequence[static_tables.Check]) -> Table | Note:
+def coverage(checks: Sequence[static_check.Check]) -> Table | Note:
     """Return how many launches of each capture were compiled too, and agree."""
-    frame = static_tables.coverage(checks)
+    frame = static_check.coverage(checks)
     columns = heads("capture triton launches compiled agree others")
     columns[2] = replace(columns[2], unit="counted by ncu")
     return or_note(frame, Table(frame, columns), "No capture of counters was given.")
 
 
-def launches(checks: Sequence[static_tables.Check]) -> Table | Note:
-    """Return every launch that was both counted and compiled (``static.beside``)."""
+def launches(checks: Sequence[static_check.Check]) -> Table | Note:
+    """Return every launch that was both counted and compiled (``static_check.beside``)."""
     parts = [one.both.assign(capture=one.capture) for one in checks if len(one.both)]
     frame = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["capture"])
     columns = [*heads("capture M"), Column("call", "backend or algorithm"), *heads("stage kernel")]
-    for ours, theirs in zip(static.BESIDE[::2], static.BESIDE[1::2], strict=True):
+    for ours, theirs in zip(static_check.BESIDE[::2], static_check.BESIDE[1::2], strict=True):
         (group,) = heads(ours)
         digits = {"digits": group.digits, "unit": "", "group": group.label}
         columns += [*heads(ours, **digits | {"label": "compiled"}), *heads(theirs, **digits | {"label": "ncu"})]

@@ -24,7 +24,8 @@ from moe_lab.gpu.bench.tune.session import Session
 from moe_lab.gpu.bench.tune.steps import Budget, compile_all, judge_between, tune_all
 from moe_lab.gpu.routing import parse_spec
 from moe_lab.gpu.weights import PRODUCTS
-from moe_lab.spec import bench_options, formats, plugins
+from moe_lab.spec import architectures, bench_options, formats, plugins
+from moe_lab.spec.architectures import Card
 from moe_lab.spec.bench_options import numbers
 from moe_lab.spec.configs import Sizes, parse
 from moe_lab.spec.errors import UserError
@@ -40,6 +41,7 @@ def add(commands: Any) -> None:
     tune.add_argument("--until", type=float, help=argparse.SUPPRESS)
     tune.add_argument("--state", type=Path, help=argparse.SUPPRESS)
     tune.add_argument("--compiler", action="store_true", help=argparse.SUPPRESS)
+    tune.add_argument("--static", metavar="ARCH,...", help="compile the tiles for these GPUs, which need not be here")
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -48,6 +50,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UserError: no GPU, an unknown model, routing or dtype, or a file that another tuning run has begun.
     """
+    if options.static:
+        from moe_lab.gpu.inspect import tiles
+
+        return tiles.run(options)
     settings = _settings(options)
     if options.compiler:
         return serve(options)
@@ -139,11 +145,26 @@ def plan(
     memory = 232448  # of Hopper, as there is no GPU to ask
     if device.type == "cuda":
         memory = shared_memory_bytes(torch.cuda.current_device())
-    format = formats.get(options.format)
-    itemsize = PRODUCTS[format.multiplied].itemsize
-    limits = search.Limits(memory, itemsize, options.backend == "grouped", format.block_shape)
+    limits = limits_of(options.backend, options.format, memory, _amd() if device.type == "cuda" else None)
     own = centres(options.backend, problems[0])
     return {p.M: search.plan(p, own, limits, options.candidates) for p in problems}
+
+
+def limits_of(backend: str, format: str, shared_memory_bytes: int, amd: Card | None) -> search.Limits:
+    """Return what tiles of a backend may use on a GPU with so much shared memory; ``amd``: the GPU if it is AMD's."""
+    known = formats.get(format)
+    itemsize = PRODUCTS[known.multiplied].itemsize
+    return search.Limits(shared_memory_bytes, itemsize, backend == "grouped" and not amd, known.block_shape, amd)
+
+
+def _amd() -> Card | None:
+    """Return the card that has the architecture of the current GPU, if it is one of AMD that is known."""
+    from moe_lab.gpu.kernels._device import is_hip
+
+    if not is_hip():
+        return None
+    arch = torch.cuda.get_device_properties(torch.cuda.current_device()).gcnArchName.partition(":")[0]
+    return next((card for card in architectures.cards() if card.amd and card.arch == arch), None)
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:

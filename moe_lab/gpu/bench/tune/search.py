@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from itertools import product
 from math import ceil, log2
 
+from moe_lab.spec.architectures import SIDES, Card
 from moe_lab.spec.configs import Sizes, text
+from moe_lab.spec.configs.tile import AMD_OWN
 from moe_lab.spec.problem import DTYPE_BYTES, MoEProblem, capacity
 
 BLOCK_M = (16, 32, 64, 128)
@@ -19,6 +21,8 @@ BLOCK_N = (32, 64, 128, 256)
 BLOCK_K = (32, 64, 128, 256)
 WARPS = (4, 8)
 STAGES = (2, 3, 4, 5)
+# On AMD: two stages are one buffer, and options of the compiler, by vLLM's choice of values; see kernels.tile.
+STAGES_AMD, WAVES, NONKDIM, KPACK = (2,), (0, 2, 4), (16, 32), (1, 2)
 REGISTERS, FILE, OVERHEAD = 255, 65536, 24  # per thread; per multiprocessor; for indices and the loop, estimated
 PARTS = ("w13", "w2")
 
@@ -42,24 +46,38 @@ class Limits:
         itemsize: bytes per element.
         tma: whether TMA loads the weights, which needs no address per thread.
         scaled: rows and columns of weights that share a scale, which a tile loads once per step; None = no scales.
+        amd: the GPU, if it is one of AMD; None = NVIDIA.
     """
 
     shared_memory_bytes: int
     itemsize: int
     tma: bool = False
     scaled: tuple[int, int] | None = None
+    amd: Card | None = None
+
+    @property
+    def warp_threads(self) -> int:
+        """Threads of a warp, or wavefront."""
+        return self.amd.warp_threads if self.amd else 32
+
+    @property
+    def registers(self) -> tuple[int, int]:
+        """Most registers of a thread, and those of a multiprocessor."""
+        if self.amd is None:
+            return REGISTERS, FILE
+        return self.amd.registers // SIDES // self.amd.warp_threads, self.amd.registers  # one wavefront may have all
 
 
-def shared_memory_bytes(tile: Sizes, itemsize: int) -> int:
-    """Return the bytes of the pipeline's buffers: the rows and weights of every stage."""
-    block_m, block_n, block_k, _, _, stages = tile
-    return stages * (block_m + block_n) * block_k * itemsize
+def shared_memory_bytes(tile: Sizes, limits: Limits) -> int:
+    """Return the bytes of the pipeline's buffers: the rows and weights of every stage, on AMD of one less."""
+    block_m, block_n, block_k, _, _, stages = tile[:6]
+    return (stages - bool(limits.amd)) * (block_m + block_n) * block_k * limits.itemsize
 
 
 def registers(tile: Sizes, limits: Limits) -> int:
     """Return about how many registers a thread needs: accumulators, addresses of its 16-byte loads, and overhead."""
-    block_m, block_n, block_k, _, warps, _ = tile
-    threads = 32 * warps
+    block_m, block_n, block_k, _, warps, _ = tile[:6]
+    threads = limits.warp_threads * warps
     loaded = block_m * block_k + (0 if limits.tma else block_n * block_k)
     # Accumulators are fp32, one register each; an address takes two.
     return block_m * block_n // threads + 2 * loaded * limits.itemsize // (16 * threads) + OVERHEAD
@@ -67,12 +85,12 @@ def registers(tile: Sizes, limits: Limits) -> int:
 
 def fits(tile: Sizes, limits: Limits) -> bool:
     """Return whether the estimates are within the limits, and every thread has at least four results."""
-    threads = 32 * tile[4]
-    need = registers(tile, limits)
+    threads = limits.warp_threads * tile[4]
+    need, (most, file) = registers(tile, limits), limits.registers
     return (
-        shared_memory_bytes(tile, limits.itemsize) <= limits.shared_memory_bytes
-        and need <= REGISTERS
-        and need * threads <= FILE
+        shared_memory_bytes(tile, limits) <= limits.shared_memory_bytes
+        and need <= most
+        and need * threads <= file
         and tile[0] * tile[1] >= 4 * threads
     )
 
@@ -81,8 +99,11 @@ def space(gemm_n: int, gemm_k: int, block_m: int, limits: Limits) -> Iterator[Si
     """Yield the tiles that fit; none is wider or deeper than the GEMM, rounded up to a power of two."""
     groups = (1, 8, 32) if block_m >= 64 else (1, 8)  # with few rows an expert has few row tiles to group
     widest, deepest = (max(32, 1 << (size - 1).bit_length()) for size in (gemm_n, gemm_k))
-    for n, k, group, warps, stages in product(BLOCK_N, BLOCK_K, groups, WARPS, STAGES):
-        tile = block_m, n, k, group, warps, stages
+    stages = STAGES_AMD if limits.amd else STAGES
+    for n, k, group, warps, stage, more in product(BLOCK_N, BLOCK_K, groups, WARPS, stages, _options(limits.amd)):
+        tile = block_m, n, k, group, warps, stage, *more
+        if more and more[1] > min(block_m, n):  # a matrix instruction is no larger than the tile
+            continue
         # One scale per tile and step: so no wider than a block of weights, and just as deep.
         if limits.scaled and (n > limits.scaled[0] or k != limits.scaled[1]):
             continue
@@ -90,10 +111,21 @@ def space(gemm_n: int, gemm_k: int, block_m: int, limits: Limits) -> Iterator[Si
             yield tile
 
 
+def _options(amd: Card | None) -> Iterator[tuple[int, ...]]:
+    """Yield the values of ``AMD_FIELDS`` to try, or nothing to add to a tile."""
+    if amd is None:
+        return iter([()])
+    return product(WAVES, NONKDIM, KPACK[:1] if amd.arch == "gfx950" else KPACK)  # where Triton takes no other kpack
+
+
 def distance(a: Sizes, b: Sizes) -> float:
-    """Return how many doublings of a size, or pipeline stages, two tiles are apart; the group counts a third."""
+    """Return how many doublings of a size, or pipeline stages, two tiles are apart.
+
+    The group counts a third, and so does each option for AMD.
+    """
     weights = (1, 1, 1, 1 / 3, 1)
-    return sum(w * abs(log2(x / y)) for w, x, y in zip(weights, a, b, strict=False)) + abs(a[5] - b[5])
+    options = sum(x != y for x, y in zip(a[6:] or AMD_OWN, b[6:] or AMD_OWN, strict=True)) / 3
+    return sum(w * abs(log2(x / y)) for w, x, y in zip(weights, a, b, strict=False)) + abs(a[5] - b[5]) + options
 
 
 def order(tiles: Iterable[Sizes], centre: Sizes) -> list[Sizes]:
@@ -118,17 +150,21 @@ def gemm(problem: MoEProblem, part: str) -> tuple[int, int]:
 
 
 def plan(
-    problem: MoEProblem, centres: dict[int, Sizes], limits: Limits, most: int
+    problem: MoEProblem, centres: dict[int, Sizes], limits: Limits, most: int | None
 ) -> dict[tuple[str, int], list[Sizes]]:
-    """Return the tiles to try: (part, block_m) -> at most ``most`` of them, the most promising first.
+    """Return the tiles to try: (part, block_m) -> at most ``most`` of them (None = all), the most promising first.
 
     ``centres``: block_m -> the backend's own tile with that many rows.
     """
     return {
-        (part, block_m): order(space(*gemm(problem, part), block_m, limits), centres[block_m])[:most]
+        (part, block_m): order(space(*gemm(problem, part), block_m, limits), _on(limits, centres[block_m]))[:most]
         for part in PARTS
         for block_m in rows(problem)
     }
+
+
+def _on(limits: Limits, tile: Sizes) -> Sizes:
+    return (*tile[:5], *STAGES_AMD, *tile[6:]) if limits.amd else tile
 
 
 def small(problem: MoEProblem) -> MoEProblem:
