@@ -66,6 +66,20 @@ def test_fused_stages_are_set_against_the_sum_of_their_parts(tmp_path):
     assert found["why"].iloc[0] == "gemm, silu became one"
 
 
+def test_experts_as_a_whole_are_set_against_the_sum_of_their_stages(tmp_path):
+    """One run knows of its experts only where they begin and end, as in models of transformers."""
+    router = ("router", "topk", 10, {})
+    whole = {"kernels": [router, ("experts", "everything", 300, {})], "jitter": False}
+    parts = {"kernels": [router, W13, W2, ("experts", "a copy", 5, {})], "jitter": False}
+    found = of(tmp_path, whole, parts).table
+    assert found[["stage", "time_a_us", "time_b_us"]].values.tolist() == [
+        ["router", 10, 10],
+        ["experts", 300, 155],
+        ["total", 310, 165],
+    ]
+    assert "w13" in of(tmp_path, parts, parts).table["stage"].tolist(), "both know it"
+
+
 def test_by_kernel_what_only_one_run_has_appears_or_vanishes(tmp_path):
     found = of(tmp_path, {"kernels": [W13, W2]}, {"kernels": [W13, ("w2", "other", 50, {})]}, by="kernel").table
     assert found[["kernel", "verdict"]].values.tolist() == [

@@ -1,6 +1,7 @@
 """A capture as samples to compare: the kernel time of every instance of a root, by stage or by kernel."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -115,17 +116,27 @@ def _stages(tree: Tree) -> Ints:
 def alike(a: pd.DataFrame, b: pd.DataFrame, by: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return both sides with stages joined where one side fuses them, so that each can be compared.
 
-    Where one has ``w13+act`` and the other ``w13`` and ``act``, both get ``w13+act``. ``by`` are the keys within which
-    stages are looked at.
+    Where one has ``w13+act`` and the other ``w13`` and ``act``, both get ``w13+act``. Where one knows only of all its
+    experts what the other knows of their stages, both get ``experts``. ``by`` are the keys within which stages are
+    looked at.
     """
-    named = pd.concat([side[[*by, "stage"]].drop_duplicates() for side in (a, b)])
+    sides = [side[[*by, "stage"]].drop_duplicates().assign(_side=n) for n, side in enumerate((a, b))]
     joined: dict[tuple[Any, ...], str] = {}
-    groups: Iterable[tuple[Any, pd.DataFrame]] = named.groupby(by) if by else [((), named)]
+    groups: Iterable[tuple[Any, pd.DataFrame]] = pd.concat(sides).groupby(by) if by else [((), pd.concat(sides))]
     for at, part in groups:
-        joined |= {(*at, stage): name for stage, name in _joined(part["stage"].unique()).items()}
+        each = {frozenset(chain.from_iterable(map(_in_experts, own))) for _, own in part.groupby("_side")["stage"]}
+        names = _joined(part["stage"].unique())
+        if EXPERTS in names and len(each) > 1:
+            names = {stage: EXPERTS if _in_experts(stage) else name for stage, name in names.items()}
+        joined |= {(*at, stage): name for stage, name in names.items()}
     rows = [zip(*(side[column] for column in [*by, "stage"]), strict=True) for side in (a, b)]
     one, other = ([joined[row] for row in side] for side in rows)
     return a.assign(stage=one), b.assign(stage=other)
+
+
+def _in_experts(stage: str) -> tuple[str, ...]:
+    """Return the stages in a name if they lie in a range around all experts, as every one but the router does."""
+    return () if "router" in stages_of(stage) else stages_of(stage)
 
 
 def _joined(stages: Iterable[str]) -> dict[str, str]:
