@@ -24,7 +24,7 @@ INFO = {
     "needs": ["torch", "triton", "peer:cutlass_fp8"],
     "install": "moe-lab peers add vllm==0.33.0",
     "peer": "cutlass_fp8",
-    "tried": [],
+    "tried": ["vllm-0.33.0"],
     "hardware": "NVIDIA SM90",
     "formats": ["fp8_tensor", "fp8_token"],
     "cpu_formats": [],

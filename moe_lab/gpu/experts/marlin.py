@@ -27,7 +27,7 @@ INFO = {
     "needs": ["torch", "triton", "peer:marlin"],
     "install": "moe-lab peers add vllm==0.33.0",
     "peer": "marlin",
-    "tried": [],
+    "tried": ["vllm-0.33.0"],
     "hardware": "NVIDIA SM80+",
     "formats": ["int4_w4a16", "int8_w8a16", "mxfp4", "nvfp4"],
     "cpu_formats": [],

@@ -31,7 +31,7 @@ INFO = {
     "needs": ["torch", "triton", "peer:triton_kernels"],
     "install": "moe-lab peers add vllm==0.15.0 (its wheel carries triton_kernels; PyPI's package is another project)",
     "peer": "triton_kernels",
-    "tried": ["vllm-0.15.0"],
+    "tried": ["vllm-0.15.0", "vllm-0.33.0"],
     "hardware": "NVIDIA SM80+ (best on SM90+), AMD CDNA3+",
     "formats": ["fp16", "bf16", "mxfp4"],
     "cpu_formats": [],

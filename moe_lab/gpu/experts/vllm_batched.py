@@ -30,7 +30,7 @@ INFO = {
     "needs": ["torch", "triton", "peer:vllm"],
     "install": "pip install vllm, or moe-lab peers add vllm==0.33.0",
     "peer": "vllm",
-    "tried": [],
+    "tried": ["0.33.0"],
     "hardware": "NVIDIA SM80+, AMD CDNA3+; the CPU under TRITON_INTERPRET=1 (fp32, fp16); fp8_block: NVIDIA SM89+",
     "formats": ["fp32", "fp16", "bf16", "fp8_block"],
     "cpu_formats": ["fp32", "fp16"],
