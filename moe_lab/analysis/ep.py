@@ -97,24 +97,6 @@ def by_rank(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found, columns=columns)
 
 
-def loads(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return how uneven each case is.
-
-    Returns:
-        Columns of the case, hottest_pct (of all pairs, of the expert with most), fullest (pairs of the rank with most),
-        over_mean (times the mean of ranks), one row per case.
-    """
-    full = rows[(rows["part"] == "full")].drop_duplicates(CASE)
-    found = []
-    for row in rows_of(full):
-        pairs = [n for _, n in row.rank_rows or []]
-        if total := sum(pairs):
-            named = {name: getattr(row, name) for name in CASE}
-            uneven = {"fullest": int(max(pairs)), "over_mean": max(pairs) * len(pairs) / total}
-            found.append(named | {"hottest_pct": 100 * row.rows_most / total} | uneven)
-    return pd.DataFrame(found, columns=[*CASE, "hottest_pct", "fullest", "over_mean"])
-
-
 def experts(rows: pd.DataFrame) -> pd.DataFrame:
     """Return case (model, routing, largest M), place and pairs of each expert, most pairs first."""
     found = []
