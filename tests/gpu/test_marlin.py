@@ -92,3 +92,25 @@ def test_marlin_gets_padded_weights_and_what_its_tiles_need(interpreter, monkeyp
     assert y.shape == (5, 96)
     assert (y - expected).abs().max() < 0.01 * expected.abs().max()
     assert [adapter.block_m(MoEProblem(M, 96, 32, 4, 2, "mxfp4")) for M in (1, 15, 30, 80, 100)] == [8, 16, 32, 48, 64]
+
+
+@pytest.mark.parametrize(("biases", "weighted"), [(False, [False, True]), (True, [False, False])])
+def test_router_weights_stay_out_of_a_product_whose_matrix_scale_would_multiply_the_bias(
+    biases, weighted, interpreter, monkeypatch
+):
+    seen = []
+
+    def recording(a, c, *given):
+        seen.append(given[13])
+        return c.fill_(1.0)
+
+    adapter = marlin.Marlin.__new__(marlin.Marlin)
+    adapter.__dict__.update(_gemm=recording, _locks={torch.device("cpu"): torch.zeros(4)})
+    problem = MoEProblem(3, 128, 64, 4, 2, "nvfp4", biases=biases)
+    w = [quantise(torch.randn(4, a, b), "nvfp4") for a, b in ((128, 128), (128, 64))]
+    w = [Biased(one, torch.zeros(one.shape[:2])) if biases else one for one in w]
+    weights, ids = torch.full((3, 2), 0.25), torch.tensor([[0, 1], [2, 3], [1, 2]], dtype=torch.int32)
+    x = torch.randn(3, 128).half()
+    y = adapter.experts(x, *adapter.prepare(*w), weights, ids, problem=problem, mark=ranges.marker("none"))
+    assert seen == weighted
+    assert y.unique().tolist() == ([0.5] if biases else [2.0])

@@ -98,10 +98,13 @@ class Marlin:
             gate_up = self._product(wide, w13, tiles, topk_weights, False, problem)
         with mark("act"):
             hidden = gated_activation(gate_up, problem.activation)
+        # With matrix scales it would multiply the bias by them too, if it multiplied by the router weights.
+        weighted = w2.bias is None or w2.matrix_scales is None
         with mark("w2"):
-            rows = self._product(hidden, w2, tiles, topk_weights, True, problem)
+            rows = self._product(hidden, w2, tiles, topk_weights, weighted, problem)
         with mark("combine"):
-            return combine(rows, problem.topk)[:, : problem.K].contiguous()
+            y = combine(rows, problem.topk, None if weighted else topk_weights)
+            return y[:, : problem.K].contiguous()
 
     def _product(
         self, x: Tensor, w: Packed, tiles: Alignment, weights: Tensor, weighted: bool, problem: MoEProblem
