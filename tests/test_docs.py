@@ -58,6 +58,12 @@ def test_commands_of_other_pages_are_understood(page):
         cli._parser(words).parse_args(words)
 
 
+def test_the_workload_of_the_quick_start_is_understood():
+    workload = pytest.importorskip("moe_lab.gpu.__main__", reason="needs the gpu extra", exc_type=ImportError)
+    (words,) = [words for words in shown("index") if "moe_lab.gpu" in words]
+    assert workload.parser().parse_args(words[words.index("moe_lab.gpu") + 1 :]).phase == "decode"
+
+
 def test_batch_commands_of_the_notebooks_run_in_the_order_shown(project):
     lines = [line for line in COMMANDS["notebooks"] if line.startswith(("moe-lab", "papermill", "jupyter nbconvert"))]
     (project / "grid.yaml").write_text("\n".join(re.findall(r"^    (\w+: \[.*)$", PAGES["notebooks"], re.M)))

@@ -39,13 +39,6 @@ def test_commands_of_the_readme_are_there_and_understood() -> None:
             assert words[0] == "pip" or (REPO / words[0]).is_file()
 
 
-def test_readme_workload_command_is_understood() -> None:
-    workload = pytest.importorskip("moe_lab.gpu.__main__", reason="needs the gpu extra", exc_type=ImportError)
-    (command,) = [line for line in SHOWN if "moe_lab.gpu" in line]
-    options = workload.parser().parse_args(shlex.split(command.split("moe_lab.gpu", 1)[1]))
-    assert options.phase == "decode"
-
-
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))
 def test_readme_links_lead_somewhere(target: str) -> None:
     assert (REPO / target).exists()

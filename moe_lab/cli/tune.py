@@ -13,7 +13,7 @@ INFO = {
         ("moe-lab tune --static gfx942,gfx950 --name X [--m 64,4096] [--candidates 40]"): (
             "which tiles would be worth timing on a GPU that is not here? Compiles them, with AMD's own options, and "
             "leaves out those that fail, spill, or are no better than another in occupancy, work per byte and tensor "
-            "share ([table](docs/static.md#tiles-for-amd))"
+            "share ([table](static.md#tiles-for-amd))"
         ),
         ("moe-lab tune --name X [--model NAME] [--m 1,2,4,...,16384] [--backend fused_moe|grouped] [--budget 5m]"): (
             "which tiles should the expert GEMMs take at how many tokens? Compiles in parallel, halves "

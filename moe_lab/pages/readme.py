@@ -1,4 +1,4 @@
-"""Tables of README.md and docs/kernels.md in Markdown, from committed runs, for each GPU that has the run."""
+"""Tables of README.md and docs/ in Markdown, from committed runs, for each GPU that has the run."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -42,6 +42,15 @@ def backends() -> str:
     grid = support.grid(support.matrix(None, load.experts_benches("*")))
     rows = ([f"`{name}`", *cells] for name, *cells in grid.itertuples(index=False))
     return table([str(column) for column in grid.columns], rows, left=range(grid.shape[1]))
+
+
+def tried() -> str:
+    """Return the same matrix in brief, of backends that a stored run tried: a full circle where, an empty one else."""
+    grid = support.grid(support.matrix(None, load.experts_benches("*"))).set_index("backend")
+    brief = grid.map(lambda cell: {"": "", "stated": "○"}.get(cell, "●"))
+    brief = brief[(brief == "●").any(axis=1)]
+    rows = ([f"`{name}`", *cells] for name, *cells in brief.itertuples())
+    return table(["backend", *brief.columns], rows, left=range(1 + brief.shape[1]))
 
 
 def benches(run: str) -> Iterator[tuple[str, sweep.Sweep]]:
