@@ -15,7 +15,7 @@ from moe_lab.gpu.align import Alignment
 from moe_lab.gpu.experts._marlin_layout import Packed, packed, padded
 from moe_lab.gpu.experts._place_weight import place_weight
 from moe_lab.gpu.experts._tuned import align_of
-from moe_lab.gpu.formats import Biased, Quantised
+from moe_lab.gpu.formats import Biased, Quantised, apart
 from moe_lab.gpu.kernels.activation import gated_activation
 from moe_lab.gpu.kernels.combine import combine
 from moe_lab.spec import formats, peers
@@ -64,7 +64,7 @@ class Marlin:
     def prepare(self, w13: Quantised | Biased, w2: Quantised | Biased) -> tuple[Packed, Packed]:
         """Return the weights in Marlin's layout, with zeros up to sizes that its tiles divide."""
         _, K, N = w2.shape
-        weights = w2.weights if isinstance(w2, Biased) else w2
+        weights = apart(w2)[0]
         assert isinstance(weights, Quantised)
         block = formats.get(weights.format).weight_block
         group = block[1] if block else 0
