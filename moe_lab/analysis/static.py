@@ -108,7 +108,7 @@ def copies_by_threads(row: Any) -> bool:
 def converts(row: Any) -> bool:
     """Return whether the inner loop has as many conversions as tensor instructions, or more."""
     mix = dict(row.loop_mix or ())
-    return bool(row.tensor_unit) and mix.get("conversion", 0) >= max(1, mix.get(row.tensor_unit, 0))
+    return bool(mix.get(row.tensor_unit)) and mix.get("conversion", 0) >= mix[row.tensor_unit]
 
 
 def few_rows(row: Any) -> bool:

@@ -99,8 +99,8 @@ def points(where: str) -> tuple[list[history.Point], list[str]]:
 
 
 def checks(captures_of: Sequence[str], compiled_runs: Sequence[str]) -> list[static_check.Check]:
-    """Return captures of counters beside what the same Triton compiled for the same GPU."""
-    made = [(run, run.rows()) for run in map(runs.load, compiled_runs)]
+    """Return captures of counters beside what the same Triton compiled for the same GPU; see ``runs.within``."""
+    made = [(run, run.rows()) for where in compiled_runs for run in runs.within(where)]
     found = []
     for name in captures_of:
         run = runs.load(name)
@@ -110,7 +110,7 @@ def checks(captures_of: Sequence[str], compiled_runs: Sequence[str]) -> list[sta
         same = {
             one.manifest["name"]: rows for one, rows in made if _triton(one) == _triton(run) and gpu in set(rows["gpu"])
         }
-        found.append(static_check.check(name, _triton(run), same, counted))
+        found.append(static_check.check(name, run.manifest, same, counted))
     return found
 
 

@@ -42,7 +42,7 @@ def test_a_capture_says_which_of_its_kernels_were_not_compiled() -> None:
     counted |= {"occupancy_theoretical_pct": 25.004}
     both = pd.DataFrame([counted | {"name": name} for name in ("gemm_kernel", "other")]).drop(columns="call")
     rows = table({"grid_blocks": 8, "block_threads": 128}).astype({"M": "Int64", "algorithm": "object"})
-    one = static_check.check("a", "3.6.0", {"run": rows}, both)
+    one = static_check.check("a", {"versions": {"triton": "3.6.0"}}, {"run": rows}, both)
     assert static_check.coverage([one]).values.tolist() == [["a", "3.6.0", 2, 1, 1, "other"]]
-    none = static_check.check("a", "3.6.0", {}, both)
+    none = static_check.check("a", {}, {}, both)
     assert (len(none.both), list(none.others)) == (0, ["gemm_kernel", "other"])

@@ -60,7 +60,8 @@ class TritonLaunch:
             code: folder for the listing, under the name that is in the row.
 
         Returns:
-            Columns of a row: ``compiler``, ``num_warps``, ``num_stages``, ``static_smem_bytes``, ``listing``.
+            Columns of a row: ``kernel``, ``compiler``, ``num_warps``, ``num_stages``, ``static_smem_bytes`` and
+            ``listing``.
 
         Raises:
             UserError: the code cannot be listed.
@@ -72,6 +73,7 @@ class TritonLaunch:
         if not listing.exists():
             listing.write_text(made.asm["amdgcn"] if "amdgcn" in made.asm else sass(made.asm["cubin"], made.hash))
         return {
+            "kernel": made.metadata.name,  # some kernels have a name that says what they are compiled for
             "compiler": f"Triton {triton.__version__}",
             "num_warps": int(made.metadata.num_warps),
             "num_stages": int(made.metadata.num_stages),

@@ -40,11 +40,22 @@ def align_published() -> str:
     return f"{table(['kernel', 'VGPRs', 'SGPRs'], lines, left=[0])}\n\n{setup}"
 
 
+def coverage(captures: Sequence[str], compiled: Sequence[str]) -> str:
+    """Return how many launches of each capture were compiled, how many agree exactly, and which kernels do not."""
+    lines = []
+    for one in load.checks(captures, compiled):
+        apart = one.both[~one.both["exact"]].drop_duplicates(["call", "kernel"])
+        said = ", ".join(dict.fromkeys(f"`{row.kernel}` of `{row.call}`" for row in rows_of(apart)))
+        counts = one.counted, len(one.both), int(one.both["exact"].sum())
+        lines.append([f"`{one.capture}`", *counts, said, ", ".join(f"`{name}`" for name in one.others)])
+    return table(["capture", "launches", "compiled", "exact", "not exact", "not compiled"], lines, left=[0, 4, 5])
+
+
 def check(run: str, capture: str) -> str:
     """Return the compiled code beside what Nsight Compute counted, and how many launches agree exactly."""
     found, compiled = runs.load(capture), runs.load(run)
     counted = counters_table(found.launches(), ["occupancy_theoretical_pct"])
-    both = static_check.beside(compiled.rows(), counted)
+    both = static_check.beside(compiled.rows(), counted, static_check.format_of(found.manifest))
     triton = [one.manifest["versions"]["triton"] for one in (compiled, found)]
     said = (
         f"{int(both['exact'].sum())} of {len(both)} launches have exactly the registers, the shared memory and the "

@@ -10,12 +10,14 @@ MOST_WAITING = 6  # most instructions of a loop that only polls a barrier
 def inner_loop(instructions: Sequence[Instruction]) -> list[int]:
     """Return the indices of the innermost loop with the most tensor instructions, the longest of several.
 
-    Empty if there is no loop.
+    Loops without any count only if no loop has some, also as what makes another not the innermost. Empty if there is no
+    loop.
     A few instructions that only wait for a barrier do not count as a loop.
     """
-    loops = {head: body for head, body in _loops(instructions).items() if not _waits(instructions, body)}
-    inner = [body for body in loops.values() if not any(other < body for other in loops.values())]
+    loops = [body for body in _loops(instructions).values() if not _waits(instructions, body)]
     tensor = {at for at, one in enumerate(instructions) if one.unit in TENSOR}
+    loops = [body for body in loops if body & tensor] or loops
+    inner = [body for body in loops if not any(other < body for other in loops)]
     longest: set[int] = max(inner, key=lambda body: (len(body & tensor), len(body)), default=set())
     return sorted(longest)
 
