@@ -3,6 +3,7 @@
 import ep_builder
 import pytest
 
+import moe_lab
 from moe_lab import runs
 from moe_lab.analysis import ep, ranks
 from moe_lab.pages import load
@@ -47,6 +48,12 @@ def test_figures_have_a_lane_or_a_panel_for_each_rank_and_size(read):
     assert {trace.name for trace in step.data} >= {"dispatch, between GPUs", "w13+act+w2"}
     projected = plots.projection(ep.only(ep.projection(benches, [2, 8]), comm="symmetric"), [2])
     assert projected.data[0].marker.pattern.shape == ("", "/"), "what was not measured is hatched"
+
+
+def test_two_benchmarks_of_several_ranks_compare_way_by_way(read):
+    found = moe_lab.compare("h200/ep", "h200/ep")
+    assert len(found.table) == 6 * 2 * 4, "six cases, two ways, four parts"
+    assert set(found.table["ratio"]) == {1.0}
 
 
 def test_without_a_run_the_page_has_sentences_in_place_of_tables(tmp_path, monkeypatch):

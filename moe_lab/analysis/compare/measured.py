@@ -12,10 +12,11 @@ CASES = {
     "experts": ["model", "M", "format", "routing", "seed", "part", "mode", "backend"],
     "align": ["E", "topk", "tokens", "block_m", "routing", "seed", "mode", "algorithm"],
     "tune": ["model", "M", "format", "routing", "seed", "backend"],
+    "ep": ["model", "M", "format", "routing", "seed", "ranks", "backend", "part", "mode", "comm"],
 }
 SIZES = ("model", "E", "topk", "tokens", "M")  # of the problem: cases of other sizes are never put side by side
-SIZE = {"experts": "M", "align": "tokens", "tune": "M"}
-WHO = {"experts": "backend", "align": "algorithm", "tune": "backend"}
+SIZE = {"experts": "M", "align": "tokens", "tune": "M", "ep": "M"}
+WHO = {"experts": "backend", "align": "algorithm", "tune": "backend", "ep": "comm"}
 FACTS = ["version", "tile", "stage", "rows_padded", "workspace_bytes", "minimum_bytes", "launches", "error"]
 CLOCKS = ["sm_mhz", "memory_mhz"]
 # A release in a backend's name is what may differ between two runs: ``vllm_triton@0.15.0``.
