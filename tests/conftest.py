@@ -1,6 +1,7 @@
 import os
 import shutil
 import sys
+import tempfile
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +27,15 @@ def pytest_configure(config: pytest.Config) -> None:
     if not gpu:
         os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
         os.environ["MOE_LAB_PEERS"] = os.devnull  # other projects' kernels are for the GPU: the interpreter is slow
+    # Processes share no temporary folder: one would find, and report, what a test of another kills there.
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # pytest's own folders stay
+    os.environ["TMPDIR"] = config.stash[TEMPORARY] = tempfile.mkdtemp(prefix="pytest_moe_lab_")
+    tempfile.tempdir = None  # it is read again
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if folder := config.stash.get(TEMPORARY, None):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -61,7 +71,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     interpreter._patch_lang, interpreter.GridExecutor.__call__ = patch_once, launch_anew
 
 
-GPU = pytest.StashKey[bool]()
+GPU, TEMPORARY = pytest.StashKey[bool](), pytest.StashKey[str]()
 
 
 @pytest.fixture(scope="session")

@@ -167,8 +167,10 @@ def default_shape(problem: MoEProblem, share: float = 1.0) -> Shape:
 
 
 def _widened_shape(M: int, mean_rows: float) -> Shape:
-    if M <= 4:
+    if M <= 2:
         return Shape(1, 8, 8, 20)
+    if M <= 8:
+        return Shape(2, 16, 8, 9)
     if mean_rows <= 16:
         return Shape(2, 32, 8, 8)
     if mean_rows <= 40:
