@@ -92,6 +92,8 @@ def experts(
     check_contiguous(x=x, w13=w13, w2=w2, topk_weights=topk_weights, topk_ids=topk_ids)
     if x.dtype not in (torch.float16, torch.bfloat16):
         raise UserError(f"hopper has no {problem.dtype} kernels; choose fp16 or bf16, or the backend grouped.")
+    if widened(problem.format) and x.dtype != torch.bfloat16:
+        raise UserError(f"hopper multiplies weights in {problem.format} by bf16 tokens only; use grouped for fp16.")
     if not runs_on(x.device):
         raise UserError("hopper needs an NVIDIA GPU of compute capability 9.0; use fused_moe or grouped here.")
     pairs = problem.rows_useful
