@@ -66,7 +66,7 @@ def test_one_sweep_is_one_model_routing_part_and_mode(profiles: Path) -> None:
 
 
 def test_ours_are_the_backends_whose_kernels_are_and_the_rest_are_peers() -> None:
-    assert leads.own() == {"auto", "hopper", "grouped", "fused_moe", "torch_loop"}
+    assert leads.own() == {"auto", "hopper", "grouped", "fused_moe", "torch_loop", "batched", "batched_loop"}
     peers = ["vllm_triton@0.15.0", "triton_kernels", "torch_grouped", "deep_gemm", "of_a_plugin_elsewhere"]
     assert all(leads.is_peer(name) for name in peers)
     assert not leads.is_peer("of_a_plugin_elsewhere", ours="of_a_plugin_elsewhere")

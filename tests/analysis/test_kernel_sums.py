@@ -93,7 +93,7 @@ def test_unknown_durations_are_not_zero(tmp_path):
 
 @pytest.mark.parametrize("by", ["colour", "", [], ["name", "colour"]])
 def test_what_kernels_cannot_be_summed_by_is_one_sentence(by, tmp_path):
-    with pytest.raises(UserError, match="choose from name, role, stage, range, rank"):
+    with pytest.raises(UserError, match="choose from name, role, operators, stage, range, rank"):
         sums(parsed(report(), tmp_path), by)
 
 
