@@ -7,8 +7,8 @@ from moe_lab.analysis.counters import counters_table
 from moe_lab.pages import load
 from moe_lab.pages.static import docs, findings
 
-# Known, see docs/static.md: scalar registers of align kernels on AMD, the tile 128 x 256 x 64 on Ampere with all of its 255
-# registers, and the warps of hopper_moe that fetch.
+# Known, docs/static.md: scalar registers of align kernels on AMD, the tile 128 x 256 x 64 on Ampere with all of its
+# 255 registers, and the warps of hopper_moe that fetch.
 SPILLS = {(arch, "scatter_kernel") for arch in ("gfx908", "gfx90a", "gfx942", "gfx950")}
 SPILLS |= {("gfx942", "place_kernel"), ("gfx950", "place_kernel"), ("sm_80", "fused_moe_gemm_kernel")}
 SPILLS |= {("sm_90", "hopper_moe")}
