@@ -4,6 +4,8 @@ import pytest
 from checkout import REPO
 
 import moe_lab
+from moe_lab import runs
+from moe_lab.analysis import compare
 from moe_lab.pages.compare import findings, plots, tables
 
 FP8 = "h100/qwen3-30b-a3b-fp8_decode_b16_ctx2048_"
@@ -44,3 +46,18 @@ def test_compiled_code_has_measures_and_no_figure():
     assert str(findings.all_of(found)[0]) == "B is worse than A in 0 measures of 300 launches and better in 0."
     assert tables.changes(found).empty
     assert tables.over_sizes(found) == []
+
+
+def test_of_compiled_code_it_is_said_which_kernels_gained_what_and_where():
+    run = runs.load("static/h100_counters_peers")
+    before = run.rows()
+    after = before.copy()
+    gemm = before["kernel"].eq("fused_moe_kernel") & before["stage"].eq("w13")
+    after.loc[gemm, "static_registers"] += 40
+    after.loc[before["kernel"].eq("combine_kernel") & before["M"].eq(16), "error"] = "it no longer fits"
+    found = compare.benchmarks((run, run), (before, after))
+    said = {one.about: one for one in findings.all_of(found) if one}
+    assert list(said) == ["", "No longer compiles", "More registers"]
+    assert said["No longer compiles"].text == "combine_kernel on sm_90 (1 launch)."
+    assert said["More registers"].text == "fused_moe_kernel on sm_90 (4 launches, at most 63 → 103)."
+    assert len(said["More registers"].rows) == 4

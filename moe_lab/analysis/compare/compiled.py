@@ -94,6 +94,8 @@ def _facts(case: dict[Any, Any]) -> list[str]:
         a, b = case[f"{fact}_a"], case[f"{fact}_b"]
         if pd.isna(a) or pd.isna(b) or a == b:
             continue
+        if fact == "compiler" and str(a).startswith("Triton ") and str(b).startswith("Triton "):
+            continue  # its release is one of the versions of the runs
         if fact == "constants":
             said.append(_constants(str(a), str(b)))
         else:

@@ -14,6 +14,11 @@ from moe_lab.pages.show import findings
 from moe_lab.pages.show.findings import NBSP, Finding, caution, listed, percent, time
 
 NAMED = 3  # rows that a sentence names
+# Measures of compiled code -> what is said where they are worse.
+GAINED = {"compiles": "No longer compiles", "spills": "More spills", "stack_bytes": "More local memory"}
+GAINED |= {"static_registers": "More registers", "static_smem_bytes": "More shared memory"}
+GAINED |= {"static_instructions": "More instructions", "loop_instructions": "More instructions in the inner loop"}
+GAINED |= {"static_occupancy_pct": "Less occupancy"}
 
 
 def all_of(found: Comparison) -> list[Finding | None]:
@@ -22,6 +27,7 @@ def all_of(found: Comparison) -> list[Finding | None]:
         headline(found),
         unlike(found),
         *(_most(found, verdicts, about) for verdicts, about in ((WORSE, "Slower"), (BETTER, "Quicker"))),
+        *gained(found),
         changed(found),
         *(only(found, there) for there in ONLY),
         _unclear(found),
@@ -65,7 +71,7 @@ def _most(found: Comparison, verdicts: tuple[str, ...], about: str) -> Finding |
     """Name the rows of some verdicts in which most time is at stake, with what changed in them."""
     rows = found.table[found.table["verdict"].isin(verdicts)]
     rows = rows[rows["stage"] != TOTAL] if "stage" in rows else rows
-    if rows.empty:
+    if rows.empty or (verdicts == WORSE and "measure" in rows):  # of compiled code ``gained`` says more
         return None
     ranked = tables.ranked(rows)
     named = [f"{tables.name_of(row, found)}: {_change(row)}" for row in ranked.head(NAMED).to_dict("records")]
@@ -73,8 +79,7 @@ def _most(found: Comparison, verdicts: tuple[str, ...], about: str) -> Finding |
     first = ranked.iloc[0].to_dict()
     stake = first.get("change_us", pd.NA)  # NA of a failure, none of compiled code
     more = f", and {len(rows) - 1} more" if len(rows) > 1 else ""
-    if "measure" in rows:
-        about = {"Slower": "Worse", "Quicker": "Better"}[about]
+    about = "Better" if "measure" in rows else about
     return Finding(
         about,
         f"{'; '.join(named)}{rest}.",
@@ -83,6 +88,35 @@ def _most(found: Comparison, verdicts: tuple[str, ...], about: str) -> Finding |
         stake_us=0.0 if pd.isna(stake) else max(0.0, float(stake)),  # what is quicker costs nothing
         short=f"{about}: {tables.name_of(first, found)}{_brief(first)}{more}.",
     )
+
+
+def gained(found: Comparison) -> list[Finding]:
+    """Say of compiled code which kernels got worse in what, on which architecture; none of other runs."""
+    if "measure" not in found.table:
+        return []
+    worse = found.table[found.table["verdict"].isin(WORSE)]
+    shown = " ".join([*found.keys, *tables.VALUES])
+    said = []
+    for measure, about in GAINED.items():
+        rows = worse[worse["measure"] == measure]
+        kernels = rows.groupby(rows["kernel"].fillna("the call"), sort=False)
+        parts = [_kernel(str(kernel), own) for kernel, own in kernels]
+        if parts:
+            more = f", and {len(parts) - 1} more" if len(parts) > 1 else ""
+            shorter = f"{about}: {parts[0]}{more}."
+            said.append(Finding(about, f"{'; '.join(parts)}.", findings.rows(rows, shown), "problem", short=shorter))
+    return said
+
+
+def _kernel(kernel: str, rows: pd.DataFrame) -> str:
+    """Return ``gemm_kernel on sm_90 and gfx942 (3 launches, at most 64 → 72)``."""
+    where = f" on {listed(list(dict.fromkeys(rows['arch'])))}" if "arch" in rows else ""
+    count = f"{len(rows)} launch{'' if len(rows) == 1 else 'es'}"
+    known = rows.dropna(subset=["value_a", "value_b"])
+    if known.empty:
+        return f"{kernel}{where} ({count})"
+    most = known.iloc[int((known["value_b"] - known["value_a"]).abs().astype(float).argmax())]
+    return f"{kernel}{where} ({count}, at most {most['value_a']:g} → {most['value_b']:g})"
 
 
 def _brief(row: dict[Any, Any]) -> str:
