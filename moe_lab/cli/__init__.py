@@ -49,18 +49,16 @@ class _Parser(argparse.ArgumentParser):
         """Print usage and message, and leave with exit code 2."""
         wrong = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)|unrecognized arguments: (-\S+)", message)
         if wrong:
-            known = _options(self) if wrong[3] else re.findall(r"[^\s,']+", wrong[2])
+            known = _flags(self) if wrong[3] else re.findall(r"[^\s,']+", wrong[2])
             near = difflib.get_close_matches((wrong[3] or wrong[1]).partition("=")[0], known, 1)
             message = message.partition(" (choose from")[0] if near else message
             message += f"; did you mean '{near[0]}'?" if near else ""
         super().error(message)
 
 
-def _options(parser: argparse.ArgumentParser) -> list[str]:
-    own = [flag for action in parser._actions for flag in action.option_strings]
+def _flags(parser: argparse.ArgumentParser) -> list[str]:
     # An option that a command does not know is reported by the parser around it.
-    inner = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
-    return own + [flag for action in inner for below in action.choices.values() for flag in _options(below)]
+    return [flag for action in _complete.arguments(parser) for flag in action.option_strings]
 
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:

@@ -5,7 +5,6 @@ import os
 from collections.abc import Iterator
 
 from moe_lab.spec.guard import shipped
-from moe_lab.spec.guard.places import MANIFEST
 
 RUNS = {"RUN", "RUN_OR_REPORT", "FILE_OR_RUN", "A", "B"}  # what arguments that take a run are called in the help
 
@@ -22,24 +21,25 @@ def answer(parser: argparse.ArgumentParser) -> None:
     except ModuleNotFoundError:
         raise SystemExit(1) from None
     files = argcomplete.FilesCompleter()
-    for action in _arguments(parser):
+    for action in arguments(parser):
         names = _runs if action.metavar in RUNS else _notebooks if action.metavar == "NOTEBOOK" else None
         if names:
             action.completer = lambda prefix, names=names, **_: [*names(), *files(prefix)]  # type: ignore[attr-defined]
     argcomplete.autocomplete(parser)
 
 
-def _arguments(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+def arguments(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    """Return the arguments and options of a parser and of the commands in it."""
     for action in parser._actions:
         yield action
         if isinstance(action, argparse._SubParsersAction):
             for below in action.choices.values():
-                yield from _arguments(below)
+                yield from arguments(below)
 
 
 def _runs() -> list[str]:
     # Not by moe_lab.runs, which would import pandas at each Tab.
-    found = [path.parent for root in shipped.roots() for path in root.glob(f"*/*/{MANIFEST}")]
+    found = [path.parent for root in shipped.roots() for path in root.glob(shipped.RUNS)]
     return sorted({f"{folder.parent.name}/{folder.name}" for folder in found})
 
 

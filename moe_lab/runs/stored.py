@@ -21,8 +21,6 @@ from moe_lab.spec.guard.entry import below, one_line
 from moe_lab.spec.guard.places import MANIFEST
 from moe_lab.spec.launches import Launches
 
-_RUNS = f"*/*/{MANIFEST}"  # in a profiles folder
-
 
 class MissingRunError(UserError):
     """There is no run of that name."""
@@ -164,7 +162,7 @@ def folders(root: Path | None = None) -> list[Path]:
     """
     roots = _roots(root)
     places.must_be_folder(roots[0])
-    found = {path.parent.relative_to(place): path.parent for place in roots[::-1] for path in place.glob(_RUNS)}
+    found = {path.parent.relative_to(place): path.parent for place in roots[::-1] for path in place.glob(shipped.RUNS)}
     # A run that is still being written has a name with a dot.
     return [found[name] for name in sorted(found) if not name.name.startswith(".")]
 

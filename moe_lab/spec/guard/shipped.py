@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from moe_lab.spec.guard.places import profiles_root
+from moe_lab.spec.guard.places import MANIFEST, profiles_root
 
+RUNS = f"*/*/{MANIFEST}"  # the files that say where the runs of a profiles folder are
 _PACKAGE = Path(__file__).parents[2]
 _SHIPPED = _PACKAGE / "shipped"  # only in an installed wheel: pyproject.toml puts both there
 
