@@ -24,6 +24,7 @@ class Card:
         arch: ``sm_90`` or ``gfx942``.
         name: as the driver reports it; tuned tiles are found by it.
         multiprocessors: of the GPU, or of one die if each die appears as a GPU.
+        dies: among which the GPU deals thread blocks in turn, each with an L2 cache of its own (AMD's XCDs).
         warp_threads: threads per warp.
         warps: warps that a multiprocessor can hold.
         blocks: thread blocks that it can hold.
@@ -45,6 +46,7 @@ class Card:
     arch: str
     name: str
     multiprocessors: int
+    dies: int
     warp_threads: int
     warps: int
     blocks: int

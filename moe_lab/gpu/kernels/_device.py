@@ -7,6 +7,7 @@ import torch
 import triton
 from torch import Tensor
 
+from moe_lab.spec import architectures
 from moe_lab.spec.errors import UserError
 
 
@@ -39,6 +40,17 @@ def shared_memory_bytes(device: int) -> int:
 def multiprocessors(device: torch.device) -> int:
     """Return the multiprocessors (compute units) of a GPU; 2 for the CPU, where programs run in turn."""
     return int(torch.cuda.get_device_properties(device).multi_processor_count) if device.type == "cuda" else 2
+
+
+@functools.cache
+def dies(device: torch.device) -> int:
+    """Return among how many dies (XCDs) a GPU of AMD deals thread blocks in turn; 1 for all others."""
+    if device.type != "cuda" or not is_hip():
+        return 1
+    arch = torch.cuda.get_device_properties(device).gcnArchName.partition(":")[0]
+    card = next((card for card in architectures.cards() if card.arch == arch), None)
+    # A partition of a GPU, and a smaller model, has dies of the same size.
+    return max(1, multiprocessors(device) * card.dies // card.multiprocessors) if card else 1
 
 
 @functools.cache

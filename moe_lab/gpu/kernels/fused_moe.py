@@ -11,8 +11,9 @@ from torch import Tensor
 
 from moe_lab.gpu.align import Alignment
 from moe_lab.gpu.formats import AnyWeights, Weights, apart
-from moe_lab.gpu.kernels._device import check_device
+from moe_lab.gpu.kernels._device import check_device, dies
 from moe_lab.gpu.kernels._jit import jit
+from moe_lab.gpu.kernels.die import on_its_die
 from moe_lab.gpu.kernels.quantise import parts, stored
 from moe_lab.gpu.kernels.scales import add_scaled, scaled, scaling, swapped
 from moe_lab.gpu.kernels.tile import Tile
@@ -53,6 +54,7 @@ def fused_moe_gemm_kernel(
     SWAP: tl.constexpr,  # with scales: multiply as y^T = w x^T, see scales.swapped
     WIDEN: tl.constexpr,  # what w is widened from, or "none"
     GROUP: tl.constexpr,  # columns of w that share a scale, if it is widened
+    DIES: tl.constexpr,  # among which programs are dealt in turn
 ):
     """Compute one [BLOCK_M, BLOCK_N] tile of y."""
     pid = tl.program_id(0)
@@ -60,6 +62,7 @@ def fused_moe_gemm_kernel(
     tiles_n = tl.cdiv(gemm_n, BLOCK_N)
     if pid >= tiles_m * tiles_n:
         return
+    pid = on_its_die(pid, tiles_m * tiles_n, DIES)
     group = pid // (GROUP_M * tiles_n)
     group_size = tl.minimum(tiles_m - group * GROUP_M, GROUP_M)
     within = pid - group * GROUP_M * tiles_n
@@ -174,6 +177,7 @@ def fused_moe_gemm(
         ACC=tl.int32 if x.dtype == torch.int8 else tl.float32,
         SWAP=swapped(tile, scales),
         **widening(given),
+        DIES=dies(x.device),
         **tile.options(),
         **even,
         **blocks,

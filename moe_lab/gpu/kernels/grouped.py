@@ -15,9 +15,10 @@ from torch import Tensor
 
 from moe_lab.gpu.align import Alignment
 from moe_lab.gpu.formats import AnyWeights, Quantised, Weights, apart
-from moe_lab.gpu.kernels._device import check_device, is_hip
+from moe_lab.gpu.kernels._device import check_device, dies, is_hip
 from moe_lab.gpu.kernels._jit import jit
 from moe_lab.gpu.kernels.activation import activated, constants
+from moe_lab.gpu.kernels.die import on_its_die
 from moe_lab.gpu.kernels.quantise import GROUP, e4m3_of, parts, stored, stored_as
 from moe_lab.gpu.kernels.scales import add_scaled, scaled, scaling, swapped
 from moe_lab.gpu.kernels.tile import Tile
@@ -57,17 +58,17 @@ def grouped_persistent_gemm_kernel(
     BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr,
     PROGRAMS: tl.constexpr,
-    FLATTEN: tl.constexpr,
     SCALES: tl.constexpr,  # "block", "token", "tensor" or "none", see scales.scaling
     ACC: tl.constexpr,  # of sums: tl.int32 for products of int8, else tl.float32
     SWAP: tl.constexpr,  # with scales: multiply as y^T = w x^T, see scales.swapped
     WIDEN: tl.constexpr,  # what w is widened from, or "none"
     GROUP: tl.constexpr,  # columns of w that share a scale, if it is widened
+    DIES: tl.constexpr,  # among which programs are dealt in turn
 ):
     """Compute tiles [BLOCK_M, BLOCK_N] of the product: those numbered program, program + PROGRAMS, ..."""
     tiles_m = tl.load(num_tokens_post_padded) // BLOCK_M
     tiles_n = tl.cdiv(gemm_n, BLOCK_N) if y_scales is None else gemm_n // (2 * BLOCK_N)
-    for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, PROGRAMS, flatten=FLATTEN):
+    for tile in tl.range(on_its_die(tl.program_id(0), PROGRAMS, DIES), tiles_m * tiles_n, PROGRAMS, flatten=TMA):
         group = tile // (GROUP_M * tiles_n)
         group_size = tl.minimum(tiles_m - group * GROUP_M, GROUP_M)
         within = tile - group * GROUP_M * tiles_n
@@ -217,11 +218,11 @@ def grouped_persistent_gemm(
         BLOCK_K=tile.block_k,
         GROUP_M=tile.group_m,
         PROGRAMS=programs,
-        FLATTEN=tma,
         SCALES=scales,
         ACC=tl.int32 if x.dtype == torch.int8 else tl.float32,
         SWAP=swapped(tile, scales),
         **widening(given),
+        DIES=dies(x.device),
         **tile.options(),
     )
     return y if y_scales is None else Quantised("fp8_block", y.to(torch.float8_e4m3fn), y_scales)
