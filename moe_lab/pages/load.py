@@ -74,7 +74,8 @@ def ep_bench(name: str) -> ep.Bench:
 def ranked(name: str) -> ranks.Capture:
     """Return a capture of several ranks, or a sentence on how to make it."""
     found = runs.open(name, ranks.CAPTURE)
-    return ranks.Capture(found.run, ranks.of_run(found.run, found.run.launches()) if found.run else None, found.missing)
+    steps = ranks.of_run(found.run, found.run.launches()) if found.run else None
+    return ranks.Capture(found.run, steps, found.missing.partition(" There are: ")[0])  # those are of one GPU
 
 
 def tuned(name: str) -> tuning.Tuning:
@@ -207,8 +208,7 @@ def beside_timeline(counted: captures.Captures, timeline: str) -> captures.Captu
     opened = runs.open(timeline, TIME_EXPERTS)
     if opened.run is None:
         return replace(counted, missing=[*counted.missing, opened.missing])
-    run = opened.run
-    launches = run.launches()
+    run, launches = opened.run, opened.run.launches()
     gpu = captures.short_gpu(captures.gpu_facts(run, launches.meta).get("name"))
     # Readers would compare a time from another GPU with the counters in the same row.
     own = counted.table["gpu"] == gpu

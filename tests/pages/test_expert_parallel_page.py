@@ -13,13 +13,13 @@ from moe_lab.runs import bench_runs
 
 @pytest.fixture
 def read(tmp_path, monkeypatch):
-    """Return (benches, parts, by_rank, placed, captured) of made-up runs."""
+    """Return (benches, parts, by_rank, placed, projected, captured) of made-up runs."""
     monkeypatch.setenv("MOE_LAB_PROFILES", str(tmp_path))
     bench_runs.import_bench([ep_builder.write(tmp_path / "rows.jsonl")], "h200/ep", root=tmp_path)
     runs.import_report(ep_builder.capture(tmp_path / "report.sqlite"), "h200/step", root=tmp_path)
     benches, captured = [load.ep_bench("h200/ep"), load.ep_bench("h200/none")], load.ranked("h200/step")
     rows = ep.timed(benches)
-    return benches, ep.parts(rows), ep.by_rank(rows), ep.placements(rows), captured
+    return benches, ep.parts(rows), ep.by_rank(rows), ep.placements(rows), ep.projection(benches, [2, 8]), captured
 
 
 def test_the_page_says_who_waits_what_is_exposed_and_what_is_missing(read):
@@ -36,18 +36,19 @@ def test_the_page_says_who_waits_what_is_exposed_and_what_is_missing(read):
     assert "70.0 µs of the step of rank 0, 210 µs, are communication while it computes nothing (33 %)" in told
     assert "rank 1 begins combine 20.0 µs after the first rank (median), and is the last in 100 % of the steps" in told
     assert "100 % of the kernel time of 3 steps on 2 ranks lies in a stage of its rank" in told
+    assert "Projection, not measured: made-up in bf16 would take" in told
     assert said[-1].startswith("Caution: There is no run 'h200/none' of the ep benchmark; `moe-lab bench ep")
 
 
 def test_figures_have_a_lane_or_a_panel_for_each_rank_and_size(read):
-    benches, parts, by_rank, _, captured = read
+    _, parts, by_rank, _, projected, captured = read
     assert len(plots.times(parts).data) == 2, "a line for each way, and no floor where none is known"
     one = ep.only(by_rank, comm="symmetric", routing="zipf:1.0")
     assert list(plots.ranks(one).data[0].y) == [f"M = {m}, rank {rank}" for m in ("128", "4,096") for rank in (0, 1)]
     step = plots.step(ranks.median_step(captured.found))
     assert {trace.name for trace in step.data} >= {"dispatch, between GPUs", "w13+act+w2"}
-    projected = plots.projection(ep.only(ep.projection(benches, [2, 8]), comm="symmetric"), [2])
-    assert projected.data[0].marker.pattern.shape == ("", "/"), "what was not measured is hatched"
+    hatched = plots.projection(ep.only(projected, comm="symmetric"), [2])
+    assert hatched.data[0].marker.pattern.shape == ("", "/"), "what was not measured is hatched"
 
 
 def test_two_benchmarks_of_several_ranks_compare_way_by_way(read):
@@ -61,9 +62,10 @@ def test_without_a_run_the_page_has_sentences_in_place_of_tables(tmp_path, monke
     benches, captured = [load.ep_bench("h100/ep")], load.ranked("h100/step")
     rows = ep.timed(benches)
     parts, by_rank, placed = ep.parts(rows), ep.by_rank(rows), ep.placements(rows)
-    said = [finding for finding in findings.all_of(benches, parts, by_rank, placed, captured) if finding]
+    projected = ep.projection(benches, [2])
+    said = [finding for finding in findings.all_of(benches, parts, by_rank, placed, projected, captured) if finding]
     assert [finding.severity for finding in said] == ["caution"] * 2
     assert "moe-lab capture nsys" in said[1].text
-    for frame in (ep.side_by_side(parts), ep.experts(rows), ep.projection(benches, [2])):
+    for frame in (ep.side_by_side(parts), ep.experts(rows), projected):
         assert frame.empty
     assert tables.by_rank(by_rank, "nothing").sentence == "nothing"

@@ -21,11 +21,12 @@ def all_of(
     parts: pd.DataFrame,
     by_rank: pd.DataFrame,
     placed: pd.DataFrame,
+    projected: pd.DataFrame,
     captured: ranks.Capture,
 ) -> list[Finding | None]:
     """Say what a layer on several ranks takes, and why; the first sentence is the headline.
 
-    ``parts``, ``by_rank`` and ``placed`` are of ``analysis.ep``.
+    ``parts``, ``by_rank``, ``placed`` and ``projected`` are of ``analysis.ep``.
     """
     missing = [sentence for sentence in (*(bench.missing for bench in benches), captured.missing) if sentence]
     said = [
@@ -37,6 +38,7 @@ def all_of(
         exposure(captured),
         latest(captured),
         covered(captured),
+        more_ranks(projected),
         *(finding for bench in benches for finding in failed(bench)),
     ]
     return [*said, *map(findings.caution, missing)]
@@ -172,6 +174,23 @@ def covered(captured: ranks.Capture) -> Finding | None:
         f"{table['rank'].nunique()} ranks lies in a stage of its rank."
     )
     return Finding("Attribution", said)
+
+
+def more_ranks(projected: pd.DataFrame) -> Finding | None:
+    """Say what the model expects on the most ranks at the largest M, and how well it fits what was measured."""
+    if projected.empty:
+        return None
+    first = _same(projected, projected.iloc[0], "model format")
+    most = first[(first["M"] == first["M"].max()) & (first["ranks"] == first["ranks"].max())]
+    best: Any = most.sort_values("total_us").iloc[0]
+    ways = 100 * (1 - best["experts_us"] / best["total_us"])
+    said = (
+        f"{best['model']} in {best['format']} would take {time(best['total_us'] / 1e3)} on {best['ranks']} ranks of "
+        f"{best['M']:,} tokens with {best['comm']}, {percent(ways)} of it dispatch and combine, if all links were as "
+        f"measured; the fit of its ways is off by up to {percent(best['fit_pct'])}."
+    )
+    own = _same(projected, best, "model format comm M")
+    return Finding("Projection, not measured", said, own.head(findings.MOST_ROWS))
 
 
 def failed(bench: BenchRun) -> list[Finding]:
