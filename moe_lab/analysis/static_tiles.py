@@ -10,6 +10,7 @@ from moe_lab.spec import formats
 
 CASE = ["arch", "gpu", "model", "format", "backend", "M", "part"]
 CODE = ["static_registers", "static_vgprs", "static_agprs", "static_sgprs", "static_smem_bytes", "spills"]
+NEEDED = ["tensor_unit", "constants", "num_warps", "loop_instructions", "error"]
 # What tiles with the same rows are compared by; more of each is better.
 BETTER = ["static_occupancy_pct", "tile_flop_per_byte", "loop_flop_per_instruction"]
 
@@ -21,12 +22,13 @@ def tiles(rows: pd.DataFrame) -> pd.DataFrame:
         rows: rows of ``moe-lab tune --static``.
 
     Returns:
-        ``CASE``, tile, ``CODE`` (spills as in ``static.kernels``), ``BETTER``, why: empty for a tile that stays. A tile
-        goes if it does not compile, if it spills, or if another one with as many rows is at least as good in all of
-        ``BETTER``. tile_flop_per_byte is what a tile multiplies per byte of rows and weights that it loads,
+        ``CASE``, tile, ``CODE`` (spills as in ``static.kernels``), ``BETTER``, error, why: empty for a tile that stays.
+        A tile goes if it does not compile, if it spills, or if another one with as many rows is at least as good in all
+        of ``BETTER``. tile_flop_per_byte is what a tile multiplies per byte of rows and weights that it loads,
         loop_flop_per_instruction a warp's share of a step of the tile per instruction of the inner loop, so what warps
         repeat of one another does not count.
     """
+    rows = rows.reindex(columns=list(dict.fromkeys([*rows, *NEEDED])))  # a call that refuses has no code
     work = _numbers(rows, lambda row: static.step_flop(row) if row.tensor_unit else None)
     shown = rows.assign(
         spills=static.spills(rows),
@@ -39,11 +41,12 @@ def tiles(rows: pd.DataFrame) -> pd.DataFrame:
     for _, same in shown[shown["why"].eq("")].groupby([*CASE, rows_of_a_tile], dropna=False, sort=False):
         for index, better in _outdone(same).items():
             shown.loc[index, "why"] = f"{better} is as good or better in everything"
-    return shown.drop(columns="error")
+    return shown
 
 
 def _numbers(rows: pd.DataFrame, of: Callable[[Any], float | None]) -> Any:
-    return pd.array([of(row) for row in rows.itertuples(index=False)], dtype="Float64")
+    known = rows.astype(object)
+    return pd.array([of(row) for row in known.where(known.notna(), None).itertuples(index=False)], dtype="Float64")
 
 
 def flop_per_byte(row: Any) -> float | None:
@@ -79,8 +82,8 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     """
     spills = table["why"].str.startswith("spills")
     outdone = table["why"].str.endswith("in everything")
-    flags = pd.DataFrame({"kept": table["why"].eq(""), "spill": spills, "outdone": outdone})
-    flags["fail"] = ~flags.any(axis="columns")
+    kept, fail = table["why"].eq(""), table["error"].notna()
+    flags = pd.DataFrame({"kept": kept, "fail": fail, "spill": spills & ~fail, "outdone": outdone & ~fail})
     counts = flags.groupby(table["arch"], sort=False).sum().reset_index()
     counts.insert(1, "tiles", counts[["kept", "fail", "spill", "outdone"]].sum(axis="columns"))
     return counts[["arch", "tiles", "kept", "fail", "spill", "outdone"]]

@@ -25,6 +25,7 @@ INFO = {
 # Of the tiles that are worth timing.
 SHOWN = ["arch", "M", "part", "tile", "static_registers", "static_smem_bytes", "static_occupancy_pct"]
 SHOWN += ["tile_flop_per_byte", "loop_flop_per_instruction"]
+REASONS = 3  # why tiles do not compile, of different ones
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -68,5 +69,7 @@ def _compile(arguments: argparse.Namespace) -> int:
             f"{row.kept} of {row.tiles} tiles are worth timing on {row.arch}: {row.fail} do not compile, {row.spill} "
             f"spill, {row.outdone} are no better than another in anything that the code tells."
         )
+    for error in table["error"].dropna().unique()[:REASONS]:
+        print(f"Does not compile: {error}")
     print(kept.path, file=sys.stderr)
     return 1 if code else 0

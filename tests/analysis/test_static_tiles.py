@@ -51,3 +51,10 @@ def test_a_tile_that_is_best_elsewhere_says_nothing_here() -> None:
     better = {"static_occupancy_pct": 99.0}
     assert set(why(tiles(**{"16x64": {}, "16x128": better | {"arch": "gfx950"}})).values()) == {""}
     assert set(why(tiles(**{"16x64": {}, "16x128": better | {"part": "w2"}})).values()) == {""}
+
+
+def test_tiles_of_a_format_that_the_gpu_lacks_all_fail() -> None:
+    refused = {key: ROW[key] for key in ("arch", "gpu", "model", "format", "M", "backend", "part")}
+    table = static_tiles.tiles(pd.DataFrame([refused | {"tile": "16x64", "kernel": None, "error": "needs NVIDIA"}]))
+    assert why(table) == {"16x64": "needs NVIDIA"}
+    assert static_tiles.summary(table).values.tolist() == [["gfx942", 1, 0, 1, 0, 0]]
