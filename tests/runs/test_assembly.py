@@ -105,6 +105,11 @@ def sass(*instructions: str) -> str:
             id="the-inner-one",
         ),
         pytest.param(
+            ["MOV R1, R2", "HMMA.16816.F32 R1, R2, R3, R4", "FADD R1, R1, R2", "@P0 BRA 0x20", "@P1 BRA 0x10", "EXIT"],
+            4,
+            id="that-around-one-without-tensor-work",
+        ),
+        pytest.param(
             ["MOV R1, R2", "@P0 BRA 0x40", "IADD3 R1, R1, R2", "EXIT", "MOV R3, R4", "BRA 0x20"],
             None,
             id="code-moved-behind-the-end-is-no-loop",
