@@ -54,7 +54,7 @@ def headline(benches: Sequence[BenchRun], parts: pd.DataFrame) -> Finding | None
     own = _same(parts, best, CASE)
     ways = own[own["part"].isin(["dispatch", "combine"])]["median_us"].sum()
     said = (
-        f"On {bench.rows['ranks'].iloc[0]} GPUs ({bench.gpu}) the experts of {best['model']} in {best['format']} take "
+        f"On {bench.rows['ranks'].iloc[0]} {bench.gpu}, experts of {best['model']} in {best['format']} take "
         f"{time(best['median_us'] / 1e3)} at {best['M']:,} tokens of each, {percent(100 * ways / best['median_us'])} "
         f"of it dispatch and combine by {best['comm']}."
     )

@@ -68,7 +68,7 @@ def ranks(by_rank: pd.DataFrame) -> go.Figure:
             y=labels,
             text=[f"{part} {value:,.0f} µs" for value in us],
             marker={"color": colour},
-            hovertemplate="%{y}: %{text}<extra></extra>",
+            hovertemplate="%{y}: %{text}, %{x:.1f} % of the slowest rank's time<extra></extra>",
         )
     figure.update_layout(
         template="moe_lab",
@@ -91,8 +91,9 @@ def experts(rows: pd.DataFrame) -> go.Figure:
             x=part["place"].tolist(),
             y=part["pairs"].tolist(),
             name=str(case),
-            mode="lines",
+            mode="lines+markers",
             line={"color": colours[case], "width": 2.2},
+            marker={"size": 4},
             hovertemplate="%{x}. expert: %{y:,} pairs<extra>" + str(case) + "</extra>",
         )
     figure.update_xaxes(title={"text": "experts, most pairs first"})
