@@ -25,7 +25,7 @@ def read(tmp_path, monkeypatch):
 def test_the_page_says_who_waits_what_is_exposed_and_what_is_missing(read):
     said = [str(finding).replace("\u00a0", " ") for finding in findings.all_of(*read) if finding]
     assert said[0] == (
-        "On 2 GPUs (H200) the experts of made-up in bf16 take 162 µs at 4,096 tokens of each, 25 % of it dispatch and "
+        "On 2 H200, experts of made-up in bf16 take 162 µs at 4,096 tokens of each, 25 % of it dispatch and "
         "combine by symmetric."
     )
     assert "1.40 times as long with allgather_reducescatter" in said[1]
