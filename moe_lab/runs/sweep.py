@@ -119,7 +119,7 @@ def _collect(bench: str, left: list[list[str]], on: str, journal: Path) -> list[
         words = [[*PROGRAM, f"bench-{bench}", *options] for options in left]
         of = dict(zip((futures := client.map(cluster.case, words, pure=False)), left, strict=True))
         try:
-            with journal.open("a") as file, tqdm(total=len(left), unit="case", file=sys.stderr) as bar:
+            with journal.open("a") as file, tqdm(total=len(left), unit="case", file=sys.stderr, disable=None) as bar:
                 for future in as_completed(futures):
                     options, wrong = of[future], _ended(future)
                     if wrong:

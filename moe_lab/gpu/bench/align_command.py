@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     device = torch.device("cuda", torch.cuda.current_device())
     cases = list(align_cases(settings))
     rows: list[dict[str, Any]] = []
-    with options.out.open("w") as file, tqdm(cases, unit="case", file=sys.stderr, mininterval=1.0) as bar:
+    with options.out.open("w") as file, tqdm(cases, unit="case", file=sys.stderr, mininterval=1.0, disable=None) as bar:
         arguments = ["bench-align", *bench_options.argv("align", options)]
         against = result.measured(device, torch.bfloat16)  # align multiplies nothing: of its roofs only bytes matter
         result.append(file, [result.header("align", KEY, arguments, settings, device, against)])

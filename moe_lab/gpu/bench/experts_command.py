@@ -66,7 +66,11 @@ def work(options: argparse.Namespace) -> dict[str, Any]:
         asked = {key: settings[key] for key in ("backends", "parts", "modes", "repetitions")}
         plan = Plan(**asked, kernels=settings["kernels"] and not state.no_trace, roofs=roofs)
         left = [case for case in cases if case.key not in done]
-        for case in (bar := tqdm(left, total=len(cases), initial=len(cases) - len(left), unit="case", mininterval=1.0)):
+        for case in (
+            bar := tqdm(
+                left, total=len(cases), initial=len(cases) - len(left), unit="case", mininterval=1.0, disable=None
+            )
+        ):
             bar.set_postfix_str(f"{case.problem.model} M={case.problem.M} {case.routing}")
             note, left_out = partial(supervise.note, options.state, case.key), state.reasons(case.key, plan.backends)
             if len(left_out) < len(plan.backends) and (weights is None or weights.model != case.problem.model):

@@ -28,7 +28,7 @@ def all_of(
 
     ``parts``, ``by_rank``, ``placed`` and ``projected`` are of ``analysis.ep``.
     """
-    missing = [sentence for sentence in (*(bench.missing for bench in benches), captured.missing) if sentence]
+    missing = [bench.missing for bench in benches if bench.missing]  # that there is no capture says its section
     said = [
         headline(benches, parts),
         quickest(parts),

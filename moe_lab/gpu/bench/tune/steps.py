@@ -65,7 +65,7 @@ def compile_all(
     # Tiles that failed have a row too, so a resumed run does not try them again.
     todo = [task for task in tasks(problems, plans) if compile_key(task) not in session.journal.rows]
     jobs = options.jobs or min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
-    with tqdm(total=len(todo), unit="tile", desc="compile", file=sys.stderr, mininterval=1.0) as bar:
+    with tqdm(total=len(todo), unit="tile", desc="compile", file=sys.stderr, mininterval=1.0, disable=None) as bar:
 
         def done(task: dict[str, Any], error: str | None, seconds: float) -> None:
             row = session.row(problems[0], "compile", task["part"], 0, parse(task["tile"]))
@@ -101,7 +101,9 @@ def tune_all(
 
     done = {row["M"] for row in session.journal.of(phase="final")}
     left = [p for p in problems if p.M not in done]
-    with tqdm(left, total=len(problems), initial=len(done), unit="M", desc="measure", file=sys.stderr) as bar:
+    with tqdm(
+        left, total=len(problems), initial=len(done), unit="M", desc="measure", file=sys.stderr, disable=None
+    ) as bar:
         for i, problem in enumerate(bar):
             bar.set_postfix_str(f"M={problem.M}")
             now = session.now()
