@@ -75,7 +75,8 @@ def test_quantised_hidden_rows_need_no_gate(name, device, poison):
 def test_quantise_applies_activations_without_a_gate(device):
     x = torch.randn(3, 128, device=device).half()
     found = quantise(x, "relu2_no_mul", format="int8")
-    torch.testing.assert_close(found.values * found.scales, x.float().relu() ** 2, rtol=0, atol=0.05)
+    # Half a step of the token's own scale, whose largest number is 127 steps, and what fp32 rounds.
+    assert ((found.values * found.scales - x.float().relu() ** 2).abs() <= 0.5001 * found.scales).all()
 
 
 def test_without_a_gate_w13_has_half_the_rows_and_work():
