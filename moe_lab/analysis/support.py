@@ -41,7 +41,7 @@ def matrix(gpu: str | None, sweeps: Sequence[Sweep]) -> pd.DataFrame:
                 "activations": " ".join(info["activations"]),
                 "inputs": " ".join(info.get("inputs", ["standard"])),
                 "on_input": "yes",  # every backend is tested for it
-                "adds_biases": "yes" if info.get("biases") else "no",
+                "adds_biases": "yes" if formats.adds_biases(info, name) else "no",
                 "hardware": needs(info["hardware"], name),
                 "here": here(backend, name, gpu),
             }

@@ -32,6 +32,7 @@ KEYS: dict[str, dict[str, tuple[type, str]]] = {
         "activations!": (list, "activations that it supports"),
         "inputs": (list, "standard (rows of tokens) and batched (rows by expert, with counts); default: standard"),
         "biases": (bool, "whether it adds biases to both products"),
+        "unbiased": (list, "formats in which it adds none all the same"),
         "cuda_graph": (bool, "whether a CUDA graph can capture it"),
         "peer": (str, "project whose files it reads; the plugin then has at(version)"),
         "tried": (list, "releases that it was tried with"),

@@ -124,6 +124,11 @@ def of_engine(kind: str, block: tuple[int, ...] | None, per_channel: bool = Fals
     ]
 
 
+def adds_biases(info: Mapping[str, Any], name: str) -> bool:
+    """Return whether a backend with that ``INFO`` adds biases to products of a format's weights."""
+    return bool(info.get("biases")) and not get(name).among(info.get("unbiased", []))
+
+
 def stated(sizes: Mapping[Any, Any]) -> str | None:
     """Return the format that a run states for its problem, None if it is unknown."""
     # Runs from before there were formats state the dtype alone, or `quant` beside it.

@@ -63,7 +63,7 @@ def invoke_fused_moe_triton_kernel(
     top_k, config, compute_type, use_fp8_w8a8, use_int8_w8a8, use_int8_w8a16, use_int4_w4a16, per_channel_quant,
     block_shape=None, B_bias=None,
 ):
-    assert B_bias is None and C.ndim == 3 and not use_int4_w4a16
+    assert C.ndim == 3 and not use_int4_w4a16
     assert (use_fp8_w8a8 or use_int8_w8a8 or use_int8_w8a16) == (B_scale is not None)
     if use_fp8_w8a8:
         assert A.dtype == B.dtype == torch.float8_e4m3fn
@@ -79,7 +79,7 @@ def invoke_fused_moe_triton_kernel(
         assert B.dtype == torch.int8 and per_channel_quant and (A.dtype == torch.int8) == use_int8_w8a8
         A, B = A.float() * A_scale if use_int8_w8a8 else A.float(), B.float() * B_scale
     tiles = sorted_token_ids, expert_ids, num_tokens_post_padded, config["BLOCK_SIZE_M"]
-    multiply(A, B, C, *tiles, topk_weights, mul_routed_weight, top_k)
+    multiply(A, B, C, *tiles, topk_weights, mul_routed_weight, top_k, B_bias)
 
 
 def invoke_fused_moe_wna16_triton_kernel(
@@ -94,13 +94,16 @@ def invoke_fused_moe_wna16_triton_kernel(
     multiply(A, B, C, *tiles, topk_weights, mul_routed_weight, top_k)
 
 
-def multiply(A, B, C, sorted_token_ids, expert_ids, num_tokens_post_padded, size, topk_weights, weighted, top_k):
+def multiply(
+    A, B, C, sorted_token_ids, expert_ids, num_tokens_post_padded, size, topk_weights, weighted, top_k, bias=None
+):
     flat = C.view(-1, C.shape[-1])
     for tile in range(int(num_tokens_post_padded) // size):
         pairs = [tile] if sorted_token_ids is None else sorted_token_ids[tile * size : (tile + 1) * size].tolist()
         for pair in pairs:
             if pair < flat.shape[0]:
-                y = B[int(expert_ids[tile])] @ A[pair // top_k]
+                expert = int(expert_ids[tile])
+                y = B[expert] @ A[pair // top_k] + (0 if bias is None else bias[expert])
                 flat[pair] = y * topk_weights.view(-1)[pair] if weighted else y
 """
 BATCHED = """
@@ -195,6 +198,33 @@ def test_wheel_pipeline_passes_integers_with_scales_and_zero_points(cache: Path,
     backend = examine.load("vllm_triton")[0]
     y = backend.experts(x, *backend.prepare(*w), ids, weights, problem=problem, mark=ranges.marker("none"))
     assert_fp8(y, problem, (x, *w, ids, weights))
+
+
+@pytest.mark.parametrize(("format", "topk"), [("int8_w8a16", 2), ("fp8_token", 1)])
+def test_wheel_pipeline_passes_biases_which_no_router_weight_of_the_input_multiplies(
+    cache: Path, interpreter, format: str, topk: int, poison
+) -> None:
+    problem, (x, *w, ids, weights) = fp8(5, topk=topk, format=format)
+    problem = dataclasses.replace(problem, biases=True, apply_router_weight_on_input=topk == 1)
+    tensors = x, *(Biased(one, torch.randn(one.shape[:2])) for one in w), ids * 0.5, weights
+    backend = examine.load("vllm_triton")[0]
+    y = backend.experts(x, *backend.prepare(*tensors[1:3]), *tensors[3:], problem=problem, mark=ranges.marker("none"))
+    assert_fp8(y, problem, tensors)
+
+
+def test_wheel_pipeline_refuses_biases_that_a_kernel_or_a_release_cannot_add(
+    cache: Path, interpreter, tmp_path
+) -> None:
+    problem, (x, *w, ids, weights) = fp8(5, format="fp16")
+    given = MoEProblem(5, 256, 128, 8, 2, "int4_w4a16_g32", biases=True), torch.device("cuda")
+    with pytest.raises(UserError, match="vllm_triton adds no biases in int4_w4a16_g32, which"):
+        examine.refuse("vllm_triton", plugins.info("experts", "vllm_triton"), *given)
+    files = {f"{MOE}/fused_moe.py": LAUNCHER.replace("B_bias", "other"), f"{MOE}/configs/{TILES}": "{}"}
+    fetch.add(str(wheel(tmp_path, version="0.1", files=files)))
+    both = (Biased(one, torch.zeros(one.shape[:2])) for one in w)
+    backend = examine.load("vllm_triton@0.1")[0]
+    with pytest.raises(UserError, match=r"vllm 0\.1 adds no biases; use another release"):
+        backend.experts(x, *both, ids, weights, problem=problem, mark=ranges.marker("none"))
 
 
 @pytest.mark.parametrize("format", ["fp16", "fp8_block"])

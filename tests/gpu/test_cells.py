@@ -43,7 +43,7 @@ def test_every_stated_cell_of_a_backend_is_right(backend, format, device):
     wrong = []
     for activation in info["activations"]:
         # Biases, which no product but the activation follows, once.
-        biased = [True] if info.get("biases") and activation == info["activations"][0] else []
+        biased = [True] if formats.adds_biases(info, format) and activation == info["activations"][0] else []
         for on_input, biases in product((False, True), [False, *biased]):
             errors, oracle = called(backend, format, activation, device, on_input, biases)
             if not oracle.right(errors, info.get("fp32") == "tf32"):

@@ -170,8 +170,11 @@ def refuse(name: str, info: dict[str, Any], problem: MoEProblem, device: torch.d
         raise UserError(f"{name} does not take {problem.format} here, only: {', '.join(named) or 'nothing'}.")
     if problem.activation not in info["activations"]:
         raise UserError(f"{name} does not have {problem.activation}, only: {', '.join(info['activations'])}.")
-    if problem.biases and not info.get("biases"):
-        raise UserError(f"{name} adds no biases, which the experts have; choose one that does, such as fused_moe.")
+    if problem.biases and not formats.adds_biases(info, problem.format):
+        where = f" in {problem.format}" if info.get("biases") else ""
+        raise UserError(
+            f"{name} adds no biases{where}, which the experts have; choose one that does, such as fused_moe."
+        )
     multiple = info.get("multiple_of", 1)
     if problem.K % multiple or problem.N % multiple:
         raise UserError(f"{name} needs K and N to be multiples of {multiple}, not {problem.K} and {problem.N}.")

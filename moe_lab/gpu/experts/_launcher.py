@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from moe_lab.gpu.formats import Quantised, Weights
+from moe_lab.gpu.formats import AnyWeights, Quantised
 from moe_lab.spec import formats
 from moe_lab.spec.errors import UserError
 
@@ -31,7 +31,7 @@ def grouped(format: str) -> bool:
     return formats.get(format).engine == "int4_w4a16"
 
 
-def paired_zeros(w: Weights) -> Weights:
+def paired_zeros(w: AnyWeights) -> AnyWeights:
     """Return weights [E, rows, columns] whose zero points are as the engines store them: those of two rows a byte.
 
     Args:

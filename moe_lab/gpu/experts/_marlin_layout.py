@@ -118,10 +118,10 @@ def _tiles(values: Tensor, bits: int, order: Tensor) -> Tensor:
     codes = unpack(values) if bits == 4 else values.view(torch.uint8) ^ 128
     columns, depth = codes.shape
     tiles = codes.T.reshape(depth // 16, 16, columns // 16, 16).transpose(1, 2).reshape(-1, TILE)[:, order]
-    return _words(tiles, bits).view(depth // 16, -1)
+    return words(tiles, bits).view(depth // 16, -1)
 
 
-def _words(codes: Tensor, bits: int) -> Tensor:
+def words(codes: Tensor, bits: int) -> Tensor:
     """Return codes [..., n] uint8, the first in the lowest bits, as [..., n * bits / 32] int32."""
     stored = codes if bits == 8 else codes[..., ::2] | codes[..., 1::2] << 4
     return stored.contiguous().view(torch.int32)
@@ -135,7 +135,7 @@ def _moved(rows: Tensor, order: Tensor) -> Tensor:
 def _zeros(zeros: Tensor) -> Tensor:
     """Return one expert's zero points [columns, groups] as [groups, columns / 8] int32."""
     by, pairs = (torch.tensor(order, device=zeros.device) for order in (BY_GROUP, TWO_AT_A_TIME[4]))
-    return _words(_moved(_moved(zeros.T[None], by), pairs)[0], 4)
+    return words(_moved(_moved(zeros.T[None], by), pairs)[0], 4)
 
 
 def _shifted(scales: Tensor) -> Tensor:

@@ -18,10 +18,11 @@ import triton.language as tl
 from torch import Tensor
 
 from moe_lab.gpu.experts._launcher import call, flags, grouped, paired_zeros
+from moe_lab.gpu.experts._place_weight import place_weight
 from moe_lab.gpu.experts._platform import rocm
 from moe_lab.gpu.experts._standins import load_file
 from moe_lab.gpu.experts._tuned import align_of
-from moe_lab.gpu.formats import Quantised, Weights
+from moe_lab.gpu.formats import AnyWeights, Biased, Quantised, Weights, apart
 from moe_lab.gpu.kernels.activation import gated_activation
 from moe_lab.gpu.kernels.combine import combine
 from moe_lab.gpu.kernels.quantise import check_product, parts, quantise
@@ -32,6 +33,8 @@ from moe_lab.spec.problem import MoEProblem
 from moe_lab.spec.ranges import Mark
 
 TYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
+
+BIAS = "bias", "B_bias"  # names of a launcher's argument
 
 # Options of Triton's launcher that a tuned file may name.
 LAUNCH, LAUNCH_AMD = ("num_warps", "num_stages", "num_ctas"), ("waves_per_eu", "matrix_instr_nonkdim", "kpack")
@@ -156,7 +159,7 @@ class WheelPipeline:
         names = "invoke_fused_moe_wna16_triton_kernel", "invoke_fused_moe_triton_kernel", "invoke_fused_moe_kernel"
         return next(getattr(self._kernel, name) for name in names[not int4 :] if hasattr(self._kernel, name))
 
-    def prepare(self, w13: Weights, w2: Weights) -> tuple[Weights, Weights]:
+    def prepare(self, w13: AnyWeights, w2: AnyWeights) -> tuple[AnyWeights, AnyWeights]:
         """Return the weights as they are, but for zero points, which the kernels read two rows a byte."""
         return paired_zeros(w13), paired_zeros(w2)
 
@@ -167,18 +170,25 @@ class WheelPipeline:
     def experts(
         self,
         x: Tensor,
-        w13: Weights,
-        w2: Weights,
+        w13: AnyWeights,
+        w2: AnyWeights,
         topk_weights: Tensor,
         topk_ids: Tensor,
         *,
         problem: MoEProblem,
         mark: Mark,
     ) -> Tensor:
-        """Return the layer's output [M, K] in the dtype of x. No host synchronisation."""
+        """Return the layer's output [M, K] in the dtype of x. No host synchronisation.
+
+        Raises:
+            UserError: there are biases, and the release has no argument for them.
+        """
         if problem.M == 0:
             return torch.empty_like(x)
         plan, on_input = self._plan(problem), problem.apply_router_weight_on_input
+        if isinstance(w13, Biased):
+            # Its w13 would multiply the bias by the router weight too.
+            (x, topk_weights), on_input = place_weight(x, topk_weights, problem, mark), False
         tokens: Weights = x
         if quantised := bool(formats.get(problem.format).activation_block):
             check_product(problem.format, x.device)
@@ -214,13 +224,16 @@ class WheelPipeline:
             return {"sorted_token_ids": None, "expert_ids": topk_ids.view(-1), "num_tokens_post_padded": total}
         return align_of("auto")(topk_ids, block_m, problem.E)._asdict()
 
-    def _gemm(self, x: Weights, w: Weights, y: Tensor, weighted: bool, topk: int, given: dict[str, Any]) -> None:
-        """Launch y = x @ w^T for the rows of each tile; ``weighted``: times the router weight."""
+    def _gemm(self, x: Weights, w: AnyWeights, y: Tensor, weighted: bool, topk: int, given: dict[str, Any]) -> None:
+        """Launch y = x @ w^T, with the bias if there is one, for the rows of each tile, times the router weight."""
         # Releases differ in their arguments: all that any of them knows is offered, see ``call``.
-        fixed = dict.fromkeys(("bias", "B_bias"))
-        (a, a_scale), (b, b_scale) = parts(x), parts(w)
-        zeros = w.zeros if isinstance(w, Quantised) else None
+        weights, bias = apart(w)
+        launcher, fixed = self._launcher(given["use_int4_w4a16"]), dict.fromkeys(BIAS, bias)
+        if bias is not None and not inspect.signature(launcher).parameters.keys() & set(BIAS):
+            raise UserError(f"{self.peer.project} {self.peer.version} adds no biases; use another release.")
+        (a, a_scale), (b, b_scale) = parts(x), parts(weights)
+        zeros = weights.zeros if isinstance(weights, Quantised) else None
         values = {"A": a, "B": b, "C": y, "A_scale": a_scale, "B_scale": b_scale, "B_zp": zeros, "top_k": topk}
         types = {"mul_routed_weight": weighted, "compute_type": TYPES[y.dtype], "filter_expert": False}
         self.token_scales = a_scale
-        call(self._launcher(given["use_int4_w4a16"]), {**fixed, **values, **types, **given})
+        call(launcher, {**fixed, **values, **types, **given})

@@ -30,6 +30,8 @@ INFO = {
     "cpu_formats": ["fp32", "fp16", "bf16"],
     "fp32": "tf32",
     "activations": ["silu", "gelu", "gelu_tanh", "relu2", "swigluoai", "silu_no_mul", "gelu_no_mul", "relu2_no_mul"],
+    "biases": True,
+    "unbiased": ["int4_w4a16"],
     "cuda_graph": True,
     "source": "https://github.com/vllm-project/vllm",
 }

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from moe_lab.gpu.bench.examine import refuse
 from moe_lab.gpu.experts import load
 from moe_lab.gpu.formats import Biased, quantise
-from moe_lab.spec import plugins, ranges
+from moe_lab.spec import formats, plugins, ranges
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.problem import MoEProblem
 
@@ -57,7 +57,8 @@ class Experts:
         """
         info = plugins.info("experts", backend.partition("@")[0])
         # Those of a model without its checkpoint are 0, and a backend need not add them.
-        if self.problem.biases and not info.get("biases") and not any(_biased(module) for module in self.modules):
+        able = formats.adds_biases(info, self.problem.format)
+        if self.problem.biases and not able and not any(_biased(module) for module in self.modules):
             self.problem = replace(self.problem, biases=False)
         refuse(backend, info, self.problem, device)
         plugin, _ = load(backend)
