@@ -87,7 +87,9 @@ def by_rank(rows: pd.DataFrame) -> pd.DataFrame:
     """
     found = []
     for row in rows_of(rows[rows["part"] == "full"]):
-        times = {tuple(name.split("|", 1)): us for name, us in row.ranks_us or []}
+        if not row.ranks_us:  # one launch did all
+            continue
+        times = {tuple(name.split("|", 1)): us for name, us in row.ranks_us}
         for rank, pairs in row.rank_rows or []:
             own = {part: times.get((rank, part), math.nan) for part in PARTS}
             waits = sum(max(0.0, own[way] - times.get((rank, f"{way} alone"), math.nan)) for way in PARTS[::2])

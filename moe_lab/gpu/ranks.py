@@ -36,7 +36,7 @@ class RankedExperts:
     Attributes:
         problem: of one rank's tokens: M is the most tokens of a rank, E counts the experts of all ranks.
         between: how tokens get to other ranks and back.
-        backend: experts plugin, or ``name@version``.
+        backend: experts plugin, or ``name@version``; not asked where the comm plugin does the experts too.
     """
 
     problem: MoEProblem
@@ -44,9 +44,16 @@ class RankedExperts:
     backend: str
 
     def __post_init__(self) -> None:
+        if self.between.whole:
+            return
         self._plugin, self._info = load(self.backend)
         if not self._info.get("share"):
             raise UserError(f"The experts backend '{self.backend}' cannot leave out experts of other ranks.")
+
+    @property
+    def computes(self) -> str:
+        """What computes the experts: the backend, or the comm plugin if it does that too."""
+        return self.between.name if self.between.whole else self.backend
 
     @classmethod
     def make(
@@ -59,12 +66,14 @@ class RankedExperts:
         """
         if parallel.experts != problem.E:
             raise UserError(f"The placement is of {parallel.experts} experts, but the layer has {problem.E}.")
-        sizes = Sizes(problem.M, problem.K, problem.topk, problem.format, device)
+        sizes = Sizes(problem.M, problem.K, problem.topk, problem.format, device, problem)
         return cls(problem, Between(comm, parallel, sizes), backend)
 
     def prepare(self, w13: AnyWeights, w2: AnyWeights) -> Any:
-        """Return this rank's w13 and w2 as the backend wants them, from those of all experts."""
+        """Return this rank's w13 and w2 as what computes the experts wants them, from those of all experts."""
         own = (held(w, self.between.parallel) for w in (w13, w2))
+        if self.between.whole:
+            return self.between.weights(*own)
         return getattr(self._plugin, "prepare", lambda *both: both)(*own)
 
     def __call__(self, x: Tensor, weights: Any, topk_weights: Tensor, topk_ids: Tensor, mark: Mark) -> Tensor:
@@ -77,6 +86,8 @@ class RankedExperts:
             topk_ids: [M, topk] integer, numbers among all experts.
             mark: opens the ranges.
         """
+        if self.between.whole:
+            return self.between.layer(x, weights, topk_weights, topk_ids, mark)
         received = self.between.dispatch(x, topk_ids, topk_weights, mark)
         rows = self.compute(received.x, weights, received.topk_weights, received.topk_ids, mark)
         return self.between.combine(rows, received, mark)

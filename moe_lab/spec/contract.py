@@ -67,6 +67,7 @@ KEYS: dict[str, dict[str, tuple[type, str]]] = {
         "formats": (list, "formats of the rows that it sends, if not of any dtype"),
         "devices": (list, "cuda, cpu"),
         "sends": (str, "all, if every rank gets every token; default: needed, those with experts there"),
+        "whole": (bool, "whether it does the experts too: layer and weights instead of dispatch and combine"),
     },
     "capture": {
         "shows": _SHOWS,
@@ -98,8 +99,9 @@ NAMES: dict[str, dict[str, str]] = {
     },
     "comm": {
         "prepare": "(parallel, sizes) -> the room of all calls, made once by all ranks together",
-        "dispatch!": "tokens to the ranks of their experts",
-        "combine!": "the experts' results, back",
+        "dispatch|layer!": "tokens to the ranks of their experts; or (x, weights, ...) -> y, all of the layer",
+        "combine|layer!": "the experts' results, back",
+        "weights": "(w13, w2) of this rank -> what layer takes",
         "check": "(room): UserError that names a rank which did not come",
     },
     "capture": {

@@ -263,7 +263,7 @@ class Grouped:
     def dense(values: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
         assert values.dtype == torch.float8_e4m3fn
         assert values.is_contiguous()
-        high = values.shape[-2] // scales.shape[-2]
+        high = values.shape[-2] // max(1, scales.shape[-2])
         return values.float() * scales.repeat_interleave(128, -1).repeat_interleave(high, -2)
 
     def m_grouped_fp8_gemm_nt_contiguous(self, a, b, d, groups) -> None:
@@ -323,8 +323,8 @@ class Mega:
 
     ROOM = 384
 
-    def __init__(self, pre_dispatch: bool):
-        self._C = self
+    def __init__(self, pre_dispatch: bool, ranks: int = 1):
+        self._C, self.ranks = self, ranks
         if pre_dispatch:
             self.mega_moe_pre_dispatch_sm90 = self.dispatch
 
@@ -332,7 +332,7 @@ class Mega:
         return self.ROOM
 
     def get_symm_buffer_size_for_sm90_mega_moe(self, ranks, E, most, topk, K, N, dispatched, activation):
-        assert (ranks, most % self.ROOM, dispatched, activation) == (1, 0, True, "swiglu")
+        assert (ranks, most % self.ROOM, dispatched, activation) == (self.ranks, 0, True, "swiglu")
         sizes = most * K, most * K // 32, most * topk * 8, most * topk * 4
 
         def cut(memory: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -357,9 +357,10 @@ class Mega:
             place[:M].copy_(numbers)
 
     def fp8_mega_moe(self, y, first, second, room) -> None:
-        assert (room.group.rank(), room.handle.buffer_ptrs) == (0, [room.buffer.data_ptr()])
+        assert (room.group.rank(), room.handle.buffer_ptrs[0]) == (0, room.buffer.data_ptr())
         M, (E, rows, K) = len(y), first[0].shape
-        assert (room.num_experts, room.num_topk) == (E, room.topk_idx.shape[1])
+        assert (room.num_experts, room.num_topk) == (self.ranks * E, room.topk_idx.shape[1])
+        assert len(room.handle.buffer_ptrs) == self.ranks
         apart = first[0].view(E, rows // 16, 2, 8, K).transpose(1, 2).reshape(E, rows, K)
         x, w13, w2 = (Grouped.dense(*pair) for pair in ((room.x[:M], room.x_sf[:M]), (apart, first[1]), second))
         for m in range(M):
@@ -385,6 +386,45 @@ def test_mega_moe_gets_tokens_and_weights_in_its_memory(M: int, pre_dispatch: bo
     assert y.shape == (M, 512)
     if M:
         assert_fp8(y, problem, (x, w13, w2, *route))
+
+
+@pytest.mark.parametrize("M", [0, 5])
+def test_mega_moe_of_a_rank_gets_its_own_weights_and_ids_among_all_experts(M, interpreter, poison, monkeypatch) -> None:
+    """GIVEN rank 0 of two, whose tokens need only its experts WHEN it does the layer THEN it is that of one process."""
+    from moe_lab.gpu.comm import Sizes
+    from moe_lab.gpu.comm import mega_moe as between
+    from moe_lab.gpu.experts import mega_moe
+    from moe_lab.gpu.ranks import RankedExperts
+    from moe_lab.spec.parallel import Parallel
+
+    def shared(size: int, rank: int, device: torch.device):
+        memory = torch.full((size,), 7, dtype=torch.uint8)
+        return memory, [memory.data_ptr(), 0], None
+
+    backend = mega_moe.MegaMoe.__new__(mega_moe.MegaMoe)
+    vars(backend)["_library"] = Mega(pre_dispatch=False, ranks=2)
+    met: list[str] = []
+    monkeypatch.setattr(mega_moe, "at", lambda version: backend)
+    monkeypatch.setattr(mega_moe, "capability", lambda: (9, 0))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr(between, "wire", lambda *given: None)
+    monkeypatch.setattr(between, "shared", shared)
+    monkeypatch.setattr(between, "distributed", SimpleNamespace(barrier=lambda: met.append("all")))
+    problem, (x, w13, w2, weights, ids) = fp8(M, K=512, N=256)
+    parallel, ids = Parallel.contiguous(8, 2), ids % 4
+    room = between.prepare(parallel, Sizes(M, 512, 2, "fp8_block", torch.device("cuda"), problem))
+    assert met == ["all"], "nobody writes before all memory is zero"
+
+    def layer(*given):
+        return between.layer(*given[:-1], parallel=parallel, mark=given[-1], room=room)
+
+    way = SimpleNamespace(name="mega_moe", parallel=parallel, whole=True, weights=between.weights, layer=layer)
+    ranked = RankedExperts(problem, way, "hopper")
+    assert ranked.computes == "mega_moe"
+    y = ranked(x, ranked.prepare(w13, w2), weights, ids, ranges.marker("none"))
+    assert y.shape == (M, 512)
+    if M:
+        assert_fp8(y, problem, (x, w13, w2, weights, ids))
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,32 @@ SIZES = [
 ]
 
 
+# Experts and both ways in one call, of which a benchmark sees no parts.
+WHOLE = """
+from dataclasses import replace
+
+from moe_lab.gpu.comm import allgather_reducescatter as ways
+from moe_lab.gpu.experts import torch_loop
+
+INFO = {"kind": "comm", "about": "x", "layout": "standard", "ranks": "any", "stages": [], "whole": True}
+
+
+def prepare(parallel, sizes):
+    return ways.prepare(parallel, sizes), sizes.problem
+
+
+def weights(w13, w2):
+    return [w13, w2]
+
+
+def layer(x, weights, topk_weights, topk_ids, *, parallel, mark, room):
+    got = ways.dispatch(x, topk_ids, topk_weights, parallel=parallel, mark=mark, room=room[0])
+    own = replace(room[1], M=len(got.x), E=len(parallel.local))
+    rows = torch_loop.experts(got.x, *weights, got.topk_weights, got.topk_ids, problem=own, mark=mark, share=0.5)
+    return ways.combine(rows, got, mark=mark)
+"""
+
+
 def options(out, *words) -> argparse.Namespace:
     return parser().parse_args(["bench-ep", *SIZES, "--comm", ",".join(BOTH), "--out", str(out), *words])
 
@@ -44,17 +70,23 @@ def options(out, *words) -> argparse.Namespace:
 def measured(tmp_path_factory):
     """Header and rows of two ranks where every token has the experts 0 and 1, which are both on rank 0."""
     folder = tmp_path_factory.mktemp("ep")
-    replay, out = folder / "ids.pt", folder / "rows.jsonl"
+    replay, out, plugin = folder / "ids.pt", folder / "rows.jsonl", folder / "whole.py"
     torch.save(torch.tensor([[0, 1]] * 10), replay)
-    given = options(out, "--m", "5", "--routing", f"replay:{replay}")
-    ranked.run(2, lambda rank: ep_command.measure(given, rank, CPU), folder)
+    plugin.write_text(WHOLE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(plugins.FILES, str(plugin))
+        given = options(out, "--m", "5", "--routing", f"replay:{replay}", "--comm", ",".join([*BOTH, "whole"]))
+        ranked.run(2, lambda rank: ep_command.measure(given, rank, CPU), folder)
     return out
 
 
 def test_each_way_and_part_has_a_row_with_times_of_the_slowest_rank(measured):
     header, *rows, end = (json.loads(line) for line in measured.read_text().splitlines())
     assert end == {"complete": True}
-    assert [(row["comm"], row["part"]) for row in rows] == [(comm, part) for comm in BOTH for part in ep.PARTS]
+    parts = [(comm, part) for comm in BOTH for part in ep.PARTS]
+    assert [(row["comm"], row["part"]) for row in rows] == [*parts, ("whole", "full")]
+    assert [rows[0]["backend"], rows[-1]["backend"]] == ["torch_loop", "whole"], "which computes the experts"
+    assert rows[-1]["ranks_us"] is None, "it has no parts"
     assert all(row["median_us"] > 0 and row["correct"] and row["error"] is None for row in rows)
     by_rank = dict(rows[0]["ranks_us"])
     parts = ["dispatch", "experts", "combine", "dispatch alone", "combine alone"]

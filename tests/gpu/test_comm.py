@@ -21,7 +21,7 @@ def test_a_comm_plugin_states_its_layout_ranks_and_stages(name):
     info = plugins.info("comm", name)
     assert info["layout"] in ("standard", "batched")
     assert info["ranks"] in ("one", "any")
-    assert set(info["stages"]) <= set(STAGES)
+    assert {stage for fused in info["stages"] for stage in fused.split("+")} <= set(STAGES)
 
 
 def test_a_comm_plugin_is_one_file(tmp_path, monkeypatch):
@@ -60,3 +60,34 @@ def test_local_drops_what_is_dropped_and_refuses_several_ranks():
     assert received.topk_ids.tolist() == [[0, -1]]
     with pytest.raises(UserError, match="for one rank, not 2"):
         local.dispatch(x, ids, weights, parallel=Parallel.contiguous(4, 2), mark=SILENT)
+
+
+PEERS = [name for name in plugins.names("comm") if plugins.info("comm", name)["source"] != "moe_lab"]
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_a_peer_that_is_not_here_is_refused_in_a_sentence_that_says_how_to_get_it(name, monkeypatch):
+    monkeypatch.setattr(plugins, "_found", lambda module: module in ("torch", "triton"))
+    sizes = comm.Sizes(4, 512, 2, "fp8_block", torch.device("cuda"))
+    with pytest.raises(UserError, match=rf"comm plugin '{name}' is unavailable: needs .* \(pip install"):
+        comm.Between(name, Parallel.contiguous(8, 2), sizes)
+
+
+@pytest.mark.parametrize(
+    ("name", "format", "placement", "said"),
+    [
+        ("mega_moe", "bf16", ((0, 1), (2, 3)), "mega_moe does not take bf16 here, only: fp8_block"),
+        ("mega_moe", "fp8_block", ((0, 2), (1, 3)), "mega_moe takes equal shares of the experts in order, not 4 on 2"),
+        ("mega_moe", "fp8_block", ((0, 1), (2,)), "equal shares of the experts in order, not 3 on 2"),
+        ("mega_moe", "fp8_block", ((0, 1), (2, 3)), "placed on 2 ranks, but 0 are running"),
+    ],
+)
+def test_a_peer_refuses_what_it_cannot_do_before_its_library_is_read(name, format, placement, said, monkeypatch):
+    from moe_lab.gpu.experts import mega_moe
+
+    monkeypatch.setattr(plugins, "_found", lambda module: True)
+    monkeypatch.setattr(mega_moe, "capability", lambda: (9, 0))
+    problem = MoEProblem(4, 512, 256, sum(map(len, placement)), 2, format)
+    sizes = comm.Sizes(4, 512, 2, format, torch.device("cuda"), problem)
+    with pytest.raises(UserError, match=said):
+        comm.Between(name, Parallel(placement), sizes)

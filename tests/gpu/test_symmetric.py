@@ -68,7 +68,7 @@ def layer_of(problem, room):
             y = symmetric.combine(rows, received, mark=mark)
         return y
 
-    between = SimpleNamespace(parallel=parallel, dispatch=dispatch, combine=combine)
+    between = SimpleNamespace(parallel=parallel, dispatch=dispatch, combine=combine, whole=False)
     return RankedExperts(problem, between, "torch_loop")
 
 

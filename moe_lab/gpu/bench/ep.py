@@ -2,7 +2,8 @@
 
 The ways between ranks are timed interleaved, see ``meet``; a time is that of the slowest rank. Each way is timed in one
 piece; as dispatch, experts and combine one after another; and as dispatch and combine without the experts, so that no
-rank waits for the experts of another one. A way that fails on one rank is left out on all.
+rank waits for the experts of another one. A way that does the experts too is timed in one piece only. A way that fails
+on one rank is left out on all.
 """
 
 import math
@@ -69,18 +70,19 @@ class EpPlan:
 
 
 class EpWeights:
-    """The weights of one model: of all experts, for the check, and this rank's as the backend wants them."""
+    """The weights of one model: of all experts, for the check, and this rank's as what computes the experts wants."""
 
     def __init__(self, problem: MoEProblem, device: torch.device, seed: int):
         """Draw the weights: the same ones on all ranks."""
         self.model, self.all = problem.model, Weights(problem, device, seed)
-        self._own: Any = None
+        self._own: dict[str, Any] = {}
 
     def of(self, layer: RankedExperts) -> Any:
-        """Return this rank's weights, prepared once."""
-        if self._own is None:
-            self._own = layer.prepare(self.all.w13, self.all.w2)
-        return self._own
+        """Return this rank's weights, prepared once for each that computes the experts."""
+        who = layer.computes
+        if who not in self._own:
+            self._own[who] = layer.prepare(self.all.w13, self.all.w2)
+        return self._own[who]
 
 
 @dataclass
@@ -118,16 +120,19 @@ def ep_rows(
     steps = {f"{comm}|{name}": s for comm, way in ways.items() if not way.error for name, s in way.steps.items()}
     times = timed(steps, plan.repetitions, device)
     named = case.problem.facts() | {"routing": case.routing, "seed": case.seed, "ranks": parallel.ranks}
-    named |= {"backend": plan.backend, "mode": plan.mode(device), "repetitions": plan.repetitions} | load.facts()
+    named |= {"mode": plan.mode(device), "repetitions": plan.repetitions} | load.facts()
     rows = []
     for comm, way in ways.items():
         own = {name: times[f"{comm}|{name}"] for name in way.steps if not way.error}
-        to_all = plugins.info("comm", comm).get("sends") == "all"
-        for part in PARTS:
-            row = named | {"comm": comm, "part": part} | _times(part, own)
+        info = plugins.info("comm", comm)
+        whole, to_all = info.get("whole"), info.get("sends") == "all"
+        who = {"comm": comm, "backend": comm if whole else plan.backend}
+        for part in PARTS[:1] if whole else PARTS:
+            row = named | who | {"part": part} | _times(part, own)
             row |= way.facts | load.rates(part, row["median_us"], to_all, plan.links, plan.roofs)
+            if part == "full":
+                row["expert_rows"] = load.expert_rows if comm == plan.comms[0] else None
             rows.append(row | {"error": way.error})
-        rows[-len(PARTS)] |= {"expert_rows": load.expert_rows if comm == plan.comms[0] else None}
     return rows
 
 
@@ -160,6 +165,8 @@ def _examine(
     check(whole())
     way.steps["full"] = [ready(whole, mode, x.device)]
     check(result_of(way.steps["full"][0]()))
+    if between.whole:
+        return
     step = captured if mode == "graph" else lambda call: call
     # Captured and run in their order, as in a layer: a way may need a combine between two dispatches.
     dispatch = step(lambda: between.dispatch(x, routing.topk_ids, routing.topk_weights, SILENT))
@@ -191,7 +198,7 @@ def _times(part: str, own: dict[str, Tensor]) -> dict[str, Any]:
         return dict.fromkeys(("median_us", "p20_us", "p80_us", "ranks_us"))
     name, at = {"full": ("full", 0), "dispatch": ("alone", 0), "experts": ("split", 1), "combine": ("alone", 1)}[part]
     slowest = own[name][:, :, at].amax(dim=0)
-    return quantiles_us(slowest.tolist()) | {"ranks_us": _by_rank(own) if part == "full" else None}
+    return quantiles_us(slowest.tolist()) | {"ranks_us": _by_rank(own) if part == "full" and "split" in own else None}
 
 
 def _by_rank(own: dict[str, Tensor]) -> list[tuple[str, float]]:

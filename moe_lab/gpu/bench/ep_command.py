@@ -99,7 +99,8 @@ def comms(options: argparse.Namespace) -> list[str]:
     able = [name for name in plugins.names("comm") if plugins.unavailable("comm", name) is None]
     known = {name: plugins.info("comm", name) for name in able}
     here = [name for name, info in known.items() if options.device in info.get("devices", ("cuda", "cpu"))]
-    return [name for name in here if known[name]["ranks"] == "any"]
+    takes = [name for name in here if options.format in known[name].get("formats", [options.format])]
+    return [name for name in takes if known[name]["ranks"] == "any"]
 
 
 def _cases(options: argparse.Namespace) -> list[EpCase]:

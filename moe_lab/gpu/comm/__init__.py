@@ -6,9 +6,12 @@ already multiplied by the router's weights and summed over that rank's experts, 
 Besides ``about`` and ``needs``, ``INFO`` has ``layout`` (``standard``: rows [tokens, K]; ``batched``: [local experts,
 max tokens, K] with counts), ``ranks`` (``one`` or ``any``) and ``stages`` (those that its calls mark).
 
+A plugin that does the experts too says ``"whole": True``. Instead of both it has ``weights(w13, w2) -> weights`` of
+this rank's experts, which is called once, and ``layer(x, weights, topk_weights, topk_ids, *, parallel, mark) -> y``.
+
 A plugin with ``prepare(parallel, sizes) -> room`` makes its buffers there, once, in a call of all ranks; its
-``dispatch`` then takes ``room`` too, and an optional ``check(room)`` raises a UserError that names a rank which did not
-come.
+``dispatch`` or ``layer`` then takes ``room`` too, and an optional ``check(room)`` raises a UserError that names a rank
+which did not come.
 """
 
 from dataclasses import dataclass
@@ -17,12 +20,13 @@ from typing import TYPE_CHECKING, Any, Union
 from moe_lab.spec import plugins
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.parallel import Parallel
+from moe_lab.spec.problem import MoEProblem
 from moe_lab.spec.ranges import Mark
 
 if TYPE_CHECKING:
     from torch import Tensor, device
 
-    from moe_lab.gpu.formats import Quantised
+    from moe_lab.gpu.formats import AnyWeights, Quantised
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ class Sizes:
         topk: experts per token.
         format: of the experts; rows travel as its activations are multiplied, in e4m3 with scales in ``fp8_block``.
         device: of the tokens.
+        problem: of one rank's tokens; only a plugin that does the experts too reads it.
     """
 
     tokens: int
@@ -60,6 +65,7 @@ class Sizes:
     topk: int
     format: str
     device: "device"
+    problem: MoEProblem | None = None
 
 
 class Between:
@@ -75,6 +81,7 @@ class Between:
         if sizes.device.type not in info.get("devices", ("cuda", "cpu")):
             raise UserError(f"The comm plugin '{name}' does not run on {sizes.device.type}; choose another one.")
         self.name, self.parallel, self.sizes, self._plugin = name, parallel, sizes, plugins.load("comm", name)
+        self.whole = bool(info.get("whole"))
         prepare = getattr(self._plugin, "prepare", None)
         self._room = {"room": prepare(parallel, sizes)} if prepare else {}
 
@@ -84,11 +91,7 @@ class Between:
         Raises:
             UserError: this rank has more tokens than the buffers hold. Nothing was sent then.
         """
-        if len(x) > self.sizes.tokens:
-            raise UserError(
-                f"Rank {self.parallel.rank} has {len(x)} tokens, but the buffers of '{self.name}' hold "
-                f"{self.sizes.tokens} of each rank; make them for more. Nothing was sent."
-            )
+        self._check_fits(x)
         sent: Received = self._plugin.dispatch(
             x, topk_ids, topk_weights, parallel=self.parallel, mark=mark, **self._room
         )
@@ -98,6 +101,28 @@ class Between:
         """Return y [M, K] of this rank's tokens from rows [tokens, K], the sums of this rank's experts."""
         y: Tensor = self._plugin.combine(rows, received, mark=mark)
         return y
+
+    def weights(self, w13: "AnyWeights", w2: "AnyWeights") -> Any:
+        """Return this rank's weights as ``layer`` takes them."""
+        return self._plugin.weights(w13, w2)
+
+    def layer(self, x: "Tensor", weights: Any, topk_weights: "Tensor", topk_ids: "Tensor", mark: Mark) -> "Tensor":
+        """Return y [M, K] of this rank's tokens x [M, K], from a plugin that does the experts too.
+
+        Raises:
+            UserError: this rank has more tokens than the buffers hold. Nothing was sent then.
+        """
+        self._check_fits(x)
+        given = (x, weights, topk_weights, topk_ids)
+        y: Tensor = self._plugin.layer(*given, parallel=self.parallel, mark=mark, **self._room)
+        return y
+
+    def _check_fits(self, x: "Tensor") -> None:
+        if len(x) > self.sizes.tokens:
+            raise UserError(
+                f"Rank {self.parallel.rank} has {len(x)} tokens, but the buffers of '{self.name}' hold "
+                f"{self.sizes.tokens} of each rank; make them for more. Nothing was sent."
+            )
 
     def check(self) -> None:
         """Wait for the calls so far; UserError if another rank did not come in time."""

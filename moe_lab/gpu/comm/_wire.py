@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, distributed
@@ -114,3 +115,25 @@ def wire(parallel: Parallel, sizes: Sizes) -> Wire:
     if sizes.K % multiple:
         raise UserError(f"Between ranks K must be a multiple of {multiple} in {sizes.format}, not {sizes.K}.")
     return Wire(parallel, sizes)
+
+
+def shared(size: int, rank: int, device: torch.device) -> tuple[Tensor, list[int], Any]:
+    """Return memory [size] uint8 that the other ranks can write, where that of each begins, and what keeps it there."""
+    from torch.distributed import _symmetric_memory as symmetric
+
+    memory = symmetric.empty(size, dtype=torch.uint8, device=device)
+    group = distributed.group.WORLD
+    assert group is not None  # ``wire`` saw to that
+    mapping = symmetric.rendezvous(memory, group)
+    inside = memory.data_ptr() - mapping.buffer_ptrs[rank]  # an allocation may hold more than this tensor
+    return memory, [begin + inside for begin in mapping.buffer_ptrs], mapping
+
+
+def check_even(name: str, parallel: Parallel) -> None:
+    """Raise UserError unless the ranks have equal shares of the experts in order."""
+    usual = Parallel.contiguous(parallel.experts, parallel.ranks)
+    if parallel.experts % parallel.ranks or parallel.placement != usual.placement:
+        raise UserError(
+            f"{name} takes equal shares of the experts in order, not {parallel.experts} on {parallel.ranks} ranks as "
+            "they are placed; use --placement contiguous, or another way."
+        )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, distributed
 
 from moe_lab.gpu.comm import Received, Sizes
-from moe_lab.gpu.comm._wire import Wire, wire
+from moe_lab.gpu.comm._wire import Wire, shared, wire
 from moe_lab.gpu.kernels._device import multiprocessors
 from moe_lab.gpu.kernels._nvrtc import compiled, launch
 from moe_lab.spec.errors import UserError
@@ -171,7 +171,7 @@ def prepare(parallel: Parallel, sizes: Sizes) -> Room:
         raise UserError(f"symmetric is for up to {MOST_RANKS} ranks of one host, not {parallel.ranks}.")
     between = wire(parallel, sizes)
     plan = Plan(between, max(1, min(_multiprocessors(sizes), sizes.tokens)))
-    room = Room(plan, *_shared(plan.at.end, parallel.rank, sizes.device))
+    room = Room(plan, *shared(plan.at.end, parallel.rank, sizes.device))
     for kernel in ("dispatch", "combine"):  # now: a rank that compiles longer would be late for the others
         compiled(SOURCE, kernel, room.missing.device, plan.macros, 0, "")
     torch.cuda.synchronize(sizes.device)
@@ -188,18 +188,6 @@ def _multiprocessors(sizes: Sizes) -> int:
         if theirs != own:
             raise UserError(f"Rank {rank} makes room for {theirs}, this one for {own}; use the same sizes on all.")
     return min(int(count) for _, count in every)
-
-
-def _shared(size: int, rank: int, device: torch.device) -> tuple[Tensor, list[int], Any]:
-    """Return memory [size] uint8 that the other ranks can write, and the rest that a ``Room`` is made of."""
-    from torch.distributed import _symmetric_memory as symmetric
-
-    memory = symmetric.empty(size, dtype=torch.uint8, device=device)
-    group = distributed.group.WORLD
-    assert group is not None  # ``wire`` saw to that
-    mapping = symmetric.rendezvous(memory, group)
-    inside = memory.data_ptr() - mapping.buffer_ptrs[rank]  # an allocation may hold more than this tensor
-    return memory, [begin + inside for begin in mapping.buffer_ptrs], mapping
 
 
 def dispatch(

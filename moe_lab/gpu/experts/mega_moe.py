@@ -1,5 +1,6 @@
 """SGLang's DeepGEMM: dispatch, w13, activation, w2 and combine in one launch, here on a single rank."""
 
+from collections.abc import Callable
 from functools import cache, cached_property
 from types import SimpleNamespace
 from typing import Any
@@ -33,6 +34,7 @@ INFO = {
     "source": "https://github.com/sgl-project/DeepGEMM",
 }
 
+Memory = Callable[[int], tuple[Tensor, list[int], Any]]
 MOST_N = 4096  # a tile of rows says in 64 bits which 64 columns of N are there
 
 
@@ -78,12 +80,36 @@ class MegaMoe:
         Raises:
             UserError: sizes or a GPU that the kernel does not take.
         """
-        _check(problem)
-        y = torch.empty_like(x)
+        check(problem)
         if problem.M == 0:
-            return y
+            return torch.empty_like(x)
+        return self.layer(x, w13, w2, topk_weights, topk_ids, problem, mark, self._room(problem, x.device))
+
+    def layer(
+        self,
+        x: Tensor,
+        w13: Quantised,
+        w2: Quantised,
+        topk_weights: Tensor,
+        topk_ids: Tensor,
+        problem: MoEProblem,
+        mark: Mark,
+        room: SimpleNamespace,
+    ) -> Tensor:
+        """Return y [M, K] of this rank's tokens x [M, K]; all ranks of the room do so together, if M is 0 too.
+
+        Args:
+            x: bf16.
+            w13: [experts of this rank, 2N, K], of ``prepare``.
+            w2: [experts of this rank, K, N].
+            topk_weights: [M, topk] fp32.
+            topk_ids: [M, topk] integer, among the experts of all ranks; -1 = dropped.
+            problem: of this rank's tokens.
+            mark: opens the ranges.
+            room: of ``make_room``.
+        """
         x, topk_weights = place_weight(x, topk_weights, problem, mark)
-        room = self._room(problem, x.device)
+        y = torch.empty_like(x)
         with mark("quant"):
             self._fill(room, x, topk_weights, topk_ids)
         with mark("dispatch+w13+act+w2+combine"):
@@ -96,38 +122,57 @@ class MegaMoe:
         if theirs is not None:  # one launch; from 0.1.4.post1 on
             theirs(x, topk_ids, topk_weights, room.x, room.x_sf, room.topk_idx, room.topk_weights, len(x))
             return
-        tokens = quantise(x)
-        given = tokens.values, tokens.scales, topk_ids, topk_weights
-        for place, numbers in zip((room.x, room.x_sf, room.topk_idx, room.topk_weights), given, strict=True):
-            place[: len(x)].copy_(numbers)
+        M = len(x)
+        quantise(x, into=(room.x[:M], room.x_sf[:M]))
+        room.topk_idx[:M].copy_(topk_ids)
+        room.topk_weights[:M].copy_(topk_weights)
 
     def _room(self, problem: MoEProblem, device: torch.device) -> SimpleNamespace:
-        """Return the memory of a layer, made once: what an engine shares between ranks is plain memory on one.
+        """Return the memory of a layer on one rank, made once: what an engine shares between ranks is plain memory."""
+        sizes = problem.E, problem.M, problem.topk, problem.K, problem.N
+        if sizes not in self._rooms:
+
+            def plain(size: int) -> tuple[Tensor, list[int], None]:
+                memory = torch.zeros(size, dtype=torch.uint8, device=device)
+                return memory, [memory.data_ptr()], None
+
+            self._rooms[sizes] = self.make_room(problem, 0, plain)
+        return self._rooms[sizes]
+
+    def make_room(self, problem: MoEProblem, rank: int, make: Memory, ranks: int = 1) -> SimpleNamespace:
+        """Return the memory of layers of up to ``problem.M`` tokens on each rank.
 
         It has the names that ``fp8_mega_moe`` reads of a buffer: x [room, K] e4m3, x_sf [room, K / 128] fp32, topk_idx
         int64 and topk_weights fp32 [room, topk], room being M or a little more. The kernel leaves its counters at zero.
+
+        Args:
+            problem: of one rank's tokens, E of all ranks.
+            rank: this one.
+            make: bytes -> memory of zeros [bytes] uint8, where that of each rank begins, and what keeps it there.
+            ranks: that share the experts.
         """
         library = self._library._C
         step = library.get_token_alignment_for_mega_moe()
-        sizes = problem.E, step * -(-problem.M // step), problem.topk, problem.K, problem.N
-        if sizes not in self._rooms:
-            needed, cut = library.get_symm_buffer_size_for_sm90_mega_moe(1, *sizes, True, "swiglu")
-            memory = torch.zeros(needed, dtype=torch.int8, device=device)
-            x, *others = (from_dlpack(part) for part in cut(memory))
-            self._rooms[sizes] = SimpleNamespace(
-                buffer=memory,
-                handle=SimpleNamespace(buffer_ptrs=[memory.data_ptr()]),
-                group=SimpleNamespace(rank=lambda: 0),
-                num_experts=problem.E,
-                num_max_tokens_per_rank=sizes[1],
-                num_topk=problem.topk,
-                x=x.view(torch.float8_e4m3fn),
-                **dict(zip(("x_sf", "topk_idx", "topk_weights"), others, strict=False)),
-            )
-        return self._rooms[sizes]
+        most = step * -(-max(1, problem.M) // step)
+        sizes = problem.E, most, problem.topk, problem.K, problem.N
+        needed, cut = library.get_symm_buffer_size_for_sm90_mega_moe(ranks, *sizes, True, "swiglu")
+        memory, begins, mapping = make(needed)
+        buffer = memory.view(torch.int8)
+        x, *others = (from_dlpack(part) for part in cut(buffer))
+        return SimpleNamespace(
+            buffer=buffer,
+            handle=SimpleNamespace(buffer_ptrs=begins, mapping=mapping),
+            group=SimpleNamespace(rank=lambda: rank),
+            num_experts=problem.E,
+            num_max_tokens_per_rank=most,
+            num_topk=problem.topk,
+            x=x.view(torch.float8_e4m3fn),
+            **dict(zip(("x_sf", "topk_idx", "topk_weights"), others, strict=False)),
+        )
 
 
-def _check(problem: MoEProblem) -> None:
+def check(problem: MoEProblem) -> None:
+    """Raise UserError for sizes or a GPU that the kernel does not take."""
     if problem.K % 512 or problem.N % 256 or problem.N > MOST_N:
         raise UserError(
             f"mega_moe takes K that is a multiple of 512 and N that is one of 256 and at most {MOST_N}, not "

@@ -175,6 +175,7 @@ def quantise(
     *,
     padded: Tensor | None = None,
     format: str = "fp8_block",
+    into: tuple[Tensor, Tensor] | None = None,
 ) -> Quantised:
     """Return x, or act(gate) * up of it, in e4m3 or int8: values [rows, features], and scales as the format has them.
 
@@ -185,6 +186,7 @@ def quantise(
         numel: number of pairs; a larger or equal entry of ``order`` means padding.
         padded: [1] int32, rows that ``order`` is specified for (``num_tokens_post_padded``); None = all.
         format: ``fp8_block``, ``fp8_tensor``, ``fp8_token`` or ``int8``.
+        into: contiguous values and scales to write; None = new ones.
 
     Raises:
         UserError: an unknown activation.
@@ -200,6 +202,8 @@ def quantise(
     int8 = format == "int8"
     values = torch.empty((rows, features), dtype=torch.int8 if int8 else stored_as(x), device=x.device)
     scales = torch.empty((rows, groups) if high else (1, 1), dtype=torch.float32, device=x.device)
+    if into:
+        values, scales = into[0] if into[0].dtype == values.dtype else values, into[1]
     if rows:
         taken = program(rows, groups, group)
         tiles = triton.cdiv(rows, taken["BLOCK_ROWS"])
@@ -211,6 +215,8 @@ def quantise(
         if largest is not None:
             largest_kernel[(count,)](x, largest, *sizes, **fixed)
         quantise_kernel[(tiles, groups)](x, values, scales, largest, *sizes, INT8=int8, **fixed)
+    if into and values is not into[0]:
+        into[0].copy_(values)
     return Quantised(format, values if int8 else values.to(torch.float8_e4m3fn), scales)
 
 

@@ -52,11 +52,11 @@ def headline(benches: Sequence[BenchRun], parts: pd.DataFrame) -> Finding | None
     first = _same(parts[parts["part"] == "full"], bench.rows.iloc[0], "model format routing")
     best = _most(first[first["M"] == first["M"].max()].assign(quick=lambda t: -t["median_us"]), "quick")
     own = _same(parts, best, CASE)
-    ways = own[own["part"].isin(["dispatch", "combine"])]["median_us"].sum()
+    ways = own[own["part"].isin(["dispatch", "combine"])]["median_us"]
+    share = f"{percent(100 * ways.sum() / best['median_us'])} of it dispatch and combine" if len(ways) else "all of it"
     said = (
         f"On {bench.rows['ranks'].iloc[0]} {bench.gpu}, experts of {best['model']} in {best['format']} take "
-        f"{time(best['median_us'] / 1e3)} at {best['M']:,} tokens of each, {percent(100 * ways / best['median_us'])} "
-        f"of it dispatch and combine by {best['comm']}."
+        f"{time(best['median_us'] / 1e3)} at {best['M']:,} tokens of each, {share} by {best['comm']}."
     )
     return Finding("", said, findings.rows(own, f"{CASE} part median_us floor_us"))
 
