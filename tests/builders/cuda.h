@@ -121,6 +121,8 @@ static float inverse_of(float largest) { return largest > 0 ? LARGEST / largest 
 
 static u64 now_ns() { return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1); }
 static void raise(u32* flag, u32 count) { __atomic_store_n(flag, count, __ATOMIC_RELEASE); }
+// Begins of launches need no order on a GPU, where what came before has ended.
+static void begin(u32* flag, u32 count) { raise(flag, count); }
 static u32 seen(const u32* flag) {
     others();
     return __atomic_load_n(flag, __ATOMIC_ACQUIRE);

@@ -11,6 +11,11 @@ __device__ inline void raise(u32* flag, u32 count) {
     asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(flag), "r"(count) : "memory");
 }
 
+// A launch has begun, so all that came before it on its GPU has ended: there is nothing to wait for.
+__device__ inline void begin(u32* flag, u32 count) {
+    asm volatile("st.relaxed.sys.global.u32 [%0], %1;" ::"l"(flag), "r"(count) : "memory");
+}
+
 __device__ inline u32 seen(const u32* flag) {
     u32 out;
     asm volatile("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(out) : "l"(flag) : "memory");

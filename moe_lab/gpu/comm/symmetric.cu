@@ -93,7 +93,11 @@ __device__ inline void write_pieces(const uint4 (&in)[N], char* row, int first) 
 
 constexpr int SENT = K / 16, STEPS = 2;   // pieces of a row, and of a lane: a warp sends 1024 numbers, so 8 scales
 
-// What a lane sends of a row, from the piece `first` of its warp on.
+// What a lane reads of a row, from the piece `first` of its warp on, and what it sends.
+struct Read {
+    uint4 in[STEPS][2];
+};
+
 struct Part {
     uint4 out[STEPS];
     float scale[STEPS];
@@ -121,17 +125,21 @@ __device__ inline uint4 quantise(const uint4* two, float& scale) {
     return make_uint4(out[0], out[1], out[2], out[3]);
 }
 
-__device__ inline void read_part(Part& part, const char* row, int first) {
-    uint4 in[STEPS][2];
+__device__ inline void read_part(Read& read, const char* row, int first) {
     #pragma unroll
     for (int i = 0; i < STEPS; i++) {
         const int piece = first + i * 32 + lane_of();
         #pragma unroll
         for (int j = 0; j < 2; j++)
-            in[i][j] = piece < SENT ? ((const uint4*)row)[2 * piece + j] : make_uint4(0, 0, 0, 0);
+            read.in[i][j] = piece < SENT ? ((const uint4*)row)[2 * piece + j] : make_uint4(0, 0, 0, 0);
     }
+}
+
+__device__ inline Part part_of(const Read& read) {
+    Part part;
     #pragma unroll
-    for (int i = 0; i < STEPS; i++) part.out[i] = quantise(in[i], part.scale[i]);
+    for (int i = 0; i < STEPS; i++) part.out[i] = quantise(read.in[i], part.scale[i]);
+    return part;
 }
 
 __device__ inline void write_part(const Part& part, char* row, int first) {
@@ -151,15 +159,21 @@ struct Part {
     uint4 out[STEPS];
 };
 
-__device__ inline void read_part(Part& part, const char* row, int first) {
-    read_pieces<STEPS, SENT>(part.out, row, first);
+using Read = Part;
+
+__device__ inline void read_part(Read& read, const char* row, int first) {
+    read_pieces<STEPS, SENT>(read.out, row, first);
 }
+
+__device__ inline Part part_of(const Read& read) { return read; }
 
 __device__ inline void write_part(const Part& part, char* row, int first) {
     write_pieces<STEPS, SENT>(part.out, row, first);
 }
 
 #endif
+
+constexpr int SLOTS = (TOPK + 31) / 32;   // pairs of a token that a lane looks at
 
 struct Router {
     const int* ids;                       // [M, TOPK] of `words` words each, -1 = dropped
@@ -168,28 +182,44 @@ struct Router {
     int words, M;
 };
 
-// Returns which ranks have experts of a token, a bit each; with `tell` they get to know which ones, from a lane a pair.
-__device__ inline u32 ranks_of(const Router& router, int token, bool tell, char* memory) {
+// Where a token's pairs go, of which a lane has every 32nd.
+struct Pairs {
+    int rank[SLOTS], number[SLOTS];       // -1: dropped
+    float weight[SLOTS];
+    u32 ranks;                            // a bit for each that has experts of the token
+};
+
+__device__ inline Pairs pairs_of(const Router& router, int token) {
+    Pairs pairs;
     u32 ranks = 0;
-    for (int slot = lane_of(); slot - lane_of() < TOPK; slot += 32) {
-        const int pair = token * TOPK + slot;
-        const bool given = slot < TOPK && token < router.M;
-        const int id = given ? router.ids[(u64)pair * router.words] : -1;
+    #pragma unroll
+    for (int i = 0; i < SLOTS; i++) {
+        const int slot = i * 32 + lane_of(), pair = token * TOPK + slot;
+        const int id = slot < TOPK && token < router.M ? router.ids[(u64)pair * router.words] : -1;
         const bool real = (u32)id < (u32)E;
-        const int at = token % COPIES * E + id, rank = real ? router.routes[at] : -1;
-        ranks |= real ? 1u << rank : 0;
-        if (!tell) continue;
-        const int number = real ? router.routes[COPIES * E + at] : -1;
-        const float weight = real ? router.weights[pair] : 0.0f;
-        const u64 place = place_of(RANK, token) * TOPK + slot;
-        for (int r = 0; r < RANKS; r++) {
-            char* to = memory_of(memory, r);
+        const int at = token % COPIES * E + id;
+        pairs.rank[i] = real ? router.routes[at] : -1;
+        pairs.number[i] = real ? router.routes[COPIES * E + at] : -1;
+        pairs.weight[i] = real ? router.weights[pair] : 0.0f;
+        ranks |= real ? 1u << pairs.rank[i] : 0;
+    }
+    pairs.ranks = __reduce_or_sync(ALL, ranks);
+    return pairs;
+}
+
+// Tells every rank which of its experts work at a token, from a lane a pair.
+__device__ inline void tell(const Pairs& pairs, int token, char* memory) {
+    for (int r = 0; r < RANKS; r++) {
+        char* to = memory_of(memory, r);
+        #pragma unroll
+        for (int i = 0; i < SLOTS; i++) {
+            const int slot = i * 32 + lane_of();
             if (slot >= TOPK) continue;
-            ((int*)(to + IDS))[place] = rank == r ? number : -1;
-            ((float*)(to + WEIGHTS))[place] = rank == r ? weight : 0.0f;
+            const u64 place = place_of(RANK, token) * TOPK + slot;
+            ((int*)(to + IDS))[place] = pairs.rank[i] == r ? pairs.number[i] : -1;
+            ((float*)(to + WEIGHTS))[place] = pairs.rank[i] == r ? pairs.weight[i] : 0.0f;
         }
     }
-    return __reduce_or_sync(ALL, ranks);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) dispatch(
@@ -205,18 +235,27 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) dispatch(
     const int lane = lane_of(), warp = threadIdx.x / 32;
     const u32 launch = launches[blockIdx.x] + 1;
     char* memory = lane < RANKS ? peers[lane] : nullptr;
-    if (warp == WARPS - 1 && lane < RANKS && lane != RANK) raise(flag_of(memory, STARTED, RANK), launch);
+    if (warp == WARPS - 1 && lane < RANKS && lane != RANK) begin(flag_of(memory, STARTED, RANK), launch);
+    const auto read_unit = [&](Read& read, int unit) {
+        const int token = token_of(unit / UNITS);
+        if (unit < EACH * UNITS && token < M) read_part(read, x + (u64)token * K * 2, unit % UNITS * AT_ONCE);
+    };
+    Read read;
+    read_unit(read, warp);
     for (int unit = warp; unit < EACH * UNITS; unit += WARPS) {
         const int token = token_of(unit / UNITS), first = unit % UNITS * AT_ONCE;
         if (token >= TOKENS) break;
-        Part part;
-        if (token < M) read_part(part, x + (u64)token * K * 2, first);
+        const Pairs pairs = pairs_of(router, token);  // while x is read
+        const Part part = part_of(read);
+        read_unit(read, unit + WARPS);                // while this unit travels
         if (unit == warp) meet(own, STARTED, launch, missing);
-        const u32 ranks = ranks_of(router, token, first == 0, memory);
-        if (first == 0 && lane == 0) needed[token] = ranks;
-        for (int i = 1; i <= RANKS; i++) {  // to itself last: that is nearest
+        if (first == 0) {
+            tell(pairs, token, memory);
+            if (lane == 0) needed[token] = pairs.ranks;
+        }
+        for (int i = 1; i <= RANKS; i++) {            // to itself last: that is nearest
             const int r = (RANK + i) % RANKS;
-            if (ranks >> r & 1) write_part(part, memory_of(memory, r) + ROWS + place_of(RANK, token) * ROW, first);
+            if (pairs.ranks >> r & 1) write_part(part, memory_of(memory, r) + ROWS + place_of(RANK, token) * ROW, first);
         }
     }
     __syncthreads();
@@ -273,8 +312,9 @@ __device__ inline void send_back(const Combine& c, int unit) {
         const u64 place = place_of(r, token);
         uint4 part[TAKEN];
         read_pieces<TAKEN, PIECES>(part, c.rows + place * K * 2, first);
+        const bool wanted = has_experts(c, place);
         if (unit < WARPS && i == 1) meet(c.own, STARTED, c.launch - 1, c.missing);  // while rows are read
-        if (!has_experts(c, place)) continue;
+        if (!wanted) continue;
         uint4* to = (uint4*)(memory_of(c.memory, r) + c.back(RANK, token));
         #pragma unroll
         for (int j = 0; j < TAKEN; j++) {
@@ -349,7 +389,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) combine(
     const u32 launch = launches[blockIdx.x] + 1;
     char* memory = lane < RANKS ? peers[lane] : nullptr;
     const Combine c = {rows, y, needed, missing, memory, own, launch, M};
-    if (warp == WARPS - 1 && lane < RANKS && lane != RANK) raise(flag_of(memory, STARTED, RANK), launch);
+    if (warp == WARPS - 1 && lane < RANKS && lane != RANK) begin(flag_of(memory, STARTED, RANK), launch);
     // A warp sends a part before it waits for one, so that something is always on its way.
     for (int unit = warp - WARPS; unit < EACH * ROW_UNITS; unit += WARPS) {
         send_back(c, unit + WARPS);
