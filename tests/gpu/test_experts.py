@@ -353,6 +353,63 @@ def test_hopper_in_fp8_matches_the_dequantised_oracle_launch_after_launch(case, 
         assert errors.rms_rel < oracle.bound.rms_rel / (1.5 if problem.M == 1 else 2)
 
 
+def with_scales_behind(x, padding):
+    """Rows as they travel between ranks: numbers, their scales, and some bytes more."""
+    from moe_lab.gpu.kernels.hopper import given_bytes, row_bytes
+
+    M, K = x.shape
+    rows = x.values.new_zeros((M, row_bytes(K) + padding), dtype=torch.uint8)
+    rows[:, :K], scales = x.values.view(torch.uint8), rows[:, K : K + K // 32]
+    scales.copy_(x.scales.view(torch.uint8))
+    rows = replace(x, values=rows[:, :K].view(x.values.dtype), scales=scales.view(torch.float32))
+    assert given_bytes(rows) == row_bytes(K) + padding
+    return rows
+
+
+def test_rows_whose_scales_lie_elsewhere_are_not_taken_as_they_are():
+    from moe_lab.gpu.formats import fp8_block
+    from moe_lab.gpu.kernels.hopper import given_bytes
+
+    rows = fp8_block.quantise_activations(torch.randn(5, 256))
+    assert given_bytes(rows) == 0
+    assert given_bytes(with_scales_behind(rows, 0))
+    assert not given_bytes(with_scales_behind(rows, 16).each(lambda t: t.contiguous()))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("sizes", "padding"),
+    [
+        ((3, 2048, 256, 16, 4, "uniform"), 64),
+        ((200, 7168, 128, 16, 4, "uniform"), 32),
+        ((1500, 384, 384, 4, 2, "zipf:1.0"), 0),
+        ((40, 256, 128, 4, 2, "uniform"), None),
+    ],
+    ids=["few tokens", "rows in lines of 128 bytes", "tokens as rows", "scales elsewhere"],
+)
+def test_hopper_takes_rows_that_are_quantised_already(sizes, padding, device, poison):
+    """As they came from another rank: a third of the rows are not for this one, and hold anything."""
+    from moe_lab.gpu.experts import hopper
+    from moe_lab.gpu.formats import dense, fp8_block, quantise
+
+    if torch.cuda.get_device_capability()[0] != 9:
+        pytest.skip("needs compute capability 9.0")
+    problem, (x, *weights, topk_weights, ids) = make((*sizes, ""), "bf16", device)
+    problem = replace(problem, format="fp8_block")
+    weights = [quantise(w, "fp8_block") for w in weights]
+    rows = fp8_block.quantise_activations(x)
+    absent = (torch.arange(problem.M, device=device) % 3 == 1)[:, None]
+    oracle = Oracle(Inputs(dense(rows, torch.bfloat16), *weights, topk_weights.masked_fill(absent, 0), ids), problem)
+    if padding is not None:
+        rows = with_scales_behind(rows, padding)
+    rows.values.view(torch.uint8)[absent[:, 0]] = 0x7F  # not a number
+    ids, prepared = ids.masked_fill(absent, -1), hopper.prepare(*weights)
+    for _ in range(3):
+        y = hopper.experts(rows, *prepared, topk_weights, ids, problem=problem, mark=SILENT, share=2 / 3)
+        errors = oracle.errors(y)
+        assert oracle.right(errors), (errors, oracle.bound)
+
+
 def test_e4m3_weights_are_prepared_by_a_permutation_with_their_scales_behind(device):
     """K = 384: w2 has three units, so the last two share scales with one that is none."""
     from moe_lab.gpu.experts import hopper

@@ -8,14 +8,15 @@ from torch import Tensor
 
 from moe_lab.gpu.align import Alignment, auto, buffers
 from moe_lab.gpu.experts._place_weight import place_weight
-from moe_lab.gpu.formats import AnyWeights, Quantised, apart
+from moe_lab.gpu.formats import AnyWeights, Quantised, apart, dense
 from moe_lab.gpu.kernels._device import check_contiguous, shared_memory_bytes
 from moe_lab.gpu.kernels._nvrtc import usable
 from moe_lab.gpu.kernels.combine import combine
-from moe_lab.gpu.kernels.hopper import GROUP, Shape, hopper_moe, scratch, shared_bytes, sorts_itself
+from moe_lab.gpu.kernels.hopper import GROUP, Shape, given_bytes, hopper_moe, scratch, shared_bytes, sorts_itself
 from moe_lab.gpu.kernels.hopper.four_bits import widened
 from moe_lab.gpu.kernels.hopper.prepare import STEP_BYTES
 from moe_lab.gpu.kernels.hopper.prepare import prepare as prepare_units
+from moe_lab.gpu.weights import DTYPES
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.problem import MoEProblem
 from moe_lab.spec.ranges import Mark
@@ -32,6 +33,7 @@ INFO = {
     "multiple_of": 64,
     "split": True,
     "share": True,
+    "rows": True,
     "cuda_graph": True,
     "source": "moe_lab",
 }
@@ -71,7 +73,7 @@ def prepare(w13: AnyWeights, w2: AnyWeights) -> tuple[Tensor, Tensor]:
 
 
 def experts(
-    x: Tensor,
+    x: Tensor | Quantised,
     w13: Tensor,
     w2: Tensor,
     topk_weights: Tensor,
@@ -86,6 +88,9 @@ def experts(
 ) -> Tensor:
     """Return the layer's output [M, K] in the dtype of x, see ``moe_lab.gpu.experts``; topk_ids may be int64.
 
+    x may be quantised already, in ``fp8_block``: y is then in the format's dtype. Rows that came from another rank with
+    their scales behind them (``kernels.hopper.given_bytes``) are read where they lie.
+
     ``shape`` is a kernel configuration, None = ``default_shape``. ``split`` launches w13 and w2 separately, so that
     each can be profiled by itself. Without ``own_sort``, align sorts the pairs even if the kernel could. With a
     ``share`` below 1, ids may be -1.
@@ -93,16 +98,23 @@ def experts(
     Raises:
         UserError: a dtype or GPU that the kernel does not support, or an input that is not contiguous.
     """
-    check_contiguous(x=x, w13=w13, w2=w2, topk_weights=topk_weights, topk_ids=topk_ids)
-    if x.dtype not in (torch.float16, torch.bfloat16):
+    given = 0
+    if isinstance(x, Quantised):
+        given = 0 if problem.apply_router_weight_on_input else given_bytes(x)
+        x = x.values if given else dense(x, DTYPES[problem.dtype])
+    if not given:
+        check_contiguous(x=x)
+    check_contiguous(w13=w13, w2=w2, topk_weights=topk_weights, topk_ids=topk_ids)
+    dtype = DTYPES[problem.dtype] if given else x.dtype
+    if dtype not in (torch.float16, torch.bfloat16):
         raise UserError(f"hopper has no {problem.dtype} kernels; choose fp16 or bf16, or the backend grouped.")
-    if widened(problem.format) and x.dtype != torch.bfloat16:
+    if widened(problem.format) and dtype != torch.bfloat16:
         raise UserError(f"hopper multiplies weights in {problem.format} by bf16 tokens only; use grouped for fp16.")
     if not runs_on(x.device):
         raise UserError("hopper needs an NVIDIA GPU of compute capability 9.0; use fused_moe or grouped here.")
     pairs = problem.rows_useful
     if not pairs:
-        return torch.empty_like(x)
+        return torch.empty_like(x, dtype=dtype)
     x, topk_weights = place_weight(x, topk_weights, problem, mark)
     shape = shape or default_shape(problem, share)
     fp8 = problem.format == "fp8_block"
@@ -110,13 +122,13 @@ def experts(
     own_sort = possible and own_sort
     alignment = None if own_sort else _align(topk_ids, problem, mark)
     hidden, quantised = scratch(x, pairs, problem.E, problem.N, shape, fp8)
-    rows = x.new_empty((pairs, problem.K))
+    rows = x.new_empty((pairs, problem.K), dtype=dtype)
     flags = zeros(problem.E + 3, x.device, ())
     arguments = (x, w13, w2, topk_weights, topk_ids, alignment, hidden, rows, flags)
     options: dict[str, Any] = {"shape": shape, "format": problem.format, "activation": problem.activation}
-    options["biases"] = problem.biases
+    options |= {"biases": problem.biases, "given": given}
     run = partial(hopper_moe, *arguments, N=problem.N, quantised=quantised, **options)
-    before = "quant+" if fp8 else ""
+    before = "quant+" if fp8 and not given else ""
     if split:
         with mark(f"{before}w13+act"):
             run(phases=(0, 0))

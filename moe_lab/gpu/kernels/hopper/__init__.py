@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from moe_lab.gpu.align import Alignment
+from moe_lab.gpu.formats import Quantised
 from moe_lab.gpu.kernels._device import l2_cache_bytes, multiprocessors, shared_memory_bytes
 from moe_lab.gpu.kernels._nvrtc import id_type, launch
 from moe_lab.gpu.kernels.activation import ALPHA, LIMIT
@@ -67,18 +68,29 @@ def row_bytes(features: int, group: int = STEP_BYTES) -> int:
     return features + -(-features // (8 * group)) * 32
 
 
+def given_bytes(x: Quantised) -> int:
+    """Return the bytes from a row of x [M, K] in e4m3 to the next, if scales lie as ``row_bytes`` says, else 0."""
+    values, scales, K = x.values, x.scales, x.shape[-1]
+    begins, apart = values.data_ptr(), values.stride(0)
+    in_place = scales.data_ptr() == begins + K and 4 * scales.stride(0) == apart and scales.stride(1) == 1
+    return apart if in_place and apart >= row_bytes(K) and not (begins | apart) % 16 else 0
+
+
 def scratch(x: Tensor, pairs: int, E: int, N: int, shape: Shape, fp8: bool) -> tuple[Tensor, Tensor | None]:
     """Return room for hidden activations and for quantised tokens, ``hidden`` and ``quantised`` of ``hopper_moe``.
 
     With ``fp8`` both are uint8: quantised [copies * M, row_bytes(K)], and hidden [M * topk, row_bytes(N)] in pair
     order, where a group is what a tile of w13 makes: 64 features for each of its units. With ``shape.rows`` hidden is
     [token tiles * max_n, N + N / 32] instead, each tile as w2 reads it: for each 128 features its rows, swizzled, then
-    their scales. If there are few tokens, each block quantises them for itself, into its own copy.
+    their scales. If there are few tokens, each block quantises them for itself, into its own copy;
+    x in e4m3 needs none.
     """
     M, K = x.shape
     if not fp8:
         return x.new_empty((pairs, N)), None
     copies = multiprocessors(x.device) if M * (K // STEP_BYTES) <= BLOCK_QUANTISES else 1
+    if x.dtype.itemsize == 1:
+        copies = 0
     rows = (pairs, row_bytes(N, 64 * shape.units))
     if shape.rows:  # of all token tiles that there may be, with their scales
         rows = ((-(-pairs // shape.max_n) + E) * shape.max_n, N + N // STEP_BYTES * 4)
@@ -168,6 +180,7 @@ def hopper_moe(
     *,
     N: int,
     quantised: Tensor | None = None,
+    given: int = 0,
     shape: Shape,
     format: str,
     biases: bool,
@@ -177,7 +190,7 @@ def hopper_moe(
     """Fill ``hidden`` (phase 0: w13 and the activation) and ``y`` (phase 1: w2).
 
     Args:
-        x: [M, K] fp16 or bf16, contiguous.
+        x: [M, K] fp16 or bf16, contiguous; or e4m3, see ``given``.
         w13: of ``prepare``.
         w2: of ``prepare``.
         topk_weights: [M, topk] fp32: only fetched into the L2 cache, for the sum after this.
@@ -188,6 +201,7 @@ def hopper_moe(
         done: [E + 3] int32, zero before and after the launch; of one launch at a time.
         N: intermediate size.
         quantised: [M, row_bytes(K)] uint8, out: x in e4m3; None where weights and activations are of the dtype of x.
+        given: ``given_bytes`` of x that is quantised already; 0 = it is not.
         shape: kernel configuration.
         format: of the weights.
         biases: whether the weights have some.
@@ -197,15 +211,15 @@ def hopper_moe(
     (M, K), E, topk = x.shape, w13.shape[0], topk_ids.shape[1]
     numel, fp8 = M * topk, quantised is not None
     own = 0 if alignment is not None else sorts_itself(numel, E, shape, shared_memory_bytes(x.device.index), format)
-    half, shared = x.dtype == torch.float16, shared_bytes(shape, E, own, format)
+    half, shared = y.dtype == torch.float16, shared_bytes(shape, E, own, format)
     launch(
         SOURCE,
         "hopper_moe",
         multiprocessors(x.device),
         THREADS,
         *(x, w13, w2, hidden, y, topk_weights, topk_ids, *(alignment or (topk_ids,) * 3), done),
-        x if quantised is None else quantised,
-        *(numel, 2 * N, K, K, N, *phases),
+        x if quantised is None or given else quantised,
+        *(numel, 2 * N, K, K, N, given, *phases),
         macros=(
             *(("MBLK", shape.units), ("MAX_N", shape.max_n), ("STEP", shape.step), ("STAGES", shape.stages)),
             *(("TOPK", topk), ("E", E), ("MOST_PAIRS", own), ("HALF", int(half))),

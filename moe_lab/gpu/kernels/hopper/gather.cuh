@@ -1,4 +1,4 @@
-// Seven warps, four where others drain, copy the rows of a tile's tokens (w13) or hidden activations (w2) into the stages,
+// Up to seven warps, see GATHERERS, copy the rows of a tile's tokens (w13) or hidden activations (w2) into the stages,
 // swizzled as the weights are. They wait for hidden activations, so that nobody else has to.
 
 // Until a counter in device memory has come so far: all w13 tiles of an expert are done, or all of x is quantised.
@@ -41,10 +41,11 @@ __device__ inline void gather_rows(const Block& block) {
     Shared& s = shared();
     const Arguments& a = block.a;
     const int g = threadIdx.x - CONSUMERS - 32, lane = threadIdx.x & 31, chunk = g & 7, first = g >> 3;
+    if (GATHERERS < THREADS - CONSUMERS - 32 - DRAINERS && g >= GATHERERS) return;
     int stage = 0, slot = 0;
     u32 parity = 0;
 #if FP8
-    bool quantised = false;
+    bool quantised = a.given;
 #endif
     Tile t;
     for (int i = 0; block.next(i, t); i++) {
@@ -57,7 +58,7 @@ __device__ inline void gather_rows(const Block& block) {
         const int steps = a.steps(t.phase), panels = a.panels(t.phase);
         const int count = max(0, (t.n - first + ROWS_APART - 1) / ROWS_APART);
         const int each = t.phase ? HIDDEN_GROUPS : 1; // scales of a row and step
-        const u32 bytes = row_bytes(panels, each);
+        const u32 bytes = t.phase ? row_bytes(panels, each) : a.x_bytes;
         // In 16 bytes. Rows of padding read the first row: what they give is not stored.
         const auto begin_of = [&](int row) {
             int pair = a.sorted[t.row + (row < t.valid ? row : 0)];
@@ -94,7 +95,7 @@ __device__ inline void gather_rows(const Block& block) {
                 asm volatile("cp.async.ca.shared.global [%0], [%1], 4;"
                              ::"r"(shared_address(&s.pairs[slot][i])), "l"(a.sorted + t.row + i) : "memory");
 #endif
-            // ROWS_APART = 28 rows further on the swizzle has the other value of two, 16 further the same.
+            // ROWS_APART = 28 rows further on the swizzle has the other value of two, 8 or 16 further the same.
             const u32 to = tokens_at(stage) + first * 128;
             const u32 even = to + ((chunk ^ (first & 7)) << 4), odd = to + ((chunk ^ (first & 7) ^ (ROWS_APART & 4)) << 4);
             #pragma unroll

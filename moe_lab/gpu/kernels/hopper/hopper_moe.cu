@@ -12,7 +12,7 @@
 // piece.
 //
 // Threads: two warpgroups multiply (multiply.cuh, rows.cuh, epilogue.cuh, quantise.cuh), two fetch: one warp the weights
-// (weights.cuh), seven the rows (gather.cuh); with ROWS four do, and three take the sums out (drain.cuh). Before that all of
+// (weights.cuh), up to seven the rows (gather.cuh); with ROWS four do, and three take the sums out (drain.cuh). Before that all of
 // them find out which pairs are whose (sort.cuh) and so which tiles there are (tiles.cuh).
 //
 // Compile-time: MBLK (1 or 2), MAX_N, STEP, STAGES, TOPK, E, MOST_PAIRS (0: sorted pairs are given; else as many as it
@@ -39,7 +39,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_moe(
     const char* x, const char* w13, const char* w2, char* hidden, char* y, const float* topk_weights,
     const ID* topk_ids, const int* sorted_token_ids, const int* expert_ids, const int* num_tokens_post_padded,
     u32* done, char* quantised,
-    int numel, int rows13, int columns, int k13, int k2, int first_phase, int last_phase) {
+    int numel, int rows13, int columns, int k13, int k2, int given_bytes, int first_phase, int last_phase) {
     Shared& s = shared();
     const int thread = threadIdx.x, lane = thread & 31;
 
@@ -76,11 +76,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_moe(
     __syncthreads();
 
     const int groups = numel / TOPK * (k13 / PANEL);
-    const bool alone = groups <= BLOCK_QUANTISES;
+    const bool given = FP8 && given_bytes, alone = !given && groups <= BLOCK_QUANTISES; // given: x is quantised already
     if (FP8 && alone) quantised += (u64)blockIdx.x * (numel / TOPK) * row_bytes(k13 / PANEL);
     const Arguments a = {FP8 ? quantised : x, w13, w2, hidden, y, sorted, done,
                          numel, rows13 / 128, (columns + 127) / 128, k13 / PANEL, k2 / PANEL, columns,
-                         first_phase < last_phase, FP8 && !first_phase && !alone ? gridDim.x * (CONSUMERS / 32) : 0};
+                         first_phase < last_phase, given, given ? given_bytes : row_bytes(k13 / PANEL),
+                         FP8 && !first_phase && !alone && !given ? gridDim.x * (CONSUMERS / 32) : 0};
     const int units13 = (a.units13 + MBLK - 1) / MBLK, units2 = (a.units2 + MBLK - 1) / MBLK;
     const int tiles13 = first_phase ? 0 : s.total * units13, skipped = first_phase ? s.total * units13 : 0;
     const Order order{tiles13, tiles13 + (last_phase ? s.total * units2 : 0)};
@@ -88,7 +89,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_moe(
     if (thread < CONSUMERS) {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(CONSUMER_REGISTERS));
 #if FP8
-        if (!first_phase) quantise_rows(a, x, numel / TOPK);
+        if (!first_phase && !given) quantise_rows(a, x, numel / TOPK);
 #endif
         multiply_tiles(block);
     } else {

@@ -14,7 +14,8 @@ typedef unsigned long long u64;
 
 constexpr int CONSUMERS = 256, THREADS = 512;
 constexpr int DRAINERS = ROWS ? 96 : 0;   // threads that take a tile's sums out, see drain.cuh
-constexpr int GATHERERS = THREADS - CONSUMERS - 32 - DRAINERS;
+// Threads that gather rows. Each tells the stage's barrier by itself, three cycles each, so few where a step takes few cycles.
+constexpr int GATHERERS = (WIDEN && MAX_N <= 64) || MAX_N == 8 ? 64 : THREADS - CONSUMERS - 32 - DRAINERS;
 constexpr int PANELS = WIDEN ? 2 : 1;     // of a step, each 128 bytes of a row of tokens
 constexpr int PANEL = FP8 ? 128 : 64;     // its columns
 constexpr int GROUPS = WIDEN ? 128 / GROUP : 0; // of a row of weights a step, which have a scale each

@@ -1,5 +1,52 @@
 // The product of a tile, by two warpgroups: weights are the 64 rows of a wgmma and tokens its N columns.
 
+#if FP8
+
+// A step has two parts: two blocks of weights, or, of hidden activations in groups of 64 (HALVED), two halves. Products of a
+// part are sums of their own, since those of a wgmma keep few bits and each part has other scales. HALVED is known where the
+// loop is compiled: else ptxas lets every product end before the next.
+template <int N, bool HALVED>
+__device__ inline void multiply_e4m3(
+    float (&acc)[MBLK][N / 2], const Tile& t, int group, int steps, int& stage, u32& parity) {
+    Shared& s = shared();
+    const int lane = threadIdx.x & 31;
+    float product[1][N / 2];
+    float4 scales[(N + 15) / 16];
+    const int unit = 2 * (MBLK == 2 ? group : t.unit & 1);
+    for (int k = 0; k < steps; k++) {
+        wait(&s.full[stage], parity);
+        const u32 w = descriptor(weights_at(stage) + group * MBLK * 8192), x = descriptor(tokens_at(stage));
+        const float2 by = *(const float2*)(s.unit_scales[stage] + unit);
+        #pragma unroll
+        for (int part = 0; part < 2; part++) {
+            if (MBLK == 1 && part && !HALVED) break;
+            const u32 w_part = w + (MBLK == 2 ? part * 512 : part * 4), x_part = x + (MBLK == 2 ? 0 : part * 4);
+            pin<N>(product);
+            asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+            wgmma_first<N>(product[0], w_part, x_part);
+            wgmma<N>(product[0], w_part + 2, x_part + 2);
+            if (!HALVED) {
+                wgmma<N>(product[0], w_part + 4, x_part + 4);
+                wgmma<N>(product[0], w_part + 6, x_part + 6);
+            }
+            asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+            pin<N>(product);
+            // The scales of few columns stay in registers for both blocks.
+            const float* rows = s.row_scales[stage][MBLK == 2 ? 0 : part];
+            if (N <= 80 && (MBLK == 1 || part == 0)) read_scales<N>(scales, rows);
+            asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+            pin<N>(product);
+            if (N > 80) read_scales<N>(scales, rows);
+            add_scaled<N>(acc[MBLK == 2 ? part : 0], product[0], scales, by);
+        }
+        __syncwarp();
+        if (lane == 0) arrive(&s.empty[stage]);
+        if (++stage == STAGES) { stage = 0; parity ^= 1; }
+    }
+}
+
+#endif
+
 // One tile: its sums [MBLK * 64 rows of the group, N] stay in registers until the epilogue stores them.
 template <int N>
 __device__ inline void multiply(const Block& block, const Tile& t, const Pair* pairs, int& stage, u32& parity) {
@@ -19,42 +66,8 @@ __device__ inline void multiply(const Block& block, const Tile& t, const Pair* p
     biases.read(expert_end, units, t, group); // added when all is multiplied
 #endif
 #if FP8
-    // A step has two parts: two blocks of weights, or, of hidden activations in groups of 64, two halves. Products of a part
-    // are sums of their own, since those of a wgmma keep few bits and each part has other scales.
-    float product[1][N / 2];
-    float4 scales[(N + 15) / 16];
-    const int unit = 2 * (MBLK == 2 ? group : t.unit & 1);
-    const bool halved = MBLK == 1 && t.phase;
-    for (int k = 0; k < steps; k++) {
-        wait(&s.full[stage], parity);
-        const u32 w = descriptor(weights_at(stage) + group * MBLK * 8192), x = descriptor(tokens_at(stage));
-        const float2 by = *(const float2*)(s.unit_scales[stage] + unit);
-        #pragma unroll
-        for (int part = 0; part < 2; part++) {
-            if (MBLK == 1 && part && !halved) break;
-            const u32 w_part = w + (MBLK == 2 ? part * 512 : part * 4), x_part = x + (MBLK == 2 ? 0 : part * 4);
-            pin<N>(product);
-            asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-            wgmma_first<N>(product[0], w_part, x_part);
-            wgmma<N>(product[0], w_part + 2, x_part + 2);
-            if (!halved) {
-                wgmma<N>(product[0], w_part + 4, x_part + 4);
-                wgmma<N>(product[0], w_part + 6, x_part + 6);
-            }
-            asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-            pin<N>(product);
-            // The scales of few columns stay in registers for both blocks.
-            const float* rows = s.row_scales[stage][MBLK == 2 ? 0 : part];
-            if (N <= 80 && (MBLK == 1 || part == 0)) read_scales<N>(scales, rows);
-            asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
-            pin<N>(product);
-            if (N > 80) read_scales<N>(scales, rows);
-            add_scaled<N>(acc[MBLK == 2 ? part : 0], product[0], scales, by);
-        }
-        __syncwarp();
-        if (lane == 0) arrive(&s.empty[stage]);
-        if (++stage == STAGES) { stage = 0; parity ^= 1; }
-    }
+    if (MBLK == 1 && t.phase) multiply_e4m3<N, true>(acc, t, group, steps, stage, parity);
+    else multiply_e4m3<N, false>(acc, t, group, steps, stage, parity);
 #elif WIDEN
     multiply_widened<N>(a, t, acc, expert_end, group, stage, parity);
 #else

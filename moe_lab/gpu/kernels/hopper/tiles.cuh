@@ -51,7 +51,7 @@ __device__ inline u64 expert_bytes(int units, int steps) {
 }
 
 struct Arguments {
-    const char* x;                        // [M, row_bytes(panels13)]
+    const char* x;                        // [M, x_bytes]
     const char* w13;                      // units of [E, 2 * N, k13]
     const char* w2;                       // units of [E, K, k2]
     char* hidden;                         // [numel, row_bytes(panels2, HIDDEN_GROUPS)]; ROWS: [token tiles, panels2, HIDDEN_BYTES],
@@ -62,6 +62,8 @@ struct Arguments {
                                           // w2 tiles taken; warps that quantised their share of x
     int numel, units13, units2, panels13, panels2, columns;
     bool fused;                           // both phases in this launch
+    bool given;                           // x was quantised before this launch
+    u32 x_bytes;                          // from a row to the next
     u32 quantisers;                       // warps of all blocks that quantise x in this launch
 
     __device__ int panels(int phase) const { return phase ? panels2 : panels13; }
