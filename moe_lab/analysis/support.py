@@ -93,9 +93,21 @@ def of(cells: pd.DataFrame, format: str) -> pd.DataFrame:
     return cells[cells["format"] == format] if format else cells
 
 
-def elsewhere() -> pd.DataFrame:
-    """Return kernels that engines list, with the adapter here, or why there is none (``spec/peers/kernels.csv``)."""
-    return pd.read_csv(ELSEWHERE, dtype="string", keep_default_na=False)
+def elsewhere(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return kernels that engines list, with the adapter here, or why there is none and what it would need.
+
+    Returns:
+        The columns of ``spec/peers/kernels.csv``, then tried_on and releases of all ``cells`` (of ``matrix``) of the
+        adapter; NA if no run tried it.
+    """
+    table = pd.read_csv(ELSEWHERE, dtype="string", keep_default_na=False)
+    tried = cells[cells["tried_on"].notna()].groupby("backend")[["tried_on", "releases"]].agg(_together)
+    return table.join(tried, on="backend")
+
+
+def _together(lists: "pd.Series[Any]") -> Any:
+    """Return every part of several comma-separated lists once; NA for none."""
+    return ", ".join(sorted({part for text in lists.dropna() for part in str(text).split(", ")})) or pd.NA
 
 
 @cache

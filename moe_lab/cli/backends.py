@@ -17,6 +17,9 @@ INFO = {
             "which backend takes which format, activation and input, which stored run tried it at which M with which "
             "error, and why does it not work on this machine?"
         ),
+        "moe-lab backends --engines [--format table|json]": (
+            "which kernel of vLLM, SGLang and others has an adapter here, and what would the others need?"
+        ),
     },
 }
 
@@ -25,6 +28,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Add its options."""
     parser.add_argument("--format", choices=("table", "json"), default="table")
     parser.add_argument("--matrix", action="store_true", help="one line for each backend and number format")
+    parser.add_argument("--engines", action="store_true", help="one line for each kernel that engines list")
     parser.add_argument("--backend", help="with --matrix: of this backend alone")
     parser.add_argument("--only", metavar="FORMAT", help="with --matrix: of this number format alone")
     parser.set_defaults(run=run)
@@ -35,8 +39,8 @@ def run(arguments: argparse.Namespace) -> None:
     from moe_lab.runs.capture._facts import gpu_name
     from moe_lab.spec.configs import measured
 
-    if arguments.matrix:
-        print(_matrix(arguments))
+    if arguments.matrix or arguments.engines:
+        print(_matrix(arguments) if arguments.matrix else _engines(arguments))
         return
     gpu = gpu_name()
     rows = [_backend(name) for name in plugins.names("experts")]
@@ -72,6 +76,19 @@ def _matrix(arguments: argparse.Namespace) -> str:
     if arguments.format == "json":
         return str(cells.to_json(orient="records", indent=1))
     return fitted(cells, spare=["why_failed", "adds_biases", "hardware", "activations", "releases", "rows_failed"])
+
+
+def _engines(arguments: argparse.Namespace) -> str:
+    from moe_lab.analysis import support
+    from moe_lab.cli._print import fitted
+    from moe_lab.pages import load
+
+    table = support.elsewhere(load.backends())
+    if arguments.format == "json":
+        return str(table.to_json(orient="records", indent=1))
+    first = ["engine", "kernel", "backend", "tried_on", "why_not", "needed"]
+    spare = ["on_input", "inputs", "activations", "hardware", "formats", "releases", "why_not"]
+    return fitted(table[[*first, *table.columns.difference(first, sort=False)]], spare=spare)
 
 
 def _backend(name: str) -> dict[str, Any]:

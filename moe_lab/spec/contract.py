@@ -21,6 +21,7 @@ _SHOWS = (dict, "rows of the table in docs/commands.md: how it is called -> what
 KEYS: dict[str, dict[str, tuple[type, str]]] = {
     "align": {
         "deterministic": (bool, "equal inputs give equal order"),
+        "drops": (bool, "takes ids of -1, pairs that appear nowhere; default: yes"),
         "zeroed": (bool, "its scratch memory must be zero before the first call"),
         "most_pairs": (int, "in-block sort capacity: the most pairs that it takes"),
         "steps": (dict, "kernel name, or its beginning -> the step that it does"),

@@ -83,15 +83,19 @@ def test_the_grid_tells_tried_from_stated_from_not_taken(cells):
     assert grid.loc["hopper", ["bf16", "fp16", "fp8_token"]].tolist() == ["H100, H200", "stated", ""]
 
 
-def test_kernels_of_engines_have_an_adapter_of_ours_or_a_reason():
-    table = support.elsewhere()
-    assert set(table["backend"]) - {""} <= set(plugins.names("experts"))
-    assert not table[(table["backend"] == "") & (table["why_not"] == "")].size
+def test_kernels_of_engines_have_an_adapter_of_ours_or_a_reason_and_what_they_need(cells):
+    table = support.elsewhere(cells)
+    assert set(table["backend"]) - {""} <= {*plugins.names("experts"), *plugins.names("align")}
+    without = table[table["backend"] == ""]
+    assert (without[["why_not", "needed"]] != "").all(axis=None)
+    assert without["tried_on"].isna().all()
+    own = table.set_index(["engine", "kernel"]).loc[("vLLM", "triton")]
+    assert own["tried_on"] == "H100"
     assert len(table[table["engine"] == "vLLM"]) >= 12
 
 
 def test_findings_name_failures_and_what_was_never_tried(cells):
-    said = {finding.about: finding for finding in findings.all_of(cells, support.elsewhere()) if finding}
+    said = {finding.about: finding for finding in findings.all_of(cells, support.elsewhere(cells)) if finding}
     assert said["Some calls failed"].severity == "problem"
     assert "fused_moe in int4_w4a16 (wrong: by far)" in said["Some calls failed"].text
     assert said["Layouts and biases"].text.startswith(

@@ -28,7 +28,9 @@ from moe_lab.spec.problem import MoEProblem
 PEERS = [
     "deep_gemm",
     "flashinfer_cutlass",
+    "humming",
     "mega_moe",
+    "moe_ops",
     "scattermoe",
     "sglang_triton",
     "sonic_moe",

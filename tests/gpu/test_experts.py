@@ -107,6 +107,8 @@ def test_fused_moe_matches_the_oracle_with_the_clamped_activation(dtype, device,
 def test_fused_moe_takes_any_align_algorithm(align, device, poison):
     if "cuda.core" in plugins.info("align", align)["needs"] and device != "cuda":
         pytest.skip("CUDA C++: only on a GPU")
+    if reason := plugins.unavailable("align", align):
+        pytest.skip(reason)
     problem, tensors = make((50, 64, 32, 8, 2, "zipf:1.0", ""), "fp16", device)
     assert_close(fused_moe.experts(*tensors, problem=problem, mark=SILENT, align=align), problem, tensors)
 

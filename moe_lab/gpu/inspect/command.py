@@ -30,7 +30,7 @@ from moe_lab.spec.errors import UserError
 KEY = ("gpu", "model", "format", "M", "backend", "algorithm", "launch")
 NO_LAUNCH = {"launch": None, "kernel": None, "stage": None}  # for a call that refuses before it launches anything
 GROUPS = ("experts", "align", "router")
-INSPECTED = (*TUNABLE, "hopper", "vllm_triton", "sglang_triton", "triton_kernels")
+INSPECTED = (*TUNABLE, "hopper", "vllm_triton", "vllm_batched", "sglang_triton", "triton_kernels")
 
 
 def add(commands: Any) -> None:

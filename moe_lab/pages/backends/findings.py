@@ -64,7 +64,10 @@ def failed(cells: pd.DataFrame) -> Finding | None:
 
 
 def missing(elsewhere: pd.DataFrame) -> Finding | None:
-    """Say how many kernels that engines list have no adapter here."""
-    without = elsewhere[elsewhere["backend"] == ""]
-    said = f"{len(without)} of {len(elsewhere)} kernels that engines list have no adapter here."
-    return Finding("Kernels of engines", said, findings.rows(without, "engine kernel why_not"))
+    """Say how many kernels that engines list have an adapter here, and how many of these ran."""
+    without, ran = elsewhere[elsewhere["backend"] == ""], elsewhere["tried_on"].notna().sum()
+    said = (
+        f"Of {len(elsewhere)} kernels that engines list, {len(elsewhere) - len(without)} have an adapter here, and "
+        f"stored runs tried {ran}."
+    )
+    return Finding("Kernels of engines", said, findings.rows(without, "engine kernel why_not needed"))

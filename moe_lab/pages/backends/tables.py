@@ -18,4 +18,6 @@ def cells(frame: pd.DataFrame) -> Table:
 
 def elsewhere(frame: pd.DataFrame) -> Table:
     """Return the kernels that engines list (``analysis.support.elsewhere``)."""
-    return Table(frame, heads("engine kernel backend formats activations inputs on_input hardware why_not"))
+    listed = heads("formats activations inputs on_input hardware", group="as the engine lists it")
+    columns = [*heads("engine kernel backend"), *heads("tried_on releases", group="in stored runs")]
+    return Table(frame, [*columns, *heads("why_not needed"), *listed])
