@@ -28,10 +28,11 @@ INFO = {
         ),
         (
             "moe-lab bench ep --name X --ranks 2 [--model NAME] [--m 8,128,1024,4096] [--format fp8_block] "
-            "[--comm NAME,...] [--routing uniform,zipf:1.2,hot,replay:FILE] [--placement FILE]"
+            "[--comm NAME,...] [--shared model] [--routing uniform,zipf:1.2,hot,replay:FILE] [--placement FILE]"
         ): (
             "what does it cost to share the experts out to several GPUs: dispatch, experts, combine and all of it, of "
-            "the slowest rank, against the link? Each rank's result is checked against the layer of one process"
+            "the slowest rank, against the link? What do shared experts gain from running while rows travel? Each "
+            "rank's result is checked against the layer of one process"
         ),
     },
 }

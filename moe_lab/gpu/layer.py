@@ -16,13 +16,13 @@ from torch.nn import functional
 from moe_lab.gpu.bench.examine import refuse
 from moe_lab.gpu.experts import load
 from moe_lab.gpu.formats import quantise
-from moe_lab.gpu.kernels.activation import gated_activation
 from moe_lab.gpu.kernels.linear import linear
 from moe_lab.gpu.kernels.norm import add_rms_norm
 from moe_lab.gpu.kernels.rope import rope_cache, rotary_table
 from moe_lab.gpu.kernels.router import MOST_EXPERTS, fused_route
 from moe_lab.gpu.ranks import RankedExperts
 from moe_lab.gpu.routing import Routing, route
+from moe_lab.gpu.shared_experts import SharedExperts
 from moe_lab.gpu.weights import DTYPES, random_weights
 from moe_lab.spec import plugins
 from moe_lab.spec.errors import UserError
@@ -81,7 +81,8 @@ class DecoderLayer:
         shape: what a forward processes.
         weights: see ``Weights``; as drawn, before quantisation to the format.
         experts_weights: w13 and w2 in the format, as the backend prepared them.
-        projections: qkv, o, shared13 and shared2 in the format.
+        projections: qkv and o in the format.
+        shared: the shared experts in the format, all in one; None = the model has none.
         backend: the experts plugin.
         routing: of the latest forward; after a CUDA-graph capture, of the latest replay.
     """
@@ -97,6 +98,7 @@ class DecoderLayer:
         forced: Routing | None = None,
         parallel: Parallel | None = None,
         comm: str = "",
+        overlap: bool = False,
         device: torch.device | str = "cuda",
         seed: int = 0,
     ) -> None:
@@ -112,6 +114,7 @@ class DecoderLayer:
             forced: a routing to use instead of the router's result; the router's kernels run all the same.
             parallel: which rank has which experts, each rank with tokens of its own; None = one GPU has all.
             comm: comm plugin, where there are ranks.
+            overlap: whether ranks compute their shared experts while rows travel.
             device: where it runs.
             seed: of weights and cache.
 
@@ -131,14 +134,15 @@ class DecoderLayer:
         prepare = getattr(self.backend, "prepare", lambda w13, w2: (w13, w2))
         self.ranked: RankedExperts | None = None
         if parallel is not None:
-            self.ranked = RankedExperts.make(self.problem, parallel, self.device, comm=comm, backend=backend)
+            how: dict[str, Any] = {"comm": comm, "backend": backend, "overlap": overlap}
+            self.ranked = RankedExperts.make(self.problem, parallel, self.device, **how)
             prepare = self.ranked.prepare
         self.experts_weights = prepare(*(quantise(each, format) for each in (w.w13, w.w2)))
-        self.projections = {
-            name: quantise(each, format)
-            for name in ("qkv", "o", "shared13", "shared2")
-            if (each := getattr(w, name)) is not None
-        }
+        self.projections = {name: quantise(getattr(w, name), format) for name in ("qkv", "o")}
+        self.shared = None
+        if w.shared13 is not None and w.shared2 is not None:
+            both = quantise(w.shared13, format), quantise(w.shared2, format)
+            self.shared = SharedExperts((both,), self.model.activation)
         self.k_cache, self.v_cache = self._random_cache(seed + 1)
         a = self.model.attention
         self.cos, self.sin = rotary_table(self.k_cache.shape[1], a.head_dim, a.rope_theta, self.device)
@@ -208,16 +212,12 @@ class DecoderLayer:
             routing = rule(functional.linear(x, w.gate), self.model.router, self.model.topk, w.gate_bias)
         self.routing = self.forced or routing
         if self.ranked:
-            y = self.ranked(x, self.experts_weights, *self.routing, mark)
-        else:
-            more = {"problem": self.problem, "mark": mark} | self.options
-            y = self.backend.experts(x, *self.experts_weights, *self.routing, **more)
-        if "shared13" in self.projections:
+            return self.ranked(x, self.experts_weights, *self.routing, mark, self.shared)
+        more = {"problem": self.problem, "mark": mark} | self.options
+        y: Tensor = self.backend.experts(x, *self.experts_weights, *self.routing, **more)
+        if self.shared:
             with mark("shared_experts"):
-                hidden = gated_activation(linear(x, self.projections["shared13"]), self.model.activation)
-                second = self.projections["shared2"]
-                # cuBLAS adds y in its epilogue; a product with scales has no such form.
-                y = torch.addmm(y, hidden, second.T) if isinstance(second, Tensor) else y + linear(hidden, second)
+                y = self.shared(x, y)
         return y
 
 

@@ -1,6 +1,8 @@
 """The experts part of a layer on several ranks: dispatch, each rank's experts, combine."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +12,7 @@ from moe_lab.gpu.comm import Between, Sizes
 from moe_lab.gpu.experts import load
 from moe_lab.gpu.formats import AnyWeights, Quantised, Weights, dense
 from moe_lab.gpu.routing import Routing, synthetic
+from moe_lab.gpu.shared_experts import SharedExperts
 from moe_lab.gpu.weights import DTYPES
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.parallel import Parallel
@@ -29,6 +32,28 @@ def held(w: AnyWeights, parallel: Parallel) -> AnyWeights:
     return w[own] if isinstance(w, Tensor) else w.each(lambda tensor: tensor[own])
 
 
+class Aside:
+    """A second stream of a device, which the GPU prefers to the current one; the CPU has none."""
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        self._stream = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
+
+    def fork(self) -> None:
+        """Let the second stream begin after what is on the current one now."""
+        if self._stream:
+            self._stream.wait_stream(torch.cuda.current_stream(self._device))
+
+    def here(self) -> AbstractContextManager[Any]:
+        """Return a context whose launches go to the second stream."""
+        return torch.cuda.stream(self._stream) if self._stream else nullcontext()
+
+    def join(self) -> None:
+        """Let the current stream go on after what is on the second one now."""
+        if self._stream:
+            torch.cuda.current_stream(self._device).wait_stream(self._stream)
+
+
 @dataclass
 class RankedExperts:
     """The experts part on the ranks of the default process group, as one of them runs it.
@@ -37,11 +62,14 @@ class RankedExperts:
         problem: of one rank's tokens: M is the most tokens of a rank, E counts the experts of all ranks.
         between: how tokens get to other ranks and back.
         backend: experts plugin, or ``name@version``; not asked where the comm plugin does the experts too.
+        aside: the stream of what is routed, so that shared experts are computed while rows travel; None = they come
+            after it.
     """
 
     problem: MoEProblem
     between: Between
     backend: str
+    aside: Aside | None = None
 
     def __post_init__(self) -> None:
         if self.between.whole:
@@ -57,7 +85,14 @@ class RankedExperts:
 
     @classmethod
     def make(
-        cls, problem: MoEProblem, parallel: Parallel, device: torch.device, *, comm: str, backend: str
+        cls,
+        problem: MoEProblem,
+        parallel: Parallel,
+        device: torch.device,
+        *,
+        comm: str,
+        backend: str,
+        overlap: bool = False,
     ) -> "RankedExperts":
         """Make the buffers: all ranks do so together.
 
@@ -66,8 +101,8 @@ class RankedExperts:
         """
         if parallel.experts != problem.E:
             raise UserError(f"The placement is of {parallel.experts} experts, but the layer has {problem.E}.")
-        sizes = Sizes(problem.M, problem.K, problem.topk, problem.format, device, problem)
-        return cls(problem, Between(comm, parallel, sizes), backend)
+        sizes = Sizes(problem.M, problem.K, problem.topk, problem.format, device, problem, overlap)
+        return cls(problem, Between(comm, parallel, sizes), backend, Aside(device) if overlap else None)
 
     def prepare(self, w13: AnyWeights, w2: AnyWeights) -> Any:
         """Return this rank's w13 and w2 as what computes the experts wants them, from those of all experts."""
@@ -76,7 +111,15 @@ class RankedExperts:
             return self.between.weights(*own)
         return getattr(self._plugin, "prepare", lambda *both: both)(*own)
 
-    def __call__(self, x: Tensor, weights: Any, topk_weights: Tensor, topk_ids: Tensor, mark: Mark) -> Tensor:
+    def __call__(
+        self,
+        x: Tensor,
+        weights: Any,
+        topk_weights: Tensor,
+        topk_ids: Tensor,
+        mark: Mark,
+        shared: SharedExperts | None = None,
+    ) -> Tensor:
         """Return the layer's output [M, K] for the tokens of this rank.
 
         Args:
@@ -85,7 +128,27 @@ class RankedExperts:
             topk_weights: [M, topk] fp32.
             topk_ids: [M, topk] integer, numbers among all experts.
             mark: opens the ranges.
+            shared: shared experts, which every rank has and computes for its own tokens; None = there are none.
         """
+        routed = partial(self._routed, x, weights, topk_weights, topk_ids, mark)
+        if shared is None:
+            return routed()
+        if self.aside is None:
+            y = routed()
+            with mark("shared_experts"):
+                return shared(x, y)
+        # Launched first, so that a dispatch for which the host waits finds them on their way; the GPU still prefers it.
+        self.aside.fork()
+        with mark("shared_experts"):
+            own = shared(x)
+        with self.aside.here():
+            y = routed()
+        self.aside.join()
+        # Memory of either stream is used again only by a later call's launches there, which come after this sum.
+        with mark("shared_experts"):
+            return own.add_(y)
+
+    def _routed(self, x: Tensor, weights: Any, topk_weights: Tensor, topk_ids: Tensor, mark: Mark) -> Tensor:
         if self.between.whole:
             return self.between.layer(x, weights, topk_weights, topk_ids, mark)
         received = self.between.dispatch(x, topk_ids, topk_weights, mark)

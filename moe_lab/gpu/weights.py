@@ -81,12 +81,17 @@ def tokens(problem: MoEProblem, device: torch.device, seed: int) -> Tensor:
 
 def drawn(spec: str, problem: MoEProblem, *, seed: int, device: torch.device) -> Routing:
     """Return a routing for a problem: ``synthetic`` to its routed experts, then its shared ones with weight 1."""
-    p, more = problem.routed, problem.shared
-    weights, ids = synthetic(spec, p.M, p.E, p.topk, seed=seed, device=device)
+    p = problem.routed
+    return with_shared(synthetic(spec, p.M, p.E, p.topk, seed=seed, device=device), problem)
+
+
+def with_shared(routing: Routing, problem: MoEProblem) -> Routing:
+    """Return a routing to the routed experts of a problem with its shared ones after them, each with weight 1."""
+    (weights, ids), p, more = routing, problem, problem.shared
     if not more:
-        return Routing(weights, ids)
-    last = torch.arange(p.E, problem.E, dtype=ids.dtype, device=device).expand(p.M, more)
-    return Routing(torch.cat([weights, weights.new_ones(p.M, more)], 1), torch.cat([ids, last], 1))
+        return routing
+    last = torch.arange(p.E - more, p.E, dtype=ids.dtype, device=ids.device).expand(len(ids), more)
+    return Routing(torch.cat([weights, weights.new_ones(len(ids), more)], 1), torch.cat([ids, last], 1))
 
 
 def random_weights(m: Model, dtype: torch.dtype, device: torch.device, seed: int) -> Weights:

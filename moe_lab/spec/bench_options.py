@@ -184,9 +184,7 @@ def of(bench: str) -> tuple[Option, ...]:
             Option("backend", "hopper", "experts backend that can leave out experts of other ranks", metavar="NAME"),
             Option("routing", "uniform", ROUTING, listed, "LIST"),
             Option("placement", "contiguous", "contiguous, or a JSON file: the experts of each rank", metavar="FILE"),
-            formats,
-            REPETITIONS,
-            seed,
+            *(formats, SHARED, REPETITIONS, seed),
             Option("patience", 120, "seconds after which a rank that does not come is given up", types.count, "S"),
             DEVICE,
         )

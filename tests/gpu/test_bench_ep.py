@@ -13,6 +13,7 @@ from builders import ranked
 from moe_lab.gpu import launch
 from moe_lab.gpu.__main__ import main, parser
 from moe_lab.gpu.bench import ep, ep_command
+from moe_lab.gpu.bench.load import Load
 from moe_lab.gpu.kernels.ping import ping
 from moe_lab.runs import bench_runs
 from moe_lab.spec import plugins
@@ -68,14 +69,15 @@ def options(out, *words) -> argparse.Namespace:
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    """Header and rows of two ranks where every token has the experts 0 and 1, which are both on rank 0."""
+    """Header and rows of two ranks where tokens have a shared expert and the experts 0 and 1, both on rank 0."""
     folder = tmp_path_factory.mktemp("ep")
     replay, out, plugin = folder / "ids.pt", folder / "rows.jsonl", folder / "whole.py"
     torch.save(torch.tensor([[0, 1]] * 10), replay)
     plugin.write_text(WHOLE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(plugins.FILES, str(plugin))
-        given = options(out, "--m", "5", "--routing", f"replay:{replay}", "--comm", ",".join([*BOTH, "whole"]))
+        words = ["--m", "5", "--shared", "1", "--routing", f"replay:{replay}", "--comm", ",".join([*BOTH, "whole"])]
+        given = options(out, *words)
         ranked.run(2, lambda rank: ep_command.measure(given, rank, CPU), folder)
     return out
 
@@ -83,17 +85,19 @@ def measured(tmp_path_factory):
 def test_each_way_and_part_has_a_row_with_times_of_the_slowest_rank(measured):
     header, *rows, end = (json.loads(line) for line in measured.read_text().splitlines())
     assert end == {"complete": True}
-    parts = [(comm, part) for comm in BOTH for part in ep.PARTS]
-    assert [(row["comm"], row["part"]) for row in rows] == [*parts, ("whole", "full")]
+    parts = [(comm, part) for comm in BOTH for part in (*ep.PARTS, *ep.SHARED_PARTS)]
+    whole = [("whole", part) for part in ("full", *ep.SHARED_PARTS)]
+    assert [(row["comm"], row["part"]) for row in rows] == [*parts, *whole]
     assert [rows[0]["backend"], rows[-1]["backend"]] == ["torch_loop", "whole"], "which computes the experts"
-    assert rows[-1]["ranks_us"] is None, "it has no parts"
+    assert rows[-3]["ranks_us"] is None, "it has no parts"
     assert all(row["median_us"] > 0 and row["correct"] and row["error"] is None for row in rows)
+    assert {(row["E"], row["topk"], row["shared"], row["model"]) for row in rows} == {(4, 2, 1, "128x16x4x2+1")}
     by_rank = dict(rows[0]["ranks_us"])
     parts = ["dispatch", "experts", "combine", "dispatch alone", "combine alone"]
     assert list(by_rank) == [f"{rank}|{part}" for rank in (0, 1) for part in parts]
     assert by_rank["0|experts"] > by_rank["1|experts"], "rank 1 has no pairs"
     assert (rows[0]["rank_rows"], rows[0]["expert_rows"]) == ([["0", 20], ["1", 0]], [["0", 10], ["1", 10]])
-    assert rows[4]["expert_rows"] is None, "once a case"
+    assert [row["part"] for row in rows if row.get("expert_rows")] == ["full"], "once a case"
     assert [(link["source"], link["target"]) for link in header["measured"]["links"]] == [(0, 1), (1, 0)]
 
 
@@ -114,12 +118,24 @@ def test_bytes_and_floor_are_of_what_must_travel_over_its_link(measured):
     assert of[BOTH[0], "experts"]["needed_bytes"] is None
 
 
+def test_shared_experts_are_hidden_behind_what_travels_or_it_behind_them():
+    """GIVEN 5 us of travel, of routed and of shared experts each THEN 15 in a row, 10 if two of them overlap."""
+    problem = MoEProblem(1000, 1024, 512, 5, 2, "bf16", shared=1)
+    rows, roofs = [[0, 1000], [1000, 0]], {"read_bytes_per_s": 1e18, "matmul_flops_per_s": 6 * 1000 * 1024 * 512 / 5e-6}
+    links = [{"source": a, "target": 1 - a, "bytes_per_s": 2 * 1000 * 1024 / 2e-6, "trip_us": 0.5} for a in (0, 1)]
+    load = Load(problem, rows, pairs=[1000, 1000], hit=[2, 2], experts=[500] * 4)
+    floors = {part: load.rates(part, None, False, links, roofs)["floor_us"] for part in (*ep.PARTS, *ep.SHARED_PARTS)}
+    assert floors == {"full": 15, "dispatch": 2.5, "experts": 5, "combine": 2.5, "shared": 5, "overlapped": 10}
+    assert load.rates("overlapped", None, False, links, {})["floor_us"] is None
+
+
 def test_rows_become_a_run(measured, tmp_path):
     run = bench_runs.import_bench([measured], "cpu/ep", root=tmp_path)
     rows = run.rows()
     assert run.manifest["bench"] == "ep"
     assert rows["ranks"].unique().tolist() == [2]
     assert rows["ranks_us"][0][0][0] == "0|dispatch"
+    assert rows["part"].iloc[len(ep.PARTS)] == "shared"
 
 
 def test_a_wrong_result_on_one_rank_leaves_its_way_out_on_all(tmp_path, monkeypatch):
@@ -206,6 +222,7 @@ def test_every_way_between_two_gpus_is_right(format, routing, tmp_path):
         pytest.skip("needs two GPUs")
     out = tmp_path / "rows.jsonl"
     sizes = ["--model", "1024x256x32x4", "--m", "0,1,3,131,700", "--format", format, "--routing", routing]
+    sizes += ["--shared", "1"]
     assert main(["bench-ep", *sizes, "--repetitions", "3", "--out", str(out)]) == 0
     _, *rows, _ = (json.loads(line) for line in out.read_text().splitlines())
     assert {row["comm"] for row in rows} >= set(BOTH)

@@ -99,19 +99,25 @@ def test_too_many_tokens_are_refused_before_any_is_sent_and_the_next_call_works(
 
 
 def test_the_layer_on_two_ranks_gives_each_rank_what_one_gpu_gives(tmp_path, monkeypatch):
-    """GIVEN tokens, attention and shared experts on each rank WHEN they share experts THEN nothing else changes."""
+    """GIVEN tokens, attention and shared experts on each rank WHEN they share experts THEN nothing else changes.
+
+    Nor does it where shared experts are computed while rows travel.
+    """
     tiny = Model(128, 16, 4, 2, 1, Attention("gqa", 2, 1, 16), Router("sigmoid", bias=True), "test", shared_experts=1)
     monkeypatch.setitem(models.MODELS, "tiny", tiny)
     given = ("tiny", Shape("decode", 1, context=1))
     options = {"format": "fp32", "backend": "torch_loop", "device": "cpu"}
 
     def one(rank):
-        layer = DecoderLayer(*given, parallel=Parallel.contiguous(4, 2, rank), comm=BETWEEN[0], **options)
-        return layer.forward(*layer.inputs(rank), SILENT)[0].numpy()
+        between = {"parallel": Parallel.contiguous(4, 2, rank), "comm": BETWEEN[0]} | options
+        layers = [DecoderLayer(*given, overlap=overlap, **between) for overlap in (False, True)]
+        return [layer.forward(*layer.inputs(rank), SILENT)[0].numpy() for layer in layers]
 
     alone = DecoderLayer(*given, **options)
-    for rank, found in enumerate(ranked.run(2, one, tmp_path)):
-        torch.testing.assert_close(torch.from_numpy(found), alone.forward(*alone.inputs(rank), SILENT)[0])
+    for rank, both in enumerate(ranked.run(2, one, tmp_path)):
+        wanted = alone.forward(*alone.inputs(rank), SILENT)[0]
+        for found in both:
+            torch.testing.assert_close(torch.from_numpy(found), wanted)
 
 
 @pytest.mark.parametrize("M", [40])

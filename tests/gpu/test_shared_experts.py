@@ -12,6 +12,7 @@ from moe_lab.gpu import routing
 from moe_lab.gpu.bench.bound import Inputs, exact
 from moe_lab.gpu.bench.check import Oracle
 from moe_lab.gpu.kernels.activation import gated_activation_torch
+from moe_lab.gpu.shared_experts import SharedExperts
 from moe_lab.gpu.weights import drawn
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.problem import MoEProblem
@@ -48,3 +49,26 @@ def test_their_sum_is_that_of_the_routed_part_and_a_dense_one(device, poison):
     part = Inputs(inputs.x, inputs.w13[:3], inputs.w2[:3], *known)
     torch.testing.assert_close(exact(inputs, problem), exact(part, problem.routed) + dense)
     assert oracle.right(oracle.errors(run("fused_moe", problem, inputs)))
+
+
+@pytest.mark.parametrize("format", ["fp16", "fp8_block"])
+def test_by_themselves_they_are_added_to_the_routed_part(format, device, poison):
+    """GIVEN 2 shared among 4 experts WHEN they are computed apart THEN with the routed part they are the layer."""
+    problem, inputs = make((3, 128, 128, 4, 3, "uniform", "silu"), device, format)
+    problem = replace(problem, shared=2)
+    weights, ids = drawn("uniform", problem, seed=3, device=torch.device(device))
+    inputs = Inputs(*inputs[:3], weights.contiguous(), ids.contiguous())
+    shared = SharedExperts.of(problem, inputs.w13, inputs.w2)
+    part = Inputs(inputs.x, inputs.w13, inputs.w2, weights[:, :1].contiguous(), ids[:, :1].contiguous())
+    routed = run("fused_moe", replace(problem, topk=1, shared=0), part)
+    oracle = Oracle(inputs, problem)
+    for y in (shared(inputs.x, routed), shared(inputs.x) + routed):
+        assert oracle.right(oracle.errors(y))
+    assert shared(inputs.x[:0]).shape == (0, 128)
+
+
+def test_there_may_be_none_and_biases_are_refused(device):
+    problem, inputs = make((3, 32, 16, 4, 2, "uniform", "silu"), device, "fp16", biases=True)
+    assert SharedExperts.of(problem, inputs.w13, inputs.w2) is None
+    with pytest.raises(UserError, match="have no biases here; leave --shared out"):
+        SharedExperts.of(replace(problem, shared=1), inputs.w13, inputs.w2)

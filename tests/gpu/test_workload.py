@@ -144,6 +144,7 @@ def test_ranges_open_around_measured_iterations_only(run, monkeypatch):
         (["--batch", "0"], "Need batch >= 1"),
         (["--save-topk-ids", "ids.csv"], "Save topk_ids as .pt or .npy"),
         (["--graph", "--backend", "torch_loop"], "leave --graph out"),
+        (["--overlap", "--ranks", "2"], "with shared experts; leave it out"),
     ],
 )
 def test_workload_refuses_in_one_sentence_with_status_2(run, arguments, sentence):

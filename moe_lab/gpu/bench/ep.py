@@ -2,7 +2,9 @@
 
 The ways between ranks are timed interleaved, see ``meet``; a time is that of the slowest rank. Each way is timed in one
 piece; as dispatch, experts and combine one after another; and as dispatch and combine without the experts, so that no
-rank waits for the experts of another one. A way that does the experts too is timed in one piece only. A way that fails
+rank waits for the experts of another one. A way that does the experts too is timed in one piece only. Shared experts,
+which need no other rank, are timed by themselves too, and the whole in one piece twice: with them at its end, and with
+them on a second stream while rows travel. A way that fails on one rank is left out on all.
 on one rank is left out on all.
 """
 
@@ -22,12 +24,14 @@ from moe_lab.gpu.bench.load import Load
 from moe_lab.gpu.bench.meet import AgreedError, attempt, every, first, timed
 from moe_lab.gpu.ranks import RankedExperts, routed
 from moe_lab.gpu.routing import Routing
-from moe_lab.gpu.weights import tokens
+from moe_lab.gpu.shared_experts import SharedExperts
+from moe_lab.gpu.weights import tokens, with_shared
 from moe_lab.spec import plugins
 from moe_lab.spec.parallel import Parallel
 from moe_lab.spec.problem import MoEProblem
 
 PARTS = ("full", "dispatch", "experts", "combine")
+SHARED_PARTS = ("shared", "overlapped")
 
 
 @dataclass(frozen=True)
@@ -39,9 +43,9 @@ class EpCase:
     seed: int
 
     def inputs(self, parallel: Parallel, device: torch.device) -> tuple[Tensor, Routing]:
-        """Return tokens [M, K] and routing of this rank: every rank takes its part of one batch."""
+        """Return tokens [M, K] and routing to routed experts of this rank: every rank takes its part of one batch."""
         p = self.problem
-        own = routed(self.routing, p.M, p, parallel, seed=self.seed, device=device)
+        own = routed(self.routing, p.M, p.routed, parallel, seed=self.seed, device=device)
         return tokens(p, device, self.seed + 1 + parallel.rank), own
 
 
@@ -70,11 +74,17 @@ class EpPlan:
 
 
 class EpWeights:
-    """The weights of one model: of all experts, for the check, and this rank's as what computes the experts wants."""
+    """The weights of one model: of all experts, for the check, and this rank's as what computes the experts wants.
+
+    Attributes:
+        all: of all experts, shared ones last.
+        shared: the shared experts by themselves, which every rank has; None = there are none.
+    """
 
     def __init__(self, problem: MoEProblem, device: torch.device, seed: int):
         """Draw the weights: the same ones on all ranks."""
         self.model, self.all = problem.model, Weights(problem, device, seed)
+        self.shared = SharedExperts.of(problem, self.all.w13, self.all.w2)
         self._own: dict[str, Any] = {}
 
     def of(self, layer: RankedExperts) -> Any:
@@ -111,15 +121,17 @@ def ep_rows(
     """
     x, routing = case.inputs(parallel, device)
     load = Load.of(case.problem, parallel, routing.topk_ids)
-    everything = weights.all
-    plain = Inputs(x, *everything.plain, *routing) if everything.plain else None
-    oracle = Oracle(Inputs(x, everything.w13, everything.w2, *routing), case.problem, plain)
+    everything, ids = weights.all, with_shared(routing, case.problem)
+    plain = Inputs(x, *everything.plain, *ids) if everything.plain else None
+    oracle = Oracle(Inputs(x, everything.w13, everything.w2, *ids), case.problem, plain)
     ways = {comm: _Way() for comm in plan.comms}
     for comm, way in ways.items():
-        way.error = attempt(partial(_examine, way, comm, case.problem, plan, parallel, weights, x, routing, oracle))
+        problem = case.problem.routed
+        way.error = attempt(partial(_examine, way, comm, problem, plan, parallel, weights, x, routing, oracle))
     steps = {f"{comm}|{name}": s for comm, way in ways.items() if not way.error for name, s in way.steps.items()}
     times = timed(steps, plan.repetitions, device)
-    named = case.problem.facts() | {"routing": case.routing, "seed": case.seed, "ranks": parallel.ranks}
+    named = case.problem.routed.facts() | {"shared": case.problem.shared}
+    named |= {"routing": case.routing, "seed": case.seed, "ranks": parallel.ranks}
     named |= {"mode": plan.mode(device), "repetitions": plan.repetitions} | load.facts()
     rows = []
     for comm, way in ways.items():
@@ -127,7 +139,7 @@ def ep_rows(
         info = plugins.info("comm", comm)
         whole, to_all = info.get("whole"), info.get("sends") == "all"
         who = {"comm": comm, "backend": comm if whole else plan.backend}
-        for part in PARTS[:1] if whole else PARTS:
+        for part in (PARTS[:1] if whole else PARTS) + (SHARED_PARTS if case.problem.shared else ()):
             row = named | who | {"part": part} | _times(part, own)
             row |= way.facts | load.rates(part, row["median_us"], to_all, plan.links, plan.roofs)
             if part == "full":
@@ -153,18 +165,23 @@ def _examine(
         UserError: a rank's result is wrong, or the case cannot be done.
     """
     layer = RankedExperts.make(problem, parallel, x.device, comm=comm, backend=plan.backend)
-    own, between, mode = weights.of(layer), layer.between, plan.mode(x.device)
+    own, shared, between, mode = weights.of(layer), weights.shared, layer.between, plan.mode(x.device)
 
-    def whole() -> Tensor:
-        return layer(x, own, *routing, SILENT)
-
-    def check(y: Tensor) -> None:
-        between.check()
+    def check(y: Tensor, of: RankedExperts) -> None:
+        of.between.check()
         _check(way, oracle, y)
 
-    check(whole())
-    way.steps["full"] = [ready(whole, mode, x.device)]
-    check(result_of(way.steps["full"][0]()))
+    def whole(of: RankedExperts) -> Step:
+        call = partial(of, x, own, *routing, SILENT, shared)
+        check(call(), of)
+        step = ready(call, mode, x.device)
+        check(result_of(step()), of)
+        return step
+
+    way.steps["full"] = [whole(layer)]
+    if shared:
+        beside = RankedExperts.make(problem, parallel, x.device, comm=comm, backend=plan.backend, overlap=True)
+        way.steps |= {"overlapped": [whole(beside)], "shared": [ready(partial(shared, x), mode, x.device)]}
     if between.whole:
         return
     step = captured if mode == "graph" else lambda call: call
@@ -174,7 +191,8 @@ def _examine(
     experts = step(lambda: layer.compute(got.x, own, got.topk_weights, got.topk_ids, SILENT))
     rows = result_of(experts())
     combine = step(lambda: between.combine(rows, got, SILENT))
-    check(result_of(combine()))
+    y = result_of(combine())
+    check(y if shared is None else shared(x, y), layer)
     way.steps |= {"split": [dispatch, experts, combine], "alone": [dispatch, combine]}
 
 
@@ -196,7 +214,8 @@ def _times(part: str, own: dict[str, Tensor]) -> dict[str, Any]:
     """Return the times of a part: of the slowest rank, and on the row of all parts those of each rank."""
     if not own:
         return dict.fromkeys(("median_us", "p20_us", "p80_us", "ranks_us"))
-    name, at = {"full": ("full", 0), "dispatch": ("alone", 0), "experts": ("split", 1), "combine": ("alone", 1)}[part]
+    split = {"dispatch": ("alone", 0), "experts": ("split", 1), "combine": ("alone", 1)}
+    name, at = split.get(part, (part, 0))
     slowest = own[name][:, :, at].amax(dim=0)
     return quantiles_us(slowest.tolist()) | {"ranks_us": _by_rank(own) if part == "full" and "split" in own else None}
 

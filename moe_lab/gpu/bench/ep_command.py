@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
     if not options.out.resolve().parent.is_dir():
         raise UserError(f"The folder of --out '{options.out}' does not exist; make it first.")
     for case in _cases(options):  # a mistake is reported here, before processes are started
-        Parallel.read(options.placement, case.problem.E, options.ranks)
+        Parallel.read(options.placement, case.problem.routed.E, options.ranks)
     comms(options)
     options.out.unlink(missing_ok=True)
     launch.again(options)
@@ -63,7 +63,7 @@ def measure(options: argparse.Namespace, rank: int, device: torch.device) -> Non
     weights: EpWeights | None = None
     _append(options, rank, [_header(options, plan, device, against)])
     for case in _cases(options):
-        parallel = Parallel.read(options.placement, case.problem.E, options.ranks, rank)
+        parallel = Parallel.read(options.placement, case.problem.routed.E, options.ranks, rank)
         if weights is None or weights.model != case.problem.model:
             weights = None  # before the next are made: two models may not fit
             weights = EpWeights(case.problem, device, case.seed)
@@ -81,7 +81,9 @@ def _append(options: argparse.Namespace, rank: int, lines: list[dict[str, Any]])
 
 
 def _header(options: argparse.Namespace, plan: EpPlan, device: torch.device, against: dict[str, Any]) -> dict[str, Any]:
-    settings = {name: getattr(options, name) for name in ("ranks", "backend", "format", "repetitions", "seed")}
+    settings = {
+        name: getattr(options, name) for name in ("ranks", "backend", "format", "shared", "repetitions", "seed")
+    }
     settings |= {"models": listed(options.model), "M": numbers(options.m), "comm": plan.comms}
     settings |= {"routing": listed(options.routing), "placement": Path(options.placement).name}
     arguments = ["bench-ep", *bench_options.argv("ep", options)]
@@ -108,7 +110,7 @@ def _cases(options: argparse.Namespace) -> list[EpCase]:
     for spec in listed(options.routing):
         parse_spec(spec)
     return [
-        EpCase(MoEProblem.preset(model, M, options.format), routing, options.seed)
+        EpCase(MoEProblem.preset(model, M, options.format, options.shared), routing, options.seed)
         for model in listed(options.model)
         for routing in listed(options.routing)
         for M in numbers(options.m)

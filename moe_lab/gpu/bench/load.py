@@ -19,7 +19,7 @@ class Load:
     """The load of all ranks.
 
     Attributes:
-        problem: of one rank's tokens.
+        problem: of one rank's tokens, shared experts among its own; the rest is of the routed ones.
         rows: [ranks][ranks], tokens of the one that need experts of the other, itself included.
         pairs: [ranks], token-expert pairs that each computes.
         hit: [ranks], experts that got any.
@@ -39,7 +39,8 @@ class Load:
         routes, copies = torch.tensor(parallel.routes()[0]), torch.arange(len(ids))[:, None]
         ranks = routes[copies % len(routes), ids]  # [M, topk]
         needed = (ranks == torch.arange(parallel.ranks)[:, None, None]).any(dim=2)  # [ranks, M]
-        on_ranks = counted(ranks * problem.E + ids, parallel.ranks * problem.E).view(parallel.ranks, problem.E)
+        E = parallel.experts
+        on_ranks = counted(ranks * E + ids, parallel.ranks * E).view(parallel.ranks, E)
         given = every((needed.sum(dim=1).tolist(), on_ranks))
         total = torch.stack([counts for _, counts in given]).sum(dim=0)
         parts = total.sum(dim=1), (total > 0).sum(dim=1), total.sum(dim=0)
@@ -65,7 +66,8 @@ class Load:
         """Return what a part must move and the least that it takes; None where that is unknown.
 
         Args:
-            part: full, dispatch, experts or combine.
+            part: dispatch, experts, combine, shared (experts), full (all, one after another) or overlapped (all, with
+                shared experts while rows travel).
             us: its time in microseconds.
             to_all: whether every rank gets every token.
             links: of ``links.measure``.
@@ -73,13 +75,15 @@ class Load:
         """
         ways = {name: self._way(name, links, to_all) for name in ("dispatch", "combine")}
         needed, sent, floor = ways.get(part, (None, None, None))
-        experts = self._experts_us(roofs)
-        if part == "experts":
-            floor = experts
-        elif part == "full":
+        experts, shared = self._experts_us(roofs), self._shared_us(roofs)
+        if part in ("experts", "shared"):
+            floor = experts if part == "experts" else shared
+        elif part in ("full", "overlapped"):
             there, back = ways.values()
             needed, sent = there[0] + back[0], there[1] + back[1]
-            floor = there[2] + back[2] + experts if there[2] is not None and back[2] is not None and experts else None
+            if there[2] is not None and back[2] is not None and experts is not None and shared is not None:
+                travels = there[2] + back[2]
+                floor = experts + (travels + shared if part == "full" else max(travels, shared))
         return {
             "needed_bytes": needed,
             "sent_bytes": sent,
@@ -107,13 +111,24 @@ class Load:
         return most[0], most[1], max(floors, default=0.0) if links else None
 
     def _experts_us(self, roofs: Mapping[str, Any]) -> float | None:
-        """Return the least time of the experts of the rank that needs longest: by bytes or by FLOPs."""
-        read, multiply = (roofs.get(name) for name in ("read_bytes_per_s", "matmul_flops_per_s"))
-        if not read or not multiply:
-            return None
+        """Return the least time of the routed experts of the rank that needs longest."""
         arrived = [sum(rows[rank] for rows in self.rows) for rank in range(len(self.rows))]
-        seconds: float = max(
-            max(replace(self.problem, M=M).minimum_bytes(hit) / read, self.problem.executed_flops(pairs) / multiply)
-            for M, hit, pairs in zip(arrived, self.hit, self.pairs, strict=True)
-        )
-        return 1e6 * seconds
+        problems = [replace(self.problem.routed, M=M) for M in arrived]
+        times = [_least_us(*load, roofs) for load in zip(problems, self.hit, self.pairs, strict=True)]
+        return max((us for us in times if us is not None), default=None)
+
+    def _shared_us(self, roofs: Mapping[str, Any]) -> float | None:
+        """Return the least time of the shared experts, which have the tokens of their rank."""
+        p = self.problem
+        if not p.shared:
+            return 0.0
+        return _least_us(replace(p, E=p.shared, topk=p.shared, shared=0), p.shared, p.M * p.shared, roofs)
+
+
+def _least_us(problem: MoEProblem, hit: int, pairs: int, roofs: Mapping[str, Any]) -> float | None:
+    """Return the least time of experts that have rows, by bytes or by FLOPs; None without roofs."""
+    read, multiply = (roofs.get(name) for name in ("read_bytes_per_s", "matmul_flops_per_s"))
+    if not read or not multiply:
+        return None
+    us: float = 1e6 * max(problem.minimum_bytes(hit) / read, problem.executed_flops(pairs) / multiply)
+    return us

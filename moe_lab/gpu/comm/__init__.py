@@ -58,6 +58,7 @@ class Sizes:
         format: of the experts; rows travel as its activations are multiplied, in e4m3 with scales in ``fp8_block``.
         device: of the tokens.
         problem: of one rank's tokens; only a plugin that does the experts too reads it.
+        overlap: whether other kernels run beside the calls; a plugin may leave them a part of the GPU.
     """
 
     tokens: int
@@ -66,6 +67,7 @@ class Sizes:
     format: str
     device: "device"
     problem: MoEProblem | None = None
+    overlap: bool = False
 
 
 class Between:

@@ -36,6 +36,7 @@ SOURCE = Path(__file__).with_name("symmetric.cu")
 THREADS = 1024
 MOST_RANKS = 32  # a lane of a warp for each
 LINE = 128  # bytes that travel at once
+BESIDE = 4  # a block takes a whole multiprocessor: with other kernels beside it, it has one of so many
 EMPTY = -0x7FFF8000  # 0x80008000, see ``symmetric.cu``
 WAIT_S = 20
 
@@ -170,7 +171,8 @@ def prepare(parallel: Parallel, sizes: Sizes) -> Room:
     if parallel.ranks > MOST_RANKS:
         raise UserError(f"symmetric is for up to {MOST_RANKS} ranks of one host, not {parallel.ranks}.")
     between = wire(parallel, sizes)
-    plan = Plan(between, max(1, min(_multiprocessors(sizes), sizes.tokens)))
+    most = _multiprocessors(sizes) // (BESIDE if sizes.overlap else 1)
+    plan = Plan(between, max(1, min(most, sizes.tokens)))
     room = Room(plan, *shared(plan.at.end, parallel.rank, sizes.device))
     for kernel in ("dispatch", "combine"):  # now: a rank that compiles longer would be late for the others
         compiled(SOURCE, kernel, room.missing.device, plan.macros, 0, "")

@@ -33,11 +33,22 @@ def linear(x: Tensor, w: Weights) -> Tensor:
     if formats.get(w.format).activation_block:
         check_product(w.format, x.device)
         tokens = quantise(x, format=w.format)
+    return scaled_linear(tokens, w, x.dtype)
+
+
+def scaled_linear(x: Weights, w: Quantised, dtype: torch.dtype) -> Tensor:
+    """Return x @ w^T [rows, out] in ``dtype``.
+
+    Args:
+        x: [rows, in] fp32, fp16 or bf16, contiguous; in the format of w if that is one of activations too.
+        w: [out, in] in a format with scales.
+        dtype: of the result.
+    """
     rows = x.shape[0]
     tile = Tile(16 if rows <= 64 else 64 if rows <= 1024 else 128, 128, 128, 8, 4 if rows <= 1024 else 8, 3)
     one = w.each(lambda tensor: tensor[None])
-    tiles = _one_expert(rows, tile.block_m, x.device)
-    return fused_moe_gemm(tokens, one, tiles, rows, pairs_per_row=1, tile=tile, dtype=x.dtype)
+    tiles = _one_expert(rows, tile.block_m, w.values.device)
+    return fused_moe_gemm(x, one, tiles, rows, pairs_per_row=1, tile=tile, dtype=dtype)
 
 
 @cache

@@ -19,7 +19,7 @@ from moe_lab.spec import plugins, ranges
 from moe_lab.spec.bench_options import command
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard import options as types
-from moe_lab.spec.models import MODELS
+from moe_lab.spec.models import MODELS, model
 from moe_lab.spec.parallel import Parallel
 from moe_lab.spec.problem import MoEProblem
 
@@ -45,6 +45,7 @@ def add(commands: Any) -> None:
     layer.add_argument("--warmup", type=types.count, default=3, help="iterations before them")
     layer.add_argument("--ranks", type=types.whole(1, 64), default=1, help="GPUs that share the experts")
     layer.add_argument("--comm", default="nccl_all_to_all", help=f"between ranks: {', '.join(plugins.names('comm'))}")
+    layer.add_argument("--overlap", action="store_true", help="ranks: shared experts while rows travel")
     layer.add_argument("--patience", type=types.count, default=120, help="seconds to wait for another rank")
     layer.add_argument("--seed", type=types.seed, default=0, help="of weights, inputs and routing")
     layer.add_argument(
@@ -127,6 +128,8 @@ def _check(options: argparse.Namespace) -> None:
         )
     if options.ranks > 1 and options.align:
         raise UserError("On several ranks the backend chooses the align algorithm; leave --align out.")
+    if options.overlap and (options.ranks == 1 or not model(options.model).shared_experts):
+        raise UserError("--overlap is for several --ranks and a --model with shared experts; leave it out.")
     if options.device == "cpu" and options.graph:
         raise UserError("CUDA graphs need a GPU; leave --graph out on the CPU.")
     if options.device == "cuda" and not torch.cuda.is_available():
@@ -158,6 +161,7 @@ def _build(options: argparse.Namespace, rank: int) -> "DecoderLayer":
         forced=forced,
         parallel=parallel if options.ranks > 1 else None,
         comm=options.comm,
+        overlap=options.overlap,
         device=device,
         seed=options.seed,
     )
