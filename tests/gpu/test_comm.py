@@ -1,12 +1,17 @@
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from moe_lab.gpu import comm
+from moe_lab.gpu.comm._wire import Wire
 from moe_lab.gpu.experts import torch_loop
+from moe_lab.gpu.formats import quantise
+from moe_lab.gpu.ranks import RankedExperts
 from moe_lab.gpu.routing import synthetic
+from moe_lab.gpu.weights import expert_weights
 from moe_lab.spec import plugins
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.parallel import Parallel
@@ -76,10 +81,14 @@ def test_a_peer_that_is_not_here_is_refused_in_a_sentence_that_says_how_to_get_i
 @pytest.mark.parametrize(
     ("name", "format", "placement", "said"),
     [
-        ("mega_moe", "bf16", ((0, 1), (2, 3)), "mega_moe does not take bf16 here, only: fp8_block"),
+        ("mega_moe", "bf16", ((0, 1), (2, 3)), "mega_moe does not send bf16, only: fp8_block"),
         ("mega_moe", "fp8_block", ((0, 2), (1, 3)), "mega_moe takes equal shares of the experts in order, not 4 on 2"),
         ("mega_moe", "fp8_block", ((0, 1), (2,)), "equal shares of the experts in order, not 3 on 2"),
         ("mega_moe", "fp8_block", ((0, 1), (2, 3)), "placed on 2 ranks, but 0 are running"),
+        ("deepep", "fp16", ((0, 1), (2, 3)), "deepep does not send fp16, only: bf16, fp8_block"),
+        ("deepep", "bf16", ((0,), (1,), (2,)), "deepep is for 2, 4, 8 ranks of one host, not 3"),
+        ("deepep", "bf16", ((0, 2), (1, 3)), "deepep takes equal shares of the experts in order"),
+        ("deepep", "bf16", ((0, 1), (2, 3)), "placed on 2 ranks, but 0 are running"),
     ],
 )
 def test_a_peer_refuses_what_it_cannot_do_before_its_library_is_read(name, format, placement, said, monkeypatch):
@@ -91,3 +100,55 @@ def test_a_peer_refuses_what_it_cannot_do_before_its_library_is_read(name, forma
     sizes = comm.Sizes(4, 512, 2, format, torch.device("cuda"), problem)
     with pytest.raises(UserError, match=said):
         comm.Between(name, Parallel(placement), sizes)
+
+
+class Buffer:
+    """DeepEP's on rank 0 of two, where rank 1 has no tokens: rows in any order, NaN in those that did not come."""
+
+    def get_dispatch_layout(self, ids, E):
+        assert ids.dtype == torch.int64
+        needed = (ids[:, None, :] * 2 // E == torch.arange(2)[:, None]).any(dim=2)
+        return needed.sum(dim=0).int(), None, torch.bincount(ids[ids >= 0], minlength=E).int(), needed, "event"
+
+    def dispatch(self, x, *, num_worst_tokens, is_token_in_rank, topk_idx, topk_weights, **counts):
+        assert counts["num_tokens_per_rank"].tolist() == is_token_in_rank.sum(dim=0).tolist()
+        tokens = is_token_in_rank[:, 0].nonzero().flatten().flip(0)
+        here = topk_idx * 2 // len(counts["num_tokens_per_expert"]) == 0
+        ids, blank = torch.where(here, topk_idx, -1), num_worst_tokens - len(tokens)
+
+        def sent(of, fill):
+            return torch.cat([of[tokens], of.new_full((blank, of.shape[1]), fill)])
+
+        rows = tuple(sent(part.float(), float("nan")).to(part.dtype) for part in (x if isinstance(x, tuple) else (x,)))
+        given = sent(ids, -1), sent(topk_weights, float("nan"))
+        return rows if isinstance(x, tuple) else rows[0], *given, [], (tokens, len(topk_idx)), "event"
+
+    def combine(self, rows, handle):
+        y = rows.new_zeros((handle[1], rows.shape[1]))
+        y[handle[0]] = rows[: len(handle[0])]
+        return y, None, "event"
+
+
+@pytest.mark.parametrize("format", ["bf16", "fp8_block"])
+def test_deepep_takes_rows_with_scales_and_leaves_those_that_did_not_come_to_ids_of_minus_one(format):
+    """GIVEN rank 0 of two, whose tokens need only its experts WHEN it does the layer THEN it is that of one process."""
+    problem, parallel = MoEProblem(5, 128, 16, 8, 2, format), Parallel.contiguous(8, 2)
+    way = plugins.load("comm", "deepep", without=["deep_ep"])
+    room = way.Room(Wire(parallel, comm.Sizes(7, 128, 2, format, torch.device("cpu"))), Buffer())
+
+    def dispatch(x, ids, weights, mark):
+        received = way.dispatch(x, ids, weights, parallel=parallel, mark=mark, room=room)
+        assert received.topk_ids.shape == (2 * 7, 2), "as many as may come from both ranks"
+        return received
+
+    def combine(rows, received, mark):
+        return way.combine(rows, received, mark=mark)
+
+    between = SimpleNamespace(parallel=parallel, whole=False, dispatch=dispatch, combine=combine)
+    w13, w2 = (quantise(w, format) for w in expert_weights(problem, torch.device("cpu"), 0))
+    x, (weights, ids) = torch.randn(5, 128).bfloat16(), synthetic("uniform", 5, 4, 2)
+    ids[3] = -1
+    layer = RankedExperts(problem, between, "torch_loop")
+    y = layer(x, layer.prepare(w13, w2), weights, ids, SILENT)
+    wanted = torch_loop.experts(x, w13, w2, weights, ids, problem=problem, mark=SILENT)
+    torch.testing.assert_close(y, wanted, rtol=0.05, atol=0.05)

@@ -83,6 +83,8 @@ class Between:
         if sizes.device.type not in info.get("devices", ("cuda", "cpu")):
             raise UserError(f"The comm plugin '{name}' does not run on {sizes.device.type}; choose another one.")
         self.name, self.parallel, self.sizes, self._plugin = name, parallel, sizes, plugins.load("comm", name)
+        if sizes.format not in info.get("formats", [sizes.format]):
+            raise UserError(f"{name} does not send {sizes.format}, only: {', '.join(info['formats'])}.")
         self.whole = bool(info.get("whole"))
         prepare = getattr(self._plugin, "prepare", None)
         self._room = {"room": prepare(parallel, sizes)} if prepare else {}

@@ -67,12 +67,16 @@ class Wire:
         ranks, numbers = (torch.where(topk_ids < 0, -1, table[copy, at]) for table in self._routes)
         return ranks, numbers
 
+    def quantised(self, x: Tensor) -> Quantised:
+        """Return tokens x [M, K] in e4m3 with their scales."""
+        # Triton's interpreter computes bf16 wrongly.
+        return quantise(x) if x.is_cuda else fp8_block.quantise_activations(x)
+
     def rows(self, x: Tensor) -> Tensor:
         """Return tokens x [M, K] as uint8 [M, row]."""
         if not self.fp8:
             return x.contiguous().view(torch.uint8)
-        # Triton's interpreter computes bf16 wrongly.
-        numbers = quantise(x) if x.is_cuda else fp8_block.quantise_activations(x)
+        numbers = self.quantised(x)
         rows = torch.zeros((len(x), self.row), dtype=torch.uint8, device=x.device)
         rows[:, : self.sizes.K] = numbers.values.view(torch.uint8)
         rows[:, self.sizes.K :][:, : 4 * numbers.scales.shape[1]] = numbers.scales.view(torch.uint8)

@@ -46,7 +46,7 @@ def prepare(parallel: Parallel, sizes: Sizes) -> Room:
     """Make this rank's memory and find that of the others.
 
     Raises:
-        UserError: a format, activation, size, GPU or placement that the kernel does not take, or what ``_wire.wire``
+        UserError: an activation, size, GPU or placement that the kernel does not take, or what ``_wire.wire``
             refuses.
     """
     problem = cast(MoEProblem, sizes.problem)

@@ -163,11 +163,8 @@ def prepare(parallel: Parallel, sizes: Sizes) -> Room:
     """Make this rank's memory and find that of the others.
 
     Raises:
-        UserError: a format that it does not send, too many ranks, ranks of different sizes, or what ``_wire.wire``
-            refuses.
+        UserError: too many ranks, ranks of different sizes, or what ``_wire.wire`` refuses.
     """
-    if sizes.format not in INFO["formats"]:
-        raise UserError(f"symmetric does not send {sizes.format}, only: {', '.join(INFO['formats'])}.")
     if parallel.ranks > MOST_RANKS:
         raise UserError(f"symmetric is for up to {MOST_RANKS} ranks of one host, not {parallel.ranks}.")
     between = wire(parallel, sizes)
