@@ -13,7 +13,7 @@ _ANY: dict[str, tuple[type, str]] = {
     # Inside the package the folder says the kind.
     "kind": (str, "required of a file from outside the package: which folder it would be in"),
     # Read without importing the plugin, so that `backends` can list one whose library is missing.
-    "needs": (list, "modules that it imports; peer:NAME for files of another project"),
+    "needs": (list, "modules that it imports; peer:NAME for files of another project, NAME=VALUE for a setting"),
     "install": (str, "how to get what is missing"),
     "source": (str, "project or paper"),
 }

@@ -144,6 +144,9 @@ def _found(module: str) -> bool:
         from moe_lab.spec import peers  # only few plugins need it
 
         return peers.find(module.removeprefix("peer:")) is not None
+    name, setting, value = module.partition("=")
+    if setting:
+        return os.environ.get(name) == value
     try:
         return find_spec(module) is not None
     except ModuleNotFoundError:  # the parent package of a dotted name is missing

@@ -11,7 +11,7 @@ from moe_lab.gpu.experts import torch_loop
 from moe_lab.gpu.formats import quantise
 from moe_lab.gpu.ranks import RankedExperts
 from moe_lab.gpu.routing import synthetic
-from moe_lab.gpu.weights import expert_weights
+from moe_lab.gpu.weights import DTYPES, expert_weights
 from moe_lab.spec import plugins
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.parallel import Parallel
@@ -89,6 +89,8 @@ def test_a_peer_that_is_not_here_is_refused_in_a_sentence_that_says_how_to_get_i
         ("deepep", "bf16", ((0,), (1,), (2,)), "deepep is for 2, 4, 8 ranks of one host, not 3"),
         ("deepep", "bf16", ((0, 2), (1, 3)), "deepep takes equal shares of the experts in order"),
         ("deepep", "bf16", ((0, 1), (2, 3)), "placed on 2 ranks, but 0 are running"),
+        ("nvshmem_all_to_all", "fp32", ((0, 1), (2, 3)), "does not send fp32, only: fp16, bf16, fp8_block"),
+        ("nvshmem_all_to_all", "bf16", ((0, 1), (2, 3)), "placed on 2 ranks, but 0 are running"),
     ],
 )
 def test_a_peer_refuses_what_it_cannot_do_before_its_library_is_read(name, format, placement, said, monkeypatch):
@@ -129,12 +131,9 @@ class Buffer:
         return y, None, "event"
 
 
-@pytest.mark.parametrize("format", ["bf16", "fp8_block"])
-def test_deepep_takes_rows_with_scales_and_leaves_those_that_did_not_come_to_ids_of_minus_one(format):
-    """GIVEN rank 0 of two, whose tokens need only its experts WHEN it does the layer THEN it is that of one process."""
-    problem, parallel = MoEProblem(5, 128, 16, 8, 2, format), Parallel.contiguous(8, 2)
-    way = plugins.load("comm", "deepep", without=["deep_ep"])
-    room = way.Room(Wire(parallel, comm.Sizes(7, 128, 2, format, torch.device("cpu"))), Buffer())
+def assert_layer_of_one_process(way, room, problem):
+    """Assert the layer of rank 0 of two, whose 5 tokens need only its experts, by way of a room for 7 on each."""
+    parallel = room.wire.parallel
 
     def dispatch(x, ids, weights, mark):
         received = way.dispatch(x, ids, weights, parallel=parallel, mark=mark, room=room)
@@ -145,10 +144,39 @@ def test_deepep_takes_rows_with_scales_and_leaves_those_that_did_not_come_to_ids
         return way.combine(rows, received, mark=mark)
 
     between = SimpleNamespace(parallel=parallel, whole=False, dispatch=dispatch, combine=combine)
-    w13, w2 = (quantise(w, format) for w in expert_weights(problem, torch.device("cpu"), 0))
-    x, (weights, ids) = torch.randn(5, 128).bfloat16(), synthetic("uniform", 5, 4, 2)
+    w13, w2 = (quantise(w, problem.format) for w in expert_weights(problem, torch.device("cpu"), 0))
+    x, (weights, ids) = torch.randn(5, 128).to(DTYPES[problem.dtype]), synthetic("uniform", 5, 4, 2)
     ids[3] = -1
     layer = RankedExperts(problem, between, "torch_loop")
-    y = layer(x, layer.prepare(w13, w2), weights, ids, SILENT)
-    wanted = torch_loop.experts(x, w13, w2, weights, ids, problem=problem, mark=SILENT)
-    torch.testing.assert_close(y, wanted, rtol=0.05, atol=0.05)
+    for tokens in (5, 5, 0):
+        part = x[:tokens], weights[:tokens], ids[:tokens]
+        y = layer(part[0], layer.prepare(w13, w2), *part[1:], SILENT)
+        wanted = torch_loop.experts(part[0], w13, w2, *part[1:], problem=problem, mark=SILENT)
+        torch.testing.assert_close(y, wanted, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("format", ["bf16", "fp8_block"])
+def test_deepep_takes_rows_with_scales_and_leaves_those_that_did_not_come_to_ids_of_minus_one(format):
+    way = plugins.load("comm", "deepep", without=["deep_ep"])
+    sizes = comm.Sizes(7, 128, 2, format, torch.device("cpu"))
+    room = way.Room(Wire(Parallel.contiguous(8, 2), sizes), Buffer())
+    assert_layer_of_one_process(way, room, MoEProblem(5, 128, 16, 8, 2, format))
+
+
+def test_nvshmem_sends_rows_in_order_of_their_ranks_and_finds_them_again(interpreter, monkeypatch):
+    """GIVEN an all_to_all of rank 0 of two, where rank 1 sends nothing WHEN rows go both ways THEN sums are right."""
+    way = plugins.load("comm", "nvshmem_all_to_all", without=["nvidia.nvshmem", "TORCH_SYMMMEM=NVSHMEM"])
+
+    def all_to_all_vdev(sent, out, splits, there, group):
+        assert splits.tolist()[1:] == [0], "nothing for rank 1"
+        count = int(splits[0])
+        out.view(torch.uint8).fill_(255)
+        out[:count] = sent[:count]
+        there.copy_(torch.tensor([[count, 0], [0, count]]))
+
+    monkeypatch.setattr(torch.ops, "symm_mem", SimpleNamespace(all_to_all_vdev=all_to_all_vdev))
+    wire = Wire(Parallel.contiguous(8, 2), comm.Sizes(7, 128, 2, "fp16", torch.device("cpu")), way.LINE)
+    assert wire.message % way.LINE == 0
+    messages, results, lengths = torch.zeros(14, wire.message // 8).long(), torch.zeros(14, 128).half(), torch.zeros(2)
+    memory = messages, messages.clone(), results, results.clone(), lengths.long(), *torch.zeros(2, 2, 2).long()
+    assert_layer_of_one_process(way, way.Room(wire, "0", *memory), MoEProblem(5, 128, 16, 8, 2, "fp16"))

@@ -18,6 +18,7 @@ from moe_lab.spec.parallel import Parallel
 
 GROUP = 128  # features that share a scale
 PIECE = 16  # bytes that a thread stores at once
+NUMBERS = 1 << 16  # a rank and a local number share the 32 bits of an id
 SENT = ("fp32", "fp16", "bf16", "fp8_block")
 
 
@@ -28,10 +29,12 @@ class Wire:
     Attributes:
         parallel: who holds what.
         sizes: of the room.
+        step: bytes of which a message is a multiple.
     """
 
     parallel: Parallel
     sizes: Sizes
+    step: int = PIECE
 
     @property
     def dtype(self) -> torch.dtype:
@@ -51,7 +54,7 @@ class Wire:
     @property
     def message(self) -> int:
         """Bytes of a row with its ids (int32) and weights (fp32)."""
-        return self.row + -(-8 * self.sizes.topk // PIECE) * PIECE
+        return -(-(self.row + 8 * self.sizes.topk) // self.step) * self.step
 
     @cached_property
     def _routes(self) -> Tensor:
@@ -66,6 +69,21 @@ class Wire:
         at = topk_ids.clamp_min(0).long()
         ranks, numbers = (torch.where(topk_ids < 0, -1, table[copy, at]) for table in self._routes)
         return ranks, numbers
+
+    def needed(self, topk_ids: Tensor) -> Tensor:
+        """Return [ranks, M] bool: a token of topk_ids [M, topk] has experts on a rank."""
+        ranks, _ = self.targets(topk_ids)
+        return (ranks == torch.arange(self.parallel.ranks, device=ranks.device)[:, None, None]).any(dim=2)
+
+    def coded(self, topk_ids: Tensor) -> Tensor:
+        """Return [M, topk] int32, rank and number there of each pair in one, for a message that is the same to all."""
+        ranks, numbers = self.targets(topk_ids)
+        return torch.where(ranks < 0, -1, ranks * NUMBERS + numbers)
+
+    def local(self, coded: Tensor) -> Tensor:
+        """Return the numbers of this rank's experts in ids of ``coded``; -1 = on another rank."""
+        here = (coded >= 0) & (coded // NUMBERS == self.parallel.rank)
+        return torch.where(here, coded % NUMBERS, -1)
 
     def quantised(self, x: Tensor) -> Quantised:
         """Return tokens x [M, K] in e4m3 with their scales."""
@@ -104,8 +122,8 @@ class Wire:
         return self.x(messages), ids.contiguous(), weights.contiguous()
 
 
-def wire(parallel: Parallel, sizes: Sizes) -> Wire:
-    """Return how tokens travel between the ranks of the default process group.
+def wire(parallel: Parallel, sizes: Sizes, step: int = PIECE) -> Wire:
+    """Return how tokens travel between the ranks of the default process group, in messages of a multiple of ``step``.
 
     Raises:
         UserError: the process group is missing or of another size, or rows of these sizes cannot travel.
@@ -118,7 +136,7 @@ def wire(parallel: Parallel, sizes: Sizes) -> Wire:
     multiple = GROUP if sizes.format == "fp8_block" else PIECE // DTYPES[sizes.format].itemsize
     if sizes.K % multiple:
         raise UserError(f"Between ranks K must be a multiple of {multiple} in {sizes.format}, not {sizes.K}.")
-    return Wire(parallel, sizes)
+    return Wire(parallel, sizes, step)
 
 
 def shared(size: int, rank: int, device: torch.device) -> tuple[Tensor, list[int], Any]:

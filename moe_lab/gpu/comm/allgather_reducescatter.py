@@ -21,8 +21,6 @@ INFO = {
     "stages": ["dispatch", "combine"],
 }
 
-NUMBERS = 1 << 16  # a rank and a local number share the 32 bits of an id
-
 
 def prepare(parallel: Parallel, sizes: Sizes) -> Wire:
     """Return the room of calls; see ``_wire.wire`` for errors."""
@@ -44,15 +42,13 @@ def dispatch(
     """
     M, most = len(x), room.sizes.tokens
     with mark("dispatch"):
-        ranks, numbers = room.targets(topk_ids)
-        own = room.packed(room.rows(x), torch.where(ranks < 0, -1, ranks * NUMBERS + numbers), topk_weights)
+        own = room.packed(room.rows(x), room.coded(topk_ids), topk_weights)
         # What pads it to the most tokens has ids of -1, as all bits of each byte are set.
         padding = torch.full((most - M, room.message), 255, dtype=torch.uint8, device=x.device)
         gathered = own.new_empty((parallel.ranks * most, room.message))
         distributed.all_gather_into_tensor(gathered, torch.cat([own, padding]))
         rows, ids, weights = room.unpacked(gathered)
-        local = torch.where((ids >= 0) & (ids // NUMBERS == parallel.rank), ids % NUMBERS, -1)
-        return Received(rows, local, weights, state=(M, most))
+        return Received(rows, room.local(ids), weights, state=(M, most))
 
 
 def combine(rows: Tensor, received: Received, *, mark: Mark) -> Tensor:
