@@ -105,7 +105,7 @@ def test_a_peer_refuses_what_it_cannot_do_before_its_library_is_read(name, forma
 
 
 class Buffer:
-    """DeepEP's on rank 0 of two, where rank 1 has no tokens: rows in any order, NaN in those that did not come."""
+    """DeepEP's on rank 0 of two, where rank 1 has no tokens: rows in any order, and NaN in those that did not come."""
 
     def get_dispatch_layout(self, ids, E):
         assert ids.dtype == torch.int64
@@ -121,9 +121,8 @@ class Buffer:
         def sent(of, fill):
             return torch.cat([of[tokens], of.new_full((blank, of.shape[1]), fill)])
 
-        rows = tuple(sent(part.float(), float("nan")).to(part.dtype) for part in (x if isinstance(x, tuple) else (x,)))
-        given = sent(ids, -1), sent(topk_weights, float("nan"))
-        return rows if isinstance(x, tuple) else rows[0], *given, [], (tokens, len(topk_idx)), "event"
+        rows = sent(x, 255), sent(ids, -1), sent(topk_weights, float("nan"))
+        return *rows, [], (tokens, len(topk_idx)), "event"
 
     def combine(self, rows, handle):
         y = rows.new_zeros((handle[1], rows.shape[1]))
@@ -156,7 +155,7 @@ def assert_layer_of_one_process(way, room, problem):
 
 
 @pytest.mark.parametrize("format", ["bf16", "fp8_block"])
-def test_deepep_takes_rows_with_scales_and_leaves_those_that_did_not_come_to_ids_of_minus_one(format):
+def test_deepep_takes_rows_with_their_scales_and_leaves_out_those_that_did_not_come(format):
     way = plugins.load("comm", "deepep", without=["deep_ep"])
     sizes = comm.Sizes(7, 128, 2, format, torch.device("cpu"))
     room = way.Room(Wire(Parallel.contiguous(8, 2), sizes), Buffer())

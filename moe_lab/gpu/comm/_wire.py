@@ -85,16 +85,12 @@ class Wire:
         here = (coded >= 0) & (coded // NUMBERS == self.parallel.rank)
         return torch.where(here, coded % NUMBERS, -1)
 
-    def quantised(self, x: Tensor) -> Quantised:
-        """Return tokens x [M, K] in e4m3 with their scales."""
-        # Triton's interpreter computes bf16 wrongly.
-        return quantise(x) if x.is_cuda else fp8_block.quantise_activations(x)
-
     def rows(self, x: Tensor) -> Tensor:
         """Return tokens x [M, K] as uint8 [M, row]."""
         if not self.fp8:
             return x.contiguous().view(torch.uint8)
-        numbers = self.quantised(x)
+        # Triton's interpreter computes bf16 wrongly.
+        numbers = quantise(x) if x.is_cuda else fp8_block.quantise_activations(x)
         rows = torch.zeros((len(x), self.row), dtype=torch.uint8, device=x.device)
         rows[:, : self.sizes.K] = numbers.values.view(torch.uint8)
         rows[:, self.sizes.K :][:, : 4 * numbers.scales.shape[1]] = numbers.scales.view(torch.uint8)

@@ -1,7 +1,9 @@
 """DeepEP V1 between the GPUs of a host: its high-throughput kernels, with room for the most rows.
 
 The usual call makes the host wait for the number of rows; with room for the most of them it does not, and a CUDA graph
-can capture it. Rows that did not come have ids of -1. Its waits for a rank that does not come end after 100 s.
+can capture it. Rows that did not come have ids of -1. In ``fp8_block`` a row travels with its scales behind it, where
+experts read them, instead of in a tensor of their own: it has as many bytes. Its waits for a rank that does not come
+end after 100 s.
 """
 
 import atexit
@@ -13,7 +15,6 @@ from torch import Tensor, distributed
 
 from moe_lab.gpu.comm import Received, Sizes
 from moe_lab.gpu.comm._wire import Wire, check_even, wire
-from moe_lab.gpu.formats import Quantised
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.parallel import Parallel
 from moe_lab.spec.ranges import Mark
@@ -53,9 +54,10 @@ def prepare(parallel: Parallel, sizes: Sizes) -> Room:
         raise UserError(f"deepep is for {', '.join(map(str, RANKS))} ranks of one host, not {parallel.ranks}.")
     check_even("deepep", parallel)
     between = wire(parallel, sizes)
-    row = sizes.K * (1 if between.fp8 else between.dtype.itemsize)
-    if row % 32 or row > MOST_ROW:
-        raise UserError(f"deepep sends rows of a multiple of 32 bytes, at most {MOST_ROW}, not {row}; use another way.")
+    if between.row % 32 or between.row > MOST_ROW:
+        raise UserError(
+            f"deepep sends rows of a multiple of 32 bytes, at most {MOST_ROW:,}, not {between.row:,}; use another way."
+        )
     return Room(between, _buffer(parallel.ranks, 2 * sizes.K))
 
 
@@ -90,21 +92,20 @@ def dispatch(
         mark: opens a range.
         room: of ``prepare``.
     """
-    sizes, buffer = room.wire.sizes, room.buffer
+    buffer, most = room.buffer, room.wire.sizes.tokens
     with mark("dispatch"):
-        tokens = room.wire.quantised(x) if room.wire.fp8 else None
         ids = topk_ids.long()
         to_rank, _, to_expert, needed, _ = buffer.get_dispatch_layout(ids, parallel.experts)
         rows, ids, weights, _, handle, _ = buffer.dispatch(
-            (tokens.values, tokens.scales) if tokens else x.contiguous(),
+            room.wire.rows(x),
             num_tokens_per_rank=to_rank,
             num_tokens_per_expert=to_expert,
             is_token_in_rank=needed,
             topk_idx=ids,
             topk_weights=topk_weights.float(),
-            num_worst_tokens=parallel.ranks * max(1, sizes.tokens),
+            num_worst_tokens=parallel.ranks * max(1, most),
         )
-        return Received(Quantised(sizes.format, *rows) if tokens else rows, ids, weights, state=(buffer, handle))
+        return Received(room.wire.x(rows), ids, weights, state=(buffer, handle))
 
 
 def combine(rows: Tensor, received: Received, *, mark: Mark) -> Tensor:
