@@ -13,5 +13,6 @@ def on_page_markdown(markdown: str, config: Any, **_: Any) -> str:
 
 
 def on_post_page(output: str, **_: Any) -> str:
-    """Return the page with our own script where the theme would load one from the network."""
-    return output.replace("https://unpkg.com/iframe-worker/shim", "offline.js")
+    """Return the page with our own script where the theme would load one, and without the theme's own calls."""
+    output = output.replace("https://unpkg.com/iframe-worker/shim", "offline.js")
+    return output.replace('data-md-component="source"', "")  # else the theme asks GitHub for stars and releases

@@ -129,5 +129,6 @@ def test_the_site_has_every_page_and_loads_nothing_from_the_network(tmp_path):
         html = (tmp_path / f"{page}.html").read_text()
         assert not re.findall(r"""<(?:script|img|iframe)[^>]*src="?http|<link[^>]*stylesheet[^>]*href="?http""", html)
         assert "[[[" not in html
+        assert 'data-md-component="source"' not in html, "the theme would ask GitHub about the repository"
         assert not re.findall(r'href="\.\./', html), f"{page}: leads out of the site"
     assert f'href="{address}/blob/main/CONTRIBUTING.md"' in (tmp_path / "my_kernel.html").read_text()

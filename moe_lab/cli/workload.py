@@ -3,6 +3,7 @@
 import argparse
 import subprocess
 import sys
+from importlib.util import find_spec
 
 INFO = {
     "about": "run what gets profiled: a layer, a model of transformers, the experts part, align algorithms",
@@ -26,7 +27,10 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run it in a process with torch; returns its exit code."""
+    from moe_lab.spec.errors import UserError
     from moe_lab.spec.guard import children
 
+    if find_spec("torch") is None:
+        raise UserError("A workload needs torch here: pip install 'moe-lab[gpu]'.")
     argv = [sys.executable, "-m", "moe_lab.gpu", arguments.workload, *arguments.options]
     return children.wait(subprocess.Popen(argv))

@@ -17,7 +17,7 @@ from moe_lab.runs.ranks import together
 from moe_lab.runs.window import analysed
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard import places, shipped
-from moe_lab.spec.guard.entry import below, one_line
+from moe_lab.spec.guard.entry import below, meant, one_line
 from moe_lab.spec.guard.places import MANIFEST
 from moe_lab.spec.launches import Launches
 
@@ -109,10 +109,10 @@ def load(name_or_path: str | Path, *, root: Path | None = None) -> Run:
     same = [r for r in runs if str(r.manifest["name"]).split("/")[-1] == str(name_or_path)]
     if len(same) == 1:
         return same[0]
-    some = ", ".join(str(r.manifest["name"]) for r in same or runs) or "none"
+    names = [str(r.manifest["name"]) for r in same or runs]
     missing, said = "report in the folder" if os.path.isdir(path) else "run or report", one_line(shown(path), 100)
     error = UserError if os.path.exists(path) or os.path.exists(roots[0] / path) else MissingRunError
-    raise error(f"There is no {missing} '{said}'; give a report file or one of the runs: {some}.")
+    raise error(f"There is no {missing} '{said}'; {meant(said, names)}")
 
 
 def _is_report(folder: Path) -> bool:

@@ -15,6 +15,12 @@ def test_a_workload_runs_with_its_own_options_and_gives_its_exit_code(monkeypatc
     assert started == [[sys.executable, "-m", "moe_lab.gpu", "hf", "--layers", "1", "--help"]]
 
 
+def test_a_workload_without_torch_is_a_sentence(monkeypatch, capsys):
+    monkeypatch.setattr(workload, "find_spec", lambda name: None)
+    assert cli.main(["workload", "layer"]) == 2
+    assert capsys.readouterr().err == "moe-lab: A workload needs torch here: pip install 'moe-lab[gpu]'.\n"
+
+
 def test_a_profiler_gets_the_program_that_a_workload_starts(monkeypatch):
     """So that it waits for the measured part, and one that must be in the program can be."""
     given = []

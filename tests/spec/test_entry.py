@@ -112,6 +112,14 @@ def test_entry_refuses_yaml_that_says_too_much(tmp_path: Path, text: str, why: s
         entry.read_yaml(file, what="a grid", then="mend it")
 
 
+def test_a_mistyped_run_is_answered_with_those_most_like_it():
+    runs = [f"h100/run{letter}" for letter in "abcdefgh"]
+    assert entry.meant("h100/rum", runs[:2]) == "give a report file or one of the runs: h100/runa, h100/runb."
+    many = [*runs, "h200/decode_b16"]
+    assert entry.meant("decode_b1", many) == "did you mean h200/decode_b16? `moe-lab runs` lists all 9."
+    assert entry.meant("0", many) == "give a report file or a run: `moe-lab runs` lists all 9."
+
+
 def test_entry_reads_yaml_with_equal_keys_in_different_mappings(tmp_path: Path) -> None:
     file = tmp_path / "grid.yaml"
     file.write_text("a: &x {k: 1, j: [k, k]}\nb: *x\nc: {k: {k: k}}\n")

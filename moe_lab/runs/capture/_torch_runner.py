@@ -16,6 +16,7 @@ import sys
 import threading
 from contextlib import ContextDecorator
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ def main(arguments: list[str]) -> int:
     isolated = not sys.path or Path(sys.path[0]) != Path(__file__).parent
     if not isolated:
         sys.path.pop(0)  # this folder: its modules must not hide those of the program
+    if find_spec("torch") is None:
+        sys.exit("torch is not installed in the Python that runs the program.")
     import torch
 
     _annotate(torch)

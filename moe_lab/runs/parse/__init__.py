@@ -61,8 +61,8 @@ def format_of(path: Path) -> str:
         folder = plugins.info("parse", name).get("folder", False)
         if (path.is_file() or (folder and path.is_dir())) and plugins.load("parse", name).sniff(path):
             return name
-    known = "; ".join(f"{name}: {plugins.info('parse', name)['about']}" for name in names)
-    raise UserError(f"{path.name} is not in a format that moe-lab reads{_hint(path)} ({known}).")
+    known = " (" + "; ".join(f"{name}: {plugins.info('parse', name)['about']}" for name in names) + ")"
+    raise UserError(f"{path.name} is not in a format that moe-lab reads{_hint(path) or known}.")
 
 
 def _hint(path: Path) -> str:

@@ -4,6 +4,7 @@ Functions raise ``UserError`` with a full sentence, or, where they say so, ``Val
 read by msgspec, which is told the expected types and refuses NaN, trailing garbage and lone surrogates.
 """
 
+import difflib
 import re
 from codecs import BOM_UTF8
 from pathlib import Path
@@ -21,6 +22,7 @@ FILE_BYTES = 64_000_000  # for files that are read as a whole: run.json, results
 DEPTH = 64  # of nested lists and objects; ours have five
 YAML_VALUES = 100_000  # a small file of nested aliases can stand for billions
 INT64 = range(-(2**63), 2**63)
+FEW = 8  # runs that a sentence can list
 NAME_LENGTH = 100  # characters; file systems take 255 bytes, and suffixes follow
 _DIGITS = re.compile(r"-?[0-9]{1,19}")
 _PLAIN = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_.+-]{{0,{NAME_LENGTH - 1}}}")
@@ -189,6 +191,16 @@ def below(folder: Path, path: Path) -> Path:
             f"'{one_line(path.name)}' would lie outside the folder '{one_line(folder.name)}'; give a plain name."
         )
     return path
+
+
+def meant(asked: str, runs: list[str]) -> str:
+    """Return what to give instead of a name that no run has: those most like it, or all if they are few."""
+    if len(runs) <= FEW:
+        return f"give a report file or one of the runs: {', '.join(runs) or 'none'}."
+    ends = {name.split("/")[-1]: name for name in runs} | {name: name for name in runs}
+    near = list(dict.fromkeys(ends[end] for end in difflib.get_close_matches(asked, ends, 4)))
+    said = f"did you mean {' or '.join(near)}?" if near else "give a report file or a run:"
+    return f"{said} `moe-lab runs` lists all {len(runs)}."
 
 
 def one_line(text: str, length: int = 200) -> str:
