@@ -164,7 +164,7 @@ def default_shape(problem: MoEProblem, share: float = 1.0) -> Shape:
     if widened(problem.format):
         shape = _widened_shape(problem.M, mean_rows)
     elif problem.M <= 4:
-        shape = Shape(1, 8, 8, 9)
+        shape = Shape(1, 8, 8, 10 if fp8 else 9)
     elif mean_rows <= 16:
         shape = Shape(2, 32, 8, 5)
     elif mean_rows <= 40:
