@@ -9,6 +9,7 @@ from moe_lab.gpu import comm
 from moe_lab.gpu.comm._wire import Wire
 from moe_lab.gpu.experts import torch_loop
 from moe_lab.gpu.formats import quantise
+from moe_lab.gpu.kernels.quantise import quantise as quantised
 from moe_lab.gpu.ranks import RankedExperts
 from moe_lab.gpu.routing import synthetic
 from moe_lab.gpu.weights import DTYPES, expert_weights
@@ -179,3 +180,13 @@ def test_nvshmem_sends_rows_in_order_of_their_ranks_and_finds_them_again(interpr
     messages, results, lengths = torch.zeros(14, wire.message // 8).long(), torch.zeros(14, 128).half(), torch.zeros(2)
     memory = messages, messages.clone(), results, results.clone(), lengths.long(), *torch.zeros(2, 2, 2).long()
     assert_layer_of_one_process(way, way.Room(wire, "0", *memory), MoEProblem(5, 128, 16, 8, 2, "fp16"))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("M", [0, 1, 300])
+def test_rows_that_travel_are_those_of_the_format_on_a_gpu(M):
+    wire = Wire(Parallel.contiguous(8, 2), comm.Sizes(300, 640, 2, "fp8_block", torch.device("cuda")))
+    x = torch.randn(M, 640, device="cuda", dtype=torch.bfloat16)
+    sent, wanted = wire.x(wire.rows(x)), quantised(x)
+    assert torch.equal(sent.values.float(), wanted.values.float())
+    assert torch.equal(sent.scales, wanted.scales)

@@ -10,7 +10,7 @@ from torch import Tensor, distributed
 from moe_lab.gpu.comm import Sizes
 from moe_lab.gpu.formats import Quantised, fp8_block
 from moe_lab.gpu.kernels.hopper import row_bytes
-from moe_lab.gpu.kernels.quantise import quantise
+from moe_lab.gpu.kernels.sent_rows import sent_rows
 from moe_lab.gpu.weights import DTYPES
 from moe_lab.spec import formats
 from moe_lab.spec.errors import UserError
@@ -89,8 +89,9 @@ class Wire:
         """Return tokens x [M, K] as uint8 [M, row]."""
         if not self.fp8:
             return x.contiguous().view(torch.uint8)
-        # Triton's interpreter computes bf16 wrongly.
-        numbers = quantise(x) if x.is_cuda else fp8_block.quantise_activations(x)
+        if x.is_cuda:
+            return sent_rows(x.contiguous(), self.row)
+        numbers = fp8_block.quantise_activations(x)  # Triton's interpreter computes bf16 wrongly
         rows = torch.zeros((len(x), self.row), dtype=torch.uint8, device=x.device)
         rows[:, : self.sizes.K] = numbers.values.view(torch.uint8)
         rows[:, self.sizes.K :][:, : 4 * numbers.scales.shape[1]] = numbers.scales.view(torch.uint8)
