@@ -18,14 +18,20 @@ COLUMNS = ("gpu", "model", "M", "format", "backend", "median_us", "speedup", "er
 def side_by_side(sweeps: Iterable[Sweep]) -> pd.DataFrame:
     """Return the quickest backend of each format: one row per GPU, model, M and format.
 
-    Each run counts with its first model and routing. Runs of one format on one GPU are taken together.
+    Each run counts with its first model and routing, and all its formats. Runs of one format on one GPU are taken
+    together.
 
     Returns:
         ``COLUMNS``: speedup is over the quickest of ``BASE`` on the same GPU, NA without one; error_vs_bf16_rms_pct is
         the root mean square of the difference in percent of that of the result; pct_of_roofline is of the format's
         own bound.
     """
-    parts = [sweep.at(one, "").assign(gpu=one.gpu) for one in sweeps if one.run is not None]
+    parts = [
+        sweep.at(one, "", format=format).assign(gpu=one.gpu)
+        for one in sweeps
+        if one.run is not None
+        for format in one.timed["format"].unique()
+    ]
     rows = pd.concat([part for part in parts if len(part)]) if any(map(len, parts)) else pd.DataFrame()
     if rows.empty:
         return pd.DataFrame(columns=list(COLUMNS))

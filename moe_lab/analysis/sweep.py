@@ -47,13 +47,13 @@ class Sweep(BenchRun):
         return (self.run.manifest.get("measured") or {}) if self.run else {}
 
 
-def at(sweep: Sweep, model: str, routing: str = "") -> pd.DataFrame:
-    """Return the timed rows of whole layers by M, replayed from a CUDA graph, of the first seed and format.
+def at(sweep: Sweep, model: str, routing: str = "", format: str = "") -> pd.DataFrame:
+    """Return the timed rows of whole layers by M, replayed from a CUDA graph, of the first seed.
 
-    An empty model or routing stands for the first of the run.
+    An empty model, routing or format stands for the first of the run.
     """
     rows = sweep.timed
-    for column, wanted in (("model", model), ("routing", routing), ("seed", None), ("format", None)):
+    for column, wanted in (("model", model), ("routing", routing), ("seed", None), ("format", format)):
         if len(rows):
             rows = rows[rows[column] == (wanted or rows[column].iloc[0])]
     return rows[(rows["part"] == "full") & (rows["mode"] == "graph")].sort_values("M", kind="stable")

@@ -20,9 +20,9 @@ INFO = {
         ),
         (
             "moe-lab bench experts --name X [--model NAME] [--m 1,2,4,...,16384] [--backends NAME,...] "
-            "[--routing uniform,zipf:1.2] [--parts full,w13,w2] [--on dask://HOST:PORT|dask://local:2|slurm:8]"
+            "[--format bf16,fp8_block,...] [--routing uniform,zipf:1.2] [--parts full,w13,w2] [--on dask://HOST:PORT|dask://local:2|slurm:8]"
         ): (
-            "which experts backend should run at how many tokens, and how far is it from the bound? "
+            "which experts backend, in which format, should run at how many tokens, and how far is it from the bound? "
             "Checks each against an fp64 oracle, times them interleaved; a crash costs one case. "
             "`--on` takes the cases to [many GPUs or hosts](cluster.md)"
         ),

@@ -19,7 +19,7 @@ from moe_lab.spec.guard.places import full_name
 PROGRAM = ("-m", "moe_lab.gpu")  # after python, on a worker
 # Options that are lists of which a case takes one value each; backends stay together, as they must be interleaved.
 SPLIT = {
-    "experts": ("model", "routing", "m"),
+    "experts": ("model", "format", "routing", "m"),
     "align": ("experts", "topk", "block_m", "routing", "tokens"),
 }
 _NUMBERS = ("m", "experts", "topk", "block_m", "tokens")

@@ -142,7 +142,8 @@ DEVICE = Option("device", "cuda", "cpu runs Triton's interpreter: for tests only
 
 def of(bench: str) -> tuple[Option, ...]:
     """Return the options of ``align`` (all combinations of its lists), ``experts``, ``ep``, ``tune`` or ``inspect``."""
-    formats = Option("format", "bf16", f"one of: {_names('formats')}")
+    format = Option("format", "bf16", f"one of: {_names('formats')}")
+    formats = Option("format", "bf16", f"some of: {_names('formats')}", listed, "LIST")
     seed = Option("seed", 0, "seed of weights, tokens and routing", types.seed)
     if bench == "align":
         return (
@@ -168,9 +169,7 @@ def of(bench: str) -> tuple[Option, ...]:
             _some("modes", EXPERTS_MODES),
             formats,
             Option("activation", "model", "that of the model, or another", choices=("model", *ACTIVATIONS)),
-            *(SHARED, BIASES),
-            REPETITIONS,
-            seed,
+            *(SHARED, BIASES, REPETITIONS, seed),
             Option("kernels", "all", "whether to profile each case kernel by kernel too", choices=("all", "none")),
             Option("patience", 300, "seconds after which a hanging backend is stopped", types.count, "S"),
             DEVICE,
@@ -184,7 +183,7 @@ def of(bench: str) -> tuple[Option, ...]:
             Option("backend", "hopper", "experts backend that can leave out experts of other ranks", metavar="NAME"),
             Option("routing", "uniform", ROUTING, listed, "LIST"),
             Option("placement", "contiguous", "contiguous, or a JSON file: the experts of each rank", metavar="FILE"),
-            *(formats, SHARED, REPETITIONS, seed),
+            *(format, SHARED, REPETITIONS, seed),
             Option("patience", 120, "seconds after which a rank that does not come is given up", types.count, "S"),
             DEVICE,
         )
@@ -194,7 +193,7 @@ def of(bench: str) -> tuple[Option, ...]:
             Option("arch", "gfx90a,gfx942,gfx950,sm_80,sm_89,sm_90,sm_100,sm_120", CARDS, cards, "LIST"),
             Option("model", "qwen3-30b-a3b", MODEL, listed, "LIST"),
             Option("m", "1,64,4096", "tokens", TOKENS, "LIST"),
-            Option("format", "bf16", f"some of: {_names('formats')}", listed, "LIST"),
+            formats,
             Option("backend", ",".join(TUNABLE), "also batched, hopper, or a peer's: NAME@VERSION", listed, "LIST"),
             Option("algorithms", "all", "align algorithms: all that are in Triton, or names", listed, "LIST"),
             Option("tiles", "tuned", "tuned where there are any, or the backend's own", choices=("tuned", "own")),
@@ -207,7 +206,7 @@ def of(bench: str) -> tuple[Option, ...]:
         Option("between", 4, "sizes between those of --m at which to check the nearest tuned tile", types.few, "N"),
         Option("backend", "fused_moe", "backend whose tiles are tuned", choices=TUNABLE),
         Option("budget", "5m", "time budget: 90s, 5m or 1h; the same command resumes later", metavar="TIME"),
-        formats,
+        format,
         Option("routing", "uniform", "uniform, zipf:S, balanced or hot", metavar="SPEC"),
         seed,
         Option("candidates", 40, "tiles to compile for each GEMM and block_m", types.count, "N"),

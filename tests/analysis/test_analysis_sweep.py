@@ -148,9 +148,11 @@ def test_formats_stand_side_by_side_with_their_gain_over_bf16_and_their_error(pr
     coarse = {"format": "fp8_block", "error_vs_bf16_rms_rel": 0.06}
     fp8 = [row("ours", 1, 40.0, **coarse), row("a", 1, 50.0, **coarse), row("ours", 16, 60.0, **coarse)]
     benches = []
-    for name, rows in (("h200/plain", plain), ("h200/fp8", fp8)):
+    for name, rows in (("h200/plain", plain), ("h200/fp8", fp8), ("h200/both", [*plain, *fp8])):
         bench_runs.import_bench([sweep_builder.write(profiles / "a.json", rows)], name, root=profiles)
         benches.append(load.experts_bench(name))
+    *benches, both = benches
+    assert formats.side_by_side([both]).equals(formats.side_by_side(benches)), "one run of two formats"
     table = formats.side_by_side(benches).set_index(["M", "format"])
     assert table["backend"].to_dict() == {(1, "bf16"): "a", (1, "fp8_block"): "ours", (16, "fp8_block"): "ours"}
     assert table["speedup"].isna().tolist() == [False, False, True]

@@ -153,8 +153,8 @@ def test_roofs_are_measured_by_the_best_pattern_and_state_their_spread(monkeypat
     monkeypatch.setattr(roofs, "l2_cache_bytes", lambda device: 1 << 12)
     monkeypatch.setattr(roofs, "READ", (1 << 13, 1 << 14))
     monkeypatch.setattr(roofs, "SIZE", 16)
-    found = roofs.measure(CPU, torch.float32)
-    names = ("copy_bytes_per_s", "read_bytes_per_s", "l2_read_bytes_per_s", "matmul_flops_per_s")
+    found = roofs.measure(CPU, torch.float32, torch.bfloat16)
+    names = ("copy_bytes_per_s", "read_bytes_per_s", "l2_read_bytes_per_s", "matmul_flops_per_s", "bf16_flops_per_s")
     assert set(found["spread"]) == set(names)
     for name in names:
         assert found["spread"][name]["low"] <= found[name] <= found["spread"][name]["high"], name
@@ -447,22 +447,28 @@ def test_a_process_that_never_begins_is_not_started_again(monkeypatch, tmp_path:
 
 
 def test_bench_experts_makes_a_run_that_reads_back(tmp_path: Path, monkeypatch, capfd) -> None:
-    """The whole way on the CPU: two processes, one right backend, one that is missing, the rows as a run."""
-    argv = ["bench", "experts", "--device", "cpu", "--format", "fp32", "--model", "32x16x8x2", "--m", "1,2", "--parts"]
-    argv += ["full", "--repetitions", "2", "--backends", "torch_loop,deep_gemm", "--name", "cpu/x"]
+    """The whole way on the CPU: two processes and formats, one right backend, two that are missing, the rows as a run.
+
+    Of several formats a backend is asked for those that it takes, and one that takes none of them for all.
+    """
+    argv = ["bench", "experts", "--device", "cpu", "--format", "fp32,fp8_token", "--model", "32x16x8x2", "--m", "1,2"]
+    argv += ["--parts", "full", "--repetitions", "2", "--backends", "torch_loop,cutlass_fp8,deep_gemm"]
+    argv += ["--name", "cpu/x"]
     assert cli.main([*argv, "--profiles", str(tmp_path)]) == 0
     out, err = capfd.readouterr()
     assert out == f"{tmp_path / 'cpu' / 'x'}\n"
-    assert "2 of 4 rows have an error" in err
-    assert "2/2" not in err, "no progress bar into a pipe"
+    assert "6 of 10 rows have an error" in err
+    assert "4/4" not in err, "no progress bar into a pipe"
     run = runs.load("cpu/x", root=tmp_path)
     table = run.rows()
-    assert table["backend"].tolist() == ["torch_loop", "deep_gemm"] * 2
-    assert table["median_us"].isna().tolist() == [False, True] * 2
+    asked = {"fp32": ["torch_loop", "deep_gemm"], "fp8_token": ["torch_loop", "cutlass_fp8", "deep_gemm"]}
+    assert table["backend"].tolist() == [*asked["fp32"] * 2, *asked["fp8_token"] * 2]
+    assert table.groupby("format")["backend"].unique().map(list).to_dict() == asked
+    assert table["median_us"].isna().tolist() == [name != "torch_loop" for name in table["backend"]]
     assert run.manifest["bench"] == "experts"
     assert run.manifest["rows"]["complete"] is True
     assert run.manifest["command"][:4] == ["moe-lab", "bench", "experts", "--model"]
-    assert rows.read(run.report, run.manifest["rows"])["M"].tolist() == [1, 1, 2, 2]
+    assert rows.read(run.report, run.manifest["rows"])["M"].tolist() == [1, 1, 2, 2, 1, 1, 1, 2, 2, 2]
 
 
 def test_bench_experts_keeps_what_was_measured_of_the_gpu(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ class Weights:
     """The weights of one model in a format, and what each backend prepared from them, made once.
 
     Attributes:
-        model: name of the model.
+        case: names of the model and of the format.
         w13: [E, 2N, K], gate rows then up rows; with biases if the problem has some.
         w2: [E, K, N]; likewise.
         plain: both before quantisation; None = they are not quantised.
@@ -72,7 +72,7 @@ class Weights:
 
     def __init__(self, problem: MoEProblem, device: torch.device, seed: int):
         """Draw normal weights with standard deviation 1 / sqrt(fan_in)."""
-        self.model = problem.model
+        self.case = problem.model, problem.format
         drawn = expert_weights(problem, device, seed)
         self.w13, self.w2 = (quantise(w, problem.format) for w in drawn)
         self.plain = None if self.w13 is drawn[0] else drawn

@@ -16,6 +16,7 @@ from moe_lab.gpu.bench import result, supervise
 from moe_lab.gpu.bench.cases import ExpertsCase, experts_rows
 from moe_lab.gpu.bench.examine import Plan, Weights
 from moe_lab.gpu.bench.nvml import Monitor
+from moe_lab.gpu.bench.roofs import flops_of
 from moe_lab.gpu.experts import load
 from moe_lab.gpu.routing import parse_spec
 from moe_lab.gpu.weights import PRODUCTS
@@ -63,20 +64,21 @@ def work(options: argparse.Namespace) -> dict[str, Any]:
     weights: Weights | None = None
     with options.out.open("a") as file:
         roofs = _begin(file, settings, options, device)
-        asked = {key: settings[key] for key in ("backends", "parts", "modes", "repetitions")}
-        plan = Plan(**asked, kernels=settings["kernels"] and not state.no_trace, roofs=roofs)
+        plans = _plans(settings, settings["kernels"] and not state.no_trace, roofs)
         left = [case for case in cases if case.key not in done]
         for case in (
             bar := tqdm(
                 left, total=len(cases), initial=len(cases) - len(left), unit="case", mininterval=1.0, disable=None
             )
         ):
-            bar.set_postfix_str(f"{case.problem.model} M={case.problem.M} {case.routing}")
+            problem, plan = case.problem, plans[case.problem.format]
+            bar.set_postfix_str(f"{problem.model} {problem.format} M={problem.M} {case.routing}")
             note, left_out = partial(supervise.note, options.state, case.key), state.reasons(case.key, plan.backends)
-            if len(left_out) < len(plan.backends) and (weights is None or weights.model != case.problem.model):
+            other = weights is None or weights.case != (problem.model, problem.format)
+            if len(left_out) < len(plan.backends) and other:
                 note("", "weights")
                 weights = None  # before the next are made: two models may not fit
-                weights = Weights(case.problem, device, case.seed)
+                weights = Weights(problem, device, case.seed)
             measure = partial(experts_rows, device=device, monitor=monitor, left_out=left_out, note=note)
             result.append(file, measure(case, plan, weights, careful=case.key in state.careful))
         result.append(file, [{"complete": True}])
@@ -97,7 +99,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
         "backends": backends,
         "parts": listed(options.parts),
         "modes": modes if gpu else ["eager"],
-        "format": options.format,
+        "formats": listed(options.format),
         "activation": options.activation,
         "biases": options.biases,
         "shared": options.shared,
@@ -126,28 +128,56 @@ def _backends(text: str) -> list[str]:
 
 def _cases(settings: dict[str, Any]) -> list[ExpertsCase]:
     acts = {} if settings["activation"] == "model" else {"activation": settings["activation"]}
-    named = {"format": settings["format"], "shared": settings["shared"], "biases": settings["biases"]}
+    named = {key: settings[key] for key in ("shared", "biases")}
     return [
-        ExpertsCase(replace(MoEProblem.preset(model, M, **named), **acts), routing, settings["seed"])
+        ExpertsCase(replace(MoEProblem.preset(model, M, format, **named), **acts), routing, settings["seed"])
         for model in settings["models"]
+        for format in settings["formats"]
         for routing in settings["routing"]
         for M in settings["M"]
     ]
 
 
-def _begin(file: Any, settings: dict[str, Any], options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    """Measure the roofs, write the header of a new file, and return the roofs."""
-    multiplied = formats.get(settings["format"]).multiplied
-    if multiplied not in PRODUCTS:
-        raise UserError(f"The experts benchmark has no roof for {multiplied}; choose one of: {', '.join(PRODUCTS)}.")
+def _plans(settings: dict[str, Any], kernels: bool, roofs: dict[str, dict[str, Any]]) -> dict[str, Plan]:
+    """Return what to measure in each format: of several, a backend is asked for those that it takes."""
+    asked = {key: settings[key] for key in ("parts", "modes", "repetitions")}
+
+    def takes(name: str, format: str) -> bool:
+        return formats.get(format).among(plugins.info("experts", name.partition("@")[0])["formats"])
+
+    # One that takes none of them is asked all the same: its rows say so.
+    strange = {name for name in settings["backends"] if not any(takes(name, f) for f in settings["formats"])}
+    return {
+        format: Plan(
+            [n for n in settings["backends"] if n in strange or takes(n, format)], **asked, kernels=kernels, roofs=of
+        )
+        for format, of in roofs.items()
+    }
+
+
+def _begin(
+    file: Any, settings: dict[str, Any], options: argparse.Namespace, device: torch.device
+) -> dict[str, dict[str, Any]]:
+    """Measure the roofs, write the header of a new file, and return the roofs of each format."""
+    multiplied = {format: formats.get(format).multiplied for format in settings["formats"]}
+    if unknown := [kind for kind in multiplied.values() if kind not in PRODUCTS]:
+        raise UserError(f"The experts benchmark has no roof for {unknown[0]}; choose one of: {', '.join(PRODUCTS)}.")
+    kinds = dict.fromkeys(multiplied.values())
     # Also after a restart: rows are compared with roofs that their own process measured.
-    against = result.measured(device, PRODUCTS[multiplied])
+    against = result.measured(device, *(PRODUCTS[kind] for kind in kinds))
     if file.tell() == 0:
         arguments = ["bench-experts", *bench_options.argv("experts", options)]
         said = settings | {"releases": {name: _release(name) for name in settings["backends"]}}
         result.append(file, [result.header("experts", bench_options.EXPERTS_KEY, arguments, said, device, against)])
-    roofs: dict[str, Any] = against["roofs"]
-    return roofs
+    found = against["roofs"]
+    names = {kind: flops_of(PRODUCTS[kind]) if n else "matmul_flops_per_s" for n, kind in enumerate(kinds)}
+    return {format: _with_product(found, found.get(names[kind])) for format, kind in multiplied.items()}
+
+
+def _with_product(roofs: dict[str, Any], flops_per_s: int | None) -> dict[str, Any]:
+    """Return the roofs with that of a format's product; without one if this GPU does not multiply it."""
+    rest = {name: value for name, value in roofs.items() if name != "matmul_flops_per_s"}
+    return rest if flops_per_s is None else rest | {"matmul_flops_per_s": flops_per_s}
 
 
 def _release(name: str) -> dict[str, Any] | None:

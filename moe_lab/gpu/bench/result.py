@@ -33,11 +33,11 @@ def finished(path: Path) -> list[bytes]:
     return kept.splitlines()
 
 
-def measured(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+def measured(device: torch.device, *dtypes: torch.dtype) -> dict[str, Any]:
     """Return what rows are compared with: ``roofs`` (see ``roofs.measure``) and ``l2`` (see ``clock.verify_cold``)."""
     if device.type == "cpu":
         return {"roofs": {}, "l2": {}}
-    found = {"roofs": roofs.measure(device, dtype), "l2": clock.verify_cold(device)}
+    found = {"roofs": roofs.measure(device, *dtypes), "l2": clock.verify_cold(device)}
     torch.cuda.empty_cache()  # a quarter of the memory was read
     return found
 

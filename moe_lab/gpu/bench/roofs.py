@@ -12,6 +12,7 @@ from moe_lab.gpu.kernels._device import l2_cache_bytes
 from moe_lab.gpu.kernels.read import partial_sums, read
 
 SIZE = 8192  # of the square product
+SHORT = {"bfloat16": "bf16", "float8_e4m3fn": "fp8"}  # in the names of roofs
 COPIED = 1 << 30  # bytes
 READ = (1 << 32, 1 << 33)  # bytes: the start and the end of a launch, some 3 us, are 0.2 and 0.1 % of the time
 PASSES = 64  # over the cache
@@ -24,7 +25,7 @@ PATTERNS = tuple(
 )
 
 
-def measure(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+def measure(device: torch.device, dtype: torch.dtype, *others: torch.dtype) -> dict[str, Any]:
     """Measure the roofs of this GPU now.
 
     The roof of memory or of the cache is the fastest repetition of the best of several patterns. The product is
@@ -33,22 +34,33 @@ def measure(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
 
     Returns:
         copy_bytes_per_s (read plus written), read_bytes_per_s, l2_read_bytes_per_s, matmul_flops_per_s (of ``dtype``,
-        if this GPU multiplies it), matmul_size, matmul_dtype, and spread: for each rate its slowest and fastest
-        repetition (low, high: in its unit), repetitions, and how it was measured.
+        if this GPU multiplies it), ``flops_of`` each of ``others``, matmul_size, matmul_dtype, and spread: for each
+        rate its slowest and fastest repetition (low, high: in its unit), repetitions, and how it was measured.
     """
-    kind = str(dtype).removeprefix("torch.")
-    product = _product(device, dtype)
+    kind = _kind(dtype)
+    products = {"matmul_flops_per_s": dtype, **{flops_of(other): other for other in others}}
+    times = {name: (_kind(of), _product(device, of)) for name, of in products.items()}
     found = {
         "copy_bytes_per_s": Rate.fastest(2 * COPIED, copy_seconds(device, COPIED, 20), f"copies of {COPIED} bytes"),
         "read_bytes_per_s": _read(device),
         "l2_read_bytes_per_s": _read_cache(device),
     }
-    if product:
-        how = f"{kind} products of {SIZE} x {SIZE} x {SIZE}"
-        found["matmul_flops_per_s"] = Rate.sustained(2 * SIZE**3, product, how)
+    for name, (of, took) in times.items():
+        if took:
+            found[name] = Rate.sustained(2 * SIZE**3, took, f"{of} products of {SIZE} x {SIZE} x {SIZE}")
     values = {name: rate.value for name, rate in found.items()}
     spread = {name: rate.spread() for name, rate in found.items()}
     return {**values, "matmul_size": SIZE, "matmul_dtype": kind, "spread": spread}
+
+
+def flops_of(dtype: torch.dtype) -> str:
+    """Return what the roof of products in a further dtype is called."""
+    kind = _kind(dtype)
+    return f"{SHORT.get(kind, kind)}_flops_per_s"
+
+
+def _kind(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 @dataclass(frozen=True)
