@@ -1,5 +1,6 @@
 import shutil
-from types import SimpleNamespace
+import sys
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -180,6 +181,48 @@ def test_nvshmem_sends_rows_in_order_of_their_ranks_and_finds_them_again(interpr
     messages, results, lengths = torch.zeros(14, wire.message // 8).long(), torch.zeros(14, 128).half(), torch.zeros(2)
     memory = messages, messages.clone(), results, results.clone(), lengths.long(), *torch.zeros(2, 2, 2).long()
     assert_layer_of_one_process(way, way.Room(wire, "0", *memory), MoEProblem(5, 128, 16, 8, 2, "fp16"))
+
+
+@pytest.fixture
+def one_sided(monkeypatch):
+    """GIVEN FlashInfer's calls on rank 0 of two, where rank 1 has no tokens, in plain torch."""
+    sent = []
+
+    def moe_a2a_dispatch(ids, payloads, workspace, described, most, rank, ranks, topk, experts):
+        assert (workspace, described, rank, ranks, topk) == ("memory", "described", 0, 2, ids.shape[1])
+        assert ids.dtype == torch.int32
+        sent[:] = ((ids >= 0) & (ids * 2 // experts == 0)).any(dim=1).nonzero().flatten().tolist()
+        arrived = [part.new_zeros((ranks, most, part.shape[1])) for part in payloads]
+        for to, part in zip(arrived, payloads, strict=True):
+            to[0, : len(sent)] = part[sent]
+        return arrived, 64, None
+
+    def moe_a2a_sanitize_expert_ids(ids, workspace, described, rank, invalid):
+        ids[0, len(sent) :] = ids[1] = invalid
+
+    def moe_a2a_combine(payload, M, workspace, described, most, rank, ranks, topk, begin):
+        assert (payload.shape[:2], begin) == ((ranks, most), 64)
+        y = payload.new_zeros((M, payload.shape[2]))
+        y[sent] = payload[0, : len(sent)]
+        return y
+
+    calls = SimpleNamespace(**{name: call for name, call in locals().items() if name.startswith("moe_a2a")})
+    names = "flashinfer", "flashinfer.comm", "flashinfer.comm.comm_backend", "flashinfer.comm.mnnvl"
+    modules = {name: ModuleType(name) for name in names}
+    vars(modules["flashinfer.comm"]).update(Mapping=None, trtllm_moe_alltoall=calls)
+    vars(modules["flashinfer.comm.comm_backend"]).update(TorchDistBackend=None)
+    vars(modules["flashinfer.comm.mnnvl"]).update(MnnvlConfig=None, MnnvlMemory=None)
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    yield plugins.load("comm", "flashinfer_one_sided", without=["flashinfer"])
+    del sys.modules["moe_lab.gpu.comm.flashinfer_one_sided"]
+
+
+@pytest.mark.parametrize("format", ["bf16", "fp8_block"])
+def test_flashinfer_gets_rows_ids_and_weights_and_leaves_out_those_that_did_not_come(format, one_sided):
+    wire = Wire(Parallel.contiguous(8, 2), comm.Sizes(7, 128, 2, format, torch.device("cpu")))
+    room = one_sided.Room(wire, None, ("memory", "described"))
+    assert_layer_of_one_process(one_sided, room, MoEProblem(5, 128, 16, 8, 2, format))
 
 
 @pytest.mark.gpu
