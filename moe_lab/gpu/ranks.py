@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moe_lab.gpu.comm import Between, Sizes
+from moe_lab.gpu.comm import Between, Received, Sizes
+from moe_lab.gpu.comm._batched import by_expert
 from moe_lab.gpu.experts import load
-from moe_lab.gpu.formats import AnyWeights, Quantised, Weights, dense
+from moe_lab.gpu.formats import AnyWeights, Quantised, dense
 from moe_lab.gpu.routing import Routing, synthetic
 from moe_lab.gpu.shared_experts import SharedExperts
 from moe_lab.gpu.weights import DTYPES
@@ -75,7 +76,8 @@ class RankedExperts:
         if self.between.whole:
             return
         self._plugin, self._info = load(self.backend)
-        if not self._info.get("share"):
+        self._by_expert = hasattr(self._plugin, "batched")
+        if not self._by_expert and not self._info.get("share"):
             raise UserError(f"The experts backend '{self.backend}' cannot leave out experts of other ranks.")
 
     @property
@@ -151,15 +153,26 @@ class RankedExperts:
     def _routed(self, x: Tensor, weights: Any, topk_weights: Tensor, topk_ids: Tensor, mark: Mark) -> Tensor:
         if self.between.whole:
             return self.between.layer(x, weights, topk_weights, topk_ids, mark)
-        received = self.between.dispatch(x, topk_ids, topk_weights, mark)
-        rows = self.compute(received.x, weights, received.topk_weights, received.topk_ids, mark)
-        return self.between.combine(rows, received, mark)
+        received = self.dispatch(x, topk_ids, topk_weights, mark)
+        return self.between.combine(self.compute(received, weights, mark), received, mark)
 
-    def compute(self, x: Weights, weights: Any, topk_weights: Tensor, topk_ids: Tensor, mark: Mark) -> Tensor:
-        """Return what this rank's experts make of received rows, [tokens, K]; 0 where a token has none here."""
+    def dispatch(self, x: Tensor, topk_ids: Tensor, topk_weights: Tensor, mark: Mark) -> Received:
+        """Return what this rank's experts work on, in the layout that the backend wants; see ``__call__``."""
+        received, local = self.between.dispatch(x, topk_ids, topk_weights, mark), len(self.between.parallel.local)
+        if self._by_expert and local and len(received.topk_ids):
+            return by_expert(received, local, self.problem, mark)
+        return received
+
+    def compute(self, received: Received, weights: Any, mark: Mark) -> Tensor:
+        """Return what this rank's experts make of received tokens, [tokens, K]; 0 where a token has none here."""
+        x, topk_weights, topk_ids = received.x, received.topk_weights, received.topk_ids
         local, dtype = self.between.parallel.local, DTYPES[self.problem.dtype]
-        if not local:
-            return torch.zeros(x.shape, dtype=dtype, device=topk_ids.device)
+        if not local or not len(topk_ids):
+            return torch.zeros((len(topk_ids), self.problem.K), dtype=dtype, device=topk_ids.device)
+        if received.counts is not None:
+            whole = replace(self.problem, M=len(topk_ids))
+            rows: Tensor = self._plugin.batched(received, *weights, problem=whole, mark=mark, dtype=dtype)
+            return rows
         if isinstance(x, Quantised) and not self._info.get("rows"):
             with mark("dispatch"):
                 x = dense(x, dtype)

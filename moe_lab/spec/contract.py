@@ -91,6 +91,7 @@ NAMES: dict[str, dict[str, str]] = {
         "experts|at!": "the layer's experts; or (version) -> the object of a peer's release that has them",
         "prepare": "(w13, w2) -> the weights as the kernels want them, laid out once",
         "block_m": "(problem) -> the multiple to which an expert's rows are padded",
+        "batched": "(received, w13, w2, problem, mark, dtype) -> sums by token, from received rows that are by expert",
         "tiles": "(problem, device, tile) -> tiles of both GEMMs, if INFO says tile",
     },
     "formats": {

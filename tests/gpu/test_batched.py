@@ -6,15 +6,19 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from quantised_layer import make, run
+from quantised_layer import SILENT, make, run
 
 from moe_lab.gpu.bench.check import Oracle
 from moe_lab.gpu.bench.examine import refuse
+from moe_lab.gpu.comm import Received
+from moe_lab.gpu.comm._batched import by_expert
+from moe_lab.gpu.experts import torch_loop
 from moe_lab.gpu.formats import Biased, Quantised, dense, fp8_block, quantise
 from moe_lab.gpu.kernels.batched import batched_gemm
 from moe_lab.gpu.kernels.tile import Tile
 from moe_lab.spec import plugins
 from moe_lab.spec.errors import UserError
+from moe_lab.spec.problem import MoEProblem
 
 BACKENDS = ["batched", "batched_loop"]
 
@@ -49,6 +53,41 @@ def test_batched_backends_match_the_oracle(case, name, format, device, poison):
     oracle = Oracle(inputs, problem)
     errors = oracle.errors(run(name, problem, inputs))
     assert oracle.right(errors), (errors, oracle.bound)
+
+
+@pytest.mark.parametrize("format", ["fp32", "fp8_block"])
+def test_received_rows_are_laid_out_by_expert_as_they_came(format, device, poison):
+    """GIVEN tokens with pairs on other ranks, in rows that lie apart WHEN laid out THEN each pair has its row, once."""
+    ids = torch.tensor([[2, -1], [-1, -1], [0, 2]], dtype=torch.int32, device=device)
+    x = torch.randn(3, 256, device=device)
+    if format == "fp8_block":  # as on the way: numbers, scales, and more behind them
+        numbers, message = fp8_block.quantise_activations(x), torch.zeros(3, 320, dtype=torch.uint8, device=device)
+        message[:, :256], message[:, 256:264] = numbers.values.view(torch.uint8), numbers.scales.view(torch.uint8)
+        values, scales = message[:, :256].view(torch.float8_e4m3fn), message[:, 256:264].view(torch.float32)
+        x = Quantised(format, values, scales)
+    got = by_expert(Received(x, ids, torch.ones(3, 2)), 3, MoEProblem(3, 256, 16, 5, 2, format), SILENT)
+    assert got.counts.tolist() == [1, 0, 2]
+    place = got.place.view(3, 2).tolist()
+    assert place == [[6, -1], [-1, -1], [0, 7]]
+    rows = got.x
+    if format == "fp8_block":
+        rows = Quantised(format, rows.values.view(3, 3, 256), rows.scales)
+    rows = dense(rows, torch.float32).view(9, 256)[[6, 0, 7]]
+    assert torch.equal(rows, dense(x, torch.float32)[[0, 2, 2]])
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_batched_backends_leave_out_pairs_of_other_ranks(name, device, poison):
+    """GIVEN 2 of 4 experts on this rank, a token with none of them THEN each has the sum of those that are here."""
+    problem, inputs = make((5, 64, 32, 4, 2, "uniform", "silu"), device, "fp16")
+    inputs.topk_ids[1] = torch.tensor([2, 3])
+    ids = torch.where(inputs.topk_ids < 2, inputs.topk_ids, -1)
+    received = by_expert(Received(inputs.x, ids, inputs.topk_weights), 2, problem, SILENT)
+    own, how = (inputs.w13[:2], inputs.w2[:2]), {"problem": problem, "mark": SILENT}
+    y = plugins.load("experts", name).batched(received, *own, dtype=torch.float16, **how)
+    wanted = torch_loop.experts(inputs.x, *own, inputs.topk_weights, ids, **how)
+    assert not y[1].any()
+    torch.testing.assert_close(y, wanted, rtol=1e-2, atol=1e-2)
 
 
 @pytest.mark.gpu

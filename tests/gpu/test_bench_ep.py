@@ -217,12 +217,13 @@ def test_ping_counts_to_its_last_round_and_gives_up_on_a_peer_that_does_not_come
 @pytest.mark.gpu
 @pytest.mark.parametrize("format", ["bf16", "fp8_block"])
 @pytest.mark.parametrize("routing", ["uniform", "hot"])
-def test_every_way_between_two_gpus_is_right(format, routing, tmp_path):
+@pytest.mark.parametrize("backend", ["hopper", "batched"])
+def test_every_way_between_two_gpus_is_right(backend, format, routing, tmp_path):
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two GPUs")
     out = tmp_path / "rows.jsonl"
     sizes = ["--model", "1024x256x32x4", "--m", "0,1,3,131,700", "--format", format, "--routing", routing]
-    sizes += ["--shared", "1"]
+    sizes += ["--shared", "1", "--backend", backend]
     assert main(["bench-ep", *sizes, "--repetitions", "3", "--out", str(out)]) == 0
     _, *rows, _ = (json.loads(line) for line in out.read_text().splitlines())
     assert {row["comm"] for row in rows} >= set(BOTH)

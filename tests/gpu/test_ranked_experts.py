@@ -42,16 +42,21 @@ def close(y, wanted, format):
     torch.testing.assert_close(y, wanted, **({} if format == "fp32" else {"rtol": 0.05, "atol": 0.05}))
 
 
-@pytest.mark.parametrize("format", ["fp32", "fp8_block"])
-@pytest.mark.parametrize("comm", BETWEEN)
-def test_ranks_together_give_the_layer_of_one_process(comm, format, tmp_path):
+@pytest.mark.parametrize(
+    ("comm", "format", "backend"),
+    [
+        *((comm, format, "torch_loop") for comm in BETWEEN for format in ("fp32", "fp8_block")),
+        ("nccl_all_to_all", "fp8_block", "batched_loop"),  # rows by expert, of which there may be none
+    ],
+)
+def test_ranks_together_give_the_layer_of_one_process(comm, format, backend, tmp_path):
     """GIVEN uneven ranks, all tokens to one rank, no tokens WHEN they run as ranks THEN each token gets its sum."""
     problem = MoEProblem(MOST, 128, 16, E, TOPK, format)
     w13, w2 = (quantise(w, format) for w in expert_weights(problem, CPU, 0))
     cases = [([MOST, 5, 0, 1], 0, E), ([4, 4, 4, 4], 3, 5), ([0, 0, 0, 0], 0, E), ([0, 0, MOST, 0], 0, E)]
 
     def one(rank):
-        layer = RankedExperts.make(problem, Parallel(PLACES, rank), CPU, comm=comm, backend="torch_loop")
+        layer = RankedExperts.make(problem, Parallel(PLACES, rank), CPU, comm=comm, backend=backend)
         own, results = layer.prepare(w13, w2), []
         for tokens, first, last in cases:
             x, weights, ids = inputs(problem, tokens[rank], first, last)

@@ -148,12 +148,12 @@ def captured(call, *arguments):
 def results(layer, own, x, weights, ids):
     """The layer's result eagerly, and some of graphs of dispatch and combine."""
     send, received = captured(layer.between.dispatch, x, ids, weights)
-    rows = layer.compute(received.x, own, received.topk_weights, received.topk_ids, SILENT)
+    rows = layer.compute(received, own, SILENT)
     back, y = captured(layer.between.combine, rows, received)
     yield layer(x, own, weights, ids, SILENT)
     for _ in range(3):
         send()
-        rows.copy_(layer.compute(received.x, own, received.topk_weights, received.topk_ids, SILENT))
+        rows.copy_(layer.compute(received, own, SILENT))
         back()
         yield y.clone()
     layer.between.check()

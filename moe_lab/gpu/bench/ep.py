@@ -186,9 +186,9 @@ def _examine(
         return
     step = captured if mode == "graph" else lambda call: call
     # Captured and run in their order, as in a layer: a way may need a combine between two dispatches.
-    dispatch = step(lambda: between.dispatch(x, routing.topk_ids, routing.topk_weights, SILENT))
+    dispatch = step(lambda: layer.dispatch(x, routing.topk_ids, routing.topk_weights, SILENT))
     got: Any = result_of(dispatch())
-    experts = step(lambda: layer.compute(got.x, own, got.topk_weights, got.topk_ids, SILENT))
+    experts = step(lambda: layer.compute(got, own, SILENT))
     rows = result_of(experts())
     combine = step(lambda: between.combine(rows, got, SILENT))
     y = result_of(combine())

@@ -35,16 +35,20 @@ class Received:
 
     Attributes:
         x: rows [tokens, K] that this rank received, quantised if they travelled so; rows that no expert here works on
-            may hold anything.
+            may hold anything. With ``counts`` [local experts * room, K], those of expert e from e * room on.
         topk_ids: [tokens, topk], local numbers of their experts; -1 = on another rank.
         topk_weights: [tokens, topk] fp32.
         state: what ``combine`` of the same plugin needs.
+        counts: [local experts] int32, rows of each expert in the batched layout; None = the standard one.
+        place: [tokens * topk] int32, the row of each pair in the batched layout, negative = it has none here.
     """
 
     x: Union["Tensor", "Quantised"]
     topk_ids: "Tensor"
     topk_weights: "Tensor"
     state: Any = None  # such as where each row came from; only its own plugin reads it
+    counts: "Tensor | None" = None
+    place: "Tensor | None" = None
 
 
 @dataclass(frozen=True)

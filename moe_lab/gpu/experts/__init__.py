@@ -11,7 +11,8 @@ A backend is ``experts(x, w13, w2, topk_weights, topk_ids, *, problem, mark) -> 
 * problem: sizes, activation, format, and where the router weight goes; mark: opens a range around each of its stages.
 
 If its INFO says ``share``, it also takes ``share``, the share of the pairs whose expert is on this rank: the others
-have the id -1 and are left out. With ``rows`` in its INFO x may be a ``Quantised`` [M, K].
+have the id -1 and are left out. With ``rows`` in its INFO x may be a ``Quantised`` [M, K]. One that computes rows by
+expert has ``batched(received, w13, w2, *, problem, mark, dtype)`` instead; see ``experts/batched.py``.
 
 It waits for the device only if its INFO says that no CUDA graph can capture it. If it pads, ``block_m(problem)`` is the
 multiple to which it pads the rows of an expert. A backend of another project has ``at(version)`` instead, which returns

@@ -1,12 +1,14 @@
 """Our Triton GEMMs in the batched layout [experts, most tokens, K] with counts: no sort, a room for each expert.
 
 Engines compute so after a low-latency all-to-all, which delivers rows in that layout. Here every expert has room for
-all tokens, since nothing else is certain without waiting for the device, and ``dispatch`` puts the rows there.
+all tokens, since nothing else is certain without waiting for the device; ``dispatch`` puts the rows there, or between
+ranks ``comm._batched``.
 """
 
 import torch
 from torch import Tensor
 
+from moe_lab.gpu.comm import Received
 from moe_lab.gpu.experts._place_weight import place_weight
 from moe_lab.gpu.experts._tuned import Tiles, choose, quantised_tile
 from moe_lab.gpu.formats import AnyWeights
@@ -57,22 +59,52 @@ def experts(
     if problem.M == 0:
         return torch.empty_like(x)
     check_product(problem.format, x.device)
-    gemm13, gemm2 = tiles(problem, x.device, tile)
     x, topk_weights = place_weight(x, topk_weights, problem, mark)
-    room, rows = problem.M, problem.E * problem.M
-    quant, scaled = ("quant", room) if formats.get(problem.format).quantised else ("", None)
+    room = problem.M
+    quant, scaled = ("quant+", room) if formats.get(problem.format).quantised else ("", None)
     with mark("align"):
         place, counts = masked(topk_ids, problem.E, room)
-    with mark(f"{quant}+dispatch".lstrip("+")):
-        batched = place_rows(x, place, rows, problem.topk, room=scaled)
+    with mark(f"{quant}dispatch"):
+        rows = place_rows(x, place, problem.E * room, problem.topk, room=scaled)
+    received = Received(rows, topk_ids, topk_weights, counts=counts, place=place)
+    return batched(received, w13, w2, problem=problem, mark=mark, dtype=x.dtype, tile=tile)
+
+
+def batched(
+    received: Received,
+    w13: AnyWeights,
+    w2: AnyWeights,
+    *,
+    problem: MoEProblem,
+    mark: Mark,
+    dtype: torch.dtype,
+    tile: Tiles | None = None,
+) -> Tensor:
+    """Return what the experts here make of each token, [tokens, K] in ``dtype``, from rows in the batched layout.
+
+    Args:
+        received: at least one token; in fp8_block its rows are as ``place_rows`` gives them.
+        w13: [E, rows13, K].
+        w2: [E, K, N].
+        problem: its tile is taken; between ranks M and E are those of all ranks.
+        mark: opens the ranges.
+        dtype: of products.
+        tile: see ``experts``.
+    """
+    x, counts, place = received.x, received.counts, received.place
+    assert counts is not None
+    assert place is not None
+    rows, E = x.shape[0], counts.numel()
+    gemm13, gemm2 = tiles(problem, counts.device, tile)
+    quant, scaled = ("+quant", rows // E) if formats.get(problem.format).quantised else ("", None)
     with mark("w13"):
-        gate_up = batched_gemm(batched, w13, counts, tile=gemm13, dtype=x.dtype)
-    with mark(f"act+{quant}".rstrip("+")):
+        gate_up = batched_gemm(x, w13, counts, tile=gemm13, dtype=dtype)
+    with mark(f"act{quant}"):
         hidden = place_rows(gate_up, place, rows, problem.topk, room=scaled, activation=problem.activation)
     with mark("w2"):
-        out = batched_gemm(hidden, w2, counts, tile=gemm2, dtype=x.dtype)
+        out = batched_gemm(hidden, w2, counts, tile=gemm2, dtype=dtype)
     with mark("combine"):
-        return combine(out, problem.topk, topk_weights, place)
+        return combine(out, problem.topk, received.topk_weights, place, received.topk_ids)
 
 
 def block_m(problem: MoEProblem) -> int:

@@ -17,6 +17,8 @@ from moe_lab.gpu.kernels._jit import jit
 from moe_lab.gpu.kernels.activation import constants
 from moe_lab.gpu.kernels.quantise import GROUP, e4m3_of, numbers_of, program, stored_as
 
+MOVED = 2048  # numbers of a row that a program moves
+
 
 @jit
 def contiguous_kernel(
@@ -59,19 +61,24 @@ def masked_kernel(
     room,
     BLOCK: tl.constexpr,
 ):
-    """Number the pairs of one expert."""
+    """Number the pairs of one expert; the first one also marks those that have none."""
     expert = tl.program_id(0)
     count = 0
     for start in range(0, pairs, BLOCK):
         pair = start + tl.arange(0, BLOCK)
-        ours = (tl.load(topk_ids + pair, mask=pair < pairs, other=-1) == expert).to(tl.int32)
+        ids = tl.load(topk_ids + pair, mask=pair < pairs, other=0x7FFFFFFF)
+        ours = (ids == expert).to(tl.int32)
         tl.store(place + pair, expert * room + count + tl.cumsum(ours, 0) - ours, mask=ours != 0)
+        tl.store(place + pair, ids, mask=(ids < 0) & (expert == 0))
         count += tl.sum(ours, 0)
     tl.store(counts + expert, count)
 
 
 def masked(topk_ids: Tensor, E: int, room: int) -> tuple[Tensor, Tensor]:
-    """Return the row of each pair [pairs] int32, from e * room on for expert e, and the rows of each [E] int32."""
+    """Return the row of each pair [pairs] int32, from e * room on for expert e, and the rows of each [E] int32.
+
+    Pairs with a negative id have it as their row too.
+    """
     pairs = topk_ids.numel()
     place, counts = topk_ids.new_empty(pairs), topk_ids.new_empty(E)
     masked_kernel[(E,)](topk_ids, place, counts, pairs, room, BLOCK=min(1024, triton.next_power_of_2(pairs)))
@@ -83,7 +90,7 @@ def place_rows_kernel(
     x,  # [M, features], or [rows, 2 * features] with an activation
     y,  # [rows, features], out
     scales,  # [rows / room, features / GROUP, room] fp32, out; None = y is not quantised
-    place,  # [pairs] int32
+    place,  # [pairs] int32, negative = nowhere
     pairs,
     features,
     room,
@@ -99,8 +106,8 @@ def place_rows_kernel(
     pair = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     group = tl.program_id(1)
     column = (group * GROUP + tl.arange(0, GROUP))[None, :]
-    real = pair < pairs
-    row = tl.load(place + pair, mask=real, other=0).to(tl.int64)
+    row = tl.load(place + pair, mask=pair < pairs, other=-1).to(tl.int64)
+    real = row >= 0
     mask = real[:, None] & (column < features)
     source = row if ACTIVATION != "none" else (pair // TOPK).to(tl.int64)
     numbers = numbers_of(x, source, column, mask, features, ACTIVATION, MUL, ALPHA, LIMIT)
@@ -111,6 +118,59 @@ def place_rows_kernel(
     tl.store(y + row[:, None] * features + column, numbers.to(y.dtype.element_ty), mask=mask)
 
 
+@jit
+def move_rows_kernel(
+    values,  # [M, features] uint8, rows ``stride`` apart
+    scales,  # [M, groups] fp32, rows ``scales_stride`` apart
+    y,  # [rows, features] uint8, out
+    y_scales,  # [rows / room, groups, room] fp32, out
+    place,  # [pairs] int32, negative = nowhere
+    features,
+    groups,
+    room,
+    stride,
+    scales_stride,
+    TOPK: tl.constexpr,
+    BLOCK: tl.constexpr,
+    GROUP: tl.constexpr,
+):
+    """Move BLOCK features of a pair's row, and their scales."""
+    pair, block = tl.program_id(0), tl.program_id(1)
+    row = tl.load(place + pair).to(tl.int64)
+    token = (pair // TOPK).to(tl.int64)
+    column = block * BLOCK + tl.arange(0, BLOCK)
+    inside = (row >= 0) & (column < features)
+    tl.store(y + row * features + column, tl.load(values + token * stride + column, mask=inside, other=0), mask=inside)
+    group = block * (BLOCK // GROUP) + tl.arange(0, BLOCK // GROUP)
+    inside = (row >= 0) & (group < groups)
+    scale = tl.load(scales + token * scales_stride + group, mask=inside, other=0.0)
+    tl.store(y_scales + (row // room * groups + group) * room + row % room, scale, mask=inside)
+
+
+def move_rows(x: Quantised, place: Tensor, rows: int, topk: int, room: int) -> Quantised:
+    """Return rows that are in ``fp8_block`` already in the places of their pairs; see ``place_rows``.
+
+    Args:
+        x: e4m3 [M, features] with scales [M, features / 128], of both of which rows may lie apart.
+        place: [pairs] int32, negative = nowhere.
+        rows: number of rows of the result.
+        topk: pairs per token.
+        room: rows of a block whose scales are stored together.
+    """
+    check_device(x.values)
+    (_, features), groups = x.values.shape, x.scales.shape[1]
+    values = x.values.view(torch.uint8)
+    y = values.new_empty((rows, features))
+    scales = x.scales.new_empty((rows // room, groups, room))
+    move_rows_kernel[(place.numel(), triton.cdiv(features, MOVED))](
+        *(values, x.scales, y, scales, place, features, groups, room, values.stride(0), x.scales.stride(0)),
+        TOPK=topk,
+        BLOCK=MOVED,
+        GROUP=GROUP,
+    )
+    return Quantised(x.format, y.view(torch.float8_e4m3fn), scales.transpose(1, 2))
+
+
 def place_rows(
     x: Tensor, place: Tensor, rows: int, topk: int, *, activation: str = "none", room: int | None = None
 ) -> Weights:
@@ -118,7 +178,7 @@ def place_rows(
 
     Args:
         x: [M, features]; with a gated activation [rows, 2 * features], whose rows are already in their places.
-        place: [pairs] int32.
+        place: [pairs] int32, negative = nowhere.
         rows: number of rows of the result.
         topk: pairs per token.
         activation: ``none``, or one of ``ACTIVATIONS`` of the problem.
