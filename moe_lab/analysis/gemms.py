@@ -75,7 +75,8 @@ def gemms(launches: Launches, workload: Mapping[str, Any], gpu: Mapping[str, Any
         rows.append(row | _geometry(row, gpu))
     frame = pd.DataFrame(rows, columns=ALL_COLUMNS)
     kept = frame["rows_padded_by"]  # a column of dictionaries, which has no other type
-    return frame.drop(columns="rows_padded_by").convert_dtypes().assign(rows_padded_by=kept)
+    typed = frame.drop(columns="rows_padded_by").convert_dtypes().copy()  # one block: without a row it has one a column
+    return typed.assign(rows_padded_by=kept)
 
 
 def _stages(launches: Launches) -> Iterator[tuple[str, str, list[pd.DataFrame]]]:

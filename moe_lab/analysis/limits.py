@@ -88,7 +88,7 @@ def beside(gemms: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
     """Return the GEMMs with what limits their time; ``found`` is ``limits`` of them, in the same order."""
     own = ["limiter", "limiter_pct", "dram_pct", "on_chip_pct", "compute_pct", "l2_pct"]
     # The limiter of `gemms` is that of the occupancy.
-    return gemms.drop(columns="limiter", errors="ignore").assign(**{c: found[c].to_numpy() for c in own})
+    return gemms.drop(columns="limiter", errors="ignore").copy().assign(**{c: found[c].to_numpy() for c in own})
 
 
 COLUMNS = (

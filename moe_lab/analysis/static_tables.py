@@ -74,7 +74,8 @@ def amd(rows: pd.DataFrame, beside_published: bool = False) -> pd.DataFrame:
     """
     ours = rows[rows["arch"].str.startswith("gfx") & rows["error"].isna()]
     ours = ours.assign(of=ours["algorithm"].fillna(ours["backend"]))
-    shown = ours[["of", "stage", "kernel", "format", "M", "arch", *AMD]].drop_duplicates()
+    columns = ["of", "stage", "kernel", "format", "M", "arch", *AMD]
+    shown = ours.reindex(columns=columns).drop_duplicates()  # runs without an AMD architecture lack some
     if not beside_published:
         return shown.reset_index(drop=True)
     theirs = published.align_amd().rename(columns=PUBLISHED).assign(of="published", arch=published.ALIGN_AMD.label)

@@ -5,21 +5,34 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from moe_lab.runs import Run
     from moe_lab.spec.launches import Launches
 
+RUN = "RUN"  # stands for the run in the parameters of a notebook
 INFO = {
     "about": "one page for any run or report; or a trace for Perfetto",
     "shows": {
         "moe-lab view RUN_OR_REPORT [--out DIR] [--perfetto FILE]": (
-            "what is in this report, whatever it is? How busy the GPU was, roles, kernels, ranges, gaps, graphs, and a "
-            "timeline that zooms; `--perfetto` writes it for ui.perfetto.dev and chrome://tracing instead"
+            "what is in this report, whatever it is? Of a trace how busy the GPU was, roles, kernels, ranges, gaps, "
+            "graphs, and a timeline that zooms; of counters and benchmarks the notebook about them. `--perfetto` "
+            "writes a trace for ui.perfetto.dev and chrome://tracing instead"
         ),
     },
 }
-NOTEBOOK = "00_any_report"
+# What a run holds -> the notebook that is about it, and its parameters; all else is a trace.
+TRACE: tuple[str, dict[str, Any]] = ("00_any_report", {"run": RUN})
+PAGES: dict[str, tuple[str, dict[str, Any]]] = {
+    "bench experts": ("02_m_sweep", {"sweep_run": RUN, "other_runs": [], "format_runs": ""}),
+    "bench align": ("04_align_sort", {"bench_run": RUN, "capture_run": "", "counters_run": ""}),
+    "bench tune": ("06_tuning", {"tuning_run": RUN}),
+    "bench ep": ("08_expert_parallel", {"bench_runs": [RUN], "model": ""}),
+    "bench inspect": ("10_static", {"static_run": RUN, "align_run": ""}),
+    "counters": ("03_kernel_counters", {"counter_runs": [RUN], "timeline_run": ""}),
+    "counters of AMD": ("05_rocprof_compute", {"folders": RUN}),
+}
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -42,13 +55,36 @@ def run(arguments: argparse.Namespace) -> int:
         print(arguments.perfetto)
         return 0
     given = str(found.path.resolve()) if os.path.exists(arguments.source) else arguments.source
-    built = report.build([NOTEBOOK], out=arguments.out, parameters={"run": given}, single_file=True)
+    notebook, parameters = PAGES.get(_holds(found), TRACE)
+    filled = {name: _filled(value, given) for name, value in parameters.items()}
+    built = report.build([notebook], out=arguments.out, parameters=filled, single_file=True)
     page = built.pages[0]
     if page.failed:
         print(f"moe-lab: the page failed: {page.failed}", file=sys.stderr)
         return 1
     print(page.html)
     return 0
+
+
+def _holds(found: "Run") -> str:
+    """Return what a run holds, as in ``PAGES``; counters of kernels that no page is about are refused."""
+    from moe_lab.analysis.gemms import gemms
+    from moe_lab.runs.parse import format_of
+    from moe_lab.spec.errors import UserError
+
+    if found.is_bench:
+        return f"bench {found.manifest['bench']}"
+    kind = format_of(found.report)
+    if not kind.startswith("ncu_"):
+        return "counters of AMD" if kind == "rocprof_compute" else "a trace"
+    if gemms(found.launches(), {}, {}).empty:
+        said = "These counters are of no kernel in a range w13 or w2, which the page of counters is about"
+        raise UserError(f"{said}; `moe-lab counters` prints those of any kernel.")
+    return "counters"
+
+
+def _filled(value: Any, run: str) -> Any:
+    return [run if one == RUN else one for one in value] if isinstance(value, list) else run if value == RUN else value
 
 
 def _write(launches: "Launches", path: Path) -> None:

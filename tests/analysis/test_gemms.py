@@ -4,10 +4,11 @@ import counters_run
 import gemm_rows
 import pandas as pd
 import pytest
+from checkout import REPO
 from ncu_builder import raw, stack
 
 from moe_lab.analysis import bench_rows, gemms, join
-from moe_lab.analysis.limits import limits
+from moe_lab.analysis.limits import beside, limits
 from moe_lab.analysis.traffic import traffic
 from moe_lab.pages import load
 from moe_lab.runs.parse import parse_report
@@ -76,6 +77,12 @@ def kernel(name, stage, us, root=ROOT, grid=1):
     values = {TIME: str(1000 * us), SMS: "132"}
     own = {"name": name, "grid": f"({grid}, 1, 1)", "block": "(128, 1, 1)", "stack": stack(root, *stage)}
     return own | {"values": values}
+
+
+def test_counters_of_no_gemm_warn_of_nothing(recwarn):
+    found = load.counts([str(REPO / "profiles" / "h200" / "align_counters")]).table
+    assert beside(found, limits(found)).empty
+    assert not [warning for warning in recwarn if warning.filename.endswith(("gemms.py", "limits.py", "load.py"))]
 
 
 def test_longest_kernel_of_a_stage_is_its_gemm_and_fused_stages_are_their_first(tmp_path):

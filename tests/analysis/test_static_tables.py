@@ -36,6 +36,11 @@ def test_published_kernels_follow_ours_and_lack_what_was_not_published() -> None
     assert found["static_agprs"].isna().tolist() == [False, True, True, True]
 
 
+def test_a_run_without_an_amd_architecture_has_no_columns_of_it() -> None:
+    rows = table({}).drop(columns=["static_vgprs", "static_agprs", "static_sgprs", "sgpr_spills", "vgpr_spills"])
+    assert static_tables.amd(rows, beside_published=True)["of"].tolist() == ["published"] * 3
+
+
 def test_a_capture_says_which_of_its_kernels_were_not_compiled() -> None:
     counted = {"path": "moe_lab|M=64|backend=fused_moe/w13", "call": "x", "stage": "w13", "grid_blocks": 8}
     counted |= {"block_threads": 128, "registers_per_thread": 128, "smem_static_bytes": 0, "smem_dynamic_bytes": 1024}

@@ -25,10 +25,10 @@ def all_of(rows: pd.DataFrame) -> list[Finding]:
 
 def _headline(rows: pd.DataFrame) -> Finding:
     compiled = rows[rows["error"].isna()]
-    kernels = compiled["kernel"].nunique()
+    kernels, refused = compiled["kernel"].nunique(), len(rows) - len(compiled)
     said = (
         f"{kernels} {'kernel' if kernels == 1 else 'kernels'} in {len(rows)} launches compiled for "
-        f"{listed(list(dict.fromkeys(rows['arch'])))}; {len(rows) - len(compiled)} of these launches cannot be."
+        f"{listed(list(dict.fromkeys(rows['arch'])))}{f'; {refused} of these launches cannot be' if refused else ''}."
     )
     shown = static.kernels(rows).rename(columns={"M": "sizes"})  # a text, several of them
     return Finding("", said, findings.rows(shown, "arch kernel sizes static_registers static_smem_bytes"))
