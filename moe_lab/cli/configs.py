@@ -44,9 +44,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     importer.add_argument("--model", help="preset, or sizes as KxNxExTOPK: an engine's file does not state K and topk")
     importer.add_argument(
         "--dtype",
-        default="bf16",
-        choices=("bf16", "fp16", "fp8_tensor", "fp8_token"),
-        help="format if an engine's file does not state it in its name; fp8_w8a8 without blocks: default fp8_tensor",
+        default="",
+        metavar="FORMAT",
+        help="where the name of an engine's file leaves the format open (bf16 or fp16, fp8_tensor or fp8_token, groups "
+        "of int4); default: the first of these, groups of 128",
     )
     importer.add_argument(
         "--out", type=Path, metavar="DIR", help="default: the first of $MOE_LAB_CONFIGS, else the package"
@@ -100,7 +101,7 @@ def import_tiles(arguments: argparse.Namespace) -> None:
         return
     if os.path.isfile(path) and engines.is_theirs(path):
         K, topk = _unsaid(path, arguments.model)
-        tuned = engines.load(path, K=K, topk=topk, dtype=arguments.dtype)
+        tuned = engines.load(path, K=K, topk=topk, format=arguments.dtype)
         print_notes([*engines.notes(tuned), *_of_another_triton(tuned)])
     else:
         tuned = _source(arguments.source)
@@ -123,7 +124,7 @@ def _unsaid(path: Path, model: str | None) -> tuple[int, int]:
     named = engines.named(path)
     E, N = int(named["E"]), int(named["N"])
     # N is that of one rank, so a preset fits with some tensor parallelism.
-    fitting = engines.fitting(E, N)
+    fitting = _fitting(E, N)
     advice = f"give --model {' or '.join([*fitting, f'KxNxExTOPK such as 2048x{N}x{E}x8'])}"
     if not model:
         raise UserError(f"An engine's file does not state K and topk; {advice}.")
@@ -135,6 +136,14 @@ def _unsaid(path: Path, model: str | None) -> tuple[int, int]:
         return preset.K, preset.topk
     theirs = f"E={preset.E}, N={preset.N}/tp" if preset else f"E={sizes[2]}, N={sizes[1]}" if sizes else ""
     raise UserError(f"The file is for E={E}, N={N}, not for {model} ({theirs}); {advice}.")
+
+
+def _fitting(E: int, N: int) -> list[str]:
+    """Return the presets with E experts whose N, whole or split over up to 64 GPUs, is that of a file."""
+    from moe_lab.spec.models import MODELS
+
+    whole = [N * ranks for ranks in (1, 2, 4, 8, 16, 32, 64)]
+    return [name for name, preset in MODELS.items() if preset.E == E and preset.N in whole]
 
 
 def _source(source: str) -> Tuned:

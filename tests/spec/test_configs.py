@@ -127,7 +127,7 @@ def test_fp8_without_blocks_is_told_from_blocks_by_the_engines_names(folder: Pat
         ("vllm", "fp8_token"): "fp8_tensor",
         ("sglang", "fp8_token"): "fp8_token",
     }
-    assert engines.load(files["vllm", "fp8_token"], K=2048, topk=8, dtype="fp8_token").format == "fp8_token"
+    assert engines.load(files["vllm", "fp8_token"], K=2048, topk=8, format="fp8_token").format == "fp8_token"
 
 
 @pytest.mark.parametrize(
@@ -465,6 +465,27 @@ def test_keys_that_our_kernels_do_not_take_are_said_and_come_back_for_the_same_e
     up, down = sorted((tmp_path / "s" / "configs" / "triton_3_5_0").glob("*.json"))
     for path in (up, down):
         assert json.loads(path.read_text())["1"] == AMD | {k: v for k, v in more.items() if k != "SPLIT_K"}
+
+
+def test_tiles_of_integers_and_four_bits_go_to_the_engines_and_back(tmp_path: Path, capsys) -> None:
+    """Groups of int4 share a name, so the importer says which; a name that the engine never looks for is said."""
+    for format, engine, said in (
+        ("int8", "sglang", ""),
+        ("int8_w8a16", "vllm", ""),
+        ("int4_w4a16_g32_zeros", "vllm", ""),
+        ("int8", "vllm", "note: vllm looks for no tiles of int8: it will not load the file.\n"),
+        ("nvfp4", "sglang", "note: sglang looks for no tiles of nvfp4: it will not load the file.\n"),
+    ):
+        own = configs.write(tuned(format=format, versions={"triton": "3.6.0"}), tmp_path / "own")
+        out = tmp_path / f"{engine}_{format}"
+        assert cli.main(["configs", "export", str(own), "--for", engine, "--out", str(out)]) == 0
+        path, captured = capsys.readouterr()
+        assert captured == said
+        again = ["configs", "import", "--model", "qwen3-30b-a3b", path.split()[0], "--out", str(tmp_path / "back")]
+        assert cli.main([*again, "--dtype", format]) == 0
+        assert configs.read(Path(capsys.readouterr().out.strip())).format == format
+    assert cli.main([*again, "--dtype", "int8"]) == 2
+    assert "The file is for nvfp4, not for int8." in capsys.readouterr().err
 
 
 def test_a_file_that_says_nothing_more_gives_no_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,6 @@ from moe_lab.spec.configs import Point, Sizes, Tuned, form, save
 from moe_lab.spec.configs.tile import AMD_FIELDS, AMD_OWN, checked
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard.entry import below, decode_json, one_line, read_bytes, unreadable
-from moe_lab.spec.models import MODELS, Model
 
 T = TypeVar("T")
 Config = tuple[Sizes, dict[str, form.Value]]  # a tile, and what else an engine says of it
@@ -29,6 +28,9 @@ _ASSUMED = {"GROUP_SIZE_M": 1, "num_warps": 4, "num_stages": 3}  # Triton's own 
 # What SGLang's and vLLM's launchers take beyond the six numbers of a tile, with the value that has no effect.
 _NEUTRAL: dict[str, form.Value] = {"SPLIT_K": 1, "USE_TMA": False}
 _ONLY = {"SPLIT_K": "vllm", "USE_TMA": "sglang"}  # the other's kernel has no such argument
+# The dtypes of files that an engine looks for, by _get_config_dtype_str of vLLM 0.33 and SGLang 0.5.
+_LOOKED_FOR = {"vllm": ("", "float32", "fp8_w8a8", "int8_w8a16", "int4_w4a16")}
+_LOOKED_FOR["sglang"] = (*_LOOKED_FOR["vllm"], "int8_w8a8")
 _NAME = re.compile(
     r"E=(?P<E>[0-9]{1,9}),N=(?P<N>[0-9]{1,9}),device_name=(?P<device>[^,]*?)(,dtype=(?P<dtype>\w+?))?"
     r"(,block_shape=\[(?P<shape>[\d, ]+)\])?(?P<channel>,per_channel_quant=True)?(?P<down>_down)?\.json"
@@ -92,9 +94,12 @@ def export(tuned: Tuned, engine: str, out: Path) -> list[Path]:
 
 
 def left_out(tuned: Tuned, engine: str) -> list[str]:
-    """Return sentences on what ``export`` leaves out because the engine's kernel has no such argument."""
+    """Return sentences on what the engine will not have of an ``export``: keys, or a file that it does not look for."""
     lost = [key for key in _more(tuned) if _ONLY.get(key, engine) != engine]
-    return [f"{key} is left out: the kernel of {engine} has no such argument." for key in lost]
+    said = [f"{key} is left out: the kernel of {engine} has no such argument." for key in lost]
+    if formats.get(tuned.format).engine not in _LOOKED_FOR[engine]:
+        said.append(f"{engine} looks for no tiles of {tuned.format}: it will not load the file.")
+    return said
 
 
 def notes(tuned: Tuned) -> list[str]:
@@ -135,7 +140,7 @@ def named(path: Path) -> "re.Match[str]":
         raise UserError(
             f"'{name}' holds no tiles for the experts' GEMMs; give a file named E=..,N=..,device_name=...json."
         )
-    if not _formats(found):
+    if not meant(found):
         kind = found["dtype"] or "in blocks or channels"
         raise UserError(f"'{name}' is for quantised weights ({kind}), which {BACKEND} does not take.")
     if found["down"]:
@@ -146,33 +151,36 @@ def named(path: Path) -> "re.Match[str]":
     return found
 
 
-def _formats(name: "re.Match[str]") -> list[str]:
-    """Return the formats that a file's name may mean, among those that ``BACKEND`` takes."""
+def meant(name: "re.Match[str]") -> list[str]:
+    """Return the formats that a file's name (``named``) may mean, among those that ``BACKEND`` takes."""
     shape = tuple(int(part) for part in (name["shape"] or "").split(",") if part.strip())
-    meant = formats.of_engine(name["dtype"] or "", shape or None, bool(name["channel"]))
-    return [format for format in meant if formats.get(format).among(plugins.info("experts", BACKEND)["formats"])]
+    found = formats.of_engine(name["dtype"] or "", shape or None, bool(name["channel"]))
+    return [format for format in found if formats.get(format).among(plugins.info("experts", BACKEND)["formats"])]
 
 
-def load(path: Path, *, K: int, topk: int, dtype: str = "bf16") -> Tuned:
+def load(path: Path, *, K: int, topk: int, format: str = "") -> Tuned:
     """Read an engine's file, and the file of w2 beside it if there is one.
 
     Args:
         path: not the ``_down`` file.
         K: hidden size, which the file does not state.
         topk: experts per token, which it does not state either.
-        dtype: for names that leave it open: ``bf16`` or ``fp16``, ``fp8_tensor`` or ``fp8_token``.
+        format: of those that the name may mean; empty = the first.
 
     Raises:
-        UserError: the name or the content is not an engine's, or it is for quantised weights that we cannot use.
+        UserError: the name or the content is not an engine's, or it is for quantised weights that we cannot use, or
+            for others than of that format.
     """
     name = named(path)
+    if format and format not in (known := meant(name)):
+        raise UserError(f"The file is for {' or '.join(known)}, not for {format}.")
     w13, head = given(path)
     beside = path.with_name(f"{path.stem}_down.json")
     w2 = given(beside)[0] if beside.is_file() else w13
     # vLLM states the Triton release in the file, SGLang by the folder.
     triton = head.get("triton_version") or ".".join(map(str, triton_release(path)))
     sizes: dict[str, Any] = {"E": int(name["E"]), "N": int(name["N"]), "K": K, "topk": topk}
-    sizes["format"] = dtype if dtype in (known := _formats(name)) else known[0]
+    sizes["format"] = format or meant(name)[0]
     try:
         points = tuple(_point(M, first, nearest(w2, M)) for M, first in w13.items())
         gpu, versions = name["device"].replace("_", " "), {"triton": str(triton)} if triton else None
@@ -236,12 +244,3 @@ def theirs(path: Path, M: int) -> dict[str, Any]:
     """Return the arguments of an engine's launcher for M, as its file states them; raises as ``given``."""
     tile, more = nearest(given(path)[0], M)
     return dict(zip(_KEYS, tile, strict=True)) | more
-
-
-def fitting(E: int, N: int) -> dict[str, Model]:
-    """Return the presets with E experts whose N, whole or split over up to 64 GPUs, is that of a file."""
-    return {
-        name: preset
-        for name, preset in MODELS.items()
-        if preset.E == E and preset.N % N == 0 and preset.N // N in (1, 2, 4, 8, 16, 32, 64)
-    }
