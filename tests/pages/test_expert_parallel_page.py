@@ -1,11 +1,12 @@
 """The page of experts on several ranks: what it says of made-up runs, and without any."""
 
 import ep_builder
+import pandas as pd
 import pytest
 
 import moe_lab
 from moe_lab import runs
-from moe_lab.analysis import ep, ranks
+from moe_lab.analysis import ep, overlap, ranks
 from moe_lab.pages import load
 from moe_lab.pages.expert_parallel import findings, plots, tables
 from moe_lab.runs import bench_runs
@@ -38,6 +39,18 @@ def test_the_page_says_who_waits_what_is_exposed_and_what_is_missing(read):
     assert "100 % of the kernel time of 3 steps on 2 ranks lies in a stage of its rank" in told
     assert "Projection, not measured: made-up in bf16 would take" in told
     assert said[-1].startswith("Caution: There is no run 'h200/none' of the ep benchmark; `moe-lab bench ep")
+
+
+def test_the_page_says_what_overlapping_saves_and_where_it_costs():
+    case = {"model": "made-up+1", "format": "bf16", "routing": "uniform", "comm": "symmetric"}
+    us = {8: {"shared": 20, "full": 200, "overlapped": 190}, 4096: {"shared": 300, "full": 2000, "overlapped": 2040}}
+    rows = [case | {"M": M, "part": part, "median_us": value} for M, own in us.items() for part, value in own.items()]
+    saved = overlap.saved(pd.DataFrame(rows))
+    said = str(findings.shared_experts(saved)).replace("\u00a0", " ")
+    assert "saves 10.0 µs of 200 µs at M = 8 (made-up+1, bf16, symmetric)" in said
+    assert "and costs 40.0 µs of 2.00 ms at M = 4,096" in said
+    assert "-2.0" in tables.overlap(saved).html().replace("\u2212", "-")
+    assert findings.shared_experts(saved[:0]) is None
 
 
 def test_figures_have_a_lane_or_a_panel_for_each_rank_and_size(read):

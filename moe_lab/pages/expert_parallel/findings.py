@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from moe_lab.analysis import ep, ranks
+from moe_lab.analysis import ep, overlap, ranks
 from moe_lab.analysis.bench_rows import BenchRun
 from moe_lab.analysis.phases import rows_of
 from moe_lab.pages.show import findings
@@ -33,6 +33,7 @@ def all_of(
         headline(benches, parts),
         quickest(parts),
         *(over_floor(parts, way) for way in ("dispatch", "combine")),
+        shared_experts(overlap.saved(parts)),
         waiting(by_rank),
         balance(placed),
         exposure(captured),
@@ -96,6 +97,23 @@ def over_floor(parts: pd.DataFrame, way: str) -> Finding | None:
     stake = max(0.0, *(float(one["median_us"] - one["floor_us"]) for one in ends))
     table = findings.rows(pd.DataFrame(ends), f"{CASE} median_us floor_us over_floor")
     return Finding(f"{way.capitalize()} of the quickest way", f"{said}.", table, stake_us=stake)
+
+
+def shared_experts(saved: pd.DataFrame) -> Finding | None:
+    """Say what shared experts gain from being computed while rows travel, at best and at worst."""
+    if saved.empty:
+        return None
+    ends = [_most(saved.assign(costs=-saved["saved_us"]), column) for column in ("saved_us", "costs")]
+    said = " and ".join(
+        f"{'saves' if one['saved_us'] > 0 else 'costs'} {time(abs(one['saved_us']) / 1e3)} of "
+        f"{time(one['full_us'] / 1e3)} at M = {one['M']:,} ({one['model']}, {one['format']}, {one['comm']})"
+        for one in ends[: min(2, len(saved))]
+    )
+    said = f"to compute them while rows travel {said}."
+    stake = max(0.0, float(ends[0]["saved_us"]))
+    change = "compute shared experts while rows travel (`--overlap`)" if stake else ""
+    rows = findings.rows(saved, f"{CASE} shared_us travel_us full_us overlapped_us saved_us saved_pct")
+    return Finding("Shared experts", said, rows, stake_us=stake, change=change)
 
 
 def waiting(by_rank: pd.DataFrame) -> Finding | None:

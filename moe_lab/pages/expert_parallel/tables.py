@@ -28,6 +28,13 @@ def ways(frame: pd.DataFrame, missing: str = "") -> Table | Note:
     return or_note(frame, Table(frame, columns), missing)
 
 
+def overlap(frame: pd.DataFrame, missing: str = "") -> Table | Note:
+    """Return what shared experts gain from being computed while rows travel (``analysis.overlap.saved``)."""
+    columns = heads(f"{CASE} comm shared_us travel_us full_us overlapped_us saved_us saved_pct")
+    caption = "Shared experts at the end of the layer (time), and on a second stream while rows travel (overlapped)."
+    return or_note(frame, Table(frame, columns, caption), missing)
+
+
 def by_rank(frame: pd.DataFrame, missing: str = "") -> Table | Note:
     """Return the parts of each rank and its waiting (``analysis.ep.by_rank``)."""
     columns = heads(f"{CASE} comm rank pairs dispatch_us experts_us combine_us waits_us")
