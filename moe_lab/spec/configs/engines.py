@@ -29,8 +29,8 @@ _ASSUMED = {"GROUP_SIZE_M": 1, "num_warps": 4, "num_stages": 3}  # Triton's own 
 _NEUTRAL: dict[str, form.Value] = {"SPLIT_K": 1, "USE_TMA": False}
 _ONLY = {"SPLIT_K": "vllm", "USE_TMA": "sglang"}  # the other's kernel has no such argument
 # The dtypes of files that an engine looks for, by _get_config_dtype_str of vLLM 0.33 and SGLang 0.5.
-_LOOKED_FOR = {"vllm": ("", "float32", "fp8_w8a8", "int8_w8a16", "int4_w4a16")}
-_LOOKED_FOR["sglang"] = (*_LOOKED_FOR["vllm"], "int8_w8a8")
+_BOTH = ("", "float32", "fp8_w8a8", "int8_w8a16", "int4_w4a16")
+_LOOKED_FOR = {"vllm": _BOTH, "sglang": (*_BOTH, "int8_w8a8")}
 _NAME = re.compile(
     r"E=(?P<E>[0-9]{1,9}),N=(?P<N>[0-9]{1,9}),device_name=(?P<device>[^,]*?)(,dtype=(?P<dtype>\w+?))?"
     r"(,block_shape=\[(?P<shape>[\d, ]+)\])?(?P<channel>,per_channel_quant=True)?(?P<down>_down)?\.json"
