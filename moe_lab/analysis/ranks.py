@@ -78,7 +78,7 @@ def steps(launches: Launches, one_clock: bool = True) -> Steps:
             "rank": launches.table["rank"].iloc[rows].astype(int).to_numpy(),
             "root": tree.operation_root[rows],
             "stage": stage_column(tree, rows).fillna(OTHER).to_numpy(),
-            "communication": _travels(launches.table.iloc[rows]),
+            "communication": travels(launches.table.iloc[rows]),
             "start_us": tree.start[rows] / 1e3,
             "end_us": tree.end[rows] / 1e3,
         }
@@ -95,7 +95,7 @@ def steps(launches: Launches, one_clock: bool = True) -> Steps:
     return Steps(table[columns].sort_values(["rank", "step", "start_us"], ignore_index=True), one_clock, covered)
 
 
-def _travels(table: pd.DataFrame) -> Bools:
+def travels(table: pd.DataFrame) -> Bools:
     """Return which operations carry data between GPUs, by their names: bool [n]."""
     rules = [rule for rule in builtin() if rule.engine in ENGINES]
     full = table["name_full"].fillna(table["name"])

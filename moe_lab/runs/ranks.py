@@ -58,4 +58,5 @@ def together(parts: Sequence[Launches]) -> Launches:
         raise UserError("Two of the reports are of the same rank; give one report per rank.")
     warnings.append("Each rank's times count from the start of its own report: they compare within a rank only.")
     whole = pd.concat(tables, ignore_index=True), pd.concat(ranges)
-    return Launches(*whole, parts[0].meta | {"warnings": warnings}, pd.concat(members, ignore_index=True))
+    meta = parts[0].meta | {"warnings": warnings, "one_clock": False}
+    return Launches(*whole, meta, pd.concat(members, ignore_index=True))

@@ -43,6 +43,44 @@ def test_gpu_is_busy_while_any_stream_is_and_graphs_are_counted(report):
     assert row["graph_pct"] == pytest.approx(100 * 4 / 6)
 
 
+REDUCE = "ncclDevKernel_AllReduce_Sum_bf16_RING_LL"
+
+
+def of_ranks(*processes):
+    """A report of a GPU a process: each reduces 3 us, from 1 us later on than the one before, and multiplies 2 us."""
+    b = NsysBuilder()
+    for turn in (0, 100_000):
+        for number, process in enumerate(processes):
+            at = turn + 1000 * number
+            b.launch(at, turn + 1, gpu=(at + 10_000, at + 13_000), name=REDUCE, process=process, stream=8)
+            b.launch(at, turn + 2, gpu=(at + 12_000, at + 14_000), process=process)
+    return b
+
+
+def test_communication_that_nothing_hides_and_the_gpu_that_comes_last_are_said(tmp_path):
+    launches = runs.load(of_ranks(1, 2).write(tmp_path / "run.sqlite")).launches()
+    found = overview.operations(launches)
+    rows = overview.devices(found)
+    assert rows[["device", "communication_ms", "exposed_ms"]].values.tolist() == [[0, 0.006, 0.004], [1, 0.006, 0.004]]
+    late = overview.arrivals(found)
+    assert late.values.tolist() == [[REDUCE, 0, 2, 0.0, 0.0], [REDUCE, 1, 2, 1.0, 100.0]]
+    gaps = overview.gaps(found)
+    parts = rows, kernels.sums(launches, "role"), overview.gap_sizes(gaps), overview.waits(gaps), []
+    said = [finding.text.replace("\u00a0", " ") for finding in findings.all_of(*parts)]
+    assert "GPU 0 communicates for 6.00 µs, of which nothing hides 4.00 µs." in said
+
+
+def test_ranks_with_a_report_each_may_number_their_gpus_alike(tmp_path):
+    files = [of_ranks(1).write(tmp_path / f"{rank}.sqlite") for rank in range(2)]
+    launches = runs.import_report(files, "h100/two", root=tmp_path / "p").launches()
+    found = overview.operations(launches)
+    rows = overview.devices(found)
+    assert rows["device"].tolist() == ["0 of rank 0", "0 of rank 1"]
+    assert rows["kernels"].tolist() == [4, 4]
+    assert found.groupby("device")["start_us"].min().tolist() == [0, 0]
+    assert overview.arrivals(found, launches.meta["one_clock"]).empty
+
+
 def test_page_says_what_is_there_for_a_report_without_roles(report):
     launches = runs.load(report).launches()
     found = overview.operations(launches)

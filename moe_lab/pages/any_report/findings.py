@@ -18,7 +18,10 @@ def all_of(
 
     ``devices``, ``sizes`` and ``waits`` are as from ``analysis.overview``, ``roles`` as from ``kernels.sums`` by role.
     """
-    return [_headline(devices), _roles(roles), *_gaps(devices, sizes), *_waits(waits), *map(caution, notes)]
+    return [
+        *(_headline(devices), _roles(roles), *_gaps(devices, sizes), *_waits(waits), *_communication(devices)),
+        *map(caution, notes),
+    ]
 
 
 def _headline(devices: pd.DataFrame) -> Finding:
@@ -78,3 +81,14 @@ def _waits(waits: pd.DataFrame) -> list[Finding]:
             change=f"look at what the CPU does before it launches {name}",
         )
     ]
+
+
+def _communication(devices: pd.DataFrame) -> list[Finding]:
+    """Say of the GPU that hides least of its communication how long it does nothing else."""
+    most = max(devices.to_dict("records"), key=lambda row: row["exposed_ms"])
+    if not most["communication_ms"]:
+        return []
+    of, out = time(float(most["communication_ms"])), time(float(most["exposed_ms"]))
+    said = f"GPU {most['device']} communicates for {of}, of which nothing hides {out}."
+    rows = findings.rows(devices, "device communication_ms exposed_ms exposed_pct")
+    return [Finding("Between GPUs", said, rows, stake_us=float(most["exposed_ms"]) * 1e3)]

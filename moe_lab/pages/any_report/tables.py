@@ -2,8 +2,10 @@
 
 import pandas as pd
 
+from moe_lab.pages.show.notes import Note, Nothing
 from moe_lab.pages.show.tables import Column, Table
 
+NONE = Nothing("No kernel carries data between GPUs, or their clocks do not compare.")
 PARTS = {"kernel_sum_ms": "kernels", "busy_ms": "busy", "gap_ms": "gaps", "span_ms": "span"}
 TIMES = {"median_us": "median", "min_us": "least", "max_us": "most"}
 
@@ -42,6 +44,29 @@ def devices(frame: pd.DataFrame) -> Table:
         Column("graph_pct", "by graphs", "% of kernels", 1, bar=100.0),
     ]
     return Table(frame, columns)
+
+
+def communication(frame: pd.DataFrame) -> Table | Note:
+    """Return the communication of each GPU (``analysis.overview.devices``), and how much of it nothing hides."""
+    columns = [
+        Column("device", "GPU"),
+        Column("communication_ms", "communication", "ms", 3),
+        Column("exposed_ms", "exposed", "ms", 3),
+        Column("exposed_pct", "exposed", "% of the span", 1, bar=100.0),
+    ]
+    return Table(frame, columns) if frame["communication_ms"].any() else NONE
+
+
+def arrivals(frame: pd.DataFrame) -> Table | Note:
+    """Return which GPU comes last (``analysis.overview.arrivals``)."""
+    columns = [
+        Column("name", "kernel", wrap=True),
+        Column("device", "GPU"),
+        Column("times", "times"),
+        Column("late_us", "median", "µs after the first", 1),
+        Column("last_pct", "last", "% of times", 1, bar=100.0),
+    ]
+    return Table(frame, columns) if len(frame) else NONE
 
 
 def sizes(frame: pd.DataFrame) -> Table:
