@@ -26,6 +26,7 @@ def cells():
             ("vllm_triton@0.33.0", "fp8_token", 16, "full", 9.0, 0.04, "0.33.0", None),
             ("fused_moe", "int4_w4a16_g32", 16, "full", None, None, None, "wrong: by far"),
             ("fused_moe", "int4_w4a16", 64, "full", 9.0, 0.01, None, None),
+            ("vllm_triton", "int8", 1, "full", None, None, None, "vllm_triton does not take int8 here, only: bf16."),
         ],
     )
     return support.matrix(None, [h100, bench("NVIDIA H200", [("hopper", "bf16", 8, "full", 9.0, 0.001, None, None)])])
@@ -46,6 +47,7 @@ def test_groups_of_int4_are_one_cell_that_counts_failures(cells):
     found = cell(cells, "fused_moe", "int4_w4a16")
     assert (found["tried_M"], found["rows_failed"], found["why_failed"]) == ("64 to 64", 1, "wrong: by far")
     assert not cells["format"].str.contains("_g32").any()
+    assert cell(cells, "vllm_triton", "int8")["rows_failed"] == 0, "it did not take it then"
 
 
 def test_every_stated_format_of_every_backend_is_a_cell(cells):
