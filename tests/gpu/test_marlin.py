@@ -1,11 +1,13 @@
 """Marlin's layout of weights, and its adapter around a library that stands for theirs."""
 
+from types import SimpleNamespace
+
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from moe_lab.gpu.experts import _marlin_layout as layout
-from moe_lab.gpu.experts import marlin, torch_loop
+from moe_lab.gpu.experts import marlin, marlin_batched, torch_loop
 from moe_lab.gpu.formats import Biased, dense, quantise
 from moe_lab.gpu.formats._four_bits import unpack
 from moe_lab.spec import ranges
@@ -77,9 +79,23 @@ def gemm(a, c, values, bias, scales, a_scales, matrix_scales, zeros, locks, orde
     return c
 
 
-def test_marlin_gets_padded_weights_and_what_its_tiles_need(interpreter, monkeypatch, poison):
-    adapter = marlin.Marlin.__new__(marlin.Marlin)
-    adapter.__dict__.update(_gemm=gemm, _locks={torch.device("cpu"): torch.zeros(4)})
+def batched_align(room, block_m, counts, order, experts, padded):
+    """The sort of the library: rows e * room + i of each expert, padded to whole tiles with a row that is none."""
+    order.fill_(len(counts) * room)
+    experts.fill_(-1)
+    tiles = [(e, start) for e, count in enumerate(counts.tolist()) for start in range(0, count, block_m)]
+    for tile, (expert, start) in enumerate(tiles):
+        rows = torch.arange(start, min(start + block_m, int(counts[expert])))
+        order[tile * block_m : tile * block_m + len(rows)] = expert * room + rows
+        experts[tile] = expert
+    padded.fill_(len(tiles) * block_m)
+
+
+@pytest.mark.parametrize("kind", [marlin.Marlin, marlin_batched.MarlinBatched], ids=["standard", "batched"])
+def test_marlin_gets_padded_weights_and_what_its_tiles_need(kind, interpreter, monkeypatch, poison):
+    adapter = kind.__new__(kind)
+    library = SimpleNamespace(moe_wna16_marlin_gemm=gemm, batched_moe_align_block_size=batched_align)
+    adapter.__dict__.update(_library=library, _locks={torch.device("cpu"): torch.zeros(4)})
     problem = MoEProblem(5, 96, 32, 4, 2, "int4_w4a16_g32", biases=True)
     w = [
         Biased(quantise(torch.randn(4, a, b) * b**-0.5, problem.format), torch.randn(4, a))
@@ -91,7 +107,8 @@ def test_marlin_gets_padded_weights_and_what_its_tiles_need(interpreter, monkeyp
     expected = torch_loop.experts(given[0], *w, *given[1:], problem=problem, mark=ranges.marker("none"))
     assert y.shape == (5, 96)
     assert (y - expected).abs().max() < 0.01 * expected.abs().max()
-    assert [adapter.block_m(MoEProblem(M, 96, 32, 4, 2, "mxfp4")) for M in (1, 15, 30, 80, 100)] == [8, 16, 32, 48, 64]
+    blocks = [adapter.block_m(MoEProblem(M, 96, 32, 4, 2, "mxfp4")) for M in (1, 15, 30, 80, 100)]
+    assert blocks == [8, 16, 32, 48, 64] if kind is marlin.Marlin else [8, 32, 48, 64, 64]
 
 
 @pytest.mark.parametrize(("biases", "weighted"), [(False, [False, True]), (True, [False, False])])
@@ -105,7 +122,9 @@ def test_router_weights_stay_out_of_a_product_whose_matrix_scale_would_multiply_
         return c.fill_(1.0)
 
     adapter = marlin.Marlin.__new__(marlin.Marlin)
-    adapter.__dict__.update(_gemm=recording, _locks={torch.device("cpu"): torch.zeros(4)})
+    adapter.__dict__.update(
+        _library=SimpleNamespace(moe_wna16_marlin_gemm=recording), _locks={torch.device("cpu"): torch.zeros(4)}
+    )
     problem = MoEProblem(3, 128, 64, 4, 2, "nvfp4", biases=biases)
     w = [quantise(torch.randn(4, a, b), "nvfp4") for a, b in ((128, 128), (128, 64))]
     w = [Biased(one, torch.zeros(one.shape[:2])) if biases else one for one in w]

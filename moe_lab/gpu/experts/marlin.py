@@ -57,9 +57,9 @@ class Marlin:
         self._locks: dict[torch.device, Tensor] = {}
 
     @cached_property
-    def _gemm(self) -> Any:
+    def _library(self) -> Any:
         torch.ops.load_library(str(self.peer.file("library")))
-        return torch.ops._moe_C.moe_wna16_marlin_gemm
+        return torch.ops._moe_C
 
     def prepare(self, w13: Quantised | Biased, w2: Quantised | Biased) -> tuple[Packed, Packed]:
         """Return the weights in Marlin's layout, with zeros up to sizes that its tiles divide."""
@@ -91,35 +91,52 @@ class Marlin:
         if problem.M == 0:
             return torch.empty_like(x)
         x, topk_weights = place_weight(x, topk_weights, problem, mark)
+        block_m, format = self.block_m(problem), problem.format
         with mark("align"):
-            tiles = align_of("auto")(topk_ids, self.block_m(problem), problem.E)
+            tiles = align_of("auto")(topk_ids, block_m, problem.E)
         with mark("w13"):
-            wide = pad(x, (0, w13.depth - problem.K)) if w13.depth > problem.K else x
-            gate_up = self._product(wide, w13, tiles, topk_weights, False, problem)
+            gate_up = self._product(x, w13, (tiles, block_m), format, topk_weights, topk=problem.topk)
         with mark("act"):
             hidden = gated_activation(gate_up, problem.activation)
         # With matrix scales it would multiply the bias by them too, if it multiplied by the router weights.
         weighted = w2.bias is None or w2.matrix_scales is None
         with mark("w2"):
-            rows = self._product(hidden, w2, tiles, topk_weights, weighted, problem)
+            rows = self._product(hidden, w2, (tiles, block_m), format, topk_weights, weighted)
         with mark("combine"):
             y = combine(rows, problem.topk, None if weighted else topk_weights)
             return y[:, : problem.K].contiguous()
 
     def _product(
-        self, x: Tensor, w: Packed, tiles: Alignment, weights: Tensor, weighted: bool, problem: MoEProblem
+        self,
+        x: Tensor,
+        w: Packed,
+        sorted_by: tuple[Alignment, int],
+        format: str,
+        weights: Tensor,
+        weighted: bool = False,
+        topk: int = 1,
     ) -> Tensor:
-        """Return x @ w^T [pairs, columns] of x [M, depth] or [pairs, depth]; ``weighted``: times the router weights."""
+        """Return x @ w^T [rows * topk, columns] of x [rows, features]; ``weighted``: times the router weights.
+
+        Args:
+            x: with as many features as the layer has, or as the weights.
+            w: the weights.
+            sorted_by: the rows of each tile, and how many a tile has.
+            format: of the weights.
+            weights: [rows * topk] fp32.
+            weighted: whether they multiply the result.
+            topk: rows of the result for a row of x.
+        """
         if x.device not in self._locks:
             count = torch.cuda.get_device_properties(x.device).multi_processor_count
             self._locks[x.device] = torch.zeros(LOCKS * count, dtype=torch.int32, device=x.device)
-        y = x.new_empty((problem.rows_useful, w.columns))
+        x = pad(x, (0, w.depth - x.shape[1])) if w.depth > x.shape[1] else x
+        y = x.new_empty((x.shape[0] * topk, w.columns))
         factors = x, y, w.values, w.bias, w.scales, None, w.matrix_scales, w.zeros, self._locks[x.device]
-        rows = self.block_m(problem), problem.rows_useful // x.shape[0]
-        sizes = x.shape[0], w.columns, w.depth
+        (tiles, block_m), sizes = sorted_by, (x.shape[0], w.columns, w.depth)
         # Sums of parts in fp32 without atomics, zeros in integers, and tiles of columns of its own choice, as in vLLM.
-        how = False, True, False, -1, -1, -1
-        result: Tensor = self._gemm(*factors, *tiles, weights, *rows, weighted, _type_id(problem.format), *sizes, *how)
+        how = weighted, _type_id(format), *sizes, False, True, False, -1, -1, -1
+        result: Tensor = self._library.moe_wna16_marlin_gemm(*factors, *tiles, weights, block_m, topk, *how)
         return result
 
 
