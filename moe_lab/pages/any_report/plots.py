@@ -76,5 +76,5 @@ def roles(table: pd.DataFrame) -> go.Figure:
         marker={"color": [_colour(name) for name in names]},
         hovertemplate="%{y}: %{x:.4g} ms<extra></extra>",
     )
-    axis = {"title": {"text": "kernel time (ms)"}, "range": [0, 1.15 * float(table["total_ms"].max())]}
+    axis = {"title": {"text": "kernel time (ms)"}, "range": [0, 1.3 * float(table["total_ms"].max())]}
     return figure.update_layout(template="moe_lab", height=110 + 30 * len(names), xaxis=axis, yaxis=named(names))

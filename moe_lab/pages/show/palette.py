@@ -4,6 +4,7 @@ Hues are spread evenly over the circle of OKLCH, alternating between dark, light
 that they leave free.
 """
 
+import itertools
 import math
 import zlib
 from collections.abc import Sequence
@@ -14,7 +15,8 @@ from moe_lab.spec.ranges import EXPERTS
 
 AUTO = "#d55e00"
 LIGHTNESS = (0.45, 0.78, 0.6)  # in OKLCH, used in turn
-OF_MANY = (0.45, 0.78, 0.6, 0.7, 0.52)  # the same for plugins, which are so many that neighbours differ little in hue
+OF_MANY = (0.45, 0.6, 0.78, 0.52, 0.7)  # the same for plugins, which are so many that neighbours differ little in hue
+STEP = 0.6  # of the circle, from a plugin to the next by name: relatives begin alike, and pages darken light colours
 CHROMA, FIRST, SPAN = 0.12, 75.0, 300.0  # hues in degrees; AUTO has 45
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "triangle-down", "star", "hexagon", "bowtie")
 GREYS = {"norm": 0.85, "other": 0.49, "rest of mlp": 0.58, "rest of layer": 0.78}
@@ -59,8 +61,14 @@ def of(name: str) -> str:
     name, every = name.partition("@")[0], _every()
     # The colour of a backend without a plugin depends only on its name, so that it is the same in every run.
     # crc32, because hash() differs from process to process.
-    number, count = (every.index(name), len(every)) if name in every else (zlib.crc32(name.encode()), 999)
+    known = name in every
+    number, count = (every.index(name) * _step(len(every)), len(every)) if known else (zlib.crc32(name.encode()), 999)
     return AUTO if name == "auto" else nth(number, count, OF_MANY)
+
+
+def _step(count: int) -> int:
+    """Return how many of ``count`` places a plugin is from the one before, so that each gets one of its own."""
+    return next(step for step in itertools.count(max(1, round(STEP * count))) if math.gcd(step, count) == 1)
 
 
 def symbol(name: str) -> str:
