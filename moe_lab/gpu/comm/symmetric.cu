@@ -29,7 +29,6 @@ constexpr u32 ALL = 0xffffffffu;          // lanes of a warp
 constexpr u32 EMPTY = 0x80008000u;        // two numbers of -0, which no rank sends
 constexpr int WARPS = THREADS / 32;
 constexpr int POLLS = 256;                // between two looks at the clock
-constexpr int SHARE = EACH == 1 ? 1 : 2;  // one token a block: its warps share the row more finely
 
 __device__ inline int lane_of() { return threadIdx.x & 31; }
 
@@ -92,7 +91,7 @@ __device__ inline void write_pieces(const uint4 (&in)[N], char* row, int first) 
 
 #if FP8
 
-constexpr int SENT = K / 16, STEPS = SHARE; // pieces of a row, and of a lane: 512 numbers of a warp's have 4 scales
+constexpr int SENT = K / 16, STEPS = 2;   // pieces of a row, and of a lane: a warp sends 1024 numbers, so 8 scales
 
 // What a lane reads of a row, from the piece `first` of its warp on, and what it sends.
 struct Read {
@@ -145,20 +144,16 @@ __device__ inline Part part_of(const Read& read) {
 
 __device__ inline void write_part(const Part& part, char* row, int first) {
     write_pieces<STEPS, SENT>(part.out, row, first);
-    // Four lanes for each piece take the scales from those that have them, so that they travel together.
+    // Eight lanes take the scales from those that have them, so that they travel together.
     const int lane = lane_of(), group = first / 8 + lane;
-    float scale = 0.0f;
-    #pragma unroll
-    for (int i = 0; i < STEPS; i++) {
-        const float of_piece = __shfl_sync(ALL, part.scale[i], (lane & 3) * 8);
-        if (lane / 4 == i) scale = of_piece;
-    }
-    if (lane < 4 * STEPS && group < K / 128) ((float*)(row + K))[group] = scale;
+    const float low = __shfl_sync(ALL, part.scale[0], (lane & 3) * 8);
+    const float high = __shfl_sync(ALL, part.scale[1], (lane & 3) * 8);
+    if (lane < 8 && group < K / 128) ((float*)(row + K))[group] = lane < 4 ? low : high;
 }
 
 #else
 
-constexpr int SENT = K / 8, STEPS = 2 * SHARE;
+constexpr int SENT = K / 8, STEPS = 4;
 
 struct Part {
     uint4 out[STEPS];
@@ -273,7 +268,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) dispatch(
 
 // Combine.
 
-constexpr int PIECES = K / 8, TAKEN = SHARE, UNIT = TAKEN * 32;  // pieces of a row, and of a lane and a warp at once
+constexpr int PIECES = K / 8, TAKEN = 2, UNIT = TAKEN * 32;  // pieces of a row, and of a lane and a warp at once
 constexpr int ROW_UNITS = (PIECES + UNIT - 1) / UNIT;
 
 __device__ inline bool is_there(uint4 v) { return v.x != EMPTY && v.y != EMPTY && v.z != EMPTY && v.w != EMPTY; }
