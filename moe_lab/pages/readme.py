@@ -7,7 +7,7 @@ import pandas as pd
 
 from moe_lab import runs
 from moe_lab.analysis import align as align_bench
-from moe_lab.analysis import bench_rows, leads, support, sweep
+from moe_lab.analysis import bench_rows, ep, leads, support, sweep
 from moe_lab.analysis.phases import rows_of
 from moe_lab.analysis.roofs import of_gpu
 from moe_lab.pages import load
@@ -173,6 +173,18 @@ def against(run: str, ours: str = "auto") -> str:
             ["best peer at this M", *(f"`{peer}`" for peer in found["peer"])],
         ]
         out.append(table([f"{rows['model'].iloc[0]}, {gpu}, M =", *found.index], lines, left=[0]) + "\n")
+    return "\n".join(out)
+
+
+def between(run: str, part: str = "full", routing: str = "uniform") -> str:
+    """Return a table per model of a benchmark of several ranks: microseconds of each way at each M, and the floor."""
+    rows = ep.only(ep.timed([load.ep_bench(run)]), routing=routing)
+    out = []
+    for model, found in rows[rows["part"] == part].groupby("model"):
+        wide = found.pivot_table("median_us", "comm", "M").sort_values(found["M"].max())
+        lines = [[f"`{comm}`", *(f"{us:.0f}" for us in times)] for comm, *times in wide.itertuples()]
+        lines.append(["floor", *(f"{us:.0f}" for us in found.groupby("M")["floor_us"].min())])
+        out.append(table([f"{model}, tokens a rank", *wide.columns], lines, left=[0]) + "\n")
     return "\n".join(out)
 
 

@@ -41,12 +41,11 @@ def inputs(problem, tokens, first=0, last=E):
 def rooms(monkeypatch):
     """Make the rooms of ranks in this process: three blocks of two warps."""
     monkeypatch.setattr(symmetric, "launch", emulated.launch)
-    monkeypatch.setattr(symmetric, "THREADS", 64)
 
     def make(format, wait_s=20):
         monkeypatch.setattr(symmetric, "WAIT_S", wait_s)
         sizes = Sizes(MOST, K, TOPK, format, CPU)
-        plans = [symmetric.Plan(Wire(Parallel(PLACES, rank), sizes), 3) for rank in range(len(PLACES))]
+        plans = [symmetric.Plan(Wire(Parallel(PLACES, rank), sizes), 3, 64) for rank in range(len(PLACES))]
         memory = [torch.full((plan.at.end,), 77, dtype=torch.uint8) for plan in plans]
         begins = [part.data_ptr() for part in memory]
         return [symmetric.Room(plan, part, begins) for plan, part in zip(plans, memory, strict=True)]

@@ -18,8 +18,8 @@ from moe_lab.spec.ranges import Mark
 
 INFO = {
     "about": "torch's NVSHMEM all_to_all_vdev, lengths on the device: no counts on the host, works in CUDA graphs",
-    "needs": ["torch", "triton", "nvidia.nvshmem", "TORCH_SYMMMEM=NVSHMEM"],
-    "install": "pip install nvidia-nvshmem-cu13, and set TORCH_SYMMMEM=NVSHMEM: a process has one such memory",
+    "needs": ["torch", "triton", "nvidia.nvshmem", "TORCH_SYMMMEM=NVSHMEM", "TORCH_SYMMMEM_NBLOCKS=64"],
+    "install": "pip install nvidia-nvshmem-cu13, and set TORCH_SYMMMEM=NVSHMEM and TORCH_SYMMMEM_NBLOCKS=64",
     "source": "https://github.com/pytorch/pytorch",
     "layout": "standard",
     "ranks": "any",
@@ -28,7 +28,7 @@ INFO = {
     "devices": ["cuda"],
 }
 
-LINE = 128  # bytes: its blocks share out the rows of a rank by bytes, and must divide them
+LINE = 128  # bytes: its blocks, so many for each rank, share out the bytes of a rank's rows, which they must divide
 
 
 @dataclass(frozen=True)
