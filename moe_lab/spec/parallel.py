@@ -75,6 +75,11 @@ class Parallel:
             )
         return found
 
+    def everywhere(self, more: int) -> "Parallel":
+        """Return the placement with further experts, numbered after the others, each of which every rank holds."""
+        last = tuple(range(self.experts, self.experts + more))
+        return Parallel(tuple((*own, *last) for own in self.placement), self.rank)
+
     @property
     def ranks(self) -> int:
         """Number of ranks."""

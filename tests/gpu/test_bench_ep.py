@@ -86,7 +86,7 @@ def test_each_way_and_part_has_a_row_with_times_of_the_slowest_rank(measured):
     header, *rows, end = (json.loads(line) for line in measured.read_text().splitlines())
     assert end == {"complete": True}
     parts = [(comm, part) for comm in BOTH for part in (*ep.PARTS, *ep.SHARED_PARTS)]
-    whole = [("whole", part) for part in ("full", *ep.SHARED_PARTS)]
+    whole = [("whole", part) for part in ("full", "shared", "overlapped")]
     assert [(row["comm"], row["part"]) for row in rows] == [*parts, *whole]
     assert [rows[0]["backend"], rows[-1]["backend"]] == ["torch_loop", "whole"], "which computes the experts"
     assert rows[-3]["ranks_us"] is None, "it has no parts"
@@ -125,7 +125,15 @@ def test_shared_experts_are_hidden_behind_what_travels_or_it_behind_them():
     links = [{"source": a, "target": 1 - a, "bytes_per_s": 2 * 1000 * 1024 / 2e-6, "trip_us": 0.5} for a in (0, 1)]
     load = Load(problem, rows, pairs=[1000, 1000], hit=[2, 2], experts=[500] * 4)
     floors = {part: load.rates(part, None, False, links, roofs)["floor_us"] for part in (*ep.PARTS, *ep.SHARED_PARTS)}
-    assert floors == {"full": 15, "dispatch": 2.5, "experts": 5, "combine": 2.5, "shared": 5, "overlapped": 10}
+    assert floors == {
+        "full": 15,
+        "dispatch": 2.5,
+        "experts": 5,
+        "combine": 2.5,
+        "shared": 5,
+        "overlapped": 10,
+        "fused": 15,
+    }
     assert load.rates("overlapped", None, False, links, {})["floor_us"] is None
 
 

@@ -44,11 +44,13 @@ def test_the_page_says_who_waits_what_is_exposed_and_what_is_missing(read):
 def test_the_page_says_what_overlapping_saves_and_where_it_costs():
     case = {"model": "made-up+1", "format": "bf16", "routing": "uniform", "comm": "symmetric"}
     us = {8: {"shared": 20, "full": 200, "overlapped": 190}, 4096: {"shared": 300, "full": 2000, "overlapped": 2040}}
+    us[8]["fused"] = 180
     rows = [case | {"M": M, "part": part, "median_us": value} for M, own in us.items() for part, value in own.items()]
     saved = overlap.saved(pd.DataFrame(rows))
     said = str(findings.shared_experts(saved)).replace("\u00a0", " ")
     assert "saves 10.0 µs of 200 µs at M = 8 (made-up+1, bf16, symmetric)" in said
     assert "and costs 40.0 µs of 2.00 ms at M = 4,096" in said
+    assert "among the routed ones they are quicker in 1 of 1 cases" in said
     assert "-2.0" in tables.overlap(saved).html().replace("\u2212", "-")
     assert findings.shared_experts(saved[:0]) is None
 

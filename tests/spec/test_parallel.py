@@ -18,6 +18,12 @@ def test_a_redundant_expert_has_several_owners_and_a_number_on_each():
     assert second.expert_map() == [-1, 0, 1, 2]
 
 
+def test_an_expert_that_is_everywhere_is_computed_where_its_tokens_are():
+    both = [Parallel(((3, 0), (1, 2)), rank).everywhere(1) for rank in (0, 1)]
+    assert both[0].placement == ((3, 0, 4), (1, 2, 4))
+    assert [[row[4] for row in one.routes()[0]] for one in both] == [[0, 0], [1, 1]]
+
+
 def test_a_map_says_which_ranks_hold_each_expert():
     owners = [[0], [1], [1], [1, 0]]
     assert Parallel.mapped(owners, 2, rank=1).local == (1, 2, 3)

@@ -3,8 +3,9 @@
 The ways between ranks are timed interleaved, see ``meet``; a time is that of the slowest rank. Each way is timed in one
 piece; as dispatch, experts and combine one after another; and as dispatch and combine without the experts, so that no
 rank waits for the experts of another one. A way that does the experts too is timed in one piece only. Shared experts,
-which need no other rank, are timed by themselves too, and the whole in one piece twice: with them at its end, and with
-them on a second stream while rows travel. A way that fails on one rank is left out on all.
+which need no other rank, are timed by themselves too, and the whole in one piece three times: with them at its end, on
+a second stream while rows travel, and among the routed experts of their rank. A way that fails on one rank is left out
+on all.
 on one rank is left out on all.
 """
 
@@ -31,7 +32,7 @@ from moe_lab.spec.parallel import Parallel
 from moe_lab.spec.problem import MoEProblem
 
 PARTS = ("full", "dispatch", "experts", "combine")
-SHARED_PARTS = ("shared", "overlapped")
+SHARED_PARTS = ("shared", "overlapped", "fused")
 
 
 @dataclass(frozen=True)
@@ -85,11 +86,11 @@ class EpWeights:
         """Draw the weights: the same ones on all ranks."""
         self.model, self.all = problem.model, Weights(problem, device, seed)
         self.shared = SharedExperts.of(problem, self.all.w13, self.all.w2)
-        self._own: dict[str, Any] = {}
+        self._own: dict[tuple[str, int], Any] = {}
 
     def of(self, layer: RankedExperts) -> Any:
         """Return this rank's weights, prepared once for each that computes the experts."""
-        who = layer.computes
+        who = layer.computes, layer.problem.E  # with shared experts among them there are more
         if who not in self._own:
             self._own[who] = layer.prepare(self.all.w13, self.all.w2)
         return self._own[who]
@@ -126,8 +127,8 @@ def ep_rows(
     oracle = Oracle(Inputs(x, everything.w13, everything.w2, *ids), case.problem, plain)
     ways = {comm: _Way() for comm in plan.comms}
     for comm, way in ways.items():
-        problem = case.problem.routed
-        way.error = attempt(partial(_examine, way, comm, problem, plan, parallel, weights, x, routing, oracle))
+        given = case.problem, plan, parallel, weights, x, routing, oracle
+        way.error = attempt(partial(_examine, way, comm, *given))
     steps = {f"{comm}|{name}": s for comm, way in ways.items() if not way.error for name, s in way.steps.items()}
     times = timed(steps, plan.repetitions, device)
     named = case.problem.routed.facts() | {"shared": case.problem.shared}
@@ -139,7 +140,8 @@ def ep_rows(
         info = plugins.info("comm", comm)
         whole, to_all = info.get("whole"), info.get("sends") == "all"
         who = {"comm": comm, "backend": comm if whole else plan.backend}
-        for part in (PARTS[:1] if whole else PARTS) + (SHARED_PARTS if case.problem.shared else ()):
+        parts = (PARTS[:1], SHARED_PARTS[:2]) if whole else (PARTS, SHARED_PARTS)
+        for part in parts[0] + (parts[1] if case.problem.shared else ()):
             row = named | who | {"part": part} | _times(part, own)
             row |= way.facts | load.rates(part, row["median_us"], to_all, plan.links, plan.roofs)
             if part == "full":
@@ -164,15 +166,16 @@ def _examine(
     Raises:
         UserError: a rank's result is wrong, or the case cannot be done.
     """
-    layer = RankedExperts.make(problem, parallel, x.device, comm=comm, backend=plan.backend)
+    make = partial(RankedExperts.make, device=x.device, comm=comm, backend=plan.backend)
+    layer = make(problem.routed, parallel)
     own, shared, between, mode = weights.of(layer), weights.shared, layer.between, plan.mode(x.device)
 
     def check(y: Tensor, of: RankedExperts) -> None:
         of.between.check()
         _check(way, oracle, y)
 
-    def whole(of: RankedExperts) -> Step:
-        call = partial(of, x, own, *routing, SILENT, shared)
+    def whole(of: RankedExperts, routing: Routing = routing, shared: SharedExperts | None = shared) -> Step:
+        call = partial(of, x, weights.of(of), *routing, SILENT, shared)
         check(call(), of)
         step = ready(call, mode, x.device)
         check(result_of(step()), of)
@@ -180,10 +183,13 @@ def _examine(
 
     way.steps["full"] = [whole(layer)]
     if shared:
-        beside = RankedExperts.make(problem, parallel, x.device, comm=comm, backend=plan.backend, overlap=True)
+        beside = make(problem.routed, parallel, overlap=True)
         way.steps |= {"overlapped": [whole(beside)], "shared": [ready(partial(shared, x), mode, x.device)]}
     if between.whole:
         return
+    if shared:
+        among = make(problem, parallel.everywhere(problem.shared))
+        way.steps["fused"] = [whole(among, with_shared(routing, problem), None)]
     step = captured if mode == "graph" else lambda call: call
     # Captured and run in their order, as in a layer: a way may need a combine between two dispatches.
     dispatch = step(lambda: layer.dispatch(x, routing.topk_ids, routing.topk_weights, SILENT))

@@ -66,8 +66,8 @@ class Load:
         """Return what a part must move and the least that it takes; None where that is unknown.
 
         Args:
-            part: dispatch, experts, combine, shared (experts), full (all, one after another) or overlapped (all, with
-                shared experts while rows travel).
+            part: dispatch, experts, combine, shared (experts), full (all, one after another), overlapped (all, with
+                shared experts while rows travel) or fused (all, with shared experts among the routed ones).
             us: its time in microseconds.
             to_all: whether every rank gets every token.
             links: of ``links.measure``.
@@ -78,12 +78,12 @@ class Load:
         experts, shared = self._experts_us(roofs), self._shared_us(roofs)
         if part in ("experts", "shared"):
             floor = experts if part == "experts" else shared
-        elif part in ("full", "overlapped"):
+        elif part in ("full", "overlapped", "fused"):
             there, back = ways.values()
             needed, sent = there[0] + back[0], there[1] + back[1]
             if there[2] is not None and back[2] is not None and experts is not None and shared is not None:
                 travels = there[2] + back[2]
-                floor = experts + (travels + shared if part == "full" else max(travels, shared))
+                floor = experts + (max(travels, shared) if part == "overlapped" else travels + shared)
         return {
             "needed_bytes": needed,
             "sent_bytes": sent,

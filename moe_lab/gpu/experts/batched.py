@@ -58,7 +58,6 @@ def experts(
     check_contiguous(x=x, w13=parts(w13)[0], w2=parts(w2)[0], topk_weights=topk_weights, topk_ids=topk_ids)
     if problem.M == 0:
         return torch.empty_like(x)
-    check_product(problem.format, x.device)
     x, topk_weights = place_weight(x, topk_weights, problem, mark)
     room = problem.M
     quant, scaled = ("quant+", room) if formats.get(problem.format).quantised else ("", None)
@@ -94,6 +93,7 @@ def batched(
     x, counts, place = received.x, received.counts, received.place
     assert counts is not None
     assert place is not None
+    check_product(problem.format, counts.device)
     rows, E = x.shape[0], counts.numel()
     gemm13, gemm2 = tiles(problem, counts.device, tile)
     quant, scaled = ("+quant", rows // E) if formats.get(problem.format).quantised else ("", None)

@@ -3,6 +3,7 @@
 import pandas as pd
 
 from moe_lab.analysis import ep
+from moe_lab.analysis import overlap as overlapped
 from moe_lab.pages.show.notes import Note, or_note
 from moe_lab.pages.show.tables import Table, heads
 
@@ -30,8 +31,8 @@ def ways(frame: pd.DataFrame, missing: str = "") -> Table | Note:
 
 def overlap(frame: pd.DataFrame, missing: str = "") -> Table | Note:
     """Return what shared experts gain from being computed while rows travel (``analysis.overlap.saved``)."""
-    columns = heads(f"{CASE} comm shared_us travel_us full_us overlapped_us saved_us saved_pct")
-    caption = "Shared experts at the end of the layer (time), and on a second stream while rows travel (overlapped)."
+    columns = heads(f"{CASE} comm {' '.join(overlapped.COLUMNS)}")
+    caption = "Shared experts at the end (time), among the routed ones (fused), and while rows travel (overlapped)."
     return or_note(frame, Table(frame, columns, caption), missing)
 
 
