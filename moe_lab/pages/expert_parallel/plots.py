@@ -40,7 +40,7 @@ def _line(figure: go.Figure, rows: pd.DataFrame, column: str, name: str, line: d
         y=rows[column].astype(float).tolist(),
         name=name,
         legendgroup=name,
-        showlegend=row == 1,  # one entry for all panels
+        showlegend=all(drawn.name != name for drawn in figure.data),  # one entry for all panels
         mode="lines+markers",
         line=line,
         hovertemplate="M = %{x:,}: %{y:,.1f} µs<extra>" + name + "</extra>",
