@@ -80,6 +80,7 @@ SPARE = ("min", "mean", "max", "median")  # left out in this order if the termin
 
 WITH = {
     "role": "have a role, by range or name.",
+    "rank": "have a rank, by ranges or traces that name one; --by process keeps those of others apart.",
     "operators": "list operators in their names, as those of torch.compile do; what others compute is not told there.",
 }
 

@@ -49,6 +49,15 @@ def test_a_run_of_one_report_says_nothing_of_reports_and_has_no_rank(tmp_path):
     assert run.launches().table["rank"].isna().all()
 
 
+def test_kernels_by_rank_say_of_how_many_the_rank_is_known(tmp_path, capsys):
+    b = NsysBuilder()
+    b.push("moe_lab|M=1|rank=4", 0, 50, process=1)
+    for process in (1, 2):
+        b.launch(10, 7, gpu=(1000, 1010), process=process)
+    assert cli.main(["kernels", str(b.write(tmp_path / "r.sqlite")), "--by", "rank"]) == 0
+    assert "1 of 2 kernels (50.00 % of their time) have a rank" in capsys.readouterr().err
+
+
 def test_processes_of_one_report_are_the_ranks_that_their_roots_say(tmp_path):
     """GIVEN three processes, one that says a rank, one none, one two of them WHEN it is read THEN only one is known."""
     b = NsysBuilder()

@@ -83,7 +83,7 @@ def _facts(run: Run, meta: Mapping[str, Any]) -> dict[str, str | None]:
         "Driver": versions.get("driver"),
         "Software": _joined([f"{n} {versions[n]}" for n in ("cuda", "torch", "triton", "moe_lab") if versions.get(n)]),
         "Tool": _joined([tool.get("name"), tool.get("version")], " "),
-        "Measured": str(manifest.get("date") or "")[:16].replace("T", " ") or None,  # to the minute
+        "Measured": str(manifest.get("date") or "")[:10] or None,  # a day, as everywhere
         "Workload": _workload(manifest.get("workload") or {}),
         "Rows": f"{rows['count']:,}, {rows['failed']:,} of them failed" if rows else None,
         # None where the rows do not say.
