@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 import tuning_builder
 from checkout import REPO
@@ -383,6 +384,14 @@ def test_without_a_run_everything_says_so(profiles: Path) -> None:
     best = tuning.chosen(none)
     for shown in (tables.chosen(best), tables.shipped(tuning.shipped(none), best), tables.failures(none.rows)):
         assert "Nothing to show" in shown.sentence
+
+
+def test_tiles_that_others_ship_have_a_column_for_each_of_their_numbers() -> None:
+    row = {"M": 64, "release": "vllm 0.15.0", "w13": "16x256x128x1x8x2", "w2": pd.NA, "us": 284.3, "slower_pct": 0.6}
+    frame = pd.DataFrame([row | {"chosen_us": 282.6}])
+    html = tables.shipped(frame, frame).html()
+    assert "16x256" not in html
+    assert all(f">{number}</td>" in html for number in (256, 128, 8))
 
 
 @pytest.mark.parametrize("there", [True, False], ids=["run", "no-run"])

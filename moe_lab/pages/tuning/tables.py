@@ -1,5 +1,7 @@
 """Tables of a tuning: a DataFrame in, HTML out."""
 
+from dataclasses import replace
+
 import pandas as pd
 
 from moe_lab.pages.show import tiles
@@ -47,12 +49,15 @@ def between(frame: pd.DataFrame) -> Table | Note:
 
 def shipped(frame: pd.DataFrame, best: pd.DataFrame) -> Table | Note:
     """Return how long other projects' tiles take in our kernel (``analysis.tuning.shipped``, ``chosen``)."""
-    columns = [*heads("M release"), *heads("w13 w2", theirs=True), *heads("us chosen_us slower_pct")]
+    shown, w13 = tiles.split(frame, "w13", 6)
+    shown, w2 = tiles.split(shown, "w2", 6)
+    theirs = [replace(column, theirs=True) for column in (*w13, *w2)]
+    columns = [*heads("M release us chosen_us slower_pct"), *theirs]
     sentence = (
         "No tiles that others ship were measured: where the tuning ran there was no release with a file for these "
         "sizes and this GPU. Get one with `moe-lab peers add vllm==0.15.0` before tuning."
     )
-    return or_note(frame, Table(frame, columns), _NOTHING if best.empty else sentence)
+    return or_note(shown, Table(shown, columns), _NOTHING if best.empty else sentence)
 
 
 def failures(rows: pd.DataFrame) -> Table | Note:
