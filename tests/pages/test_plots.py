@@ -66,18 +66,8 @@ def test_any_two_plugins_differ_in_colour() -> None:
 
 
 def test_backends_that_pages_draw_together_differ_where_light_colours_are_darkened() -> None:
-    together = [
-        "fused_moe",
-        "grouped",
-        "hopper",
-        "vllm_triton",
-        "sglang_triton",
-        "triton_kernels",
-        "torch_grouped",
-        "deep_gemm",
-    ]
-    seen = {name: np.minimum(oklab(palette.of(name)), [0.66, 1, 1]) for name in together}
-    assert [(a, b) for a, b in combinations(together, 2) if np.linalg.norm(seen[a] - seen[b]) < 0.08] == []
+    seen = {name: np.minimum(oklab(palette.of(name)), [0.66, 1, 1]) for name in palette.OFTEN}
+    assert [(a, b) for a, b in combinations(palette.OFTEN, 2) if np.linalg.norm(seen[a] - seen[b]) < 0.08] == []
 
 
 def test_a_plugin_from_outside_and_an_unknown_name_have_colours_of_their_own(tmp_path, monkeypatch) -> None:

@@ -4,7 +4,6 @@ Hues are spread evenly over the circle of OKLCH, alternating between dark, light
 that they leave free.
 """
 
-import itertools
 import math
 import zlib
 from collections.abc import Sequence
@@ -15,8 +14,13 @@ from moe_lab.spec.ranges import EXPERTS
 
 AUTO = "#d55e00"
 LIGHTNESS = (0.45, 0.78, 0.6)  # in OKLCH, used in turn
-OF_MANY = (0.45, 0.6, 0.78, 0.52, 0.7)  # the same for plugins, which are so many that neighbours differ little in hue
-STEP = 0.6  # of the circle, from a plugin to the next by name: relatives begin alike, and pages darken light colours
+OF_MANY = (0.42, 0.6, 0.76, 0.5, 0.68)  # the same for plugins, which are so many that neighbours differ little in hue
+STEP = 0.57  # of the hues, from a plugin to the next; a test computes how much any two differ
+# Pages draw these together, so they come first: no further plugin changes their colours.
+OFTEN = (
+    *("fused_moe", "grouped", "hopper", "vllm_triton"),
+    *("sglang_triton", "triton_kernels", "torch_grouped", "deep_gemm"),
+)
 CHROMA, FIRST, SPAN = 0.12, 75.0, 300.0  # hues in degrees; AUTO has 45
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "triangle-down", "star", "hexagon", "bowtie")
 GREYS = {"norm": 0.85, "other": 0.49, "rest of mlp": 0.58, "rest of layer": 0.78}
@@ -40,9 +44,9 @@ def oklch(lightness: float, chroma: float, hue: float) -> str:
     return "#" + "".join(f"{round(255 * v):02x}" for v in srgb)
 
 
-def nth(i: int, count: int = 6, lightness: Sequence[float] = LIGHTNESS) -> str:
+def nth(i: int, count: int = 6) -> str:
     """Return the ``i``-th of ``count`` colours; after the last one they start again."""
-    return oklch(lightness[i % count % len(lightness)], CHROMA, FIRST + SPAN * (i % count) / count)
+    return oklch(LIGHTNESS[i % count % len(LIGHTNESS)], CHROMA, FIRST + SPAN * (i % count) / count)
 
 
 def tints(i: int, count: int) -> list[str]:
@@ -61,14 +65,9 @@ def of(name: str) -> str:
     name, every = name.partition("@")[0], _every()
     # The colour of a backend without a plugin depends only on its name, so that it is the same in every run.
     # crc32, because hash() differs from process to process.
-    known = name in every
-    number, count = (every.index(name) * _step(len(every)), len(every)) if known else (zlib.crc32(name.encode()), 999)
-    return AUTO if name == "auto" else nth(number, count, OF_MANY)
-
-
-def _step(count: int) -> int:
-    """Return how many of ``count`` places a plugin is from the one before, so that each gets one of its own."""
-    return next(step for step in itertools.count(max(1, round(STEP * count))) if math.gcd(step, count) == 1)
+    number = every.index(name) if name in every else zlib.crc32(name.encode())
+    hue = FIRST + SPAN * (number * STEP % 1)
+    return AUTO if name == "auto" else oklch(OF_MANY[number % len(OF_MANY)], CHROMA, hue)
 
 
 def symbol(name: str) -> str:
@@ -85,7 +84,7 @@ def number_format(name: str) -> str:
 
 
 def _every() -> list[str]:
-    return sorted({*plugins.names("experts"), *plugins.names("align")} - {"auto"})
+    return [*OFTEN, *sorted({*plugins.names("experts"), *plugins.names("align")} - {"auto", *OFTEN})]
 
 
 def stage(name: str | None) -> str:
