@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small MoE model of one's own, marked so that its profile names layers and stages (docs/my_model.md)."""
 
 import argparse

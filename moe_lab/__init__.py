@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """moe_lab: profile fused Mixture-of-Experts layers and say where their time goes (names: docs/api.md)."""
 
 from importlib import import_module

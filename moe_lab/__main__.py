@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``moe-lab`` and ``python -m moe_lab``."""
 
 import sys

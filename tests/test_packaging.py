@@ -130,3 +130,11 @@ def test_the_readme_on_pypi_names_no_file_beside_it(installed: Path) -> None:
     assert links
     assert not [link for link in links if not link.startswith(("https://", "#"))]
     assert re.search(r"!\[[^\]]+\]\(https://\S+/docs/figures/\w+\.png\)", metadata.read_text())
+
+
+def test_every_source_file_states_its_licence() -> None:
+    sources = [
+        p for top in ("moe_lab", "examples") for kind in ("py", "cu", "cuh") for p in (REPO / top).rglob(f"*.{kind}")
+    ]
+    assert len(sources) > 400
+    assert not [p for p in sources if "SPDX-License-Identifier: Apache-2.0" not in p.read_text().partition("\n")[0]]

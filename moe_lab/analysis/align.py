@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The align benchmark: which algorithm is quickest where, beside an empty kernel and the time to move the data.
 
 Times are compared only within one case, whose variants the benchmark interleaved. An algorithm is ahead of another if

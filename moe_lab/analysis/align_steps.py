@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the kernels of an align call do: count the pairs, cumsum the counts, place the pairs (or sort them).
 
 Each align plugin states which kernel does what in ``INFO["steps"]``: part of a kernel's name -> step, or several steps

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The rows of a benchmark run, or a sentence on why there are none."""
 
 from collections.abc import Sequence

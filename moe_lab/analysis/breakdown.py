@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where the GPU time goes: one row per range path, medians per instance."""
 
 from collections.abc import Sequence

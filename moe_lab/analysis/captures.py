@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Captures of the expert GEMMs that a notebook looks at: counters of one GPU or several, and which run is of which."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How much of the kernel time is attributed."""
 
 from dataclasses import dataclass, replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The benchmark of experts on several ranks: each part against its floor, who waits, what skew costs, more ranks."""
 
 import math

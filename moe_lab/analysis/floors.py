@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The expert GEMMs beside the least work that they could do."""
 
 from collections.abc import Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Number formats side by side: which format and backend is the quickest at how many tokens, and what it costs in error.
 
 The error is that of the result against the layer with the weights before they were quantised: it grows with what a

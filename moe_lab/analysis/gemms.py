@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The expert GEMMs in captures of ``moe_lab.gpu experts``: one row per backend, M and stage, with its problem."""
 
 import math

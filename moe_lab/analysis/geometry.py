@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Launch geometry: how many blocks fit on an SM, what limits them, and how full the last wave is."""
 
 from dataclasses import replace

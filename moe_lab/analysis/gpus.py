@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tables of the expert GEMMs for each GPU: each has its own roofs and caches, and none is compared with another."""
 
 from collections.abc import Iterable, Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs of the same thing over time: how each differs from the one before, and where the level changed for good."""
 
 from collections.abc import Mapping, Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Counters beside the true time: ncu runs each kernel alone with cold caches, a timeline as the program runs it."""
 
 import pandas as pd

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which kernels take the time: by place and launch geometry, or summed by name, role, stage, range, rank and so on."""
 
 from collections.abc import Callable, Sequence

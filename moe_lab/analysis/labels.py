@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Ranges that the analysis itself adds around kernels; they are ``synthetic``."""
 
 from collections.abc import Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How far our experts are ahead of those of other projects: one rule for the page, the README and the index.
 
 A peer is a backend whose kernels are another project's, including PyTorch's grouped product: its plugin names a source

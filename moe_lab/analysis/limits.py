@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What limits an expert GEMM: one rule over its counters and the GPU's roofs, with the numbers that made it fire.
 
 A unit's share is the larger of two: what the kernel reaches of the roof measured on the GPU, and what Nsight Compute

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where ranks best compute shared experts: at the layer's end, while rows travel, or among the routed ones."""
 
 import pandas as pd

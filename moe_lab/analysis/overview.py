@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What can be said of any report, whatever is in it: how busy its GPUs were, its gaps, and its operations in time."""
 
 from typing import Any

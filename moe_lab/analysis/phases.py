@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One decoder layer in its phases (prefill, decode): split into stages, and compared with published figures."""
 
 import re

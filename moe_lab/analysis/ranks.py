@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A capture of several ranks: what each rank's step consists of, what communication it does not hide, who comes last.
 
 A step is an instance of a root range that names its rank; the n-th step of every rank is one step of all. Times of

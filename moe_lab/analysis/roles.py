@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The roles of kernels that no range states: found by their names, the sizes in them, and their neighbours.
 
 The rules are data (``spec.roles``). A stage that a range states takes precedence over any rule; only ``experts`` is

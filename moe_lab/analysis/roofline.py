@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Hierarchical roofline of the expert GEMMs: FLOPs over bytes of DRAM and of L2, and the time that each roof costs.
 
 Roofs are those of ``analysis.roofs``; on AMD also those of rocprof-compute's ``roofline.csv``. A unit that was not

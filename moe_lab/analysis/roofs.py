@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a GPU can do at most: one set of roofs per GPU, from the benchmarks that measured them, for every page.
 
 The value of a roof is from the newest benchmark on that GPU that measured it; its spread is over all of them. If a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What can limit a kernel, and what costs time on top: one object each, in the order in which they are tried and told.
 
 An object holds everything about itself: when it fires, its evidence, what is said about it and what helps. Tables,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compiled code, from rows of ``moe-lab inspect``: a table of kernels, and what is wrong in which rows.
 
 Rows have the columns of ``schema.of("static")`` and those columns of ``rows`` that identify the call.

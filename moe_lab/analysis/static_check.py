@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compiled code beside what Nsight Compute counted of the same launches."""
 
 from collections.abc import Mapping, Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compiled code over architectures, and on AMD beside published figures."""
 
 from typing import Any

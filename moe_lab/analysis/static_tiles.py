@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which tiles a tuning should time, by what they compiled to: no spills, and no other tile as good in everything."""
 
 from collections.abc import Callable

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The matrix of backends and formats: what plugins state, what committed runs tried, and what works on a GPU.
 
 A cell is a backend in a format. What it takes comes from the plugin's ``INFO``; where it was tried, from the rows of

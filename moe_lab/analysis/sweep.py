@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The experts benchmark over M: which backend is quickest where, how far from the bound, and what routing skew costs.
 
 Times are compared only within one case (model, M, routing, seed), whose backends the benchmark interleaved. A backend

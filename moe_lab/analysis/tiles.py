@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tiles of an expert GEMM: recovered from a launch; how many blocks have work; where the configuration changes."""
 
 import math

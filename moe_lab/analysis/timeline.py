@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One instance of a root range, operation by operation."""
 
 import numpy as np

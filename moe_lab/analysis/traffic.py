@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bytes of an expert GEMM: the fewest possible, those of its tiles by a model, those counted, and those of other tiles.
 
 The model. Between the SMs and L2: a row of A is read by each of the ceil(gemm_n / block_n) tiles along that row, and a

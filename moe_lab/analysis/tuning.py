@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A tuning: the time of every tile, the tiles chosen for each M, and the cost of a lookup between tuned Ms."""
 
 from dataclasses import dataclass

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stages of a graph's kernels from another trace, in which the same kernels ran in ranges.
 
 Some tools do not record in which range the kernels of a graph were captured. Two traces then belong together: one of a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command line: each ``<name>.py`` is a command with ``INFO`` and ``add(parser)``, which sets ``run(arguments)``.
 
 Only the command that was asked for is imported; the help of the others is read from their files.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the shell offers after Tab, by argcomplete (extra ``completion``): commands, options, runs, notebooks."""
 
 import argparse

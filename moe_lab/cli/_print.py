@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What commands share: tables as text, where a run is stored, and what is printed about it."""
 
 import argparse

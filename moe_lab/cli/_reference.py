@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The reference of commands, for docs/commands.md: what ``--help`` says, read from the parsers."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``moe-lab backends``: every experts backend, what it takes, where it was tried, and if it can run here."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``moe-lab bench``: measure on this machine's GPU and keep the rows as a run."""
 
 import argparse

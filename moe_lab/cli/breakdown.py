@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``moe-lab breakdown``: the time of every range."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``moe-lab capture``: profile a command; each profiler is a plugin that states its own options."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``moe-lab columns``: the schema as JSON, to be kept beside exported tables."""
 
 import argparse

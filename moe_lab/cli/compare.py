@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``moe-lab compare``: two runs side by side, with an exit code for CI."""
 
 import argparse

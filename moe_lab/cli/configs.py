@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``moe-lab configs``: list tuned tiles, and exchange them with vLLM and SGLang."""
 
 import argparse

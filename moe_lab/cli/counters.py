@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``moe-lab counters``: hardware counters of every kernel."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``moe-lab doctor``: what this machine can capture, and what to do about the rest."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``moe-lab history``: one line a run over time, with change points."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``moe-lab import``: make runs from profiler reports and benchmark results."""
 
 import argparse

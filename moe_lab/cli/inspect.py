@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``moe-lab inspect``: compile kernels for GPUs that this machine lacks, and store and print what their code says."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``moe-lab kernels``: the kernels of any report, summed."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``moe-lab peers``: releases of other projects, whose kernels are read from wheels."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``moe-lab report``: run notebooks and write pages."""
 
 import argparse

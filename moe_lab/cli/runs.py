@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``moe-lab runs``: list the runs in profiles/, or search them for secrets."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``moe-lab tune``: find tiles for a backend's GEMMs within a time budget."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``moe-lab view``: one page for any report, or the report as a trace for Perfetto."""
 
 import argparse

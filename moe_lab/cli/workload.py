@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``moe-lab workload``: run what gets profiled, with or without a profiler around it."""
 
 import argparse

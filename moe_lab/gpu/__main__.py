@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The process with torch: ``python -m moe_lab.gpu layer``, ``hf``, ``experts`` and ``align`` get profiled.
 
 The other commands measure. Each prints one line of JSON; ``python -m moe_lab.gpu ranges`` that of the cost of a range

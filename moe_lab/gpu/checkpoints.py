@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """int4 weights as checkpoints of AWQ and GPTQ pack them -> the format ``int4_w4a16`` with their groups.
 
 Both store a layer of K inputs and N outputs with N along the last dimension, so gate and up become the rows of w13 by

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Ranks as processes of this host: started by torch's launcher (torchrun's own), joined to one process group."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One decoder layer with random weights and a range around every stage: prefill or decode, eager or CUDA graph.
 
 Ranges: ``layers.0`` > ``input_norm``, ``self_attn``, ``post_attention_norm``, ``mlp`` > ``router``, the backend's

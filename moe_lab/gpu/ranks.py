@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The experts part of a layer on several ranks: dispatch, each rank's experts, combine."""
 
 from contextlib import AbstractContextManager, nullcontext

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Routing, from router logits or with a chosen skew: topk_weights [M, topk] fp32 and topk_ids [M, topk] integer.
 
 The experts of one token are always distinct. The routing rules are those of the models' papers; synthetic routings

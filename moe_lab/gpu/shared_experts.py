@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Shared experts by themselves: every token passes through them, so they are dense products on the token's own rank."""
 
 from dataclasses import dataclass

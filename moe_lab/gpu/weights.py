@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Random weights for a decoder layer and its experts, random tokens and routing, and the dtypes by name."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What ``import moe_lab`` offers: a run or report as an object, its tables, and the comparison of two runs."""
 
 import html

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From the names in a notebook's parameters to what its analysis takes: the only module of pages that reads runs."""
 
 from collections.abc import Container, Mapping, Sequence

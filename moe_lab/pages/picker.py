@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A run picker for JupyterLab: a drop-down list of what profiles/ holds, or a table without ipywidgets."""
 
 import importlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tables of README.md and docs/ in Markdown, from committed runs, for each GPU that has the run."""
 
 from collections.abc import Iterable, Iterator, Sequence

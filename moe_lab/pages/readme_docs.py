@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What docs/kernels.md and docs/backends.md say about committed runs and plugins, as Markdown."""
 
 from collections.abc import Sequence

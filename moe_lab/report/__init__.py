@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Run notebooks and publish them: one HTML page per notebook or grid point, and an index of all."""
 
 import time

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The parts of a page on compiled code: colours, lines of the source with their instructions, instructions by part."""
 
 from collections import Counter

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a figure shows, in words, for readers who do not see it."""
 
 import html

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Execute one notebook with papermill, in a kernel of this interpreter."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Grid files: many points of a notebook's parameters."""
 
 import os

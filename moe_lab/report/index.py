@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The index page: one card per page, with its headline finding."""
 
 from collections.abc import Sequence

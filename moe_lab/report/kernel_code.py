@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The source of a compiled kernel beside its machine code: a page per kernel, and an index of them.
 
 A page needs no network and no other file. It exists only where kernels were compiled, because only there are the source

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Find notebooks, read their parameters cell without running it, and check the values they are given."""
 
 import ast

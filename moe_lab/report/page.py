@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Turns one executed notebook into one HTML page."""
 
 import html

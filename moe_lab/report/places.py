@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a page may say about places on this machine: paths within the project, and of other paths the last part."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One table over all points of a grid: what was set, and what each page found."""
 
 from collections.abc import Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The scripts that draw figures and sort tables: files beside the pages, which share them, or part of each page.
 
 Figures are drawn by plotly.js. Tables are sorted, searched, filtered and copied by DataTables, as the package itables

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The sections of a page, and the ways from it: to other pages and to the folders of its runs."""
 
 import os

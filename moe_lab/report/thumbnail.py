@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small static SVG of a plotly figure, for the index card: cells, bars or lines, no text, no script."""
 
 import base64

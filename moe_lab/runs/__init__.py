@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Run folders: ``profiles/<gpu>/<run>/`` holds ``run.json`` and a small, redacted report, or a benchmark's rows."""
 
 import json

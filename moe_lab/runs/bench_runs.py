@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Benchmarks as runs: start the measuring process; keep its rows in ``profiles/<gpu>/<run>/{run.json, rows.csv}``."""
 
 import json

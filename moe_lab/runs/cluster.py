@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Many machines through dask.distributed: where its workers are, and one case of a benchmark on one GPU of a worker.
 
 Dask, because one engine serves a workstation, machines that already run its workers, and Slurm (dask-jobqueue), all

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What this machine can capture, and what to do about the rest."""
 
 import ctypes

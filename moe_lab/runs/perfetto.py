@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A report as Chrome trace events, which ui.perfetto.dev and chrome://tracing load.
 
 The form is that of the Trace Event Format: complete events (``ph`` X) with times in microseconds, and names of

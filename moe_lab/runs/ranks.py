@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Ranks: which rank ran a launch, and the reports of several ranks as one table."""
 
 from collections.abc import Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rows of a benchmark: as the measuring process writes them (JSON), and as a run keeps them (a small CSV).
 
 In a run, columns with the same value in all rows are in ``run.json``, and so are the kinds of the columns, which CSV

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``run.json``: what a run is, where it comes from and what was left out; how it is built, and checked when read."""
 
 from collections.abc import Mapping

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compiled code as a run: start the process that compiles, read its listings, keep one row per launch."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What profiles/ holds: finds runs by name, folder or report file, in one way for all that ask for one."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A benchmark over many machines: its cases one by one on dask's workers, kept as they come, put together as a run."""
 
 import argparse

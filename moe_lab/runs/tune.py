@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A tuning as a run: start the process that tunes; keep its rows and the file of tiles that results from them."""
 
 import sys

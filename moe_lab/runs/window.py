@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which part of a report is analysed: what its program marks by cudaProfilerStart and Stop, without its warm-up."""
 
 from dataclasses import replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Architectures as data, in ``architectures.csv``: a card of each, the limits of its multiprocessors, and occupancy.
 
 Compiled code tells what a thread block needs; the limits here then tell how many run on a multiprocessor at once.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Options of the benchmarks, each defined once, for both command lines and for the argv that one passes to the other.
 
 A list is written with commas; ``1,2,4,...,64`` continues as it began, and several words are joined into one list.

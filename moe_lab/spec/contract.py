@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a plugin may define: the keys of its ``INFO``, with type and meaning, and the names in its file.
 
 ``!`` after a key or a name means that it is required; of names with ``|`` between, one is.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Number formats of the experts, by name: bytes, keys, file names and tolerances follow from their bits and scales.
 
 The data of a format is the ``INFO`` of its plugin ``moe_lab/gpu/formats/<name>.py``, read without importing it.

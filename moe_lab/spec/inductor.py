@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Kernels that torch.compile makes: which operators their names say they hold.
 
 Inductor joins the kind of a kernel, the sorted names of the ATen operators that went into it and a number:

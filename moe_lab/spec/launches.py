@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tidy schema that every parser fills and every analysis reads: one row per operation on the GPU."""
 
 from dataclasses import dataclass, field

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Kernel counters of Nsight Compute: our column, ncu's names and the unit; the meaning is in ``schema.csv``.
 
 The counters are data, in ``metrics.csv``. Names differ between chips and versions of ncu: a row lists them, and the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Model presets: layer sizes of published models, one entry of ``models.json`` each, with its source."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Expert parallelism: which rank holds which experts, and their local numbers on it."""
 
 from collections.abc import Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Plugins: each is one file, named after the plugin; listing them reads the files but never imports them.
 
 The package's own lie in ``FOLDERS``. Others come from outside: an entry point of the group ``moe_lab.<kind>``, or a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The problem: sizes and format of a Mixture-of-Experts layer, and the least work that it takes."""
 
 from dataclasses import asdict, dataclass, replace

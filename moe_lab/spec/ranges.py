@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Range names: one grammar, written by the workload and parsed from its report.
 
 A measured iteration opens ``moe_lab|model=...|phase=...|M=...|backend=...``; inside it ``layers.0`` holds ``self_attn``

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Columns as data, in ``schema.csv``: of launches, ranges, counters, benchmark rows, and of the tables on pages.
 
 One entry gives a column's dtype, the unit in which it is kept or shown, its decimals, its heading and its meaning.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pairs sorted by expert, one product of torch per expert, and an activation in Triton between the two."""
 
 import torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tables from counters of AMD GPUs: metrics, kernels, stalls, two reports side by side, how grids fill the dies."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Metrics of AMD counters: their definitions are data (``data/gfx*.yaml``), evaluated here."""
 
 import ast

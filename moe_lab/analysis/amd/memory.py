@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Memory of AMD kernels: bytes moved at each level, and the roofline."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs with AMD counters, as a notebook shows them."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two runs side by side: captures, counters, benchmarks or compiled code; what is slower, and how sure that is."""
 
 from collections.abc import Sequence

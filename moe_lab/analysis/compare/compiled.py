@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two runs of ``moe-lab inspect``: which kernels gained registers, spills, instructions, and on which architecture."""
 
 from typing import Any

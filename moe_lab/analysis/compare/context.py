@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What else differs between two runs: GPU, clocks, problem, versions. It is said before any time."""
 
 from collections.abc import Iterator, Mapping

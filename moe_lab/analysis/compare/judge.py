@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Aligned rows of two runs, and the verdict on each: slower, quicker, even, or not clear."""
 
 from dataclasses import dataclass, field

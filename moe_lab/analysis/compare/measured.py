@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A benchmark as cases to compare: the median of every case, and what its rows keep of the spread."""
 
 import re

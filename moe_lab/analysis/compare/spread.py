@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether two times differ: intervals by the bootstrap, and a test that allows for the number of comparisons."""
 
 from collections.abc import Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A capture as samples to compare: the kernel time of every instance of a root, by stage or by kernel."""
 
 from collections.abc import Iterable, Mapping, Sequence

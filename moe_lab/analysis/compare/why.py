@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What changed together with a time: kernels, grid, tile, registers, bytes; it names no cause."""
 
 from collections.abc import Iterator, Mapping

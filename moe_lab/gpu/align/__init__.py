@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Align & sort algorithms, one file each: ``align(topk_ids, block_m, E) -> Alignment``.
 
 On a rank that holds only some of the experts, they also take its ``expert_map`` (from ``spec.parallel.Parallel``) and

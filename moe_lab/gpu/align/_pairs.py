@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Device code that the align kernels share: read experts, count them, lay groups out, write padding and expert ids."""
 
 import triton

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Align & sort by the one of our algorithms that suits the GPU and the number of pairs."""
 
 from torch import Tensor

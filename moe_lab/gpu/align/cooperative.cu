@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Align & sort in one cooperative launch: count, exchange the counts, sort in shared memory, place.
 //
 // A block takes CHUNK = THREADS * ITEMS consecutive pairs and keeps them in registers and shared memory throughout, so

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Align & sort on NVIDIA in one cooperative launch of CUDA C++, see ``cooperative.cu``.
 
 What CUDA offers over Triton here: ranks by warp votes, tables in shared memory with free indexing, and 64-bit words

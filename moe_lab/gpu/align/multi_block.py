@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Align & sort many pairs over the whole GPU: count chunks, then place them; with many chunks, scan in between.
 
 Up to ``MOST_CHUNKS_SUMMED`` chunks there are two launches: each program of the second adds up all chunk counts itself,

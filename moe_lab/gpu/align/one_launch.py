@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Align & sort in one launch without communication: every program counts all pairs and lays out its own few experts.
 
 Every program repeats the count, so the work grows with programs * pairs: this suits up to some thousand pairs, where a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Align & sort by a stable radix sort of (expert, pair), as FasterTransformer and TransformerEngine permute tokens."""
 
 import torch

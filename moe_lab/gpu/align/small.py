@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Align & sort for a decode step: one thread block compares each of a few pairs with every other."""
 
 import triton

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Align & sort in plain torch: the reference for the other algorithms. No host synchronisation."""
 
 import torch

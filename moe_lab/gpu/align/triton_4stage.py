@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Align & sort in four launches: a histogram per program, a running sum per expert, one over the experts, a scatter.
 
 This is the structure of SGLang's first Triton version: as many programs as experts, each with an equal share of the

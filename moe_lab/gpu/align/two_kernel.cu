@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Align & sort in two launches of which one is a single busy block, as vLLM's and SGLang's CUDA kernels do it: a block
 // counts all pairs in shared memory, scans, and writes the tiles, while a second block fills the rows with padding; then
 // every pair takes the next row of its expert from a counter in device memory.

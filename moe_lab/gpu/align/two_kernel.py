@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Align & sort as vLLM and SGLang do it, in CUDA C++: one block counts and scans, many blocks place by atomics."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """vLLM's own align & sort: moe_align_block_size of the compiled library in its wheel, for which two_kernel stands in.
 
 It has no place for ids of -1: such a pair would be counted before the first expert.

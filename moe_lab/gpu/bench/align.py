@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The align benchmark: times one input and returns rows; prints nothing.
 
 Besides the rules of ``clock``: the experts of a token are distinct; buffers are allocated before the timed call, and a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``python -m moe_lab.gpu bench-align``: run the align benchmark on a GPU and write its rows."""
 
 import argparse

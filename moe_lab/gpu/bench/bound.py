@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How far each element of a correct layer may be from the exact one, derived from its arithmetic and not from samples.
 
 Every rounding multiplies a value v by 1 + d, with |d| <= u, the unit roundoff. To first order the error of an element

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One case of the experts benchmark: the same tokens, weights and routing through every backend; prints nothing.
 
 A backend that fails, is wrong or cannot do the case gets rows with an error instead of times, and the others are

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Is the result right? The oracle is fp64, and the arithmetic determines how far an element may be from it.
 
 The oracle multiplies by the weights that the backends get, so what a format loses does not count against them; that

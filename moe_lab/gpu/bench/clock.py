@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The one clock: how everything here is timed.
 
 Steps are interleaved, so that a drift of the GPU's clocks affects all of them alike, in an order that is shuffled every

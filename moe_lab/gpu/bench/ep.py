@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The experts part on several ranks: is it right, and what do dispatch, experts, combine and all of it take?
 
 The ways between ranks are timed interleaved, see ``meet``; a time is that of the slowest rank. Each way is timed in one

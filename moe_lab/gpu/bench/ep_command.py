@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``python -m moe_lab.gpu bench-ep``: start the ranks, measure, and write the rows.
 
 The first process starts as many others as there are ranks; those measure together, and rank 0 appends the rows.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One backend on one input: is it right, how much memory does it need, and which steps are timed."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``python -m moe_lab.gpu bench-experts``: run the experts benchmark and write its rows.
 
 The file has JSON lines like the align benchmark's: a header, a line per row, appended as each case is measured, then

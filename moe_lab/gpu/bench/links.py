@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the way between each two ranks can do: bytes per second one way, and the time of one trip."""
 
 import math

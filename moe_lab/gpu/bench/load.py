@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a routing gives the ranks to do: rows that travel between each two, pairs on each rank, and the least time."""
 
 from collections.abc import Mapping, Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Ranks that measure together: they meet before each step, and learn what the others found.
 
 The clock is that of ``clock``, with a meeting more: the L2 cache is made cold by a read, the GPU spins until the host

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Clocks, temperature, power and throttling of a GPU, from NVIDIA's management library, which the driver includes."""
 
 import ctypes

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A time compared with its lower bound: rates, and shares of the roofs that the same process measured."""
 
 from typing import Any

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a benchmark process writes, as JSON lines: a header with the request and the machine, then one row per line.
 
 ``{"complete": true}`` is the last line. Rows are appended as they are measured, so a process that dies loses none.

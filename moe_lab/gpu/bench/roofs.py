@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The most that this GPU can do, measured in the same process as the rows that are compared with it."""
 
 from collections.abc import Iterable, Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A single stage of a backend, and the kernels that each stage launches, for any backend that marks its stages.
 
 A stage is timed by capturing a CUDA graph of it while the whole backend runs: the stage's kernels are recorded when the

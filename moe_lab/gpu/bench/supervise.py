@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One process measures, and another one restarts it without whatever crashed it.
 
 All backends share one measuring process, because only there can they be interleaved: with a process for each, the GPU's

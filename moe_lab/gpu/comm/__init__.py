@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Communication between ranks: each ``<name>.py`` is a plugin with ``INFO``, ``dispatch`` and ``combine``.
 
 ``dispatch(x, topk_ids, topk_weights, *, parallel, mark) -> Received`` sends every token to the ranks that hold its

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Received rows by expert, for backends that want them so: [local experts * room, K] with counts.
 
 Any comm plugin's rows will do. Every expert has room for all of them: sizes are fixed, and the host waits for nothing.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How tokens travel: rows as bytes with their experts and weights, and which rank each pair goes to."""
 
 from dataclasses import dataclass

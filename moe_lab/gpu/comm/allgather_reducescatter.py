@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every rank gets every token and works on those of its experts; a reduce-scatter adds the results up.
 
 As many bytes as tokens times ranks, whoever needs them: the less so the more experts a token has on each rank.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DeepEP V1 between the GPUs of a host: its high-throughput kernels, with room for the most rows.
 
 The usual call makes the host wait for the number of rows; with room for the most of them it does not, and a CUDA graph

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """FlashInfer's one-sided all-to-all, TensorRT-LLM's: kernels that write into the other ranks' memory.
 
 vLLM calls it flashinfer_nvlink_one_sided. Within a host its memory is shared by file descriptors; fabric handles and

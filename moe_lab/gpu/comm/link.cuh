@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Instructions between GPUs that CUDA C++ has no words for.
 
 __device__ inline u64 now_ns() {

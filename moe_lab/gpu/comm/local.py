@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One rank that holds every expert: nothing is sent, and ids become local numbers."""
 
 import torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SGLang's DeepGEMM: one launch that dispatches, computes the experts and combines, see ``experts/mega_moe.py``.
 
 Its waits for a rank that does not come end after a minute, by a trap that ends the process.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two all-to-alls of the process group, with rows to each rank as long as they are: NCCL on GPUs, gloo on the CPU.
 
 The host must know how many rows go where, so each dispatch waits for the device and exchanges counts first. A CUDA

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Torch's NVSHMEM all_to_all_vdev both ways: lengths stay on the device, so nothing waits and CUDA graphs hold it.
 
 Not all_to_all_vdev_2d, which sorts by expert too: it takes at most 16 experts a rank, and a block for each. Rows are

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Dispatch and combine between the GPUs of a host: each rank writes straight into the others' memory over NVLink. One
 // launch a direction, and no barrier of all ranks.
 //

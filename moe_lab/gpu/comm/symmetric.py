@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Our own way between the GPUs of a host: kernels that write into the other ranks' memory, see ``symmetric.cu``.
 
 No host synchronisation and no library call, so that CUDA graphs hold it. Where a rank does not come, waits end after

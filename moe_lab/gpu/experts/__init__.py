@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Experts backends, one file each.
 
 A backend is ``experts(x, w13, w2, topk_weights, topk_ids, *, problem, mark) -> y``, with

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the Triton launchers of vLLM and SGLang take: a format as flags, weights in their layout, known arguments."""
 
 import inspect

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Quantised weights as Marlin reads them: tiles of 16 x 64 in the order of the tensor cores' registers.
 
 The order follows from ``mma.m16n8k16``: of a tile of 16 rows along K and 64 columns, a lane of a warp holds rows 2i,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where the router weight goes: on the experts' results or, in models such as llama-4, on their inputs."""
 
 import torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the kernels of other projects ask about the machine, answered for the device at hand."""
 
 from types import SimpleNamespace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Import one file of a package without the package: the other modules that it imports from it are stand-ins.
 
 A project's kernel file imports half of its project: loggers, platform checks, quantisation, compiled extensions. The

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tiles of a call: those that it is given, else the tuned ones in the package, else the backend's own."""
 
 from collections.abc import Callable

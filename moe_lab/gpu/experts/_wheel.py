@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The standard pipeline around another project's Triton grouped GEMM, with that project's tuned tiles.
 
 The comparison is about their GEMM kernel, its launcher and its tiles. Align, quantisation, activation and sum are ours:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The fastest of our own backends for the sizes, the tokens and the GPU, by measurements that ship with the package."""
 
 from functools import cache

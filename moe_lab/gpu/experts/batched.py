@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Our Triton GEMMs in the batched layout [experts, most tokens, K] with counts: no sort, a room for each expert.
 
 Engines compute so after a low-latency all-to-all, which delivers rows in that layout. Here every expert has room for

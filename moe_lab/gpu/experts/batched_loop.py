@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The naive reference of the batched layout: rows of each expert in its room, multiplied in a loop in torch."""
 
 from dataclasses import replace

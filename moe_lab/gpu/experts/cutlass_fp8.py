@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """vLLM's CUTLASS grouped GEMM for fp8 with a scale per token or per matrix, compiled in a library of its wheel.
 
 Sort and GEMM are theirs; quantisation, the copy of rows, activation and sum are ours. Rows of an expert are not padded.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DeepGEMM's grouped GEMMs, bf16 and fp8, on rows gathered by expert; fp8 with few tokens in the masked layout."""
 
 from functools import cache, cached_property

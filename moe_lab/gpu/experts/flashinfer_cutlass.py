@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """FlashInfer's CUTLASS fused MoE (from TensorRT-LLM); in fp8_block its grouped products are a DeepGEMM of its own."""
 
 import torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Our version of the field's standard pipeline in Triton: align, gathered w13, activation, weighted w2, combine."""
 
 import torch

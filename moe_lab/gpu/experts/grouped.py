@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Our own pipeline for Hopper: persistent GEMMs, weights by TMA, the activation at the end of w13, then sorted rows.
 
 On other GPUs the same kernels load through pointers.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Our own pipeline for Hopper in CUDA C++: both GEMMs and the activation in one persistent launch, then combine."""
 
 from functools import partial

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Humming's grouped GEMM with weights of 4 or 8 bits, which it compiles when a range of rows is first asked for.
 
 It gets sorted pairs, as Marlin does; the tile of so many pairs is that of its own rule. Align, activation and sum are

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """vLLM's Marlin for experts: weights of 4 or 8 bits, widened in registers; its grouped GEMM is a compiled library.
 
 The wheel has it for SM80 as PTX, which the driver compiles for a newer GPU when a format is first used: about a minute

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """vLLM's Marlin on rows by expert, as it runs behind a dispatch that leaves them so: another sort, the same product.
 
 Every expert has room for all tokens, and a count says how many rows it has; the sort of the library lists those alone.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SGLang's DeepGEMM: dispatch, w13, activation, w2 and combine in one launch, here on a single rank."""
 
 from collections.abc import Callable

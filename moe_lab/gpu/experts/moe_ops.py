@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """moe-ops' operators in Triton, made for training: permute by counting, grouped GEMM, unpermute; activation ours."""
 
 import torch

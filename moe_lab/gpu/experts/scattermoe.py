@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ScatterMoE's parallel_linear: gather and scatter inside the grouped GEMMs, no padding in memory."""
 
 import torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SGLang's Triton grouped GEMM and tuned tiles, from an installed SGLang or a released wheel."""
 
 from functools import cache

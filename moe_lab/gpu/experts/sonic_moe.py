@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SonicMoE's inference path: grouped GEMMs in CuTe DSL with fused gather and SwiGLU."""
 
 import torch

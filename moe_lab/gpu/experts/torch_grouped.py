@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PyTorch's grouped GEMM (CUTLASS on Hopper): sort pairs by expert, gather, two grouped products, unsort, sum."""
 
 import torch

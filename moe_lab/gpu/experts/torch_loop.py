@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The oracle: experts one by one in plain torch, accumulated in fp32 or fp64. Slow, and waits for the device."""
 
 from collections.abc import Callable

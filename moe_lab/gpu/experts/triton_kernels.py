@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """triton_kernels' matmul_ogs in its fastest form: fused SwiGLU, weights stored N-major, its own sort of the tokens.
 
 Its own SwiGLU is the clamped one of gpt-oss; for SiLU its fused-activation hook gets a function of ours. Both need gate

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """vLLM's batched Triton GEMM: every expert has room for all tokens, and a count says how many rows it has.
 
 It is what vLLM runs behind a dispatch that leaves rows by expert (DeepEP's low latency); here they are laid out first.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """vLLM's Triton grouped GEMM and tuned tiles, from an installed vLLM or a released wheel."""
 
 from functools import cache

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Values in e4m3 with fp32 scales, for blocks of any size; the largest value of a block becomes 448."""
 
 import torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Numbers of four bits, two a byte, whose groups along a row share a scale: int4 and e2m1."""
 
 import torch

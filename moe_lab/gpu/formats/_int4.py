@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """int4 weights in groups along a row with bf16 scales, as AWQ and GPTQ have them; activations stay as they are.
 
 A weight is (stored - zero) * scale, where stored is 0 to 15. Without zero points, zero is 8.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """int8 with a scale per row, which for weights is an output channel and for activations a token."""
 
 import torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """float32 weights and activations without scales."""
 
 INFO = {

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """e4m3 weights in blocks of 128 x 128 and e4m3 activations in groups of 128 features, each with an fp32 scale."""
 
 import torch

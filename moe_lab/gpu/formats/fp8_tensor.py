@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """e4m3 weights with one scale per expert and matrix, e4m3 activations with one scale for all rows; scales are fp32.
 
 w13 of an expert has one scale: if a checkpoint has one each for the gate and the up half, engines take the larger when

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """e4m3 weights with a scale per row (output channel), e4m3 activations with a scale per token; scales are fp32."""
 
 import torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """int4 weights in groups of 128 of a row, each with a bf16 scale and a zero point; activations stay bf16."""
 
 import torch

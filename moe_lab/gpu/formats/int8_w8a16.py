@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """int8 weights with an fp32 scale per row (output channel); activations stay bf16."""
 
 import torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """e2m1 weights in groups of 32 of a row, each with a power of two as its scale; activations stay bf16."""
 
 import torch

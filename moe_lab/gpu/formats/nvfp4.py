@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """e2m1 weights in groups of 16 of a row with e4m3 scales, and an fp32 scale for each matrix; activations stay bf16."""
 
 import torch

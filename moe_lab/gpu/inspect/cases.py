@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What to compile: calls of experts backends, align algorithms and the router, on tensors without memory."""
 
 from collections.abc import Iterator

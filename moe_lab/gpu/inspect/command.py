@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``python -m moe_lab.gpu inspect``: compile the kernels of calls for GPUs that this machine lacks; one row each.
 
 The file has JSON lines like a benchmark's: a header, a line per row, then ``{"complete": true}``. Beside it is a folder

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Launches of CUDA C++ kernels, compiled by NVRTC as their launcher would, or by nvcc where NVRTC is not there."""
 
 import hashlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SASS of compiled kernels, listed by the tools in Triton's wheel and kept in Triton's cache."""
 
 import subprocess

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Makes this process pretend to have a GPU that the machine lacks, so that launchers choose as they would there.
 
 What they ask torch and Triton's driver is answered from ``spec.architectures``. Tensors have shapes but no memory: they

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Records what a launcher launches, without launching it, and compiles it."""
 
 import hashlib

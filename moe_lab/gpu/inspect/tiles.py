@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``python -m moe_lab.gpu tune --static``: compile the tiles that a tuning would try, for GPUs that are not here."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``jit``: ``triton.jit``, but type checkers skip the functions, since they do not know Triton's language.
 
 So device functions need no types, while the code that launches them is checked like any other.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """CUDA C++ kernels: compiled by NVRTC on first use, and launched on torch's current stream."""
 
 import ctypes

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Activations over [rows, 2N] (gate columns, then up columns), or [rows, N] without a gate -> [rows, N], in fp32."""
 
 from collections.abc import Callable

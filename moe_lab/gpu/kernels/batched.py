@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Grouped GEMM in the batched layout: every expert has room for as many rows, and a count says how many it has.
 
 Rows come from an all-to-all in that layout (DeepEP's low-latency one, for example), or from ``padded_rows.masked`` and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Combine: sum over the topk rows of each token in fp32, with or without weights."""
 
 import torch

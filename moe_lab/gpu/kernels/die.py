@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which tile a program takes where thread blocks are dealt to dies in turn, each with an L2 cache of its own."""
 
 import triton.language as tl

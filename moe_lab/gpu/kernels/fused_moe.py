@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Grouped GEMM over gathered rows: y[pair] = x[pair // pairs_per_row] @ w[expert of pair]^T, one expert per tile.
 
 The rows of a tile come from ``sorted_token_ids`` (see ``moe_lab.gpu.align.Alignment``). Tiles past

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Grouped GEMM by a fixed number of programs that process tile after tile; weights by TMA descriptors if available.
 
 Unlike in ``fused_moe``, a program does not end with its tile, so the loads of the next one begin while the results of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Dense products with weights in any format, for attention and shared experts."""
 
 from functools import cache

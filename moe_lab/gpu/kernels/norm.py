@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Residual add and RMSNorm (arXiv 1910.07467) in one pass, computed in fp32."""
 
 import torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Kernels that do nothing: they time the method of measurement itself, and a launch that waits for another."""
 
 import triton.language as tl

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Numbers of 16 bits, two to a word, and of e4m3, of which 128 features share a scale, so that the largest becomes 448.
 // HALF: the 16 bits are fp16, else bf16.
 

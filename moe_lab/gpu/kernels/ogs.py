@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Inputs for triton_kernels' matmul_ogs: the routing as one bit per expert, and SiLU for its epilogue."""
 
 from typing import no_type_check

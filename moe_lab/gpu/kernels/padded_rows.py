@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rows grouped by expert with room in between: the row of each pair, and the kernel that puts rows there.
 
 Contiguous: the rows of an expert begin at a multiple of the tile. Masked: every expert has room for as many rows as

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Ping-pong between two ranks by a flag in each other's memory: what one way over the link takes."""
 
 import triton.language as tl

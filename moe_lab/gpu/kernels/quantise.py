@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Quantisation of activations to e4m3 or int8, alone or fused with the activation function.
 
 The result is that of ``formats/fp8_*.py`` and ``formats/int8.py``: the largest of the values that share a scale becomes

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Read memory and store almost nothing: the fastest that bytes can be read."""
 
 import torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The steps between q/k/v projection and attention in one kernel: per-head RMSNorm, rotary embedding, KV-cache write.
 
 The rotation pairs dimension i with i + head_dim / 2 (arXiv 2104.09864, in the half-split order of checkpoints).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Routing rules of ``moe_lab.gpu.routing.route`` in one kernel: a program holds a few rows of logits in registers.
 
 How it chooses: a score becomes a 32-bit code, the smaller the better, whose low bits are replaced by the expert's id.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How products take the scales of their factors."""
 
 import triton.language as tl

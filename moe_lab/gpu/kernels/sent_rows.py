@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rows as they travel between ranks in ``fp8_block``: e4m3 with its scales behind, in one launch."""
 
 import torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The configuration of a grouped GEMM in Triton, shared by ``fused_moe`` and ``grouped``."""
 
 from dataclasses import dataclass, replace

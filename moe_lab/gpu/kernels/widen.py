@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tiles of weights: as they are stored, or widened in registers from fewer bits to the dtype of the tokens."""
 
 from typing import Any

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``python -m moe_lab.gpu align``: call align algorithms eagerly, in ranges, for a profiler.
 
 Each call is in ``moe_lab|phase=align|M=...|E=...|topk=...|block_m=...|align=...`` > ``align``. The L2 cache is flushed

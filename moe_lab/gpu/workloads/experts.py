@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``python -m moe_lab.gpu experts``: run the experts part in ranges, for a profiler.
 
 Each call lies in ``moe_lab|model=...|phase=experts|M=...|backend=...`` (with ``|tiles=...`` if they were chosen), which

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``python -m moe_lab.gpu hf --config qwen3-30b-a3b --phase decode``: run a transformers model for a profiler.
 
 The model has random weights and few layers. Each measured step lies in

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A backend in the place of a transformers model's own experts.
 
 transformers 5 keeps the experts of a layer as one module with ``gate_up_proj`` and ``down_proj`` for all experts, and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Models of transformers with random weights, and the step of one that gets profiled.
 
 A config comes from a preset, from sizes such as ``64x32x8x2``, or from a ``config.json``, whose number of layers alone

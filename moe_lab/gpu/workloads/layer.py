@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``python -m moe_lab.gpu layer --phase decode --batch 16 --graph``: run one decoder layer for a profiler.
 
 It warms up with ranges off. Then, between cudaProfilerStart and cudaProfilerStop, it captures the CUDA graph (with the

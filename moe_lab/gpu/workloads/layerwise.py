@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Ranges around every module of a model, named as SGLang's and vLLM's own layer-wise markers are.
 
 Both engines print a dictionary: ``{'Module': 'model.model.layers.0.mlp.gate', 'TrainableParams': {'weight':

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The record of a profiled run: what ran, on what, with which routing, and how long it took."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a profiled process needs: the range API of this machine, and the window for which a profiler waits."""
 
 import os

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Figures, tables and sentences of the align & sort benchmark."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the align benchmark found, as sentences rendered from its tables."""
 
 from dataclasses import replace

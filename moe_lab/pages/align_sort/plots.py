@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Figures of the align benchmark: tables become plotly figures; nothing is computed here."""
 
 import math

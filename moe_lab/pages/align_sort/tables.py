@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tables of the align notebook: a DataFrame in, HTML out."""
 
 import pandas as pd

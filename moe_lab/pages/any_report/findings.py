@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a report says about its GPUs, kernels and gaps, as sentences rendered from tables."""
 
 import pandas as pd

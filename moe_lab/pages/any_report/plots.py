@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Figures of any report: tables become plotly figures."""
 
 from typing import Any

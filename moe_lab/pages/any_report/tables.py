@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tables of any report: DataFrames in, HTML or text out."""
 
 import pandas as pd

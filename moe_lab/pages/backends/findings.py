@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the matrix of backends says, as sentences rendered from its tables."""
 
 import pandas as pd

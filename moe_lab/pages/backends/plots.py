@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The matrix of backends and formats as a heat map: a table becomes a plotly figure."""
 
 import pandas as pd

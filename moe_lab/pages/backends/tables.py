@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tables of the matrix of backends: a DataFrame in, HTML out."""
 
 import pandas as pd

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What differs between two runs, as sentences rendered from a comparison."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Figures of a comparison: tables become plotly figures."""
 
 import pandas as pd

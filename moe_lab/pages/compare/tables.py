@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tables of a comparison: DataFrames in, HTML or text out."""
 
 from typing import Any

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What several ranks cost and wait for, as sentences rendered from tables."""
 
 from collections.abc import Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Figures of experts on several ranks: tables become plotly figures; nothing is computed here."""
 
 from collections.abc import Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tables of experts on several ranks: a DataFrame in, HTML out."""
 
 import pandas as pd

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What hardware counters say about the expert GEMMs, as sentences rendered from the tables of ``moe_lab.analysis``."""
 
 from collections.abc import Iterable, Sequence

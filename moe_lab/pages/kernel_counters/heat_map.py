@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What limits each backend at each M, as a heat map: tables become a plotly figure; nothing is computed here."""
 
 from collections.abc import Hashable, Mapping, Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What limits each expert GEMM, as sentences: the headline, and what helps against each limiter."""
 
 from collections.abc import Sequence

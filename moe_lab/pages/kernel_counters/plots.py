@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Figures of the notebook on kernel counters: tables become plotly figures; nothing is computed here."""
 
 from typing import Any

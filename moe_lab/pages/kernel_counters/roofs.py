@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How near the kernels come to the roofs of their GPU, and which roofs they exceed, as sentences."""
 
 from typing import Any

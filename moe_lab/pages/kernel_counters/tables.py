@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tables of the notebook on kernel counters: a DataFrame in, HTML out."""
 
 from dataclasses import replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the timeline of a layer says, as sentences rendered from its tables."""
 
 from collections.abc import Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Figures of one layer: tables become plotly figures; nothing is computed here."""
 
 from typing import Any

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tables of the layer breakdown: ranges, top kernels, floors of the expert GEMMs, and what was measured."""
 
 import pandas as pd

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What readers of the experts benchmark must not miss: exceeded bounds, and where ours is behind."""
 
 from collections.abc import Iterable, Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the experts benchmark found, as sentences rendered from its tables."""
 
 from itertools import groupby

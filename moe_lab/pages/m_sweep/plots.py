@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Figures of the experts benchmark: tables become plotly figures; nothing is computed here."""
 
 from collections.abc import Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the counters in AMD runs say, as sentences rendered from their tables."""
 
 from collections.abc import Sequence

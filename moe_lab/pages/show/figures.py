@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What all figures share: their look, and the escaping of data.
 
 plotly reads ``<b>``, ``&amp;`` and ``%{x}`` in a text as markup, so data is escaped. Importing this module sets the

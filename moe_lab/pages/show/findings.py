@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sentences rendered from numbers, together with the rows behind them: no figure in a report is typed by hand.
 
 The first finding of a notebook is its headline; ``show`` stores it beside the HTML so that the index card can quote it,

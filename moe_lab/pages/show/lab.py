@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What ``%load_ext moe_lab`` does in a notebook: data frames and figures look as they do on the pages."""
 
 from typing import Any

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """MIME types of what notebooks store in their outputs for the report."""
 
 PLOTLY = "application/vnd.plotly.v1+json"

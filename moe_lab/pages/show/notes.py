@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Notes in place of a table or figure, and the table of roofs."""
 
 import html

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Colours, computed: every plugin and every stage has its own, the same on every page.
 
 Hues are spread evenly over the circle of OKLCH, alternating between dark, light and medium. ``auto`` has the orange

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where the numbers of a page come from: the table at the end of every notebook."""
 
 from collections.abc import Mapping, Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tables for notebooks and reports: a DataFrame in, HTML out, with units under the heads, scrollable on a phone.
 
 A page of ``moe-lab report`` lets a reader sort, search, filter and copy them; in a notebook they stand as they are.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tiles in tables: one column for each of their numbers, so that they can be sorted and compared."""
 
 import pandas as pd

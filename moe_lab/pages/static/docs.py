@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What docs/static.md says about committed runs of ``moe-lab inspect``, as Markdown."""
 
 from collections.abc import Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What compiled code says, as sentences rendered from the rows of ``moe-lab inspect``."""
 
 from collections.abc import Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Heat maps of compiled code: tables become a plotly figure; nothing is computed here."""
 
 from typing import Any

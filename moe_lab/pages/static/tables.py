@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tables of compiled code: a DataFrame in, HTML out."""
 
 from collections.abc import Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a tuning found, as sentences rendered from its tables."""
 
 from typing import Any

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tables of a tuning: a DataFrame in, HTML out."""
 
 from dataclasses import replace

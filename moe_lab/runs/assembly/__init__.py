@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compiled code as text: each ``<name>.py`` reads an assembler's listing into a ``Listing``, summarised here.
 
 A plugin has ``sniff(text)`` and ``read(text)``. Which unit an instruction keeps busy is data in ``units.csv``: that of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What plugins return for a listing: instructions with their units, and what the assembler states."""
 
 import csv

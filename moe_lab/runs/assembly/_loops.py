@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Natural loops of a listing: jumps back to an instruction through which every path to the jump has passed."""
 
 from collections.abc import Iterator, Sequence

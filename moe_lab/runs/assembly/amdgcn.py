@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Assembly of AMD GPUs as written by LLVM's AMDGPU target, with its comments and metadata."""
 
 import re

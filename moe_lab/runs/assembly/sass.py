@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SASS of NVIDIA GPUs, as ``cuobjdump -res-usage -sass`` prints it for a cubin with one kernel.
 
 What ``nvdisasm -gi -c`` prints may follow: of it only the lines of the source are taken.

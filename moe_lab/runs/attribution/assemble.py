@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From what a parser has read (operations, API calls, ranges, graph nodes) to launches: shared by all formats."""
 
 from dataclasses import dataclass, replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which range a GPU operation belongs to; the same rule for every profiler.
 
 An operation belongs to a range if the API call that launched it lies inside the range on the same thread

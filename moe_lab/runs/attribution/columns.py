@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """numpy columns to and from pandas columns of the tidy schema, without a detour through floats or Python objects."""
 
 from collections.abc import Iterable, Sequence

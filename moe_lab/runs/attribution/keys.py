@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Group, number and join rows by arrays of ids, without a loop over rows and without a quadratic step.
 
 Arrays are int64; a row is named by its number, -1 means none.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """CUDA graphs: the range in which a replayed kernel was captured, and the ranges of each replay.
 
 A replayed kernel carries the node of the executable graph. Profilers record where each node came from: it was created

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ranges of a report as arrays: which are roots, what lies below them, and how long every instance takes."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Captures: each ``<name>.py`` is a profiler; ``capture`` does what all of them have in common.
 
 A profiler has ``INFO`` (``called``: its name on the command line, if it differs from the file's; ``of_program``:

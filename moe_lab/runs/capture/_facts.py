@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every capture does besides tracing: check the command, and record what ran on which machine."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What Nsight Compute's messages say: progress, passes per kernel, why it failed, and which chips it knows."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Find profilers on this machine and ask them for their version."""
 
 import glob

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Run a Python program under torch.profiler.
 
 Usage: ``python _torch_runner.py OUT WINDOW -- (-m MODULE | -c CODE | FILE) [ARGUMENT ...]``.

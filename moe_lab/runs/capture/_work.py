@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One capture from start to end: everything is checked before the command runs, and nothing is lost afterwards."""
 
 import os

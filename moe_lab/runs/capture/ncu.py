@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """NVIDIA Nsight Compute: hardware counters of the kernels of any command, or of chosen ranges."""
 
 import os

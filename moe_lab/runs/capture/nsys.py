@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """NVIDIA Nsight Systems: kernels, API calls, ranges and CUDA graphs of any command."""
 
 import subprocess

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """AMD's rocprof-compute (formerly omniperf): hardware counters of every kernel of any command."""
 
 from collections.abc import Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """AMD's rocprofv3: kernels, HIP calls, copies and roctx ranges of any command."""
 
 from collections.abc import Sequence

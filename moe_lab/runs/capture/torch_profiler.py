@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """torch.profiler (Kineto): kernels, API calls and ranges of any Python command, where nsys cannot be installed."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """CSV files of the AMD tools as tables: size, characters, quotes, columns and cells are checked here, once.
 
 Nothing is guessed: a truncated file, or one with text where a whole number belongs, is refused in one sentence.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sentences on what is missing or doubtful as the trace itself shows; the same words for every format."""
 
 from dataclasses import replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What all readers share: the facts of a report, CUDA's version numbers, short kernel names."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files of a report that is a folder: how deep it is searched, and which links are followed."""
 
 import os

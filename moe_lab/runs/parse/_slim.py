@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which part of a report its small copy keeps; the same for every format."""
 
 from dataclasses import dataclass

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Read columns of an SQLite file quickly, and say clearly what is wrong with the file."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """torch.profiler (Kineto): a Chrome-trace JSON, plain or gzip, to launches."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Nsight Compute: what ``ncu --csv`` prints, raw or details page, to launches with counters."""
 
 from pathlib import Path

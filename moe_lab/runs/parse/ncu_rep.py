@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Nsight Compute: a .ncu-rep, read with NVIDIA's ncu-report package, to launches with counters."""
 
 import importlib

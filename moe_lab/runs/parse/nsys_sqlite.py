@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Nsight Systems: an SQLite export, of any version from 2022.4 on, to launches."""
 
 from concurrent.futures import ThreadPoolExecutor

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """rocprof-compute (formerly omniperf): a workload folder to launches, with counters as further columns."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """rocprofv3: a folder of its CSV files, one of them, a rocpd database or JSON results, to launches."""
 
 from dataclasses import replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Remove from strings what must not leave the profiled machine: secrets, hosts, users, addresses and paths.
 
 Every format, manifest and benchmark is redacted here. ``counting`` collects what was hidden while it is open.

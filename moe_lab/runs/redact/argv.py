@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Command lines: arguments that the option before them makes secret, and assignments in front of a program."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names of machines and people, addresses, and ids of devices."""
 
 import ipaddress

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Absolute paths: cut to their last component; a home folder, whose name is a person's, becomes ``home``.
 
 URLs stay, but the host of a URL that is only known in its own network is hidden.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Search everything that a run keeps, byte by byte, for what redaction should have hidden."""
 
 import csv

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Secrets in a string: known by their name, by their place, or by their form.
 
 The forms are those of detect-secrets (Yelp) and some more; its rules by keyword and by entropy are left out, because

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tuned tiles as data, ``moe_lab/spec/configs/<gpu>/<file>.json``, and how a call chooses among them.
 
 A file holds the tiles of one backend for one (E, N, K, format, GPU) at several M. A call takes those of the M that is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The choice of tiles from the rows of a tuning run, shared by the process that tunes, the run and the notebook."""
 
 from collections.abc import Iterable, Mapping, Sequence

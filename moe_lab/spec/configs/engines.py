@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tiles as vLLM and SGLang store them: file names, and JSON of M -> tile.
 
 Both name a file ``E=..,N=..,device_name=..[,dtype=..][,block_shape=[..]].json`` and key it by M as a string. vLLM

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What files of tiles and of times may contain: types that msgspec checks, and bounds on what becomes their name."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How long each experts backend took, as data: ``moe_lab/spec/configs/<gpu>/measured,<file>.json``. Imports no torch.
 
 A file holds, for one (E, N, K, format, GPU), the median times of our backends at several M. A call takes the backend

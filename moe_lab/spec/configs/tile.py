@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A tile: six numbers, on AMD up to nine, and the values that kernels can take."""
 
 from collections.abc import Mapping, Sequence

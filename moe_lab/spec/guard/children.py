@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Child processes that measure: how they ended, and what to do when they hang."""
 
 import signal

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where outside data enters: bytes, JSON, YAML, names and places are checked once for type, size and characters.
 
 Functions raise ``UserError`` with a full sentence, or, where they say so, ``ValueError`` with the reason alone. JSON is

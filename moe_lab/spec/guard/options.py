@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Types of command-line options: argparse refuses invalid numbers and patterns, and numbers out of bounds."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where runs go: the profiles folder, names of runs, and the claim that lets one command at a time make a run."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Temporary folders of a running command: readable by their owner only, and removed by the next one if it is killed.
 
 Each folder has a file on which its process holds a lock. The lock ends with the process, however that ends, so a folder

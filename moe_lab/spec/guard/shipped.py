@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an installed moe_lab carries: the notebooks and the committed runs, which in a checkout lie beside it."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a command prints and how it ends: no control characters, one sentence on an error, and an exit code."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Msgspec's messages about values of the wrong type, in the words of this project."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Kernels of other projects, read from an installed package or from a released wheel in a cache that git ignores.
 
 A peer is a project whose Python files are enough to run its kernel. They are taken from the installed package of that

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Download a released wheel with pip and unpack the few Python files that run a kernel; nothing is installed."""
 
 import hashlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A wheel of another project, read with limits: no path leads out of it, nothing is a link, sizes are bounded."""
 
 import re

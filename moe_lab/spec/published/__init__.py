@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Figures that others published: never our own, and marked as theirs wherever they are shown.
 
 Each file of this folder begins with lines ``# key: text`` that say where its figures come from; a CSV table follows.

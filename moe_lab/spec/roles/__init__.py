@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What kernels do, by their names: rules as data, one file per engine, found by looking into the folder.
 
 A file has ``about``, ``source``, ``rules`` (fields of ``Rule``) and ``examples``: names of kernels and the role that

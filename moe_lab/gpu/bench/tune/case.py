@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One M of a tuning run: its inputs, the oracle, the timed steps for a tile, and the tiles known before any search."""
 
 from collections.abc import Callable

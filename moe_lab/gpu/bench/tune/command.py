@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``python -m moe_lab.gpu tune``: find tiles on a GPU and append the measurements to a file of JSON lines.
 
 This process only supervises another one, which plans, has a pool of further processes compile, and measures.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The rows of a tuning run, appended to a file as they are measured, so that a later process can resume."""
 
 from collections.abc import Iterable

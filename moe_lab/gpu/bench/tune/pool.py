@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compiles tiles in separate processes: one that dies or hangs costs only the tile that it was working on.
 
 A process reads tasks and answers each with a line of JSON. It really calls the backend, on a small problem with the

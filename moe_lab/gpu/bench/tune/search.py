@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which tiles are worth compiling, in which order, and which stay: successive halving. Pure: the caller measures.
 
 The space is pruned by the resources of a multiprocessor. The two GEMMs are searched separately, because a layer call

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measures the tiles of one M, a few at a time interleaved with a reference, and writes a row for each.
 
 A tile's time counts relative to the reference that was measured with it, so that tiles measured at different times (or

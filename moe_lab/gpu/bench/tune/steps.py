@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The steps of a tuning run, each in its share of the time budget: compile, tune every M, check the Ms in between."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Both GEMMs of the experts on Hopper in one persistent launch of CUDA C++, ``hopper_moe.cu`` and its headers.
 
 What CUDA gives over Triton here: token tiles of any multiple of eight, rows gathered by some warps while others

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Three warps take the sums of a tile of 128 rows out while the next one is multiplied: rows of y as they are, by the copy
 // engine; gates and ups as hidden activations in e4m3.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Weights of four bits in the order in which ``hopper_moe`` reads and widens them (``widen.cuh``)."""
 
 import torch

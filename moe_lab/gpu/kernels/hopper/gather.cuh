@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Up to seven warps, see GATHERERS, copy the rows of a tile's tokens (w13) or hidden activations (w2) into the stages,
 // swizzled as the weights are. They wait for hidden activations, so that nobody else has to.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Both GEMMs of an experts layer in one launch of persistent, warp-specialised blocks (Hopper: wgmma, bulk copies).
 //
 // The product is taken the other way round, y^T = w x^T: weights are the 64 rows of a wgmma and tokens its columns,

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Sizes, and what a block keeps in shared memory. Standard C++, so that a test can hold Python's sizes to it without nvcc.
 //
 // First lie STAGES stages, at a multiple of 1024 bytes since the swizzle of 128 bytes repeats after so many: W_BYTES of

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The product of a tile, by two warpgroups: weights are the 64 rows of a wgmma and tokens its N columns.
 
 #if FP8

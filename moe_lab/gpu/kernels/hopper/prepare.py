@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Weights in the order in which ``hopper_moe`` reads them: once for all calls."""
 
 import torch

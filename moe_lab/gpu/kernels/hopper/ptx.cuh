@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Instructions that CUDA C++ has no words for: barriers in shared memory, copies, hints to the L2 cache, stores.
 
 constexpr u32 MOST_POLLS = 1u << 24;      // seconds: the launch is broken

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Numbers to e4m3 and back: x before the first tile, hidden activations in w13's epilogue, and the sums of each step by
 // the scales of its weights and rows. Numbers of 128 features share a scale, so that the largest becomes 448.
 

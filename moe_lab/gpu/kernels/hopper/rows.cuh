@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The product of a tile the usual way round, for experts of many tokens in e4m3: 64 tokens of a warpgroup are the rows of a wgmma,
 // 128 weights its columns. Then a thread has two tokens, so two scales a step, and a quad all features of a token.
 

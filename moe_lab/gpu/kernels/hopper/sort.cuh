@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Where the pairs of each expert begin: from groups that align made, or after sorting all pairs here. Every block does so
 // for itself, which is quicker than waiting for one that does, up to MOST_PAIRS.
 

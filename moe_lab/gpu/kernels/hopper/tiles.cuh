@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Which tiles there are, and which of them a block works at. A tile is MBLK * 128 weight rows by up to MAX_N tokens of one
 // expert; an expert with more tokens is cut into equal parts.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // One thread fetches weights, from the L2 cache's first look at them to the last step of w2, and keeps the books: which w2
 // tile comes next, and which w13 tiles are done.
 

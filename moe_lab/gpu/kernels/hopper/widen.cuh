@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The product of a tile whose weights have four bits. A thread reads those that it needs as the first factor of a wgmma,
 // widens them to bf16 in registers, and multiplies by tokens that lie in shared memory as ever. So some of a step's
 // weights are widened while those before are multiplied.

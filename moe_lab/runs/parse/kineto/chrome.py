@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Chrome-trace JSON, event by event: the events of a large trace are never in memory all at once as objects."""
 
 import json

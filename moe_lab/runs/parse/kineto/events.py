@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The events of a torch.profiler (Kineto) trace that attribution needs, as numpy arrays; absent values are -1."""
 
 import re

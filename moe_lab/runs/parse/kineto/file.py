@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The file of a trace as text: plain or gzip, UTF-8 or UTF-16, no larger than fits in memory."""
 
 import codecs

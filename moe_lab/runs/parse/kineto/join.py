@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Operations, calls and ranges of a torch.profiler trace, joined for attribution."""
 
 from collections.abc import Sequence

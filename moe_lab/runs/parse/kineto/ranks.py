@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which process an operation belongs to, in a trace merged from several ranks: Kineto names only its device."""
 
 from dataclasses import dataclass

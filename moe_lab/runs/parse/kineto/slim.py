@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small copy of a torch.profiler trace: what the analysis reads, nothing that names the machine or its user.
 
 It is written only from numbers and redacted names, so nothing else of the trace can get into it.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Single values of a torch.profiler trace, checked where they enter: a value that a field cannot have becomes -1."""
 
 import re

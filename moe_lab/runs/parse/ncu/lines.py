@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The lines of ``ncu --csv``: finds the pages among what the program prints, and notices truncated files."""
 
 import csv

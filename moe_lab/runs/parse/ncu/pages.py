@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pages of ``ncu --csv`` as profiled kernels: raw (one line per kernel) and details (one line per metric)."""
 
 import re

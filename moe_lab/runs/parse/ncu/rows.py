@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From profiled kernels to launches; shared by both readers of Nsight Compute."""
 
 from collections.abc import Mapping, Sequence

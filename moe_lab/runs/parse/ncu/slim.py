@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small copy of a counter report: ncu's raw page in base units, with only the metrics that the analysis reads."""
 
 import csv

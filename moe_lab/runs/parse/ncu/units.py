@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Numbers as Nsight Compute prints them: scaled units, separators of any locale, and texts that mean no number."""
 
 import re

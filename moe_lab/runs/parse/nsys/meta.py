@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The plain facts of an Nsight Systems export: tool, schema, GPU, graph mode; nothing about the machine or its user."""
 
 from datetime import date

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """API calls of an Nsight Systems export that are found by name: launches of graphs, and Start and Stop of profilers."""
 
 from moe_lab.runs.attribution.assemble import NONE

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small copy of an Nsight Systems export: what the analysis reads, nothing that names the machine or its user."""
 
 import sqlite3

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The columns that attribution needs from an Nsight Systems export, as numpy arrays; absent values are -1."""
 
 from typing import Any

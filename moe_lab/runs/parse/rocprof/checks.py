@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Refuse what cannot be right in a trace of rocprofv3, and say what is missing from it."""
 
 from collections.abc import Collection

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The JSON of rocprofv3 as types: the fields that are read; times in nanoseconds, sizes in work-items and bytes.
 
 As ``cxx/serialization`` of ROCm's rocprofiler-sdk writes them; fields with a default came with later releases.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """JSON results of rocprofv3 (``--output-format json``), read into the tables of its CSV files.
 
 The file also holds the command line, the options and the machine of the profiled process; only the names of machines

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """rocpd databases of rocprofv3 (SQLite), read through their documented views into the tables of its CSV files.
 
 Where the views are missing, the tables behind them are joined in their place.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small copy of rocprofv3's CSV files: what the analysis reads, nothing that names the machine or its user."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The CSV files that rocprofv3 writes for a run: found, read and joined."""
 
 import re

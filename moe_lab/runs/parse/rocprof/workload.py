@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Workload folders of rocprof-compute: files are found, read, and joined to one row per launch."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Counter files of rocprof-compute: wide and long CSV, compressed or not, and rocpd databases, as wide frames."""
 
 import re
