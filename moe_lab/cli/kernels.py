@@ -23,6 +23,7 @@ INFO = {
         ): ("which kernels take the time of any report, with or without ranges: counts, sums, medians, shares"),
     },
 }
+BY = ("name", "role", "operators", "stage", "range", "rank", "process", "device", "stream")
 SORTS = {
     **{"total": "total_ms", "launches": "launches", "median": "median_us", "mean": "mean_us"},
     **{"min": "min_us", "max": "max_us"},
@@ -36,8 +37,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--by",
         default="name",
         metavar="LIST",
-        help="what the kernels of one row have in common: name, role, operators (in names of torch.compile), stage, "
-        "range, rank, process, device, stream, or several of these",
+        help=f"what the kernels of one row have in common: {', '.join(BY)}, or several of these (operators: those in "
+        "names of torch.compile)",
     )
     parser.add_argument(
         "--root", type=options.pattern, metavar="REGEX", help="only kernels in ranges whose name matches (default: all)"
