@@ -28,6 +28,5 @@ def grid(table: pd.DataFrame) -> go.Figure:
         hovertemplate="%{y} in %{x}: %{text}<extra></extra>",
         **CELLS,
     )
-    figure.update_traces(textfont={"size": 11})
     figure.update_xaxes(type="category", showgrid=False, side="top", ticks="", tickangle=-35)
     return figure.update_layout(template="moe_lab", height=120 + 24 * len(cells), yaxis=named(list(cells.index)))

@@ -36,7 +36,6 @@ def over_architectures(table: pd.DataFrame) -> go.Figure:
     figure.update_yaxes(**named(kernels), tickfont={"size": 11})
     figure.update_xaxes(type="category", showgrid=False, side="top", ticks="", tickangle=-35, tickfont={"size": 11})
     figure.update_annotations(yshift=36)
-    figure.update_traces(textfont={"size": 11})
     return figure.update_layout(height=len(MAPS) * (height + GAP) + 20, showlegend=False, margin={"t": 80})
 
 
