@@ -470,11 +470,11 @@ def test_a_stop_from_the_keyboard_leaves_no_page_and_no_kernel(tmp_path: Path) -
     cells = begun, "import time\ntime.sleep(60)"
     argv = [sys.executable, "-m", "moe_lab", "report", str(notebook(tmp_path, *cells)), "--out", str(tmp_path / "out")]
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while not (started.exists() and started.read_text()) and time.monotonic() < deadline:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=90)
     assert (process.returncode, out) == (130, "")
     assert err.endswith("moe-lab: stopped.\n")
     assert "Traceback" not in err
