@@ -7,7 +7,6 @@ rank waits for the experts of another one. A way that does the experts too is ti
 which need no other rank, are timed by themselves too, and the whole in one piece three times: with them at its end, on
 a second stream while rows travel, and among the routed experts of their rank. A way that fails on one rank is left out
 on all.
-on one rank is left out on all.
 """
 
 import math

@@ -73,8 +73,12 @@ class Wire:
 
     def needed(self, topk_ids: Tensor) -> Tensor:
         """Return [ranks, M] bool: a token of topk_ids [M, topk] has experts on a rank."""
-        ranks, _ = self.targets(topk_ids)
-        return (ranks == torch.arange(self.parallel.ranks, device=ranks.device)[:, None, None]).any(dim=2)
+        return self.pairs(topk_ids)[0].any(dim=2)
+
+    def pairs(self, topk_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Return [ranks, M, topk] bool, which pairs of topk_ids [M, topk] are a rank's, and each one's number there."""
+        ranks, numbers = self.targets(topk_ids)
+        return ranks == torch.arange(self.parallel.ranks, device=ranks.device)[:, None, None], numbers
 
     def coded(self, topk_ids: Tensor) -> Tensor:
         """Return [M, topk] int32, rank and number there of each pair in one, for a message that is the same to all."""

@@ -71,8 +71,7 @@ def dispatch(
         room: of ``prepare``.
     """
     with mark("dispatch"):
-        ranks, numbers = room.wire.targets(topk_ids)
-        here = ranks == torch.arange(parallel.ranks, device=x.device)[:, None, None]  # [ranks, M, topk]
+        here, numbers = room.wire.pairs(topk_ids)
         plan = room.plans[len(x)] = _plan(here.any(dim=2), room.plans.get(len(x)))
         ids = torch.where(here, numbers, -1)[plan.ranks, plan.tokens]
         messages = room.wire.packed(room.wire.rows(x)[plan.tokens], ids, topk_weights[plan.tokens])

@@ -45,6 +45,11 @@ IEEE_754 = 1 << 50
 LOCKS = 4  # per multiprocessor
 
 
+def tile_rows(rows: float) -> int:
+    """Return the rows of a tile: the fewest that an expert's rows fill to less than nine tenths."""
+    return next((size for size in (8, 16, 32, 48) if rows / size < 0.9), 64)
+
+
 class Marlin:
     """The backend of one release.
 
@@ -74,8 +79,8 @@ class Marlin:
         return packed(first, group), packed(second, group)
 
     def block_m(self, problem: MoEProblem) -> int:
-        """Return the rows of a tile: the fewest that an expert's mean rows fill to less than nine tenths."""
-        return next((rows for rows in (8, 16, 32, 48) if problem.rows_useful / problem.E / rows < 0.9), 64)
+        """Return the rows of a tile, for the mean rows of an expert."""
+        return tile_rows(problem.rows_useful / problem.E)
 
     def experts(
         self,

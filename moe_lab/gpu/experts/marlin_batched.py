@@ -12,10 +12,10 @@ from torch import Tensor
 from moe_lab.gpu.align import Alignment
 from moe_lab.gpu.experts._marlin_layout import Packed
 from moe_lab.gpu.experts._place_weight import place_weight
-from moe_lab.gpu.experts.marlin import Marlin
+from moe_lab.gpu.experts._room import check_room
+from moe_lab.gpu.experts.marlin import Marlin, tile_rows
 from moe_lab.gpu.kernels.combine import combine
 from moe_lab.gpu.kernels.padded_rows import masked, place_rows
-from moe_lab.spec.errors import UserError
 from moe_lab.spec.problem import MoEProblem
 from moe_lab.spec.ranges import Mark
 
@@ -34,15 +34,13 @@ INFO = {
     "source": "https://github.com/vllm-project/vllm",
 }
 
-MOST_TOKENS = 1024  # every expert gets room for them
-
 
 class MarlinBatched(Marlin):
     """The backend of one release."""
 
     def block_m(self, problem: MoEProblem) -> int:
-        """Return the rows of a tile: the fewest that all tokens fill to less than nine tenths."""
-        return next((rows for rows in (8, 16, 32, 48) if problem.M / rows < 0.9), 64)
+        """Return the rows of a tile, for experts that have all tokens."""
+        return tile_rows(problem.M)
 
     def experts(
         self,
@@ -60,10 +58,7 @@ class MarlinBatched(Marlin):
         Raises:
             UserError: more tokens than experts get room for.
         """
-        if problem.M > MOST_TOKENS:
-            raise UserError(
-                f"marlin_batched gives every expert room for all tokens and takes up to {MOST_TOKENS}, not {problem.M}."
-            )
+        check_room("marlin_batched", problem.M)
         if problem.M == 0:
             return torch.empty_like(x)
         x, topk_weights = place_weight(x, topk_weights, problem, mark)

@@ -16,13 +16,13 @@ from moe_lab.gpu.experts import vllm_triton
 from moe_lab.gpu.experts._launcher import flags
 from moe_lab.gpu.experts._place_weight import place_weight
 from moe_lab.gpu.experts._platform import current_platform
+from moe_lab.gpu.experts._room import check_room
 from moe_lab.gpu.experts._standins import load_file
 from moe_lab.gpu.experts._wheel import TYPES
 from moe_lab.gpu.formats import Quantised, Weights
 from moe_lab.gpu.kernels.combine import combine
 from moe_lab.gpu.kernels.padded_rows import masked, place_rows
 from moe_lab.gpu.kernels.quantise import parts
-from moe_lab.spec.errors import UserError
 from moe_lab.spec.problem import MoEProblem
 from moe_lab.spec.ranges import Mark
 
@@ -41,8 +41,6 @@ INFO = {
     "cuda_graph": True,
     "source": "https://github.com/vllm-project/vllm",
 }
-
-MOST_TOKENS = 1024  # every expert gets room for them
 
 
 class VllmBatched:
@@ -88,10 +86,7 @@ class VllmBatched:
         Raises:
             UserError: more tokens than experts get room for.
         """
-        if problem.M > MOST_TOKENS:
-            raise UserError(
-                f"vllm_batched gives every expert room for all tokens and takes up to {MOST_TOKENS}, not {problem.M}."
-            )
+        check_room("vllm_batched", problem.M)
         if problem.M == 0:
             return torch.empty_like(x)
         quantised = isinstance(w13, Quantised)
