@@ -177,11 +177,11 @@ def against(run: str, ours: str = "auto") -> str:
     return "\n".join(out)
 
 
-def between(run: str, part: str = "full", routing: str = "uniform") -> str:
+def between(run: str) -> str:
     """Return a table per model of a benchmark of several ranks: microseconds of each way at each M, and the floor."""
-    rows = ep.only(ep.timed([load.ep_bench(run)]), routing=routing)
+    rows = ep.only(ep.timed([load.ep_bench(run)]), routing="uniform", part="full")
     out = []
-    for model, found in rows[rows["part"] == part].groupby("model"):
+    for model, found in rows.groupby("model"):
         wide = found.pivot_table("median_us", "comm", "M").sort_values(found["M"].max())
         lines = [[f"`{comm}`", *(f"{us:.0f}" for us in times)] for comm, *times in wide.itertuples()]
         lines.append(["floor", *(f"{us:.0f}" for us in found.groupby("M")["floor_us"].min())])

@@ -18,10 +18,8 @@ LIGHTNESS = (0.45, 0.78, 0.6)  # in OKLCH, used in turn
 OF_MANY = (0.42, 0.6, 0.76, 0.5, 0.68)  # the same for plugins, which are so many that neighbours differ little in hue
 STEP = 0.57  # of the hues, from a plugin to the next; a test computes how much any two differ
 # Pages draw these together, so they come first: no further plugin changes their colours.
-OFTEN = (
-    *("fused_moe", "grouped", "hopper", "vllm_triton"),
-    *("sglang_triton", "triton_kernels", "torch_grouped", "deep_gemm"),
-)
+OURS, THEIRS = ("fused_moe", "grouped", "hopper"), ("vllm_triton", "sglang_triton", "triton_kernels")
+OFTEN = (*OURS, *THEIRS, "torch_grouped", "deep_gemm")
 CHROMA, FIRST, SPAN = 0.12, 75.0, 300.0  # hues in degrees; AUTO has 45
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "triangle-down", "star", "hexagon", "bowtie")
 GREYS = {"norm": 0.85, "other": 0.49, "rest of mlp": 0.58, "rest of layer": 0.78}
