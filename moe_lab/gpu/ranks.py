@@ -16,6 +16,7 @@ from moe_lab.gpu.formats import AnyWeights, Quantised, dense
 from moe_lab.gpu.routing import Routing, synthetic
 from moe_lab.gpu.shared_experts import SharedExperts
 from moe_lab.gpu.weights import DTYPES
+from moe_lab.spec import plugins
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.parallel import Parallel
 from moe_lab.spec.problem import MoEProblem
@@ -104,6 +105,11 @@ class RankedExperts:
         """
         if parallel.experts != problem.E:
             raise UserError(f"The placement is of {parallel.experts} experts, but the layer has {problem.E}.")
+        if plugins.info("comm", comm)["layout"] == "batched" and not hasattr(load(backend)[0], "batched"):
+            raise UserError(
+                f"{comm} delivers rows by expert, which the experts backend '{backend}' does not take; use --backend "
+                "batched."
+            )
         sizes = Sizes(problem.M, problem.K, problem.topk, problem.format, device, problem, overlap)
         return cls(problem, Between(comm, parallel, sizes), backend, Aside(device) if overlap else None)
 
@@ -160,12 +166,15 @@ class RankedExperts:
     def dispatch(self, x: Tensor, topk_ids: Tensor, topk_weights: Tensor, mark: Mark) -> Received:
         """Return what this rank's experts work on, in the layout that the backend wants; see ``__call__``."""
         received, local = self.between.dispatch(x, topk_ids, topk_weights, mark), len(self.between.parallel.local)
-        if self._by_expert and local and len(received.topk_ids):
+        if received.counts is None and self._by_expert and local and len(received.topk_ids):
             return by_expert(received, local, self.problem, mark)
         return received
 
     def compute(self, received: Received, weights: Any, mark: Mark) -> Tensor:
-        """Return what this rank's experts make of received tokens, [tokens, K]; 0 where a token has none here."""
+        """Return what this rank's experts make of received tokens, [tokens, K]; 0 where a token has none here.
+
+        Of received rows in their places, where ``combine`` of the way sums.
+        """
         x, topk_weights, topk_ids = received.x, received.topk_weights, received.topk_ids
         local, dtype = self.between.parallel.local, DTYPES[self.problem.dtype]
         if not local or not len(topk_ids):

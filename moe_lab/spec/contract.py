@@ -68,7 +68,10 @@ KEYS: dict[str, dict[str, tuple[type, str]]] = {
         "stages!": (list, "stages that it marks"),
         "formats": (list, "formats of the rows that it sends, if not of any dtype"),
         "devices": (list, "cuda, cpu"),
-        "sends": (str, "all, if every rank gets every token; default: needed, those with experts there"),
+        "sends": (
+            str,
+            "all (every rank gets every token), pairs (a token once for each expert), or needed, the default",
+        ),
         "whole": (bool, "whether it does the experts too: layer and weights instead of dispatch and combine"),
     },
     "capture": {

@@ -15,6 +15,7 @@ from moe_lab.gpu.comm._batched import by_expert
 from moe_lab.gpu.experts import torch_loop
 from moe_lab.gpu.formats import Biased, Quantised, dense, fp8_block, quantise
 from moe_lab.gpu.kernels.batched import batched_gemm
+from moe_lab.gpu.kernels.padded_rows import listed
 from moe_lab.gpu.kernels.tile import Tile
 from moe_lab.spec import plugins
 from moe_lab.spec.errors import UserError
@@ -74,6 +75,26 @@ def test_received_rows_are_laid_out_by_expert_as_they_came(format, device, poiso
         rows = Quantised(format, rows.values.view(3, 3, 256), rows.scales)
     rows = dense(rows, torch.float32).view(9, 256)[[6, 0, 7]]
     assert torch.equal(rows, dense(x, torch.float32)[[0, 2, 2]])
+
+
+@pytest.mark.parametrize("counts", [[2, 0, 5], [0, 0, 0], [40, 40, 40]])
+def test_rows_that_hold_something_are_listed_in_the_order_of_their_experts(counts, device, poison):
+    got = listed(torch.tensor(counts, dtype=torch.int32, device=device), 40, 120).tolist()
+    rows = [40 * expert + row for expert, count in enumerate(counts) for row in range(count)]
+    assert got == rows + [-1] * (120 - len(rows))
+
+
+@pytest.mark.parametrize("format", ["fp16", "fp8_block"])
+@pytest.mark.parametrize("name", BACKENDS)
+def test_batched_backends_leave_weights_and_sums_to_a_way_that_keeps_them(name, format, device, poison):
+    """GIVEN rows without weights WHEN computed THEN each is in its place, what a token with weight 1 would get."""
+    problem, inputs = make((5, 128, 32, 4, 1, "uniform", "silu"), device, format)
+    received = by_expert(Received(inputs.x, inputs.topk_ids, torch.ones_like(inputs.topk_weights)), 4, problem, SILENT)
+    how = {"problem": problem, "mark": SILENT, "dtype": torch.float16}
+    call, own = plugins.load("experts", name).batched, (inputs.w13, inputs.w2)
+    wanted, place = call(received, *own, **how), received.place
+    received = replace(received, topk_weights=None, place=listed(received.counts, 5, 5))
+    torch.testing.assert_close(call(received, *own, **how)[place], wanted)
 
 
 @pytest.mark.parametrize("name", BACKENDS)

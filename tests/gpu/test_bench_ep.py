@@ -14,6 +14,7 @@ from moe_lab.gpu import launch
 from moe_lab.gpu.__main__ import main, parser
 from moe_lab.gpu.bench import ep, ep_command
 from moe_lab.gpu.bench.load import Load
+from moe_lab.gpu.comm._wire import check_even
 from moe_lab.gpu.kernels.ping import ping
 from moe_lab.runs import bench_runs
 from moe_lab.spec import plugins
@@ -124,7 +125,9 @@ def test_shared_experts_are_hidden_behind_what_travels_or_it_behind_them():
     rows, roofs = [[0, 1000], [1000, 0]], {"read_bytes_per_s": 1e18, "matmul_flops_per_s": 6 * 1000 * 1024 * 512 / 5e-6}
     links = [{"source": a, "target": 1 - a, "bytes_per_s": 2 * 1000 * 1024 / 2e-6, "trip_us": 0.5} for a in (0, 1)]
     load = Load(problem, rows, pairs=[1000, 1000], hit=[2, 2], experts=[500] * 4)
-    floors = {part: load.rates(part, None, False, links, roofs)["floor_us"] for part in (*ep.PARTS, *ep.SHARED_PARTS)}
+    floors = {
+        part: load.rates(part, None, "needed", links, roofs)["floor_us"] for part in (*ep.PARTS, *ep.SHARED_PARTS)
+    }
     assert floors == {
         "full": 15,
         "dispatch": 2.5,
@@ -134,7 +137,25 @@ def test_shared_experts_are_hidden_behind_what_travels_or_it_behind_them():
         "overlapped": 10,
         "fused": 15,
     }
-    assert load.rates("overlapped", None, False, links, {})["floor_us"] is None
+    assert load.rates("overlapped", None, "needed", links, {})["floor_us"] is None
+
+
+def test_a_way_that_sends_pairs_has_their_bytes_and_the_floor_of_tokens():
+    """GIVEN 2 tokens of rank 0 with 5 pairs on rank 1 WHEN pairs travel THEN 5 rows do, though 2 would be enough."""
+    problem = MoEProblem(2, 1024, 512, 5, 4, "bf16")
+    load = Load(problem, [[0, 2], [1, 0]], [3, 5], [2, 2], [8], [[0, 5], [3, 0]])
+    links = [{"source": a, "target": 1 - a, "bytes_per_s": 2 * 1024 / 1e-6, "trip_us": 0.5} for a in (0, 1)]
+    sent = {sends: load.rates("dispatch", None, sends, links, {}) for sends in ("needed", "pairs", "all")}
+    assert [rates["sent_bytes"] // 2048 for rates in sent.values()] == [2, 5, 2]
+    assert {(rates["needed_bytes"], rates["floor_us"]) for rates in sent.values()} == {(2 * 2048, 2.5)}
+
+
+def test_all_ways_are_those_whose_rows_the_backend_takes(tmp_path, monkeypatch):
+    monkeypatch.setattr(plugins, "_found", lambda module: True)
+    words = ["bench-ep", "--out", str(tmp_path / "rows.jsonl"), "--backend"]
+    found = {name: ep_command.comms(parser().parse_args([*words, name])) for name in ("hopper", "batched")}
+    assert {*found["batched"]} - {*found["hopper"]} == {"deepep_low_latency"}
+    assert {*found["hopper"]} < {*found["batched"]}
 
 
 def test_rows_become_a_run(measured, tmp_path):
@@ -169,6 +190,25 @@ def test_a_wrong_result_on_one_rank_leaves_its_way_out_on_all(tmp_path, monkeypa
     assert first[0]["median_us"] is None
     assert first[4]["error"] is None
     assert first[4]["median_us"] > 0
+
+
+def test_a_way_that_takes_equal_shares_only_has_no_row_of_shared_experts_among_them(tmp_path, monkeypatch):
+    from moe_lab.gpu.comm import allgather_reducescatter as way
+
+    usual, problem = way.prepare, MoEProblem.preset("128x16x4x2", 3, "fp32", 1)
+
+    def prepare(parallel, sizes):
+        check_even("even", parallel)
+        return usual(parallel, sizes)
+
+    monkeypatch.setattr(way, "prepare", prepare)
+
+    def one(rank):
+        plan, weights = ep.EpPlan(BOTH[:1], "torch_loop", 1), ep.EpWeights(problem, CPU, 0)
+        return ep.ep_rows(ep.EpCase(problem, "uniform", 0), plan, Parallel.contiguous(4, 2, rank), weights, CPU)
+
+    rows = ranked.run(2, one, tmp_path)[0]
+    assert [(row["part"], row["error"]) for row in rows] == [(part, None) for part in (*ep.PARTS, *ep.SHARED_PARTS[:2])]
 
 
 def test_a_rank_that_stops_ends_the_others_and_is_named():
@@ -222,17 +262,34 @@ def test_ping_counts_to_its_last_round_and_gives_up_on_a_peer_that_does_not_come
     assert flag.item() < 6
 
 
+def right_between_two_gpus(words, out):
+    """The comm plugins of a benchmark of two GPUs, all of which are right."""
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    assert main(["bench-ep", *words, "--repetitions", "3", "--out", str(out)]) == 0
+    _, *rows, _ = (json.loads(line) for line in out.read_text().splitlines())
+    assert [(row["comm"], row["error"]) for row in rows if row["error"]] == []
+    return {row["comm"] for row in rows}
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("format", ["bf16", "fp8_block"])
 @pytest.mark.parametrize("routing", ["uniform", "hot"])
 @pytest.mark.parametrize("backend", ["hopper", "batched"])
 def test_every_way_between_two_gpus_is_right(backend, format, routing, tmp_path):
-    if torch.cuda.device_count() < 2:
-        pytest.skip("needs two GPUs")
-    out = tmp_path / "rows.jsonl"
-    sizes = ["--model", "1024x256x32x4", "--m", "0,1,3,131,700", "--format", format, "--routing", routing]
-    sizes += ["--shared", "1", "--backend", backend]
-    assert main(["bench-ep", *sizes, "--repetitions", "3", "--out", str(out)]) == 0
-    _, *rows, _ = (json.loads(line) for line in out.read_text().splitlines())
-    assert {row["comm"] for row in rows} >= set(BOTH)
-    assert [row["error"] for row in rows if row["error"]] == []
+    out, sizes = tmp_path / "rows.jsonl", ["--model", "1024x256x32x4", "--m", "0,1,3,131,700", "--shared", "1"]
+    words = [*sizes, "--format", format, "--routing", routing, "--backend", backend]
+    here = ep_command.comms(parser().parse_args(["bench-ep", *words, "--out", str(out)]))
+    here = {*here} - {"deepep_low_latency"}  # which takes other sizes
+    assert right_between_two_gpus([*words, "--comm", ",".join(here)], out) >= set(BOTH)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("format", ["bf16", "fp8_block"])
+@pytest.mark.parametrize("routing", ["uniform", "hot"])
+def test_deepep_low_latency_between_two_gpus_is_right(format, routing, tmp_path):
+    if why := plugins.unavailable("comm", "deepep_low_latency"):
+        pytest.skip(why)
+    sizes = ["--model", "2048x256x32x4", "--m", "0,1,3,131,508", "--format", format, "--routing", routing]
+    words = [*sizes, "--backend", "batched", "--shared", "1", "--comm", "deepep_low_latency"]
+    assert right_between_two_gpus(words, tmp_path / "rows.jsonl") == {"deepep_low_latency"}

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 from moe_lab.gpu import comm
 from moe_lab.gpu.comm._wire import Wire
 from moe_lab.gpu.experts import torch_loop
-from moe_lab.gpu.formats import quantise
+from moe_lab.gpu.formats import fp8_block, quantise
 from moe_lab.gpu.kernels.quantise import quantise as quantised
 from moe_lab.gpu.ranks import RankedExperts
 from moe_lab.gpu.routing import synthetic
@@ -91,6 +91,9 @@ def test_a_peer_that_is_not_here_is_refused_in_a_sentence_that_says_how_to_get_i
         ("deepep", "bf16", ((0,), (1,), (2,)), "deepep is for 2, 4, 8 ranks of one host, not 3"),
         ("deepep", "bf16", ((0, 2), (1, 3)), "deepep takes equal shares of the experts in order"),
         ("deepep", "bf16", ((0, 1), (2, 3)), "placed on 2 ranks, but 0 are running"),
+        ("deepep_low_latency", "fp16", ((0, 1), (2, 3)), "does not send fp16, only: bf16, fp8_block"),
+        ("deepep_low_latency", "bf16", ((0, 2), (1, 3)), "deepep_low_latency takes equal shares of the experts"),
+        ("deepep_low_latency", "bf16", ((0, 1), (2, 3)), "kernels for K of 2048, 2560, .*, 8192, not 512; use another"),
         ("nvshmem_all_to_all", "fp32", ((0, 1), (2, 3)), "does not send fp32, only: fp16, bf16, fp8_block"),
         ("nvshmem_all_to_all", "bf16", ((0, 1), (2, 3)), "placed on 2 ranks, but 0 are running"),
     ],
@@ -132,13 +135,13 @@ class Buffer:
         return y, None, "event"
 
 
-def assert_layer_of_one_process(way, room, problem):
-    """Assert the layer of rank 0 of two, whose 5 tokens need only its experts, by way of a room for 7 on each."""
+def assert_layer_of_one_process(way, room, problem, backend="torch_loop", most=7):
+    """Assert the layer of rank 0 of two, whose 5 tokens need only its experts, by way of a room for most on each."""
     parallel = room.wire.parallel
 
     def dispatch(x, ids, weights, mark):
         received = way.dispatch(x, ids, weights, parallel=parallel, mark=mark, room=room)
-        assert received.topk_ids.shape == (2 * 7, 2), "as many as may come from both ranks"
+        assert received.topk_ids.shape == (2 * most, 2), "as many as may come from both ranks"
         return received
 
     def combine(rows, received, mark):
@@ -148,7 +151,7 @@ def assert_layer_of_one_process(way, room, problem):
     w13, w2 = (quantise(w, problem.format) for w in expert_weights(problem, torch.device("cpu"), 0))
     x, (weights, ids) = torch.randn(5, 128).to(DTYPES[problem.dtype]), synthetic("uniform", 5, 4, 2)
     ids[3] = -1
-    layer = RankedExperts(problem, between, "torch_loop")
+    layer = RankedExperts(problem, between, backend)
     for tokens in (5, 5, 0):
         part = x[:tokens], weights[:tokens], ids[:tokens]
         y = layer(part[0], layer.prepare(w13, w2), *part[1:], SILENT)
@@ -162,6 +165,66 @@ def test_deepep_takes_rows_with_their_scales_and_leaves_out_those_that_did_not_c
     sizes = comm.Sizes(7, 128, 2, format, torch.device("cpu"))
     room = way.Room(Wire(Parallel.contiguous(8, 2), sizes), Buffer())
     assert_layer_of_one_process(way, room, MoEProblem(5, 128, 16, 8, 2, format))
+
+
+@pytest.mark.parametrize(
+    ("ranks", "tokens", "problem", "said"),
+    [
+        (9, 4, MoEProblem(4, 2048, 16, 18, 2, "bf16"), "for up to 8 ranks of one host here, not 9"),
+        (
+            2,
+            509,
+            MoEProblem(4, 2048, 16, 18, 2, "bf16"),
+            "room for 508 tokens of a rank and 11 experts of each, not 509",
+        ),
+        (2, 4, MoEProblem(4, 2048, 16, 18, 12, "bf16"), "508 tokens of a rank and 11 experts of each, not 4 and 12"),
+        (2, 4, MoEProblem(4, 2048, 16, 18, 1, "bf16", apply_router_weight_on_input=True), "results by router weights"),
+        (2, 4, MoEProblem(4, 2048, 16, 18, 2, "bf16"), "placed on 2 ranks, but 0 are running"),
+    ],
+)
+def test_deepep_low_latency_refuses_what_its_kernels_cannot_do(ranks, tokens, problem, said):
+    way = plugins.load("comm", "deepep_low_latency", without=["deep_ep"])
+    sizes = comm.Sizes(tokens, problem.K, problem.topk, problem.format, torch.device("cuda"), problem)
+    with pytest.raises(UserError, match=said):
+        way.prepare(Parallel.contiguous(18, ranks), sizes)
+
+
+class LowLatencyBuffer:
+    """DeepEP's on rank 0 of two, where rank 1 has no tokens: rows by expert, and NaN in those that did not come."""
+
+    def low_latency_dispatch(self, x, ids, most, E, *, use_fp8):
+        assert (ids.dtype, len(x) <= most, most % 4) == (torch.int64, True, 0)
+        rows = torch.full((E // 2, 2 * most, x.shape[1]), float("nan"), dtype=x.dtype)
+        pairs = [(ids == expert).nonzero() for expert in range(E // 2)]
+        for room, own in zip(rows, pairs, strict=True):
+            room[: len(own)] = x[own[:, 0]]
+        counts = torch.tensor([len(own) for own in pairs], dtype=torch.int32)
+        if not use_fp8:
+            return rows, counts, pairs, "event", "hook"
+        numbers = fp8_block.quantise_activations(rows.flatten(0, 1).float())
+        scales = numbers.scales.view(E // 2, 2 * most, -1).transpose(1, 2).contiguous().transpose(1, 2)
+        return (numbers.values.view(rows.shape), scales), counts, pairs, "event", "hook"
+
+    def low_latency_combine(self, rows, ids, weights, pairs):
+        y = torch.zeros(len(ids), rows.shape[2])
+        for room, own in zip(rows, pairs, strict=True):
+            for row, (token, slot) in zip(room, own.tolist(), strict=False):
+                y[token] += weights[token, slot] * row
+        return y.to(rows.dtype), "event", "hook"
+
+
+@pytest.mark.parametrize("format", ["bf16", "fp8_block"])
+def test_deepep_low_latency_delivers_rows_by_expert_and_sums_what_comes_back(format, interpreter):
+    way = plugins.load("comm", "deepep_low_latency", without=["deep_ep"])
+    sizes = comm.Sizes(7, 128, 2, format, torch.device("cpu"))
+    room = way.Room(Wire(Parallel.contiguous(8, 2), sizes), LowLatencyBuffer())
+    assert_layer_of_one_process(way, room, MoEProblem(5, 128, 16, 8, 2, format), "batched_loop", most=8)
+
+
+def test_rows_by_expert_need_a_backend_that_takes_them():
+    parallel, problem = Parallel.contiguous(8, 2), MoEProblem(5, 2048, 16, 8, 2, "bf16")
+    with pytest.raises(UserError, match=r"rows by expert, which .* 'torch_loop' does not take; use --backend batched"):
+        RankedExperts.make(problem, parallel, torch.device("cuda"), comm="deepep_low_latency", backend="torch_loop")
 
 
 def test_nvshmem_sends_rows_in_order_of_their_ranks_and_finds_them_again(interpreter, monkeypatch):

@@ -10,7 +10,7 @@ on all.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -28,6 +28,7 @@ from moe_lab.gpu.routing import Routing
 from moe_lab.gpu.shared_experts import SharedExperts
 from moe_lab.gpu.weights import tokens, with_shared
 from moe_lab.spec import plugins
+from moe_lab.spec.errors import UserError
 from moe_lab.spec.parallel import Parallel
 from moe_lab.spec.problem import MoEProblem
 
@@ -138,12 +139,14 @@ def ep_rows(
     for comm, way in ways.items():
         own = {name: times[f"{comm}|{name}"] for name in way.steps if not way.error}
         info = plugins.info("comm", comm)
-        whole, to_all = info.get("whole"), info.get("sends") == "all"
+        whole, sends = info.get("whole"), info.get("sends", "needed")
         who = {"comm": comm, "backend": comm if whole else plan.backend}
         parts = (PARTS[:1], SHARED_PARTS[:2]) if whole else (PARTS, SHARED_PARTS)
         for part in parts[0] + (parts[1] if case.problem.shared else ()):
+            if part == "fused" and own and part not in own:
+                continue
             row = named | who | {"part": part} | _times(part, own)
-            row |= way.facts | load.rates(part, row["median_us"], to_all, plan.links, plan.roofs)
+            row |= way.facts | load.rates(part, row["median_us"], sends, plan.links, plan.roofs)
             if part == "full":
                 row["expert_rows"] = load.expert_rows if comm == plan.comms[0] else None
             rows.append(row | {"error": way.error})
@@ -187,8 +190,7 @@ def _examine(
         way.steps |= {"overlapped": [whole(beside)], "shared": [ready(partial(shared, x), mode, x.device)]}
     if between.whole:
         return
-    if shared:
-        among = make(problem, parallel.everywhere(problem.shared))
+    if shared and (among := _among(make, problem, parallel)):
         way.steps["fused"] = [whole(among, with_shared(routing, problem), None)]
     step = captured if mode == "graph" else lambda call: call
     # Captured and run in their order, as in a layer: a way may need a combine between two dispatches.
@@ -200,6 +202,16 @@ def _examine(
     y = result_of(combine())
     check(y if shared is None else shared(x, y), layer)
     way.steps |= {"split": [dispatch, experts, combine], "alone": [dispatch, combine]}
+
+
+def _among(
+    make: Callable[[MoEProblem, Parallel], RankedExperts], problem: MoEProblem, parallel: Parallel
+) -> RankedExperts | None:
+    """Return the layer with shared experts among those of each rank; None = the way takes no such placement."""
+    try:
+        return make(problem, parallel.everywhere(problem.shared))
+    except UserError:
+        return None
 
 
 def _check(way: _Way, oracle: Oracle, y: Tensor) -> None:

@@ -92,7 +92,7 @@ def _header(options: argparse.Namespace, plan: EpPlan, device: torch.device, aga
 
 
 def comms(options: argparse.Namespace) -> list[str]:
-    """Return the asked comm plugins; ``all`` means those for several ranks that can run here.
+    """Return the asked comm plugins; ``all`` means those for several ranks that can run here, with this backend.
 
     Raises:
         UserError: there is no plugin of a name.
@@ -103,7 +103,8 @@ def comms(options: argparse.Namespace) -> list[str]:
     known = {name: plugins.info("comm", name) for name in able}
     here = [name for name, info in known.items() if options.device in info.get("devices", ("cuda", "cpu"))]
     takes = [name for name in here if options.format in known[name].get("formats", [options.format])]
-    return [name for name in takes if known[name]["ranks"] == "any"]
+    laid = ("standard", *plugins.info("experts", options.backend.partition("@")[0]).get("inputs", ()))
+    return [name for name in takes if known[name]["ranks"] == "any" and known[name]["layout"] in laid]
 
 
 def _cases(options: argparse.Namespace) -> list[EpCase]:

@@ -2,7 +2,7 @@
 """What a routing gives the ranks to do: rows that travel between each two, pairs on each rank, and the least time."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ class Load:
         pairs: [ranks], token-expert pairs that each computes.
         hit: [ranks], experts that got any.
         experts: [E], pairs of each expert.
+        between: [ranks][ranks], pairs of tokens of the one with experts of the other.
     """
 
     problem: MoEProblem
@@ -32,6 +33,7 @@ class Load:
     pairs: list[int]
     hit: list[int]
     experts: list[int]
+    between: list[list[int]] = field(default_factory=list)
 
     @classmethod
     def of(cls, problem: MoEProblem, parallel: Parallel, topk_ids: Tensor) -> "Load":
@@ -39,13 +41,14 @@ class Load:
         ids = topk_ids.long().cpu()
         routes, copies = torch.tensor(parallel.routes()[0]), torch.arange(len(ids))[:, None]
         ranks = routes[copies % len(routes), ids]  # [M, topk]
-        needed = (ranks == torch.arange(parallel.ranks)[:, None, None]).any(dim=2)  # [ranks, M]
+        theirs = ranks == torch.arange(parallel.ranks)[:, None, None]  # [ranks, M, topk]
         E = parallel.experts
         on_ranks = counted(ranks * E + ids, parallel.ranks * E).view(parallel.ranks, E)
-        given = every((needed.sum(dim=1).tolist(), on_ranks))
-        total = torch.stack([counts for _, counts in given]).sum(dim=0)
-        parts = total.sum(dim=1), (total > 0).sum(dim=1), total.sum(dim=0)
-        return cls(problem, [rows for rows, _ in given], *(part.tolist() for part in parts))
+        given = every((theirs.any(dim=2).sum(dim=1).tolist(), on_ranks, theirs.sum(dim=(1, 2)).tolist()))
+        total = torch.stack([counts for _, counts, _ in given]).sum(dim=0)
+        pairs, hit, experts = (part.tolist() for part in (total.sum(1), (total > 0).sum(1), total.sum(0)))
+        rows, between = ([of[i] for of in given] for i in (0, 2))
+        return cls(problem, rows, pairs, hit, experts, between)
 
     @property
     def expert_rows(self) -> list[tuple[str, int]]:
@@ -62,7 +65,7 @@ class Load:
         }
 
     def rates(
-        self, part: str, us: float | None, to_all: bool, links: Sequence[dict[str, Any]], roofs: Mapping[str, Any]
+        self, part: str, us: float | None, sends: str, links: Sequence[dict[str, Any]], roofs: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Return what a part must move and the least that it takes; None where that is unknown.
 
@@ -70,11 +73,11 @@ class Load:
             part: dispatch, experts, combine, shared (experts), full (all, one after another), overlapped (all, with
                 shared experts while rows travel) or fused (all, with shared experts among the routed ones).
             us: its time in microseconds.
-            to_all: whether every rank gets every token.
+            sends: how often a token travels: to ``all`` ranks, once for each of its ``pairs``, or as ``needed``.
             links: of ``links.measure``.
             roofs: of ``roofs.measure``.
         """
-        ways = {name: self._way(name, links, to_all) for name in ("dispatch", "combine")}
+        ways = {name: self._way(name, links, sends) for name in ("dispatch", "combine")}
         needed, sent, floor = ways.get(part, (None, None, None))
         experts, shared = self._experts_us(roofs), self._shared_us(roofs)
         if part in ("experts", "shared"):
@@ -94,15 +97,20 @@ class Load:
             "floor_us": None if floor is None else round(floor, 3),
         }
 
-    def _way(self, name: str, links: Sequence[dict[str, Any]], to_all: bool) -> tuple[int, int, float | None]:
+    def _way(self, name: str, links: Sequence[dict[str, Any]], sends: str) -> tuple[int, int, float | None]:
         """Return bytes that must go to other ranks and that do, of the rank with the most, and the least time."""
         p = self.problem
         size = formats.get(p.format).activation_bytes(1, p.K) if name == "dispatch" else p.K * DTYPE_BYTES[p.dtype]
         count = range(len(self.rows))
-        # What a rank got from others it sends back.
-        to = self.rows if name == "dispatch" else [[self.rows[s][r] for s in count] for r in count]
-        needed = {(r, s): to[r][s] * size for r in count for s in count if r != s}
-        sent = {pair: p.M * size if to_all else n for pair, n in needed.items()}
+
+        def travel(rows: list[list[int]]) -> dict[tuple[int, int], int]:
+            back = name == "combine"  # what a rank got from others it sends back
+            return {(r, s): (rows[s][r] if back else rows[r][s]) * size for r in count for s in count if r != s}
+
+        needed = travel(self.rows)
+        sent = travel(self.between) if sends == "pairs" else needed
+        if sends == "all":
+            sent = dict.fromkeys(needed, p.M * size)
         most = [max(sum(of[r, s] for s in count if s != r) for r in count) for of in (needed, sent)]
         floors = [
             needed[link["source"], link["target"]] / link["bytes_per_s"] * 1e6 + link["trip_us"]

@@ -4,6 +4,7 @@
 ``dispatch(x, topk_ids, topk_weights, *, parallel, mark) -> Received`` sends every token to the ranks that hold its
 experts, once to each; ``combine(rows, received, *, mark) -> y`` returns what each rank's experts make of a token,
 already multiplied by the router's weights and summed over that rank's experts, and adds the ranks up by token.
+A plugin with the layout ``batched`` gets those rows unweighed in their places, [local experts * room, K], instead.
 Besides ``about`` and ``needs``, ``INFO`` has ``layout`` (``standard``: rows [tokens, K]; ``batched``: [local experts,
 max tokens, K] with counts), ``ranks`` (``one`` or ``any``) and ``stages`` (those that its calls mark).
 
@@ -37,16 +38,18 @@ class Received:
     Attributes:
         x: rows [tokens, K] that this rank received, quantised if they travelled so; rows that no expert here works on
             may hold anything. With ``counts`` [local experts * room, K], those of expert e from e * room on.
-        topk_ids: [tokens, topk], local numbers of their experts; -1 = on another rank.
-        topk_weights: [tokens, topk] fp32.
+        topk_ids: [tokens, topk], local numbers of their experts; -1 = on another rank. In the batched layout, as
+            ``combine`` of the plugin sums, only its size says something.
+        topk_weights: [tokens, topk] fp32; None = ``combine`` of the plugin applies them and sums.
         state: what ``combine`` of the same plugin needs.
         counts: [local experts] int32, rows of each expert in the batched layout; None = the standard one.
-        place: [tokens * topk] int32, the row of each pair in the batched layout, negative = it has none here.
+        place: [tokens * topk] int32, the row of each pair in the batched layout, negative = it has none here. In any
+            order where ``combine`` sums.
     """
 
     x: Union["Tensor", "Quantised"]
     topk_ids: "Tensor"
-    topk_weights: "Tensor"
+    topk_weights: "Tensor | None"
     state: Any = None  # such as where each row came from; only its own plugin reads it
     counts: "Tensor | None" = None
     place: "Tensor | None" = None

@@ -26,6 +26,7 @@ def by_expert(received: Received, experts: int, problem: MoEProblem, mark: Mark)
         mark: opens a range.
     """
     x, ids, weights = received.x, received.topk_ids, received.topk_weights
+    assert weights is not None  # a plugin that keeps them delivers rows by expert itself
     if problem.apply_router_weight_on_input:
         x, weights = place_weight(dense(x, DTYPES[problem.dtype]), weights, problem, mark)
     room, topk = ids.shape

@@ -7,7 +7,6 @@ experts read them, instead of in a tensor of their own: it has as many bytes. It
 end after 100 s.
 """
 
-import atexit
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from torch import Tensor, distributed
 
 from moe_lab.gpu.comm import Received, Sizes
+from moe_lab.gpu.comm._deepep import kept, library
 from moe_lab.gpu.comm._wire import Wire, check_even, wire
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.parallel import Parallel
@@ -65,19 +65,10 @@ def prepare(parallel: Parallel, sizes: Sizes) -> Room:
 @cache
 def _buffer(ranks: int, row: int) -> Any:
     """Return the library's buffer for rows of that many bytes."""
-    try:
-        from deep_ep import Buffer
-    except ImportError as error:  # its own libraries are found when it is imported, not before
-        raise UserError(
-            f"DeepEP cannot be loaded ({error}); is libnvshmem_host.so.3 on LD_LIBRARY_PATH, and is this the torch "
-            "that it was built with?"
-        ) from error
+    Buffer = library()
     settings = Buffer.get_dispatch_config(ranks), Buffer.get_combine_config(ranks)
     size = max(each.get_nvl_buffer_size_hint(row, ranks) for each in settings)
-    made = Buffer(distributed.group.WORLD, size, 0, explicitly_destroy=True)
-    # All ranks destroy it together, which the end of a process does and garbage collection does not.
-    atexit.register(made.destroy)
-    return made
+    return kept(Buffer(distributed.group.WORLD, size, 0, explicitly_destroy=True))
 
 
 def dispatch(

@@ -82,6 +82,8 @@ def batched(
 ) -> Tensor:
     """Return what the experts here make of each token, [tokens, K] in ``dtype``, from rows in the batched layout.
 
+    Without ``topk_weights``, which a way between ranks may apply itself: of each row, in its place [E * room, K].
+
     Args:
         received: at least one token; in fp8_block its rows are as ``place_rows`` gives them.
         w13: [E, rows13, K].
@@ -104,6 +106,8 @@ def batched(
         hidden = place_rows(gate_up, place, rows, problem.topk, room=scaled, activation=problem.activation)
     with mark("w2"):
         out = batched_gemm(hidden, w2, counts, tile=gemm2, dtype=dtype)
+    if received.topk_weights is None:
+        return out
     with mark("combine"):
         return combine(out, problem.topk, received.topk_weights, place, received.topk_ids)
 

@@ -87,6 +87,46 @@ def masked(topk_ids: Tensor, E: int, room: int) -> tuple[Tensor, Tensor]:
 
 
 @jit
+def listed_kernel(
+    counts,  # [experts] int32
+    place,  # [pairs] int32, out
+    experts,
+    room,
+    pairs,
+    EXPERTS: tl.constexpr,  # power of two
+    BLOCK: tl.constexpr,
+):
+    """List the rows of one expert; the last one also marks what is left."""
+    expert = tl.program_id(0)
+    each = tl.arange(0, EXPERTS)
+    every = tl.load(counts + each, mask=each < experts, other=0)
+    begin = tl.sum(tl.where(each < expert, every, 0), 0)
+    count = tl.sum(tl.where(each == expert, every, 0), 0)
+    for start in range(0, count, BLOCK):
+        row = start + tl.arange(0, BLOCK)
+        tl.store(place + begin + row, expert * room + row, mask=row < count)
+    if expert == experts - 1:
+        for start in range(begin + count, pairs, BLOCK):
+            pair = start + tl.arange(0, BLOCK)
+            tl.store(place + pair, -1, mask=pair < pairs)
+
+
+def listed(counts: Tensor, room: int, pairs: int) -> Tensor:
+    """Return the rows that hold something, [pairs] int32, and -1 after them, of counts [experts] int32 in rooms."""
+    experts, place = counts.numel(), counts.new_empty(pairs)
+    listed_kernel[(experts,)](
+        counts,
+        place,
+        experts,
+        room,
+        pairs,
+        EXPERTS=triton.next_power_of_2(experts),
+        BLOCK=min(1024, triton.next_power_of_2(room)),
+    )
+    return place
+
+
+@jit
 def place_rows_kernel(
     x,  # [M, features], or [rows, 2 * features] with an activation
     y,  # [rows, features], out
