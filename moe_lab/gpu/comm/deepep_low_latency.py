@@ -74,11 +74,7 @@ def prepare(parallel: Parallel, sizes: Sizes) -> Room:
     if sizes.problem and sizes.problem.apply_router_weight_on_input:
         raise UserError("deepep_low_latency multiplies results by router weights, not the input; use another way.")
     between = wire(parallel, sizes)
-    given = _most(sizes), sizes.K
-    buffer = _buffer(*given, parallel.ranks, parallel.experts)
-    # Its flags must be zero, which an earlier room may have left otherwise; all ranks meet there.
-    buffer.clean_low_latency_buffer(*given, parallel.experts)
-    return Room(between, buffer)
+    return Room(between, _buffer(_most(sizes), sizes.K, parallel.ranks, parallel.experts))
 
 
 def _most(sizes: Sizes) -> int:
