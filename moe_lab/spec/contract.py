@@ -54,6 +54,7 @@ KEYS: dict[str, dict[str, tuple[type, str]]] = {
         "weight_block": (tuple, "rows and columns that share a scale, 0 = all"),
         "activation_block": (tuple, "rows and features that share a scale, 0 = all"),
         "scale_bytes": (int, "bytes of a scale, with its zero point"),
+        "activation_scale_bytes": (int, "bytes of a scale of activations, if they are others"),
         "matrix_scale_bytes": (int, "bytes of one more scale for each matrix of an expert"),
         "activation_roundoff": (float, "relative error of rounding an activation"),
         "even_steps": (bool, "whether that is relative to the largest that share a scale"),

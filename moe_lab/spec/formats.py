@@ -26,6 +26,7 @@ class Format:
         weight_block: rows and columns of an expert's weights that share a scale, 0 = all of them; None = no scales.
         activation_block: rows and features of activations that share a scale, 0 = all of them; None = no scales.
         scale_bytes: bytes per scale, with its zero point if it has one.
+        activation_scale_bytes: bytes per scale of activations; 0 = as many as those of weights.
         matrix_scale_bytes: bytes of one more scale for each matrix of an expert.
         activation_roundoff: unit roundoff of quantised activations; 0 = they keep the dtype.
         even_steps: whether that is relative to the largest that share a scale, as of integers, and not to each.
@@ -42,6 +43,7 @@ class Format:
     weight_block: tuple[int, int] | None = None
     activation_block: tuple[int, int] | None = None
     scale_bytes: int = 0
+    activation_scale_bytes: int = 0
     matrix_scale_bytes: int = 0
     activation_roundoff: float = 0.0
     even_steps: bool = False
@@ -81,17 +83,20 @@ class Format:
 
     def weight_bytes(self, rows: int, columns: int) -> int:
         """Return the bytes of one expert's weights [rows, columns] with their scales."""
-        return self._bytes(rows, columns, self.weight_bits, self.weight_block) + self.matrix_scale_bytes
+        own = self._bytes(rows, columns, self.weight_bits, self.weight_block, self.scale_bytes)
+        return own + self.matrix_scale_bytes
 
     def activation_bytes(self, rows: int, features: int) -> int:
         """Return the bytes of activations [rows, features] that a product reads, with their scales."""
-        return self._bytes(rows, features, self.activation_bits, self.activation_block)
+        scale_bytes = self.activation_scale_bytes or self.scale_bytes
+        return self._bytes(rows, features, self.activation_bits, self.activation_block, scale_bytes)
 
-    def _bytes(self, rows: int, columns: int, bits: int, block: tuple[int, int] | None) -> int:
+    @staticmethod
+    def _bytes(rows: int, columns: int, bits: int, block: tuple[int, int] | None, scale_bytes: int) -> int:
         scales = 0
         if block and rows:  # a partial block at the edge has a scale of its own
             scales = ceil(rows / (block[0] or rows)) * ceil(columns / (block[1] or columns))
-        return ceil(rows * columns * bits / 8) + scales * self.scale_bytes
+        return ceil(rows * columns * bits / 8) + scales * scale_bytes
 
 
 _FIELDS = [field.name for field in fields(Format) if field.name != "name"]

@@ -217,7 +217,7 @@ def test_auto_takes_triton_where_scales_come_behind_the_sum_and_others_refuse(fo
 
 
 def test_gpus_without_e4m3_are_refused(monkeypatch):
-    from moe_lab.gpu.kernels.quantise import check_product
+    from moe_lab.gpu.kernels.scales import check_product
 
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     with pytest.raises(UserError, match=r"compute capability 8\.9 or more; choose bf16 here"):

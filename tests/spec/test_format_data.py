@@ -57,6 +57,15 @@ def test_nvfp4_and_int8_count_the_scales_of_matrices_and_of_rows():
     assert wide.minimum_bytes(0, "w2") == 128 * (768 + 2048) * 2
 
 
+def test_scales_of_activations_may_have_other_bytes_than_those_of_weights():
+    """GIVEN Qwen3's experts WHEN activations of four-bit weights are e4m3 THEN their scales are 4 bytes for 128."""
+    for name, alone in (("int4_w4a8", "int4_w4a16"), ("mxfp4_w4a8", "mxfp4")):
+        found = MoEProblem(**QWEN, format=name)
+        assert found.minimum_bytes(128) == MoEProblem(**QWEN, format=alone).minimum_bytes(128)
+        assert found.minimum_bytes(0, "w2") == 128 * (768 + 6 * 4) + 128 * 2048 * 2
+        assert formats.get(name).multiplied == "e4m3"
+
+
 def test_a_backend_that_names_int4_takes_all_of_its_groups():
     assert formats.get("int4_w4a16_g32_zeros").among(["bf16", "int4_w4a16"])
     assert not formats.get("mxfp4").among(["bf16", "int4_w4a16"])

@@ -72,8 +72,12 @@ def quantised_tile(problem: MoEProblem) -> Tile:
 
     Of widened weights by the mean rows of an expert; not measured yet. They take registers, which limits the columns.
     """
-    if not formats.get(problem.format).activation_block:
-        mean_rows = problem.rows_useful / problem.E
+    known, mean_rows = formats.get(problem.format), problem.rows_useful / problem.E
+    if known.weight_bits == 4 and known.activation_block:
+        if mean_rows <= 24:
+            return Tile(16 if mean_rows <= 8 else 32, 64, 128, 1, 4, 5)
+        return Tile(64 if mean_rows <= 96 else 128, 64, 128, 8, 4, 4)  # wider ones spill
+    if not known.activation_block:
         if mean_rows <= 24:
             return Tile(16 if mean_rows <= 8 else 32, 64, 128, 1, 4, 4)
         return Tile(64 if mean_rows <= 96 else 128, 128, 64, 8, 8, 3)

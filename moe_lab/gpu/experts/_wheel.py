@@ -26,7 +26,8 @@ from moe_lab.gpu.experts._tuned import align_of
 from moe_lab.gpu.formats import AnyWeights, Biased, Quantised, Weights, apart
 from moe_lab.gpu.kernels.activation import gated_activation
 from moe_lab.gpu.kernels.combine import combine
-from moe_lab.gpu.kernels.quantise import check_product, parts, quantise
+from moe_lab.gpu.kernels.quantise import parts, quantise
+from moe_lab.gpu.kernels.scales import check_product
 from moe_lab.spec import formats, peers
 from moe_lab.spec.configs import engines
 from moe_lab.spec.errors import UserError

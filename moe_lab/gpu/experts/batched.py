@@ -17,7 +17,8 @@ from moe_lab.gpu.kernels._device import check_contiguous
 from moe_lab.gpu.kernels.batched import batched_gemm
 from moe_lab.gpu.kernels.combine import combine
 from moe_lab.gpu.kernels.padded_rows import masked, place_rows
-from moe_lab.gpu.kernels.quantise import check_product, parts
+from moe_lab.gpu.kernels.quantise import parts
+from moe_lab.gpu.kernels.scales import check_product
 from moe_lab.gpu.kernels.tile import Tile
 from moe_lab.spec import formats
 from moe_lab.spec.problem import MoEProblem

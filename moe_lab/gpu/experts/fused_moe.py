@@ -10,7 +10,8 @@ from moe_lab.gpu.kernels._device import check_contiguous
 from moe_lab.gpu.kernels.activation import gated_activation
 from moe_lab.gpu.kernels.combine import combine
 from moe_lab.gpu.kernels.fused_moe import fused_moe_gemm
-from moe_lab.gpu.kernels.quantise import check_product, parts, quantise
+from moe_lab.gpu.kernels.quantise import parts, quantise
+from moe_lab.gpu.kernels.scales import check_product
 from moe_lab.gpu.kernels.tile import Tile
 from moe_lab.gpu.weights import DTYPES
 from moe_lab.spec import formats
@@ -30,9 +31,11 @@ INFO = {
         "fp8_tensor",
         "fp8_token",
         "int4_w4a16",
+        "int4_w4a8",
         "int8",
         "int8_w8a16",
         "mxfp4",
+        "mxfp4_w4a8",
         "nvfp4",
     ],
     "cpu_formats": ["fp32", "fp16", "bf16"],

@@ -16,7 +16,8 @@ from moe_lab.gpu.formats import AnyWeights, Quantised, Weights, apart
 from moe_lab.gpu.kernels._device import check_contiguous, multiprocessors
 from moe_lab.gpu.kernels.combine import combine
 from moe_lab.gpu.kernels.grouped import grouped_persistent_gemm, holds_groups
-from moe_lab.gpu.kernels.quantise import check_product, parts, quantise
+from moe_lab.gpu.kernels.quantise import parts, quantise
+from moe_lab.gpu.kernels.scales import check_product, scaling
 from moe_lab.gpu.kernels.tile import Tile, fit
 from moe_lab.gpu.weights import DTYPES
 from moe_lab.spec import formats
@@ -36,9 +37,11 @@ INFO = {
         "fp8_tensor",
         "fp8_token",
         "int4_w4a16",
+        "int4_w4a8",
         "int8",
         "int8_w8a16",
         "mxfp4",
+        "mxfp4_w4a8",
         "nvfp4",
     ],
     "cpu_formats": ["fp32", "fp16", "bf16"],
@@ -107,8 +110,11 @@ def experts(
     gemm13, gemm2 = tiles(problem, x.device, tile)
     # A factor of x may as well multiply its product with w13.
     weights13, weights2 = (topk_weights, None) if problem.apply_router_weight_on_input else (None, topk_weights)
-    # Programs are persistent: as many as fit at once, which is two of small tiles on a multiprocessor.
-    programs = multiprocessors(x.device) * (1 if gemm13.block_m >= 64 else 2)
+    # Programs are persistent: as many as fit at once, which is two of small tiles on a multiprocessor; of four bits in
+    # e4m3, which take little shared memory, as many as their registers allow.
+    few = 1 if gemm13.num_warps > 4 else 2 if gemm13.block_m >= 32 else 3
+    each = few if scaling(apart(w13)[0]) == "groups" else 1 if gemm13.block_m >= 64 else 2
+    programs = multiprocessors(x.device) * each
     tokens: Weights = x
     if quantised := bool(formats.get(problem.format).activation_block):
         check_product(problem.format, x.device)

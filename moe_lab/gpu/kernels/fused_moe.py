@@ -16,9 +16,10 @@ from moe_lab.gpu.kernels._device import check_device, dies
 from moe_lab.gpu.kernels._jit import jit
 from moe_lab.gpu.kernels.die import on_its_die
 from moe_lab.gpu.kernels.quantise import parts, stored
-from moe_lab.gpu.kernels.scales import add_scaled, scaled, scaling, swapped
+from moe_lab.gpu.kernels.scales import add_scaled, add_scaled_twice, scaled, scales_of_columns, scaling, swapped
 from moe_lab.gpu.kernels.tile import Tile
 from moe_lab.gpu.kernels.widen import widened, widening
+from moe_lab.gpu.kernels.widen_e4m3 import in_e4m3
 
 
 @jit
@@ -50,12 +51,13 @@ def fused_moe_gemm_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr,
-    SCALES: tl.constexpr,  # "block", "token", "tensor" or "none", see scales.scaling
+    SCALES: tl.constexpr,  # see scales.scaling
     ACC: tl.constexpr,  # of sums: tl.int32 for products of int8, else tl.float32
     SWAP: tl.constexpr,  # with scales: multiply as y^T = w x^T, see scales.swapped
-    WIDEN: tl.constexpr,  # what w is widened from, or "none"
+    WIDEN: tl.constexpr,  # what w is widened from, or "none"; with SCALES "groups" to e4m3, and x is ``dealt``
     GROUP: tl.constexpr,  # columns of w that share a scale, if it is widened
     DIES: tl.constexpr,  # among which programs are dealt in turn
+    PACKED: tl.constexpr,  # see widen_e4m3.in_e4m3
 ):
     """Compute one [BLOCK_M, BLOCK_N] tile of y."""
     pid = tl.program_id(0)
@@ -87,9 +89,14 @@ def fused_moe_gemm_kernel(
     acc = tl.zeros((BLOCK_N, BLOCK_M) if SWAP else (BLOCK_M, BLOCK_N), dtype=ACC)
     for k in tl.range(0, gemm_k, BLOCK_K):
         x_mask = valid[:, None]
-        if not EVEN_K:
+        if not EVEN_K and SCALES != "groups":
             x_mask = x_mask & (k + depth[None, :] < gemm_k)
-        if WIDEN != "none":
+        if SCALES == "groups":
+            w_tile, w_scale = in_e4m3(
+                *(w, w_scales, expert, tile_n * BLOCK_N, k, gemm_n, gemm_k),
+                *(WIDEN, GROUP, False, EVEN_K, BLOCK_N, PACKED),
+            )
+        elif WIDEN != "none":
             w_tile = widened(
                 *(w, w_scales, w_zeros, expert, tile_n * BLOCK_N, k, gemm_n, gemm_k),
                 *(y.dtype.element_ty, WIDEN, GROUP, False, EVEN_K, BLOCK_N, BLOCK_K),
@@ -104,6 +111,9 @@ def fused_moe_gemm_kernel(
         if SCALES == "block":
             scale = tl.load(x_scale_at + k // BLOCK_K, mask=valid, other=0.0) * tl.load(w_scale_at + k // BLOCK_K)
             acc = add_scaled(acc, x_tile, w_tile.T, scale, SWAP)
+        elif SCALES == "groups":
+            x_scale = scales_of_columns(x_scales, tl.where(valid, row, 0), k // BLOCK_K, tl.cdiv(gemm_k, BLOCK_K))
+            acc = add_scaled_twice(acc, x_tile, w_tile, x_scale, w_scale)
         elif SWAP:
             acc = tl.dot(w_tile.T, x_tile.T, acc, out_dtype=ACC)
         else:
@@ -147,7 +157,8 @@ def fused_moe_gemm(
     """Return y [numel, gemm_n] in ``dtype``, in pair order.
 
     Args:
-        x: [numel / pairs_per_row, gemm_k] fp32, fp16 or bf16 with contiguous rows, or in an fp8 format.
+        x: [numel / pairs_per_row, gemm_k] fp32, fp16 or bf16 with contiguous rows, or as ``quantise`` gives it in the
+            format of w.
         w: [E, gemm_n, gemm_k], dtype or format of x, contiguous along gemm_k; or in a format of weights alone. A
             bias is added to each row of y.
         alignment: tiles of ``tile.block_m`` rows.
@@ -179,6 +190,7 @@ def fused_moe_gemm(
         SWAP=swapped(tile, scales),
         **widening(given),
         DIES=dies(x.device),
+        PACKED=x.is_cuda,
         **tile.options(),
         **even,
         **blocks,

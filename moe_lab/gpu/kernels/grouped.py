@@ -8,22 +8,22 @@ fp8_block gate and up rows have separate blocks, so a tile is two products: 128 
 The 128 hidden features are a whole group, and are stored in e4m3 with its scale.
 """
 
-from typing import Any
-
 import torch
 import triton.language as tl
 from torch import Tensor
 
 from moe_lab.gpu.align import Alignment
 from moe_lab.gpu.formats import AnyWeights, Quantised, Weights, apart
-from moe_lab.gpu.kernels._device import check_device, dies, is_hip
+from moe_lab.gpu.kernels._device import check_device, dies
 from moe_lab.gpu.kernels._jit import jit
 from moe_lab.gpu.kernels.activation import activated, constants
 from moe_lab.gpu.kernels.die import on_its_die
 from moe_lab.gpu.kernels.quantise import GROUP, e4m3_of, parts, stored, stored_as
-from moe_lab.gpu.kernels.scales import add_scaled, scaled, scaling, swapped
+from moe_lab.gpu.kernels.scales import add_scaled, add_scaled_twice, scaled, scales_of_columns, scaling, swapped
 from moe_lab.gpu.kernels.tile import Tile
+from moe_lab.gpu.kernels.tma import described, has_tma
 from moe_lab.gpu.kernels.widen import rows_of_weights, widened, widening
+from moe_lab.gpu.kernels.widen_e4m3 import in_e4m3
 
 
 @jit
@@ -59,12 +59,13 @@ def grouped_persistent_gemm_kernel(
     BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr,
     PROGRAMS: tl.constexpr,
-    SCALES: tl.constexpr,  # "block", "token", "tensor" or "none", see scales.scaling
+    SCALES: tl.constexpr,  # see scales.scaling
     ACC: tl.constexpr,  # of sums: tl.int32 for products of int8, else tl.float32
     SWAP: tl.constexpr,  # with scales: multiply as y^T = w x^T, see scales.swapped
-    WIDEN: tl.constexpr,  # what w is widened from, or "none"
+    WIDEN: tl.constexpr,  # what w is widened from, or "none"; with SCALES "groups" to e4m3, and x is ``dealt``
     GROUP: tl.constexpr,  # columns of w that share a scale, if it is widened
     DIES: tl.constexpr,  # among which programs are dealt in turn
+    PACKED: tl.constexpr,  # see widen_e4m3.in_e4m3
 ):
     """Compute tiles [BLOCK_M, BLOCK_N] of the product: those numbered program, program + PROGRAMS, ..."""
     tiles_m = tl.load(num_tokens_post_padded) // BLOCK_M
@@ -93,6 +94,8 @@ def grouped_persistent_gemm_kernel(
         for k in tl.range(0, gemm_k, BLOCK_K):
             if TMA and not GATHER:
                 x_tile = x.load([tile_m * BLOCK_M, k])
+            elif SCALES == "groups":  # rows are filled up
+                x_tile = tl.load(x + row[:, None] * (tl.cdiv(gemm_k, BLOCK_K) * BLOCK_K) + k + depth[None, :])
             elif EVEN_K:
                 x_tile = tl.load(x + row[:, None] * gemm_k + k + depth[None, :])
             else:
@@ -101,6 +104,11 @@ def grouped_persistent_gemm_kernel(
                 )
             if WIDEN == "none":
                 w_tile = rows_of_weights(w, expert, tile_n * BLOCK_N, k, gemm_n, gemm_k, TMA, EVEN_K, BLOCK_N, BLOCK_K)
+            elif SCALES == "groups":
+                w_tile, w_scale = in_e4m3(
+                    *(w, w_scales, expert, tile_n * BLOCK_N, k, gemm_n, gemm_k),
+                    *(WIDEN, GROUP, TMA, EVEN_K, BLOCK_N, PACKED),
+                )
             else:
                 w_tile = widened(
                     *(w, w_scales, w_zeros, expert, tile_n * BLOCK_N, k, gemm_n, gemm_k),
@@ -114,6 +122,9 @@ def grouped_persistent_gemm_kernel(
                     w_tile = rows_of_weights(w, expert, first, k, gemm_n, gemm_k, TMA, EVEN_K, BLOCK_N, BLOCK_K)
                     w_scale = tl.load(w_scale_at + gemm_n // 256 * groups + k // BLOCK_K)
                     up = add_scaled(up, x_tile, w_tile, x_scale * w_scale, SWAP)
+            elif SCALES == "groups":
+                x_scale = scales_of_columns(x_scales, row, k // BLOCK_K, tl.cdiv(gemm_k, BLOCK_K))
+                acc = add_scaled_twice(acc, x_tile, w_tile, x_scale, w_scale)
             elif SWAP:
                 acc = tl.dot(w_tile, x_tile.T, acc, out_dtype=ACC)
             else:
@@ -174,7 +185,7 @@ def grouped_persistent_gemm(
 
     Args:
         x: with ``pairs_per_row`` [M, gemm_k], rows of tokens; else [capacity, gemm_k], rows in sorted order. fp32, fp16
-            or bf16, contiguous, or in an fp8 format.
+            or bf16, contiguous, or as ``quantise`` gives them in the format of w.
         w: [E, gemm_n, gemm_k], dtype or format of x, or a format of weights alone; contiguous. A bias is added to each
             row of the product, before the activation.
         alignment: tiles of ``tile.block_m`` rows.
@@ -204,7 +215,7 @@ def grouped_persistent_gemm(
     if numel == 0:
         return y if y_scales is None else Quantised("fp8_block", y.to(torch.float8_e4m3fn), y_scales)
     tma = has_tma(x, gemm_k) and has_tma(w, w.shape[2])
-    factors = _described(x, w, tile, gather) if tma else (x, w)
+    factors = described(x, w, tile, gather) if tma else (x, w)
     grouped_persistent_gemm_kernel[(programs,)](
         *(*factors, y, y_scales, alignment.sorted_token_ids if topk_weights is None else topk_weights),
         *(x_scales, *beside, bias, *alignment, numel, gemm_n, gemm_k, columns),
@@ -224,6 +235,7 @@ def grouped_persistent_gemm(
         SWAP=swapped(tile, scales),
         **widening(given),
         DIES=dies(x.device),
+        PACKED=x.is_cuda,
         **tile.options(),
     )
     return y if y_scales is None else Quantised("fp8_block", y.to(torch.float8_e4m3fn), y_scales)
@@ -232,19 +244,3 @@ def grouped_persistent_gemm(
 def holds_groups(tile: Tile, N: int) -> bool:
     """Return whether a tile of w13 in fp8_block can end with activation and quantisation: it needs whole groups."""
     return tile.block_n == GROUP and N % GROUP == 0
-
-
-def _described(x: Tensor, w: Tensor, tile: Tile, gather: bool) -> tuple[Any, Any]:
-    """Return x and w as TMA takes them; gathered rows are not adjacent, so x is then loaded through pointers."""
-    from triton.tools.tensor_descriptor import TensorDescriptor
-
-    depth = tile.block_k // 2 if w.dtype == torch.uint8 else tile.block_k
-    weights = TensorDescriptor.from_tensor(w.view(-1, w.shape[2]), [tile.block_n, depth])
-    return x if gather else TensorDescriptor.from_tensor(x, [tile.block_m, tile.block_k]), weights
-
-
-def has_tma(x: Tensor, gemm_k: int) -> bool:
-    """Return whether TMA can load rows of gemm_k elements like ``x``: types of up to 16 bits, strides of 16 bytes."""
-    if not x.is_cuda or is_hip() or x.element_size() > 2 or gemm_k * x.element_size() % 16:
-        return False
-    return torch.cuda.get_device_capability(x.device)[0] >= 9

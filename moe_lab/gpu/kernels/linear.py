@@ -10,7 +10,8 @@ from torch.nn import functional
 from moe_lab.gpu.align import Alignment
 from moe_lab.gpu.formats import Quantised, Weights
 from moe_lab.gpu.kernels.fused_moe import fused_moe_gemm
-from moe_lab.gpu.kernels.quantise import check_product, quantise
+from moe_lab.gpu.kernels.quantise import quantise
+from moe_lab.gpu.kernels.scales import check_product
 from moe_lab.gpu.kernels.tile import Tile
 from moe_lab.spec import formats
 

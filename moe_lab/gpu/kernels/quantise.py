@@ -16,11 +16,11 @@ import triton.language as tl
 from torch import Tensor
 
 from moe_lab.gpu.formats import AnyWeights, Quantised, Weights, apart
-from moe_lab.gpu.kernels._device import check_device, is_hip
+from moe_lab.gpu.kernels._device import check_device
 from moe_lab.gpu.kernels._jit import jit
 from moe_lab.gpu.kernels.activation import activated, constants
+from moe_lab.gpu.kernels.widen_e4m3 import dealt
 from moe_lab.spec import formats
-from moe_lab.spec.errors import UserError
 from moe_lab.spec.problem import check_activation
 
 GROUP = 128
@@ -123,6 +123,7 @@ def quantise_kernel(
     GROUP: tl.constexpr,
     PARTS: tl.constexpr,
     INT8: tl.constexpr,
+    DEAL: tl.constexpr,  # store groups of 128 ``dealt`` and whole: values are [rows, groups * 128]
 ):
     """Quantise one group of BLOCK_ROWS rows."""
     row = (tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)).to(tl.int64)
@@ -136,7 +137,14 @@ def quantise_kernel(
     else:
         most = tl.max(tl.load(largest + tl.arange(0, PARTS)), axis=0)
         numbers, scale = e4m3_of(numbers, tl.zeros((BLOCK_ROWS,), dtype=tl.float32) + most)
-    tl.store(values + row[:, None] * features + column, numbers.to(values.dtype.element_ty), mask=mask)
+    if DEAL:
+        tl.store(
+            values + row[:, None] * (groups * GROUP) + column,
+            dealt(numbers.to(values.dtype.element_ty)),
+            mask=real[:, None],
+        )
+    else:
+        tl.store(values + row[:, None] * features + column, numbers.to(values.dtype.element_ty), mask=mask)
     if largest is None:
         tl.store(scales + row * groups + group, scale, mask=real)
     else:  # all rows share the scale, so one program writes it
@@ -163,9 +171,10 @@ def program(rows: int, groups: int, group: int = GROUP) -> dict[str, int]:
 
 
 @cache
-def _block(format: str) -> tuple[int, int]:
-    """Return the rows and features of activations that share a scale; cached, since a look-up reads a file."""
-    return formats.get(format).activation_block or (1, GROUP)
+def _block(format: str) -> tuple[tuple[int, int], bool]:
+    """Return the rows and features of activations that share a scale, and whether weights are widened to e4m3."""
+    known = formats.get(format)  # cached, since a look-up reads a file
+    return known.activation_block or (1, GROUP), known.weight_bits == 4
 
 
 def quantise(
@@ -180,13 +189,15 @@ def quantise(
 ) -> Quantised:
     """Return x, or act(gate) * up of it, in e4m3 or int8: values [rows, features], and scales as the format has them.
 
+    For weights of four bits, values are as ``widen_e4m3.dealt`` has them, filled up with zeros to whole groups of 128.
+
     Args:
         x: [rows, features] fp32, fp16 or bf16, contiguous; with a gated activation [rows, 2 * features], gate then up.
         activation: ``none``, or one of ``ACTIVATIONS`` of the problem.
         order: [rows] int32, the pair of each row if rows are sorted and padded: padding is neither read nor written.
         numel: number of pairs; a larger or equal entry of ``order`` means padding.
         padded: [1] int32, rows that ``order`` is specified for (``num_tokens_post_padded``); None = all.
-        format: ``fp8_block``, ``fp8_tensor``, ``fp8_token`` or ``int8``.
+        format: one that has a block of activations.
         into: contiguous values and scales to write; None = new ones.
 
     Raises:
@@ -197,11 +208,12 @@ def quantise(
     check_device(x)
     acts = constants(activation)
     rows, features = x.shape[0], x.shape[1] // (2 if acts["MUL"] else 1)
-    high, wide = _block(format)
+    (high, wide), deal = _block(format)
     group = wide or (triton.next_power_of_2(features) if high else GROUP)
     groups = triton.cdiv(features, group)
     int8 = format == "int8"
-    values = torch.empty((rows, features), dtype=torch.int8 if int8 else stored_as(x), device=x.device)
+    columns = groups * group if deal else features
+    values = torch.empty((rows, columns), dtype=torch.int8 if int8 else stored_as(x), device=x.device)
     scales = torch.empty((rows, groups) if high else (1, 1), dtype=torch.float32, device=x.device)
     if into:
         values, scales = into[0] if into[0].dtype == values.dtype else values, into[1]
@@ -215,7 +227,7 @@ def quantise(
         largest = None if high else torch.empty(count, dtype=torch.float32, device=x.device)
         if largest is not None:
             largest_kernel[(count,)](x, largest, *sizes, **fixed)
-        quantise_kernel[(tiles, groups)](x, values, scales, largest, *sizes, INT8=int8, **fixed)
+        quantise_kernel[(tiles, groups)](x, values, scales, largest, *sizes, INT8=int8, DEAL=deal, **fixed)
     if into and values is not into[0]:
         into[0].copy_(values)
     return Quantised(format, values if int8 else values.to(torch.float8_e4m3fn), scales)
@@ -230,13 +242,3 @@ def parts(numbers: AnyWeights) -> tuple[Tensor, Tensor | None]:
 def stored(w: Weights) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
     """Return the values of weights, their scales, zero points and scales of matrices; None for what they lack."""
     return (w.values, w.scales, w.zeros, w.matrix_scales) if isinstance(w, Quantised) else (w, None, None, None)
-
-
-def check_product(format: str, device: torch.device) -> None:
-    """Raise UserError for a format that multiplies in e4m3 on a GPU that cannot through Triton."""
-    e4m3 = formats.get(format).product == "e4m3"
-    if e4m3 and device.type == "cuda" and (is_hip() or torch.cuda.get_device_capability(device) < (8, 9)):
-        raise UserError(
-            "fp8 formats multiply in e4m3, which needs an NVIDIA GPU of compute capability 8.9 or more; "
-            "choose bf16 here."
-        )

@@ -92,9 +92,9 @@ def e2m1_numbers(codes, DTYPE: tl.constexpr):
 
 
 def widening(w: Weights) -> dict[str, Any]:
-    """Return the constants of ``widened`` for weights, with WIDEN ``none`` for those that are multiplied as stored."""
+    """Return the constants of ``widened`` or ``in_e4m3``, with WIDEN ``none`` for what is multiplied as stored."""
     known = formats.get(w.format) if isinstance(w, Quantised) else None
-    if known is None or known.weight_block is None or known.activation_block:
+    if known is None or known.weight_block is None or (known.activation_block and known.weight_bits == 8):
         return {"WIDEN": "none", "GROUP": 1}
     kind = "int8" if known.weight_bits == 8 else "int4" if known.name.startswith("int4") else "e2m1"
     return {"WIDEN": kind, "GROUP": max(1, known.weight_block[1])}
