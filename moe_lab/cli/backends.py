@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``moe-lab backends``: every experts backend, what it takes, where it was tried, and if it can run here."""
+"""``moe-lab backends``: every experts backend and way between ranks, what it takes, and if it can run here."""
 
 import argparse
 import json
@@ -21,6 +21,9 @@ INFO = {
         "moe-lab backends --engines [--format table|json]": (
             "which kernel of vLLM, SGLang and others has an adapter here, and what would the others need?"
         ),
+        "moe-lab backends --ways [--format table|json]": (
+            "which ways between ranks are there, what do they send, and why can one not run here?"
+        ),
     },
 }
 
@@ -30,6 +33,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=("table", "json"), default="table")
     parser.add_argument("--matrix", action="store_true", help="one line for each backend and number format")
     parser.add_argument("--engines", action="store_true", help="one line for each kernel that engines list")
+    parser.add_argument("--ways", action="store_true", help="the ways between ranks (--comm) instead")
     parser.add_argument("--backend", help="with --matrix: of this backend alone")
     parser.add_argument("--only", metavar="FORMAT", help="with --matrix: of this number format alone")
     parser.set_defaults(run=run)
@@ -42,6 +46,10 @@ def run(arguments: argparse.Namespace) -> None:
 
     if arguments.matrix or arguments.engines:
         print(_matrix(arguments) if arguments.matrix else _engines(arguments))
+        return
+    if arguments.ways:
+        ways = [_way(name) for name in plugins.names("comm")]
+        print(json.dumps(ways, indent=1) if arguments.format == "json" else "\n\n".join(map(_said, ways)))
         return
     gpu = gpu_name()
     rows = [_backend(name) for name in plugins.names("experts")]
@@ -90,6 +98,22 @@ def _engines(arguments: argparse.Namespace) -> str:
     first = ["engine", "kernel", "backend", "tried_on", "why_not", "needed"]
     spare = ["on_input", "inputs", "activations", "hardware", "formats", "releases", "why_not"]
     return fitted(table[[*first, *table.columns.difference(first, sort=False)]], spare=spare)
+
+
+def _way(name: str) -> dict[str, Any]:
+    """Return what a way between ranks states and why it cannot run here, without importing it."""
+    info, reason = plugins.info("comm", name), plugins.unavailable("comm", name)
+    stated = {key: info.get(key) for key in ("about", "layout", "ranks", "formats", "devices", "source")}
+    return {"name": name, **stated, "available": reason is None, "reason": reason}
+
+
+def _said(way: dict[str, Any]) -> str:
+    formats, ranks = ", ".join(way["formats"] or ["any"]), "one rank" if way["ranks"] == "one" else "several ranks"
+    laid = "rows by expert" if way["layout"] == "batched" else "rows of tokens"
+    return (
+        f"{way['name']}: {way['about']}\n  {ranks}; {laid}; formats {formats}\n  source: {way['source']}\n"
+        f"  {'available' if way['available'] else way['reason']}"
+    )
 
 
 def _backend(name: str) -> dict[str, Any]:

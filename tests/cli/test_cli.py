@@ -11,7 +11,7 @@ from checkout import REPO
 
 from moe_lab import cli
 from moe_lab.runs import doctor
-from moe_lab.spec import bench_options, models
+from moe_lab.spec import bench_options, models, plugins
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard import terminal
 from moe_lab.spec.guard.options import seconds
@@ -29,6 +29,18 @@ def test_the_matrix_of_backends_is_filtered_and_names_what_there_is(capsys):
     )
     assert cli.main(["backends", "--matrix", "--only", "fp9"]) == 2
     assert "No format is called 'fp9'; choose one of: bf16, " in capsys.readouterr().err
+
+
+def test_ways_between_ranks_are_listed_with_what_each_needs(capsys, monkeypatch):
+    monkeypatch.setattr(plugins, "_found", lambda module: module != "deep_ep")
+    assert cli.main(["backends", "--ways", "--format", "json"]) == 0
+    ways = {way["name"]: way for way in json.loads(capsys.readouterr().out)}
+    assert [*ways] == plugins.names("comm")
+    assert (ways["local"]["available"], ways["deepep"]["available"]) == (True, False)
+    assert cli.main(["backends", "--ways"]) == 0
+    said = capsys.readouterr().out
+    assert "several ranks; rows by expert; formats bf16, fp8_block" in said
+    assert "unavailable: needs deep_ep (pip install tokenspeed-deepep" in said
 
 
 def test_mistake_is_one_sentence_and_exit_code_2(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
