@@ -63,15 +63,16 @@ def numbers(stored, format, units, columns):
     for unit in range(units):
         for step in range(steps):
             one = stored[(unit * steps + step) * size :][:size].clone()
-            words = one[-8192:].view(torch.int32).view(2, 2, 4, 32, 4).tolist()  # half, of 64 rows, warp, lane, part
-            scales = one[:-8192].view(64, -1)
+            slabs = one.view(8, -1)  # of 64 rows and warp
+            words = slabs[:, -1024:].reshape(8, -1).view(torch.int32).view(2, 4, 2, 32, 4).tolist()  # half, lane, part
+            scales = slabs[:, :-1024].reshape(64, -1)
             values = [scale_values(scale, format, kind) for scale in scales]
             for column in range(step * 128, min(columns, step * 128 + 128)):
                 at = column % 128
                 half, part, eight, lane_of_row, second = at // 64, at // 16 % 4, at // 8 % 2, at // 2 % 4, at % 2
                 for row in range(128):
                     block, warp, up, lane = places(row)
-                    word = words[half][block][warp][lane * 4 + lane_of_row][part] & 0xFFFFFFFF
+                    word = words[block][warp][half][lane * 4 + lane_of_row][part] & 0xFFFFFFFF
                     code = code_of(word, 2 * eight + up, second, kind)
                     scale = values[(block * 4 + warp) * 8 + lane]
                     yield unit, row, column, number(code, scale, up, at // group, kind) * factor

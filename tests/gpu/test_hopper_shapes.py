@@ -88,8 +88,16 @@ def test_products_of_e4m3_are_of_32_columns_and_the_first_adds_nothing():
 def test_shared_bytes_are_those_of_the_layout(shape, format, most_pairs, E):
     """The layout is standard C++ and holds Python's sum to it, as every launch does on a GPU."""
     compiler = shutil.which("c++") or pytest.skip("no C++ compiler")
-    layout = SOURCE.with_name("layout.cuh").read_text()
-    defined = {"MBLK": shape.units, "MAX_N": shape.max_n, "STAGES": shape.stages, "E": E, "MOST_PAIRS": most_pairs}
+    layout = "".join(SOURCE.with_name(name).read_text() for name in ("stored.cuh", "layout.cuh"))
+    defined = {
+        "__device__": "",
+        "MBLK": shape.units,
+        "MAX_N": shape.max_n,
+        "STAGES": shape.stages,
+        "E": E,
+        "MOST_PAIRS": most_pairs,
+        "BIASES": 0,
+    }
     defined |= {"FP8": int(format == "fp8_block"), "ROWS": int(shape.rows), **dict(four_bits.macros(format))}
     for added in (0, 8):
         asked = shared_bytes(shape, E, most_pairs, format) + added

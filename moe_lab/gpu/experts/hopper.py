@@ -13,7 +13,7 @@ from moe_lab.gpu.formats import AnyWeights, Quantised, apart, dense
 from moe_lab.gpu.kernels._device import check_contiguous, shared_memory_bytes
 from moe_lab.gpu.kernels._nvrtc import usable
 from moe_lab.gpu.kernels.combine import combine
-from moe_lab.gpu.kernels.hopper import GROUP, Shape, given_bytes, hopper_moe, scratch, shared_bytes, sorts_itself
+from moe_lab.gpu.kernels.hopper import GROUP, Shape, few, given_bytes, hopper_moe, scratch, shared_bytes, sorts_itself
 from moe_lab.gpu.kernels.hopper.four_bits import widened
 from moe_lab.gpu.kernels.hopper.prepare import STEP_BYTES
 from moe_lab.gpu.kernels.hopper.prepare import prepare as prepare_units
@@ -117,6 +117,9 @@ def experts(
     if not pairs:
         return torch.empty_like(x, dtype=dtype)
     x, topk_weights = place_weight(x, topk_weights, problem, mark)
+    if not (shape or split) and own_sort and few.takes(problem, x.device):
+        with mark("align+w13+act+w2+combine"):
+            return few.few(x, w13, w2, topk_weights, topk_ids, zeros(2, x.device, (problem.topk,)), problem)
     shape = shape or default_shape(problem, share)
     fp8 = problem.format == "fp8_block"
     possible = sorts_itself(pairs, problem.E, shape, shared_memory_bytes(x.device.index), problem.format) > 0

@@ -18,7 +18,7 @@ from moe_lab.spec.problem import MoEProblem
 
 # Backend -> the kernel that only it launches, by its name now and in older runs.
 KERNELS = {
-    "hopper": ("hopper_moe",),
+    "hopper": ("hopper_moe", "hopper_few"),
     "grouped": ("grouped_persistent_gemm_kernel", "persistent_gemm_kernel"),
     "fused_moe": ("fused_moe_gemm_kernel", "grouped_gemm_kernel"),
 }

@@ -4,21 +4,6 @@
 // A thread holds rows lane / 4 and lane / 4 + 8 of its warp's 16 in each block, and columns 8 j + 2 (lane % 4) + c. Python
 // orders weight rows so that those are neighbouring features (w2), or gates above ups (w13).
 
-// Without denormal numbers: with them the instructions around exp are as many as all others of a gate.
-__device__ inline float sigmoid(float x) {
-#if FP8
-    // One instruction of the slow unit instead of two; off by 2^-11, far below what e4m3 rounds away.
-    float t;
-    asm("tanh.approx.f32 %0, %1;" : "=f"(t) : "f"(x * 0.5f));
-    return 0.5f + 0.5f * t;
-#else
-    float power, inverse;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x * -1.4426950408889634f));
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(1.0f + power));
-    return inverse;
-#endif
-}
-
 // Of rows r and r + 8 of a thread in each block.
 struct Biases {
     float2 of[MBLK];
@@ -41,16 +26,6 @@ struct Biases {
             for (int i = 0; i < N / 2; i++) acc[b][i] += i & 2 ? of[b].y : of[b].x;
     }
 };
-
-__device__ inline float gated(float gate, float up) {
-#if SWIGLUOAI
-    gate = fminf(gate, LIMIT);
-    up = fminf(fmaxf(up, -LIMIT), LIMIT);
-    return (up + 1.0f) * gate * sigmoid(gate * ALPHA);
-#else
-    return gate * up * sigmoid(gate);
-#endif
-}
 
 __device__ inline uint2 two_pairs(const Pair* p) {
 #if MOST_PAIRS

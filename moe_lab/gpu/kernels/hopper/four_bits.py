@@ -52,8 +52,8 @@ def units(w: Quantised, rows: Tensor, tails: list[Tensor]) -> Tensor:
 
     A unit has the given rows [units, 128] of w; an expert's bytes are [units, steps], where a step has 128 columns, of
     which the last may lack half; then ``tails``, fp32 [E, ...]; then a factor of the whole expert, fp32, and 12 bytes
-    that nobody reads. A step begins with the scales; for each of two halves follow the words [2, 4, 8, 4, 4] of 64
-    rows, warps, rows r and r + 8, lanes of a row and parts of 16 columns.
+    that nobody reads. A step has for each warp's 16 rows, of 64 and then of the other 64, first the scales, then for
+    each of two halves the words [8, 4, 4] of rows r and r + 8, lanes of a row and parts of 16 columns.
     """
     kind, group, steps = _kind(w.format), _group(w.format), -(-w.shape[2] // COLUMNS)
     count = len(rows)
@@ -69,7 +69,7 @@ def units(w: Quantised, rows: Tensor, tails: list[Tensor]) -> Tensor:
         of_rows = [_padded(s[taken] * inside, COLUMNS // group) for s in scales]
         layout = "bytes" if kind == "E2M1" else "pairs"
         first = _beside(of_rows, layout, count, steps)
-        result[expert, :size] = torch.cat([first, words], -1).flatten()
+        result[expert, :size] = torch.cat([first.unflatten(-1, (8, -1)), words], -1).flatten()
         behind = [*(one[expert].flatten() for one in tails), factor.float().view(1)]
         result[expert, size : end + 4] = torch.cat(behind).view(torch.uint8)
     return result
@@ -80,17 +80,17 @@ def _padded(rows: Tensor, multiple: int) -> Tensor:
 
 
 def _words(codes: Tensor, kind: str, count: int, steps: int) -> Tensor:
-    """Return codes [count * 128, steps * 128] as bytes [count, steps, 2 * HALF_BYTES]."""
+    """Return codes [count * 128, steps * 128] as bytes [count, steps, 8, HALF_BYTES / 4]."""
     # Rows: 64, warp, r or r + 8, r; columns: step, half, part, the first or last eight, lane of the row, which of two.
     parts = codes.view(count, 2, 4, 2, 8, steps, 2, 4, 2, 4, 2).int()
-    parts = parts.permute(0, 5, 6, 1, 2, 4, 9, 7, 8, 3, 10)  # ..., part, pair of columns, row, which of two
+    parts = parts.permute(0, 5, 1, 2, 6, 4, 9, 7, 8, 3, 10)  # ..., part, pair of columns, row, which of two
     words = torch.zeros(parts.shape[:8], dtype=torch.int32, device=codes.device)
     for pair, bits in enumerate(E2M1_BITS if kind == "E2M1" else INT4_BITS):
         for second in range(2):
             code = parts[..., pair // 2, pair % 2, second]
             for bit, place in enumerate(bits):
                 words |= (code >> bit & 1) << (place + 16 * second) % 32
-    return words.contiguous().view(count, steps, -1).view(torch.uint8)
+    return words.contiguous().view(count, steps, 8, -1).view(torch.uint8)
 
 
 def _scales(w: Quantised, kind: str) -> tuple[list[Tensor], Tensor]:

@@ -22,16 +22,19 @@
 // rows of a wgmma, see rows.cuh), BLOCK_QUANTISES, SWIGLUOAI, ALPHA, LIMIT, ID (type of topk_ids), SHARED (bytes that the
 // launch asks for). wgmma<N>(), wgmma_first<N>() and FOR_EACH_N(X) precede this text.
 
+#include "stored.cuh"
 #include "layout.cuh"
 #include "ptx.cuh"
 #include "../numbers.cuh"
 #include "tiles.cuh"
 #include "sort.cuh"
+#include "gate.cuh"
 #include "epilogue.cuh"
 #include "quantise.cuh"
 #include "rows.cuh"
 #include "drain.cuh"
 #include "widen.cuh"
+#include "multiply_widened.cuh"
 #include "multiply.cuh"
 #include "weights.cuh"
 #include "gather.cuh"

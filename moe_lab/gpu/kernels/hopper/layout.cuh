@@ -5,23 +5,12 @@
 // weights, then MAX_N rows of 128 bytes of tokens. With WIDEN the tokens of all stages come first, each two panels of such
 // rows, then the weights of all. `Shared` follows. Python asks the launch for SHARED bytes in all.
 
-typedef unsigned int u32;
-typedef unsigned long long u64;
-
-#define WHOLE 0                          // WIDEN: weights are multiplied as they are stored, or have four bits, see widen.cuh
-#define INT4 1
-#define INT4_ZEROS 2
-#define E2M1 3
-
 constexpr int CONSUMERS = 256, THREADS = 512;
 constexpr int DRAINERS = ROWS ? 96 : 0;   // threads that take a tile's sums out, see drain.cuh
 // Threads that gather rows. Each tells the stage's barrier by itself, three cycles each, so few where a step takes few cycles.
 constexpr int GATHERERS = (WIDEN && MAX_N <= 64) || MAX_N == 8 ? 64 : THREADS - CONSUMERS - 32 - DRAINERS;
 constexpr int PANELS = WIDEN ? 2 : 1;     // of a step, each 128 bytes of a row of tokens
 constexpr int PANEL = FP8 ? 128 : 64;     // its columns
-constexpr int GROUPS = WIDEN ? 128 / GROUP : 0; // of a row of weights a step, which have a scale each
-constexpr int SCALE_WORDS = WIDEN == E2M1 ? GROUPS / 2 : GROUPS * (1 + (WIDEN == INT4_ZEROS)); // of rows r and r + 8 a step
-constexpr int UNIT = WIDEN ? 8192 + 256 * SCALE_WORDS : 16384; // bytes of 128 weight rows a step
 constexpr int W_BYTES = MBLK * UNIT, PANEL_BYTES = MAX_N * 128;
 constexpr int STAGE_BYTES = W_BYTES + PANELS * PANEL_BYTES;
 constexpr int WEIGHTS_BEGIN = WIDEN ? STAGES * PANELS * PANEL_BYTES : 0, TOKENS_BEGIN = WIDEN ? 0 : W_BYTES;

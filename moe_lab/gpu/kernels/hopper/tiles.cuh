@@ -45,12 +45,6 @@ __device__ inline u32 row_bytes(int panels, int groups = 1) {
     return panels * 128 + (FP8 ? (panels * groups + 7) / 8 * 32 : 0);
 }
 
-// Of an expert's weights: in FP8 they are followed by 16 bytes of scales for every two units and step, with BIASES by one for
-// each row, with WIDEN by 16 bytes that begin with a factor of all of them, fp32.
-__device__ inline u64 expert_bytes(int units, int steps) {
-    return (u64)units * steps * UNIT + (FP8 ? (units + 1) / 2 * steps * 16 : 0) + (BIASES ? units * 512 : 0) + (WIDEN ? 16 : 0);
-}
-
 struct Arguments {
     const char* x;                        // [M, x_bytes]
     const char* w13;                      // units of [E, 2 * N, k13]

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The product of a tile whose weights have four bits. A thread reads those that it needs as the first factor of a wgmma,
-// widens them to bf16 in registers, and multiplies by tokens that lie in shared memory as ever. So some of a step's
-// weights are widened while those before are multiplied.
+// Weights of four bits as a thread needs them for the first factor of an mma or wgmma: read, and widened to bf16 in registers.
 //
 // A word holds four pairs: rows r, r + 8, r, r + 8 of a warp's sixteen, columns 2 (lane % 4) + {0, 1} of a product's sixteen, the
-// last two pairs eight columns further on. Of a unit and step come first the scales, then two halves of 64 columns, each of 128
-// rows by four words: prepare.py says in which order.
+// last two pairs eight columns further on. Of 16 rows and a step come first the scales, then two halves of 64 columns:
+// four_bits.py says in which order.
 
 #if WIDEN
 
@@ -83,88 +81,6 @@ __device__ inline void load_words(u32 (&to)[WORDS], u32 from) {
         for (int i = 0; i < WORDS; i += 4)
             asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
                          : "=r"(to[i]), "=r"(to[i + 1]), "=r"(to[i + 2]), "=r"(to[i + 3]) : "r"(from + i * 4) : "memory");
-}
-
-// A product waits for the one before it that adds to the same sums, which takes longer than it does itself where its columns are
-// few. So parts add to sums of their own in turn.
-template <int N>
-constexpr int SETS = N <= 16 ? 4 / MBLK : MBLK * N <= 48 ? 2 : 1;
-
-template <int N>
-constexpr int PARTS = MBLK == 1 && N <= 16 ? 4 : 2; // of 16 columns that are widened and multiplied at once
-
-template <int N>
-__device__ inline void multiply_widened(
-    const Arguments& a, const Tile& t, float (&acc)[MBLK][N / 2], const char* expert_end, int group, int& stage, u32& parity) {
-    Shared& s = shared();
-    const int warp = threadIdx.x >> 5 & 3, lane = threadIdx.x & 31, panels = a.panels(t.phase);
-    float factor;
-    asm volatile("ld.global.nc.f32 %0, [%1];" : "=f"(factor) : "l"(expert_end - 16)); // used when all is multiplied
-    // A group has both blocks of its unit, or one of the one unit.
-    const int unit = MBLK == 2 ? group * UNIT : 0, block = MBLK == 2 ? 0 : group;
-    const u32 scales_at = unit + ((block * 4 + warp) * 8 + (lane >> 2)) * SCALE_WORDS * 4;
-    const u32 words_at = unit + 256 * SCALE_WORDS + block * 2048 + warp * 512 + lane * 16;
-    float sums[SETS<N>][MBLK][N / 2];
-    #pragma unroll
-    for (int i = 0; i < SETS<N> * MBLK * N / 2; i++) sums[0][0][i] = 0.0f;
-    const auto pin_all = [&]() {
-        #pragma unroll
-        for (int i = 0; i < SETS<N>; i++) pin<N>(sums[i]);
-    };
-    u32 wide[2][PARTS<N>][MBLK][4];          // those that are multiplied, and the next ones
-    u32 scales[MBLK][SCALE_WORDS], words[MBLK][4];
-    const auto load = [&](int first) {    // part of the step's eight
-        const u32 from = weights_at(stage);
-        #pragma unroll
-        for (int b = 0; b < MBLK; b++) {
-            if (first == 0) load_words(scales[b], from + scales_at + b * 128 * SCALE_WORDS);
-            if (first % 4 == 0) load_words(words[b], from + words_at + first * 1024 + b * 2048);
-            Scale rows[2];
-            #pragma unroll
-            for (int p = 0; p < PARTS<N>; p++) {
-                if (p == 0 || (first + p) * 16 % GROUP == 0) read_scales(rows, scales[b], (first + p) * 16 / GROUP);
-                widen(wide[first / PARTS<N> & 1][p][b], words[b][(first + p) % 4], rows);
-            }
-        }
-    };
-    const auto start = [&](int first) {
-        const u32 x = descriptor(tokens_at(stage) + first / 4 * PANEL_BYTES) + first % 4 * 2;
-        pin_all();
-        asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-        #pragma unroll
-        for (int p = 0; p < PARTS<N>; p++)
-            #pragma unroll
-            for (int b = 0; b < MBLK; b++)
-                wgmma_of<N>(sums[p % SETS<N>][b], wide[first / PARTS<N> & 1][p][b], x + p * 2);
-        asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-        pin_all();
-    };
-    int previous = -1;
-    const auto step = [&](int parts) {
-        wait(&s.full[stage], parity);
-        #pragma unroll
-        for (int first = 0; first < parts; first += PARTS<N>) {
-            load(first);
-            start(first);
-            asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory"); // the next ones' registers are free
-            if (first == 0 && previous >= 0 && lane == 0) arrive(&s.empty[previous]);
-        }
-        previous = stage;
-        if (++stage == STAGES) { stage = 0; parity ^= 1; }
-    };
-    for (int k = 0; k < panels / 2; k++) step(8);
-    if (panels & 1) step(4);
-    asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
-    pin_all();
-    if (lane == 0) arrive(&s.empty[previous]);
-    #pragma unroll
-    for (int b = 0; b < MBLK; b++)
-        #pragma unroll
-        for (int i = 0; i < N / 2; i++) {
-            #pragma unroll
-            for (int set = 0; set < SETS<N>; set++) acc[b][i] += sums[set][b][i];
-            acc[b][i] *= factor;
-        }
 }
 
 #endif

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole layer of a few pairs in one launch of CUDA C++, ``few.cu``, for weights of four bits."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from moe_lab.gpu.kernels._device import multiprocessors, shared_memory_bytes
+from moe_lab.gpu.kernels._nvrtc import id_type, launch
+from moe_lab.gpu.kernels.activation import ALPHA, LIMIT
+from moe_lab.gpu.kernels.hopper import four_bits
+from moe_lab.spec.problem import MoEProblem
+
+SOURCE = Path(__file__).with_name("few.cu")
+ITEMS = 8  # of a stage: warps of a team
+MOST_PAIRS, MOST_TOKENS = 32, 8  # a lane for each pair; a column of a product for each token
+MOST_BYTES = 96_000_000  # of weights; above, hopper_moe is quicker (docs/kernels.md)
+
+
+class Shape(NamedTuple):
+    """A kernel configuration.
+
+    Attributes:
+        together: slabs of 16 rows of w13 that a stage has steps of: 1, 2, 4 or 8.
+        together2: the same of w2.
+        teams: of warps that multiply.
+        copiers: warps that copy weights.
+        stages: of the pipeline.
+    """
+
+    together: int
+    together2: int
+    teams: int
+    copiers: int
+    stages: int
+
+
+def _columns(M: int) -> int:
+    return 1 << (M - 1).bit_length()
+
+
+def shared_bytes(problem: MoEProblem, shape: Shape) -> int:
+    """Return the shared memory of a block: sums and tables, stages, tokens."""
+    columns = _columns(problem.M)
+    groups = {1: 4, 8: 1}.get(columns, 2)
+    tables = 2 * groups * shape.teams * ITEMS * columns * 64 + MOST_PAIRS * (4 * columns + 16) + shape.stages * 16
+    stage = four_bits.unit_bytes(problem.format)
+    return -(-tables // 128) * 128 + shape.stages * stage + -(-problem.K // 128) * columns * 256
+
+
+def default_shape(problem: MoEProblem, most_shared: int) -> Shape | None:
+    """Return a configuration, None where the kernel does not do the problem, or is not the quicker one.
+
+    Args:
+        problem: sizes and format.
+        most_shared: bytes of shared memory that a block may have.
+    """
+    if problem.rows_useful > MOST_PAIRS or problem.M > MOST_TOKENS or not four_bits.widened(problem.format):
+        return None
+    units = (problem.rows13 // 128) * -(-problem.K // 128) + -(-problem.K // 128) * -(-problem.N // 128)
+    weights = min(problem.rows_useful, problem.E) * units * four_bits.unit_bytes(problem.format)
+    shape = Shape(together=2, together2=1, teams=2, copiers=2, stages=6)
+    return shape if weights <= MOST_BYTES and shared_bytes(problem, shape) <= most_shared else None
+
+
+def takes(problem: MoEProblem, device: torch.device) -> bool:
+    """Return whether the kernel does so few pairs on a GPU, and is the quicker one."""
+    return default_shape(problem, shared_memory_bytes(device.index)) is not None
+
+
+def few(
+    x: Tensor, w13: Tensor, w2: Tensor, topk_weights: Tensor, topk_ids: Tensor, waiting: Tensor, problem: MoEProblem
+) -> Tensor:
+    """Return the layer's output [M, K] bf16 of a problem that ``takes`` says yes to.
+
+    Args:
+        x: [M, K] bf16, contiguous.
+        w13: of ``prepare``.
+        w2: of ``prepare``.
+        topk_weights: [M, topk] fp32.
+        topk_ids: [M, topk] int32 or int64, contiguous; negative where a pair has no expert here.
+        waiting: [2] int32, zero before and after the launch; of one launch at a time.
+        problem: sizes, format, activation and whether there are biases.
+    """
+    shape = default_shape(problem, shared_memory_bytes(x.device.index))
+    assert shape
+    blocks, columns, shared = multiprocessors(x.device), _columns(problem.M), shared_bytes(problem, shape)
+    y = torch.empty_like(x)
+    hidden = x.new_empty((min(problem.rows_useful, problem.E), -(-problem.N // 128) * 128, columns))
+    launch(
+        SOURCE,
+        "hopper_few",
+        blocks,
+        32 * (shape.teams * ITEMS + shape.copiers),
+        *(x, w13, w2, hidden, y, topk_weights, topk_ids, waiting),
+        problem.rows_useful,
+        macros=(
+            *(
+                ("COLUMNS", columns),
+                ("STAGES", shape.stages),
+                ("TEAMS", shape.teams),
+                ("COPIERS", shape.copiers),
+                ("TOPK", problem.topk),
+                ("E", w13.shape[0]),
+            ),
+            *(("TOGETHER", shape.together), ("TOGETHER2", shape.together2), ("BLOCKS", blocks)),
+            *(("HIDDEN", problem.K), ("INTERMEDIATE", problem.N)),
+            *(*four_bits.macros(problem.format), ("BIASES", int(problem.biases)), ("FP8", 0), ("HALF", 0)),
+            *(("SWIGLUOAI", int(problem.activation == "swigluoai")), ("ALPHA", f"{ALPHA}f"), ("LIMIT", f"{LIMIT}f")),
+            *(("ID", id_type(topk_ids)), ("SHARED", shared)),
+        ),
+        shared=shared,
+        cooperative=True,
+    )
+    return y
