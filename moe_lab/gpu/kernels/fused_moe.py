@@ -16,10 +16,10 @@ from moe_lab.gpu.kernels._device import check_device, dies
 from moe_lab.gpu.kernels._jit import jit
 from moe_lab.gpu.kernels.die import on_its_die
 from moe_lab.gpu.kernels.quantise import parts, stored
-from moe_lab.gpu.kernels.scales import add_scaled, add_scaled_twice, scaled, scales_of_columns, scaling, swapped
+from moe_lab.gpu.kernels.scales import add_scaled, add_scaled_twice, scaled, scales_of_columns, scaling, swapped, whole
 from moe_lab.gpu.kernels.tile import Tile
 from moe_lab.gpu.kernels.widen import widened, widening
-from moe_lab.gpu.kernels.widen_e4m3 import in_e4m3
+from moe_lab.gpu.kernels.widen_e4m3 import in_e4m3, scales_of_step
 
 
 @jit
@@ -86,6 +86,10 @@ def fused_moe_gemm_kernel(
         groups = tl.cdiv(gemm_k, BLOCK_K)
         x_scale_at = x_scales + row * groups
         w_scale_at = w_scales + (expert * tl.cdiv(gemm_n, 128) + tile_n * BLOCK_N // 128) * groups
+    if SCALES == "groups":  # a step loads the next one's scales
+        x_row, w_rows = tl.where(valid, row, 0), (w_scales, expert, tile_n * BLOCK_N)
+        w_part = scales_of_step(*w_rows, 0, gemm_n, gemm_k, WIDEN, GROUP, BLOCK_N)
+        x_part = scales_of_columns(x_scales, x_row, 0, tl.cdiv(gemm_k, BLOCK_K))
     acc = tl.zeros((BLOCK_N, BLOCK_M) if SWAP else (BLOCK_M, BLOCK_N), dtype=ACC)
     for k in tl.range(0, gemm_k, BLOCK_K):
         x_mask = valid[:, None]
@@ -93,9 +97,12 @@ def fused_moe_gemm_kernel(
             x_mask = x_mask & (k + depth[None, :] < gemm_k)
         if SCALES == "groups":
             w_tile, w_scale = in_e4m3(
-                *(w, w_scales, expert, tile_n * BLOCK_N, k, gemm_n, gemm_k),
-                *(WIDEN, GROUP, False, EVEN_K, BLOCK_N, PACKED),
+                *(w, w_part, expert, tile_n * BLOCK_N, k, gemm_n, gemm_k),
+                *(WIDEN, False, EVEN_K, BLOCK_N, PACKED),
             )
+            x_scale, next = whole(x_part), k + BLOCK_K
+            w_part = scales_of_step(*w_rows, next, gemm_n, gemm_k, WIDEN, GROUP, BLOCK_N)
+            x_part = scales_of_columns(x_scales, x_row, next // BLOCK_K, tl.cdiv(gemm_k, BLOCK_K))
         elif WIDEN != "none":
             w_tile = widened(
                 *(w, w_scales, w_zeros, expert, tile_n * BLOCK_N, k, gemm_n, gemm_k),
@@ -112,7 +119,6 @@ def fused_moe_gemm_kernel(
             scale = tl.load(x_scale_at + k // BLOCK_K, mask=valid, other=0.0) * tl.load(w_scale_at + k // BLOCK_K)
             acc = add_scaled(acc, x_tile, w_tile.T, scale, SWAP)
         elif SCALES == "groups":
-            x_scale = scales_of_columns(x_scales, tl.where(valid, row, 0), k // BLOCK_K, tl.cdiv(gemm_k, BLOCK_K))
             acc = add_scaled_twice(acc, x_tile, w_tile, x_scale, w_scale)
         elif SWAP:
             acc = tl.dot(w_tile.T, x_tile.T, acc, out_dtype=ACC)

@@ -19,11 +19,11 @@ from moe_lab.gpu.kernels._jit import jit
 from moe_lab.gpu.kernels.activation import activated, constants
 from moe_lab.gpu.kernels.die import on_its_die
 from moe_lab.gpu.kernels.quantise import GROUP, e4m3_of, parts, stored, stored_as
-from moe_lab.gpu.kernels.scales import add_scaled, add_scaled_twice, scaled, scales_of_columns, scaling, swapped
+from moe_lab.gpu.kernels.scales import add_scaled, add_scaled_twice, scaled, scales_of_columns, scaling, swapped, whole
 from moe_lab.gpu.kernels.tile import Tile
 from moe_lab.gpu.kernels.tma import described, has_tma
 from moe_lab.gpu.kernels.widen import rows_of_weights, widened, widening
-from moe_lab.gpu.kernels.widen_e4m3 import in_e4m3
+from moe_lab.gpu.kernels.widen_e4m3 import in_e4m3, scales_of_step
 
 
 @jit
@@ -70,6 +70,7 @@ def grouped_persistent_gemm_kernel(
     """Compute tiles [BLOCK_M, BLOCK_N] of the product: those numbered program, program + PROGRAMS, ..."""
     tiles_m = tl.load(num_tokens_post_padded) // BLOCK_M
     tiles_n = tl.cdiv(gemm_n, BLOCK_N) if y_scales is None else gemm_n // (2 * BLOCK_N)
+    width = tl.cdiv(gemm_k, BLOCK_K) * BLOCK_K if SCALES == "groups" else gemm_k  # of rows of x
     for tile in tl.range(on_its_die(tl.program_id(0), PROGRAMS, DIES), tiles_m * tiles_n, PROGRAMS, flatten=TMA):
         group = tile // (GROUP_M * tiles_n)
         group_size = tl.minimum(tiles_m - group * GROUP_M, GROUP_M)
@@ -88,26 +89,27 @@ def grouped_persistent_gemm_kernel(
             groups = tl.cdiv(gemm_k, BLOCK_K)
             x_scale_at = x_scales + row * groups
             w_scale_at = w_scales + (expert * tl.cdiv(gemm_n, 128) + tile_n * BLOCK_N // 128) * groups
+        if SCALES == "groups":  # a step loads the next one's scales
+            w_rows = w_scales, expert, tile_n * BLOCK_N
+            w_part = scales_of_step(*w_rows, 0, gemm_n, gemm_k, WIDEN, GROUP, BLOCK_N)
+            x_part = scales_of_columns(x_scales, row, 0, tl.cdiv(gemm_k, BLOCK_K))
         acc = tl.zeros((BLOCK_N, BLOCK_M) if SWAP else (BLOCK_M, BLOCK_N), dtype=ACC)
         if y_scales is not None:
             up = tl.zeros_like(acc)
         for k in tl.range(0, gemm_k, BLOCK_K):
             if TMA and not GATHER:
                 x_tile = x.load([tile_m * BLOCK_M, k])
-            elif SCALES == "groups":  # rows are filled up
-                x_tile = tl.load(x + row[:, None] * (tl.cdiv(gemm_k, BLOCK_K) * BLOCK_K) + k + depth[None, :])
-            elif EVEN_K:
-                x_tile = tl.load(x + row[:, None] * gemm_k + k + depth[None, :])
+            elif EVEN_K or SCALES == "groups":
+                x_tile = tl.load(x + row[:, None] * width + k + depth[None, :])
             else:
-                x_tile = tl.load(
-                    x + row[:, None] * gemm_k + k + depth[None, :], mask=k + depth[None, :] < gemm_k, other=0.0
-                )
+                inside = k + depth[None, :] < gemm_k
+                x_tile = tl.load(x + row[:, None] * width + k + depth[None, :], mask=inside, other=0.0)
             if WIDEN == "none":
                 w_tile = rows_of_weights(w, expert, tile_n * BLOCK_N, k, gemm_n, gemm_k, TMA, EVEN_K, BLOCK_N, BLOCK_K)
             elif SCALES == "groups":
                 w_tile, w_scale = in_e4m3(
-                    *(w, w_scales, expert, tile_n * BLOCK_N, k, gemm_n, gemm_k),
-                    *(WIDEN, GROUP, TMA, EVEN_K, BLOCK_N, PACKED),
+                    *(w, w_part, expert, tile_n * BLOCK_N, k, gemm_n, gemm_k),
+                    *(WIDEN, TMA, EVEN_K, BLOCK_N, PACKED),
                 )
             else:
                 w_tile = widened(
@@ -123,7 +125,9 @@ def grouped_persistent_gemm_kernel(
                     w_scale = tl.load(w_scale_at + gemm_n // 256 * groups + k // BLOCK_K)
                     up = add_scaled(up, x_tile, w_tile, x_scale * w_scale, SWAP)
             elif SCALES == "groups":
-                x_scale = scales_of_columns(x_scales, row, k // BLOCK_K, tl.cdiv(gemm_k, BLOCK_K))
+                x_scale, next = whole(x_part), k + BLOCK_K
+                w_part = scales_of_step(*w_rows, next, gemm_n, gemm_k, WIDEN, GROUP, BLOCK_N)
+                x_part = scales_of_columns(x_scales, row, next // BLOCK_K, tl.cdiv(gemm_k, BLOCK_K))
                 acc = add_scaled_twice(acc, x_tile, w_tile, x_scale, w_scale)
             elif SWAP:
                 acc = tl.dot(w_tile, x_tile.T, acc, out_dtype=ACC)

@@ -39,19 +39,27 @@ def add_scaled_twice(acc, x_tile, w_tile, x_scale, w_scale):
 
 @jit
 def scales_of_columns(scales, row, group, groups):
-    """Return the scales of rows [m] of x at a group, out of scales [rows, groups] fp32, which may be columns of sums.
+    """Return the scales of rows [m] of x at a group, out of scales [rows, groups] fp32, for ``whole``: [m] or [m, 4].
 
-    A thread has a quarter of the columns of its sums: loaded as such, their addresses alone take m / 2 registers. Of
-    more numbers than threads, which four bytes a scale are, Triton loads each once and hands them on in shared memory.
+    Rows of x are columns of sums here, and a thread has a quarter of them: loaded as such, their addresses alone take
+    m / 2 registers. Of as many numbers as threads, which four bytes a scale are from 32 rows on, Triton loads each once
+    and hands them on in shared memory. A group behind the last is the last, so that a step can load the next one's.
     """
-    at = scales + row * groups + group
+    at = scales + row * groups + tl.minimum(group, groups - 1)
     if row.shape[0] < 32:
         found = tl.load(at)
     else:
-        byte = tl.arange(0, 4)[None, :]
-        parts = tl.load(at.to(tl.pointer_type(tl.uint8), bitcast=True)[:, None] + byte).to(tl.int32)
-        found = tl.sum(parts << (8 * byte), axis=1).to(tl.float32, bitcast=True)
+        found = tl.load(at.to(tl.pointer_type(tl.uint8), bitcast=True)[:, None] + tl.arange(0, 4)[None, :])
     return found
+
+
+@jit
+def whole(scales):
+    """Return the scales [m] fp32 that ``scales_of_columns`` loaded, put together if they are bytes."""
+    if len(scales.shape) == 2:
+        byte = tl.arange(0, 4)[None, :]
+        scales = tl.sum(scales.to(tl.int32) << (8 * byte), axis=1).to(tl.float32, bitcast=True)
+    return scales
 
 
 @jit

@@ -59,16 +59,40 @@ def dealt(numbers):
 
 
 @jit
-def in_e4m3(
-    w,
+def scales_of_step(
     w_scales,  # [E, gemm_n, ceil(gemm_k / GROUP)] bf16, or uint8 (e8m0)
     expert,
     first,
     k,
     gemm_n,
     gemm_k,
+    WIDEN: tl.constexpr,
+    GROUP: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """Return a step's scales of rows as they are stored, [BLOCK_N], of e2m1 [BLOCK_N, 4]; behind the last step 0."""
+    row, groups = first + tl.arange(0, BLOCK_N), tl.cdiv(gemm_k, GROUP)
+    at = w_scales + (expert.to(tl.int64) * gemm_n + row) * groups + k // GROUP
+    inside = (row < gemm_n) & (k < gemm_k)
+    if WIDEN == "int4":
+        scales = tl.load(at, mask=inside, other=0.0)
+    else:
+        group = tl.arange(0, 4)[None, :]
+        inside = inside[:, None] & (k // GROUP + group < groups)
+        scales = tl.load(at[:, None] + group, mask=inside, other=0)
+    return scales
+
+
+@jit
+def in_e4m3(
+    w,
+    scales,  # as ``scales_of_step`` returns them
+    expert,
+    first,
+    k,
+    gemm_n,
+    gemm_k,
     WIDEN: tl.constexpr,  # "int4" or "e2m1"
-    GROUP: tl.constexpr,  # 128 or 32
     TMA: tl.constexpr,
     EVEN_K: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -76,15 +100,11 @@ def in_e4m3(
 ):
     """Return 128 columns of rows of weights in e4m3, ``dealt``, and what they are multiplied by, [BLOCK_N] fp32."""
     bytes = rows_of_weights(w, expert, first, k // 2, gemm_n, gemm_k // 2, TMA, EVEN_K, BLOCK_N, 64)
-    row, groups = first + tl.arange(0, BLOCK_N), tl.cdiv(gemm_k, GROUP)
-    at = (expert.to(tl.int64) * gemm_n + row) * groups + k // GROUP
     if WIDEN == "int4":
-        factor = tl.load(w_scales + at, mask=row < gemm_n, other=0.0).to(tl.float32) * 512
+        factor = scales.to(tl.float32) * 512
         low, high = int4_in_e4m3(bytes, PACKED)
     else:
-        group = tl.arange(0, 4)[None, :]
-        inside = (row[:, None] < gemm_n) & (k // 32 + group < groups)
-        exponent = tl.load(w_scales + at[:, None] + group, mask=inside, other=0).to(tl.int32)
+        exponent = scales.to(tl.int32)
         base = tl.maximum(tl.max(exponent, axis=1), 7)
         factor = ((base - 6) << 23).to(tl.float32, bitcast=True)
         first4, last4 = e2m1_table(base[:, None] - exponent)  # [BLOCK_N, 4]
@@ -113,7 +133,7 @@ def e2m1_table(below):
 def int4_in_e4m3(bytes, PACKED: tl.constexpr):
     """Return e4m3's bits of (code - 8) / 512 of the low and of the high codes of bytes, each of the shape of bytes."""
     if PACKED:
-        low, high = tl.inline_asm_elementwise(_INT4, "=r,=r,r", [bytes], (tl.uint8, tl.uint8), is_pure=True, pack=4)
+        low, high = tl.inline_asm_elementwise(_INT4, "=&r,=&r,r", [bytes], (tl.uint8, tl.uint8), is_pure=True, pack=4)
     else:
         low, high = bytes & 15, bytes >> 4
         low = tl.where(low < 8, 136 - low, low - 8).to(tl.uint8)
