@@ -100,7 +100,7 @@ def without_profiler(monkeypatch: pytest.MonkeyPatch, project: Path) -> None:
     monkeypatch.setattr("moe_lab.runs.capture.capture", capture)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def interpreter(device: str) -> None:
     """Skip where Triton compiles: the test runs kernels on the CPU, which only the interpreter does."""
     if device != "cpu":

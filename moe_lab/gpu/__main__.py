@@ -10,7 +10,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from moe_lab.gpu.workloads.window import range_api, say
@@ -26,18 +27,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = plugins.take(sys.argv[1:] if arguments is None else arguments)
     # Triton decides between compiler and interpreter when it is imported, which parser() does.
     device, _ = DEVICE.parse_known_args(words)
-    if device.device == "cpu":
-        os.environ.setdefault("TRITON_INTERPRET", "1")
-    options = parser().parse_args(words)
-    options.words = words  # what ranks are started with
-    try:
-        result = options.run(options)
-        if result is not None:  # of several ranks one speaks for all
-            print(json.dumps(result), flush=True)  # noqa: T201
-    except UserError as error:
-        say(str(error))
-        return 2
+    with _interpreter() if device.device == "cpu" else nullcontext():
+        options = parser().parse_args(words)
+        options.words = words  # what ranks are started with
+        try:
+            result = options.run(options)
+            if result is not None:  # of several ranks one speaks for all
+                print(json.dumps(result), flush=True)  # noqa: T201
+        except UserError as error:
+            say(str(error))
+            return 2
     return 0
+
+
+@contextmanager
+def _interpreter() -> Iterator[None]:
+    """Let Triton interpret, and leave the environment as it was: a later command of this process may be for a GPU."""
+    found = os.environ.get("TRITON_INTERPRET")
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+    try:
+        yield
+    finally:
+        if found is None:
+            del os.environ["TRITON_INTERPRET"]
 
 
 def parser() -> argparse.ArgumentParser:

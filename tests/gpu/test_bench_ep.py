@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 
 import pytest
@@ -69,7 +70,7 @@ def options(out, *words) -> argparse.Namespace:
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory):
+def measured(tmp_path_factory, interpreter):
     """Header and rows of two ranks where tokens have a shared expert and the experts 0 and 1, both on rank 0."""
     folder = tmp_path_factory.mktemp("ep")
     replay, out, plugin = folder / "ids.pt", folder / "rows.jsonl", folder / "whole.py"
@@ -192,7 +193,7 @@ def test_a_wrong_result_on_one_rank_leaves_its_way_out_on_all(tmp_path, monkeypa
     assert first[4]["median_us"] > 0
 
 
-def test_a_way_that_takes_equal_shares_only_has_no_row_of_shared_experts_among_them(tmp_path, monkeypatch):
+def test_a_way_that_takes_equal_shares_only_has_no_row_of_shared_experts_among_them(tmp_path, monkeypatch, interpreter):
     from moe_lab.gpu.comm import allgather_reducescatter as way
 
     usual, problem = way.prepare, MoEProblem.preset("128x16x4x2", 3, "fp32", 1)
@@ -251,6 +252,15 @@ def test_a_mistake_is_a_sentence_before_any_process_starts(words, said, tmp_path
     (tmp_path / "three.json").write_text("[[0, 1], [2], [3]]")
     assert main(["bench-ep", *SIZES, "--m", "1", "--out", "rows.jsonl", *words]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_command_for_the_cpu_leaves_no_interpreter_to_a_later_one_for_a_gpu(tmp_path, monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    found = []
+    monkeypatch.setattr(launch, "again", lambda options: found.append(os.environ["TRITON_INTERPRET"]))
+    assert main(["bench-ep", *SIZES, "--m", "1", "--out", str(tmp_path / "rows.jsonl")]) == 0
+    assert found == ["1"]
+    assert "TRITON_INTERPRET" not in os.environ
 
 
 def test_ping_counts_to_its_last_round_and_gives_up_on_a_peer_that_does_not_come(device):

@@ -165,7 +165,7 @@ def errors_on(rank):
         layer, w13, w2 = two_rooms(rank, format, most=300)
         own = layer.prepare(w13, w2)
         for tokens, first, last in [((300, 5), 0, E), ((0, 0), 0, E), ((131, 0), 4, 6), ((7, 300), 0, E)]:
-            x, weights, ids = (t.to(w2.device) for t in inputs(layer.problem, tokens[rank], first, last))
+            x, weights, ids = (t.to(f"cuda:{rank}") for t in inputs(layer.problem, tokens[rank], first, last))
             wanted = torch_loop.experts(x, w13, w2, weights, ids, problem=layer.problem, mark=SILENT)
             differences = (y - wanted for y in results(layer, own, x, weights, ids))
             found += [float(d.abs().max()) if len(d) else 0.0 for d in differences]
@@ -183,7 +183,7 @@ def waits_on(rank):
     """What a rank is told after it came alone, as the other had too many tokens."""
     symmetric.WAIT_S = 2
     layer, w13, w2 = two_rooms(rank, "bf16", most=8)
-    x, weights, ids = (t.to(w2.device) for t in inputs(layer.problem, 8 + rank))
+    x, weights, ids = (t.to(f"cuda:{rank}") for t in inputs(layer.problem, 8 + rank))
     try:
         layer(x, layer.prepare(w13, w2), weights, ids, SILENT)
         layer.between.check()
