@@ -68,7 +68,7 @@ CASES = [
 def test_one_launch_matches_the_oracle_launch_after_launch(case, device, poison):
     *sizes, format, biases, _ = case
     problem, inputs = make(sizes, device, format, biases)
-    if not (hopper.runs_on(device) and few.takes(problem, device)):
+    if not (hopper.runs_on(inputs.x.device) and few.takes(problem, inputs.x.device)):
         pytest.skip("needs compute capability 9.0")
     oracle, prepared = Oracle(inputs, problem), hopper.prepare(inputs.w13, inputs.w2)
     for ids in (inputs.topk_ids, inputs.topk_ids.long(), inputs.topk_ids):  # each leaves its flags for the next
@@ -83,7 +83,7 @@ def test_one_launch_matches_the_oracle_launch_after_launch(case, device, poison)
 @pytest.mark.parametrize("here", [[0, 1], [3], []], ids=["some experts", "one", "none"])
 def test_pairs_of_other_ranks_count_nothing(here, device, poison):
     problem, inputs = make((3, 256, 128, 4, 2, "uniform", "silu"), device, "int4_w4a16", True)
-    if not hopper.runs_on(device):
+    if not hopper.runs_on(inputs.x.device):
         pytest.skip("needs compute capability 9.0")
     kept = torch.isin(inputs.topk_ids, torch.tensor(here, device=device, dtype=inputs.topk_ids.dtype))
     weights, ids = inputs.topk_weights * kept, torch.where(kept, inputs.topk_ids, -1)
