@@ -24,8 +24,9 @@ ROUNDS_CPU = 5
 def measure(device: torch.device) -> list[dict[str, Any]]:
     """Measure the way from each rank to each other one; all ranks do so together.
 
-    On GPUs: the fastest of some copies into the peer's symmetric memory, while every other rank writes to a peer too;
-    and flags that two ranks write into each other's memory in turn. On the CPU: messages of the process group.
+    On GPUs: the fastest of some copies into the peer's symmetric memory, and of some kernels that write there, while
+    every other rank writes to a peer too; and flags that two ranks write into each other's memory in turn. On the CPU:
+    messages of the process group.
 
     Returns:
         source, target (ranks), bytes_per_s and trip_us, of every ordered pair.
@@ -35,8 +36,8 @@ def measure(device: torch.device) -> list[dict[str, Any]]:
     rates: dict[int, float] = {}
     trips: dict[int, float] = {}
     for offset in range(1, ranks):
-        write = way.write((rank + offset) % ranks, (rank - offset) % ranks)
-        us = [laps_us([write], device)[0] for _ in range(REPEATS)]
+        writes = way.writes((rank + offset) % ranks, (rank - offset) % ranks)
+        us = [laps_us([write], device)[0] for _ in range(REPEATS) for write in writes]
         rates[(rank + offset) % ranks] = way.copied / min(us) * 1e6
     for pair, _ in product(combinations(range(ranks), 2), range(TRIES)):
         way.clear()
@@ -62,14 +63,14 @@ class _Memory:
 
         group = distributed.group.WORLD
         assert group is not None
-        self._source = torch.zeros(COPIED, dtype=torch.uint8, device=device)
+        self._source = torch.zeros(COPIED // 8, dtype=torch.int64, device=device)
         self._flag = symmetric.empty(COPIED // 4, dtype=torch.int32, device=device)
         self._handle = symmetric.rendezvous(self._flag, group)
 
-    def write(self, target: int, source: int) -> Step:
-        """Return the step that writes ``copied`` bytes to a rank."""
-        there = self._handle.get_buffer(target, (COPIED,), torch.uint8)
-        return lambda: there.copy_(self._source)
+    def writes(self, target: int, source: int) -> list[Step]:
+        """Return steps that write ``copied`` bytes, all of them 0, to a rank: a copy, and a kernel's stores."""
+        there = self._handle.get_buffer(target, (COPIED // 8,), torch.int64)
+        return [lambda: there.copy_(self._source), lambda: torch.neg(self._source, out=there)]
 
     def clear(self) -> None:
         """Set this rank's flag to 0."""
@@ -87,7 +88,7 @@ class _Messages:
 
     copied = COPIED_CPU
 
-    def write(self, target: int, source: int) -> Step:
+    def writes(self, target: int, source: int) -> list[Step]:
         """Return the step that sends ``copied`` bytes to a rank and gets as many from another one."""
         sent, got = (torch.zeros(COPIED_CPU, dtype=torch.uint8) for _ in range(2))
 
@@ -97,7 +98,7 @@ class _Messages:
             assert request is not None
             request.wait()
 
-        return step
+        return [step]
 
     def clear(self) -> None:
         """Do nothing: messages leave nothing behind."""
