@@ -277,7 +277,8 @@ def right_between_two_gpus(words, out):
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two GPUs")
     assert main(["bench-ep", *words, "--repetitions", "3", "--out", str(out)]) == 0
-    _, *rows, _ = (json.loads(line) for line in out.read_text().splitlines())
+    header, *rows, _ = (json.loads(line) for line in out.read_text().splitlines())
+    assert len(header["measured"]["links"]) == 2
     assert [(row["comm"], row["error"]) for row in rows if row["error"]] == []
     return {row["comm"] for row in rows}
 
