@@ -161,11 +161,14 @@ def bounds(run: str, ours: str = "auto") -> str:
     return "\n".join(out)
 
 
-def against(run: str, ours: str = "auto") -> str:
-    """Return a table per GPU of a sweep: share of the bound and lead over the best peer at each M."""
+def against(run: str, ours: str = "auto", format: str = "") -> str:
+    """Return a table per GPU of a sweep: share of the bound and lead over the best peer at each M.
+
+    An empty format stands for the first of the run, and is not named.
+    """
     out = []
     for gpu, bench in benches(run):
-        rows, name = leads.with_ours(sweep.at(bench, ""), ours)
+        rows, name = leads.with_ours(sweep.at(bench, "", format=format), ours)
         share = rows[rows["backend"] == name].drop_duplicates("M").set_index("M")["pct_of_roofline"]
         found = leads.leads(rows, name).set_index("M")
         lines = [
@@ -173,7 +176,8 @@ def against(run: str, ours: str = "auto") -> str:
             ["times as fast as the best peer", *(f"{v:.2f}" for v in found["speedup"])],
             ["best peer at this M", *(f"`{peer}`" for peer in found["peer"])],
         ]
-        out.append(table([f"{rows['model'].iloc[0]}, {gpu}, M =", *found.index], lines, left=[0]) + "\n")
+        model = rows["model"].iloc[0] + (f" in {format}" if format else "")
+        out.append(table([f"{model}, {gpu}, M =", *found.index], lines, left=[0]) + "\n")
     return "\n".join(out)
 
 
