@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from moe_lab.analysis.align import Bench
 from moe_lab.analysis.sweep import Sweep
 from moe_lab.spec import formats, peers, plugins
 from moe_lab.spec.architectures import Card, cards
@@ -94,16 +95,27 @@ def of(cells: pd.DataFrame, format: str) -> pd.DataFrame:
     return cells[cells["format"] == format] if format else cells
 
 
-def elsewhere(cells: pd.DataFrame) -> pd.DataFrame:
+def elsewhere(cells: pd.DataFrame, aligned: Sequence[Bench] = ()) -> pd.DataFrame:
     """Return kernels that engines list, with the adapter here, or why there is none and what it would need.
 
+    Args:
+        cells: of ``matrix``.
+        aligned: runs of the align benchmark.
+
     Returns:
-        The columns of ``spec/peers/kernels.csv``, then tried_on and releases of all ``cells`` (of ``matrix``) of the
-        adapter; NA if no run tried it.
+        The columns of ``spec/peers/kernels.csv``, then tried_on and releases of all cells of the adapter; NA if no run
+        tried it. Of an align & sort, tried_on says which GPUs ``aligned`` has it on.
     """
     table = pd.read_csv(ELSEWHERE, dtype="string", keep_default_na=False)
     tried = cells[cells["tried_on"].notna()].groupby("backend")[["tried_on", "releases"]].agg(_together)
-    return table.join(tried, on="backend")
+    table = table.join(tried, on="backend")
+    sorts: dict[str, set[str]] = {}
+    for bench in aligned:
+        for name in bench.timed["algorithm"].unique():
+            sorts.setdefault(str(name), set()).add(str(bench.gpu).split()[0])
+    on = table["backend"].map({name: ", ".join(sorted(gpus)) for name, gpus in sorts.items()})
+    # auto is the name of one of each.
+    return table.assign(tried_on=table["tried_on"].mask(table["kernel"] == "align & sort", on.astype("string")))
 
 
 def _together(lists: "pd.Series[Any]") -> Any:
@@ -129,7 +141,7 @@ def _tried(sweeps: Sequence[Sweep]) -> dict[tuple[str, str], dict[str, Any]]:
 
 def _said(rows: pd.DataFrame) -> dict[str, Any]:
     # A backend that did not take the format when the run was made has not failed in it.
-    refused = rows["error"].str.contains(" does not take .* here, only: ", na=False)
+    refused = rows["error"].str.contains(" does not take .* here, only: | cannot be captured", na=False)
     right, wrong = rows[rows["median_us"].notna()], rows[rows["error"].notna() & ~refused]
     said: dict[str, Any] = {"rows_failed": len(wrong), "why_failed": wrong["error"].iloc[0] if len(wrong) else pd.NA}
     if right.empty:

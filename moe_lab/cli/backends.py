@@ -92,7 +92,7 @@ def _engines(arguments: argparse.Namespace) -> str:
     from moe_lab.cli._print import fitted
     from moe_lab.pages import load
 
-    table = support.elsewhere(load.backends())
+    table = support.elsewhere(load.backends(), load.align_benches())
     if arguments.format == "json":
         return str(table.to_json(orient="records", indent=1))
     first = ["engine", "kernel", "backend", "tried_on", "why_not", "needed"]

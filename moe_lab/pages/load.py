@@ -51,6 +51,11 @@ def align_bench(name: str) -> align.Bench:
     return align.Bench(*_bench("align", name, align.COLUMNS))
 
 
+def align_benches() -> list[align.Bench]:
+    """Return the runs of the align benchmark in profiles/."""
+    return [align_bench(name) for name in _benches("align")]
+
+
 def experts_bench(name: str) -> sweep.Sweep:
     """Return a run of the experts benchmark, as ``runs.open`` finds it, or a sentence on why there is none."""
     return sweep.Sweep(*_bench("experts", name, sweep.COLUMNS))
@@ -58,8 +63,11 @@ def experts_bench(name: str) -> sweep.Sweep:
 
 def experts_benches(pattern: str) -> list[sweep.Sweep]:
     """Return the runs of the experts benchmark in profiles/ whose names match a pattern with ``*``, ``?`` or ``[]``."""
-    found = [run for run in runs.list_runs() if run.is_bench and run.manifest.get("bench") == "experts"]
-    return [experts_bench(run.manifest["name"]) for run in found if fnmatchcase(str(run.manifest["name"]), pattern)]
+    return [experts_bench(name) for name in _benches("experts") if fnmatchcase(name, pattern)]
+
+
+def _benches(kind: str) -> list[str]:
+    return [str(r.manifest["name"]) for r in runs.list_runs() if r.is_bench and r.manifest.get("bench") == kind]
 
 
 def backends(pattern: str = "*") -> pd.DataFrame:

@@ -66,6 +66,17 @@ def _gain(gpu: str, rows: pd.DataFrame, launch_us: float, ours: str) -> str:
     )
 
 
+def quickest(run: str, ours: Sequence[str]) -> str:
+    """Return the microseconds of the quickest of some backends in each format of a run of the experts benchmark."""
+    rows = load.experts_bench(run).timed
+    rows = rows[rows["backend"].isin(list(ours)) & (rows["part"] == "full") & (rows["mode"] == "graph")]
+    best = rows.sort_values("median_us").drop_duplicates(["format", "M"])
+    wide = best.pivot_table("median_us", "format", "M", sort=False).sort_values(best["M"].min())
+    who = best.groupby("format")["backend"].agg(lambda names: ", ".join(f"`{name}`" for name in sorted(set(names))))
+    lines = [[f"`{format}`", who[format], *(f"{us:.0f}" for us in times)] for format, *times in wide.itertuples()]
+    return readme.table(["format, M =", "by", *wide.columns], lines, left=[0, 1])
+
+
 def tuned(names: Sequence[str]) -> str:
     """Return one row per tuning and GPU: what its tiles save, and what the nearest key costs."""
     head = ["model, GPU", "sizes", "compiled", "saved, median", "saved, most", "shipped tiles, median", "nearest key"]

@@ -163,6 +163,8 @@ def test_formats_stand_side_by_side_with_their_gain_over_bf16_and_their_error(pr
     assert shown.frame.set_index("M").loc[1, "median_us|fp8_block"] == 40.0
     assert plots.formats(formats.side_by_side(benches).head(2)).data[2].y == (2.0,)
     assert formats.side_by_side([load.experts_bench("")]).empty
+    many = pd.concat([table.reset_index().query("M == 1").iloc[:1].assign(format=f"f{n}") for n in range(12)])
+    assert len(plots.formats(many).data) == 24, "two panels; more formats than marks to tell lines apart"
 
 
 def test_published_sweep_is_marked_and_has_the_crossing_of_the_article() -> None:

@@ -3,6 +3,7 @@ import pytest
 
 from moe_lab.analysis import support
 from moe_lab.analysis.sweep import Sweep
+from moe_lab.pages import load
 from moe_lab.pages.backends import findings
 from moe_lab.runs import Run
 from moe_lab.spec import formats, plugins
@@ -94,6 +95,9 @@ def test_kernels_of_engines_have_an_adapter_of_ours_or_a_reason_and_what_they_ne
     own = table.set_index(["engine", "kernel"]).loc[("vLLM", "triton")]
     assert own["tried_on"] == "H100"
     assert len(table[table["engine"] == "vLLM"]) >= 12
+    sorted_on = support.elsewhere(cells, load.align_benches()).set_index(["engine", "kernel"])["tried_on"]
+    assert sorted_on[("vLLM", "align & sort")] == "H100", "of a committed run of the align benchmark"
+    assert sorted_on[("vLLM", "triton")] == "H100"
 
 
 def test_findings_name_failures_and_what_was_never_tried(cells):

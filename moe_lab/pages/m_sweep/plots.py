@@ -63,7 +63,8 @@ def formats(beside: pd.DataFrame) -> go.Figure:
     ``beside`` is ``analysis.formats.side_by_side`` of one GPU and model.
     """
     figure = panels(["times as fast as the quickest bf16", "error against bf16, RMS (%)"], 0.14, shared_xaxes=True)
-    for format, part in beside.groupby("format", sort=False):
+    for number, (format, part) in enumerate(beside.groupby("format", sort=False)):
+        symbol = palette.SYMBOLS[number % len(palette.SYMBOLS)]
         for row, column in enumerate(("speedup", "error_vs_bf16_rms_pct"), start=1):
             told = [f"{name}, {us:,.1f} µs" for name, us in zip(part["backend"], part["median_us"], strict=True)]
             figure.add_scatter(
@@ -74,7 +75,7 @@ def formats(beside: pd.DataFrame) -> go.Figure:
                 showlegend=row == 1,  # one entry for both panels
                 mode="lines+markers",
                 line={"color": palette.number_format(str(format)), "width": 2},
-                marker={"symbol": palette.SYMBOLS[list(dict.fromkeys(beside["format"])).index(format)], "size": 7},
+                marker={"symbol": symbol, "size": 7},
                 meta={"format": str(format), "x": "M"},
                 customdata=told,
                 hovertemplate="M = %{x:,}: %{y:.2f}, %{customdata}<extra>" + f"{format}</extra>",
