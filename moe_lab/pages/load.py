@@ -53,7 +53,7 @@ def align_bench(name: str) -> align.Bench:
 
 def align_benches() -> list[align.Bench]:
     """Return the runs of the align benchmark in profiles/."""
-    return [align_bench(name) for name in _benches("align")]
+    return [align_bench(name) for name in _named("align")]
 
 
 def experts_bench(name: str) -> sweep.Sweep:
@@ -63,11 +63,11 @@ def experts_bench(name: str) -> sweep.Sweep:
 
 def experts_benches(pattern: str) -> list[sweep.Sweep]:
     """Return the runs of the experts benchmark in profiles/ whose names match a pattern with ``*``, ``?`` or ``[]``."""
-    return [experts_bench(name) for name in _benches("experts") if fnmatchcase(name, pattern)]
+    return [experts_bench(name) for name in _named("experts") if fnmatchcase(name, pattern)]
 
 
-def _benches(kind: str) -> list[str]:
-    return [str(r.manifest["name"]) for r in runs.list_runs() if r.is_bench and r.manifest.get("bench") == kind]
+def _named(bench: str) -> list[str]:
+    return [str(run.manifest["name"]) for run in runs.list_runs() if run.manifest.get("bench") == bench]
 
 
 def backends(pattern: str = "*") -> pd.DataFrame:
@@ -130,8 +130,8 @@ def _triton(run: Run) -> str | None:
 
 def _bench(bench: str, name: str, columns: Sequence[str]) -> tuple[Run | None, pd.DataFrame, str, list[Run]]:
     """Return (run, rows with NA in missing columns, sentence on a missing run, runs in which to look for roofs)."""
-    command = "moe-lab tune" if bench == "tune" else f"moe-lab bench {bench}"
-    found = runs.open(name, f"{command} --name {name.split('/')[-1] or 'X'}", bench=bench)
+    command = "tune" if bench == "tune" else f"bench {bench}"
+    found = runs.open(name, f"moe-lab {command} --name {name.split('/')[-1] or 'X'}", bench=bench)
     if found.run is None:
         return None, pd.DataFrame(columns=list(columns), dtype="object"), found.missing, []
     rows = found.run.rows()
@@ -169,10 +169,7 @@ def _there(found: runs.Opened) -> Run:
 
 
 def counts(names: Sequence[str], backends: Sequence[str] = (), M: Sequence[int] = ()) -> captures.Captures:
-    """Load captures of counters, or timelines, of any GPUs; missing ones become sentences.
-
-    If ``backends`` or ``M`` is empty, all are kept.
-    """
+    """Load captures of counters, or timelines, of any GPUs; missing ones become sentences. Empty lists keep all."""
     found: dict[str, Run] = {}
     gpus: dict[str, dict[str, Any]] = {}
     missing, notes, parts, of = [], [], [], dict[str, str]()
@@ -199,8 +196,8 @@ def counts(names: Sequence[str], backends: Sequence[str] = (), M: Sequence[int] 
 
 def _apart(name: str, others: Container[str]) -> str:
     """Return the name, with a number if another run has it."""
-    numbered = (f"{name} ({number})" for number in count(2))
-    return next(shown for shown in chain([name], numbered) if shown not in others)
+    numbered = chain([name], (f"{name} ({number})" for number in count(2)))
+    return next(shown for shown in numbered if shown not in others)
 
 
 def _wanted(table: pd.DataFrame, column: str, values: Sequence[Any]) -> "pd.Series[bool]":
@@ -208,10 +205,7 @@ def _wanted(table: pd.DataFrame, column: str, values: Sequence[Any]) -> "pd.Seri
 
 
 def beside_timeline(counted: captures.Captures, timeline: str) -> captures.Captures:
-    """Return the captures with the true times of a timeline joined to them, and with its notes, gaps and run.
-
-    Only rows of the timeline's own GPU get its times; the others have NA. An empty name means no timeline.
-    """
+    """Return captures with a timeline's times, NA on other GPUs, and its notes, gaps and run; "" is no timeline."""
     if not timeline or counted.table.empty:
         return counted
     opened = runs.open(timeline, TIME_EXPERTS)
@@ -220,18 +214,17 @@ def beside_timeline(counted: captures.Captures, timeline: str) -> captures.Captu
     run, launches = opened.run, opened.run.launches()
     gpu = captures.short_gpu(captures.gpu_facts(run, launches.meta).get("name"))
     # Readers would compare a time from another GPU with the counters in the same row.
-    own = counted.table["gpu"] == gpu
-    if not own.any():
+    if not (own := counted.table["gpu"] == gpu).any():
         of = f"The timeline {run.manifest['name']} is of {gpu or 'an unknown GPU'}"
         return replace(counted, notes=[*counted.notes, f"{of}, so no counters here get its times."])
     joined = join.join(counted.table[own], launches)
     table = counted.table.assign(**{c: joined[c].reindex(counted.table.index) for c in ("timeline_us", "apart_pct")})
     about = "" if own.all() else f"On {gpu}: "
     notes = [*counted.notes, *(f"{about}{note}" for note in joined.attrs["notes"])]
-    named = {**counted.runs, str(run.manifest["name"]): run}
-    gaps = limits.gaps(launches).assign(gpu=gpu)
     shown = table[["series", "M"]].drop_duplicates()  # the page tells only the gaps of the GEMMs that it shows
-    return replace(counted, runs=named, table=table, notes=notes, gaps=gaps.merge(shown, on=["series", "M"]))
+    gaps = limits.gaps(launches).assign(gpu=gpu).merge(shown, on=["series", "M"])
+    named = {**counted.runs, str(run.manifest["name"]): run}
+    return replace(counted, runs=named, table=table, notes=notes, gaps=gaps)
 
 
 def amd_counts(folders: str | Sequence[str] = "", kernels: str = "") -> list[Counted]:
@@ -253,7 +246,6 @@ def amd_counts(folders: str | Sequence[str] = "", kernels: str = "") -> list[Cou
         return every
     chosen = [replace(r, launches=only(r.launches, kernels)) for r in every]
     kept = [r for r in chosen if len(r.launches.table)]
-    if not kept:
-        names = ", ".join(r.name for r in every)
-        raise UserError(f"No kernel of {names} matches '{kernels}'; give another expression.")
-    return kept
+    if kept:
+        return kept
+    raise UserError(f"No kernel of {', '.join(r.name for r in every)} matches '{kernels}'; give another expression.")
