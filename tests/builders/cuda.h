@@ -12,6 +12,8 @@
 #define __device__
 #define __global__ static
 #define __launch_bounds__(...)
+#define __shared__
+#define __align__(n) __attribute__((aligned(n)))
 #define blockIdx (*the_block)
 #define threadIdx (*the_thread)
 
@@ -22,6 +24,7 @@ using std::min;
 struct uint4 { u32 x, y, z, w; };
 struct float2 { float x, y; };
 static uint4 make_uint4(u32 x, u32 y, u32 z, u32 w) { return {x, y, z, w}; }
+static float2 make_float2(float x, float y) { return {x, y}; }
 
 struct Meeting {
     int expected, arrived = 0;
@@ -39,7 +42,7 @@ struct Thread {
 struct Block {
     int x;
     ucontext_t scheduler;
-    Meeting all;
+    Meeting all, named[16] = {};
     std::vector<Meeting> warps;
     std::vector<Thread> threads;
 };
@@ -69,6 +72,15 @@ static const u64* exchange(u64 value) {
     return given;
 }
 
+template <int NUMBER, int COUNT> void meet() {
+    the_block->named[NUMBER].expected = COUNT;
+    wait_in(the_block->named[NUMBER]);
+}
+template <int NUMBER, int COUNT> void announce() {
+    Meeting& meeting = the_block->named[NUMBER];
+    if (++meeting.arrived == COUNT) meeting.arrived = 0, meeting.round++;
+}
+
 static void __syncthreads() { wait_in(the_block->all); }
 static void __syncwarp() { exchange(0); }
 
@@ -86,8 +98,28 @@ static u32 __reduce_or_sync(u32, u32 value) {
     return value;
 }
 static bool __any_sync(u32 all, bool value) { return __reduce_or_sync(all, value); }
+static u32 __ballot_sync(u32 all, bool value) { return __reduce_or_sync(all, value ? 1u << (the_thread->x & 31) : 0); }
+static u32 __match_any_sync(u32, u32 value) {
+    const u64* given = exchange(value);
+    u32 same = 0;
+    for (int lane = 0; lane < 32; lane++) same |= (given[lane] == value) << lane;
+    return same;
+}
+static int __popc(u32 bits) { return __builtin_popcount(bits); }
+static int __ffs(u32 bits) { return __builtin_ffs(bits); }
+static u32 __funnelshift_l(u32 low, u32 high, int by) { return (((u64)high << 32 | low) << (by & 31)) >> 32; }
+static u32 __funnelshift_r(u32 low, u32 high, int by) { return ((u64)high << 32 | low) >> (by & 31); }
+static u32 __byte_perm(u32 low, u32 high, u32 which) {
+    u32 out = 0;
+    for (int i = 0; i < 4; i++) out |= (u32)(((u64)high << 32 | low) >> 8 * (which >> 4 * i & 7) & 0xff) << 8 * i;
+    return out;
+}
+[[noreturn]] static void __trap() { abort(); }
 
 template <class T> T __ldcg(const T* from) { return *from; }
+template <class T> T __ldg(const T* from) { return *from; }
+template <class T, class V> T atomicAdd(T* at, V value) { const T was = *at; return *at += value, was; }
+template <class T, class V> T atomicOr(T* at, V value) { const T was = *at; return *at |= value, was; }
 static u32 atomicCAS(u32* at, u32 expected, u32 value) {
     __atomic_compare_exchange_n(at, &expected, value, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
     return expected;
@@ -116,6 +148,50 @@ static u32 e4m3(float v) {
 static unsigned short to_e4m3(float low, float high) { return e4m3(low) | e4m3(high) << 8; }
 static float scale_of(float largest) { return largest > 0 ? largest / LARGEST : 1; }
 static float inverse_of(float largest) { return largest > 0 ? LARGEST / largest : 1; }
+
+static u32 pack_bf16(float low, float high) { return pack(low, high); }
+
+// ptx.cuh and registers.cuh: shared memory is an array, addresses in it are counted from its begin.
+
+constexpr u32 MOST_POLLS = ~0u, ALL = ~0u;
+alignas(128) char raw[1 << 18];
+static u32 shared_address(const void* p) { return (const char*)p - raw; }
+
+struct Barrier { short expected, pending; u32 bytes : 30, unused : 1, phase : 1; };
+static Barrier& barrier(u64* b) { return *(Barrier*)b; }
+static void settle(Barrier& b) { if (!b.pending && !b.bytes) b.pending = b.expected, b.phase ^= 1; }
+static void barrier_init(u64* b, u32 count) { barrier(b) = {(short)count, (short)count, 0, 0, 0}; }
+static void publish_barriers() {}
+static void arrive(u64* b) { barrier(b).pending--, settle(barrier(b)); }
+static void arrive_expecting(u64* b, u32 bytes) { barrier(b).bytes += bytes, arrive(b); }
+static void wait(u64* b, u32 parity) { while (barrier(b).phase == parity) others(); }
+static u64 evict_first() { return 0; }
+template <int BYTES> void bulk_copy(u32 to, const char* from, u64* b, bool, u64) {
+    memcpy(raw + to, from, BYTES);
+    barrier(b).bytes -= BYTES, settle(barrier(b));
+}
+static void count_one(u32* count) { ++*count; }
+static u32 counted(const u32* count) { return others(), *count; }
+template <int WORDS> void load_words(u32 (&to)[WORDS], u32 from) { memcpy(to, raw + from, 4 * WORDS); }
+static u32 fma_bf16(u32 a, u32 b, u32 c) {
+    const float2 x = unpack(a), y = unpack(b), z = unpack(c);
+    return pack((double)x.x * y.x + z.x, (double)x.y * y.y + z.y);
+}
+static float sigmoid(float x) { return 1 / (1 + std::exp(-x)); }
+static void multiply(float (&sums)[4], const u32 (&weights)[4], u32 low, u32 high) {
+    const u32 mine[6] = {weights[0], weights[1], weights[2], weights[3], low, high};
+    u32 of[32][6];
+    for (int i = 0; i < 6; i++) {
+        const u64* given = exchange(mine[i]);
+        for (int lane = 0; lane < 32; lane++) of[lane][i] = given[lane];
+    }
+    const int row = (the_thread->x & 31) / 4, column = the_thread->x % 4 * 2;
+    for (int i = 0; i < 4; i++)
+        for (int k = 0; k < 16; k += 2) {
+            const float2 w = unpack(of[row * 4 + k % 8 / 2][i / 2 + k / 8 * 2]), x = unpack(of[(column + i % 2) * 4 + k % 8 / 2][4 + k / 8]);
+            sums[i] += w.x * x.x + w.y * x.y;
+        }
+}
 
 // link.cuh
 

@@ -16,22 +16,29 @@ HEADER = Path(__file__).with_name("cuda.h")
 ONE_COMPILES = threading.Lock()
 
 
-def launch(source, name, grid, block, *arguments, macros):
-    """Run a kernel as the rank of its macros; see ``_nvrtc.launch``."""
+def launch(source, name, grid, block, *arguments, macros, **how):
+    """Run a kernel as the rank of its macros, if it has one; see ``_nvrtc.launch``."""
     given = dict(macros)
     values = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments]
     words = (ctypes.c_uint64 * len(values))(*values)
-    rank = given.pop("RANK")
+    rank = given.pop("RANK", 0)
     with ONE_COMPILES:
         kernels = library(source, tuple(given.items()))
     getattr(kernels, f"run_{name}")(rank, grid, block, words)
 
 
+def header(source, name):
+    """Return the text of a header, nothing if it has instructions that a CPU does not have."""
+    text = (source.parent / name).read_text()
+    return "" if "asm" in text else text
+
+
 @functools.cache
 def library(source, macros):
-    """Compile the kernels of a file, without its headers of instructions that a CPU does not have."""
+    """Compile the kernels of a file; ``cuda.h`` stands for its headers of instructions."""
     compiler = shutil.which("c++") or pytest.skip("no C++ compiler")
-    text = re.sub(r'^#include ".*"$', "", source.read_text(), flags=re.M).replace('extern "C" ', "")
+    text = re.sub(r'^#include "(.*)"$', lambda found: header(source, found[1]), source.read_text(), flags=re.M)
+    text = text.replace('extern "C" ', "").replace("extern __shared__", "extern")
     text = re.sub(r"#pragma unroll\n", "", text)
     kernels = re.findall(r"__global__ void .*? (\w+)\(\n", text)
     text = "\n".join([f'#include "{HEADER}"', text, *(f"KERNEL({kernel})" for kernel in kernels)])

@@ -5,6 +5,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
+from builders import emulated
 from quantised_layer import SILENT, make
 
 from moe_lab.gpu.bench.check import Oracle
@@ -61,6 +62,46 @@ CASES = [
     (8, 256, 128, 8, 4, "uniform", "silu", "int4_w4a16_g64", True, "a token for every column"),
     (7, 128, 320, 4, 1, "uniform", "silu", "int4_w4a16", False, "one expert a token"),
 ]
+
+
+# M, K, N, E, topk, routing, activation, format, biases and why; one block has all slabs.
+EMULATED = [
+    (
+        1,
+        192,
+        64,
+        4,
+        2,
+        "uniform",
+        "silu",
+        "mxfp4",
+        False,
+        "a step and a half of K, half a step of N, padded units of w2",
+    ),
+    (2, 128, 192, 8, 2, "uniform", "swigluoai", "int4_w4a16_g32_zeros", True, "two columns, groups with zeros, biases"),
+    (3, 64, 128, 4, 3, "hot", "silu", "nvfp4", False, "four columns, one without a token"),
+    (5, 64, 64, 2, 1, "uniform", "silu", "int4_w4a16", True, "eight columns"),
+]
+
+
+@pytest.mark.parametrize("case", EMULATED, ids=[case[-1] for case in EMULATED])
+def test_one_block_on_the_cpu_matches_the_oracle(case, monkeypatch):
+    """The kernel's own text, compiled for the CPU, with stand-ins for copies, barriers and products."""
+    *sizes, format, biases, _ = case
+    problem, inputs = make(sizes, "cpu", format, biases)
+    inputs = inputs._replace(x=inputs.x.bfloat16())
+    prepared = hopper.prepare(inputs.w13, inputs.w2)
+    monkeypatch.setattr(few, "launch", emulated.launch)
+    monkeypatch.setattr(few, "multiprocessors", lambda device: 1)
+    monkeypatch.setattr(few, "shared_memory_bytes", lambda device: SHARED_BYTES)
+    waiting, oracle = torch.zeros(2, dtype=torch.int32), Oracle(inputs, problem)
+    for ids in (inputs.topk_ids, inputs.topk_ids.long()):
+        y = few.few(inputs.x, *prepared, inputs.topk_weights, ids, waiting, problem)
+        errors = oracle.errors(y)
+        assert oracle.right(errors), (errors, oracle.bound)
+        assert not waiting.any(), "as the next launch needs it"
+    others = torch.full_like(inputs.topk_ids, -1)
+    assert not few.few(inputs.x, *prepared, inputs.topk_weights, others, waiting, problem).any()
 
 
 @pytest.mark.gpu

@@ -25,6 +25,7 @@
 #include "stored.cuh"
 #include "layout.cuh"
 #include "ptx.cuh"
+#include "registers.cuh"
 #include "../numbers.cuh"
 #include "tiles.cuh"
 #include "sort.cuh"
@@ -68,7 +69,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_moe(
 #else
         for (int i = 0; i < RING; i++) s.taken[i] = ~0ull;
 #endif
-        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+        publish_barriers();
     }
 #if MOST_PAIRS
     sort_pairs(topk_ids, numel);

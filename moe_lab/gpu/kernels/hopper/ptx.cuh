@@ -14,6 +14,14 @@ __device__ inline void arrive(u64* b) {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(b)) : "memory");
 }
 
+// Arrives, and has the barrier wait for so many bytes of copies too.
+__device__ inline void arrive_expecting(u64* b, u32 bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(b)), "r"(bytes) : "memory");
+}
+
+// So that copies find the barriers as they were initialised.
+__device__ inline void publish_barriers() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+
 __device__ inline bool is_past(u64* b, u32 parity) {
     u32 done;
     asm volatile(
@@ -109,4 +117,20 @@ __device__ inline void pin(float (&acc)[B][N / 2]) {
     for (int b = 0; b < B; b++)
         #pragma unroll
         for (int i = 0; i < N / 2; i++) asm volatile("" : "+f"(acc[b][i])::"memory");
+}
+
+// A barrier of some of the block's threads, by its number: all come and wait, or come and go on.
+template <int NUMBER, int COUNT>
+__device__ inline void meet() { asm volatile("bar.sync %0, %1;" ::"n"(NUMBER), "n"(COUNT) : "memory"); }
+
+template <int NUMBER, int COUNT>
+__device__ inline void announce() { asm volatile("bar.arrive %0, %1;" ::"n"(NUMBER), "n"(COUNT) : "memory"); }
+
+// A count in global memory, of what other blocks may read once they have seen it.
+__device__ inline void count_one(u32* count) { asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(count) : "memory"); }
+
+__device__ inline u32 counted(const u32* count) {
+    u32 seen;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(count) : "memory");
+    return seen;
 }

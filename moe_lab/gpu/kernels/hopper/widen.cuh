@@ -7,12 +7,6 @@
 
 #if WIDEN
 
-__device__ inline u32 fma_bf16(u32 a, u32 b, u32 c) {
-    u32 out;
-    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(out) : "r"(a), "r"(b), "r"(c));
-    return out;
-}
-
 constexpr u32 MINUS_ZERO = 0x80008000;    // added, it changes nothing
 constexpr u32 ONE = 0x3f803f80;
 
@@ -68,19 +62,6 @@ __device__ inline void read_scales(Scale (&rows)[2], const u32 (&words)[SCALE_WO
         rows[h].add = WIDEN == INT4 ? fma_bf16(rows[h].by, 0x80408040, MINUS_ZERO) : __byte_perm(words[group * EACH + EACH - 1], 0, twice);
 #endif
     }
-}
-
-template <int WORDS>
-__device__ inline void load_words(u32 (&to)[WORDS], u32 from) {
-    if constexpr (WORDS == 1)
-        asm volatile("ld.shared.b32 %0, [%1];" : "=r"(to[0]) : "r"(from) : "memory");
-    else if constexpr (WORDS == 2)
-        asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];" : "=r"(to[0]), "=r"(to[1]) : "r"(from) : "memory");
-    else
-        #pragma unroll
-        for (int i = 0; i < WORDS; i += 4)
-            asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
-                         : "=r"(to[i]), "=r"(to[i + 1]), "=r"(to[i + 2]), "=r"(to[i + 3]) : "r"(from + i * 4) : "memory");
 }
 
 #endif

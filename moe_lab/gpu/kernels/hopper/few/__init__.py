@@ -107,7 +107,7 @@ def few(
             ),
             *(("TOGETHER", shape.together), ("TOGETHER2", shape.together2), ("BLOCKS", blocks)),
             *(("HIDDEN", problem.K), ("INTERMEDIATE", problem.N)),
-            *(*four_bits.macros(problem.format), ("BIASES", int(problem.biases)), ("FP8", 0), ("HALF", 0)),
+            *(*four_bits.macros(problem.format), ("BIASES", int(problem.biases)), ("FP8", 0), ("HALF", 0), ("KEEP_Y", 0)),
             *(("SWIGLUOAI", int(problem.activation == "swigluoai")), ("ALPHA", f"{ALPHA}f"), ("LIMIT", f"{LIMIT}f")),
             *(("ID", id_type(topk_ids)), ("SHARED", shared)),
         ),

@@ -8,8 +8,7 @@ __device__ inline void copy(const G& g, Place& at, int& stage, int begin) {
     Shared& s = shared();
     constexpr int BYTES = G::WIDTH * SLAB_BYTES;
     const int lane = threadIdx.x & 31, items = g.items(), stages = g.stages();
-    u64 policy; // what is copied is not read again
-    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    const u64 policy = evict_first();
     for (int group = g.first; group < g.last; group++, begin += stages) {
         const Rows<G> rows(group * G::WIDTH);
         const char* from = g.weights + rows.unit * G::STEPS * UNIT + rows.place * SLAB_BYTES;
@@ -17,15 +16,13 @@ __device__ inline void copy(const G& g, Place& at, int& stage, int begin) {
         for (; stage < begin + stages; stage += COPIERS, step += COPIERS * G::EACH) {
             while (step >= G::STEPS && g.parts > 1) { step -= G::STEPS; part++; }
             const int here = min(G::EACH, items - (stage - begin) * G::EACH);
-            const u32 to = stages_begin() + at.stage * STAGE + lane * BYTES, barrier = shared_address(s.full + at.stage);
             wait(s.empty + at.stage, at.parity ^ 1);
-            if (lane == 0)
-                asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(here * BYTES) : "memory");
+            if (lane == 0) arrive_expecting(s.full + at.stage, here * BYTES);
             __syncwarp();
             if (lane < here) {
                 const char* weights = from + s.experts[part] * G::apart() + step * UNIT;
-                asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;"
-                             ::"r"(to), "l"(weights), "n"(BYTES), "r"(barrier), "l"(policy) : "memory");
+                const u32 to = stages_begin() + at.stage * STAGE + lane * BYTES;
+                bulk_copy<BYTES>(to, weights, s.full + at.stage, true, policy); // not read again
             }
             at.move(COPIERS);
         }

@@ -14,9 +14,11 @@
 //
 // Compile-time: COLUMNS (1, 2, 4 or 8: tokens at most), STAGES, TEAMS, COPIERS, TOGETHER, TOGETHER2, BLOCKS (of the launch),
 // HIDDEN (K), INTERMEDIATE (N), TOPK, E, WIDEN, GROUP, BIASES, SWIGLUOAI, ALPHA, LIMIT, ID, SHARED (bytes that the launch asks
-// for), FP8 and HALF (0).
+// for), FP8, HALF and KEEP_Y (0).
 
 #include "../stored.cuh"
+#include "../ptx.cuh"
+#include "../registers.cuh"
 #include "../../numbers.cuh"
 #include "../gate.cuh"
 #include "../widen.cuh"
@@ -29,20 +31,16 @@
 
 // All blocks come here, and then wait for each other. The last to leave sets both numbers back to zero.
 __device__ inline void arrive(u32* waiting) {
-    meet();
-    if (threadIdx.x == 0) asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(waiting) : "memory");
+    meet<1, CONSUMERS>();
+    if (threadIdx.x == 0) count_one(waiting);
 }
 
 __device__ inline void await(u32* waiting) {
     if (threadIdx.x == 0) {
-        u32 come;
-        for (u32 polls = 0;; polls++) {
-            asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(come) : "l"(waiting) : "memory");
-            if (come == BLOCKS) break;
+        for (u32 polls = 0; counted(waiting) != BLOCKS; polls++)
             if (polls > MOST_POLLS) __trap();
-        }
     }
-    meet();
+    meet<1, CONSUMERS>();
 }
 
 __device__ inline void leave(u32* waiting) {
@@ -61,7 +59,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_few(
     const float weight = lane < numel ? topk_weights[lane] : 0.0f;
     if (warp >= WARPS) {
         if (warp == WARPS && lane < STAGES) { barrier_init(s.full + lane, 1); barrier_init(s.empty + lane, ITEMS); }
-        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+        publish_barriers();
     } else {
         write_tokens(tokens, x, M);
     }
@@ -73,15 +71,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_few(
     const W13 g13(w13, experts);
     const W2 g2(w2, experts);
     if (warp >= WARPS) {
-        asm volatile("bar.sync 3, %0;" ::"n"(32 * COPIERS) : "memory");
-        asm volatile("bar.arrive 2, %0;" ::"n"(THREADS) : "memory");
+        meet<3, 32 * COPIERS>();
+        announce<2, THREADS>();
         Place at{warp - WARPS, 0};
         int stage = warp - WARPS;
         copy(g13, at, stage, 0);
         copy(g2, at, stage, (g13.last - g13.first) * g13.stages());
         return;
     }
-    asm volatile("bar.sync 2, %0;" ::"n"(THREADS) : "memory");
+    meet<2, THREADS>();
     if (threadIdx.x < 64) {
         const int phase = threadIdx.x >> 5;
         const u64 apart = phase ? W2::apart() : W13::apart();
@@ -94,7 +92,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_few(
     int stage = team, buffer = 0;         // number of the team's next stage
     const auto done = [&]() {
         __syncwarp();
-        if (lane == 0) asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(s.empty + at.stage)) : "memory");
+        if (lane == 0) arrive(s.empty + at.stage);
         at.move(TEAMS);
         stage += TEAMS;
     };
@@ -128,7 +126,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_few(
                 for (int i = 0; i < 4; i++) sums[0][i] += sums[1][i];
                 leave_sums(&s.sums[buffer][group - round][warp][0][0], sums[0]);
             }
-            meet();
+            meet<1, CONSUMERS>();
             if (mine && s.columns[rows.nth] >> adds.column & 1) {
                 const float2 sum = add_up<TOGETHER>(s.sums[buffer][adds.group], adds.slab, adds.column, adds.row);
                 const float by = s.factors[0][rows.nth], value = gated(sum.x * by + bias.x, sum.y * by + bias.y);
@@ -196,7 +194,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_few(
             }
             leave_sums(&s.sums[buffer][group - round][warp][0][0], total);
         }
-        meet();
+        meet<1, CONSUMERS>();
         const Rows<W2> rows((round + adds.group) * TOGETHER2 + adds.slab);
         const int feature = rows.unit * 128 + (rows.place & 3) * 32 + adds.row * 4 + (rows.place >> 2) * 2;
         if (mine && adds.column < M && feature < K) {

@@ -1,12 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a warp does with an item: 16 weight rows by 128 columns, times the tokens.
 
-__device__ inline void multiply(float (&sums)[4], const u32 (&weights)[4], u32 low, u32 high) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-                 : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
-                 : "r"(weights[0]), "r"(weights[1]), "r"(weights[2]), "r"(weights[3]), "r"(low), "r"(high));
-}
-
 // Adds an item's products to sums, of which there are two sets, so that a product waits for the last but one.
 __device__ inline void multiply_item(float (&sums)[2][4], u32 slot, int lane, bool whole, const uint4 (&tokens)[4]) {
     u32 scales[SCALE_WORDS];
