@@ -28,9 +28,12 @@ def launch(source, name, grid, block, *arguments, macros, **how):
 
 
 def header(source, name):
-    """Return the text of a header, nothing if it has instructions that a CPU does not have."""
+    """Return the text of a header, or what stands for it if it has instructions that a CPU does not have."""
     text = (source.parent / name).read_text()
-    return "" if "asm" in text else text
+    if "asm" not in text:
+        return text
+    own = HEADER.with_name(Path(name).with_suffix(".h").name)
+    return f'#include "{own}"' if own.exists() else ""  # the others' are in cuda.h
 
 
 @functools.cache
