@@ -246,12 +246,19 @@ def test_findings_say_because_only_with_the_time_of_the_cause(
 
 def test_other_runs_in_which_ours_is_behind_are_said(profiles: Path) -> None:
     text = str(cautions.behind([bench(profiles, lines())], "ours")).replace("\u00a0", " ")
-    assert text.startswith("Behind the best peer in other runs: ours with qwen3-30b-a3b on ")
+    assert text.startswith("Behind the best peer in other runs: ours with qwen3-30b-a3b in bf16 on ")
     assert text.endswith(" at M = 16 (0.909 times as fast as a).")
     assert cautions.behind([bench(profiles, [row("ours", 1, 1.0), row("a", 1, 2.0)])], "ours") is None
     assert cautions.behind([], "ours") is None
     near = str(cautions.behind([bench(profiles, [row("ours", 1, 50.5), row("a", 1, 50.0)])], "ours"))
     assert near.endswith("(0.990 times as fast as a, within the spread of the repetitions).")
+    formats = [
+        row(n, 1, us, format=f) for f, n, us in (("bf16", "ours", 40.0), ("int8", "ours", 30.0), ("int8", "a", 20.0))
+    ]
+    found = cautions.behind([bench(profiles, formats)], "ours")
+    assert found
+    assert " in int8 on " in str(found)
+    assert "bf16" not in str(found), "every format, each against its own peers"
 
 
 def test_bound_that_is_exceeded_is_said_to_be_wrong_and_marked(profiles: Path) -> None:

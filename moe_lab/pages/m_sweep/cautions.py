@@ -17,26 +17,27 @@ MOST = 4  # cases in a sentence; its rows have the others
 
 
 def behind(others: Sequence[Sweep], ours: str) -> Finding | None:
-    """Say where the median of ours is behind the best peer's in other runs, for the first model and routing of each.
+    """Say where ours is behind the best peer's median in other runs: the first model and routing, every format of each.
 
     In a run without ``ours``, our quickest backend takes its place.
     """
     parts, told = list[tuple[float, str]](), list[dict[str, Any]]()
-    for bench in others:
-        rows = sweep.at(bench, "")
+    for bench, format in ((one, str(name)) for one in others for name in dict.fromkeys(one.timed["format"])):
+        rows = sweep.at(bench, "", format=format)
         found = leads(rows, ours) if len(rows) else rows
         for one in rows_of(found[found["speedup"] < 1]) if len(found) else ():
-            what = f"{one.ours} with {rows['model'].iloc[0]} on {bench.gpu} at M = {one.M:,}"
+            what = f"{one.ours} with {rows['model'].iloc[0]} in {format} on {bench.gpu} at M = {one.M:,}"
             spread = "" if one.verdict == "behind" else ", within the spread of the repetitions"
             lost = one.ours_us - one.peer_us
             parts.append((lost, f"{what} ({number(one.speedup)} times as fast as {one.peer}{spread})"))
-            told.append({"gpu": bench.gpu, "model": rows["model"].iloc[0], **one._asdict()})
+            told.append({"gpu": bench.gpu, "model": rows["model"].iloc[0], "format": format, **one._asdict()})
     if not told:
         return None
-    shown = findings.rows(told, "gpu model M ours ours_us peer peer_us speedup verdict")
+    told.sort(key=lambda row: row["peer_us"] - row["ours_us"])
+    shown = findings.rows(told, "gpu model format M ours ours_us peer peer_us speedup verdict")
     more = f"; and in {len(parts) - MOST} more cases" if len(parts) > MOST else ""
-    worst = max(told, key=lambda row: row["ours_us"] - row["peer_us"])
-    where = f"{worst['model']} on {worst['gpu']} at M = {worst['M']:,}"
+    worst = told[0]
+    where = f"{worst['model']} in {worst['format']} on {worst['gpu']} at M = {worst['M']:,}"
     return Finding(
         "Behind the best peer in other runs",
         f"{'; '.join(text for _, text in sorted(parts, reverse=True)[:MOST])}{more}.",
