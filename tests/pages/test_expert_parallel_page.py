@@ -55,6 +55,25 @@ def test_the_page_says_what_overlapping_saves_and_where_it_costs():
     assert findings.shared_experts(saved[:0]) is None
 
 
+@pytest.mark.parametrize(
+    ("faster", "said"), [((0,), "; 1 row is below the floor,"), ((0, 1), "; 2 rows are below the floor,")]
+)
+def test_a_floor_that_is_passed_is_said_to_be_wrong(faster, said):
+    case = {
+        "part": "dispatch",
+        "comm": "symmetric",
+        "model": "x",
+        "format": "bf16",
+        "routing": "uniform",
+        "floor_us": 10.0,
+    }
+    rows = pd.DataFrame(
+        [case | {"M": M, "median_us": 9.0 if n in faster else 12.0} for n, M in enumerate((8, 128, 512))]
+    )
+    text = str(findings.over_floor(rows.assign(over_floor=rows["median_us"] / 10), "dispatch"))
+    assert f"{said} which is wrong there: the link can do more than was measured in that run." in text
+
+
 def test_figures_have_a_lane_or_a_panel_for_each_rank_and_size(read):
     _, parts, by_rank, _, projected, captured = read
     assert len(plots.times(parts).data) == 2, "a line for each way, and no floor where none is known"

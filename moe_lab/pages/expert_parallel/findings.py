@@ -94,7 +94,9 @@ def over_floor(parts: pd.DataFrame, way: str) -> Finding | None:
         for one in ends
     )
     wrong = rows[rows["over_floor"] < 1]
-    said += f"; {len(wrong)} rows are below their floor, so that is wrong" if len(wrong) else ""
+    if len(wrong):
+        said += f"; {len(wrong)} {'rows are' if len(wrong) > 1 else 'row is'} below the floor, which is wrong there: "
+        said += "the link can do more than was measured in that run"
     stake = max(0.0, *(float(one["median_us"] - one["floor_us"]) for one in ends))
     table = findings.rows(pd.DataFrame(ends), f"{CASE} median_us floor_us over_floor")
     return Finding(f"{way.capitalize()} of the quickest way", f"{said}.", table, stake_us=stake)
