@@ -143,7 +143,9 @@ def _said(rows: pd.DataFrame) -> dict[str, Any]:
     # A backend that did not take the format when the run was made has not failed in it.
     refused = rows["error"].str.contains(" does not take .* here, only: | cannot be captured", na=False)
     right, wrong = rows[rows["median_us"].notna()], rows[rows["error"].notna() & ~refused]
-    said: dict[str, Any] = {"rows_failed": len(wrong), "why_failed": wrong["error"].iloc[0] if len(wrong) else pd.NA}
+    # Early runs kept the last line of an error, which may be one of its C++ stack.
+    why = wrong["error"].str.replace(r": frame #\d.*", ", of which the run has no more than its stack", regex=True)
+    said: dict[str, Any] = {"rows_failed": len(wrong), "why_failed": why.iloc[0] if len(wrong) else pd.NA}
     if right.empty:
         return said
     M, errors = right["M"].astype(int), pd.to_numeric(right["error_rms_rel"], errors="coerce")

@@ -28,6 +28,7 @@ def cells():
             ("fused_moe", "int4_w4a16_g32", 16, "full", None, None, None, "wrong: by far"),
             ("fused_moe", "int4_w4a16", 64, "full", 9.0, 0.01, None, None),
             ("vllm_triton", "int8", 1, "full", None, None, None, "vllm_triton does not take int8 here, only: bf16."),
+            ("mega_moe", "fp8_block", 1, "full", None, None, None, "RuntimeError: frame #30: _start + 0x25 (0x1 in x)"),
         ],
     )
     return support.matrix(None, [h100, bench("NVIDIA H200", [("hopper", "bf16", 8, "full", 9.0, 0.001, None, None)])])
@@ -49,6 +50,8 @@ def test_groups_of_int4_are_one_cell_that_counts_failures(cells):
     assert (found["tried_M"], found["rows_failed"], found["why_failed"]) == ("64 to 64", 1, "wrong: by far")
     assert not cells["format"].str.contains("_g32").any()
     assert cell(cells, "vllm_triton", "int8")["rows_failed"] == 0, "it did not take it then"
+    why = cell(cells, "mega_moe", "fp8_block")["why_failed"]
+    assert why == "RuntimeError, of which the run has no more than its stack"
 
 
 def test_every_stated_format_of_every_backend_is_a_cell(cells):

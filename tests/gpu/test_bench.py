@@ -16,6 +16,15 @@ from moe_lab.runs import rows
 from moe_lab.spec import bench_options, plugins
 
 
+def test_the_reason_of_an_error_is_its_last_line_before_a_c_plus_plus_stack():
+    stack = (
+        "Exception raised from launch at x.cpp:1 (most recent call first):\nframe #0: a + 0x1\nframe #1: _start + 0x2\n"
+    )
+    assert align.one_line(RuntimeError(f"first\nCUDA driver error: 1\n{stack}")) == "RuntimeError: CUDA driver error: 1"
+    assert align.one_line(ValueError("first\n\nreason\n")) == "ValueError: reason"
+    assert align.one_line(ValueError("")) == "ValueError: "
+
+
 @pytest.fixture
 def fake(monkeypatch):
     """Let prepared steps run once, uncaptured, and take 1, 2 and 4 us; returns the order in which they ran."""

@@ -7,6 +7,7 @@ that fails becomes rows with an error instead of times.
 """
 
 import gc
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, lru_cache, partial
@@ -179,9 +180,10 @@ def _checked_steps(
 
 
 def one_line(error: Exception) -> str:
-    """Return the type of an error and the last line of its text, at most 200 characters."""
-    # The last line: compilers and tracebacks put the reason there.
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    """Return the type of an error and the last line of its text before a C++ stack, at most 200 characters."""
+    # The last line: compilers and tracebacks put the reason there. PyTorch and NCCL append the stack.
+    told = re.split(r"^(?:Exception raised from |frame #\d)", str(error), maxsplit=1, flags=re.MULTILINE)[0]
+    lines = [line.strip() for line in told.splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[-1] if lines else ''}"[:200]
 
 

@@ -29,4 +29,5 @@ def grid(table: pd.DataFrame) -> go.Figure:
         **CELLS,
     )
     figure.update_xaxes(type="category", showgrid=False, side="top", ticks="", tickangle=-35)
-    return figure.update_layout(template="moe_lab", height=120 + 24 * len(cells), yaxis=named(list(cells.index)))
+    figure.update_layout(template="moe_lab", height=150 + 24 * len(cells), yaxis=named(list(cells.index)))
+    return figure.update_layout(margin={"t": 60})  # tilted names of formats end below the buttons
