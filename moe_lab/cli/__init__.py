@@ -50,8 +50,9 @@ class _Parser(argparse.ArgumentParser):
         """Print usage and message, and leave with exit code 2."""
         wrong = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)|unrecognized arguments: (-\S+)", message)
         if wrong:
-            known = _flags(self) if wrong[3] else re.findall(r"[^\s,']+", wrong[2])
-            near = difflib.get_close_matches((wrong[3] or wrong[1]).partition("=")[0], known, 1)
+            word = (wrong[3] or wrong[1]).partition("=")[0]
+            known = [f for f in _flags(self) if f != word] if wrong[3] else re.findall(r"[^\s,']+", wrong[2])
+            near = difflib.get_close_matches(word, known, 1)
             message = message.partition(" (choose from")[0] if near else message
             message += f"; did you mean '{near[0]}'?" if near else ""
         super().error(message)

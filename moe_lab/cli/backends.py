@@ -31,9 +31,10 @@ INFO = {
 def add(parser: argparse.ArgumentParser) -> None:
     """Add its options."""
     parser.add_argument("--format", choices=("table", "json"), default="table")
-    parser.add_argument("--matrix", action="store_true", help="one line for each backend and number format")
-    parser.add_argument("--engines", action="store_true", help="one line for each kernel that engines list")
-    parser.add_argument("--ways", action="store_true", help="the ways between ranks (--comm) instead")
+    one = parser.add_mutually_exclusive_group()
+    one.add_argument("--matrix", action="store_true", help="one line for each backend and number format")
+    one.add_argument("--engines", action="store_true", help="one line for each kernel that engines list")
+    one.add_argument("--ways", action="store_true", help="the ways between ranks (--comm) instead")
     parser.add_argument("--backend", help="with --matrix: of this backend alone")
     parser.add_argument("--only", metavar="FORMAT", help="with --matrix: of this number format alone")
     parser.set_defaults(run=run)

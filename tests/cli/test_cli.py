@@ -289,7 +289,12 @@ def test_a_full_disk_below_the_output_is_one_sentence() -> None:
 
 @pytest.mark.parametrize(
     ("words", "near"),
-    [(["breakdwn", "x"], "breakdown"), (["kernels", "x", "--tpo=3"], "--top"), (["doctor", "--format", "jsn"], "json")],
+    [
+        (["breakdwn", "x"], "breakdown"),
+        (["kernels", "x", "--tpo=3"], "--top"),
+        (["doctor", "--format", "jsn"], "json"),
+        (["bench", "experts", "--name", "x", "--backend", "hopper"], "--backends"),  # bench ep has --backend
+    ],
 )
 def test_mistyped_words_are_answered_with_the_nearest_known_one(
     words: list[str], near: str, capsys: pytest.CaptureFixture[str]
@@ -298,6 +303,22 @@ def test_mistyped_words_are_answered_with_the_nearest_known_one(
         cli.main(words)
     assert left.value.code == 2
     assert f"did you mean '{near}'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["bench", "ep", "--name", "x", "--shared", "two"], "'two' is not a whole number from 0 to 1024, nor 'model'"),
+        (["backends", "--ways", "--engines"], "argument --engines: not allowed with argument --ways"),
+    ],
+)
+def test_words_that_a_command_does_not_take_are_refused(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main(words)
+    assert left.value.code == 2
+    assert capsys.readouterr().err.endswith(f"{said}\n")
 
 
 def test_no_words_show_the_help_and_help_has_no_default_of_none(capsys: pytest.CaptureFixture[str]) -> None:

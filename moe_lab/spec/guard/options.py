@@ -42,7 +42,10 @@ seed = whole(0, 2**63 - 1)
 
 def shared(text: str) -> int | str:
     """Return how many shared experts, or ``model`` for as many as the model has: the argparse type of --shared."""
-    return text if text == "model" else few(text)
+    try:
+        return text if text == "model" else few(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, nor 'model'") from None
 
 
 def amount(text: str) -> float:
