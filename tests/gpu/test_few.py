@@ -47,18 +47,7 @@ CASES = [
     (2, 192, 64, 8, 2, "uniform", "swigluoai", "int4_w4a16_g32_zeros", True, "four groups a step, zero points, biases"),
     (3, 320, 192, 16, 8, "hot", "silu", "nvfp4", False, "tokens that share experts; a column without a token"),
     (4, 2048, 768, 128, 8, "uniform", "silu", "mxfp4", False, "a pair for every lane, and several rounds of sums"),
-    (
-        1,
-        2880,
-        2880,
-        32,
-        4,
-        "uniform",
-        "swigluoai",
-        "mxfp4",
-        True,
-        "gpt-oss: steps of one half at the end, padded units",
-    ),
+    (1, 2880, 2880, 32, 4, "uniform", "swigluoai", "mxfp4", True, "gpt-oss: a last half of a step, padded units"),
     (8, 256, 128, 8, 4, "uniform", "silu", "int4_w4a16_g64", True, "a token for every column"),
     (7, 128, 320, 4, 1, "uniform", "silu", "int4_w4a16", False, "one expert a token"),
 ]
@@ -66,18 +55,7 @@ CASES = [
 
 # M, K, N, E, topk, routing, activation, format, biases and why; one block has all slabs.
 EMULATED = [
-    (
-        1,
-        192,
-        64,
-        4,
-        2,
-        "uniform",
-        "silu",
-        "mxfp4",
-        False,
-        "a step and a half of K, half a step of N, padded units of w2",
-    ),
+    (1, 192, 64, 4, 2, "uniform", "silu", "mxfp4", False, "a step and a half of K, half of N, padded units of w2"),
     (2, 128, 192, 8, 2, "uniform", "swigluoai", "int4_w4a16_g32_zeros", True, "two columns, groups with zeros, biases"),
     (3, 64, 128, 4, 3, "hot", "silu", "nvfp4", False, "four columns, one without a token"),
     (5, 64, 64, 2, 1, "uniform", "silu", "int4_w4a16", True, "eight columns"),
@@ -104,12 +82,20 @@ def test_one_block_on_the_cpu_matches_the_oracle(case, monkeypatch):
     assert not few.few(inputs.x, *prepared, inputs.topk_weights, others, waiting, problem).any()
 
 
+@pytest.mark.parametrize("case", CASES, ids=[case[-1] for case in CASES])
+def test_the_cases_are_taken_and_padded_as_the_other_kernel_pads_them(case):
+    M, K, N, E, topk, _, activation, format, biases, _ = case
+    problem = MoEProblem(M, K, N, E, topk, format, activation, biases=biases)
+    assert few.default_shape(problem, SHARED_BYTES)
+    assert hopper.block_m(problem) == 8, "columns of an mma"
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("case", CASES, ids=[case[-1] for case in CASES])
 def test_one_launch_matches_the_oracle_launch_after_launch(case, device, poison):
     *sizes, format, biases, _ = case
     problem, inputs = make(sizes, device, format, biases)
-    if not (hopper.runs_on(inputs.x.device) and few.takes(problem, inputs.x.device)):
+    if not hopper.runs_on(inputs.x.device):
         pytest.skip("needs compute capability 9.0")
     oracle, prepared = Oracle(inputs, problem), hopper.prepare(inputs.w13, inputs.w2)
     for ids in (inputs.topk_ids, inputs.topk_ids.long(), inputs.topk_ids):  # each leaves its flags for the next
@@ -129,7 +115,9 @@ def test_pairs_of_other_ranks_count_nothing(here, device, poison):
     kept = torch.isin(inputs.topk_ids, torch.tensor(here, device=device, dtype=inputs.topk_ids.dtype))
     weights, ids = inputs.topk_weights * kept, torch.where(kept, inputs.topk_ids, -1)
     prepared = hopper.prepare(inputs.w13, inputs.w2)
-    y = hopper.experts(inputs.x, *prepared, weights, ids, problem=problem, mark=SILENT, share=0.5)
+    names = []
+    y = hopper.experts(inputs.x, *prepared, weights, ids, problem=problem, mark=marked(names), share=0.5)
+    assert names == ["align+w13+act+w2+combine"]
     if not here:
         assert not y.any()
         return

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Our own pipeline for Hopper in CUDA C++: both GEMMs and the activation in one persistent launch, then combine."""
+"""Our own pipeline for Hopper in CUDA C++: both GEMMs and the activation in one persistent launch, then combine.
+
+A few tokens with weights of four bits take one launch for all of it, combine included (``kernels.hopper.few``).
+"""
 
 from functools import partial
 from typing import Any
@@ -92,9 +95,10 @@ def experts(
     x may be quantised already, in ``fp8_block``: y is then in the format's dtype. Rows that came from another rank with
     their scales behind them (``kernels.hopper.given_bytes``) are read where they lie.
 
-    ``shape`` is a kernel configuration, None = ``default_shape``. ``split`` launches w13 and w2 separately, so that
-    each can be profiled by itself. Without ``own_sort``, align sorts the pairs even if the kernel could. With a
-    ``share`` below 1, ids may be -1.
+    ``shape`` is a configuration of ``hopper_moe``, None = ``default_shape``. ``split`` launches w13 and w2 separately,
+    so that each can be profiled by itself. Without ``own_sort``, align sorts the pairs even if the kernel could. Each
+    of these three is about ``hopper_moe``, which is then taken where ``few`` would be. With a ``share`` below 1, ids
+    may be -1.
 
     Raises:
         UserError: a dtype or GPU that the kernel does not support, or an input that is not contiguous.
@@ -119,7 +123,7 @@ def experts(
     x, topk_weights = place_weight(x, topk_weights, problem, mark)
     if not (shape or split) and own_sort and few.takes(problem, x.device):
         with mark("align+w13+act+w2+combine"):
-            return few.few(x, w13, w2, topk_weights, topk_ids, zeros(2, x.device, (problem.topk,)), problem)
+            return few.few(x, w13, w2, topk_weights, topk_ids, zeros(2, x.device, ()), problem)
     shape = shape or default_shape(problem, share)
     fp8 = problem.format == "fp8_block"
     possible = sorts_itself(pairs, problem.E, shape, shared_memory_bytes(x.device.index), problem.format) > 0
@@ -155,7 +159,7 @@ def _align(topk_ids: Tensor, problem: MoEProblem, mark: Mark) -> Alignment:
 def block_m(problem: MoEProblem) -> int:
     """Return the multiple to which an expert's rows are padded."""
     shape = default_shape(problem)
-    # As the first factor of wgmma, tokens come in 64 rows; as the second, in a step of columns.
+    # As the first factor of wgmma, tokens come in 64 rows; as the second, in a step of columns: 8 where ``few`` has 8.
     return 64 if shape.rows else shape.step
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights of four bits in the order in which ``hopper_moe`` reads and widens them (``widen.cuh``)."""
+"""Weights of four bits in the order in which both kernels read and widen them (``widen.cuh``)."""
 
 import torch
 from torch import Tensor
@@ -42,9 +42,9 @@ def unit_bytes(format: str) -> int:
 
 def macros(format: str) -> tuple[tuple[str, str | int], ...]:
     """Return WIDEN and GROUP, which say to the kernel how weights are stored."""
-    return (
-        (("WIDEN", _kind(format)), ("GROUP", _group(format))) if widened(format) else (("WIDEN", "WHOLE"), ("GROUP", 1))
-    )
+    if not widened(format):
+        return ("WIDEN", "WHOLE"), ("GROUP", 1)
+    return ("WIDEN", _kind(format)), ("GROUP", _group(format))
 
 
 def units(w: Quantised, rows: Tensor, tails: list[Tensor]) -> Tensor:

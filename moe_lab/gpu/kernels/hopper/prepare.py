@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights in the order in which ``hopper_moe`` reads them: once for all calls."""
+"""Weights in the order in which ``hopper_moe`` and ``few`` read them: once for all calls."""
 
 import torch
 from torch import Tensor

@@ -15,19 +15,19 @@ from moe_lab.spec.problem import MoEProblem
 
 SOURCE = Path(__file__).with_name("few.cu")
 ITEMS = 8  # of a stage: warps of a team
-MOST_PAIRS, MOST_TOKENS = 32, 8  # a lane for each pair; a column of a product for each token
+MOST_PAIRS, MOST_TOKENS = 32, 8  # a lane of a warp for each pair; a column of an mma for each token
 MOST_BYTES = 96_000_000  # of weights; above, hopper_moe is quicker (docs/kernels.md)
 
 
 class Shape(NamedTuple):
-    """A kernel configuration.
+    """A kernel configuration; more about each in ``few.cu``.
 
     Attributes:
-        together: slabs of 16 rows of w13 that a stage has steps of: 1, 2, 4 or 8.
+        together: neighbouring slabs, of 16 weight rows of w13, that share a stage: 1, 2, 4 or 8.
         together2: the same of w2.
-        teams: of warps that multiply.
+        teams: of eight warps that multiply.
         copiers: warps that copy weights.
-        stages: of the pipeline.
+        stages: of the pipeline, each of eight items of 16 weight rows by 128 columns.
     """
 
     together: int
@@ -38,23 +38,26 @@ class Shape(NamedTuple):
 
 
 def _columns(M: int) -> int:
+    """Return for how many tokens the kernel is compiled: a power of two."""
     return 1 << (M - 1).bit_length()
 
 
 def shared_bytes(problem: MoEProblem, shape: Shape) -> int:
-    """Return the shared memory of a block: sums and tables, stages, tokens."""
+    """Return the bytes of shared memory of a block, as ``ring.cuh`` lays it out; another size does not compile."""
     columns = _columns(problem.M)
-    groups = {1: 4, 8: 1}.get(columns, 2)
+    groups = {1: 4, 8: 1}.get(columns, 2)  # whose sums are added up together
     tables = 2 * groups * shape.teams * ITEMS * columns * 64 + MOST_PAIRS * (4 * columns + 16) + shape.stages * 16
-    stage = four_bits.unit_bytes(problem.format)
-    return -(-tables // 128) * 128 + shape.stages * stage + -(-problem.K // 128) * columns * 256
+    stages = shape.stages * four_bits.unit_bytes(problem.format)
+    return -(-tables // 128) * 128 + stages + -(-problem.K // 128) * columns * 256
 
 
 def default_shape(problem: MoEProblem, most_shared: int) -> Shape | None:
     """Return a configuration, None where the kernel does not do the problem, or is not the quicker one.
 
+    Measured on an H100 (docs/kernels.md).
+
     Args:
-        problem: sizes and format.
+        problem: sizes and format; K and N are multiples of 64.
         most_shared: bytes of shared memory that a block may have.
     """
     if problem.rows_useful > MOST_PAIRS or problem.M > MOST_TOKENS or not four_bits.widened(problem.format):
@@ -76,12 +79,12 @@ def few(
     """Return the layer's output [M, K] bf16 of a problem that ``takes`` says yes to.
 
     Args:
-        x: [M, K] bf16, contiguous.
-        w13: of ``prepare``.
-        w2: of ``prepare``.
-        topk_weights: [M, topk] fp32.
+        x: [M, K] bf16, contiguous, on a GPU of compute capability 9.0.
+        w13: [E, bytes] uint8, of ``prepare``.
+        w2: [E, bytes] uint8, of ``prepare``.
+        topk_weights: [M, topk] fp32, contiguous.
         topk_ids: [M, topk] int32 or int64, contiguous; negative where a pair has no expert here.
-        waiting: [2] int32, zero before and after the launch; of one launch at a time.
+        waiting: [2] int32, blocks that came and that left: zero before and after; of one launch at a time.
         problem: sizes, format, activation and whether there are biases.
     """
     shape = default_shape(problem, shared_memory_bytes(x.device.index))
@@ -97,17 +100,16 @@ def few(
         *(x, w13, w2, hidden, y, topk_weights, topk_ids, waiting),
         problem.rows_useful,
         macros=(
-            *(
-                ("COLUMNS", columns),
-                ("STAGES", shape.stages),
-                ("TEAMS", shape.teams),
-                ("COPIERS", shape.copiers),
-                ("TOPK", problem.topk),
-                ("E", w13.shape[0]),
-            ),
+            *(("COLUMNS", columns), ("STAGES", shape.stages), ("TEAMS", shape.teams), ("COPIERS", shape.copiers)),
             *(("TOGETHER", shape.together), ("TOGETHER2", shape.together2), ("BLOCKS", blocks)),
-            *(("HIDDEN", problem.K), ("INTERMEDIATE", problem.N)),
-            *(*four_bits.macros(problem.format), ("BIASES", int(problem.biases)), ("FP8", 0), ("HALF", 0), ("KEEP_Y", 0)),
+            *(("HIDDEN", problem.K), ("INTERMEDIATE", problem.N), ("TOPK", problem.topk), ("E", w13.shape[0])),
+            *(
+                *four_bits.macros(problem.format),
+                ("BIASES", int(problem.biases)),
+                ("FP8", 0),
+                ("HALF", 0),
+                ("KEEP_Y", 0),
+            ),
             *(("SWIGLUOAI", int(problem.activation == "swigluoai")), ("ALPHA", f"{ALPHA}f"), ("LIMIT", f"{LIMIT}f")),
             *(("ID", id_type(topk_ids)), ("SHARED", shared)),
         ),

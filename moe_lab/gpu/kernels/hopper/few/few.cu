@@ -52,7 +52,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_few(
     u32* waiting, int numel) {
     Shared& s = shared();
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, M = numel / TOPK;
-    char* const tokens = raw + (sizeof(Shared) + 127) / 128 * 128 + STAGES * STAGE;
+    char* const tokens = raw + TOKENS_BEGIN;
 
     // Both wait for the memory, so they are read together.
     const u32 id = lane < numel ? (u32)topk_ids[lane] : E;

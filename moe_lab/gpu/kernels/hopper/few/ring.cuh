@@ -15,14 +15,16 @@ struct Shared {
     u64 full[STAGES], empty[STAGES];
 };
 
-static_assert(SHARED >= sizeof(Shared) + STAGES * STAGE, "shared_bytes() in Python is for another layout");
+constexpr int STAGES_BEGIN = (sizeof(Shared) + 127) / 128 * 128, TOKENS_BEGIN = STAGES_BEGIN + STAGES * STAGE;
+constexpr int TOKEN_BYTES = (HIDDEN + 127) / 128 * COLUMNS * 256;
+static_assert(SHARED == TOKENS_BEGIN + TOKEN_BYTES, "shared_bytes() in Python is for another layout");
 extern __shared__ __align__(128) char raw[]; // Shared; stages; tokens as write_tokens() lays them out
 
 __device__ inline Shared& shared() { return *(Shared*)raw; }
 
-__device__ inline u32 stages_begin() { return shared_address(raw) + (sizeof(Shared) + 127) / 128 * 128; }
+__device__ inline u32 stages_begin() { return shared_address(raw) + STAGES_BEGIN; }
 
-// Where the copying warp and those that multiply are in the ring of stages.
+// Where a warp that copies, or a team, is in the ring of stages.
 struct Place {
     int stage;
     u32 parity;
