@@ -27,6 +27,12 @@ INFO = {
     },
 }
 
+SENDS = {
+    "needed": "a token once for each rank with experts of it",
+    "pairs": "a token once for each of its experts",
+    "all": "every token to all ranks",
+}
+
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add its options."""
@@ -45,6 +51,8 @@ def run(arguments: argparse.Namespace) -> None:
     from moe_lab.runs.capture._facts import gpu_name
     from moe_lab.spec.configs import measured
 
+    if (arguments.backend or arguments.only) and not arguments.matrix:
+        raise UserError("--backend and --only choose cells of the matrix; add --matrix.")
     if arguments.matrix or arguments.engines:
         print(_matrix(arguments) if arguments.matrix else _engines(arguments))
         return
@@ -105,14 +113,16 @@ def _way(name: str) -> dict[str, Any]:
     """Return what a way between ranks states and why it cannot run here, without importing it."""
     info, reason = plugins.info("comm", name), plugins.unavailable("comm", name)
     stated = {key: info.get(key) for key in ("about", "layout", "ranks", "formats", "devices", "source")}
+    stated["sends"] = info.get("sends", "needed") if info["ranks"] == "any" else None
     return {"name": name, **stated, "available": reason is None, "reason": reason}
 
 
 def _said(way: dict[str, Any]) -> str:
     formats, ranks = ", ".join(way["formats"] or ["any"]), "one rank" if way["ranks"] == "one" else "several ranks"
     laid = "rows by expert" if way["layout"] == "batched" else "rows of tokens"
+    sent = f"; {SENDS[way['sends']]}" if way["sends"] else ""
     return (
-        f"{way['name']}: {way['about']}\n  {ranks}; {laid}; formats {formats}\n  source: {way['source']}\n"
+        f"{way['name']}: {way['about']}\n  {ranks}{sent}; {laid}; formats {formats}\n  source: {way['source']}\n"
         f"  {'available' if way['available'] else way['reason']}"
     )
 

@@ -29,6 +29,10 @@ def test_the_matrix_of_backends_is_filtered_and_names_what_there_is(capsys):
     )
     assert cli.main(["backends", "--matrix", "--only", "fp9"]) == 2
     assert "No format is called 'fp9'; choose one of: bf16, " in capsys.readouterr().err
+    assert cli.main(["backends", "--ways", "--backend", "hopper"]) == 2
+    assert "--backend and --only choose cells of the matrix; add --matrix." in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["backends", "--ways", "--matrix"])
 
 
 def test_ways_between_ranks_are_listed_with_what_each_needs(capsys, monkeypatch):
@@ -37,9 +41,14 @@ def test_ways_between_ranks_are_listed_with_what_each_needs(capsys, monkeypatch)
     ways = {way["name"]: way for way in json.loads(capsys.readouterr().out)}
     assert [*ways] == plugins.names("comm")
     assert (ways["local"]["available"], ways["deepep"]["available"]) == (True, False)
+    assert [ways[name]["sends"] for name in ("local", "allgather_reducescatter", "symmetric")] == [
+        None,
+        "all",
+        "needed",
+    ]
     assert cli.main(["backends", "--ways"]) == 0
     said = capsys.readouterr().out
-    assert "several ranks; rows by expert; formats bf16, fp8_block" in said
+    assert "several ranks; a token once for each of its experts; rows by expert; formats bf16, fp8_block" in said
     assert "unavailable: needs deep_ep (pip install tokenspeed-deepep" in said
 
 
