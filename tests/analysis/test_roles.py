@@ -298,6 +298,8 @@ def test_products_with_the_activation_inside_are_told_by_what_follows(tmp_path):
 def test_all_experts_in_one_launch_are_neither_w13_nor_w2(tmp_path):
     launches = bare(tmp_path, "moe_align_block_size_kernel", "hopper_moe", "combine_kernel")
     assert told(launches)["hopper_moe"] == "experts"
+    again = bare(tmp_path, *["rms_norm_kernel", "router_kernel", "hopper_few"] * 3, file="few.sqlite")
+    assert told(again)["hopper_few"] == "experts", "which no combine follows"
 
 
 GROUPED = (

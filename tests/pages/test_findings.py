@@ -2,6 +2,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import launches_fixture
 import pandas as pd
 import pytest
 from launches_fixture import SHARES, phase
@@ -13,6 +14,8 @@ from moe_lab.pages.layer_breakdown import findings as layer
 from moe_lab.pages.show import findings, mime
 from moe_lab.pages.show.findings import Finding
 from moe_lab.runs.parse import parse_report
+
+BEFORE = ("input_norm", "self_attn", "post_attention_norm", "router")
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +52,18 @@ def test_layer_headline_names_experts_and_attention() -> None:
     assert plain(layer.all_of([phase()]))[0] == (
         f"In one layer on H200, the expert GEMMs take {experts} % and attention {attention} % of 100 µs in decode."
     )
+
+
+def test_a_layer_whose_experts_are_one_launch_names_only_the_stages_that_it_has(monkeypatch) -> None:
+    """GIVEN align to combine in one kernel, as hopper has it for a few tokens THEN the router alone is beside it."""
+    one, kept = "align+w13+act+w2+combine", [row for row in launches_fixture.LAYER if row[0] in BEFORE]
+    monkeypatch.setattr(launches_fixture, "LAYER", [*kept, (one, "hopper_few", 39, 40)])
+    monkeypatch.setattr(launches_fixture, "BLOCKS", {"router", one})
+    given = phase()
+    assert given.stages["stage"].tolist() == ["norm", "self_attn", "router", one]
+    around = next(f for f in layer.all_of([given]) if f and f.about == "Around the expert GEMMs")
+    assert plain([around]) == ["Around the expert GEMMs: in decode router takes 4.00 µs, 9.1 % of the MoE block."]
+    assert plain([around.short]) == ["Router takes 4.00 µs of the layer in decode, beside the expert GEMMs."]
 
 
 def test_layer_headline_does_not_repeat_itself_for_the_second_phase() -> None:

@@ -128,30 +128,38 @@ def launches(phases: Sequence[Phase]) -> Finding | None:
 def around(phases: Sequence[Phase], shares: pd.DataFrame) -> Finding | None:
     """Say what the stages around the expert GEMMs take, which is at stake; ``shares`` are its rows."""
     found = each("Around the expert GEMMs", map(_around, phases), shares)
-    spent = [(_rest(phase), phase.name) for phase in phases]
-    most, name = max(spent, default=(0.0, ""))
-    if found is None or most <= 0:
+    phase = max(phases, key=lambda phase: _rest(phase)["time_ms"].sum(), default=None)
+    most = float(_rest(phase)["time_ms"].sum()) if phase else 0.0
+    if found is None or phase is None or most <= 0:
         return found
-    said = f"Router, align, activation and combine take {time(most)} of the layer in {name}, beside the expert GEMMs."
+    name, parts = phase.name, _take(_rest(phase))
+    said = f"{parts[0].upper()}{parts[1:]} {time(most)} of the layer in {name}, beside the expert GEMMs."
     change = f"Fuse what lies around the expert GEMMs: in {name} it takes {time(most)} of the layer."
     return replace(found, stake_us=1e3 * most, short=said, change=change)
 
 
-def _rest(phase: Phase) -> float:
-    """Return milliseconds of the stages of the MoE block without an expert GEMM."""
-    moe = phase.stages[~phase.stages["stage"].isin(["norm", "self_attn", "shared_experts", "other"])]
-    return float(moe.loc[[not set(stage.split("+")) & set(EXPERTS) for stage in moe["stage"]], "time_ms"].sum())
+def _moe(phase: Phase) -> pd.DataFrame:
+    return phase.stages[~phase.stages["stage"].isin(["norm", "self_attn", "shared_experts", "other"])]
+
+
+def _rest(phase: Phase) -> pd.DataFrame:
+    """Return the stages of the MoE block without an expert GEMM; none if no stage is one."""
+    moe = _moe(phase)
+    gemm = moe["stage"].map(lambda stage: bool(set(stage.split("+")) & set(EXPERTS))).astype(bool)
+    return moe[~gemm] if gemm.any() else moe.iloc[:0]
+
+
+def _take(rows: pd.DataFrame) -> str:
+    return f"{listed(list(rows['stage']))} {'takes' if len(rows) == 1 else 'take'}"
 
 
 def _around(phase: Phase) -> str:
-    moe = phase.stages[~phase.stages["stage"].isin(["norm", "self_attn", "shared_experts", "other"])]
-    gemm = [any(part in EXPERTS for part in stage.split("+")) for stage in moe["stage"]]
-    rest = moe[[not g for g in gemm]]
-    if rest.empty or not any(gemm):
+    rest = _rest(phase)
+    if rest.empty:
         return ""
     spent = rest["time_ms"].sum()
-    share = percent(100 * spent / moe["time_ms"].sum())
-    return f"in {phase.name} {listed(list(rest['stage']))} take {time(spent)}, {share} of the MoE block"
+    share = percent(100 * spent / _moe(phase)["time_ms"].sum())
+    return f"in {phase.name} {_take(rest)} {time(spent)}, {share} of the MoE block"
 
 
 def _speed(rows: pd.DataFrame) -> str:
