@@ -157,7 +157,7 @@ def projection(benches: Sequence[Bench], ranks: Sequence[int]) -> pd.DataFrame:
     """Return what the model below expects on some numbers of ranks with as many tokens on each; no measurement.
 
     A way takes a fixed time plus its bytes over a rate, both fitted to the ways as measured over M. Bytes are those of
-    uniform routing: a token goes once to each other rank that has one of its experts, or to all if the way does so.
+    uniform routing: a token goes once to each other rank that has one of its experts, or as the way's ``sends`` says.
     Experts take their floor (bytes or FLOPs over the roofs of the run) times what they took over it at the measured
     number of ranks. Every two ranks are taken to have the link that was measured, and loads to be even.
 
@@ -209,8 +209,9 @@ def _bytes(row: Any, way: str, ranks: int) -> float:
     known = formats.get(row["format"])
     per_row = known.activation_bytes(1, row["K"]) if way == "dispatch" else row["K"] * DTYPE_BYTES[known.dtype]
     comm = str(row["comm"])
-    to_all = comm in plugins.names("comm") and plugins.info("comm", comm).get("sends") == "all"
-    return float(row["M"] * (ranks - 1) * (1.0 if to_all else _needs(row, ranks)) * per_row)
+    sends = plugins.info("comm", comm).get("sends") if comm in plugins.names("comm") else None
+    rows = {"all": 1.0, "pairs": row["topk"] / ranks}.get(sends or "", _needs(row, ranks))
+    return float(row["M"] * (ranks - 1) * rows * per_row)
 
 
 def _needs(row: Any, ranks: int) -> float:

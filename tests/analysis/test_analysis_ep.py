@@ -1,5 +1,6 @@
 """Tables of the benchmark of several ranks, from rows whose times follow simple rules."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import ep_builder
@@ -62,6 +63,10 @@ def test_the_projection_is_what_was_measured_at_the_measured_ranks(bench):
     assert four["dispatch_us"] == pytest.approx(fixed + rate * 4096 * 3 * needs * 1024 * 2)
     assert four["total_us"] == pytest.approx(four[["dispatch_us", "experts_us", "combine_us"]].sum())
     assert ep.projection([ep.Bench(None, bench.rows.head(0), "missing")], [2]).empty
+    rows = bench.rows.assign(comm=bench.rows["comm"].replace("symmetric", "deepep_low_latency"))
+    table = ep.projection([replace(bench, rows=rows)], [4]).set_index(["comm", "M"])
+    by_pair = table.loc[("deepep_low_latency", 4096), "dispatch_us"]
+    assert by_pair == pytest.approx(fixed + rate * 4096 * 2 * 3 / 4 * 1024 * 2), "a token's two experts, 3 of 4 away"
 
 
 def test_only_falls_back_to_the_first_value():
