@@ -125,7 +125,7 @@ def test_shared_experts_are_hidden_behind_what_travels_or_it_behind_them():
     problem = MoEProblem(1000, 1024, 512, 5, 2, "bf16", shared=1)
     rows, roofs = [[0, 1000], [1000, 0]], {"read_bytes_per_s": 1e18, "matmul_flops_per_s": 6 * 1000 * 1024 * 512 / 5e-6}
     links = [{"source": a, "target": 1 - a, "bytes_per_s": 2 * 1000 * 1024 / 2e-6, "trip_us": 0.5} for a in (0, 1)]
-    load = Load(problem, rows, pairs=[1000, 1000], hit=[2, 2], experts=[500] * 4)
+    load = Load(problem, rows, pairs=[1000, 1000], hit=[2, 2], experts=[500] * 4, between=rows)
     floors = {
         part: load.rates(part, None, "needed", links, roofs)["floor_us"] for part in (*ep.PARTS, *ep.SHARED_PARTS)
     }

@@ -2,7 +2,7 @@
 """What a routing gives the ranks to do: rows that travel between each two, pairs on each rank, and the least time."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -33,7 +33,7 @@ class Load:
     pairs: list[int]
     hit: list[int]
     experts: list[int]
-    between: list[list[int]] = field(default_factory=list)
+    between: list[list[int]]
 
     @classmethod
     def of(cls, problem: MoEProblem, parallel: Parallel, topk_ids: Tensor) -> "Load":

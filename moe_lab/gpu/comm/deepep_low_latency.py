@@ -95,6 +95,8 @@ def dispatch(
 ) -> Received:
     """Send every token to each of its experts; see ``moe_lab.gpu.comm``. The weights stay here, for ``combine``.
 
+    What is received has [local experts * ranks * ``room.most``, K] rows, in bf16 or e4m3.
+
     Args:
         x: [M, K] bf16.
         topk_ids: [M, topk] integer, -1 = dropped; those of a token differ.

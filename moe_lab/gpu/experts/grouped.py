@@ -112,8 +112,10 @@ def experts(
     weights13, weights2 = (topk_weights, None) if problem.apply_router_weight_on_input else (None, topk_weights)
     # Programs are persistent: as many as fit at once, which is two of small tiles on a multiprocessor; of four bits in
     # e4m3, which take little shared memory, as many as their registers allow.
-    few = 1 if gemm13.num_warps > 4 else 2 if gemm13.block_m >= 32 else 3
-    each = few if scaling(apart(w13)[0]) == "groups" else 1 if gemm13.block_m >= 64 else 2
+    if scaling(apart(w13)[0]) == "groups":
+        each = 1 if gemm13.num_warps > 4 else 2 if gemm13.block_m >= 32 else 3
+    else:
+        each = 1 if gemm13.block_m >= 64 else 2
     programs = multiprocessors(x.device) * each
     tokens: Weights = x
     if quantised := bool(formats.get(problem.format).activation_block):

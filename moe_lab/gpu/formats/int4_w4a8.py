@@ -31,12 +31,16 @@ GROUP = 128
 
 
 def quantise(w: Tensor) -> Quantised:
-    """Return weights [..., rows, columns]: scales [..., rows, ceil(columns / 128)] bf16."""
+    """Return weights [..., rows, columns]; columns must be even, the last group may be smaller.
+
+    Returns:
+        values [..., rows, columns / 2] uint8, scales [..., rows, ceil(columns / 128)] bf16.
+    """
     return _int4.quantise(w, "int4_w4a8", GROUP)
 
 
 def quantise_activations(x: Tensor) -> Quantised:
-    """Return activations [rows, features] in groups of a row: scales [rows, ceil(features / 128)] fp32."""
+    """Return activations in groups of a row: values [rows, features] e4m3, scales [rows, ceil(features / 128)] fp32."""
     return _e4m3.quantise(x, "int4_w4a8", (1, GROUP))
 
 

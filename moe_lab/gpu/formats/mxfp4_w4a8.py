@@ -31,11 +31,16 @@ INFO = {
     "engine": "mxfp4_w4afp8",
 }
 
-GROUP, COLUMNS, LEAST, BIAS = 32, 128, 7, 127
+GROUP, COLUMNS, BIAS = 32, 128, 127
+LEAST = 7  # 127 plus b: then 2^(b - 6) is a normal number in fp32
 
 
 def quantise(w: Tensor) -> Quantised:
-    """Return weights [..., rows, columns] as ``mxfp4`` does; a group of zeros has the smallest scale."""
+    """Return weights [..., rows, columns] as ``mxfp4`` does; a group of zeros has the smallest scale.
+
+    Returns:
+        values [..., rows, columns / 2] uint8, scales [..., rows, ceil(columns / 32)] uint8: 127 plus the exponent.
+    """
     stored = mxfp4.quantise(w)
     zeros = torch.nn.functional.pad(stored.values & 0x77, (0, -stored.values.shape[-1] % (GROUP // 2)))
     empty = zeros.unflatten(-1, (-1, GROUP // 2)).amax(-1) == 0
@@ -43,7 +48,7 @@ def quantise(w: Tensor) -> Quantised:
 
 
 def quantise_activations(x: Tensor) -> Quantised:
-    """Return activations [rows, features] in groups of a row: scales [rows, ceil(features / 128)] fp32."""
+    """Return activations in groups of a row: values [rows, features] e4m3, scales [rows, ceil(features / 128)] fp32."""
     return _e4m3.quantise(x, "mxfp4_w4a8", (1, COLUMNS))
 
 

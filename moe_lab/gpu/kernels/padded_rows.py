@@ -112,7 +112,10 @@ def listed_kernel(
 
 
 def listed(counts: Tensor, room: int, pairs: int) -> Tensor:
-    """Return the rows that hold something, [pairs] int32, and -1 after them, of counts [experts] int32 in rooms."""
+    """Return the rows that hold something, [pairs] int32 in the order of their experts, and -1 after them.
+
+    ``counts`` [experts] int32 are how many of each expert's ``room`` rows do, all together at most ``pairs``.
+    """
     experts, place = counts.numel(), counts.new_empty(pairs)
     listed_kernel[(experts,)](
         counts,

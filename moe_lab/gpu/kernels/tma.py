@@ -11,7 +11,14 @@ from moe_lab.gpu.kernels.tile import Tile
 
 
 def described(x: Tensor, w: Tensor, tile: Tile, gather: bool) -> tuple[Any, Any]:
-    """Return x and w as TMA takes them; gathered rows are not adjacent, so x is then loaded through pointers."""
+    """Return x and w as TMA takes them; gathered rows are not adjacent, so x is then loaded through pointers.
+
+    Args:
+        x: [rows, gemm_k], contiguous.
+        w: [E, gemm_n, gemm_k], contiguous; in four bits [E, gemm_n, gemm_k / 2] uint8.
+        tile: of the product.
+        gather: whether rows of x are gathered.
+    """
     from triton.tools.tensor_descriptor import TensorDescriptor
 
     depth = tile.block_k // 2 if w.dtype == torch.uint8 else tile.block_k
