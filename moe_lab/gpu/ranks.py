@@ -173,7 +173,7 @@ class RankedExperts:
     def compute(self, received: Received, weights: Any, mark: Mark) -> Tensor:
         """Return what this rank's experts make of received tokens, [tokens, K]; 0 where a token has none here.
 
-        Of received rows in their places, where ``combine`` of the way sums.
+        Where ``combine`` of the way sums, it is [local experts * room, K]: what an expert makes of each of its rows.
         """
         x, topk_weights, topk_ids = received.x, received.topk_weights, received.topk_ids
         local, dtype = self.between.parallel.local, DTYPES[self.problem.dtype]
