@@ -29,5 +29,5 @@ def grid(table: pd.DataFrame) -> go.Figure:
         **CELLS,
     )
     figure.update_xaxes(type="category", showgrid=False, side="top", ticks="", tickangle=-35)
-    figure.update_layout(template="moe_lab", height=150 + 24 * len(cells), yaxis=named(list(cells.index)))
-    return figure.update_layout(margin={"t": 60})  # tilted names of formats end below the buttons
+    figure.update_layout(template="moe_lab", height=146 + 24 * len(cells), yaxis=named(list(cells.index)))
+    return figure.update_layout(margin={"t": 112})  # tilted names of formats end below the buttons
