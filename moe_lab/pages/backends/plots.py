@@ -28,6 +28,6 @@ def grid(table: pd.DataFrame) -> go.Figure:
         hovertemplate="%{y} in %{x}: %{text}<extra></extra>",
         **CELLS,
     )
-    figure.update_xaxes(type="category", showgrid=False, side="top", ticks="", tickangle=-35)
-    figure.update_layout(template="moe_lab", height=146 + 24 * len(cells), yaxis=named(list(cells.index)))
-    return figure.update_layout(margin={"t": 112})  # tilted names of formats end below the buttons
+    figure.update_xaxes(type="category", showgrid=False, side="top", ticks="", tickangle=-45, dtick=1)
+    figure.update_layout(template="moe_lab", height=154 + 24 * len(cells), yaxis=named(list(cells.index)))
+    return figure.update_layout(margin={"t": 120})  # tilted names of formats end below the buttons
