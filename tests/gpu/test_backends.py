@@ -173,10 +173,14 @@ def fp8(M: int, K: int = 256, N: int = 128, E: int = 8, topk: int = 2, format: s
 
 
 def assert_fp8(y: torch.Tensor, problem: MoEProblem, tensors: tuple) -> None:
-    """As the oracle that rounds where the backend quantises, but for numbers that fp16 moves over a step of e4m3."""
+    """As the oracle that rounds where the backend quantises, but for numbers that fp16 moves over a step of e4m3.
+
+    Of one token few numbers are summed, so a step of one shows more; a wrong scale is off by a quarter and more.
+    """
     silent = ranges.marker("none")
     expected = torch_loop.experts(*tensors, problem=problem, mark=silent).float()
-    assert (y.float() - expected).square().mean().sqrt() < 0.03 * expected.square().mean().sqrt()
+    limit = 0.08 if problem.M == 1 else 0.03
+    assert (y.float() - expected).square().mean().sqrt() < limit * expected.square().mean().sqrt()
 
 
 @pytest.mark.parametrize("format", ["fp8_block", "fp8_tensor", "fp8_token"])

@@ -40,7 +40,7 @@ def test_a_missing_run_is_one_sentence_with_what_was_asked_how_to_make_it_and_wh
     assert found.run is None
     assert found.missing == (
         "There is no run 'h200/none' of the align benchmark; `moe-lab bench align --name none` on a GPU makes one. "
-        "There are: h100/align_sweep, h200/align_sweep."
+        "There are: h100/align_sweep, h100/align_vllm, h200/align_sweep."
     )
     captures = runs.open("none", "moe-lab capture nsys --name none -- COMMAND").missing
     assert captures.startswith("There is no run 'none'; `moe-lab capture nsys --name none -- COMMAND` on a GPU makes")
