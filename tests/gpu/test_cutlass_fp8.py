@@ -50,7 +50,8 @@ def test_cutlass_gets_rows_by_expert_with_their_scales(format, activation, inter
     given = torch.randn(5, 64).half(), *w, weights, ids
     y = adapter.experts(*given, problem=problem, mark=SILENT).float()
     expected = torch_loop.experts(*given, problem=problem, mark=SILENT).float()
-    assert (y - expected).square().mean().sqrt() < 0.03 * expected.square().mean().sqrt()
+    # A step of e4m3 in one number shows in so few; a wrong scale is off by a quarter and more.
+    assert (y - expected).square().mean().sqrt() < 0.08 * expected.square().mean().sqrt()
     monkeypatch.setattr(cutlass_fp8, "capability", lambda: (10, 0))
     with pytest.raises(UserError, match=r"compute capability 9\.0"):
         adapter.experts(*given, problem=problem, mark=SILENT)
