@@ -71,16 +71,16 @@ def test_one_block_on_the_cpu_matches_the_oracle(case, monkeypatch):
     prepared = hopper.prepare(inputs.w13, inputs.w2)
     monkeypatch.setattr(few, "launch", emulated.launch)
     monkeypatch.setattr(few, "multiprocessors", lambda device: 1)
-    monkeypatch.setattr(few, "shared_memory_bytes", lambda device: SHARED_BYTES)
+    shape = few.default_shape(problem, SHARED_BYTES)
     waiting, oracle = torch.zeros(2, dtype=torch.int32), Oracle(inputs, problem)
     ids = inputs.topk_ids.long() if biases else inputs.topk_ids  # a type of ids is another kernel
     for _ in range(2):
-        y = few.few(inputs.x, *prepared, inputs.topk_weights, ids, waiting, problem)
+        y = few.few(inputs.x, *prepared, inputs.topk_weights, ids, waiting, problem, shape)
         errors = oracle.errors(y)
         assert oracle.right(errors), (errors, oracle.bound)
         assert not waiting.any(), "as the next launch needs it"
     others = torch.full_like(ids, -1)
-    assert not few.few(inputs.x, *prepared, inputs.topk_weights, others, waiting, problem).any()
+    assert not few.few(inputs.x, *prepared, inputs.topk_weights, others, waiting, problem, shape).any()
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case[-1] for case in CASES])

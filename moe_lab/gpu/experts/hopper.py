@@ -121,12 +121,14 @@ def experts(
     if not pairs:
         return torch.empty_like(x, dtype=dtype)
     x, topk_weights = place_weight(x, topk_weights, problem, mark)
-    if not (shape or split) and own_sort and few.takes(problem, x.device):
+    most_shared = shared_memory_bytes(x.device.index)
+    small = few.default_shape(problem, most_shared) if own_sort and not (shape or split) else None
+    if small:
         with mark("align+w13+act+w2+combine"):
-            return few.few(x, w13, w2, topk_weights, topk_ids, zeros(2, x.device, ()), problem)
+            return few.few(x, w13, w2, topk_weights, topk_ids, zeros(2, x.device, ()), problem, small)
     shape = shape or default_shape(problem, share)
     fp8 = problem.format == "fp8_block"
-    possible = sorts_itself(pairs, problem.E, shape, shared_memory_bytes(x.device.index), problem.format) > 0
+    possible = sorts_itself(pairs, problem.E, shape, most_shared, problem.format) > 0
     own_sort = possible and own_sort
     alignment = None if own_sort else _align(topk_ids, problem, mark)
     hidden, quantised = scratch(x, pairs, problem.E, problem.N, shape, fp8)

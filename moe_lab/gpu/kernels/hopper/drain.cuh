@@ -64,8 +64,7 @@ __device__ inline void drain_tiles(const Block& block) {
         if (t.phase || !block.a.fused) continue;
         asm volatile("fence.proxy.async.global;" ::: "memory"); // the copy engine will read what was written
         __syncwarp();
-        if (lane == 0)
-            asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(block.a.done + t.expert) : "memory");
+        if (lane == 0) count_one(block.a.done + t.expert);
     }
     asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
 }

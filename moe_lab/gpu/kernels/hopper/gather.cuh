@@ -4,10 +4,8 @@
 
 // Until a counter in device memory has come so far: all w13 tiles of an expert are done, or all of x is quantised.
 __device__ inline void wait_for(const u32* done, u32 expected) {
-    u32 seen, polls = 0;
-    while (true) {
-        asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(done) : "memory");
-        if (seen >= expected) break;
+    u32 polls = 0;
+    while (counted(done) < expected) {
         __nanosleep(40);
         if (++polls > MOST_POLLS) __trap();
     }

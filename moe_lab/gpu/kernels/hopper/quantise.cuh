@@ -53,7 +53,7 @@ __device__ inline void quantise_rows(const Arguments& a, const char* from, int t
         return;
     }
     __syncwarp();
-    if ((threadIdx.x & 31) == 0) asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(a.done + E + 2) : "memory");
+    if ((threadIdx.x & 31) == 0) count_one(a.done + E + 2);
 }
 
 // The scales of a thread's columns.

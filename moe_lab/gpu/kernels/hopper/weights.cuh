@@ -36,7 +36,7 @@ struct Teller {
             if (first < ended + 4 || second < ended + 4) return;
             ended += 4;
             const Tile t = decode(told, block.units13, block.units2);
-            asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(block.a.done + t.expert) : "memory");
+            count_one(block.a.done + t.expert);
             told += gridDim.x;
         }
     }
@@ -96,8 +96,7 @@ __device__ inline void fetch_weights(const Block& block) {
             // What the stage waits for may itself wait for a tile that is still to be told.
             while (teller.more() && !is_past_now(&s.empty[stage], parity ^ 1)) teller.tell(false);
             wait(&s.empty[stage], parity ^ 1);
-            asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;"
-                         ::"r"(shared_address(&s.full[stage])), "r"(W_BYTES + (FP8 ? 16 : 0)) : "memory");
+            arrive_expecting(&s.full[stage], W_BYTES + (FP8 ? 16 : 0));
             const u32 to = weights_at(stage);
             bulk_copy(to, from, &s.full[stage], once, policy);
             if (MBLK == 2) bulk_copy(to + UNIT, from + next, &s.full[stage], once, policy);

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from moe_lab.gpu.kernels._device import multiprocessors, shared_memory_bytes
+from moe_lab.gpu.kernels._device import multiprocessors
 from moe_lab.gpu.kernels._nvrtc import id_type, launch
 from moe_lab.gpu.kernels.activation import ALPHA, LIMIT
 from moe_lab.gpu.kernels.hopper import four_bits
@@ -68,15 +68,17 @@ def default_shape(problem: MoEProblem, most_shared: int) -> Shape | None:
     return shape if weights <= MOST_BYTES and shared_bytes(problem, shape) <= most_shared else None
 
 
-def takes(problem: MoEProblem, device: torch.device) -> bool:
-    """Return whether the kernel does so few pairs on a GPU, and is the quicker one."""
-    return default_shape(problem, shared_memory_bytes(device.index)) is not None
-
-
 def few(
-    x: Tensor, w13: Tensor, w2: Tensor, topk_weights: Tensor, topk_ids: Tensor, waiting: Tensor, problem: MoEProblem
+    x: Tensor,
+    w13: Tensor,
+    w2: Tensor,
+    topk_weights: Tensor,
+    topk_ids: Tensor,
+    waiting: Tensor,
+    problem: MoEProblem,
+    shape: Shape,
 ) -> Tensor:
-    """Return the layer's output [M, K] bf16 of a problem that ``takes`` says yes to.
+    """Return the layer's output [M, K] bf16 of a problem that has a ``default_shape``.
 
     Args:
         x: [M, K] bf16, contiguous, on a GPU of compute capability 9.0.
@@ -86,9 +88,8 @@ def few(
         topk_ids: [M, topk] int32 or int64, contiguous; negative where a pair has no expert here.
         waiting: [2] int32, blocks that came and that left: zero before and after; of one launch at a time.
         problem: sizes, format, activation and whether there are biases.
+        shape: kernel configuration.
     """
-    shape = default_shape(problem, shared_memory_bytes(x.device.index))
-    assert shape
     blocks, columns, shared = multiprocessors(x.device), _columns(problem.M), shared_bytes(problem, shape)
     y = torch.empty_like(x)
     hidden = x.new_empty((min(problem.rows_useful, problem.E), -(-problem.N // 128) * 128, columns))
@@ -103,13 +104,8 @@ def few(
             *(("COLUMNS", columns), ("STAGES", shape.stages), ("TEAMS", shape.teams), ("COPIERS", shape.copiers)),
             *(("TOGETHER", shape.together), ("TOGETHER2", shape.together2), ("BLOCKS", blocks)),
             *(("HIDDEN", problem.K), ("INTERMEDIATE", problem.N), ("TOPK", problem.topk), ("E", w13.shape[0])),
-            *(
-                *four_bits.macros(problem.format),
-                ("BIASES", int(problem.biases)),
-                ("FP8", 0),
-                ("HALF", 0),
-                ("KEEP_Y", 0),
-            ),
+            *(*four_bits.macros(problem.format), ("BIASES", int(problem.biases))),
+            *(("FP8", 0), ("HALF", 0), ("KEEP_Y", 0)),
             *(("SWIGLUOAI", int(problem.activation == "swigluoai")), ("ALPHA", f"{ALPHA}f"), ("LIMIT", f"{LIMIT}f")),
             *(("ID", id_type(topk_ids)), ("SHARED", shared)),
         ),
