@@ -1,10 +1,12 @@
 import os
+import secrets
 import shutil
 import sys
 import tempfile
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 from checkout import REPO
@@ -15,9 +17,15 @@ from moe_lab.spec import plugins
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--gpu", action="store_true", help="run on the GPU, with the tests that need one")
+    about = (
+        "where random inputs begin, to draw those of an earlier run again (default: fresh ones, named where one fails)"
+    )
+    parser.addoption("--inputs", type=int, metavar="N", help=about)
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    given = getattr(config, "workerinput", vars(config.option))["inputs"]
+    config.option.inputs = secrets.randbelow(2**31) if given is None else given
     gpu = False
     if config.getoption("--gpu") and find_spec("torch"):
         import torch
@@ -31,6 +39,17 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # pytest's own folders stay
     os.environ["TMPDIR"] = config.stash[TEMPORARY] = tempfile.mkdtemp(prefix="pytest_moe_lab_")
     tempfile.tempdir = None  # it is read again
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node) -> None:
+    """Give a process of the tests the inputs of all."""
+    node.workerinput["inputs"] = node.config.option.inputs
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if terminalreporter.stats.get("failed"):
+        terminalreporter.line(f"Random inputs are those of --inputs {config.option.inputs}.")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -72,6 +91,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 GPU, TEMPORARY = pytest.StashKey[bool](), pytest.StashKey[str]()
+
+
+@pytest.fixture(autouse=True)
+def inputs(request: pytest.FixtureRequest) -> None:
+    """Random inputs follow from --inputs and the name of the test: alone or among others, it draws the same."""
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(crc32(f"{request.config.option.inputs} {request.node.nodeid}".encode()))
 
 
 @pytest.fixture(scope="session")

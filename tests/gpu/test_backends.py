@@ -18,6 +18,7 @@ from wheel_builder import MOE, TILES, wheel
 
 from moe_lab.gpu import routing
 from moe_lab.gpu.bench import check, examine
+from moe_lab.gpu.bench.check import Inputs, Oracle
 from moe_lab.gpu.experts import torch_loop
 from moe_lab.gpu.formats import Biased, quantise, rounding
 from moe_lab.spec import ranges
@@ -173,14 +174,10 @@ def fp8(M: int, K: int = 256, N: int = 128, E: int = 8, topk: int = 2, format: s
 
 
 def assert_fp8(y: torch.Tensor, problem: MoEProblem, tensors: tuple) -> None:
-    """As the oracle that rounds where the backend quantises, but for numbers that fp16 moves over a step of e4m3.
-
-    Of one token few numbers are summed, so a step of one shows more; a wrong scale is off by a quarter and more.
-    """
-    silent = ranges.marker("none")
-    expected = torch_loop.experts(*tensors, problem=problem, mark=silent).float()
-    limit = 0.08 if problem.M == 1 else 0.03
-    assert (y.float() - expected).square().mean().sqrt() < limit * expected.square().mean().sqrt()
+    """Within what the arithmetic of the format allows; a wrong scale is off by a quarter and more."""
+    oracle = Oracle(Inputs(*tensors), problem)
+    assert oracle.right(errors := oracle.errors(y)), (errors, oracle.bound)
+    assert oracle.bound.rms_rel < 0.15
 
 
 @pytest.mark.parametrize("format", ["fp8_block", "fp8_tensor", "fp8_token"])

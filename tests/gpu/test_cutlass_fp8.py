@@ -7,7 +7,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from moe_lab.gpu import routing
-from moe_lab.gpu.experts import cutlass_fp8, torch_loop
+from moe_lab.gpu.bench.check import Inputs, Oracle
+from moe_lab.gpu.experts import cutlass_fp8
 from moe_lab.gpu.formats import quantise
 from moe_lab.spec import ranges
 from moe_lab.spec.errors import UserError
@@ -48,10 +49,10 @@ def test_cutlass_gets_rows_by_expert_with_their_scales(format, activation, inter
     w = [quantise(torch.randn(4, a, b) * b**-0.5, format) for a, b in ((problem.rows13, 64), (64, 32))]
     weights, ids = routing.synthetic("uniform", 5, 4, 2, seed=1)
     given = torch.randn(5, 64).half(), *w, weights, ids
-    y = adapter.experts(*given, problem=problem, mark=SILENT).float()
-    expected = torch_loop.experts(*given, problem=problem, mark=SILENT).float()
-    # A step of e4m3 in one number shows in so few; a wrong scale is off by a quarter and more.
-    assert (y - expected).square().mean().sqrt() < 0.08 * expected.square().mean().sqrt()
+    y = adapter.experts(*given, problem=problem, mark=SILENT)
+    oracle = Oracle(Inputs(*given), problem)
+    assert oracle.right(errors := oracle.errors(y)), (errors, oracle.bound)
+    assert oracle.bound.rms_rel < 0.15, "a wrong scale is off by a quarter and more"
     monkeypatch.setattr(cutlass_fp8, "capability", lambda: (10, 0))
     with pytest.raises(UserError, match=r"compute capability 9\.0"):
         adapter.experts(*given, problem=problem, mark=SILENT)
