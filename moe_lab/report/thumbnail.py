@@ -44,18 +44,26 @@ def _color(trace: dict[str, Any], i: int, number: int) -> str:
 
 def _cells(trace: dict[str, Any]) -> list[str]:
     """Return the cells of a heat map whose first row is at the top, each in the nearest colour of its scale."""
-    low, high, scale = trace.get("zmin", 0), trace.get("zmax", 1), trace["colorscale"]
-    rows = [_values(row) for row in _values(trace.get("z"))]
+    scale, rows = trace["colorscale"], [_values(row) for row in _values(trace.get("z"))]
+    known = [z for row in rows for z in row if z is not None and math.isfinite(z)] or [0]
+    low, high = trace.get("zmin", min(known)), trace.get("zmax", max(known))
+    fills = [_fill(*tints) for tints in zip(scale, (trace.get("meta") or {}).get("dark", scale), strict=True)]
     wide, high_px = (WIDTH - 2 * PAD) / max(map(len, rows), default=1), (HEIGHT - 2 * PAD) / max(1, len(rows))
     shapes = []
     for i, row in enumerate(rows):
         for j, z in enumerate(row):
             if z is not None and math.isfinite(z):
                 share = (z - low) / (high - low or 1)
-                color = escape(str(min(scale, key=lambda stop: abs(stop[0] - share))[1]))
+                fill = fills[min(range(len(scale)), key=lambda stop: abs(scale[stop][0] - share))]
                 place = f'x="{PAD + j * wide:.1f}" y="{PAD + i * high_px:.1f}"'
-                shapes.append(f'<rect {place} width="{wide - 2:.1f}" height="{high_px - 2:.1f}" fill="{color}"/>')
+                shapes.append(f'<rect {place} width="{wide - 2:.1f}" height="{high_px - 2:.1f}" {fill}/>')
     return shapes
+
+
+def _fill(light: list[Any], dark: list[Any]) -> str:
+    """Return the attributes of a stop's colour on light paper, and on dark paper where a browser knows light-dark()."""
+    first, second = (escape(str(stop[1])) for stop in (light, dark))
+    return f'fill="{first}"' + (f' style="fill:light-dark({first},{second})"' if first != second else "")
 
 
 def _bars(traces: list[dict[str, Any]], layout: dict[str, Any]) -> list[str]:

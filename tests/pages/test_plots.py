@@ -47,6 +47,20 @@ def test_stage_colours_differ_for_every_eye(vision: str) -> None:
     assert not close
 
 
+def contrast(first: str, second: str) -> float:
+    dark, light = sorted(float(linear(color) @ [0.2126, 0.7152, 0.0722]) + 0.05 for color in (first, second))
+    return light / dark
+
+
+@pytest.mark.parametrize(("paper", "text"), [("#fdfdfc", "#1d2430"), ("#14171c", "#e6e9ee")], ids=["light", "dark"])
+def test_tints_of_heat_maps_carry_text_and_the_pale_one_is_near_the_paper(paper: str, text: str) -> None:
+    for number in range(24):
+        pale, strong = (tint[paper == "#14171c"] for tint in palette.tints(number, 24))
+        assert min(contrast(text, pale), contrast(text, strong)) >= 4.5
+        assert 1.05 < contrast(paper, pale) < 1.3
+        assert contrast(paper, strong) > 1.4 * contrast(paper, pale)
+
+
 def test_stage_color_of_a_fused_stage_is_that_of_its_first_part() -> None:
     assert palette.stage("w13+act") == palette.STAGES["w13"]
     assert palette.stage("never heard of") == palette.STAGES["other"]

@@ -15,6 +15,7 @@ import pytest
 from checkout import REPO
 
 from moe_lab import report
+from moe_lab.pages.show import palette
 from moe_lab.runs import bench_runs
 
 pytestmark = pytest.mark.browser
@@ -255,6 +256,27 @@ def test_html_figures_follow_the_dark_scheme(built: report.Report, browser: Any)
     dark = browser.execute_script(colour)
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
     assert dark != light
+
+
+CELLS = """
+return [...document.querySelector('.plot-area').querySelectorAll('.heatmap-label text')].slice(0, 1)
+  .map(t => getComputedStyle(t).fill)
+  .concat(JSON.stringify(document.querySelector('.plot-area')._fullData[0].colorscale));
+"""
+
+
+def test_html_heat_maps_are_deep_on_dark_paper_and_their_text_light(built: report.Report, browser: Any) -> None:
+    page = next(p for p in built.pages if p.html.stem == "07_backends")
+    seen = {}
+    for scheme in ("light", "dark"):
+        features = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", features)
+        visit(browser, page.html, LAPTOP)
+        text, scale = browser.execute_script(CELLS)
+        seen[scheme] = text, [tint for _, tint in json.loads(scale)]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    light, dark = zip(*palette.tints(2, 6), strict=True)
+    assert seen == {"light": ("rgb(29, 36, 48)", [*light]), "dark": ("rgb(230, 233, 238)", [*dark])}
 
 
 HOSTILE = "<!--<script><b>bold</b><a href=javascript:alert(1)>link</a>&amp;%{x}"

@@ -327,6 +327,14 @@ def test_thumbnail_of_a_heat_map_has_its_cells_in_their_colours() -> None:
     assert fills == ["#000000", "#ffffff", "#ffffff"]
 
 
+def test_thumbnail_of_a_heat_map_follows_the_paper() -> None:
+    light, dark = [[0, "#eeeeee"], [1, "#66aaaa"]], [[0, "#222222"], [1, "#006655"]]
+    trace = {"type": "heatmap", "z": [[7, 9]], "colorscale": light, "meta": {"dark": dark}}  # without zmin and zmax
+    svg = thumbnail.draw({"data": [trace], "layout": {}})
+    assert re.findall(r'fill="#eeeeee" style="([^"]*)"', svg) == ["fill:light-dark(#eeeeee,#222222)"]
+    assert re.findall(r'fill="#66aaaa" style="([^"]*)"', svg) == ["fill:light-dark(#66aaaa,#006655)"]
+
+
 def test_thumbnail_reads_typed_arrays_and_keeps_the_order_of_the_axis() -> None:
     # float64 1.0 and 3.0, as plotly.py stores numpy arrays; "top" is last in a plotly array and drawn first.
     x = {"dtype": "f8", "bdata": "AAAAAAAA8D8AAAAAAAAIQA=="}

@@ -5,7 +5,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from moe_lab.pages.show import palette
-from moe_lab.pages.show.figures import CELLS, as_text, named
+from moe_lab.pages.show.figures import as_text, cells, named
 
 
 @as_text
@@ -14,20 +14,19 @@ def grid(table: pd.DataFrame) -> go.Figure:
 
     ``table`` is ``analysis.support.grid``.
     """
-    cells = table.set_index("backend")
-    said = [[str(cell) for cell in row] for row in cells.to_numpy()]
+    takes = table.set_index("backend")
+    said = [[str(cell) for cell in row] for row in takes.to_numpy()]
     figure = go.Figure()
     figure.add_heatmap(
-        x=list(cells.columns),
-        y=list(cells.index),
+        x=list(takes.columns),
+        y=list(takes.index),
         z=[[None if not cell else int(cell != "stated") for cell in row] for row in said],
         zmin=0,
         zmax=1,
         text=said,
-        colorscale=list(enumerate(palette.tints(2, 6))),
         hovertemplate="%{y} in %{x}: %{text}<extra></extra>",
-        **CELLS,
+        **cells(enumerate(palette.tints(2, 6))),
     )
     figure.update_xaxes(type="category", showgrid=False, side="top", ticks="", tickangle=-45, dtick=1)
-    figure.update_layout(template="moe_lab", height=154 + 24 * len(cells), yaxis=named(list(cells.index)))
+    figure.update_layout(template="moe_lab", height=154 + 24 * len(takes), yaxis=named(list(takes.index)))
     return figure.update_layout(margin={"t": 120})  # tilted names of formats end below the buttons

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from moe_lab.analysis import rules
 from moe_lab.pages.show import palette
-from moe_lab.pages.show.figures import CELLS, DOWNWARDS, as_text, panels
+from moe_lab.pages.show.figures import DOWNWARDS, as_text, cells, panels
 
 WEAK_PCT = 40.0  # the palest tint; nothing limits at less
 
@@ -49,10 +49,9 @@ def _cells(rows: pd.DataFrame, sizes: Sequence[int]) -> dict[str, Any]:
         "z": [[r and names.index(r["limiter"]) + _strength(r) for r in line] for line in grid],
         "text": [["" if r is None else _said(r) for r in line] for line in grid],
         "customdata": [["" if r is None else _hover(r) for r in line] for line in grid],
-        "colorscale": scale,
         "zmin": 0,
         "zmax": len(names),
-        **CELLS,
+        **cells(scale),
         "hovertemplate": "%{y} at M = %{x}: %{text}<br>%{customdata}<extra></extra>",
     }
 

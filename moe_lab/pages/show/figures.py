@@ -187,15 +187,19 @@ def named(order: Sequence[Any]) -> dict[str, Any]:
     return {"categoryorder": "array", "categoryarray": list(order)[::-1], "showgrid": False, "dtick": 1}
 
 
+def cells(scale: Iterable[tuple[float, tuple[str, str]]]) -> dict[str, Any]:
+    """Return how a heat map looks: a text in each cell, on tints of the paper.
+
+    ``scale`` has positions from 0 to 1 with ``palette.tints``. The trace has those of light paper and dark text, which
+    can be read anywhere; pages on dark paper take ``meta["dark"]`` and light text.
+    """
+    stops = list(scale)
+    light, dark = ([[at, tint[paper]] for at, tint in stops] for paper in (0, 1))
+    look: dict[str, Any] = {"showscale": False, "hoverongaps": False, "xgap": 2, "ygap": 2}
+    look |= {"texttemplate": "%{text}", "textfont": {"color": "#1d2430"}}
+    return look | {"colorscale": light, "meta": {"dark": dark}}
+
+
 BESIDE = {"orientation": "h", "textposition": "outside", "cliponaxis": False}  # a bar with its number at its end
-# Of a heat map: a text in each cell, dark since tints are pale in both themes.
-CELLS = {
-    "showscale": False,
-    "hoverongaps": False,
-    "xgap": 2,
-    "ygap": 2,
-    "texttemplate": "%{text}",
-    "textfont": {"color": "#1d2430"},
-}
 INSIDE = {"orientation": "h", "textposition": "inside", "textangle": 0, "insidetextanchor": "middle"}
 DOWNWARDS = {"autorange": "reversed", "showgrid": False, "dtick": 1}  # like `named`, in the order of the data

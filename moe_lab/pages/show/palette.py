@@ -48,10 +48,13 @@ def nth(i: int, count: int = 6) -> str:
     return oklch(LIGHTNESS[i % count % len(LIGHTNESS)], CHROMA, FIRST + SPAN * (i % count) / count)
 
 
-def tints(i: int, count: int) -> list[str]:
-    """Return a pale and a strong tint of the ``i``-th of ``count`` hues; dark text can be read on both."""
+def tints(i: int, count: int) -> list[tuple[str, str]]:
+    """Return a pale and a strong tint of the ``i``-th of ``count`` hues, each as it is on light and on dark paper.
+
+    Dark text can be read on those of light paper, light text on those of dark paper; the pale one is near the paper.
+    """
     hue = FIRST + SPAN * (i % count) / count
-    return [oklch(0.96, 0.02, hue), oklch(0.8, 0.11, hue)]
+    return [(oklch(0.96, 0.02, hue), oklch(0.29, 0.035, hue)), (oklch(0.8, 0.11, hue), oklch(0.48, 0.09, hue))]
 
 
 def series(names: Sequence[Any]) -> dict[Any, str]:

@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from moe_lab.pages.show import palette
-from moe_lab.pages.show.figures import CELLS, as_text, named, panels
+from moe_lab.pages.show.figures import as_text, cells, named, panels
 
 # Column -> title, hue of the map, and whether more is better.
 MAPS = {
@@ -30,9 +30,9 @@ def over_architectures(table: pd.DataFrame) -> go.Figure:
     figure = panels([title for title, _, _ in MAPS.values()], GAP / (len(MAPS) * (height + GAP)), shared_xaxes=False)
     for panel, (column, (_, hue, better)) in enumerate(MAPS.items(), start=1):
         grid = table.pivot(index="what", columns="arch", values=column).reindex(index=kernels, columns=archs)
-        pale, strong = palette.tints(hue, 6)
-        colours = [strong, pale] if better else [pale, strong]
-        figure.add_heatmap(**_cells(grid.astype(float)), colorscale=list(enumerate(colours)), row=panel, col=1)
+        tints = palette.tints(hue, 6)
+        look = cells(enumerate(tints[::-1] if better else tints))
+        figure.add_heatmap(**_cells(grid.astype(float)), **look, row=panel, col=1)
     figure.update_yaxes(**named(kernels), tickfont={"size": 11})
     figure.update_xaxes(type="category", showgrid=False, side="top", ticks="", tickangle=-35, tickfont={"size": 11})
     figure.update_annotations(yshift=36)
@@ -46,6 +46,5 @@ def _cells(grid: pd.DataFrame) -> dict[str, Any]:
         "y": list(grid.index),
         "z": values,
         "text": [["" if value is None else f"{value:,.0f}" for value in row] for row in values],
-        **CELLS,
         "hovertemplate": "%{y} on %{x}: %{z:,.4g}<extra></extra>",
     }

@@ -56,6 +56,8 @@
     if (layout.annotations) layout.annotations = recoloured(layout.annotations);
     // Pale bars let the paper through, so their text has the colour of text on paper.
     for (const trace of data) if (trace.marker?.opacity < 1) trace.insidetextfont = { color: color("--ink") };
+    // Tints of a heat map are pale on light paper and deep on dark paper.
+    for (const trace of data) if (scheme.matches && trace.meta?.dark) Object.assign(trace, { colorscale: trace.meta.dark, textfont: { color: color("--ink") } });
     const kept = (trace) => trace.type === "heatmap" || (trace.type !== "scatter" && !scheme.matches);
     return { data: data.map((trace) => (kept(trace) ? trace : recoloured(trace))), layout: apply(layout) };
   };
