@@ -1,5 +1,5 @@
-// Enough of CUDA C++ to run a kernel on the CPU: blocks one after another, the threads of a block in turn, each until it
-// waits for others. Ranks are threads of the process.
+// Enough of CUDA C++ to run a kernel on the CPU: blocks one after another, or in turn if they wait for each other, the
+// threads of a block in turn, each until it waits for others. Ranks are threads of the process.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -45,6 +45,7 @@ struct Block {
     Meeting all, named[16] = {};
     std::vector<Meeting> warps;
     std::vector<Thread> threads;
+    alignas(128) char shared_memory[1 << 18];
 };
 
 static thread_local Block* the_block;
@@ -187,33 +188,49 @@ static void begin() {
     others();
 }
 
-static void run(void (*call)(const u64*), int rank, int blocks, int threads, const u64* arguments) {
+static std::unique_ptr<Block> block_of(int number, int threads) {
+    auto block = std::make_unique<Block>();
+    block->x = number, block->all.expected = threads;
+    block->warps.resize(threads / 32);
+    for (Meeting& warp : block->warps) warp.expected = 32;
+    block->threads.resize(threads);
+    for (int t = 0; t < threads; t++) {
+        Thread& thread = block->threads[t];
+        thread.x = t, thread.done = false, thread.stack.reset(new char[1 << 16]);
+        getcontext(&thread.context);
+        thread.context.uc_stack.ss_sp = thread.stack.get(), thread.context.uc_stack.ss_size = 1 << 16;
+        makecontext(&thread.context, begin, 0);
+    }
+    return block;
+}
+
+// Whether any thread of the block is left.
+static bool go_on(Block& block) {
+    bool alive = false;
+    the_block = &block;
+    for (Thread& thread : block.threads) {
+        if (thread.done) continue;
+        alive = true, the_thread = &thread;
+        swapcontext(&block.scheduler, &thread.context);
+    }
+    return alive;
+}
+
+static void run(void (*call)(const u64*), int rank, int blocks, int threads, bool together, const u64* arguments) {
     the_rank = rank, the_call = call, the_arguments = arguments;
+    std::vector<std::unique_ptr<Block>> present;
     for (int b = 0; b < blocks; b++) {
-        Block block;
-        block.x = b, block.all.expected = threads, the_block = &block;
-        block.warps.resize(threads / 32);
-        for (Meeting& warp : block.warps) warp.expected = 32;
-        block.threads.resize(threads);
-        for (int t = 0; t < threads; t++) {
-            Thread& thread = block.threads[t];
-            thread.x = t, thread.done = false, thread.stack.reset(new char[1 << 16]);
-            getcontext(&thread.context);
-            thread.context.uc_stack.ss_sp = thread.stack.get(), thread.context.uc_stack.ss_size = 1 << 16;
-            makecontext(&thread.context, begin, 0);
-        }
+        present.push_back(block_of(b, threads));
+        if (together && b + 1 < blocks) continue;
         for (bool alive = true; alive;) {
             alive = false;
-            for (Thread& thread : block.threads) {
-                if (thread.done) continue;
-                alive = true, the_thread = &thread;
-                swapcontext(&block.scheduler, &thread.context);
-            }
+            for (auto& block : present) alive |= go_on(*block);
         }
+        present.clear();
     }
 }
 
 #define KERNEL(name) \
-    extern "C" void run_##name(int rank, int blocks, int threads, const u64* arguments) { \
-        run([](const u64* given) { apply(name, given); }, rank, blocks, threads, arguments); \
+    extern "C" void run_##name(int rank, int blocks, int threads, bool together, const u64* arguments) { \
+        run([](const u64* given) { apply(name, given); }, rank, blocks, threads, together, arguments); \
     }

@@ -16,7 +16,7 @@ HEADER = Path(__file__).with_name("cuda.h")
 ONE_COMPILES = threading.Lock()
 
 
-def launch(source, name, grid, block, *arguments, macros, **how):
+def launch(source, name, grid, block, *arguments, macros, cooperative=False, **how):
     """Run a kernel as the rank of its macros, if it has one; see ``_nvrtc.launch``."""
     given = dict(macros)
     values = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments]
@@ -24,7 +24,7 @@ def launch(source, name, grid, block, *arguments, macros, **how):
     rank = given.pop("RANK", 0)
     with ONE_COMPILES:
         kernels = library(source, tuple(given.items()))
-    getattr(kernels, f"run_{name}")(rank, grid, block, words)
+    getattr(kernels, f"run_{name}")(rank, grid, block, cooperative, words)
 
 
 def header(source, name):
@@ -41,8 +41,7 @@ def library(source, macros):
     """Compile the kernels of a file; ``cuda.h`` stands for its headers of instructions."""
     compiler = shutil.which("c++") or pytest.skip("no C++ compiler")
     text = re.sub(r'^#include "(.*)"$', lambda found: header(source, found[1]), source.read_text(), flags=re.M)
-    text = text.replace('extern "C" ', "").replace("extern __shared__", "extern")
-    text = re.sub(r"#pragma unroll\n", "", text)
+    text = re.sub(r'extern "C" |#pragma unroll\n|extern __shared__ .*', "", text)  # cuda.h has shared memory
     kernels = re.findall(r"__global__ void .*? (\w+)\(\n", text)
     text = "\n".join([f'#include "{HEADER}"', text, *(f"KERNEL({kernel})" for kernel in kernels)])
     defined = [f"-D{key}={value}" for key, value in (*macros, ("RANK", "the_rank"))]

@@ -1,7 +1,7 @@
 // What cuda.h lacks of ptx.cuh and registers.cuh of the kernels for Hopper: shared memory is an array, addresses in it are counted from its begin.
 
 constexpr u32 MOST_POLLS = ~0u, ALL = ~0u;
-alignas(128) char raw[1 << 18];
+#define raw (the_block->shared_memory)
 static u32 shared_address(const void* p) { return (const char*)p - raw; }
 
 struct Barrier { short expected, pending; u32 bytes : 30, unused : 1, phase : 1; };

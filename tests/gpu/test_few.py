@@ -62,25 +62,30 @@ EMULATED = [
 ]
 
 
+@pytest.mark.parametrize("blocks", [1, 3], ids=["one-block", "three"])
 @pytest.mark.parametrize("case", EMULATED, ids=[case[-1] for case in EMULATED])
-def test_one_block_on_the_cpu_matches_the_oracle(case, monkeypatch):
+def test_blocks_on_the_cpu_match_the_oracle(case, blocks, monkeypatch):
     """The kernel's own text, compiled for the CPU, with stand-ins for copies, barriers and products."""
     *sizes, format, biases, _ = case
     problem, inputs = make(sizes, "cpu", format, biases)
     inputs = inputs._replace(x=inputs.x.bfloat16())
     prepared = hopper.prepare(inputs.w13, inputs.w2)
     monkeypatch.setattr(few, "launch", emulated.launch)
-    monkeypatch.setattr(few, "multiprocessors", lambda device: 1)
+    monkeypatch.setattr(few, "multiprocessors", lambda device: blocks)
     shape = few.default_shape(problem, SHARED_BYTES)
     waiting, oracle = torch.zeros(2, dtype=torch.int32), Oracle(inputs, problem)
     ids = inputs.topk_ids.long() if biases else inputs.topk_ids  # a type of ids is another kernel
-    for _ in range(2):
-        y = few.few(inputs.x, *prepared, inputs.topk_weights, ids, waiting, problem, shape)
-        errors = oracle.errors(y)
-        assert oracle.right(errors), (errors, oracle.bound)
-        assert not waiting.any(), "as the next launch needs it"
-    others = torch.full_like(ids, -1)
-    assert not few.few(inputs.x, *prepared, inputs.topk_weights, others, waiting, problem, shape).any()
+    elsewhere = torch.full_like(ids, -1)  # of other ranks
+    for given in (ids, ids, elsewhere, elsewhere, ids, elsewhere, ids):  # each leaves the memory as the next needs it
+        y = few.few(inputs.x, *prepared, inputs.topk_weights, given, waiting, problem, shape)
+        if given is elsewhere:
+            assert not y.any()
+        else:
+            errors = oracle.errors(y)
+            assert oracle.right(errors), (errors, oracle.bound)
+    if not biases:
+        nothing = torch.zeros_like(inputs.x)
+        assert not few.few(nothing, *prepared, inputs.topk_weights, ids, waiting, problem, shape).any()
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case[-1] for case in CASES])
