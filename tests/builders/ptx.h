@@ -12,13 +12,11 @@ static void publish_barriers() {}
 static void arrive(u64* b) { barrier(b).pending--, settle(barrier(b)); }
 static void arrive_expecting(u64* b, u32 bytes) { barrier(b).bytes += bytes, arrive(b); }
 static void wait(u64* b, u32 parity) { while (barrier(b).phase == parity) others(); }
-static void prefetch(const char*, u32) {}
 static u64 evict_first() { return 0; }
 template <int BYTES> void bulk_copy(u32 to, const char* from, u64* b, bool, u64) {
     memcpy(raw + to, from, BYTES);
     barrier(b).bytes -= BYTES, settle(barrier(b));
 }
-static void post(unsigned short* to, unsigned short value) { *to = value; }
 static void count_one(u32* count) { ++*count; }
 static u32 counted(const u32* count) { return others(), *count; }
 template <int WORDS> void load_words(u32 (&to)[WORDS], u32 from) { memcpy(to, raw + from, 4 * WORDS); }
@@ -41,4 +39,3 @@ static void multiply(float (&sums)[4], const u32 (&weights)[4], u32 low, u32 hig
             sums[i] += w.x * x.x + w.y * x.y;
         }
 }
-static u32 look(const u32* at) { return others(), *at; }

@@ -125,8 +125,7 @@ def experts(
     small = few.default_shape(problem, most_shared) if own_sort and not (shape or split) else None
     if small:
         with mark("align+w13+act+w2+combine"):
-            memory = zeros(few.memory_words(problem), x.device, (pairs, problem.N))
-            return few.few(x, w13, w2, topk_weights, topk_ids, memory, problem, small)
+            return few.few(x, w13, w2, topk_weights, topk_ids, zeros(2, x.device, ()), problem, small)
     shape = shape or default_shape(problem, share)
     fp8 = problem.format == "fp8_block"
     possible = sorts_itself(pairs, problem.E, shape, most_shared, problem.format) > 0

@@ -63,11 +63,6 @@ __device__ inline void bulk_copy(u32 to, const char* from, u32 bytes, u32 barrie
                  ::"r"(to), "l"(from), "r"(bytes), "r"(barrier) : "memory");
 }
 
-// Into the L2 cache; bytes are a multiple of 16.
-__device__ inline void prefetch(const char* from, u32 bytes) {
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
-}
-
 __device__ inline u64 evict_first() {
     u64 policy;
     asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
@@ -139,18 +134,3 @@ __device__ inline u32 counted(const u32* count) {
     asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(count) : "memory");
     return seen;
 }
-
-// A number that other blocks may be waiting for, and what they may be writing.
-__device__ inline void post(unsigned short* to, unsigned short value) {
-    asm volatile("st.relaxed.gpu.global.u16 [%0], %1;" ::"l"(to), "h"(value) : "memory");
-}
-
-__device__ inline uint4 peek(const uint4* from) {
-    uint4 seen;
-    asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(seen.x), "=r"(seen.y), "=r"(seen.z), "=r"(seen.w) : "l"(from) : "memory");
-    return seen;
-}
-
-// A word of shared memory that another warp may be writing.
-__device__ inline u32 look(const u32* at) { return *(const volatile u32*)at; }

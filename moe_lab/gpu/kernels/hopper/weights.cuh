@@ -12,7 +12,9 @@ __device__ inline void prefetch_early(const char* w13, const ID* topk_ids, int n
 #endif
     const u32 unit_bytes = steps13 * UNIT;
     for (int u = unit; expert < E && u < min(unit + MBLK, units13); u++)
-        prefetch(w13 + expert * expert_bytes(units13, steps13) + (u64)u * unit_bytes, min(unit_bytes, EARLY_BYTES / MBLK));
+        asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;"
+                     ::"l"(w13 + expert * expert_bytes(units13, steps13) + (u64)u * unit_bytes), "r"(min(unit_bytes, EARLY_BYTES / MBLK))
+                     : "memory");
 }
 
 // Tiles of w13 that the block ended are told from here: the fence before it waits until all that was written is in the L2

@@ -45,14 +45,10 @@ def _columns(M: int) -> int:
 def shared_bytes(problem: MoEProblem, shape: Shape) -> int:
     """Return the bytes of shared memory of a block, as ``ring.cuh`` lays it out; another size does not compile."""
     columns = _columns(problem.M)
-    tables = 2 * shape.teams * ITEMS * columns * 64 + MOST_PAIRS * (8 * columns + 16) + 8 + shape.stages * 16
+    groups = {1: 4, 8: 1}.get(columns, 2)  # whose sums are added up together
+    tables = 2 * groups * shape.teams * ITEMS * columns * 64 + MOST_PAIRS * (4 * columns + 16) + shape.stages * 16
     stages = shape.stages * four_bits.unit_bytes(problem.format)
     return -(-tables // 128) * 128 + stages + -(-problem.K // 128) * columns * 256
-
-
-def memory_words(problem: MoEProblem) -> int:
-    """Return the numbers of 32 bits of ``memory``: tickets, and hidden activations twice, as in ``handed.cuh``."""
-    return 64 * (1 + 2 * problem.rows_useful * -(-problem.N // 128))
 
 
 def default_shape(problem: MoEProblem, most_shared: int) -> Shape | None:
@@ -78,7 +74,7 @@ def few(
     w2: Tensor,
     topk_weights: Tensor,
     topk_ids: Tensor,
-    memory: Tensor,
+    waiting: Tensor,
     problem: MoEProblem,
     shape: Shape,
 ) -> Tensor:
@@ -90,19 +86,19 @@ def few(
         w2: [E, bytes] uint8, of ``prepare``.
         topk_weights: [M, topk] fp32, contiguous.
         topk_ids: [M, topk] int32 or int64, contiguous; negative where a pair has no expert here.
-        memory: [memory_words] int32, zeros before the first launch, then what it leaves; for one launch at a time and
-            always the same problem and blocks.
+        waiting: [2] int32, blocks that came and that left: zero before and after; of one launch at a time.
         problem: sizes, format, activation and whether there are biases.
         shape: kernel configuration.
     """
     blocks, columns, shared = multiprocessors(x.device), _columns(problem.M), shared_bytes(problem, shape)
     y = torch.empty_like(x)
+    hidden = x.new_empty((min(problem.rows_useful, problem.E), -(-problem.N // 128) * 128, columns))
     launch(
         SOURCE,
         "hopper_few",
         blocks,
         32 * (shape.teams * ITEMS + shape.copiers),
-        *(x, w13, w2, memory, y, topk_weights, topk_ids),
+        *(x, w13, w2, hidden, y, topk_weights, topk_ids, waiting),
         problem.rows_useful,
         macros=(
             *(("COLUMNS", columns), ("STAGES", shape.stages), ("TEAMS", shape.teams), ("COPIERS", shape.copiers)),

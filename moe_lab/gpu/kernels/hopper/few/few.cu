@@ -6,11 +6,11 @@
 // its sums. So nothing is sorted or gathered, and what differs from expert to expert are weights alone.
 //
 // A slab is 16 weight rows: 8 gates and their ups, or 16 features of y. Blocks share slabs evenly, TOGETHER or TOGETHER2 of
-// them at a time, first those of w13, expert after expert, then those of w2; a slab of w2 has the rows of all experts, so that its
+// them at a time, first those of w13, of all experts, then those of w2; a slab of w2 has the rows of all experts, so that its
 // sums are those of y. An item is a slab's 128 columns of one expert: a warp's work, whose weights lie together. A stage has
 // eight items, of as many neighbouring slabs as go together. COPIERS warps copy stages in turn, from w13 into w2; TEAMS of eight
-// warps multiply, a stage each in turn, and leave their sums to those who add them up. Blocks never meet: an item of w2 waits
-// for its own 128 hidden activations of an expert (handed.cuh).
+// warps multiply, a stage each in turn, and leave their sums to those who add them up. Between w13 and w2 all blocks wait for
+// each other, while weights of w2 come in.
 //
 // Compile-time: COLUMNS (1, 2, 4 or 8: tokens at most), STAGES, TEAMS, COPIERS, TOGETHER, TOGETHER2, BLOCKS (of the launch),
 // HIDDEN (K), INTERMEDIATE (N), TOPK, E, WIDEN, GROUP, BIASES, SWIGLUOAI, ALPHA, LIMIT, ID, SHARED (bytes that the launch asks
@@ -24,34 +24,44 @@
 #include "../widen.cuh"
 #include "ring.cuh"
 #include "slabs.cuh"
-#include "handed.cuh"
 #include "copy.cuh"
 #include "products.cuh"
 #include "sums.cuh"
 #include "pairs.cuh"
 
+// All blocks come here, and then wait for each other. The last to leave sets both numbers back to zero.
+__device__ inline void arrive(u32* waiting) {
+    meet<1, CONSUMERS>();
+    if (threadIdx.x == 0) count_one(waiting);
+}
+
+__device__ inline void await(u32* waiting) {
+    if (threadIdx.x == 0) {
+        for (u32 polls = 0; counted(waiting) != BLOCKS; polls++)
+            if (polls > MOST_POLLS) __trap();
+    }
+    meet<1, CONSUMERS>();
+}
+
+__device__ inline void leave(u32* waiting) {
+    if (threadIdx.x == 0 && atomicAdd(waiting + 1, 1) == BLOCKS - 1) waiting[0] = waiting[1] = 0;
+}
+
 extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_few(
-    const char* x, const char* w13, const char* w2, char* memory, char* y, const float* topk_weights, const ID* topk_ids, int numel) {
+    const char* x, const char* w13, const char* w2, char* hidden, char* y, const float* topk_weights, const ID* topk_ids,
+    u32* waiting, int numel) {
     Shared& s = shared();
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, M = numel / TOPK;
     char* const tokens = raw + TOKENS_BEGIN;
 
-    // All wait for the memory, so they are asked for together.
-    const u32 asked = threadIdx.x == CONSUMERS - 32 ? take_ticket(memory) : 0;
+    // Both wait for the memory, so they are read together.
     const u32 id = lane < numel ? (u32)topk_ids[lane] : E;
     const float weight = lane < numel ? topk_weights[lane] : 0.0f;
     if (warp >= WARPS) {
-        if (warp == WARPS) s.told[lane] = 0;
         if (warp == WARPS && lane < STAGES) { barrier_init(s.full + lane, 1); barrier_init(s.empty + lane, ITEMS); }
         publish_barriers();
-        if (warp == WARPS) prefetch_first(w13, id);
     } else {
         write_tokens(tokens, x, M);
-        if (warp == WARPS - 1) {
-            const u32 ticket = __shfl_sync(ALL, asked, 0);
-            clear(memory, ticket, numel);
-            if (lane == 0) s.ticket = ticket;
-        }
     }
     const int experts = find_experts(id, weight); // an id below 0 is that of another rank
     if (!experts) {                       // no pair has its expert here
@@ -63,7 +73,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_few(
     if (warp >= WARPS) {
         meet<3, 32 * COPIERS>();
         announce<2, THREADS>();
-        copy_all(g13, g2, memory);
+        Place at{warp - WARPS, 0};
+        int stage = warp - WARPS;
+        copy(g13, at, stage, 0);
+        copy(g2, at, stage, (g13.last - g13.first) * g13.stages());
         return;
     }
     meet<2, THREADS>();
@@ -84,96 +97,110 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_few(
         stage += TEAMS;
     };
 
-    if (blockIdx.x >= g13.groups) meet<1, CONSUMERS>(); // else they meet there, and all factors are known
-    char* const hidden = handed(memory, s.ticket, numel);
-    int end = 0;                          // stages of the groups up to the present one
-
     {
         const Adds<TOGETHER> adds;
         const int stages = g13.stages(), nth_step = item / TOGETHER;
         uint4 words[4] = {};              // stay zero where there is no token
-        for (int group = blockIdx.x, nth = 0; group < g13.groups; group = nth++ ? hear(nth) : group + BLOCKS, buffer ^= 1) {
-            const Rows<W13> rows(group * TOGETHER + adds.slab);
-            const float2 bias = BIASES && adds.mine ? biases_of(w13, rows, adds.row) : make_float2(0.0f, 0.0f);
-            float sums[2][4] = {};
+        for (int round = g13.first, end = 0; round < g13.last; round += ROUND, buffer ^= 1) {
+            const bool mine = adds.group < ROUND && round + adds.group < g13.last;
+            const Rows<W13> rows((mine ? round + adds.group : round) * TOGETHER + adds.slab);
+            float2 bias = make_float2(0.0f, 0.0f);
+            if (BIASES && mine) bias = biases_of(w13, rows, adds.row);
+            for (int group = round; group < min(round + ROUND, g13.last); group++) {
+                float sums[2][4] = {};
+                const int begin = end;
+                end += stages;
+                while (stage < end) {
+                    const int step = (stage - begin) * W13::EACH + nth_step;
+                    wait(s.full + at.stage, at.parity);
+                    if (step < W13::STEPS) {
+                        if (reads_tokens) {
+                            #pragma unroll
+                            for (int c = 0; c < 4; c++) words[c] = *(const uint4*)(tokens + (step * 4 + c) * COLUMNS * 64 + lane * 16);
+                        }
+                        multiply_item(sums, stages_begin() + at.stage * STAGE + item * SLAB_BYTES, lane, 2 * step + 1 < W13::PANELS, words);
+                    }
+                    done();
+                }
+                #pragma unroll
+                for (int i = 0; i < 4; i++) sums[0][i] += sums[1][i];
+                leave_sums(&s.sums[buffer][group - round][warp][0][0], sums[0]);
+            }
+            meet<1, CONSUMERS>();
+            if (mine && s.columns[rows.nth] >> adds.column & 1) {
+                const float2 sum = add_up<TOGETHER>(s.sums[buffer][adds.group], adds.slab, adds.column, adds.row);
+                const float by = s.factors[0][rows.nth], value = gated(sum.x * by + bias.x, sum.y * by + bias.y);
+                const int feature = rows.unit * 64 + (rows.place & 3) * 16 + adds.row * 2 + (rows.place >> 2);
+                *(unsigned short*)(hidden + hidden_at(rows.nth, adds.column, feature)) = (unsigned short)pack_bf16(value, value);
+            }
+        }
+    }
+    arrive(waiting);
+
+    const Adds<TOGETHER2> adds;
+    const int first_stage = (g13.last - g13.first) * g13.stages(), stages = g2.stages(), nth_step = item / TOGETHER2;
+    float2 bias = make_float2(0.0f, 0.0f);
+    const auto sum_biases = [&](int group) {
+        bias = make_float2(0.0f, 0.0f);
+        for (int nth = 0; nth < experts; nth++) {
+            const float2 one = biases_of(w2, Rows<W2>(group * TOGETHER2 + adds.slab, nth), adds.row);
+            const float by = s.weights[nth][adds.column];
+            bias = make_float2(bias.x + by * one.x, bias.y + by * one.y);
+        }
+    };
+    if (BIASES && adds.group < ROUND && g2.first + adds.group < g2.last) sum_biases(g2.first + adds.group);
+    await(waiting);
+
+    for (int round = g2.first, end = first_stage; round < g2.last; round += ROUND, buffer ^= 1) {
+        const bool mine = adds.group < ROUND && round + adds.group < g2.last;
+        if (BIASES && mine && round > g2.first) sum_biases(round + adds.group);
+        for (int group = round; group < min(round + ROUND, g2.last); group++) {
+            float total[4] = {};
             const int begin = end;
             end += stages;
+            int step = (stage - begin) * W2::EACH + nth_step, part = 0;
+            uint4 following[4];
+            const auto read_hidden = [&]() {
+                while (step >= W2::STEPS) { step -= W2::STEPS; part++; }
+                const bool has = reads_tokens && part < experts && s.columns[part] >> (lane >> 2) & 1;
+                #pragma unroll
+                for (int c = 0; c < 4; c++) {
+                    following[c] = make_uint4(0, 0, 0, 0);
+                    if (has && (c < 2 || 2 * step + 1 < W2::PANELS))
+                        following[c] = __ldcg((const uint4*)(hidden + ((part * W2::STEPS + step) * 4 + c) * COLUMNS * 64 + lane * 16));
+                }
+            };
+            read_hidden();
             while (stage < end) {
-                const int step = (stage - begin) * W13::EACH + nth_step;
+                const int here = part;
+                const bool whole = 2 * step + 1 < W2::PANELS;
+                uint4 words[4];
+                #pragma unroll
+                for (int c = 0; c < 4; c++) words[c] = following[c];
+                step += TEAMS * W2::EACH;
+                read_hidden();
                 wait(s.full + at.stage, at.parity);
-                if (step < W13::STEPS) {
-                    if (reads_tokens) {
-                        #pragma unroll
-                        for (int c = 0; c < 4; c++) words[c] = *(const uint4*)(tokens + (step * 4 + c) * COLUMNS * 64 + lane * 16);
+                if (here < experts) {
+                    float sums[2][4] = {};
+                    multiply_item(sums, stages_begin() + at.stage * STAGE + item * SLAB_BYTES, lane, whole, words);
+                    #pragma unroll
+                    for (int i = 0; i < 4; i++) {
+                        const int of = 2 * (lane & 3) + (i & 1);
+                        const float by = of < COLUMNS ? s.weights[here][of] * s.factors[1][here] : 0.0f;
+                        total[i] += (sums[0][i] + sums[1][i]) * by;
                     }
-                    multiply_item(sums, stages_begin() + at.stage * STAGE + item * SLAB_BYTES, lane, 2 * step + 1 < W13::PANELS, words);
                 }
                 done();
             }
-            #pragma unroll
-            for (int i = 0; i < 4; i++) sums[0][i] += sums[1][i];
-            leave_sums(&s.sums[buffer][warp][0][0], sums[0]);
-            meet<1, CONSUMERS>();
-            const int slot = s.slots[rows.nth][adds.column];
-            if (adds.mine && slot >= 0) {
-                const float2 sum = add_up<TOGETHER>(s.sums[buffer], adds.slab, adds.column, adds.row);
-                const float by = s.factors[0][rows.nth];
-                const int feature = rows.unit * 64 + (rows.place & 3) * 16 + adds.row * 2 + (rows.place >> 2);
-                hand_over(hidden, slot, feature, gated(sum.x * by + bias.x, sum.y * by + bias.y));
-            }
+            leave_sums(&s.sums[buffer][group - round][warp][0][0], total);
         }
-    }
-
-    const Adds<TOGETHER2> adds;
-    const int stages = g2.stages(), nth_step = item / TOGETHER2;
-    for (int group = BLOCKS - 1 - blockIdx.x; group < g2.groups; group += BLOCKS, buffer ^= 1) {
-        float2 bias = make_float2(0.0f, 0.0f);
-        if (BIASES && adds.mine) {
-            for (int nth = 0; nth < experts; nth++) {
-                const float2 one = biases_of(w2, Rows<W2>(group * TOGETHER2 + adds.slab, nth), adds.row);
-                const float by = s.weights[nth][adds.column];
-                bias = make_float2(bias.x + by * one.x, bias.y + by * one.y);
-            }
-        }
-        float total[4] = {};
-        const int begin = end;
-        end += stages;
-        int step = (stage - begin) * W2::EACH + nth_step, part = 0; // of the team's next item
-        Factors next;
-        const auto read_next = [&]() {
-            while (step >= W2::STEPS) { step -= W2::STEPS; part++; }
-            const int slot = reads_tokens && part < experts ? s.slots[part][lane >> 2] : -1;
-            next.from = slot < 0 ? nullptr : hidden + (slot * W2::STEPS + step) * 256 + (lane & 3) * 16;
-            next.whole = 2 * step + 1 < W2::PANELS;
-            next.read();
-        };
-        read_next();
-        while (stage < end) {
-            const int here = part;
-            Factors factors = next;
-            step += TEAMS * W2::EACH;
-            read_next();
-            wait(s.full + at.stage, at.parity);
-            if (here < experts) {
-                factors.await();
-                float sums[2][4] = {};
-                multiply_item(sums, stages_begin() + at.stage * STAGE + item * SLAB_BYTES, lane, factors.whole, factors.words);
-                #pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    const int of = 2 * (lane & 3) + (i & 1);
-                    const float by = of < COLUMNS ? s.weights[here][of] * s.factors[1][here] : 0.0f;
-                    total[i] += (sums[0][i] + sums[1][i]) * by;
-                }
-            }
-            done();
-        }
-        leave_sums(&s.sums[buffer][warp][0][0], total);
         meet<1, CONSUMERS>();
-        const Rows<W2> rows(group * TOGETHER2 + adds.slab);
+        const Rows<W2> rows((round + adds.group) * TOGETHER2 + adds.slab);
         const int feature = rows.unit * 128 + (rows.place & 3) * 32 + adds.row * 4 + (rows.place >> 2) * 2;
-        if (adds.mine && adds.column < M && feature < K) {
-            const float2 sum = add_up<TOGETHER2>(s.sums[buffer], adds.slab, adds.column, adds.row);
+        if (mine && adds.column < M && feature < K) {
+            const float2 sum = add_up<TOGETHER2>(s.sums[buffer][adds.group], adds.slab, adds.column, adds.row);
             *(u32*)(y + ((u64)adds.column * K + feature) * 2) = pack_bf16(sum.x + bias.x, sum.y + bias.y);
         }
     }
+    leave(waiting);
 }

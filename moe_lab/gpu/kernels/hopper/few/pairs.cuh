@@ -14,15 +14,12 @@ __device__ inline int find_experts(u32 id, float weight) {
     if (has && leader == lane) s.experts[nth] = id;
     if (threadIdx.x < 32) {
         #pragma unroll
-        for (int column = 0; column < COLUMNS; column++) {
-            s.weights[lane][column] = 0.0f;
-            s.slots[lane][column] = -1;
-        }
+        for (int column = 0; column < COLUMNS; column++) s.weights[lane][column] = 0.0f;
+        s.columns[lane] = 0;
         __syncwarp();
         if (has) {
-            const int token = lane / TOPK;
-            s.slots[nth][token] = __ffs(same & ALL >> (32 - TOPK) << token * TOPK) - 1; // one, should it have it twice
-            atomicAdd(&s.weights[nth][token], weight);
+            atomicOr(&s.columns[nth], 1u << lane / TOPK);
+            atomicAdd(&s.weights[nth][lane / TOPK], weight);
         }
     }
     __syncwarp();

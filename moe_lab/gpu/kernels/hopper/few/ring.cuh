@@ -4,17 +4,14 @@
 constexpr int ITEMS = 8, WARPS = TEAMS * ITEMS, CONSUMERS = 32 * WARPS, THREADS = CONSUMERS + 32 * COPIERS, SLAB = 16;
 constexpr int MOST_EXPERTS = 32;          // a lane for each pair
 constexpr int STAGE = ITEMS * SLAB_BYTES;
-constexpr int TOLD = 32;                  // groups that the copying warps are ahead at most
-static_assert(STAGES <= TOLD - 4);        // a group has a stage at least
+constexpr int ROUND = COLUMNS == 1 ? 4 : COLUMNS == 8 ? 1 : 2; // groups of slabs whose sums are added up together
 
 struct Shared {
-    float sums[2][WARPS][COLUMNS][SLAB];
+    float sums[2][ROUND][WARPS][COLUMNS][SLAB];
     float weights[MOST_EXPERTS][COLUMNS]; // the router's
     float factors[2][MOST_EXPERTS];       // of all weights of an expert in w13 and w2
-    int slots[MOST_EXPERTS][COLUMNS];     // a token's pair that has the expert, below 0: none
+    u32 columns[MOST_EXPERTS];            // bits of the tokens of an expert
     int experts[MOST_EXPERTS];
-    u32 told[TOLD];                       // groups of w13, see tell()
-    u32 ticket;                           // see handed.cuh
     u64 full[STAGES], empty[STAGES];
 };
 

@@ -3,7 +3,7 @@
 
 constexpr int K = HIDDEN, N = INTERMEDIATE;
 
-// One of the GEMMs: groups of TOGETHER neighbouring slabs, and stages of each.
+// One of the GEMMs, as a block sees it: groups of TOGETHER neighbouring slabs, and stages of each.
 template <int WEIGHT_ROWS, int WEIGHT_COLUMNS, int AT_ONCE, bool APART>
 struct Gemm {
     static constexpr int UNITS = (WEIGHT_ROWS + 127) / 128, PANELS = WEIGHT_COLUMNS / 64, STEPS = (PANELS + 1) / 2;
@@ -11,10 +11,13 @@ struct Gemm {
     static constexpr int EACH = ITEMS / AT_ONCE; // items of a slab in a stage
     const char* weights;                  // units of [E, rows, columns]
     int parts;                            // experts that a slab has rows of: 1, or all unless the experts are APART
-    int groups;
+    int first, last;                      // the block's groups
 
-    __device__ Gemm(const char* weights, int experts)
-        : weights(weights), parts(APART ? 1 : experts), groups(SLABS / AT_ONCE * (APART ? experts : 1)) {}
+    __device__ Gemm(const char* weights, int experts) : weights(weights), parts(APART ? 1 : experts) {
+        const u32 groups = SLABS / AT_ONCE * (APART ? experts : 1);
+        first = groups * blockIdx.x / BLOCKS;
+        last = groups * (blockIdx.x + 1) / BLOCKS;
+    }
 
     __device__ int items() const { return parts * STEPS; }
     __device__ int stages() const { return (items() + EACH - 1) / EACH; }
@@ -53,8 +56,8 @@ __device__ inline void write_tokens(char* to, const char* x, int M) {
     }
 }
 
-// Bytes from the first hidden activation to one of a pair: [pairs, steps, 4 chunks of 32, 4 lanes] of 16 bytes; see write_tokens.
-__device__ inline u32 hidden_at(int slot, int feature) {
+// Bytes from the first hidden activation to one of the nth expert, a token and a feature; see write_tokens.
+__device__ inline u32 hidden_at(int nth, int token, int feature) {
     const int chunk = feature >> 5, within = feature & 31;
-    return ((slot * W2::STEPS * 4 + chunk) * 4 + (within >> 1 & 3)) * 16 + (within >> 3) * 4 + (within & 1) * 2;
+    return (((nth * W2::STEPS * 4 + chunk) * COLUMNS + token) * 4 + (within >> 1 & 3)) * 16 + (within >> 3) * 4 + (within & 1) * 2;
 }

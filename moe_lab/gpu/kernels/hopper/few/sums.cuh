@@ -21,18 +21,17 @@ __device__ inline float2 add_up(const float (*sums)[COLUMNS][SLAB], int slab, in
     return sum;
 }
 
-// Who adds up what of a group.
+// Who adds up what in a round.
 template <int AT_ONCE>
 struct Adds {
-    bool mine;
-    int slab, column, row;
+    int group, slab, column, row;
 
     __device__ Adds() {
         const int i = threadIdx.x;
-        mine = i < 8 * COLUMNS * AT_ONCE;
         row = i & 7;
         column = i / 8 % COLUMNS;
         slab = i / (8 * COLUMNS) % AT_ONCE;
+        group = i / (8 * COLUMNS * AT_ONCE);
     }
 };
 
