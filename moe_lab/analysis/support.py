@@ -21,6 +21,8 @@ from moe_lab.spec.architectures import Card, cards
 ELSEWHERE = Path(peers.__file__).with_name("kernels.csv")
 COLUMNS = ["backend", "format", "activations", "inputs", "on_input", "adds_biases", "hardware", "here"]
 COLUMNS += ["tried_on", "tried_M", "releases", "error_worst", "rows_failed", "why_failed"]
+# What a backend said of a format that it does not take.
+REFUSALS = " does not take .* here, only: | does not run on the CPU; | cannot be captured"
 
 
 def matrix(gpu: str | None, sweeps: Sequence[Sweep]) -> pd.DataFrame:
@@ -141,7 +143,7 @@ def _tried(sweeps: Sequence[Sweep]) -> dict[tuple[str, str], dict[str, Any]]:
 
 def _said(rows: pd.DataFrame) -> dict[str, Any]:
     # A backend that did not take the format when the run was made has not failed in it.
-    refused = rows["error"].str.contains(" does not take .* here, only: | cannot be captured", na=False)
+    refused = rows["error"].str.contains(REFUSALS, na=False)
     right, wrong = rows[rows["median_us"].notna()], rows[rows["error"].notna() & ~refused]
     # Early runs kept the last line of an error, which may be one of its C++ stack.
     why = wrong["error"].str.replace(r": frame #\d.*", ", of which the run has no more than its stack", regex=True)

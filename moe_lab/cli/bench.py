@@ -4,10 +4,14 @@
 import argparse
 import sys
 from functools import partial
+from typing import TYPE_CHECKING
 
 from moe_lab.cli._print import add_destination, destination, print_run
 from moe_lab.spec import bench_options
 from moe_lab.spec.guard.options import Defaults
+
+if TYPE_CHECKING:
+    from moe_lab.runs import Run
 
 INFO = {
     "about": "measure on this machine's GPU and keep the rows as a run",
@@ -61,7 +65,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(name: str, arguments: argparse.Namespace) -> int:
-    """Run a benchmark and print the run's folder; returns 1 if the measuring process did not finish."""
+    """Run a benchmark and print the run's folder; returns 1 if the process did not finish or no row has times."""
     from moe_lab.runs import bench_runs, sweep
 
     if getattr(arguments, "on", None):
@@ -74,9 +78,18 @@ def run(name: str, arguments: argparse.Namespace) -> int:
     run, code = bench_runs.measure(name, bench_options.argv(name, arguments), arguments.name, **destination(arguments))
     kept = run.manifest["rows"]
     if kept["failed"]:
-        print(f"moe-lab: {kept['failed']} of {kept['count']} rows have an error instead of times.", file=sys.stderr)
+        print(f"moe-lab: {_failures(run)}", file=sys.stderr)
     if code:
         said = f"The benchmark {bench_runs.stopped(code)}; the {kept['count']} rows that it had measured are kept."
         print(f"moe-lab: {said}", file=sys.stderr)
     print_run(run)
-    return 1 if code else 0  # the rows are kept, but a script must notice that some are missing
+    # The rows are kept, but a script must notice that some are missing or that none has times.
+    return 1 if code or kept["failed"] == kept["count"] else 0
+
+
+def _failures(run: "Run") -> str:
+    """Return how many rows have no times, and why most of them have none."""
+    kept, why = run.manifest["rows"], run.rows()["error"].dropna().value_counts()
+    others = ", and for other reasons" if len(why) > 1 else ""
+    first = str(why.index[0]).rstrip(".")
+    return f"{kept['failed']} of {kept['count']} rows have an error instead of times: {first}{others}."

@@ -16,7 +16,7 @@ from typing import Any
 
 from moe_lab.gpu.workloads.window import range_api, say
 from moe_lab.spec import plugins, ranges
-from moe_lab.spec.errors import UserError
+from moe_lab.spec.errors import REFUSED, RefusedError, UserError
 
 DEVICE = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
 DEVICE.add_argument("--device", nargs="?")
@@ -35,8 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if result is not None:  # of several ranks one speaks for all
                 print(json.dumps(result), flush=True)  # noqa: T201
         except UserError as error:
-            say(str(error))
-            return 2
+            if not isinstance(error, RefusedError):
+                say(str(error))
+            return REFUSED
     return 0
 
 

@@ -5,6 +5,7 @@ import argparse
 import logging
 import os
 import sys
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,10 +15,10 @@ import torch
 from torch import distributed
 
 from moe_lab.gpu.workloads.window import say
-from moe_lab.spec.errors import UserError
+from moe_lab.spec.errors import REFUSED, RefusedError, UserError
 from moe_lab.spec.guard.children import died
 
-REFUSED = 2  # exit code of a process that has said why in a sentence
+SILENT_S = 2.0  # of ranks that refuse, for rank 0 to say it
 
 
 def is_rank(ranks: int) -> bool:
@@ -28,6 +29,8 @@ def is_rank(ranks: int) -> bool:
 def check(ranks: int, device: str) -> None:
     """Raise UserError if this host has not a GPU for each rank."""
     found = torch.cuda.device_count() if device == "cuda" else ranks
+    if not found:
+        raise UserError("No GPU is visible to torch, and each rank needs one; --device cpu checks small sizes.")
     if found < ranks:
         raise UserError(f"{ranks} ranks need as many GPUs, and torch sees {found}; lower --ranks.")
 
@@ -46,7 +49,7 @@ def start(ranks: int, argv: Sequence[str]) -> None:
         argv: the command; it finds its number in RANK and LOCAL_RANK.
 
     Raises:
-        UserError: names the rank that stopped first, and how.
+        UserError: names the rank that stopped first, and how; RefusedError if it has said why.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -65,7 +68,9 @@ def start(ranks: int, argv: Sequence[str]) -> None:
         elastic_launch(config, argv[0])(*argv[1:])
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        how = "refused" if failure.exitcode == REFUSED else died(failure.exitcode)
+        if failure.exitcode == REFUSED:
+            raise RefusedError(f"Rank {rank} refused, see its message above.") from None
+        how = died(failure.exitcode)
         raise UserError(f"Rank {rank} {how}, see its message above; the other ranks were ended.") from None
     except SignalException as error:
         raise SystemExit(128 + error.sigval) from None
@@ -95,6 +100,8 @@ def joined(kind: str, patience_s: int) -> Iterator[tuple[int, torch.device]]:
     except Exception as error:
         if not isinstance(error, UserError):
             traceback.print_exc()
+        if rank and isinstance(error, UserError):
+            time.sleep(SILENT_S)  # if all ranks refuse, rank 0 says it, and the launcher ends this one meanwhile
         say(f"Rank {rank} stops: {error}")
         os._exit(REFUSED if isinstance(error, UserError) else 1)
     distributed.destroy_process_group()

@@ -57,6 +57,17 @@ class Aside:
             torch.cuda.current_stream(self._device).wait_stream(self._stream)
 
 
+def check_shares(backend: str) -> None:
+    """Raise UserError if an experts backend can neither leave out experts nor take rows by expert."""
+    known = {name: plugins.info("experts", name) for name in plugins.names("experts")}
+    able = [name for name, info in known.items() if info.get("share") or "batched" in info.get("inputs", ())]
+    if backend.partition("@")[0] not in able:
+        named = ", ".join(able)
+        raise UserError(
+            f"The experts backend '{backend}' cannot leave out experts of other ranks; choose from: {named}."
+        )
+
+
 @dataclass
 class RankedExperts:
     """The experts part on the ranks of the default process group, as one of them runs it.
@@ -79,8 +90,7 @@ class RankedExperts:
             return
         self._plugin, self._info = load(self.backend)
         self._by_expert = hasattr(self._plugin, "batched")
-        if not self._by_expert and not self._info.get("share"):
-            raise UserError(f"The experts backend '{self.backend}' cannot leave out experts of other ranks.")
+        check_shares(self.backend)
 
     @property
     def computes(self) -> str:

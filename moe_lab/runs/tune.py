@@ -11,7 +11,7 @@ from moe_lab.runs import bench_runs, rows
 from moe_lab.runs.capture._facts import gpu_name
 from moe_lab.spec import configs
 from moe_lab.spec.configs import choose
-from moe_lab.spec.errors import UserError
+from moe_lab.spec.errors import REFUSED, RefusedError, UserError
 from moe_lab.spec.guard import places
 from moe_lab.spec.guard.places import full_name
 
@@ -50,7 +50,10 @@ def measure(
     with places.claim(root or places.profiles_root(), full, overwrite=True) as held:
         if overwrite:
             journal.unlink(missing_ok=True)
+        before = _size(journal)
         code = bench_runs.wait([sys.executable, "-m", "moe_lab.gpu", "tune", *arguments, "--out", str(journal)])
+        if code == REFUSED and _size(journal) == before:
+            raise RefusedError("The tuning refused; see its output above.")
         if not rows.is_result(journal):
             raise UserError(f"The tuning {bench_runs.stopped(code)} before it measured anything; see its output above.")
         if b'"phase":' not in journal.read_bytes():  # a key of every row
@@ -63,3 +66,7 @@ def measure(
         if run.manifest["rows"]["complete"]:
             journal.unlink()
         return run, code
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0

@@ -98,9 +98,9 @@ def test_bench_keeps_the_rows_of_a_process_that_dies(child, tmp_path: Path, capf
 
 
 def test_bench_that_dies_before_a_row_leaves_nothing(child, tmp_path: Path, capfd) -> None:
-    child("os._exit(2)", [bench_builder.header()])
+    child("os._exit(3)", [bench_builder.header()])
     assert bench(tmp_path) == 2
-    assert "stopped with exit code 2 before it measured anything" in capfd.readouterr().err
+    assert "stopped with exit code 3 before it measured anything" in capfd.readouterr().err
     assert not (tmp_path / "h200").exists()
 
 

@@ -13,9 +13,11 @@ import torch
 
 from moe_lab.gpu import launch
 from moe_lab.gpu.bench import links, result
+from moe_lab.gpu.bench.beforehand import one_takes, small_on_cpu
 from moe_lab.gpu.bench.ep import EpCase, EpPlan, EpWeights, ep_rows
 from moe_lab.gpu.bench.meet import attempt
 from moe_lab.gpu.experts import load
+from moe_lab.gpu.ranks import check_shares
 from moe_lab.gpu.routing import parse_spec
 from moe_lab.gpu.weights import PRODUCTS
 from moe_lab.gpu.workloads.window import say
@@ -45,9 +47,15 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
         return None
     if not options.out.resolve().parent.is_dir():
         raise UserError(f"The folder of --out '{options.out}' does not exist; make it first.")
-    for case in _cases(options):  # a mistake is reported here, before processes are started
+    cases = _cases(options)  # a mistake is reported here, before processes are started
+    for case in cases:
         Parallel.read(options.placement, case.problem.routed.E, options.ranks)
-    comms(options)
+    problems = [case.problem.routed for case in cases]
+    launch.check(options.ranks, options.device)
+    if not all(plugins.info("comm", name).get("whole") for name in comms(options)):
+        check_shares(options.backend)
+        one_takes([options.backend], problems, options.device)
+    small_on_cpu(problems, options.device, ranks=options.ranks)
     options.out.unlink(missing_ok=True)
     launch.again(options)
     return {"bench": "ep", "rows": len(result.finished(options.out)) - 2, "out": options.out.name}

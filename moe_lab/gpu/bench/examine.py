@@ -168,7 +168,9 @@ def refuse(name: str, info: dict[str, Any], problem: MoEProblem, device: torch.d
     """Raise UserError if a backend's INFO excludes the problem's format, activation, biases or sizes."""
     named = info.get("cpu_formats", info["formats"]) if device.type == "cpu" else info["formats"]
     if not formats.get(problem.format).among(named):
-        raise UserError(f"{name} does not take {problem.format} here, only: {', '.join(named) or 'nothing'}.")
+        if not named:
+            raise UserError(f"{name} does not run on the CPU; choose another backend, such as torch_loop.")
+        raise UserError(f"{name} does not take {problem.format} here, only: {', '.join(named)}.")
     if problem.activation not in info["activations"]:
         raise UserError(f"{name} does not have {problem.activation}, only: {', '.join(info['activations'])}.")
     if problem.biases and not formats.adds_biases(info, problem.format):

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from moe_lab.gpu.bench import result, supervise
+from moe_lab.gpu.bench.beforehand import one_takes, small_on_cpu
 from moe_lab.gpu.bench.cases import ExpertsCase, experts_rows
 from moe_lab.gpu.bench.examine import Plan, Weights
 from moe_lab.gpu.bench.nvml import Monitor
@@ -45,7 +46,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         return work(options)
     if not options.out.resolve().parent.is_dir():
         raise UserError(f"The folder of --out '{options.out}' does not exist; make it first.")
-    _settings(options)  # a mistake is reported here, before a process is started
+    settings = _settings(options)  # a mistake is reported here, before a process is started
+    problems = [case.problem for case in _cases(settings)]
+    one_takes(settings["backends"], problems, options.device)
+    small_on_cpu(problems, options.device)
     lines = supervise.supervise(bench_options.argv("experts", options), options.out, options.patience)
     failed = sum(line.get("error") is not None for line in lines)
     return {"bench": "experts", "rows": len(lines), "failed": failed, "out": options.out.name}

@@ -83,4 +83,4 @@ def run_all(
 
 def say(sentence: str) -> None:
     """Print a sentence to stderr; stdout is for the result."""
-    print(f"moe_lab.gpu: {sentence}", file=sys.stderr)  # noqa: T201
+    sys.stderr.write(f"moe_lab.gpu: {sentence}\n")  # at once: ranks share the terminal

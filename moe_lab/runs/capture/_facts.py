@@ -25,7 +25,12 @@ def check_command(workload: Sequence[str], tool: str) -> None:
 
 def default_window(workload: Sequence[str]) -> str:
     """Return ``profiler-api`` for moe_lab's own workload, which marks its measured part, else ``all``."""
-    return "profiler-api" if any(part in ("moe_lab.gpu", "moe_lab/gpu/__main__.py") for part in workload) else "all"
+    return "profiler-api" if ours(workload) else "all"
+
+
+def ours(command: Sequence[str]) -> bool:
+    """Return whether a command runs moe_lab's own workload, with or without a profiler around it."""
+    return any(part in ("moe_lab.gpu", "moe_lab/gpu/__main__.py") for part in command)
 
 
 def describe(

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from moe_lab.runs import Run, import_report
-from moe_lab.runs.capture._facts import gpu_name
-from moe_lab.spec.errors import UserError
+from moe_lab.runs.capture._facts import gpu_name, ours
+from moe_lab.spec.errors import REFUSED, RefusedError, UserError
 from moe_lab.spec.guard import children, places, scratch
 from moe_lab.spec.guard.places import full_name, profiles_root
 
@@ -47,6 +47,9 @@ class Work:
         """Run the profiler; raises UserError if it fails, with ``hint`` at the end of the sentence."""
         self.started()
         code = children.wait(subprocess.Popen(list(argv), env=self.env))
+        if code == REFUSED and ours(argv):
+            self._private.worth_keeping = False  # it stopped before the part that is recorded
+            raise RefusedError("The workload refused; see its output above.")
         if code:
             raise UserError(
                 f"The profiled command (or {tool}) stopped with exit code {code}, see its output above.{hint}"

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from moe_lab.spec.errors import UserError
+from moe_lab.spec.errors import REFUSED, RefusedError
 
 POLL_S = 0.2
 STOP_S = 10.0
@@ -62,7 +62,7 @@ def watch(argv: Sequence[str], note: Path, patience_s: float, *, until_noted: bo
         until_noted: whether to wait for the first note without a limit.
 
     Raises:
-        UserError: it refused with a message, which it has printed.
+        RefusedError: it has said why.
     """
     process = subprocess.Popen(argv, stdout=subprocess.DEVNULL)  # stderr stays the terminal: its messages are shown
     last = ("", time.monotonic())
@@ -80,6 +80,6 @@ def watch(argv: Sequence[str], note: Path, patience_s: float, *, until_noted: bo
             stop(process)
         process.wait()
         raise
-    if code == 2:
-        raise UserError("The measuring process refused; see its message above.")
+    if code == REFUSED:
+        raise RefusedError("The measuring process refused; see its message above.")
     return None if code == 0 else died(code)

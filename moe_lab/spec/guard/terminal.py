@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from moe_lab.spec.errors import UserError
+from moe_lab.spec.errors import REFUSED, RefusedError, UserError
 from moe_lab.spec.guard.children import Terminated
 from moe_lab.spec.guard.entry import visible
 
@@ -63,8 +63,10 @@ def ended(run: Callable[[], int]) -> int:
         try:
             code = run()
             sys.stdout.flush()
+        except RefusedError:
+            return REFUSED
         except UserError as error:
-            return _said(str(error), 2)
+            return _said(str(error), REFUSED)
         except Terminated as error:
             return _said(str(error) or "stopped.", 143)  # as shells report SIGTERM: 128 + 15
         except KeyboardInterrupt as error:

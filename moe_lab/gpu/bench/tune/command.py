@@ -16,6 +16,7 @@ import torch
 
 from moe_lab.gpu.bench import result
 from moe_lab.gpu.bench.align import one_line
+from moe_lab.gpu.bench.beforehand import small_on_cpu
 from moe_lab.gpu.bench.examine import Weights, answers, refuse
 from moe_lab.gpu.bench.supervise import TuneState, note_path, supervise_tuning
 from moe_lab.gpu.bench.tune import search
@@ -62,6 +63,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         raise UserError("Give --out a file in a folder that exists.")
     if options.state:
         return work(options, settings)
+    small_on_cpu([MoEProblem.preset(options.model, M, options.format) for M in settings["M"]], options.device)
     until = time.time() + seconds(options.budget)
     argv = [sys.executable, "-m", "moe_lab.gpu", "tune", *bench_options.argv("tune", options)]
     # While a compiling process uses up its own patience, the note does not change.
