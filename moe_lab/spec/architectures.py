@@ -140,8 +140,15 @@ def occupancy(card: Card, warps: int, registers: int, smem_bytes: int, scalar_re
 
 
 def listed(text: str) -> list[Card]:
-    """Return the cards in a comma-separated list of cards and architectures, without repeats; see ``find``."""
-    return list(dict.fromkeys(find(part.strip()) for part in text.split(",") if part.strip()))
+    """Return the cards in a comma-separated list of cards and architectures, without repeats; see ``find``.
+
+    Raises:
+        UserError: one is unknown, or the list is empty.
+    """
+    found = list(dict.fromkeys(find(part.strip()) for part in text.split(",") if part.strip()))
+    if not found:
+        raise UserError("The list of architectures is empty; name one, such as sm_90.")
+    return found
 
 
 def _whole(amount: int, unit: int) -> int:

@@ -114,3 +114,30 @@ def test_a_bench_in_which_no_row_has_times_says_why_and_fails(tmp_path, monkeypa
     said = "2 of 2 rows have an error instead of times: auto is not for this, and for other reasons."
     assert said in capfd.readouterr().err
     assert (tmp_path / "h200" / "x" / "rows.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "usage", "sentence"),
+    [
+        (["doctor", "extra"], "usage: moe-lab doctor ", "unrecognized arguments: extra"),
+        (["bench", "align", "--nope"], "usage: moe-lab bench align ", "unrecognized arguments: --nope"),
+        (["inspect", "--arch", ""], "usage: moe-lab inspect ", "The list of architectures is empty; name one"),
+    ],
+)
+def test_a_wrong_option_shows_the_usage_of_its_command(argv, usage, sentence, capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*argv, *["--name", "x"] * (argv[0] == "bench")])
+    assert ended.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith(usage)
+    assert sentence in err
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.csv", "a.sqlite", "a.ncu-rep"])
+def test_an_empty_report_is_called_empty(name, tmp_path, capsys) -> None:
+    (tmp_path / name).touch()
+    assert cli.main(["kernels", str(tmp_path / name)]) == 2
+    assert (
+        capsys.readouterr().err
+        == f"moe-lab: {name} is empty: what should have written it was stopped; make it again.\n"
+    )

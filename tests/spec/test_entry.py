@@ -115,6 +115,7 @@ def test_entry_refuses_yaml_that_says_too_much(tmp_path: Path, text: str, why: s
 def test_a_mistyped_run_is_answered_with_those_most_like_it():
     runs = [f"h100/run{letter}" for letter in "abcdefgh"]
     assert entry.meant("h100/rum", runs[:2]) == "give a report file or one of the runs: h100/runa, h100/runb."
+    assert entry.meant("x", []) == "give a report file, since there are no runs here."
     many = [*runs, "h200/decode_b16"]
     assert entry.meant("decode_b1", many) == "did you mean h200/decode_b16? `moe-lab runs` lists all 9."
     assert entry.meant("0", many) == "give a report file or a run: `moe-lab runs` lists all 9."

@@ -57,6 +57,8 @@ def format_of(path: Path) -> str:
         )
     if not os.path.exists(path):  # Path.exists raises for names that no file can have
         raise UserError(f"There is no report {one_line(path.name, 100)}; give the path of a report file that exists.")
+    if path.is_file() and not path.stat().st_size:
+        raise UserError(f"{path.name} is empty: what should have written it was stopped; make it again.")
     names = plugins.names("parse")
     for name in names:
         folder = plugins.info("parse", name).get("folder", False)

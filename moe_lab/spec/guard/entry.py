@@ -196,8 +196,10 @@ def below(folder: Path, path: Path) -> Path:
 
 def meant(asked: str, runs: list[str]) -> str:
     """Return what to give instead of a name that no run has: those most like it, or all if they are few."""
+    if not runs:
+        return "give a report file, since there are no runs here."
     if len(runs) <= FEW:
-        return f"give a report file or one of the runs: {', '.join(runs) or 'none'}."
+        return f"give a report file or one of the runs: {', '.join(runs)}."
     ends = {name.split("/")[-1]: name for name in runs} | {name: name for name in runs}
     near = list(dict.fromkeys(ends[end] for end in difflib.get_close_matches(asked, ends, 4)))
     said = f"did you mean {' or '.join(near)}?" if near else "give a report file or a run:"
