@@ -11,12 +11,13 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from moe_lab import __version__
 from moe_lab.cli import _complete
 from moe_lab.spec import plugins
 from moe_lab.spec.guard import terminal
+from moe_lab.spec.guard.options import Strict
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,15 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return terminal.ended(run)  # turns errors and interruptions into exit codes
 
 
-class _Parser(argparse.ArgumentParser):
-    """Adds to an unknown word the known one that is most like it, and shows the usage of the command that got it."""
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Refuse an unknown option here: argparse would leave it to the parser around this one."""
-        found, unknown = super().parse_known_args(args, namespace)
-        if unknown:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}")
-        return found, unknown
+class _Parser(Strict):
+    """Adds to an unknown word the known one that is most like it."""
 
     def error(self, message: str) -> NoReturn:
         """Print usage and message, and leave with exit code 2."""

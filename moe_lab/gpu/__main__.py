@@ -17,6 +17,7 @@ from typing import Any
 from moe_lab.gpu.workloads.window import range_api, say
 from moe_lab.spec import plugins, ranges
 from moe_lab.spec.errors import REFUSED, RefusedError, UserError
+from moe_lab.spec.guard.options import Strict
 
 DEVICE = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
 DEVICE.add_argument("--device", nargs="?")
@@ -60,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     from moe_lab.gpu.inspect import command as inspect
     from moe_lab.gpu.workloads import align, experts, hf, layer
 
-    top = argparse.ArgumentParser(prog="python -m moe_lab.gpu", description="The process that gets profiled.")
+    top = Strict(prog="python -m moe_lab.gpu", description="The process that gets profiled.")
     commands = top.add_subparsers(dest="command", required=True)
     cost = commands.add_parser("ranges", help="print the cost of a range when no profiler listens, in nanoseconds")
     cost.set_defaults(run=lambda options: range_cost())

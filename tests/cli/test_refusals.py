@@ -141,3 +141,11 @@ def test_an_empty_report_is_called_empty(name, tmp_path, capsys) -> None:
         capsys.readouterr().err
         == f"moe-lab: {name} is empty: what should have written it was stopped; make it again.\n"
     )
+
+
+def test_a_wrong_option_of_a_workload_shows_its_usage(capsys) -> None:
+    with pytest.raises(SystemExit):
+        gpu.main(["layer", "--nope"])
+    err = capsys.readouterr().err
+    assert err.startswith("usage: python -m moe_lab.gpu layer ")
+    assert "unrecognized arguments: --nope" in err

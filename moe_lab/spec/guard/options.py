@@ -5,6 +5,7 @@ import argparse
 import math
 import re
 from collections.abc import Callable
+from typing import Any
 
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard.entry import integer, one_line
@@ -13,6 +14,17 @@ COUNT = 10**6  # of repetitions, launches, instances, seconds
 TOKENS = 2**31 - 1  # kernels count rows in 32 bits
 EXPERTS = 2**16
 SIZE = 2**20  # hidden and intermediate
+
+
+class Strict(argparse.ArgumentParser):
+    """Shows the usage of the command that got an unknown option; argparse would show that of the one around it."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse what is unknown."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
 
 
 class Defaults(argparse.ArgumentDefaultsHelpFormatter):
