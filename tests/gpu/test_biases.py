@@ -38,6 +38,7 @@ def test_biases_are_what_a_pencil_says():
 )
 def test_our_backends_add_biases_in_every_kind_of_format(name, format, device, poison):
     problem, inputs = make(SIZES, device, format, biases=True)
+    inputs = inputs._replace(w2=Biased(inputs.w2.weights, 4 * inputs.w2.bias))  # beside what e4m3 rounds away
     oracle = Oracle(inputs, problem)
     errors = oracle.errors(y := run(name, problem, inputs))
     assert oracle.right(errors), (errors, oracle.bound)
