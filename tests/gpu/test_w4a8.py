@@ -77,7 +77,11 @@ def test_four_bits_times_e4m3_are_right_whatever_the_tile(name, format, tile, de
 
 @pytest.mark.parametrize("name", BACKENDS)
 def test_scales_of_a_row_that_lie_far_apart_are_cut_as_the_format_says(name, device, poison):
-    """GIVEN scales 0 to 24 octaves apart WHEN multiplied THEN it is the oracle's layer, though e4m3 has 15 octaves."""
+    """GIVEN scales 0 to 24 octaves apart WHEN multiplied THEN it is the oracle's layer, though e4m3 has 15 octaves.
+
+    One hidden activation decides nearly all of a token's result, and its one rounding may be an unlucky draw.
+    """
+    torch.manual_seed(0)
     problem, inputs = make((2, 160, 40, 2, 1, "uniform", "silu"), device, "mxfp4_w4a8")
     apart = [replace(w, scales=w.scales - torch.randint_like(w.scales, 24)) for w in (inputs.w13, inputs.w2)]
     inputs = inputs._replace(w13=apart[0], w2=apart[1])
