@@ -57,15 +57,20 @@ class Aside:
             torch.cuda.current_stream(self._device).wait_stream(self._stream)
 
 
-def check_shares(backend: str) -> None:
-    """Raise UserError if an experts backend can neither leave out experts nor take rows by expert."""
-    known = {name: plugins.info("experts", name) for name in plugins.names("experts")}
-    able = [name for name, info in known.items() if info.get("share") or "batched" in info.get("inputs", ())]
-    if backend.partition("@")[0] not in able:
-        named = ", ".join(able)
+def load_sharing(backend: str) -> tuple[Any, dict[str, Any]]:
+    """Return an experts backend as ``experts.load`` does.
+
+    Raises:
+        UserError: it is unknown or unavailable, or can neither leave out experts nor take rows by expert.
+    """
+    plugin, info = load(backend)
+    if not hasattr(plugin, "batched") and not info.get("share"):
+        able = ", ".join(name for name in plugins.names("experts") if plugins.info("experts", name).get("share"))
         raise UserError(
-            f"The experts backend '{backend}' cannot leave out experts of other ranks; choose from: {named}."
+            f"The experts backend '{backend}' cannot leave out experts of other ranks; choose one that can, such as: "
+            f"{able}."
         )
+    return plugin, info
 
 
 @dataclass
@@ -88,9 +93,8 @@ class RankedExperts:
     def __post_init__(self) -> None:
         if self.between.whole:
             return
-        self._plugin, self._info = load(self.backend)
+        self._plugin, self._info = load_sharing(self.backend)
         self._by_expert = hasattr(self._plugin, "batched")
-        check_shares(self.backend)
 
     @property
     def computes(self) -> str:

@@ -6,6 +6,7 @@ torch = pytest.importorskip("torch")
 
 from builders import ranked
 
+from moe_lab.gpu import ranks
 from moe_lab.gpu.experts import fused_moe, torch_loop
 from moe_lab.gpu.formats import quantise
 from moe_lab.gpu.layer import DecoderLayer, Shape
@@ -153,3 +154,10 @@ def test_our_kernels_leave_out_pairs_of_other_ranks(M, device):
 def test_what_cannot_work_is_refused_in_a_sentence(problem, comm, backend, said):
     with pytest.raises(UserError, match=said):
         RankedExperts.make(problem, Parallel.contiguous(E), CPU, comm=comm, backend=backend)
+
+
+def test_rows_by_expert_in_a_launch_of_its_own_are_not_what_ranks_need(monkeypatch):
+    """GIVEN a backend that lays rows out by expert itself, and has no ``batched`` for those that came so."""
+    monkeypatch.setattr(ranks, "load", lambda name: (object(), {"inputs": ["batched"]}))
+    with pytest.raises(UserError, match="'laid_out' cannot leave out experts of other ranks; choose one that can"):
+        ranks.load_sharing("laid_out")

@@ -17,7 +17,7 @@ from moe_lab.gpu.bench.beforehand import one_takes, small_on_cpu
 from moe_lab.gpu.bench.ep import EpCase, EpPlan, EpWeights, ep_rows
 from moe_lab.gpu.bench.meet import attempt
 from moe_lab.gpu.experts import load
-from moe_lab.gpu.ranks import check_shares
+from moe_lab.gpu.ranks import load_sharing
 from moe_lab.gpu.routing import parse_spec
 from moe_lab.gpu.weights import PRODUCTS
 from moe_lab.gpu.workloads.window import say
@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
     problems = [case.problem.routed for case in cases]
     launch.check(options.ranks, options.device)
     if not all(plugins.info("comm", name).get("whole") for name in comms(options)):
-        check_shares(options.backend)
+        load_sharing(options.backend)
         one_takes([options.backend], problems, options.device)
     small_on_cpu(problems, options.device, ranks=options.ranks)
     options.out.unlink(missing_ok=True)
