@@ -15,7 +15,7 @@ import torch
 from torch import distributed
 
 from moe_lab.gpu.workloads.window import say
-from moe_lab.spec.errors import REFUSED, RefusedError, UserError
+from moe_lab.spec.errors import REFUSED, UserError, of_child
 from moe_lab.spec.guard.children import died
 
 SILENT_S = 2.0  # of ranks that refuse, for rank 0 to say it
@@ -68,10 +68,8 @@ def start(ranks: int, argv: Sequence[str]) -> None:
         elastic_launch(config, argv[0])(*argv[1:])
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        if failure.exitcode == REFUSED:
-            raise RefusedError(f"Rank {rank} refused, see its message above.") from None
-        how = died(failure.exitcode)
-        raise UserError(f"Rank {rank} {how}, see its message above; the other ranks were ended.") from None
+        said = f"Rank {rank} {died(failure.exitcode)}, see its message above; the other ranks were ended."
+        raise of_child(failure.exitcode, said) from None
     except SignalException as error:
         raise SystemExit(128 + error.sigval) from None
 

@@ -12,7 +12,7 @@ from typing import Any
 from moe_lab import __version__, runs
 from moe_lab.runs import redact, rows
 from moe_lab.runs.capture._facts import driver_version, gpu_name
-from moe_lab.spec.errors import REFUSED, RefusedError, UserError
+from moe_lab.spec.errors import UserError, of_child
 from moe_lab.spec.guard import children, places, scratch
 from moe_lab.spec.guard.children import died
 from moe_lab.spec.guard.places import full_name
@@ -50,8 +50,7 @@ def measure(
         code = wait([sys.executable, "-m", "moe_lab.gpu", f"bench-{bench}", *arguments, "--out", str(out)])
         private.worth_keeping = _measured(out)
         if not private.worth_keeping:
-            refused = RefusedError if code == REFUSED else UserError
-            raise refused(f"The benchmark {stopped(code)} before it measured anything; see its output above.")
+            raise of_child(code, f"The benchmark {stopped(code)} before it measured anything; see its output above.")
         given = {
             "command": ["moe-lab", "bench", bench, *arguments, "--name", name.split("/")[-1]],
             "versions": {"driver": driver_version()},

@@ -12,7 +12,7 @@ from typing import Any
 from moe_lab import runs
 from moe_lab.runs import assembly, bench_runs, rows
 from moe_lab.spec import architectures
-from moe_lab.spec.errors import REFUSED, RefusedError, UserError
+from moe_lab.spec.errors import REFUSED, UserError, of_child
 from moe_lab.spec.guard import places, scratch
 from moe_lab.spec.guard.entry import plain_name, read_text
 from moe_lab.spec.guard.places import full_name
@@ -54,8 +54,7 @@ def inspect(
         out = private.folder / "rows.json"
         code = bench_runs.wait([sys.executable, "-m", "moe_lab.gpu", command, *arguments, "--out", str(out)])
         if not rows.is_result(out) or code == REFUSED:
-            refused = RefusedError if code == REFUSED else UserError
-            raise refused(f"The compiling process {bench_runs.stopped(code)}; see its output above.")
+            raise of_child(code, f"The compiling process {bench_runs.stopped(code)}; see its output above.")
         read = private.folder / "read.json"
         _write(rows.read_result(out), out.with_name(f"{out.name}.code"), read, seen)
         given = {"command": ["moe-lab", command, *arguments, "--name", name.split("/")[-1]]}

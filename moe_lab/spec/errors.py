@@ -10,3 +10,8 @@ class UserError(Exception):
 
 class RefusedError(UserError):
     """A child process has said such a sentence, on the same terminal: the command line only exits with 2."""
+
+
+def of_child(code: int, sentence: str) -> UserError:
+    """Return the error for a child process that ended with ``code``; one that refused has said a better sentence."""
+    return (RefusedError if code == REFUSED else UserError)(sentence)

@@ -3,7 +3,7 @@
 import torch
 
 from moe_lab.gpu import formats, routing
-from moe_lab.gpu.bench.check import Inputs
+from moe_lab.gpu.bench.check import Inputs, Oracle
 from moe_lab.gpu.experts import load
 from moe_lab.gpu.weights import DTYPES
 from moe_lab.spec import ranges
@@ -36,3 +36,11 @@ def run(name, problem, inputs, mark=SILENT, **options):
     backend, _ = load(name)
     prepared = getattr(backend, "prepare", lambda *w: w)(inputs.w13, inputs.w2)
     return backend.experts(inputs.x, *prepared, *inputs[3:], problem=problem, mark=mark, **options)
+
+
+def assert_right(y, problem, inputs):
+    """Assert that y is within what the arithmetic of the format allows; return the oracle."""
+    oracle = Oracle(inputs, problem)
+    errors = oracle.errors(y)
+    assert oracle.right(errors), (errors, oracle.bound)
+    return oracle

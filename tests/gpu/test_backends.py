@@ -14,11 +14,12 @@ from moe_lab.spec import plugins
 
 torch = pytest.importorskip("torch")
 
+from quantised_layer import assert_right
 from wheel_builder import MOE, TILES, wheel
 
 from moe_lab.gpu import routing
 from moe_lab.gpu.bench import check, examine
-from moe_lab.gpu.bench.check import Inputs, Oracle
+from moe_lab.gpu.bench.check import Inputs
 from moe_lab.gpu.experts import torch_loop
 from moe_lab.gpu.formats import Biased, quantise, rounding
 from moe_lab.spec import ranges
@@ -175,9 +176,7 @@ def fp8(M: int, K: int = 256, N: int = 128, E: int = 8, topk: int = 2, format: s
 
 def assert_fp8(y: torch.Tensor, problem: MoEProblem, tensors: tuple) -> None:
     """Within what the arithmetic of the format allows; a wrong scale is off by a quarter and more."""
-    oracle = Oracle(Inputs(*tensors), problem)
-    assert oracle.right(errors := oracle.errors(y)), (errors, oracle.bound)
-    assert oracle.bound.rms_rel < 0.15
+    assert assert_right(y, problem, Inputs(*tensors)).bound.rms_rel < 0.15
 
 
 @pytest.mark.parametrize("format", ["fp8_block", "fp8_tensor", "fp8_token"])

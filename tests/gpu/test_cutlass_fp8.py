@@ -6,8 +6,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from quantised_layer import assert_right
+
 from moe_lab.gpu import routing
-from moe_lab.gpu.bench.check import Inputs, Oracle
+from moe_lab.gpu.bench.check import Inputs
 from moe_lab.gpu.experts import cutlass_fp8
 from moe_lab.gpu.formats import quantise
 from moe_lab.spec import ranges
@@ -50,9 +52,7 @@ def test_cutlass_gets_rows_by_expert_with_their_scales(format, activation, inter
     weights, ids = routing.synthetic("uniform", 5, 4, 2, seed=1)
     given = torch.randn(5, 64).half(), *w, weights, ids
     y = adapter.experts(*given, problem=problem, mark=SILENT)
-    oracle = Oracle(Inputs(*given), problem)
-    assert oracle.right(errors := oracle.errors(y)), (errors, oracle.bound)
-    assert oracle.bound.rms_rel < 0.15, "a wrong scale is off by a quarter and more"
+    assert assert_right(y, problem, Inputs(*given)).bound.rms_rel < 0.15, "a wrong scale is off by a quarter and more"
     monkeypatch.setattr(cutlass_fp8, "capability", lambda: (10, 0))
     with pytest.raises(UserError, match=r"compute capability 9\.0"):
         adapter.experts(*given, problem=problem, mark=SILENT)

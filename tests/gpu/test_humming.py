@@ -10,9 +10,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from quantised_layer import make
+from quantised_layer import assert_right, make
 
-from moe_lab.gpu.bench.check import Oracle
 from moe_lab.gpu.bench.examine import load
 from moe_lab.gpu.formats import Quantised, dense
 from moe_lab.spec import ranges
@@ -109,8 +108,7 @@ def test_humming_gets_weights_pairs_and_tiles_as_it_takes_them(format, M, biases
     if format == "int8_w8a16":  # its scales are bf16, which those of the other formats are already
         w13, w2 = (replace(w, scales=w.scales.bfloat16().float()) for w in (inputs.w13, inputs.w2))
         inputs = inputs._replace(w13=w13, w2=w2)
-    oracle = Oracle(inputs, problem)
-    assert oracle.right(errors := oracle.errors(y)), (errors, oracle.bound)
+    assert_right(y, problem, inputs)
 
 
 def test_humming_says_how_to_get_it_where_it_is_not():

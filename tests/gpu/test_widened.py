@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from quantised_layer import SILENT, make, run
+from quantised_layer import SILENT, assert_right, make, run
 
 from moe_lab.gpu.bench.check import Oracle
 from moe_lab.gpu.kernels.activation import gated_activation_torch
@@ -27,12 +27,6 @@ CASES = [
     (67, 64, 32, 2, 2, "uniform", "silu", None, "mxfp4", "tiles of 64 rows"),
     (0, 128, 64, 8, 2, "uniform", "silu", None, "mxfp4", "no tokens"),
 ]
-
-
-def assert_right(y, problem, inputs):
-    oracle = Oracle(inputs, problem)
-    errors = oracle.errors(y)
-    assert oracle.right(errors), (errors, oracle.bound)
 
 
 @pytest.mark.parametrize("name", BACKENDS)
