@@ -9,14 +9,15 @@ pytest.importorskip("triton")
 
 from moe_lab.gpu.experts import hopper
 from moe_lab.gpu.kernels._nvrtc import text_of
-from moe_lab.gpu.kernels.hopper import MOST_PAIRS, SOURCE, Shape, four_bits, shared_bytes, sorts_itself, wgmma
+from moe_lab.gpu.kernels.hopper import MOST_PAIRS, SOURCE, Shape, shared_bytes, sorts_itself, wgmma
+from moe_lab.gpu.kernels.hopper.widened import macros as macros_of
 from moe_lab.spec.models import MODELS
 from moe_lab.spec.problem import MoEProblem
 
 H200_SHARED_BYTES = 232448
 
 
-@pytest.mark.parametrize("format", ["bf16", "fp8_block", "int4_w4a16_g32_zeros", "mxfp4"])
+@pytest.mark.parametrize("format", ["bf16", "fp8_block", "int4_w4a16_g32_zeros", "int8_w8a16", "mxfp4"])
 @pytest.mark.parametrize("E", [8, 128, 512, 1024, 2048])
 def test_default_shapes_fit_a_block_with_and_without_its_own_sort(E, format):
     for M in (1, 8, 9, 128, 512, 1024, 2048, 4096, 16384, 65536):
@@ -83,6 +84,8 @@ def test_products_of_e4m3_are_of_32_columns_and_the_first_adds_nothing():
         (Shape(1, 8, 8, 20), "int4_w4a16"),
         (Shape(2, 32, 8, 8), "int4_w4a16_g32_zeros"),
         (Shape(1, 128, 16, 5), "nvfp4"),
+        (Shape(1, 8, 8, 12), "int8_w8a16"),
+        (Shape(2, 48, 8, 4), "int8_w8a16"),
     ],
 )
 def test_shared_bytes_are_those_of_the_layout(shape, format, most_pairs, E):
@@ -98,7 +101,7 @@ def test_shared_bytes_are_those_of_the_layout(shape, format, most_pairs, E):
         "MOST_PAIRS": most_pairs,
         "BIASES": 0,
     }
-    defined |= {"FP8": int(format == "fp8_block"), "ROWS": int(shape.rows), **dict(four_bits.macros(format))}
+    defined |= {"FP8": int(format == "fp8_block"), "ROWS": int(shape.rows), **dict(macros_of(format))}
     for added in (0, 8):
         asked = shared_bytes(shape, E, most_pairs, format) + added
         macros = [f"-D{k}={v}" for k, v in {**defined, "SHARED": asked}.items()]

@@ -16,10 +16,20 @@ from moe_lab.gpu.formats import AnyWeights, Quantised, apart, dense
 from moe_lab.gpu.kernels._device import check_contiguous, shared_memory_bytes
 from moe_lab.gpu.kernels._nvrtc import usable
 from moe_lab.gpu.kernels.combine import combine
-from moe_lab.gpu.kernels.hopper import GROUP, Shape, few, given_bytes, hopper_moe, scratch, shared_bytes, sorts_itself
-from moe_lab.gpu.kernels.hopper.four_bits import widened
+from moe_lab.gpu.kernels.hopper import (
+    GROUP,
+    Shape,
+    eight_bits,
+    few,
+    given_bytes,
+    hopper_moe,
+    scratch,
+    shared_bytes,
+    sorts_itself,
+)
 from moe_lab.gpu.kernels.hopper.prepare import STEP_BYTES
 from moe_lab.gpu.kernels.hopper.prepare import prepare as prepare_units
+from moe_lab.gpu.kernels.hopper.widened import widened
 from moe_lab.gpu.weights import DTYPES
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.problem import MoEProblem
@@ -30,7 +40,7 @@ INFO = {
     "needs": ["torch", "triton", "cuda.core"],
     "install": "pip install cuda-core",
     "hardware": "NVIDIA SM90",
-    "formats": ["fp16", "bf16", "fp8_block", "int4_w4a16", "mxfp4", "nvfp4"],
+    "formats": ["fp16", "bf16", "fp8_block", "int4_w4a16", "int8_w8a16", "mxfp4", "nvfp4"],
     "cpu_formats": [],
     "activations": ["silu", "swigluoai"],
     "biases": True,
@@ -172,7 +182,7 @@ def default_shape(problem: MoEProblem, share: float = 1.0) -> Shape:
     """
     mean_rows, fp8 = share * problem.rows_useful / problem.E, problem.format == "fp8_block"
     if widened(problem.format):
-        shape = _widened_shape(problem.M, mean_rows)
+        shape = _widened_shape(problem.M, mean_rows, problem.format in eight_bits.FORMATS)
     elif problem.M <= 4:
         shape = Shape(1, 8, 8, 10 if fp8 else 9)
     elif mean_rows <= 16:
@@ -194,16 +204,18 @@ def default_shape(problem: MoEProblem, share: float = 1.0) -> Shape:
     return shape
 
 
-def _widened_shape(M: int, mean_rows: float) -> Shape:
-    if M <= 2:
-        return Shape(1, 8, 8, 20)
+def _widened_shape(M: int, mean_rows: float, eight: bool) -> Shape:
+    """Return a configuration for weights of eight bits, which have twice the bytes a stage, or of four."""
+    least = 4 if eight else 2
+    if least >= M:
+        return Shape(1, 8, 8, 12 if eight else 20)
     if M <= 8:
-        return Shape(2, 16, 8, 9)
+        return Shape(2, 16, 8, 6 if eight else 9)
     if mean_rows <= 16:
-        return Shape(2, 32, 8, 8)
+        return Shape(2, 32, 8, 5 if eight else 8)
     if mean_rows <= 40:
-        return Shape(2, 48, 8, 6)  # with 64 ptxas would let every product end before the next
-    return Shape(1, 128, 16, 5)
+        return Shape(2, 48, 8, 4 if eight else 6)  # with 64 ptxas would let every product end before the next
+    return Shape(1, 128, 16, 4 if eight else 5)
 
 
 _ARENA: dict[torch.device, Tensor] = {}

@@ -18,8 +18,8 @@ from moe_lab.gpu.formats import Quantised
 from moe_lab.gpu.kernels._device import l2_cache_bytes, multiprocessors, shared_memory_bytes
 from moe_lab.gpu.kernels._nvrtc import id_type, launch
 from moe_lab.gpu.kernels.activation import ALPHA, LIMIT
-from moe_lab.gpu.kernels.hopper import four_bits
 from moe_lab.gpu.kernels.hopper.prepare import STEP_BYTES, UNIT_ROWS
+from moe_lab.gpu.kernels.hopper.widened import macros, unit_bytes, widened
 
 SOURCE = Path(__file__).with_name("hopper_moe.cu")
 THREADS = 512
@@ -49,9 +49,9 @@ class Shape(NamedTuple):
 
 def shared_bytes(shape: Shape, E: int, most_pairs: int, format: str = "bf16") -> int:
     """Return the shared memory of a block, as ``layout.cuh`` lays it out; another size does not compile."""
-    fp8, widened = format == "fp8_block", four_bits.widened(format)
-    unit = four_bits.unit_bytes(format) if widened else UNIT_ROWS * STEP_BYTES
-    stage = shape.units * unit + (1 + widened) * shape.max_n * STEP_BYTES
+    fp8, panels = format == "fp8_block", 1 + widened(format)
+    unit = unit_bytes(format) if panels == 2 else UNIT_ROWS * STEP_BYTES
+    stage = shape.units * unit + panels * shape.max_n * STEP_BYTES
     ring = shape.stages + 1 + 2 * shape.rows
     pairs = 2 * (most_pairs + shape.max_n) + 8 if most_pairs else 0 if shape.rows else 4 * ring * shape.max_n
     tables = shape.stages * 16 + ring * (36 if shape.rows else 8) + 4 * (2 * E + 4) + pairs
@@ -226,7 +226,7 @@ def hopper_moe(
             *(("TOPK", topk), ("E", E), ("MOST_PAIRS", own), ("HALF", int(half))),
             ("KEEP_Y", int(not shape.rows and keeps_y(y))),
             *(("FP8", int(fp8)), ("ROWS", int(shape.rows)), ("BLOCK_QUANTISES", BLOCK_QUANTISES)),
-            *(*four_bits.macros(format), ("BIASES", int(biases))),
+            *(*macros(format), ("BIASES", int(biases))),
             *(("SWIGLUOAI", int(activation == "swigluoai")), ("ALPHA", f"{ALPHA}f"), ("LIMIT", f"{LIMIT}f")),
             *(("ID", id_type(topk_ids)), ("SHARED", shared)),
         ),

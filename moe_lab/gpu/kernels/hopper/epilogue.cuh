@@ -4,15 +4,16 @@
 // A thread holds rows lane / 4 and lane / 4 + 8 of its warp's 16 in each block, and columns 8 j + 2 (lane % 4) + c. Python
 // orders weight rows so that those are neighbouring features (w2), or gates above ups (w13).
 
-// Of rows r and r + 8 of a thread in each block.
-struct Biases {
+// Scales or biases of rows r and r + 8 of a thread in each block.
+struct OfRows {
     float2 of[MBLK];
 
-    // Past the last unit: any, of what is never stored.
+    // LAST: 1 = the last numbers of the expert's units, 2 = those before. Past the last unit: any, of what is never stored.
+    template <int LAST>
     __device__ void read(const char* expert_end, int units, const Tile& t, int group) {
         const int warp = threadIdx.x >> 5 & 3, row = (threadIdx.x & 31) >> 2;
         const int unit = min(MBLK == 2 ? 2 * t.unit + group : t.unit, units - 1), block = MBLK == 2 ? 0 : group;
-        const char* from = expert_end - (WIDEN ? 16 : 0) - units * 512 + (((unit * 2 + block) * 4 + warp) * 8 + row) * 8;
+        const char* from = expert_end - FACTOR_BYTES - LAST * units * 512 + (((unit * 2 + block) * 4 + warp) * 8 + row) * 8;
         #pragma unroll
         for (int b = 0; b < MBLK; b++)
             asm volatile("ld.global.nc.v2.f32 {%0, %1}, [%2];" : "=f"(of[b].x), "=f"(of[b].y) : "l"(from + b * 256));
@@ -24,6 +25,14 @@ struct Biases {
         for (int b = 0; b < MBLK; b++)
             #pragma unroll
             for (int i = 0; i < N / 2; i++) acc[b][i] += i & 2 ? of[b].y : of[b].x;
+    }
+
+    template <int N>
+    __device__ void scale(float (&acc)[MBLK][N / 2]) const {
+        #pragma unroll
+        for (int b = 0; b < MBLK; b++)
+            #pragma unroll
+            for (int i = 0; i < N / 2; i++) acc[b][i] *= i & 2 ? of[b].y : of[b].x;
     }
 };
 

@@ -63,14 +63,14 @@ __device__ inline void multiply(const Block& block, const Tile& t, const Pair* p
     [[maybe_unused]] const int units = t.phase ? a.units2 : a.units13;
     [[maybe_unused]] const char* expert_end = (t.phase ? a.w2 : a.w13) + (t.expert + 1) * expert_bytes(units, steps);
 #if BIASES
-    Biases biases;
-    biases.read(expert_end, units, t, group); // added when all is multiplied
+    OfRows biases;
+    biases.read<1>(expert_end, units, t, group); // added when all is multiplied
 #endif
 #if FP8
     if (MBLK == 1 && t.phase) multiply_e4m3<N, true>(acc, t, group, steps, stage, parity);
     else multiply_e4m3<N, false>(acc, t, group, steps, stage, parity);
 #elif WIDEN
-    multiply_widened<N>(a, t, acc, expert_end, group, stage, parity);
+    multiply_widened<N>(a, t, acc, expert_end, units, group, stage, parity);
 #else
     int previous = -1;
     for (int k = 0; k < steps; k++) {

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from moe_lab.gpu.formats import AnyWeights, Quantised, apart
-from moe_lab.gpu.kernels.hopper import four_bits
+from moe_lab.gpu.kernels.hopper import eight_bits, four_bits
 
 UNIT_ROWS, STEP_BYTES = 128, 128  # of a unit; of a row of it
 
@@ -17,8 +17,9 @@ def prepare(w13: AnyWeights, w2: AnyWeights) -> tuple[Tensor, Tensor]:
     zero. A thread of a warpgroup holds rows r and r + 8 of each 16, so r is a gate row and r + 8 its up row in w13; in
     w2 they, and those 64 rows further on, are neighbouring features. The eight 16-byte chunks of row r lie in the order
     of the 128-byte swizzle, chunk c at c ^ (r % 8). In ``fp8_block`` an expert's units are followed by their scales,
-    fp32 [units / 2, steps, 2, 2]: for each of two units those of the rows r and of the rows r + 8. Weights of four bits
-    lie as ``four_bits.units`` says. Biases follow, fp32 [units, 2, 4, 8, 2]: of 64 rows, warps, rows r and r + 8.
+    fp32 [units / 2, steps, 2, 2]: for each of two units those of the rows r and of the rows r + 8. Weights of four and
+    eight bits lie as ``four_bits.units`` and ``eight_bits.units`` say; scales of rows follow those of eight. Then come
+    biases; both are fp32 [units, 2, 4, 8, 2]: of 64 rows, warps, rows r and r + 8.
 
     Args:
         w13: [E, 2N, K], gate rows then up rows; rows of K and N numbers are multiples of 128 bytes.
@@ -34,11 +35,14 @@ def prepare(w13: AnyWeights, w2: AnyWeights) -> tuple[Tensor, Tensor]:
     rows13 = units13 * 64 + (warp * 16 + lane * 2 + half).flatten() + up.flatten() * N
     units2 = torch.arange(-(-values2.shape[1] // UNIT_ROWS), device=device)[:, None]
     rows2 = units2 * UNIT_ROWS + (warp * 32 + lane * 4 + half * 2 + up).flatten()
-    tails13, tails2 = _biases(b13, rows13), _biases(b2, rows2)
+    tails13, tails2 = _of_rows(b13, rows13), _of_rows(b2, rows2)
     if not (isinstance(w13, Quantised) and isinstance(w2, Quantised)):
         return _units(values13, rows13, tails13), _units(values2, rows2, tails2)
     if four_bits.widened(w13.format):
         return four_bits.units(w13, rows13, tails13), four_bits.units(w2, rows2, tails2)
+    if w13.format in eight_bits.FORMATS:
+        by13, by2 = _of_rows(eight_bits.row_scales(w13), rows13), _of_rows(eight_bits.row_scales(w2), rows2)
+        return eight_bits.units(w13, rows13, by13 + tails13), eight_bits.units(w2, rows2, by2 + tails2)
     gate, up_scales = w13.scales.float().chunk(2, 1)
     scales13 = torch.stack([gate, up_scales], -1)[..., None, :].expand(*gate.shape, 2, 2)
     paired = torch.nn.functional.pad(w2.scales.float(), (0, 0, 0, w2.scales.shape[1] % 2))
@@ -46,13 +50,13 @@ def prepare(w13: AnyWeights, w2: AnyWeights) -> tuple[Tensor, Tensor]:
     return _units(values13, rows13, [scales13, *tails13]), _units(values2, rows2, [scales2, *tails2])
 
 
-def _biases(bias: Tensor | None, rows: Tensor) -> list[Tensor]:
-    """Return what an expert's weights are followed by for its biases [E, rows]: nothing, or [E, units, 2, 4, 8, 2]."""
-    if bias is None:
+def _of_rows(numbers: Tensor | None, rows: Tensor) -> list[Tensor]:
+    """Return what an expert's weights are followed by for its [E, rows] numbers: nothing, or [E, units, 2, 4, 8, 2]."""
+    if numbers is None:
         return []
-    inside = rows < bias.shape[1]
-    taken = bias.float()[:, rows.clamp(max=bias.shape[1] - 1)] * inside
-    return [taken.view(len(bias), len(rows), 2, 4, 2, 8).transpose(-1, -2)]
+    inside = rows < numbers.shape[1]
+    taken = numbers.float()[:, rows.clamp(max=numbers.shape[1] - 1)] * inside
+    return [taken.view(len(numbers), len(rows), 2, 4, 2, 8).transpose(-1, -2)]
 
 
 def _units(w: Tensor, rows: Tensor, tails: list[Tensor]) -> Tensor:

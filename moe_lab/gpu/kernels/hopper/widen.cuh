@@ -1,11 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-// Weights of four bits as a thread needs them for the first factor of an mma or wgmma: read, and widened to bf16 in registers.
+// Weights of four or eight bits as a thread needs them for the first factor of an mma or wgmma: read, and widened to bf16 in registers.
 //
-// A word holds four pairs: rows r, r + 8, r, r + 8 of a warp's sixteen, columns 2 (lane % 4) + {0, 1} of a product's sixteen, the
+// INT8: two words hold four pairs, eight_bits.py says where. Else a word holds four pairs: rows r, r + 8, r, r + 8 of a warp's sixteen, columns 2 (lane % 4) + {0, 1} of a product's sixteen, the
 // last two pairs eight columns further on. Of 16 rows and a step come first the scales, then two halves of 64 columns:
 // four_bits.py says in which order.
 
-#if WIDEN
+#if WIDEN == INT8
+
+// Numbers divided by 64, exactly. A byte holds a number plus 128. As the low half of 16 bits it is that many times 2^-133: up to 127 it
+// is a denormal bf16 number, and the normal ones that follow are as far apart.
+__device__ inline void widen(u32 (&to)[4], u32 first, u32 second) {
+    #pragma unroll
+    for (int j = 0; j < 4; j++)
+        to[j] = fma_bf16(__byte_perm(j < 2 ? first : second, 0, j & 1 ? 0x4341 : 0x4240), 0x7f007f00, 0xc000c000);
+}
+
+#elif WIDEN
 
 constexpr u32 MINUS_ZERO = 0x80008000;    // added, it changes nothing
 constexpr u32 ONE = 0x3f803f80;
