@@ -12,6 +12,11 @@ static void publish_barriers() {}
 static void arrive(u64* b) { barrier(b).pending--, settle(barrier(b)); }
 static void arrive_expecting(u64* b, u32 bytes) { barrier(b).bytes += bytes, arrive(b); }
 static void wait(u64* b, u32 parity) { while (barrier(b).phase == parity) others(); }
+static u64 row_of(const char* base, u32 row, u32 row_bytes) { return (u64)base + (u64)row * row_bytes; }
+template <class V> void store(u64 to, V value) { memcpy((void*)to, &value, sizeof(V)); }
+static uint4 load_written(u64 from) { return *(const uint4*)from; }
+static void store_shared(u32 to, uint4 v) { memcpy(raw + to, &v, sizeof(v)); }
+static void publish_stores() {}
 static u64 evict_first() { return 0; }
 template <int BYTES> void bulk_copy(u32 to, const char* from, u64* b, bool, u64) {
     memcpy(raw + to, from, BYTES);

@@ -17,7 +17,7 @@ from moe_lab.spec.problem import MoEProblem
 H200_SHARED_BYTES = 232448
 
 
-@pytest.mark.parametrize("format", ["bf16", "fp8_block", "int4_w4a16_g32_zeros", "int8_w8a16", "mxfp4"])
+@pytest.mark.parametrize("format", ["bf16", "fp8_block", "int4_w4a16_g32_zeros", "int8", "int8_w8a16", "mxfp4"])
 @pytest.mark.parametrize("E", [8, 128, 512, 1024, 2048])
 def test_default_shapes_fit_a_block_with_and_without_its_own_sort(E, format):
     for M in (1, 8, 9, 128, 512, 1024, 2048, 4096, 16384, 65536):
@@ -86,6 +86,8 @@ def test_products_of_e4m3_are_of_32_columns_and_the_first_adds_nothing():
         (Shape(1, 128, 16, 5), "nvfp4"),
         (Shape(1, 8, 8, 12), "int8_w8a16"),
         (Shape(2, 48, 8, 4), "int8_w8a16"),
+        (Shape(1, 8, 8, 12), "int8"),
+        (Shape(2, 48, 8, 4), "int8"),
     ],
 )
 def test_shared_bytes_are_those_of_the_layout(shape, format, most_pairs, E):

@@ -40,7 +40,7 @@ INFO = {
     "needs": ["torch", "triton", "cuda.core"],
     "install": "pip install cuda-core",
     "hardware": "NVIDIA SM90",
-    "formats": ["fp16", "bf16", "fp8_block", "int4_w4a16", "int8_w8a16", "mxfp4", "nvfp4"],
+    "formats": ["fp16", "bf16", "fp8_block", "int4_w4a16", "int8", "int8_w8a16", "mxfp4", "nvfp4"],
     "cpu_formats": [],
     "activations": ["silu", "swigluoai"],
     "biases": True,
@@ -115,7 +115,8 @@ def experts(
     """
     given = 0
     if isinstance(x, Quantised):
-        given = 0 if problem.apply_router_weight_on_input else given_bytes(x)
+        as_read = problem.format == "fp8_block" and not problem.apply_router_weight_on_input
+        given = given_bytes(x) if as_read else 0
         x = x.values if given else dense(x, DTYPES[problem.dtype])
     if not given:
         check_contiguous(x=x)
@@ -137,18 +138,17 @@ def experts(
         with mark("align+w13+act+w2+combine"):
             return few.few(x, w13, w2, topk_weights, topk_ids, zeros(2, x.device, ()), problem, small)
     shape = shape or default_shape(problem, share)
-    fp8 = problem.format == "fp8_block"
     possible = sorts_itself(pairs, problem.E, shape, most_shared, problem.format) > 0
     own_sort = possible and own_sort
     alignment = None if own_sort else _align(topk_ids, problem, mark)
-    hidden, quantised = scratch(x, pairs, problem.E, problem.N, shape, fp8)
+    hidden, quantised = scratch(x, pairs, problem.E, problem.N, shape, problem.format)
     rows = x.new_empty((pairs, problem.K), dtype=dtype)
     flags = zeros(problem.E + 3, x.device, ())
     arguments = (x, w13, w2, topk_weights, topk_ids, alignment, hidden, rows, flags)
     options: dict[str, Any] = {"shape": shape, "format": problem.format, "activation": problem.activation}
     options |= {"biases": problem.biases, "given": given}
     run = partial(hopper_moe, *arguments, N=problem.N, quantised=quantised, **options)
-    before = "quant+" if fp8 and not given else ""
+    before = "quant+" if quantised is not None and not given else ""
     if split:
         with mark(f"{before}w13+act"):
             run(phases=(0, 0))
@@ -182,7 +182,7 @@ def default_shape(problem: MoEProblem, share: float = 1.0) -> Shape:
     """
     mean_rows, fp8 = share * problem.rows_useful / problem.E, problem.format == "fp8_block"
     if widened(problem.format):
-        shape = _widened_shape(problem.M, mean_rows, problem.format in eight_bits.FORMATS)
+        shape = _widened_shape(problem.M, mean_rows, problem.format)
     elif problem.M <= 4:
         shape = Shape(1, 8, 8, 10 if fp8 else 9)
     elif mean_rows <= 16:
@@ -204,16 +204,15 @@ def default_shape(problem: MoEProblem, share: float = 1.0) -> Shape:
     return shape
 
 
-def _widened_shape(M: int, mean_rows: float, eight: bool) -> Shape:
-    """Return a configuration for weights of eight bits, which have twice the bytes a stage, or of four."""
-    least = 4 if eight else 2
-    if least >= M:
+def _widened_shape(M: int, mean_rows: float, format: str) -> Shape:
+    eight = format in eight_bits.FORMATS  # twice the bytes a stage
+    if M <= 2 or (eight and M <= 4):
         return Shape(1, 8, 8, 12 if eight else 20)
     if M <= 8:
         return Shape(2, 16, 8, 6 if eight else 9)
     if mean_rows <= 16:
         return Shape(2, 32, 8, 5 if eight else 8)
-    if mean_rows <= 40:
+    if mean_rows <= 40 or format == "int8":  # whose gathering threads have registers for so many rows
         return Shape(2, 48, 8, 4 if eight else 6)  # with 64 ptxas would let every product end before the next
     return Shape(1, 128, 16, 4 if eight else 5)
 

@@ -55,6 +55,8 @@ def shared_bytes(shape: Shape, E: int, most_pairs: int, format: str = "bf16") ->
     ring = shape.stages + 1 + 2 * shape.rows
     pairs = 2 * (most_pairs + shape.max_n) + 8 if most_pairs else 0 if shape.rows else 4 * ring * shape.max_n
     tables = shape.stages * 16 + ring * (36 if shape.rows else 8) + 4 * (2 * E + 4) + pairs
+    if format == "int8":
+        tables += 4 * ring * shape.max_n
     if fp8:
         places = -(-shape.max_n // 16) * 16
         groups = 3 - shape.units
@@ -77,19 +79,23 @@ def given_bytes(x: Quantised) -> int:
     return apart if in_place and apart >= row_bytes(K) and not (begins | apart) % 16 else 0
 
 
-def scratch(x: Tensor, pairs: int, E: int, N: int, shape: Shape, fp8: bool) -> tuple[Tensor, Tensor | None]:
+def scratch(x: Tensor, pairs: int, E: int, N: int, shape: Shape, format: str) -> tuple[Tensor, Tensor | None]:
     """Return room for hidden activations and for quantised tokens, ``hidden`` and ``quantised`` of ``hopper_moe``.
 
-    With ``fp8`` both are uint8: quantised [copies * M, row_bytes(K)], and hidden [M * topk, row_bytes(N)] in pair
+    In ``fp8_block`` both are uint8: quantised [copies * M, row_bytes(K)], and hidden [M * topk, row_bytes(N)] in pair
     order, where a group is what a tile of w13 makes: 64 features for each of its units. With ``shape.rows`` hidden is
     [token tiles * max_n, N + N / 32] instead, each tile as w2 reads it: for each 128 features its rows, swizzled, then
     their scales. If there are few tokens, each block quantises them for itself, into its own copy;
-    x in e4m3 needs none.
+    x in e4m3 needs none. In ``int8`` both are uint8 too, rows of bf16, with what ``integers.cuh`` has behind them.
     """
     M, K = x.shape
-    if not fp8:
+    fp8, integers = format == "fp8_block", format == "int8"
+    if not (fp8 or integers):
         return x.new_empty((pairs, N)), None
-    copies = multiprocessors(x.device) if M * (K // STEP_BYTES) <= BLOCK_QUANTISES else 1
+    copies = multiprocessors(x.device) if M * (K // (STEP_BYTES // (1 + integers))) <= BLOCK_QUANTISES else 1
+    if integers:
+        sizes = ((pairs, 2 * N + N // 64 * 16 * (3 - shape.units)), (copies * M, 2 * K + 16))
+        return x.new_empty(sizes[0], dtype=torch.uint8), x.new_empty(sizes[1], dtype=torch.uint8)
     if x.dtype.itemsize == 1:
         copies = 0
     rows = (pairs, row_bytes(N, 64 * shape.units))
@@ -197,11 +203,11 @@ def hopper_moe(
         topk_weights: [M, topk] fp32: only fetched into the L2 cache, for the sum after this.
         topk_ids: [M, topk] int32 or int64, contiguous.
         alignment: with groups of ``GROUP`` rows; None where a block sorts them itself, see ``sorts_itself``.
-        hidden: [M * topk, N] of the dtype of x in pair order, or with ``quantised`` what ``scratch`` returns; out.
+        hidden: of ``scratch``, out.
         y: [M * topk, K], out, pair order.
         done: [E + 3] int32, zero before and after the launch; of one launch at a time.
         N: intermediate size.
-        quantised: [M, row_bytes(K)] uint8, out: x in e4m3; None where weights and activations are of the dtype of x.
+        quantised: of ``scratch``, out: x as it is multiplied; None where that is x itself.
         given: ``given_bytes`` of x that is quantised already; 0 = it is not.
         shape: kernel configuration.
         format: of the weights.
@@ -210,7 +216,7 @@ def hopper_moe(
         phases: first and last.
     """
     (M, K), E, topk = x.shape, w13.shape[0], topk_ids.shape[1]
-    numel, fp8 = M * topk, quantised is not None
+    numel, fp8 = M * topk, format == "fp8_block"
     own = 0 if alignment is not None else sorts_itself(numel, E, shape, shared_memory_bytes(x.device.index), format)
     half, shared = y.dtype == torch.float16, shared_bytes(shape, E, own, format)
     launch(

@@ -8,7 +8,7 @@ from moe_lab.gpu.formats import Quantised
 
 UNIT_ROWS, COLUMNS = 128, 128  # of a unit; of a step
 UNIT_BYTES = UNIT_ROWS * COLUMNS  # of a unit and step
-FORMATS = ("int8_w8a16",)
+FORMATS = ("int8", "int8_w8a16")
 MEANT = 64.0  # widened numbers are so many times smaller
 
 

@@ -65,18 +65,32 @@ __device__ inline void store_hidden(
     const int thread = threadIdx.x & 127, lane = threadIdx.x & 31, warp = thread >> 5;
     const int unit = MBLK == 2 ? 2 * t.unit + group : t.unit, block = MBLK == 2 ? 0 : group;
     const int column = 2 * (lane & 3), inside = unit < a.units13 ? t.valid - column : 0;
-    const u32 row_bytes = a.panels2 * 128;
+    const u32 row_bytes = hidden_row_bytes(a.panels2);
+#if INTEGERS
+    float most[N / 4];
+#endif
     char* to = a.hidden + (unit * 64 + warp * 16 + (lane >> 2) * 2 + block) * 2;
     asm volatile("" : "+l"(to)); // else ptxas adds the base to every address anew
     for_columns<N>(pairs + column, inside, a.numel, [&](int i, u32 pair, bool stored) {
         const float first = gated(acc[0][i], acc[0][i + 2]);
+#if INTEGERS
+        most[i / 4 * 2 + i % 2] = fabsf(first);
+#endif
         if (MBLK == 2) {
             const float second = gated(acc[MBLK - 1][i], acc[MBLK - 1][i + 2]);
+#if INTEGERS
+            most[i / 4 * 2 + i % 2] = fmaxf(fabsf(first), fabsf(second));
+#endif
             if (stored) store(row_of(to, pair, row_bytes), pack(first, second));
         } else if (stored) {
             store(row_of(to, pair, row_bytes), (unsigned short)pack(first, first));
         }
     });
+#if INTEGERS
+    // A unit has four places of warps with two blocks each, or eight of warps with one.
+    store_largest<N>(most, a.hidden + a.panels2 * 128 + (unit * HIDDEN_GROUPS * 4 + block * 4 + warp) * 4, pairs,
+                     unit < a.units13 ? t.valid : 0, a.numel, row_bytes);
+#endif
 }
 
 // w2: a pair's row of y, two or four neighbouring features a column.

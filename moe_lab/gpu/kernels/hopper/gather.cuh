@@ -43,7 +43,7 @@ __device__ inline void gather_rows(const Block& block) {
     if (GATHERERS < THREADS - CONSUMERS - 32 - DRAINERS && g >= GATHERERS) return;
     int stage = 0, slot = 0;
     u32 parity = 0;
-#if FP8
+#if FP8 || INTEGERS
     bool quantised = a.given;
 #endif
     Tile t;
@@ -57,7 +57,7 @@ __device__ inline void gather_rows(const Block& block) {
         const int steps = a.steps(t.phase), panels = a.panels(t.phase);
         const int count = max(0, (t.n - first + ROWS_APART - 1) / ROWS_APART);
         const int each = t.phase ? HIDDEN_GROUPS : 1; // scales of a row and step
-        const u32 bytes = t.phase ? row_bytes(panels, each) : a.x_bytes;
+        const u32 bytes = t.phase ? hidden_row_bytes(panels) : a.x_bytes;
         // In 16 bytes. Rows of padding read the first row: what they give is not stored.
         const auto begin_of = [&](int row) {
             int pair = a.sorted[t.row + (row < t.valid ? row : 0)];
@@ -72,6 +72,8 @@ __device__ inline void gather_rows(const Block& block) {
         u32 scales[SCALES_EACH];
         #pragma unroll
         for (int i = 0; i < SCALES_EACH; i++) scales[i] = begin_of(g + i * GATHERERS) + panels * 8;
+#endif
+#if FP8 || INTEGERS
         if (!t.phase && !quantised) {
             if (a.quantisers) {
                 if (lane == 0) wait_for(a.done + E + 2, a.quantisers);
@@ -86,6 +88,13 @@ __device__ inline void gather_rows(const Block& block) {
             if (lane == 0) wait_for(a.done + t.expert, t.tiles * block.units13);
             __syncwarp();
         }
+#if INTEGERS
+        if (t.phase) {
+            gather_integers(a, t, begin_of, slot, stage, parity);
+            slot = slot == RING - 1 ? 0 : slot + 1;
+            continue;
+        }
+#endif
         for (int k = 0; k < steps; k++) {
             wait(&s.empty[stage], parity ^ 1);
 #if !MOST_PAIRS && !ROWS
@@ -93,6 +102,12 @@ __device__ inline void gather_rows(const Block& block) {
             for (int i = g; k == 0 && i < t.valid; i += GATHERERS)
                 asm volatile("cp.async.ca.shared.global [%0], [%1], 4;"
                              ::"r"(shared_address(&s.pairs[slot][i])), "l"(a.sorted + t.row + i) : "memory");
+#endif
+#if INTEGERS
+            for (int i = g; k == 0 && i < t.n; i += GATHERERS)
+                asm volatile("cp.async.ca.shared.global [%0], [%1], 4;"
+                             ::"r"(shared_address(&s.column_scales[slot][i])), "l"(row_of(a.x + panels * 128, begin_of(i), 16))
+                             : "memory");
 #endif
             // ROWS_APART = 28 rows further on the swizzle has the other value of two, 8 or 16 further the same.
             const u32 to = tokens_at(stage) + first * 128;

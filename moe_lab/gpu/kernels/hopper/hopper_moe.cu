@@ -18,8 +18,8 @@
 //
 // Compile-time: MBLK (1 or 2), MAX_N, STEP, STAGES, TOPK, E, MOST_PAIRS (0: sorted pairs are given; else as many as it
 // sorts itself at most), KEEP_Y (the L2 cache is told to keep rows of y), HALF (x and y are fp16, else bf16), FP8 (weights
-// and what they are multiplied with are e4m3), WIDEN and GROUP (weights have four or eight bits, see widen.cuh), ROWS (tokens are the
-// rows of a wgmma, see rows.cuh), BLOCK_QUANTISES, SWIGLUOAI, ALPHA, LIMIT, ID (type of topk_ids), SHARED (bytes that the
+// and what they are multiplied with are e4m3), WIDEN and GROUP (weights have four or eight bits, see widen.cuh), INTEGERS (activations
+// have eight bits too, see integers.cuh), ROWS (tokens are the rows of a wgmma, see rows.cuh), BLOCK_QUANTISES, SWIGLUOAI, ALPHA, LIMIT, ID (type of topk_ids), SHARED (bytes that the
 // launch asks for). wgmma<N>(), wgmma_first<N>() and FOR_EACH_N(X) precede this text.
 
 #include "stored.cuh"
@@ -30,8 +30,9 @@
 #include "tiles.cuh"
 #include "sort.cuh"
 #include "gate.cuh"
-#include "epilogue.cuh"
 #include "quantise.cuh"
+#include "integers.cuh"
+#include "epilogue.cuh"
 #include "rows.cuh"
 #include "drain.cuh"
 #include "widen.cuh"
@@ -82,11 +83,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_moe(
 
     const int groups = numel / TOPK * (k13 / PANEL);
     const bool given = FP8 && given_bytes, alone = !given && groups <= BLOCK_QUANTISES; // given: x is quantised already
-    if (FP8 && alone) quantised += (u64)blockIdx.x * (numel / TOPK) * row_bytes(k13 / PANEL);
-    const Arguments a = {FP8 ? quantised : x, w13, w2, hidden, y, sorted, done,
+    if (QUANTISES && alone) quantised += (u64)blockIdx.x * (numel / TOPK) * row_bytes(k13 / PANEL);
+    const Arguments a = {QUANTISES ? quantised : x, w13, w2, hidden, y, sorted, done,
                          numel, rows13 / 128, (columns + 127) / 128, k13 / PANEL, k2 / PANEL, columns,
                          first_phase < last_phase, given, given ? given_bytes : row_bytes(k13 / PANEL),
-                         FP8 && !first_phase && !alone && !given ? gridDim.x * (CONSUMERS / 32) : 0};
+                         QUANTISES && !first_phase && !alone && !given ? gridDim.x * (CONSUMERS / 32) : 0};
     const int units13 = (a.units13 + MBLK - 1) / MBLK, units2 = (a.units2 + MBLK - 1) / MBLK;
     const int tiles13 = first_phase ? 0 : s.total * units13, skipped = first_phase ? s.total * units13 : 0;
     const Order order{tiles13, tiles13 + (last_phase ? s.total * units2 : 0)};
@@ -95,6 +96,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_moe(
         asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(CONSUMER_REGISTERS));
 #if FP8
         if (!first_phase && !given) quantise_rows(a, x, numel / TOPK);
+#elif INTEGERS
+        if (!first_phase) quantise_tokens(a, x, numel / TOPK);
 #endif
         multiply_tiles(block);
     } else {

@@ -8,7 +8,8 @@
 constexpr int CONSUMERS = 256, THREADS = 512;
 constexpr int DRAINERS = ROWS ? 96 : 0;   // threads that take a tile's sums out, see drain.cuh
 // Threads that gather rows. Each tells the stage's barrier by itself, three cycles each, so few where a step takes few cycles.
-constexpr int GATHERERS = (WIDEN && MAX_N <= 64) || MAX_N == 8 ? 64 : THREADS - CONSUMERS - 32 - DRAINERS;
+constexpr int GATHERERS = (WIDEN && MAX_N <= (INTEGERS ? 16 : 64)) || MAX_N == 8 ? 64 : THREADS - CONSUMERS - 32 - DRAINERS;
+constexpr bool QUANTISES = FP8 || INTEGERS; // x, unless it is given so
 constexpr int PANELS = WIDEN ? 2 : 1;     // of a step, each 128 bytes of a row of tokens
 constexpr int PANEL = FP8 ? 128 : 64;     // its columns
 constexpr int W_BYTES = MBLK * UNIT, PANEL_BYTES = MAX_N * 128;
@@ -20,10 +21,10 @@ constexpr int ROWS_EACH = (MAX_N + ROWS_APART - 1) / ROWS_APART; // rows that a 
 constexpr int SCALES_EACH = (MAX_N + GATHERERS - 1) / GATHERERS; // scales of rows that it takes, at most
 constexpr int RING = STAGES + 1 + 2 * ROWS; // tiles that are known, fetched, multiplied or drained at the same time, at most
 constexpr int HIDDEN_BYTES = MAX_N * 132;  // ROWS: of a tile's hidden activations a step, with their scales
-constexpr int HIDDEN_GROUPS = 3 - MBLK;   // scales of a row of hidden activations a step: a tile of w13 makes 64 * MBLK features
+constexpr int HIDDEN_GROUPS = 3 - MBLK;   // FP8: scales of a row of hidden activations a step: a tile of w13 makes 64 * MBLK features
 constexpr int SCALES = (MAX_N + 15) / 16 * 16; // places of the scales of a tile's rows, see scale_place
 constexpr int OUT_BYTES = 512 + 64;       // of a row of sums; so far apart that neighbouring rows share no bank
-constexpr int CONSUMER_REGISTERS = ROWS ? 216 : 208; // of a thread that multiplies; of another: 256 less these
+constexpr int CONSUMER_REGISTERS = ROWS ? 216 : INTEGERS ? 192 : 208; // of a thread that multiplies; of another: 256 less these
 constexpr u32 EARLY_BYTES = 65536;        // of weights that a block asks the L2 cache for before it knows its tiles
 
 #if MOST_PAIRS
@@ -44,6 +45,9 @@ struct Tile {
 };
 
 struct Shared {
+#if INTEGERS
+    alignas(8) float column_scales[RING][MAX_N]; // of the last tiles' tokens or hidden rows
+#endif
 #if FP8
     alignas(16) float row_scales[STAGES][HIDDEN_GROUPS][SCALES];
     float unit_scales[STAGES][4];         // of two units, each of the upper and lower eight rows of a warp's sixteen

@@ -50,7 +50,7 @@ __device__ inline void multiply_e4m3(
 
 // One tile: its sums [MBLK * 64 rows of the group, N] stay in registers until the epilogue stores them.
 template <int N>
-__device__ inline void multiply(const Block& block, const Tile& t, const Pair* pairs, int& stage, u32& parity) {
+__device__ inline void multiply(const Block& block, const Tile& t, const Pair* pairs, [[maybe_unused]] const float* column_scales, int& stage, u32& parity) {
     Shared& s = shared();
     const Arguments& a = block.a;
     const int group = threadIdx.x >> 7, lane = threadIdx.x & 31;
@@ -96,6 +96,9 @@ __device__ inline void multiply(const Block& block, const Tile& t, const Pair* p
     pin<N>(acc);
     if (lane == 0) arrive(&s.empty[previous]);
 #endif
+#if INTEGERS
+    scale_columns<N>(acc, column_scales);
+#endif
 #if BIASES
     biases.add<N>(acc);
 #endif
@@ -129,9 +132,14 @@ __device__ inline void multiply_tiles(const Block& block) {
 #else
         const Pair* pairs = shared().pairs[slot];
 #endif
+#if INTEGERS
+        const float* column_scales = shared().column_scales[slot];
+#else
+        const float* column_scales = nullptr;
+#endif
         slot = slot == RING - 1 ? 0 : slot + 1;
         switch (t.n) {
-#define CASE(N) case N: multiply<N>(block, t, pairs, stage, parity); break;
+#define CASE(N) case N: multiply<N>(block, t, pairs, column_scales, stage, parity); break;
             FOR_EACH_N(CASE)
         }
 #endif

@@ -126,6 +126,21 @@ __device__ inline void meet() { asm volatile("bar.sync %0, %1;" ::"n"(NUMBER), "
 template <int NUMBER, int COUNT>
 __device__ inline void announce() { asm volatile("bar.arrive %0, %1;" ::"n"(NUMBER), "n"(COUNT) : "memory"); }
 
+// What threads stored to shared memory may be read by a wgmma, once the barrier that they come to next is past.
+__device__ inline void publish_stores() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+__device__ inline void store_shared(u32 to, uint4 v) {
+    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+}
+
+// What another block has written in this launch.
+__device__ inline uint4 load_written(u64 from) {
+    uint4 v;
+    asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(from) : "memory");
+    return v;
+}
+
 // A count in global memory, of what other blocks may read once they have seen it.
 __device__ inline void count_one(u32* count) { asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(count) : "memory"); }
 

@@ -7,6 +7,32 @@ __device__ inline int scale_place(int row) {
     return (row & ~15) | (row & 6) << 1 | (row & 8) >> 2 | (row & 1);
 }
 
+// The multiplying warps have their share of x done: gathering warps go on, of this block or, if they are counted, of all.
+__device__ inline void tell_quantised(const Arguments& a) {
+    if (!a.quantisers) {
+        announce<2, CONSUMERS + GATHERERS>();
+        return;
+    }
+    __syncwarp();
+    if ((threadIdx.x & 31) == 0) count_one(a.done + E + 2);
+}
+
+// The largest of each of n columns among the eight lanes that hold rows of it: lanes trade halves of what they have.
+// Leaves (n + 7) / 8 in `most`: columns from `column` on, below `end`; places past that hold 0.
+template <int n, int distance>
+__device__ inline void largest_of_rows(float* most, int& column, int& end) {
+    constexpr int kept = (n + 1) / 2;
+    const bool upper = threadIdx.x & distance;
+    #pragma unroll
+    for (int i = 0; i < kept; i++) {
+        const float low = most[i], high = i + kept < n ? most[i + kept] : 0.0f;
+        most[i] = fmaxf(upper ? high : low, __shfl_xor_sync(ALL, upper ? low : high, distance));
+    }
+    if (!upper) end = min(end, column + kept);
+    column += upper ? kept : 0;
+    if constexpr (distance > 4) largest_of_rows<kept, distance / 2>(most, column, end);
+}
+
 #if FP8
 
 // Sixteen lanes make a group: [M, k13] of 16 bits to [M, row_bytes(panels13)]. The multiplying warps have time to do so
@@ -48,12 +74,7 @@ __device__ inline void quantise_rows(const Arguments& a, const char* from, int t
             if (lane == 0) *(float*)(row + a.panels13 * 128 + step * 4) = scale_of(largest);
         }
     }
-    if (!a.quantisers) {
-        asm volatile("bar.arrive 2, %0;" ::"n"(CONSUMERS + GATHERERS) : "memory");
-        return;
-    }
-    __syncwarp();
-    if ((threadIdx.x & 31) == 0) count_one(a.done + E + 2);
+    tell_quantised(a);
 }
 
 // The scales of a thread's columns.
@@ -80,21 +101,6 @@ __device__ inline void add_scaled(
 
 #if !ROWS
 
-// The largest of each of n columns among the eight lanes that hold rows of it: lanes trade halves of what they have.
-// Leaves (n + 7) / 8 in `most`; `column` becomes the first's number, and places past the last hold 0.
-template <int n, int distance>
-__device__ inline void largest_of_rows(float* most, int& column) {
-    constexpr int kept = (n + 1) / 2;
-    const bool upper = threadIdx.x & distance;
-    #pragma unroll
-    for (int i = 0; i < kept; i++) {
-        const float low = most[i], high = i + kept < n ? most[i + kept] : 0.0f;
-        most[i] = fmaxf(upper ? high : low, __shfl_xor_sync(ALL, upper ? low : high, distance));
-    }
-    column += upper ? kept : 0;
-    if constexpr (distance > 4) largest_of_rows<kept, distance / 2>(most, column);
-}
-
 __device__ inline void wait_for_consumers() { asm volatile("bar.sync 1, %0;" ::"n"(CONSUMERS) : "memory"); }
 
 // w13: a tile has all features of a group. Their largest is found over both warpgroups, then rows go out by way of shared
@@ -117,8 +123,8 @@ __device__ inline void store_hidden_e4m3(
             most[i] = fmaxf(most[i], fabsf(acc[b][at]));
         }
     }
-    int column = 0;
-    largest_of_rows<N / 4, 16>(most, column);
+    int column = 0, end = N / 4;
+    largest_of_rows<N / 4, 16>(most, column, end);
     #pragma unroll
     for (int i = 0; i < (N / 4 + 7) / 8; i++) {
         const int at = (column + i) / 2 * 8 + 2 * (lane & 3) + (column + i) % 2;

@@ -40,16 +40,21 @@ struct Order {
 #endif
 };
 
-// Of activations: in FP8 a row ends with its scales, in sectors of its own.
+// Of activations: in FP8 a row ends with its scales, in sectors of its own; tokens that are integers with one.
 __device__ inline u32 row_bytes(int panels, int groups = 1) {
-    return panels * 128 + (FP8 ? (panels * groups + 7) / 8 * 32 : 0);
+    return panels * 128 + (FP8 ? (panels * groups + 7) / 8 * 32 : INTEGERS ? 16 : 0);
+}
+
+// Of hidden activations; of integers still in 16 bits, with the largest of the features of each warp behind them.
+__device__ inline u32 hidden_row_bytes(int panels) {
+    return INTEGERS ? panels * (128 + 16 * HIDDEN_GROUPS) : row_bytes(panels, HIDDEN_GROUPS);
 }
 
 struct Arguments {
     const char* x;                        // [M, x_bytes]
     const char* w13;                      // units of [E, 2 * N, k13]
     const char* w2;                       // units of [E, K, k2]
-    char* hidden;                         // [numel, row_bytes(panels2, HIDDEN_GROUPS)]; ROWS: [token tiles, panels2, HIDDEN_BYTES],
+    char* hidden;                         // [numel, hidden_row_bytes(panels2)]; ROWS: [token tiles, panels2, HIDDEN_BYTES],
                                           // a step's rows as the stages hold them, then their scales
     char* y;                              // [numel, K]
     const Pair* sorted;                   // pairs by expert

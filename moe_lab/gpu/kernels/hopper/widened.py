@@ -15,5 +15,6 @@ def unit_bytes(format: str) -> int:
 
 
 def macros(format: str) -> tuple[tuple[str, str | int], ...]:
-    """Return WIDEN and GROUP, which say to the kernel how weights are stored."""
-    return (("WIDEN", "INT8"), ("GROUP", 1)) if format in eight_bits.FORMATS else four_bits.macros(format)
+    """Return WIDEN, GROUP and INTEGERS, which say to the kernel how weights are stored, and activations with them."""
+    stored = (("WIDEN", "INT8"), ("GROUP", 1)) if format in eight_bits.FORMATS else four_bits.macros(format)
+    return *stored, ("INTEGERS", int(format == "int8"))
