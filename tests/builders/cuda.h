@@ -19,6 +19,7 @@
 
 typedef unsigned int u32;
 typedef unsigned long long u64;
+using std::max;
 using std::min;
 
 struct uint4 { u32 x, y, z, w; };
@@ -115,12 +116,15 @@ static u32 __byte_perm(u32 low, u32 high, u32 which) {
     for (int i = 0; i < 4; i++) out |= (u32)(((u64)high << 32 | low) >> 8 * (which >> 4 * i & 7) & 0xff) << 8 * i;
     return out;
 }
+static u32 __vminu2(u32 a, u32 b) { return min(a >> 16, b >> 16) << 16 | min(a & 0xffff, b & 0xffff); }
 [[noreturn]] static void __trap() { abort(); }
+static void __nanosleep(u32) { others(); }
 
 template <class T> T __ldcg(const T* from) { return *from; }
 template <class T> T __ldg(const T* from) { return *from; }
 template <class T, class V> T atomicAdd(T* at, V value) { const T was = *at; return *at += value, was; }
 template <class T, class V> T atomicOr(T* at, V value) { const T was = *at; return *at |= value, was; }
+static u32 atomicInc(u32* at, u32 most) { const u32 was = *at; return *at = was < most ? was + 1 : 0, was; }
 static u32 atomicCAS(u32* at, u32 expected, u32 value) {
     __atomic_compare_exchange_n(at, &expected, value, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
     return expected;

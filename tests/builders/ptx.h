@@ -10,6 +10,7 @@ static void settle(Barrier& b) { if (!b.pending && !b.bytes) b.pending = b.expec
 static void barrier_init(u64* b, u32 count) { barrier(b) = {(short)count, (short)count, 0, 0, 0}; }
 static void publish_barriers() {}
 static void arrive(u64* b) { barrier(b).pending--, settle(barrier(b)); }
+static void arrive(u32 b) { arrive((u64*)(raw + b)); }
 static void arrive_expecting(u64* b, u32 bytes) { barrier(b).bytes += bytes, arrive(b); }
 static void wait(u64* b, u32 parity) { while (barrier(b).phase == parity) others(); }
 static u64 row_of(const char* base, u32 row, u32 row_bytes) { return (u64)base + (u64)row * row_bytes; }
@@ -17,11 +18,13 @@ template <class V> void store(u64 to, V value) { memcpy((void*)to, &value, sizeo
 static uint4 load_written(u64 from) { return *(const uint4*)from; }
 static void store_shared(u32 to, uint4 v) { memcpy(raw + to, &v, sizeof(v)); }
 static void publish_stores() {}
+static void wait(u32 b, u32 parity) { wait((u64*)(raw + b), parity); }
 static u64 evict_first() { return 0; }
 template <int BYTES> void bulk_copy(u32 to, const char* from, u64* b, bool, u64) {
     memcpy(raw + to, from, BYTES);
     barrier(b).bytes -= BYTES, settle(barrier(b));
 }
+static void post(unsigned short* to, unsigned short value) { *to = value; }
 static void count_one(u32* count) { ++*count; }
 static u32 counted(const u32* count) { return others(), *count; }
 template <int WORDS> void load_words(u32 (&to)[WORDS], u32 from) { memcpy(to, raw + from, 4 * WORDS); }
@@ -44,3 +47,4 @@ static void multiply(float (&sums)[4], const u32 (&weights)[4], u32 low, u32 hig
             sums[i] += w.x * x.x + w.y * x.y;
         }
 }
+static u32 look(const u32* at) { return others(), *at; }

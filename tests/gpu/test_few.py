@@ -73,20 +73,19 @@ def test_blocks_on_the_cpu_match_the_oracle(case, blocks, monkeypatch):
     monkeypatch.setattr(few, "launch", emulated.launch)
     monkeypatch.setattr(few, "multiprocessors", lambda device: blocks)
     shape = few.default_shape(problem, SHARED_BYTES)
-    waiting, oracle = torch.zeros(2, dtype=torch.int32), Oracle(inputs, problem)
+    memory, oracle = torch.zeros(few.memory_words(problem), dtype=torch.int32), Oracle(inputs, problem)
     ids = inputs.topk_ids.long() if biases else inputs.topk_ids  # a type of ids is another kernel
     elsewhere = torch.full_like(ids, -1)  # of other ranks
-    for given in (ids, ids, elsewhere, elsewhere, ids, elsewhere, ids):
-        y = few.few(inputs.x, *prepared, inputs.topk_weights, given, waiting, problem, shape)
+    for given in (ids, ids, elsewhere, elsewhere, ids, elsewhere, ids):  # each leaves the memory as the next needs it
+        y = few.few(inputs.x, *prepared, inputs.topk_weights, given, memory, problem, shape)
         if given is elsewhere:
             assert not y.any()
         else:
             errors = oracle.errors(y)
             assert oracle.right(errors), (errors, oracle.bound)
-        assert not waiting.any(), "as the next launch needs it"
     if not biases:
         nothing = torch.zeros_like(inputs.x)
-        assert not few.few(nothing, *prepared, inputs.topk_weights, ids, waiting, problem, shape).any()
+        assert not few.few(nothing, *prepared, inputs.topk_weights, ids, memory, problem, shape).any()
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case[-1] for case in CASES])

@@ -83,10 +83,10 @@ def code_of(word, pair, second, kind):
     if kind != "E2M1":
         return rotated(word, -4 * pair - 16 * second) >> 3 & 15
     if pair < 3:
-        bits = rotated(word, 3 * pair) >> 16 * second
+        bits = rotated(word, (0, -4, 6)[pair]) >> 16 * second
         return bits >> 6 & 7 | (bits >> 15 & 1) << 3
     bits = word >> 16 * second
-    return bits >> 10 & 3 | (bits >> 13 & 1) << 2 | (bits >> 14 & 1) << 3
+    return bits >> 4 & 3 | (bits >> 14 & 1) << 2 | (bits >> 13 & 1) << 3
 
 
 def rotated(word, left):

@@ -136,7 +136,8 @@ def experts(
     small = few.default_shape(problem, most_shared) if own_sort and not (shape or split) else None
     if small:
         with mark("align+w13+act+w2+combine"):
-            return few.few(x, w13, w2, topk_weights, topk_ids, zeros(2, x.device, ()), problem, small)
+            memory = zeros(few.memory_words(problem), x.device, (pairs, problem.N))
+            return few.few(x, w13, w2, topk_weights, topk_ids, memory, problem, small)
     shape = shape or default_shape(problem, share)
     possible = sorts_itself(pairs, problem.E, shape, most_shared, problem.format) > 0
     own_sort = possible and own_sort
@@ -219,7 +220,7 @@ def _widened_shape(M: int, mean_rows: float, format: str) -> Shape:
 
 _ARENA: dict[torch.device, Tensor] = {}
 _STREAMS: dict[tuple[Any, ...], Tensor] = {}
-ARENA_ENTRIES = 1 << 21
+ARENA_ENTRIES = 1 << 23  # of few tokens, up to 25,000 a captured call
 ALIGNED = 64
 
 

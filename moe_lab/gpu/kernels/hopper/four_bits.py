@@ -12,7 +12,7 @@ UNIT_ROWS, COLUMNS = 128, 128  # of a unit; of a step
 HALF_BYTES = UNIT_ROWS * COLUMNS // 4
 # Bits of a code, the lowest first, where a word holds the first of a pair; the second is 16 bits further on.
 INT4_BITS = [[(3 + 4 * pair + bit) % 32 for bit in range(4)] for pair in range(4)]
-E2M1_BITS = [[6, 7, 8, 15], [3, 4, 5, 12], [0, 1, 2, 9], [10, 11, 13, 14]]
+E2M1_BITS = [[6, 7, 8, 15], [10, 11, 12, 19], [0, 1, 2, 9], [4, 5, 14, 13]]
 
 
 def widened(format: str) -> bool:

@@ -10,9 +10,8 @@ __device__ inline void barrier_init(u64* b, u32 count) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(b)), "r"(count));
 }
 
-__device__ inline void arrive(u64* b) {
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(b)) : "memory");
-}
+__device__ inline void arrive(u32 b) { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(b) : "memory"); }
+__device__ inline void arrive(u64* b) { arrive(shared_address(b)); }
 
 // Arrives, and has the barrier wait for so many bytes of copies too.
 __device__ inline void arrive_expecting(u64* b, u32 bytes) {
@@ -22,13 +21,14 @@ __device__ inline void arrive_expecting(u64* b, u32 bytes) {
 // So that copies find the barriers as they were initialised.
 __device__ inline void publish_barriers() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
 
-__device__ inline bool is_past(u64* b, u32 parity) {
+__device__ inline bool is_past(u32 b, u32 parity) {
     u32 done;
     asm volatile(
         "{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
-        : "=r"(done) : "r"(shared_address(b)), "r"(parity) : "memory");
+        : "=r"(done) : "r"(b), "r"(parity) : "memory");
     return done;
 }
+__device__ inline bool is_past(u64* b, u32 parity) { return is_past(shared_address(b), parity); }
 
 // Does not suspend the thread, as is_past does for up to microseconds.
 __device__ inline bool is_past_now(u64* b, u32 parity) {
@@ -39,10 +39,11 @@ __device__ inline bool is_past_now(u64* b, u32 parity) {
     return done;
 }
 
-__device__ inline void wait(u64* b, u32 parity) {
+__device__ inline void wait(u32 b, u32 parity) {
     for (u32 polls = 0; !is_past(b, parity);)
         if (++polls > MOST_POLLS) __trap();
 }
+__device__ inline void wait(u64* b, u32 parity) { wait(shared_address(b), parity); }
 
 // `once`: what is copied is not read again, so the L2 cache may forget it first. An explicit evict_normal is slower
 // than no policy.
@@ -149,3 +150,18 @@ __device__ inline u32 counted(const u32* count) {
     asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(count) : "memory");
     return seen;
 }
+
+// A number that other blocks may be waiting for, and what they may be writing.
+__device__ inline void post(unsigned short* to, unsigned short value) {
+    asm volatile("st.relaxed.gpu.global.u16 [%0], %1;" ::"l"(to), "h"(value) : "memory");
+}
+
+__device__ inline uint4 peek(const uint4* from) {
+    uint4 seen;
+    asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(seen.x), "=r"(seen.y), "=r"(seen.z), "=r"(seen.w) : "l"(from) : "memory");
+    return seen;
+}
+
+// A word of shared memory that another warp may be writing.
+__device__ inline u32 look(const u32* at) { return *(const volatile u32*)at; }

@@ -30,8 +30,10 @@ struct Scale {
 __device__ inline u32 bits_of(u32 word, int j) {
 #if WIDEN == E2M1
     constexpr u32 BITS = 0x81c081c0;
-    if (j < 3) return __funnelshift_l(word, word, 3 * j) & BITS;
-    return word << 1 & 0x80008000 | word >> 5 & 0x01000100 | word >> 4 & 0x00c000c0;
+    // A product shifts to the left too, in another pipe than what shifts to the right and masks.
+    if (j < 2) return (j ? __funnelshift_r(word, word, 4) : word) & BITS;
+    if (j == 2) return word << 6 & BITS;
+    return word << 2 & 0x80c080c0 | word >> 6 & 0x01000100;
 #else
     return __funnelshift_r(word, word, 4 * j) & 0x00780078;
 #endif

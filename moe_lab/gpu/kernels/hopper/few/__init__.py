@@ -14,7 +14,8 @@ from moe_lab.gpu.kernels.hopper import four_bits
 from moe_lab.spec.problem import MoEProblem
 
 SOURCE = Path(__file__).with_name("few.cu")
-ITEMS = 8  # of a stage: warps of a team
+ITEMS = 8  # of a stage
+FETCHERS = 4  # warps
 MOST_PAIRS, MOST_TOKENS = 32, 8  # a lane of a warp for each pair; a column of an mma for each token
 MOST_BYTES = 96_000_000  # of weights; above, hopper_moe is quicker (docs/kernels.md)
 
@@ -25,14 +26,16 @@ class Shape(NamedTuple):
     Attributes:
         together: neighbouring slabs, of 16 weight rows of w13, that share a stage: 1, 2, 4 or 8.
         together2: the same of w2.
-        teams: of eight warps that multiply.
+        teams: of warps that multiply.
+        each: items of a stage that a warp multiplies: 1, 2 or 4; a team has 8 / each warps.
         copiers: warps that copy weights.
-        stages: of the pipeline, each of eight items of 16 weight rows by 128 columns.
+        stages: of the pipeline, each of eight items of 16 weight rows by 128 columns; a multiple of teams and copiers.
     """
 
     together: int
     together2: int
     teams: int
+    each: int
     copiers: int
     stages: int
 
@@ -42,13 +45,28 @@ def _columns(M: int) -> int:
     return 1 << (M - 1).bit_length()
 
 
+def _warps(shape: Shape) -> int:
+    """Return the warps of a block that multiply."""
+    return shape.teams * ITEMS // shape.each
+
+
+def _aligned(size: int) -> int:
+    return -(-size // 128) * 128
+
+
 def shared_bytes(problem: MoEProblem, shape: Shape) -> int:
     """Return the bytes of shared memory of a block, as ``ring.cuh`` lays it out; another size does not compile."""
     columns = _columns(problem.M)
-    groups = {1: 4, 8: 1}.get(columns, 2)  # whose sums are added up together
-    tables = 2 * groups * shape.teams * ITEMS * columns * 64 + MOST_PAIRS * (4 * columns + 16) + shape.stages * 16
+    tables = 4 * _warps(shape) * columns * 64 + MOST_PAIRS * (8 * columns + 64 + 4 + 8) + 16 + shape.stages * 16
     stages = shape.stages * four_bits.unit_bytes(problem.format)
-    return -(-tables // 128) * 128 + stages + -(-problem.K // 128) * columns * 256
+    pairs = 1 + min(MOST_PAIRS, columns * problem.topk)  # one of zeros
+    operands = -(-problem.K // 128) * columns + -(-problem.N // 128) * pairs
+    return _aligned(tables) + _aligned(stages) + operands * 256
+
+
+def memory_words(problem: MoEProblem) -> int:
+    """Return the numbers of 32 bits of ``memory``: tickets, and hidden activations twice, as in ``handed.cuh``."""
+    return 64 * (1 + 2 * problem.rows_useful * -(-problem.N // 128))
 
 
 def default_shape(problem: MoEProblem, most_shared: int) -> Shape | None:
@@ -64,7 +82,12 @@ def default_shape(problem: MoEProblem, most_shared: int) -> Shape | None:
         return None
     units = (problem.rows13 // 128) * -(-problem.K // 128) + -(-problem.K // 128) * -(-problem.N // 128)
     weights = min(problem.rows_useful, problem.E) * units * four_bits.unit_bytes(problem.format)
-    shape = Shape(together=2, together2=1, teams=2, copiers=2, stages=6)
+    if problem.M <= 2:
+        shape = Shape(together=2, together2=1, teams=2, each=1, copiers=2, stages=6)
+    elif problem.format.startswith("int4"):
+        shape = Shape(together=4, together2=1, teams=2, each=1, copiers=2, stages=6)
+    else:
+        shape = Shape(together=4, together2=1, teams=4, each=2, copiers=2, stages=8)
     return shape if weights <= MOST_BYTES and shared_bytes(problem, shape) <= most_shared else None
 
 
@@ -74,7 +97,7 @@ def few(
     w2: Tensor,
     topk_weights: Tensor,
     topk_ids: Tensor,
-    waiting: Tensor,
+    memory: Tensor,
     problem: MoEProblem,
     shape: Shape,
 ) -> Tensor:
@@ -86,22 +109,23 @@ def few(
         w2: [E, bytes] uint8, of ``prepare``.
         topk_weights: [M, topk] fp32, contiguous.
         topk_ids: [M, topk] int32 or int64, contiguous; negative where a pair has no expert here.
-        waiting: [2] int32, blocks that came and that left: zero before and after; of one launch at a time.
+        memory: [memory_words] int32, zeros before the first launch, then what it leaves; for one launch at a time and
+            always the same problem and blocks.
         problem: sizes, format, activation and whether there are biases.
         shape: kernel configuration.
     """
     blocks, columns, shared = multiprocessors(x.device), _columns(problem.M), shared_bytes(problem, shape)
     y = torch.empty_like(x)
-    hidden = x.new_empty((min(problem.rows_useful, problem.E), -(-problem.N // 128) * 128, columns))
     launch(
         SOURCE,
         "hopper_few",
         blocks,
-        32 * (shape.teams * ITEMS + shape.copiers),
-        *(x, w13, w2, hidden, y, topk_weights, topk_ids, waiting),
+        32 * (_warps(shape) + shape.copiers + FETCHERS + -(-columns * shape.together // 4)),
+        *(x, w13, w2, memory, y, topk_weights, topk_ids),
         problem.rows_useful,
         macros=(
-            *(("COLUMNS", columns), ("STAGES", shape.stages), ("TEAMS", shape.teams), ("COPIERS", shape.copiers)),
+            *(("COLUMNS", columns), ("STAGES", shape.stages), ("TEAMS", shape.teams), ("PER_WARP", shape.each)),
+            ("COPIERS", shape.copiers),
             *(("TOGETHER", shape.together), ("TOGETHER2", shape.together2), ("BLOCKS", blocks)),
             *(("HIDDEN", problem.K), ("INTERMEDIATE", problem.N), ("TOPK", problem.topk), ("E", w13.shape[0])),
             *(*four_bits.macros(problem.format), ("BIASES", int(problem.biases))),

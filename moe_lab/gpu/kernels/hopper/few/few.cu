@@ -6,13 +6,13 @@
 // its sums. So nothing is sorted or gathered, and what differs from expert to expert are weights alone.
 //
 // A slab is 16 weight rows: 8 gates and their ups, or 16 features of y. Blocks share slabs evenly, TOGETHER or TOGETHER2 of
-// them at a time, first those of w13, of all experts, then those of w2; a slab of w2 has the rows of all experts, so that its
+// them at a time, first those of w13, expert after expert, then those of w2; a slab of w2 has the rows of all experts, so that its
 // sums are those of y. An item is a slab's 128 columns of one expert: a warp's work, whose weights lie together. A stage has
-// eight items, of as many neighbouring slabs as go together. COPIERS warps copy stages in turn, from w13 into w2; TEAMS of eight
-// warps multiply, a stage each in turn, and leave their sums to those who add them up. Between w13 and w2 all blocks wait for
-// each other, while weights of w2 come in.
+// eight items, of as many neighbouring slabs as go together. COPIERS warps copy stages in turn, from w13 into w2; TEAMS of
+// warps multiply, a stage each in turn, PER_WARP items a warp, and leave their sums to warps that add them up. Blocks never meet: other warps fetch
+// hidden activations as they come (handed.cuh), and an item of w2 waits for those of its expert.
 //
-// Compile-time: COLUMNS (1, 2, 4 or 8: tokens at most), STAGES, TEAMS, COPIERS, TOGETHER, TOGETHER2, BLOCKS (of the launch),
+// Compile-time: COLUMNS (1, 2, 4 or 8: tokens at most), STAGES, TEAMS, PER_WARP, COPIERS, TOGETHER, TOGETHER2, BLOCKS (of the launch),
 // HIDDEN (K), INTERMEDIATE (N), TOPK, E, WIDEN, GROUP, BIASES, SWIGLUOAI, ALPHA, LIMIT, ID, SHARED (bytes that the launch asks
 // for), FP8, HALF and KEEP_Y (0).
 
@@ -24,183 +24,131 @@
 #include "../widen.cuh"
 #include "ring.cuh"
 #include "slabs.cuh"
+#include "handed.cuh"
 #include "copy.cuh"
 #include "products.cuh"
 #include "sums.cuh"
 #include "pairs.cuh"
 
-// All blocks come here, and then wait for each other. The last to leave sets both numbers back to zero.
-__device__ inline void arrive(u32* waiting) {
-    meet<1, CONSUMERS>();
-    if (threadIdx.x == 0) count_one(waiting);
-}
+// Has the compiler keep a number in a register, instead of computing it anew for every use.
+__device__ inline void keep(u32& number) { asm volatile("" : "+r"(number)); }
 
-__device__ inline void await(u32* waiting) {
-    if (threadIdx.x == 0) {
-        for (u32 polls = 0; counted(waiting) != BLOCKS; polls++)
-            if (polls > MOST_POLLS) __trap();
+// A multiplying warp's items, of both GEMMs in one loop: the instructions of w2 are there when its first weights are.
+__device__ inline void multiply_all(const W13& g13, const W2& g2, u32 experts) {
+    Shared& s = shared();
+    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, in_team = warp % TEAM, team = warp / TEAM;
+    const int column = lane >> 2;
+    u32 flip = (column & 1) * 64, odd = 64 - 2 * flip; // from an even chunk to the odd one behind it, see operands_at()
+    const int of_w13 = g13.mine(), all = of_w13 + g2.mine();
+    u32 base = shared_address(raw), empty = base + EMPTY_BEGIN;
+    // A thread's tokens or hidden activations begin here; columns without a token read zeros.
+    u32 mine = base + (lane & 3) * 16 + flip, words_of_lane = 32 * SCALE_WORDS + lane * 16, scales_of_lane = (lane >> 2) * SCALE_WORDS * 4;
+    const bool reads = column < COLUMNS;
+    u32 tokens = mine + (reads ? TOKENS_BEGIN + column * 256 : NOTHING), token_step = reads ? COLUMNS * 256 : 0;
+    keep(base); keep(empty); keep(mine); keep(words_of_lane); keep(scales_of_lane); keep(tokens); keep(token_step); keep(odd);
+    Place at{team, 0};
+    int stage = team, end = 0;            // number of the team's next stage
+    for (int nth = 0; nth < all; nth++) {
+        const int begin = end;
+        bool second = nth >= of_w13;
+        end += second ? g2.stages() : g13.stages();
+        const int together = second ? TOGETHER2 : TOGETHER, part = in_team / together * PER_WARP; // of the stage, for each slab
+        u32 items = base + STAGES_BEGIN + (part * together + in_team % together) * SLAB_BYTES, apart = together * SLAB_BYTES;
+        u32 first = (stage - begin) * (ITEMS / together) + part, more = TEAMS * ITEMS / together;
+        keep(items); keep(apart); keep(more);
+        float total[4] = {}, sums[2][4] = {};
+        for (; stage < end; stage += TEAMS, first += more) {
+            const u32 weights = items + at.stage * STAGE;
+            wait(base + FULL_BEGIN + at.stage * 8, at.parity);
+            #pragma unroll
+            for (int i = 0; i < PER_WARP; i++) {
+                u32 operands = tokens + (first + i) * token_step;
+                bool whole = true;
+                u32 expert = 0;
+                if (!second) {
+                    if (W13::STEPS % W13::ONCE && first + i >= W13::STEPS) break;
+                    if (W13::PANELS & 1) whole = 2 * (first + i) + 1 < W13::PANELS;
+                } else {
+                    const u32 step = (first + i) % W2::STEPS;
+                    expert = (first + i) / W2::STEPS;
+                    if (expert >= experts) break;
+                    if (W2::PANELS & 1) whole = 2 * step + 1 < W2::PANELS;
+                    wait(base + COME_BEGIN + expert * 8, 0);
+                    operands = mine + s.places[expert][column] + step * 256;
+                }
+                u32 words[4][4];
+                #pragma unroll
+                for (int c = 0; c < 4; c++) load_words(words[c], (c & 1 ? operands + odd : operands) + c / 2 * 128);
+                multiply_item(sums, weights + i * apart + words_of_lane, weights + i * apart + scales_of_lane, whole, words);
+                if (second) {
+                    const float2 by = *(const float2*)&s.scales[expert][2 * (lane & 3)];
+                    #pragma unroll
+                    for (int j = 0; j < 4; j++) {
+                        total[j] += (sums[0][j] + sums[1][j]) * (j & 1 ? by.y : by.x);
+                        sums[0][j] = sums[1][j] = 0.0f;
+                    }
+                }
+            }
+            __syncwarp();
+            if (lane == 0) arrive(empty + at.stage * 8);
+            at.move(TEAMS);
+        }
+        #pragma unroll
+        for (int j = 0; j < 4; j++) total[j] += sums[0][j] + sums[1][j];
+        if (nth >= BUFFERS) meet_at<READ>(nth % BUFFERS);
+        leave_sums(s.sums[nth % BUFFERS][warp], total);
+        announce_at<WRITTEN>(nth % BUFFERS);
     }
-    meet<1, CONSUMERS>();
-}
-
-__device__ inline void leave(u32* waiting) {
-    if (threadIdx.x == 0 && atomicAdd(waiting + 1, 1) == BLOCKS - 1) waiting[0] = waiting[1] = 0;
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_few(
-    const char* x, const char* w13, const char* w2, char* hidden, char* y, const float* topk_weights, const ID* topk_ids,
-    u32* waiting, int numel) {
+    const char* x, const char* w13, const char* w2, char* memory, char* y, const float* topk_weights, const ID* topk_ids, int numel) {
     Shared& s = shared();
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, M = numel / TOPK;
-    char* const tokens = raw + TOKENS_BEGIN;
+    const bool copies = threadIdx.x >= CONSUMERS && threadIdx.x < FETCH_BEGIN;
 
-    // Both wait for the memory, so they are read together.
-    const u32 id = lane < numel ? (u32)topk_ids[lane] : E;
-    const float weight = lane < numel ? topk_weights[lane] : 0.0f;
-    if (warp >= WARPS) {
-        if (warp == WARPS && lane < STAGES) { barrier_init(s.full + lane, 1); barrier_init(s.empty + lane, ITEMS); }
-        publish_barriers();
-    } else {
-        write_tokens(tokens, x, M);
+    // All wait for the memory, so they are asked for together.
+    const u32 asked = threadIdx.x == ADD_BEGIN ? take_ticket(memory) : 0;
+    u32 id = E;
+    float weight = 0.0f;
+    if ((warp == 0 || copies) && lane < numel) {
+        id = topk_ids[lane];
+        if (warp == 0) weight = topk_weights[lane];
     }
-    const int experts = find_experts(id, weight); // an id below 0 is that of another rank
+    if (copies) {
+        // Lanes initialise one after another, so several warps do.
+        const int nth = warp - WARPS;
+        if (nth == 0 && lane < STAGES) barrier_init(s.full + lane, 1);
+        if (nth == COPIERS - 1 && lane < STAGES) barrier_init(s.empty + lane, TEAM);
+        publish_barriers();
+        const int experts = find_experts(id, weight); // an id below 0 is that of another rank
+        meet<3, 32 * COPIERS>();
+        announce<2, THREADS>();
+        return copy_all(W13(w13, experts), W2(w2, experts));
+    }
+    if (threadIdx.x < CONSUMERS) {
+        write_tokens(x, M);
+        if (warp == 0) find_experts(id, weight);
+    } else if (threadIdx.x < ADD_BEGIN) {
+        const int expert = lane * FETCHERS + warp - FETCH_BEGIN / 32;
+        if (expert < PAIRS) barrier_init(s.come + expert, 1);
+    } else if (warp == ADD_BEGIN / 32) {
+        for (int i = lane; i < PAIR_BYTES / 16; i += 32) *(uint4*)(raw + NOTHING + i * 16) = make_uint4(0, 0, 0, 0);
+        const u32 ticket = __shfl_sync(ALL, asked, 0);
+        clear(memory, ticket, numel);
+        if (lane == 0) { s.ticket = ticket; s.ended = 0; }
+    }
+    meet<2, THREADS>();
+    const int experts = s.count;
     if (!experts) {                       // no pair has its expert here
-        for (int i = blockIdx.x * THREADS + threadIdx.x; i < M * K / 8; i += BLOCKS * THREADS) ((uint4*)y)[i] = make_uint4(0, 0, 0, 0);
+        for (int i = blockIdx.x * CONSUMERS + threadIdx.x; i < M * K / 8 && threadIdx.x < CONSUMERS; i += BLOCKS * CONSUMERS)
+            ((uint4*)y)[i] = make_uint4(0, 0, 0, 0);
         return;
     }
     const W13 g13(w13, experts);
     const W2 g2(w2, experts);
-    if (warp >= WARPS) {
-        meet<3, 32 * COPIERS>();
-        announce<2, THREADS>();
-        Place at{warp - WARPS, 0};
-        int stage = warp - WARPS;
-        copy(g13, at, stage, 0);
-        copy(g2, at, stage, (g13.last - g13.first) * g13.stages());
-        return;
-    }
-    meet<2, THREADS>();
-    if (threadIdx.x < 64) {
-        const int phase = threadIdx.x >> 5;
-        const u64 apart = phase ? W2::apart() : W13::apart();
-        if (lane < experts) s.factors[phase][lane] = __ldg((const float*)((phase ? w2 : w13) + (s.experts[lane] + 1) * apart - 16));
-    }
-
-    const int item = warp % ITEMS, team = warp / ITEMS;
-    const bool reads_tokens = lane >> 2 < COLUMNS;
-    Place at{team, 0};
-    int stage = team, buffer = 0;         // number of the team's next stage
-    const auto done = [&]() {
-        __syncwarp();
-        if (lane == 0) arrive(s.empty + at.stage);
-        at.move(TEAMS);
-        stage += TEAMS;
-    };
-
-    {
-        const Adds<TOGETHER> adds;
-        const int stages = g13.stages(), nth_step = item / TOGETHER;
-        uint4 words[4] = {};              // stay zero where there is no token
-        for (int round = g13.first, end = 0; round < g13.last; round += ROUND, buffer ^= 1) {
-            const bool mine = adds.group < ROUND && round + adds.group < g13.last;
-            const Rows<W13> rows((mine ? round + adds.group : round) * TOGETHER + adds.slab);
-            float2 bias = make_float2(0.0f, 0.0f);
-            if (BIASES && mine) bias = biases_of(w13, rows, adds.row);
-            for (int group = round; group < min(round + ROUND, g13.last); group++) {
-                float sums[2][4] = {};
-                const int begin = end;
-                end += stages;
-                while (stage < end) {
-                    const int step = (stage - begin) * W13::EACH + nth_step;
-                    wait(s.full + at.stage, at.parity);
-                    if (step < W13::STEPS) {
-                        if (reads_tokens) {
-                            #pragma unroll
-                            for (int c = 0; c < 4; c++) words[c] = *(const uint4*)(tokens + (step * 4 + c) * COLUMNS * 64 + lane * 16);
-                        }
-                        multiply_item(sums, stages_begin() + at.stage * STAGE + item * SLAB_BYTES, lane, 2 * step + 1 < W13::PANELS, words);
-                    }
-                    done();
-                }
-                #pragma unroll
-                for (int i = 0; i < 4; i++) sums[0][i] += sums[1][i];
-                leave_sums(&s.sums[buffer][group - round][warp][0][0], sums[0]);
-            }
-            meet<1, CONSUMERS>();
-            if (mine && s.columns[rows.nth] >> adds.column & 1) {
-                const float2 sum = add_up<TOGETHER>(s.sums[buffer][adds.group], adds.slab, adds.column, adds.row);
-                const float by = s.factors[0][rows.nth], value = gated(sum.x * by + bias.x, sum.y * by + bias.y);
-                const int feature = rows.unit * 64 + (rows.place & 3) * 16 + adds.row * 2 + (rows.place >> 2);
-                *(unsigned short*)(hidden + hidden_at(rows.nth, adds.column, feature)) = (unsigned short)pack_bf16(value, value);
-            }
-        }
-    }
-    arrive(waiting);
-
-    const Adds<TOGETHER2> adds;
-    const int first_stage = (g13.last - g13.first) * g13.stages(), stages = g2.stages(), nth_step = item / TOGETHER2;
-    float2 bias = make_float2(0.0f, 0.0f);
-    const auto sum_biases = [&](int group) {
-        bias = make_float2(0.0f, 0.0f);
-        for (int nth = 0; nth < experts; nth++) {
-            const float2 one = biases_of(w2, Rows<W2>(group * TOGETHER2 + adds.slab, nth), adds.row);
-            const float by = s.weights[nth][adds.column];
-            bias = make_float2(bias.x + by * one.x, bias.y + by * one.y);
-        }
-    };
-    if (BIASES && adds.group < ROUND && g2.first + adds.group < g2.last) sum_biases(g2.first + adds.group);
-    await(waiting);
-
-    for (int round = g2.first, end = first_stage; round < g2.last; round += ROUND, buffer ^= 1) {
-        const bool mine = adds.group < ROUND && round + adds.group < g2.last;
-        if (BIASES && mine && round > g2.first) sum_biases(round + adds.group);
-        for (int group = round; group < min(round + ROUND, g2.last); group++) {
-            float total[4] = {};
-            const int begin = end;
-            end += stages;
-            int step = (stage - begin) * W2::EACH + nth_step, part = 0;
-            uint4 following[4];
-            const auto read_hidden = [&]() {
-                while (step >= W2::STEPS) { step -= W2::STEPS; part++; }
-                const bool has = reads_tokens && part < experts && s.columns[part] >> (lane >> 2) & 1;
-                #pragma unroll
-                for (int c = 0; c < 4; c++) {
-                    following[c] = make_uint4(0, 0, 0, 0);
-                    if (has && (c < 2 || 2 * step + 1 < W2::PANELS))
-                        following[c] = __ldcg((const uint4*)(hidden + ((part * W2::STEPS + step) * 4 + c) * COLUMNS * 64 + lane * 16));
-                }
-            };
-            read_hidden();
-            while (stage < end) {
-                const int here = part;
-                const bool whole = 2 * step + 1 < W2::PANELS;
-                uint4 words[4];
-                #pragma unroll
-                for (int c = 0; c < 4; c++) words[c] = following[c];
-                step += TEAMS * W2::EACH;
-                read_hidden();
-                wait(s.full + at.stage, at.parity);
-                if (here < experts) {
-                    float sums[2][4] = {};
-                    multiply_item(sums, stages_begin() + at.stage * STAGE + item * SLAB_BYTES, lane, whole, words);
-                    #pragma unroll
-                    for (int i = 0; i < 4; i++) {
-                        const int of = 2 * (lane & 3) + (i & 1);
-                        const float by = of < COLUMNS ? s.weights[here][of] * s.factors[1][here] : 0.0f;
-                        total[i] += (sums[0][i] + sums[1][i]) * by;
-                    }
-                }
-                done();
-            }
-            leave_sums(&s.sums[buffer][group - round][warp][0][0], total);
-        }
-        meet<1, CONSUMERS>();
-        const Rows<W2> rows((round + adds.group) * TOGETHER2 + adds.slab);
-        const int feature = rows.unit * 128 + (rows.place & 3) * 32 + adds.row * 4 + (rows.place >> 2) * 2;
-        if (mine && adds.column < M && feature < K) {
-            const float2 sum = add_up<TOGETHER2>(s.sums[buffer][adds.group], adds.slab, adds.column, adds.row);
-            *(u32*)(y + ((u64)adds.column * K + feature) * 2) = pack_bf16(sum.x + bias.x, sum.y + bias.y);
-        }
-    }
-    leave(waiting);
+    char* const hidden = handed(memory, s.ticket, numel);
+    if (threadIdx.x < CONSUMERS) multiply_all(g13, g2, experts);
+    else if (threadIdx.x < ADD_BEGIN) fetch_all(hidden, w2, experts);
+    else add_all(g13, g2, hidden, y, M);
 }

@@ -3,25 +3,27 @@
 
 constexpr int K = HIDDEN, N = INTERMEDIATE;
 
-// One of the GEMMs, as a block sees it: groups of TOGETHER neighbouring slabs, and stages of each.
+// One of the GEMMs: groups of TOGETHER neighbouring slabs, and stages of each.
 template <int WEIGHT_ROWS, int WEIGHT_COLUMNS, int AT_ONCE, bool APART>
 struct Gemm {
     static constexpr int UNITS = (WEIGHT_ROWS + 127) / 128, PANELS = WEIGHT_COLUMNS / 64, STEPS = (PANELS + 1) / 2;
     static constexpr int SLABS = UNITS * 8, WIDTH = AT_ONCE; // of an expert; of a stage
-    static constexpr int EACH = ITEMS / AT_ONCE; // items of a slab in a stage
+    static constexpr int ONCE = ITEMS / AT_ONCE; // items of a slab in a stage
     const char* weights;                  // units of [E, rows, columns]
     int parts;                            // experts that a slab has rows of: 1, or all unless the experts are APART
-    int first, last;                      // the block's groups
+    int groups, first;                    // of all; of the block's, which are BLOCKS apart: those with more of w13 have less of w2
 
-    __device__ Gemm(const char* weights, int experts) : weights(weights), parts(APART ? 1 : experts) {
-        const u32 groups = SLABS / AT_ONCE * (APART ? experts : 1);
-        first = groups * blockIdx.x / BLOCKS;
-        last = groups * (blockIdx.x + 1) / BLOCKS;
-    }
+    __device__ Gemm(const char* weights, int experts)
+        : weights(weights), parts(APART ? 1 : experts), groups(SLABS / AT_ONCE * (APART ? experts : 1)),
+          first(APART ? blockIdx.x : BLOCKS - 1 - blockIdx.x) {}
+
+    __device__ int mine() const { return first < groups ? (groups - first + BLOCKS - 1) / BLOCKS : 0; }
 
     __device__ int items() const { return parts * STEPS; }
-    __device__ int stages() const { return (items() + EACH - 1) / EACH; }
+    __device__ int stages() const { return (items() + ONCE - 1) / ONCE; }
     static __device__ u64 apart() { return expert_bytes(UNITS, STEPS); }
+    // Of all weights of an expert.
+    static __device__ float factor(const char* weights, int expert) { return __ldg((const float*)(weights + (expert + 1) * apart() - 16)); }
 };
 
 using W13 = Gemm<2 * N, K, TOGETHER, true>;
@@ -40,24 +42,27 @@ struct Rows {
     }
 };
 
-// x [M, K] into shared memory: [steps, 4 chunks of 32 columns, COLUMNS, 4 lanes of a column] of 16 bytes, which are a thread's
-// second factors of two products.
-__device__ inline void write_tokens(char* to, const char* x, int M) {
+// Bytes to a column's number, in rows of tokens or hidden activations. Of 128, in 256 bytes, a chunk of 32 lies as a thread needs
+// it for two products: [4 lanes] of 16 bytes. Odd columns have every two chunks the other way round, so that the bytes of two
+// columns that a warp reads at once are in different banks.
+__device__ inline u32 operands_at(int column, int number) {
+    const int chunk = number >> 5 ^ column & 1, within = number & 31;
+    return (chunk * 4 + (within >> 1 & 3)) * 16 + (within >> 3) * 4 + (within & 1) * 2;
+}
+
+// x [M, K] into shared memory: [steps, COLUMNS] of 128 numbers.
+__device__ inline void write_tokens(const char* x, int M) {
     #pragma unroll 2
     for (int i = threadIdx.x; i < W13::STEPS * 16 * COLUMNS; i += CONSUMERS) {
-        const int lane = i & 3, token = (i >> 2) % COLUMNS, chunk = (i >> 2) / COLUMNS, k = chunk * 32 + 2 * lane;
+        const int of_lane = i & 15, token = (i >> 4) % COLUMNS, step = (i >> 4) / COLUMNS;
+        const int within = (of_lane >> 2) * 32 + 2 * (of_lane & 3), k = step * 128 + within;
         u32 words[4];
         #pragma unroll
         for (int j = 0; j < 4; j++) {
             words[j] = 0;
             if (token < M && k + 8 * j < K) words[j] = __ldg((const u32*)(x + ((u64)token * K + k + 8 * j) * 2));
         }
-        *(uint4*)(to + i * 16) = make_uint4(words[0], words[1], words[2], words[3]);
+        *(uint4*)(raw + TOKENS_BEGIN + (step * COLUMNS + token) * 256 + operands_at(token, within)) =
+            make_uint4(words[0], words[1], words[2], words[3]);
     }
-}
-
-// Bytes from the first hidden activation to one of the nth expert, a token and a feature; see write_tokens.
-__device__ inline u32 hidden_at(int nth, int token, int feature) {
-    const int chunk = feature >> 5, within = feature & 31;
-    return (((nth * W2::STEPS * 4 + chunk) * COLUMNS + token) * 4 + (within >> 1 & 3)) * 16 + (within >> 3) * 4 + (within & 1) * 2;
 }

@@ -1,0 +1,149 @@
+"""Time versions of the launch of a few tokens with weights of four bits, beside the large kernel, in one run.
+
+python benchmarks/few_versions.py NAME=DIR ... [--m 1,2,4] [--formats int4_w4a16,mxfp4] [--stamps]    # needs SM90
+
+DIR is a copy of ``moe_lab/gpu/kernels``. ``--stamps`` prints when what happened, us after the first block began.
+"""
+
+import argparse
+import importlib.util
+import shutil
+import tempfile
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from moe_lab.gpu import formats, routing
+from moe_lab.gpu.bench import clock
+from moe_lab.gpu.bench.check import Inputs, Oracle
+from moe_lab.gpu.experts import hopper
+from moe_lab.spec import ranges
+from moe_lab.spec.problem import MoEProblem
+
+# File, text after which a time is taken, by whom and of what.
+STAMPS = [
+    ("few.cu", "        write_tokens(x, M);\n", "threadIdx.x == 0", "x has come"),
+    ("few.cu", "        meet<3, 32 * COPIERS>();\n", "threadIdx.x == CONSUMERS", "experts known"),
+    ("few.cu", "            wait(base + FULL_BEGIN + at.stage * 8, at.parity);\n", "lane == 0 && !stage", "first item"),
+    ("sums.cuh", "sum.y * by + bias.y));\n", "threadIdx.x == ADD_BEGIN", "end of w13"),
+    ("handed.cuh", "        __syncwarp();\n", "lane == 0 && nth == experts - 1", "all hidden activations"),
+    ("few.cu", "        if (nth >= BUFFERS) meet_at", "threadIdx.x == 0 && nth == all - 1", "last item"),
+    ("sums.cuh", "sum.y + bias.y);\n", "threadIdx.x == ADD_BEGIN", "end"),
+]
+
+
+def loaded(name: str, folder: Path, stamps: bool):
+    """The module ``few`` of a version."""
+    own = Path(tempfile.mkdtemp()) / "kernels"
+    shutil.copytree(folder, own)
+    few = own / "hopper" / "few"
+    if stamps:
+        for i, (file, anchor, who, _) in enumerate(STAMPS):
+            text = (few / file).read_text()
+            assert anchor in text, anchor
+            at = len(anchor) if anchor.endswith("\n") else 0
+            text = text.replace(anchor, f"{anchor[:at]}if ({who}) stamp({i});\n{anchor[at:]}", 1)
+            (few / file).write_text(text)
+        text, begin = (
+            (few / "few.cu").read_text(),
+            "    Shared& s = shared();\n    const int lane = threadIdx.x & 31, warp",
+        )
+        at = "stamps = (u64*)(memory + HANDED_BEGIN + 2 * numel * PAIR_BYTES);\n"
+        at += f"if (!threadIdx.x) stamp({len(STAMPS)});\n"
+        assert text.count(begin + " = threadIdx.x >> 5, M") == 1
+        text = text.replace(begin + " = threadIdx.x >> 5, M", at + begin + " = threadIdx.x >> 5, M")
+        (few / "few.cu").write_text(text)
+        stamp = """
+__shared__ u64* stamps;
+__device__ inline u64 nanoseconds() { u64 t; asm volatile("mov.u64 %0, %globaltimer;" : "=l"(t)); return t; }
+#define stamp(i) stamps[(i) * BLOCKS + blockIdx.x] = nanoseconds()
+
+"""
+        ring = (few / "ring.cuh").read_text()
+        (few / "ring.cuh").write_text(ring.replace("constexpr", stamp + "constexpr", 1))
+    spec = importlib.util.spec_from_file_location(f"few_{name.replace('-', '_')}", few / "__init__.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def main() -> None:
+    """Print a line of medians for each format and M."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("versions", nargs="+")
+    parser.add_argument("--m", default="1,2,4")
+    parser.add_argument("--formats", default="int4_w4a16,mxfp4")
+    parser.add_argument("--model", default="qwen3-30b-a3b")
+    parser.add_argument("--shapes", default="", help="TOGETHER:TOGETHER2:TEAMS:PER_WARP:COPIERS:STAGES, ...")
+    parser.add_argument("--repetitions", type=int, default=200)
+    parser.add_argument("--stamps", action="store_true")
+    given = parser.parse_args()
+    device, silent = torch.device("cuda"), ranges.marker("none")
+    versions = {
+        name: loaded(name, Path(folder), given.stamps) for name, folder in (v.split("=") for v in given.versions)
+    }
+    for format in given.formats.split(","):
+        base = MoEProblem.preset(given.model, 1, format)
+        g = torch.Generator(device).manual_seed(1)
+
+        def normal(*shape, g=g):
+            return torch.randn(*shape, generator=g, device=device)
+
+        w13 = formats.quantise((normal(base.E, base.rows13, base.K) * base.K**-0.5).bfloat16(), format)
+        w2 = formats.quantise((normal(base.E, base.K, base.N) * base.N**-0.5).bfloat16(), format)
+        prepared = hopper.prepare(w13, w2)
+        for M in map(int, given.m.split(",")):
+            problem = MoEProblem.preset(given.model, M, format)
+            x = normal(M, base.K).bfloat16()
+            weights, ids = routing.synthetic("uniform", M, base.E, base.topk, seed=M, device=device)
+            oracle = Oracle(Inputs(x, w13, w2, weights, ids), problem)
+            memories = {}
+            calls = {
+                "large": lambda p=problem, a=(x, *prepared, weights, ids): hopper.experts(
+                    *a, problem=p, mark=silent, shape=hopper.default_shape(p)
+                )
+            }
+            for name, module in versions.items():
+                own = module.default_shape(problem, 232448)
+                shapes = [own] if own else []
+                if own and "old" not in name:
+                    shapes += [type(own)(*map(int, s.split(":"))) for s in given.shapes.split(",") if s]
+                for shape in shapes:
+                    words = getattr(module, "memory_words", lambda p: 2)(problem)
+                    room = 2 * 132 * 2 * (len(STAMPS) + 1)
+                    memory = torch.zeros(words + room, dtype=torch.int32, device=device)
+                    memories.setdefault(name, memory[words:])
+                    calls[f"{name} {':'.join(map(str, shape))}"] = (
+                        lambda m=module, w=memory, p=problem, s=shape, a=(x, *prepared, weights, ids): m.few(
+                            *a, w, p, s
+                        )
+                    )
+            steps = {}
+            for name, call in calls.items():
+                steps[name] = clock.ready(call, "graph", device)
+                for _ in range(3):
+                    errors = oracle.errors(call())
+                    assert oracle.right(errors), (name, errors, oracle.bound)
+            times, _ = clock.interleave(steps, given.repetitions, device)
+            floor = problem.minimum_bytes(len(ids.unique())) / 3.35e6
+            print(format, "M", M, f"floor {floor:.1f}", {n: round(median(t), 1) for n, t in times.items()}, flush=True)
+            for name, memory in memories.items() if given.stamps else ():
+                own = next(n for n in steps if n.split()[0] == name)
+                seen = []
+                for _ in range(20):
+                    memory.zero_()
+                    clock.read_flush(device)()
+                    steps[own]()
+                    torch.cuda.synchronize()
+                    t = memory.view(torch.int64)[: 132 * (len(STAMPS) + 1)].view(-1, 132).double().cpu()
+                    t[t == 0] = float("nan")
+                    seen.append((t - t[-1].nan_to_num(float("inf")).min()) / 1e3)
+                each = torch.stack(seen).nanmedian(0).values
+                for (*_, what), row in zip(STAMPS, each, strict=False):
+                    row = row[~row.isnan()]
+                    if len(row):
+                        print(f"  {name} {what}: {row.min():.1f} {row.median():.1f} {row.max():.1f}", flush=True)
+
+
+main()
