@@ -30,7 +30,7 @@ INFO = {
     "about": "Humming's indexed GEMM, compiled when it is first called; align, activation and sum are ours",
     "needs": ["torch", "triton", "humming"],
     "install": "pip install humming-kernels[cu13]",
-    "tried": ["0.1.19 in int4_w4a16"],
+    "tried": ["0.1.19"],
     "hardware": "NVIDIA SM80+",
     "formats": ["int4_w4a16", "int8_w8a16", "mxfp4"],
     "cpu_formats": [],
