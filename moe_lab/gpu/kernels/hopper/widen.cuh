@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Weights of four or eight bits as a thread needs them for the first factor of an mma or wgmma: read, and widened to bf16 in registers.
 //
-// INT8: two words hold four pairs, eight_bits.py says where. Else a word holds four pairs: rows r, r + 8, r, r + 8 of a warp's sixteen, columns 2 (lane % 4) + {0, 1} of a product's sixteen, the
-// last two pairs eight columns further on. Of 16 rows and a step come first the scales, then two halves of 64 columns:
-// four_bits.py says in which order.
+// INT8: two words hold four pairs, eight_bits.py says where. Else a word holds four pairs: rows r, r + 8, r, r + 8 of a warp's
+// sixteen, columns 2 (lane % 4) + {0, 1} of a product's sixteen, the last two pairs eight columns further on. Of 16 rows and a
+// step come first the scales, then two halves of 64 columns: four_bits.py says in which order.
 
 #if WIDEN == INT8
 

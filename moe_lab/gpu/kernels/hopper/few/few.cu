@@ -9,8 +9,8 @@
 // them at a time, first those of w13, expert after expert, then those of w2; a slab of w2 has the rows of all experts, so that its
 // sums are those of y. An item is a slab's 128 columns of one expert: a warp's work, whose weights lie together. A stage has
 // eight items, of as many neighbouring slabs as go together. COPIERS warps copy stages in turn, from w13 into w2; TEAMS of
-// warps multiply, a stage each in turn, PER_WARP items a warp, and leave their sums to warps that add them up. Blocks never meet: other warps fetch
-// hidden activations as they come (handed.cuh), and an item of w2 waits for those of its expert.
+// warps multiply, a stage each in turn, PER_WARP items a warp, and leave their sums to warps that add them up. Blocks never meet:
+// other warps fetch hidden activations as they come (handed.cuh), and an item of w2 waits for those of its expert.
 //
 // Compile-time: COLUMNS (1, 2, 4 or 8: tokens at most), STAGES, TEAMS, PER_WARP, COPIERS, TOGETHER, TOGETHER2, BLOCKS (of the launch),
 // HIDDEN (K), INTERMEDIATE (N), TOPK, E, WIDEN, GROUP, BIASES, SWIGLUOAI, ALPHA, LIMIT, ID, SHARED (bytes that the launch asks
