@@ -13,7 +13,6 @@
 #define __global__ static
 #define __launch_bounds__(...)
 #define __shared__
-#define __noinline__
 #define __align__(n) __attribute__((aligned(n)))
 #define blockIdx (*the_block)
 #define threadIdx (*the_thread)
@@ -135,7 +134,6 @@ static u32 atomicCAS(u32* at, u32 expected, u32 value) {
 
 constexpr float LARGEST = 448.0f;
 static float __uint_as_float(u32 bits) { float out; memcpy(&out, &bits, 4); return out; }
-static u32 __float_as_uint(float v) { u32 bits; memcpy(&bits, &v, 4); return bits; }
 static float2 unpack(u32 two) { return {__uint_as_float(two << 16), __uint_as_float(two & 0xffff0000u)}; }
 static u32 bf16(float v) {
     u32 bits;

@@ -40,11 +40,6 @@ def unit_bytes(format: str) -> int:
     return UNIT_ROWS // 2 * pair + 2 * HALF_BYTES
 
 
-def factors(format: str) -> int:
-    """Return how many numbers ``few`` keeps for 128 numbers of a token: one, and for int4 the sum of each group."""
-    return 1 if _kind(format) == "E2M1" else 1 + COLUMNS // _group(format)
-
-
 def macros(format: str) -> tuple[tuple[str, str | int], ...]:
     """Return WIDEN and GROUP, which say to the kernel how weights are stored."""
     if not widened(format):

@@ -56,14 +56,12 @@ def _aligned(size: int) -> int:
 
 def shared_bytes(problem: MoEProblem, shape: Shape) -> int:
     """Return the bytes of shared memory of a block, as ``ring.cuh`` lays it out; another size does not compile."""
-    columns, factors = _columns(problem.M), four_bits.factors(problem.format)
-    tables = 4 * _warps(shape) * columns * 64 + MOST_PAIRS * (8 * columns + 32 + 4 + 8)
-    tables += 32 * factors + 16 + shape.stages * 16
+    columns = _columns(problem.M)
+    tables = 4 * _warps(shape) * columns * 64 + MOST_PAIRS * (8 * columns + 64 + 4 + 8) + 16 + shape.stages * 16
     stages = shape.stages * four_bits.unit_bytes(problem.format)
     pairs = 1 + min(MOST_PAIRS, columns * problem.topk)  # one of zeros
     operands = -(-problem.K // 128) * columns + -(-problem.N // 128) * pairs
-    steps = -(-problem.K // 128) + (pairs - 1) * -(-problem.N // 128)
-    return _aligned(tables) + _aligned(stages) + operands * 256 + steps * factors * max(2, columns) * 4
+    return _aligned(tables) + _aligned(stages) + operands * 256
 
 
 def memory_words(problem: MoEProblem) -> int:

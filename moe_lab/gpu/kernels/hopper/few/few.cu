@@ -22,7 +22,6 @@
 #include "../../numbers.cuh"
 #include "../gate.cuh"
 #include "../widen.cuh"
-#include "scaled.cuh"
 #include "ring.cuh"
 #include "slabs.cuh"
 #include "handed.cuh"
@@ -56,9 +55,8 @@ __device__ inline void multiply_all(const W13& g13, const W2& g2, u32 experts) {
         const int together = second ? TOGETHER2 : TOGETHER, part = in_team / together * PER_WARP; // of the stage, for each slab
         u32 items = base + STAGES_BEGIN + (part * together + in_team % together) * SLAB_BYTES, apart = together * SLAB_BYTES;
         u32 first = (stage - begin) * (ITEMS / together) + part, more = TEAMS * ITEMS / together;
-        u32 factors = base + (second ? FACTORS2_BEGIN : FACTORS_BEGIN) + (2 * (lane & 3) & (WIDTH - 1)) * 4;
-        keep(items); keep(apart); keep(more); keep(factors);
-        float total[4] = {};
+        keep(items); keep(apart); keep(more);
+        float total[4] = {}, sums[2][4] = {};
         for (; stage < end; stage += TEAMS, first += more) {
             const u32 weights = items + at.stage * STAGE;
             wait(base + FULL_BEGIN + at.stage * 8, at.parity);
@@ -66,11 +64,13 @@ __device__ inline void multiply_all(const W13& g13, const W2& g2, u32 experts) {
             for (int i = 0; i < PER_WARP; i++) {
                 u32 operands = tokens + (first + i) * token_step;
                 bool whole = true;
+                u32 expert = 0;
                 if (!second) {
                     if (W13::STEPS % W13::ONCE && first + i >= W13::STEPS) break;
                     if (W13::PANELS & 1) whole = 2 * (first + i) + 1 < W13::PANELS;
                 } else {
-                    const u32 step = (first + i) % W2::STEPS, expert = (first + i) / W2::STEPS;
+                    const u32 step = (first + i) % W2::STEPS;
+                    expert = (first + i) / W2::STEPS;
                     if (expert >= experts) break;
                     if (W2::PANELS & 1) whole = 2 * step + 1 < W2::PANELS;
                     wait(base + COME_BEGIN + expert * 8, 0);
@@ -79,13 +79,22 @@ __device__ inline void multiply_all(const W13& g13, const W2& g2, u32 experts) {
                 u32 words[4][4];
                 #pragma unroll
                 for (int c = 0; c < 4; c++) load_words(words[c], (c & 1 ? operands + odd : operands) + c / 2 * 128);
-                multiply_item(total, weights + i * apart + words_of_lane, weights + i * apart + scales_of_lane, factors + (first + i) * TABLE,
-                              whole, words);
+                multiply_item(sums, weights + i * apart + words_of_lane, weights + i * apart + scales_of_lane, whole, words);
+                if (second) {
+                    const float2 by = *(const float2*)&s.scales[expert][2 * (lane & 3)];
+                    #pragma unroll
+                    for (int j = 0; j < 4; j++) {
+                        total[j] += (sums[0][j] + sums[1][j]) * (j & 1 ? by.y : by.x);
+                        sums[0][j] = sums[1][j] = 0.0f;
+                    }
+                }
             }
             __syncwarp();
             if (lane == 0) arrive(empty + at.stage * 8);
             at.move(TEAMS);
         }
+        #pragma unroll
+        for (int j = 0; j < 4; j++) total[j] += sums[0][j] + sums[1][j];
         if (nth >= BUFFERS) meet_at<READ>(nth % BUFFERS);
         leave_sums(s.sums[nth % BUFFERS][warp], total);
         announce_at<WRITTEN>(nth % BUFFERS);

@@ -25,8 +25,8 @@ __device__ inline void hand_over(char* hidden, int pair, int column, int feature
     post((unsigned short*)(hidden + pair * PAIR_BYTES + operands_at(column, feature)), bits ? bits : 0x8000);
 }
 
-// Those of a pair into shared memory, by a warp, once all have come, and their factors, which are multiplied `by`.
-__device__ inline void fetch(const char* hidden, int pair, float* factors, float by, bool flipped) {
+// Those of a pair into shared memory, by a warp, once all have come.
+__device__ inline void fetch(const char* hidden, int pair) {
     constexpr int CHUNKS = INTERMEDIATE / 8, ROUNDS = (CHUNKS + 31) / 32, ONCE = ROUNDS < 4 ? ROUNDS : 4; // of 16 bytes; a lane's at once
     const uint4* from = (const uint4*)(hidden + pair * PAIR_BYTES);
     uint4* to = (uint4*)(raw + HIDDEN_BEGIN + pair * PAIR_BYTES);
@@ -44,14 +44,8 @@ __device__ inline void fetch(const char* hidden, int pair, float* factors, float
             if (!look(&shared().ended)) __nanosleep(400); // as long as the block's own are not done, polling would slow them down
         }
         #pragma unroll
-        for (int i = 0; i < ONCE; i++) {
-            const int chunk = begin + i * 32, step = chunk >> 4;
-            const bool there = chunk < CHUNKS;
-            // Half a warp too much writes factors where nobody reads.
-            const uint4 numbers = scale_numbers(there ? words[i] : make_uint4(0, 0, 0, 0),
-                                                step < W2::STEPS ? factors + step * FACTORS * WIDTH : shared().unused, by, flipped);
-            if (there) to[chunk] = numbers;
-        }
+        for (int i = 0; i < ONCE; i++)
+            if (begin + i * 32 < CHUNKS) to[begin + i * 32] = words[i];
     }
 }
 
@@ -61,12 +55,10 @@ __device__ inline void fetch_all(const char* hidden, const char* w2, int experts
     const int lane = threadIdx.x & 31;
     for (int nth = (threadIdx.x - FETCH_BEGIN) / 32; nth < experts; nth += FETCHERS) {
         const float factor = W2::factor(w2, s.experts[nth]);
-        float* const factors = (float*)(raw + FACTORS2_BEGIN) + nth * W2::STEPS * FACTORS * WIDTH;
-        for (int column = 0; column < WIDTH; column++) {
-            const int pair = column < COLUMNS ? s.slots[nth][column] : -1;
-            if (pair >= 0) fetch(hidden, pair, factors + column, s.weights[nth][column] * factor, column & 1);
-            else
-                for (int i = lane; i < W2::STEPS * FACTORS; i += 32) factors[i * WIDTH + column] = 0.0f;
+        if (lane < COLUMNS) s.scales[nth][lane] = s.weights[nth][lane] * factor;
+        for (int column = 0; column < COLUMNS; column++) {
+            const int pair = s.slots[nth][column];
+            if (pair >= 0) fetch(hidden, pair);
         }
         __syncwarp();
         if (lane == 0) arrive(s.come + nth);

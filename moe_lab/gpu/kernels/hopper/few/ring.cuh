@@ -16,10 +16,10 @@ struct Shared {
     u64 full[STAGES], empty[STAGES];
     float2 sums[BUFFERS][WARPS][COLUMNS][8]; // of rows r and r + 8
     float weights[MOST_EXPERTS][COLUMNS]; // the router's
+    float scales[MOST_EXPERTS][8];        // the router's, times the factor of all weights of an expert in w2
     u32 places[MOST_EXPERTS][8];          // of a token's hidden activations of the expert, or of zeros
     int slots[MOST_EXPERTS][COLUMNS];     // a token's pair that has the expert, below 0: none
     int experts[MOST_EXPERTS];
-    float unused[8 * FACTORS];
     int count;                            // of experts
     u32 ticket;                           // see handed.cuh
     u32 ended;                            // whether the block's hidden activations are all handed over
@@ -32,9 +32,7 @@ constexpr int NOTHING = (sizeof(Shared) + ALIGNED) / 128 * 128; // zeros, for co
 constexpr int STAGES_BEGIN = NOTHING + PAIR_BYTES;
 constexpr int TOKENS_BEGIN = STAGES_BEGIN + (STAGES * STAGE + ALIGNED) / 128 * 128;
 constexpr int HIDDEN_BEGIN = TOKENS_BEGIN + (HIDDEN + 127) / 128 * COLUMNS * 256;
-constexpr int FACTORS_BEGIN = HIDDEN_BEGIN + PAIRS * PAIR_BYTES, TABLE = FACTORS * WIDTH * 4; // bytes of 128 columns
-constexpr int FACTORS2_BEGIN = FACTORS_BEGIN + (HIDDEN + 127) / 128 * TABLE;
-static_assert(SHARED == FACTORS2_BEGIN + PAIRS * ((INTERMEDIATE + 127) / 128) * TABLE, "shared_bytes() in Python is for another layout");
+static_assert(SHARED == HIDDEN_BEGIN + PAIRS * PAIR_BYTES, "shared_bytes() in Python is for another layout");
 extern __shared__ __align__(128) char raw[]; // Shared; zeros; stages; tokens and hidden activations as operands_at() says
 
 __device__ inline Shared& shared() { return *(Shared*)raw; }

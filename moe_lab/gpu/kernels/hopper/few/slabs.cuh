@@ -50,12 +50,10 @@ __device__ inline u32 operands_at(int column, int number) {
     return (chunk * 4 + (within >> 1 & 3)) * 16 + (within >> 3) * 4 + (within & 1) * 2;
 }
 
-// x [M, K] into shared memory: [steps, COLUMNS] of 128 numbers, and their factors.
+// x [M, K] into shared memory: [steps, COLUMNS] of 128 numbers.
 __device__ inline void write_tokens(const char* x, int M) {
-    const int all = W13::STEPS * 16 * COLUMNS;
     #pragma unroll 2
-    for (int begin = threadIdx.x & ~31; begin < all; begin += CONSUMERS) {
-        const int i = min(begin + (int)(threadIdx.x & 31), all - 16 + (int)(threadIdx.x & 15)); // half a warp too much does the last again
+    for (int i = threadIdx.x; i < W13::STEPS * 16 * COLUMNS; i += CONSUMERS) {
         const int of_lane = i & 15, token = (i >> 4) % COLUMNS, step = (i >> 4) / COLUMNS;
         const int within = (of_lane >> 2) * 32 + 2 * (of_lane & 3), k = step * 128 + within;
         u32 words[4];
@@ -65,7 +63,6 @@ __device__ inline void write_tokens(const char* x, int M) {
             if (token < M && k + 8 * j < K) words[j] = __ldg((const u32*)(x + ((u64)token * K + k + 8 * j) * 2));
         }
         *(uint4*)(raw + TOKENS_BEGIN + (step * COLUMNS + token) * 256 + operands_at(token, within)) =
-            scale_numbers(make_uint4(words[0], words[1], words[2], words[3]),
-                          (float*)(raw + FACTORS_BEGIN) + step * FACTORS * WIDTH + token, 1.0f, false);
+            make_uint4(words[0], words[1], words[2], words[3]);
     }
 }
