@@ -3,6 +3,7 @@
 import ctypes
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ pytest.importorskip("triton")
 
 from builders import emulated
 from quantised_layer import SILENT, make
+from unit_rows import row_of_w2, row_of_w13
 
 from moe_lab.gpu.bench.check import Oracle
 from moe_lab.gpu.experts import hopper
@@ -61,7 +63,7 @@ def test_every_thread_finds_its_numbers_scales_and_biases(biases, widen):
         values = torch.randint(-128, 128, shape, dtype=torch.int8, generator=generator)
         w = Quantised("int8_w8a16", values, torch.rand(*shape[:2], 1, generator=generator))
         weights.append(Biased(w, torch.randn(shape[:2], generator=generator)) if biases else w)
-    for w, stored, row_of in zip(weights, hopper.prepare(*weights), (row_of_w13, row_of_w2), strict=True):
+    for w, stored, row_of in zip(weights, hopper.prepare(*weights), (partial(row_of_w13, N), row_of_w2), strict=True):
         meant, (_, rows, columns) = w.weights if biases else w, w.shape
         units, steps = -(-rows // 128), -(-columns // 128)
         assert stored.shape[1] == units * (steps * 16384 + 512 * (1 + biases))
@@ -81,15 +83,6 @@ def test_every_thread_finds_its_numbers_scales_and_biases(biases, widen):
             assert torch.equal(tails[0, inside], scales * eight_bits.MEANT)
             if biases:
                 assert torch.equal(tails[1, inside], w.bias[expert, at[inside]])
-
-
-def row_of_w13(unit, half, warp, up, lane):
-    """r is a gate and r + 8 its up; the next feature is 64 rows further on."""
-    return up * N + unit * 64 + warp * 16 + lane * 2 + half
-
-
-def row_of_w2(unit, half, warp, up, lane):
-    return unit * 128 + warp * 32 + lane * 4 + half * 2 + up
 
 
 def test_numbers_past_the_last_row_and_column_are_zero(widen):

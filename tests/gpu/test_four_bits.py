@@ -1,11 +1,14 @@
 """Weights of four bits as `hopper_moe` reads them, decoded here thread by thread as its `widen.cuh` does."""
 
+from functools import partial
+
 import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
 from quantised_layer import SILENT, make
+from unit_rows import row_of_w2, row_of_w13
 
 from moe_lab.gpu.bench.check import Oracle
 from moe_lab.gpu.experts import hopper
@@ -30,7 +33,7 @@ def test_every_thread_finds_its_weights_and_scales(format):
     sizes = torch.tensor([1.0, 1e-3])[:, None, None]  # experts of different sizes have factors of their own
     dense13, dense2 = (torch.randn(shape, generator=generator) * sizes for shape in ((E, 2 * N, K), (E, K, N)))
     weights = [quantise(w.bfloat16(), format) for w in (dense13, dense2)]
-    for w, stored, row_of in zip(weights, hopper.prepare(*weights), (row_of_w13, row_of_w2), strict=True):
+    for w, stored, row_of in zip(weights, hopper.prepare(*weights), (partial(row_of_w13, N), row_of_w2), strict=True):
         meant, (_, rows, columns) = dense(w, torch.float64), w.shape
         read = torch.zeros_like(meant)
         for expert in range(E):
@@ -44,15 +47,6 @@ def test_every_thread_finds_its_weights_and_scales(format):
 def places(row):
     """Of 64 rows, warp, r or r + 8, r."""
     return row // 64, row // 16 % 4, row // 8 % 2, row % 8
-
-
-def row_of_w13(unit, half, warp, up, lane):
-    """r is a gate and r + 8 its up; the next feature is 64 rows further on."""
-    return up * N + unit * 64 + warp * 16 + lane * 2 + half
-
-
-def row_of_w2(unit, half, warp, up, lane):
-    return unit * 128 + warp * 32 + lane * 4 + half * 2 + up
 
 
 def numbers(stored, format, units, columns):
@@ -126,7 +120,7 @@ def test_biases_lie_behind_the_weights_in_the_order_of_the_rows(format):
         for unit, half, warp, lane, up in torch.cartesian_prod(*map(torch.arange, read.shape)).tolist():
             at = row_of_w2(unit, half, warp, up, lane)
             if biases is b13:
-                at = up * columns + unit * 64 + warp * 16 + lane * 2 + half
+                at = row_of_w13(columns, unit, half, warp, up, lane)
             assert read[unit, half, warp, lane, up] == (biases[at] if at < len(biases) else 0)
 
 

@@ -18,7 +18,6 @@ TEXT = """
 #include "ptx.cuh"
 #include "layout.cuh"
 #include "../numbers.cuh"
-using std::max;
 struct uint2 { u32 x, y; };
 static uint2 make_uint2(u32 x, u32 y) { return {x, y}; }
 static u64 evict_last() { return 0; }

@@ -18,9 +18,10 @@
 //
 // Compile-time: MBLK (1 or 2), MAX_N, STEP, STAGES, TOPK, E, MOST_PAIRS (0: sorted pairs are given; else as many as it
 // sorts itself at most), KEEP_Y (the L2 cache is told to keep rows of y), HALF (x and y are fp16, else bf16), FP8 (weights
-// and what they are multiplied with are e4m3), WIDEN and GROUP (weights have four or eight bits, see widen.cuh), INTEGERS (activations
-// have eight bits too, see integers.cuh), ROWS (tokens are the rows of a wgmma, see rows.cuh), BLOCK_QUANTISES, SWIGLUOAI, ALPHA, LIMIT, ID (type of topk_ids), SHARED (bytes that the
-// launch asks for). wgmma<N>(), wgmma_first<N>() and FOR_EACH_N(X) precede this text.
+// and what they are multiplied with are e4m3), WIDEN and GROUP (weights have four or eight bits, see widen.cuh), INTEGERS
+// (activations have eight bits too, see integers.cuh), ROWS (tokens are the rows of a wgmma, see rows.cuh), BLOCK_QUANTISES,
+// SWIGLUOAI, ALPHA, LIMIT, ID (type of topk_ids), SHARED (bytes that the launch asks for). wgmma<N>(), wgmma_first<N>() and
+// FOR_EACH_N(X) precede this text.
 
 #include "stored.cuh"
 #include "layout.cuh"

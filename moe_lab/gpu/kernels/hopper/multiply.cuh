@@ -50,7 +50,8 @@ __device__ inline void multiply_e4m3(
 
 // One tile: its sums [MBLK * 64 rows of the group, N] stay in registers until the epilogue stores them.
 template <int N>
-__device__ inline void multiply(const Block& block, const Tile& t, const Pair* pairs, [[maybe_unused]] const float* column_scales, int& stage, u32& parity) {
+__device__ inline void multiply(
+    const Block& block, const Tile& t, const Pair* pairs, [[maybe_unused]] const float* column_scales, int& stage, u32& parity) {
     Shared& s = shared();
     const Arguments& a = block.a;
     const int group = threadIdx.x >> 7, lane = threadIdx.x & 31;

@@ -127,7 +127,7 @@ __device__ inline void meet() { asm volatile("bar.sync %0, %1;" ::"n"(NUMBER), "
 template <int NUMBER, int COUNT>
 __device__ inline void announce() { asm volatile("bar.arrive %0, %1;" ::"n"(NUMBER), "n"(COUNT) : "memory"); }
 
-// What threads stored to shared memory may be read by a wgmma, once the barrier that they come to next is past.
+// What threads stored to shared memory may be read by a wgmma or a copy, once the barrier that they come to next is past.
 __device__ inline void publish_stores() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 __device__ inline void store_shared(u32 to, uint4 v) {

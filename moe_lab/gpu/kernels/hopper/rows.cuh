@@ -24,9 +24,8 @@ __device__ inline void hand_over(const Tile& t, const float (&acc)[2][64], u32 t
             #pragma unroll
             for (int w = 0; w < 4; w++) {
                 const float* v = acc[u] + 8 * w + 2 * h;
-                asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};"
-                             ::"r"(to + h * 8 * OUT_BYTES + u * 256 + w * 64), "r"(two(v[0], v[4])),
-                               "r"(two(v[32], v[36])), "r"(two(v[1], v[5])), "r"(two(v[33], v[37])) : "memory");
+                store_shared(to + h * 8 * OUT_BYTES + u * 256 + w * 64,
+                             make_uint4(two(v[0], v[4]), two(v[32], v[36]), two(v[1], v[5]), two(v[33], v[37])));
             }
 }
 
@@ -104,7 +103,7 @@ __device__ inline void multiply_rows(const Block& block, const Tile& t, int& sta
     }
     wait(&s.drained, drained ^ 1);
     hand_over(t, acc, shared_address(s.out) + row * OUT_BYTES + (lane & 3) * 16);
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    publish_stores();
     __syncwarp();
     if (lane == 0) arrive(&s.handed);
     drained ^= 1;

@@ -27,7 +27,7 @@ class Shape(NamedTuple):
         together: neighbouring slabs, of 16 weight rows of w13, that share a stage: 1, 2, 4 or 8.
         together2: the same of w2.
         teams: of warps that multiply.
-        each: items of a stage that a warp multiplies: 1, 2 or 4; a team has 8 / each warps.
+        per_warp: items of a stage that a warp multiplies: 1, 2 or 4; a team has 8 / per_warp warps.
         copiers: warps that copy weights.
         stages: of the pipeline, each of eight items of 16 weight rows by 128 columns; a multiple of teams and copiers.
     """
@@ -35,7 +35,7 @@ class Shape(NamedTuple):
     together: int
     together2: int
     teams: int
-    each: int
+    per_warp: int
     copiers: int
     stages: int
 
@@ -47,11 +47,7 @@ def _columns(M: int) -> int:
 
 def _warps(shape: Shape) -> int:
     """Return the warps of a block that multiply."""
-    return shape.teams * ITEMS // shape.each
-
-
-def _aligned(size: int) -> int:
-    return -(-size // 128) * 128
+    return shape.teams * ITEMS // shape.per_warp
 
 
 def shared_bytes(problem: MoEProblem, shape: Shape) -> int:
@@ -61,7 +57,7 @@ def shared_bytes(problem: MoEProblem, shape: Shape) -> int:
     stages = shape.stages * four_bits.unit_bytes(problem.format)
     pairs = 1 + min(MOST_PAIRS, columns * problem.topk)  # one of zeros
     operands = -(-problem.K // 128) * columns + -(-problem.N // 128) * pairs
-    return _aligned(tables) + _aligned(stages) + operands * 256
+    return -(-tables // 128) * 128 + stages + operands * 256
 
 
 def memory_words(problem: MoEProblem) -> int:
@@ -83,11 +79,11 @@ def default_shape(problem: MoEProblem, most_shared: int) -> Shape | None:
     units = (problem.rows13 // 128) * -(-problem.K // 128) + -(-problem.K // 128) * -(-problem.N // 128)
     weights = min(problem.rows_useful, problem.E) * units * four_bits.unit_bytes(problem.format)
     if problem.M <= 2:
-        shape = Shape(together=2, together2=1, teams=2, each=1, copiers=2, stages=6)
+        shape = Shape(together=2, together2=1, teams=2, per_warp=1, copiers=2, stages=6)
     elif problem.format.startswith("int4"):
-        shape = Shape(together=4, together2=1, teams=2, each=1, copiers=2, stages=6)
+        shape = Shape(together=4, together2=1, teams=2, per_warp=1, copiers=2, stages=6)
     else:
-        shape = Shape(together=4, together2=1, teams=4, each=2, copiers=2, stages=8)
+        shape = Shape(together=4, together2=1, teams=4, per_warp=2, copiers=2, stages=8)
     return shape if weights <= MOST_BYTES and shared_bytes(problem, shape) <= most_shared else None
 
 
@@ -124,7 +120,7 @@ def few(
         *(x, w13, w2, memory, y, topk_weights, topk_ids),
         problem.rows_useful,
         macros=(
-            *(("COLUMNS", columns), ("STAGES", shape.stages), ("TEAMS", shape.teams), ("PER_WARP", shape.each)),
+            *(("COLUMNS", columns), ("STAGES", shape.stages), ("TEAMS", shape.teams), ("PER_WARP", shape.per_warp)),
             ("COPIERS", shape.copiers),
             *(("TOGETHER", shape.together), ("TOGETHER2", shape.together2), ("BLOCKS", blocks)),
             *(("HIDDEN", problem.K), ("INTERMEDIATE", problem.N), ("TOPK", problem.topk), ("E", w13.shape[0])),

@@ -25,12 +25,11 @@ struct Shared {
     u32 ended;                            // whether the block's hidden activations are all handed over
 };
 
-constexpr int ALIGNED = 127;
 constexpr int COME_BEGIN = 0, FULL_BEGIN = 8 * MOST_EXPERTS, EMPTY_BEGIN = FULL_BEGIN + 8 * STAGES; // of barriers in Shared
 constexpr int PAIR_BYTES = (INTERMEDIATE + 127) / 128 * 256; // of a pair's hidden activations
-constexpr int NOTHING = (sizeof(Shared) + ALIGNED) / 128 * 128; // zeros, for columns without a token
+constexpr int NOTHING = (sizeof(Shared) + 127) / 128 * 128; // zeros, for columns without a token
 constexpr int STAGES_BEGIN = NOTHING + PAIR_BYTES;
-constexpr int TOKENS_BEGIN = STAGES_BEGIN + (STAGES * STAGE + ALIGNED) / 128 * 128;
+constexpr int TOKENS_BEGIN = STAGES_BEGIN + STAGES * STAGE;
 constexpr int HIDDEN_BEGIN = TOKENS_BEGIN + (HIDDEN + 127) / 128 * COLUMNS * 256;
 static_assert(SHARED == HIDDEN_BEGIN + PAIRS * PAIR_BYTES, "shared_bytes() in Python is for another layout");
 extern __shared__ __align__(128) char raw[]; // Shared; zeros; stages; tokens and hidden activations as operands_at() says

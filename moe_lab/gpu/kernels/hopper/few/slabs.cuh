@@ -23,7 +23,9 @@ struct Gemm {
     __device__ int stages() const { return (items() + ONCE - 1) / ONCE; }
     static __device__ u64 apart() { return expert_bytes(UNITS, STEPS); }
     // Of all weights of an expert.
-    static __device__ float factor(const char* weights, int expert) { return __ldg((const float*)(weights + (expert + 1) * apart() - 16)); }
+    static __device__ float factor(const char* weights, int expert) {
+        return __ldg((const float*)(weights + (expert + 1) * apart() - FACTOR_BYTES));
+    }
 };
 
 using W13 = Gemm<2 * N, K, TOGETHER, true>;

@@ -39,31 +39,31 @@ struct Adds {
 template <class G>
 __device__ inline float2 biases_of(const char* weights, const Rows<G>& rows, int row) {
     const char* end = weights + (shared().experts[rows.nth] + 1) * G::apart();
-    return __ldg((const float2*)(end - 16 - G::UNITS * 512 + ((rows.unit * 8 + rows.place) * 8 + row) * 8));
+    return __ldg((const float2*)(end - FACTOR_BYTES - G::UNITS * 512 + ((rows.unit * 8 + rows.place) * 8 + row) * 8));
 }
 
 // Warps that multiply hand the sums of every group over to those that add them up, in BUFFERS in turn, and go on.
-template <int FIRST>
-__device__ inline void meet_at(int buffer) {
-    constexpr int COUNT = CONSUMERS + 32 * ADDERS;
+template <int NUMBER, bool WAITS>
+__device__ inline void pass() {
+    if constexpr (WAITS) meet<NUMBER, CONSUMERS + 32 * ADDERS>();
+    else announce<NUMBER, CONSUMERS + 32 * ADDERS>();
+}
+
+template <int FIRST, bool WAITS>
+__device__ inline void pass_at(int buffer) {
     switch (buffer) {
-        case 0: meet<FIRST, COUNT>(); break;
-        case 1: meet<FIRST + 1, COUNT>(); break;
-        case 2: meet<FIRST + 2, COUNT>(); break;
-        default: meet<FIRST + 3, COUNT>();
+        case 0: pass<FIRST, WAITS>(); break;
+        case 1: pass<FIRST + 1, WAITS>(); break;
+        case 2: pass<FIRST + 2, WAITS>(); break;
+        default: pass<FIRST + 3, WAITS>();
     }
 }
 
 template <int FIRST>
-__device__ inline void announce_at(int buffer) {
-    constexpr int COUNT = CONSUMERS + 32 * ADDERS;
-    switch (buffer) {
-        case 0: announce<FIRST, COUNT>(); break;
-        case 1: announce<FIRST + 1, COUNT>(); break;
-        case 2: announce<FIRST + 2, COUNT>(); break;
-        default: announce<FIRST + 3, COUNT>();
-    }
-}
+__device__ inline void meet_at(int buffer) { pass_at<FIRST, true>(buffer); }
+
+template <int FIRST>
+__device__ inline void announce_at(int buffer) { pass_at<FIRST, false>(buffer); }
 
 constexpr int WRITTEN = 4, READ = WRITTEN + BUFFERS; // barriers, one for each buffer
 
