@@ -14,7 +14,7 @@ from moe_lab.gpu.kernels.hopper import four_bits
 from moe_lab.spec.problem import MoEProblem
 
 SOURCE = Path(__file__).with_name("few.cu")
-ITEMS = 8  # of a stage
+ITEMS = 8  # of a stage, and warps of a team
 FETCHERS = 4  # warps
 MOST_PAIRS, MOST_TOKENS = 32, 8  # a lane of a warp for each pair; a column of an mma for each token
 MOST_BYTES = 96_000_000  # of weights; above, hopper_moe is quicker (docs/kernels.md)
@@ -26,8 +26,7 @@ class Shape(NamedTuple):
     Attributes:
         together: neighbouring slabs, of 16 weight rows of w13, that share a stage: 1, 2, 4 or 8.
         together2: the same of w2.
-        teams: of warps that multiply.
-        per_warp: items of a stage that a warp multiplies: 1, 2 or 4; a team has 8 / per_warp warps.
+        teams: of eight warps that multiply.
         copiers: warps that copy weights.
         stages: of the pipeline, each of eight items of 16 weight rows by 128 columns; a multiple of teams and copiers.
     """
@@ -35,7 +34,6 @@ class Shape(NamedTuple):
     together: int
     together2: int
     teams: int
-    per_warp: int
     copiers: int
     stages: int
 
@@ -47,7 +45,7 @@ def _columns(M: int) -> int:
 
 def _warps(shape: Shape) -> int:
     """Return the warps of a block that multiply."""
-    return shape.teams * ITEMS // shape.per_warp
+    return shape.teams * ITEMS
 
 
 def shared_bytes(problem: MoEProblem, shape: Shape) -> int:
@@ -78,12 +76,7 @@ def default_shape(problem: MoEProblem, most_shared: int) -> Shape | None:
         return None
     units = (problem.rows13 // 128) * -(-problem.K // 128) + -(-problem.K // 128) * -(-problem.N // 128)
     weights = min(problem.rows_useful, problem.E) * units * four_bits.unit_bytes(problem.format)
-    if problem.M <= 2:
-        shape = Shape(together=2, together2=1, teams=2, per_warp=1, copiers=2, stages=6)
-    elif problem.format.startswith("int4"):
-        shape = Shape(together=4, together2=1, teams=2, per_warp=1, copiers=2, stages=6)
-    else:
-        shape = Shape(together=4, together2=1, teams=4, per_warp=2, copiers=2, stages=8)
+    shape = Shape(together=2 if problem.M <= 2 else 4, together2=1, teams=2, copiers=2, stages=4)
     return shape if weights <= MOST_BYTES and shared_bytes(problem, shape) <= most_shared else None
 
 
@@ -120,8 +113,7 @@ def few(
         *(x, w13, w2, memory, y, topk_weights, topk_ids),
         problem.rows_useful,
         macros=(
-            *(("COLUMNS", columns), ("STAGES", shape.stages), ("TEAMS", shape.teams), ("PER_WARP", shape.per_warp)),
-            ("COPIERS", shape.copiers),
+            *(("COLUMNS", columns), ("STAGES", shape.stages), ("TEAMS", shape.teams), ("COPIERS", shape.copiers)),
             *(("TOGETHER", shape.together), ("TOGETHER2", shape.together2), ("BLOCKS", blocks)),
             *(("HIDDEN", problem.K), ("INTERMEDIATE", problem.N), ("TOPK", problem.topk), ("E", w13.shape[0])),
             *(*four_bits.macros(problem.format), ("BIASES", int(problem.biases))),

@@ -9,10 +9,10 @@
 // them at a time, first those of w13, expert after expert, then those of w2; a slab of w2 has the rows of all experts, so that its
 // sums are those of y. An item is a slab's 128 columns of one expert: a warp's work, whose weights lie together. A stage has
 // eight items, of as many neighbouring slabs as go together. COPIERS warps copy stages in turn, from w13 into w2; TEAMS of
-// warps multiply, a stage each in turn, PER_WARP items a warp, and leave their sums to warps that add them up. Blocks never meet:
+// eight warps multiply, a stage each in turn, and leave their sums to warps that add them up. Blocks never meet:
 // other warps fetch hidden activations as they come (handed.cuh), and an item of w2 waits for those of its expert.
 //
-// Compile-time: COLUMNS (1, 2, 4 or 8: tokens at most), STAGES, TEAMS, PER_WARP, COPIERS, TOGETHER, TOGETHER2, BLOCKS (of the launch),
+// Compile-time: COLUMNS (1, 2, 4 or 8: tokens at most), STAGES, TEAMS, COPIERS, TOGETHER, TOGETHER2, BLOCKS (of the launch),
 // HIDDEN (K), INTERMEDIATE (N), TOPK, E, WIDEN, GROUP, BIASES, SWIGLUOAI, ALPHA, LIMIT, ID, SHARED (bytes that the launch asks
 // for), FP8, HALF and KEEP_Y (0).
 
@@ -36,7 +36,7 @@ __device__ inline void keep(u32& number) { asm volatile("" : "+r"(number)); }
 // A multiplying warp's items, of both GEMMs in one loop: the instructions of w2 are there when its first weights are.
 __device__ inline void multiply_all(const W13& g13, const W2& g2, u32 experts) {
     Shared& s = shared();
-    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, in_team = warp % TEAM, team = warp / TEAM;
+    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, in_team = warp % ITEMS, team = warp / ITEMS;
     const int column = lane >> 2;
     u32 flip = (column & 1) * 64, odd = 64 - 2 * flip; // from an even chunk to the odd one behind it, see operands_at()
     const int of_w13 = g13.mine(), all = of_w13 + g2.mine();
@@ -52,46 +52,44 @@ __device__ inline void multiply_all(const W13& g13, const W2& g2, u32 experts) {
         const int begin = end;
         bool second = nth >= of_w13;
         end += second ? g2.stages() : g13.stages();
-        const int together = second ? TOGETHER2 : TOGETHER, part = in_team / together * PER_WARP; // of the stage, for each slab
-        u32 items = base + STAGES_BEGIN + (part * together + in_team % together) * SLAB_BYTES, apart = together * SLAB_BYTES;
-        u32 first = (stage - begin) * (ITEMS / together) + part, more = TEAMS * ITEMS / together;
-        keep(items); keep(apart); keep(more);
+        const int together = second ? TOGETHER2 : TOGETHER;
+        u32 items = base + STAGES_BEGIN + in_team * SLAB_BYTES;
+        u32 step = (stage - begin) * (ITEMS / together) + in_team / together, more = TEAMS * ITEMS / together; // of the slab's
+        keep(items); keep(more);
         float total[4] = {}, sums[2][4] = {};
-        for (; stage < end; stage += TEAMS, first += more) {
+        for (; stage < end; stage += TEAMS, step += more) {
             const u32 weights = items + at.stage * STAGE;
             wait(base + FULL_BEGIN + at.stage * 8, at.parity);
+            Item item;
+            item.load(weights + words_of_lane, weights + scales_of_lane);
+            __syncwarp();
+            if (lane == 0) arrive(empty + at.stage * 8); // weights are in registers
+            at.move(TEAMS);
+            u32 operands = tokens + step * token_step, expert = 0;
+            bool whole = true;
+            if (!second) {
+                if (W13::STEPS % W13::ONCE && step >= W13::STEPS) continue;
+                if (W13::PANELS & 1) whole = 2 * step + 1 < W13::PANELS;
+            } else {
+                const u32 of_expert = step % W2::STEPS;
+                expert = step / W2::STEPS;
+                if (expert >= experts) continue;
+                if (W2::PANELS & 1) whole = 2 * of_expert + 1 < W2::PANELS;
+                wait(base + COME_BEGIN + expert * 8, 0);
+                operands = mine + s.places[expert][column] + of_expert * 256;
+            }
+            u32 words[4][4];
             #pragma unroll
-            for (int i = 0; i < PER_WARP; i++) {
-                u32 operands = tokens + (first + i) * token_step;
-                bool whole = true;
-                u32 expert = 0;
-                if (!second) {
-                    if (W13::STEPS % W13::ONCE && first + i >= W13::STEPS) break;
-                    if (W13::PANELS & 1) whole = 2 * (first + i) + 1 < W13::PANELS;
-                } else {
-                    const u32 step = (first + i) % W2::STEPS;
-                    expert = (first + i) / W2::STEPS;
-                    if (expert >= experts) break;
-                    if (W2::PANELS & 1) whole = 2 * step + 1 < W2::PANELS;
-                    wait(base + COME_BEGIN + expert * 8, 0);
-                    operands = mine + s.places[expert][column] + step * 256;
-                }
-                u32 words[4][4];
+            for (int c = 0; c < 4; c++) load_words(words[c], (c & 1 ? operands + odd : operands) + c / 2 * 128);
+            multiply_item(sums, item, whole, words);
+            if (second) {
+                const float2 by = *(const float2*)&s.scales[expert][2 * (lane & 3)];
                 #pragma unroll
-                for (int c = 0; c < 4; c++) load_words(words[c], (c & 1 ? operands + odd : operands) + c / 2 * 128);
-                multiply_item(sums, weights + i * apart + words_of_lane, weights + i * apart + scales_of_lane, whole, words);
-                if (second) {
-                    const float2 by = *(const float2*)&s.scales[expert][2 * (lane & 3)];
-                    #pragma unroll
-                    for (int j = 0; j < 4; j++) {
-                        total[j] += (sums[0][j] + sums[1][j]) * (j & 1 ? by.y : by.x);
-                        sums[0][j] = sums[1][j] = 0.0f;
-                    }
+                for (int j = 0; j < 4; j++) {
+                    total[j] += (sums[0][j] + sums[1][j]) * (j & 1 ? by.y : by.x);
+                    sums[0][j] = sums[1][j] = 0.0f;
                 }
             }
-            __syncwarp();
-            if (lane == 0) arrive(empty + at.stage * 8);
-            at.move(TEAMS);
         }
         #pragma unroll
         for (int j = 0; j < 4; j++) total[j] += sums[0][j] + sums[1][j];
@@ -119,7 +117,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_few(
         // Lanes initialise one after another, so several warps do.
         const int nth = warp - WARPS;
         if (nth == 0 && lane < STAGES) barrier_init(s.full + lane, 1);
-        if (nth == COPIERS - 1 && lane < STAGES) barrier_init(s.empty + lane, TEAM);
+        if (nth == COPIERS - 1 && lane < STAGES) barrier_init(s.empty + lane, ITEMS);
         publish_barriers();
         const int experts = find_experts(id, weight); // an id below 0 is that of another rank
         meet<3, 32 * COPIERS>();

@@ -25,24 +25,37 @@ __device__ inline void hand_over(char* hidden, int pair, int column, int feature
     post((unsigned short*)(hidden + pair * PAIR_BYTES + operands_at(column, feature)), bits ? bits : 0x8000);
 }
 
+__device__ inline bool has_come(uint4 numbers) {
+    const u32 least = __vminu2(__vminu2(numbers.x, numbers.y), __vminu2(numbers.z, numbers.w)); // of 16 bits each
+    return least & 0xffff && least >> 16;
+}
+
 // Those of a pair into shared memory, by a warp, once all have come.
 __device__ inline void fetch(const char* hidden, int pair) {
     constexpr int CHUNKS = INTERMEDIATE / 8, ROUNDS = (CHUNKS + 31) / 32, ONCE = ROUNDS < 4 ? ROUNDS : 4; // of 16 bytes; a lane's at once
     const uint4* from = (const uint4*)(hidden + pair * PAIR_BYTES);
     uint4* to = (uint4*)(raw + HIDDEN_BEGIN + pair * PAIR_BYTES);
+    u32 polls = 0;
+    const auto poll = [&] { if (++polls > MOST_POLLS) __trap(); };
+    // Of 16 bytes alone at first, which are computed last: reading all of them over and over would slow weights down.
+    while (!has_come(peek(from + CHUNKS - 1))) {
+        poll();
+        if (!look(&shared().ended)) __nanosleep(400); // as long as the block's own are not done
+    }
     for (int begin = threadIdx.x & 31; begin < ROUNDS * 32; begin += ONCE * 32) {
         uint4 words[ONCE];
-        for (u32 polls = 0;; polls++) {
-            u32 least = ALL;              // of 16 bits each
-            #pragma unroll
-            for (int i = 0; i < ONCE; i++) words[i] = peek(from + min(begin + i * 32, CHUNKS - 1));
+        bool lacks[ONCE], some;
+        #pragma unroll
+        for (int i = 0; i < ONCE; i++) lacks[i] = begin + i * 32 < CHUNKS;
+        do {
+            poll();
             #pragma unroll
             for (int i = 0; i < ONCE; i++)
-                least = __vminu2(least, __vminu2(__vminu2(words[i].x, words[i].y), __vminu2(words[i].z, words[i].w)));
-            if (!__any_sync(ALL, !(least & 0xffff) || !(least >> 16))) break;
-            if (polls > MOST_POLLS) __trap();
-            if (!look(&shared().ended)) __nanosleep(400); // as long as the block's own are not done, polling would slow them down
-        }
+                if (lacks[i]) words[i] = peek(from + begin + i * 32);
+            some = false;
+            #pragma unroll
+            for (int i = 0; i < ONCE; i++) some |= lacks[i] = lacks[i] && !has_come(words[i]);
+        } while (__any_sync(ALL, some));
         #pragma unroll
         for (int i = 0; i < ONCE; i++)
             if (begin + i * 32 < CHUNKS) to[begin + i * 32] = words[i];

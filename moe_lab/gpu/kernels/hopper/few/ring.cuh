@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sizes, what a block keeps in shared memory, and its ring of stages.
 
-constexpr int ITEMS = 8, TEAM = ITEMS / PER_WARP, WARPS = TEAMS * TEAM, FETCHERS = 4, BUFFERS = 4;
+constexpr int ITEMS = 8, WARPS = TEAMS * ITEMS, FETCHERS = 4, BUFFERS = 4; // of a stage, a warp of a team for each
 constexpr int ADDERS = (8 * COLUMNS * TOGETHER + 31) / 32; // warps; a thread for each hidden activation of a group
 constexpr int CONSUMERS = 32 * WARPS;     // threads that multiply; then come those that copy, those that fetch, and those that add up
 constexpr int FETCH_BEGIN = CONSUMERS + 32 * COPIERS, ADD_BEGIN = FETCH_BEGIN + 32 * FETCHERS, THREADS = ADD_BEGIN + 32 * ADDERS;
-static_assert(BUFFERS == 4 && TEAM % TOGETHER == 0 && TEAM % TOGETHER2 == 0); // a warp's items are of one slab
+static_assert(BUFFERS == 4 && ITEMS % TOGETHER == 0 && ITEMS % TOGETHER2 == 0); // a warp's items are of one slab
 static_assert(STAGES % TEAMS == 0 && STAGES % COPIERS == 0); // who waits for a stage is never two phases away from it
 constexpr int MOST_EXPERTS = 32;          // a lane for each pair
 constexpr int PAIRS = COLUMNS * TOPK < 32 ? COLUMNS * TOPK : 32;
