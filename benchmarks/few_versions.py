@@ -26,7 +26,7 @@ from moe_lab.spec.problem import MoEProblem
 # File, text after which a time is taken, by whom and of what; of several takers the last counts.
 STAMPS = [
     ("few.cu", "        write_tokens(x, M);\n", "threadIdx.x == 0", "x has come"),
-    ("few.cu", "        announce<2, THREADS>();\n", "threadIdx.x == CONSUMERS", "experts known"),
+    ("few.cu", "        meet<3, 32 * COPIERS>();\n", "threadIdx.x == CONSUMERS", "experts known"),
     ("few.cu", "at.stage * 8, at.parity);\n", "lane == 0 && !stage", "first weights"),
     ("few.cu", "        if (nth >= BUFFERS) meet_at", "lane == 0 && nth == of_w13 - 1", "last item of w13"),
     ("sums.cuh", "gated(sum.x * by + bias.x, sum.y * by + bias.y));\n", "threadIdx.x == ADD_BEGIN", "end of w13"),

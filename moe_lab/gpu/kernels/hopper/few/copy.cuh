@@ -15,11 +15,11 @@ __device__ inline void copy(const G& g, int group, Place& at, int& stage, int be
     for (; stage < begin + stages; stage += COPIERS, step += COPIERS * G::ONCE) {
         while (step >= G::STEPS && g.parts > 1) { step -= G::STEPS; part++; }
         const int here = min(G::ONCE, items - (stage - begin) * G::ONCE);
-        const char* const weights = lane < here ? from + s.experts[part] * G::apart() + step * UNIT : from; // known before a stage is free
         wait(s.empty + at.stage, at.parity ^ 1);
         if (lane == 0) arrive_expecting(s.full + at.stage, here * BYTES);
         __syncwarp();
         if (lane < here) {
+            const char* weights = from + s.experts[part] * G::apart() + step * UNIT;
             const u32 to = shared_address(raw) + STAGES_BEGIN + at.stage * STAGE + lane * BYTES;
             bulk_copy<BYTES>(to, weights, s.full + at.stage, true, policy); // not read again
         }

@@ -114,11 +114,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_few(
         if (warp == 0) weight = topk_weights[lane];
     }
     if (copies) {
-        // Lanes initialise one after another, so each warp does its own stages' barriers.
-        const int stage = warp - WARPS + lane / 2 * COPIERS;
-        if (stage < STAGES) barrier_init(lane & 1 ? s.empty + stage : s.full + stage, lane & 1 ? ITEMS : 1);
+        // Lanes initialise one after another, so several warps do.
+        const int nth = warp - WARPS;
+        if (nth == 0 && lane < STAGES) barrier_init(s.full + lane, 1);
+        if (nth == COPIERS - 1 && lane < STAGES) barrier_init(s.empty + lane, ITEMS);
         publish_barriers();
         const int experts = find_experts(id, weight); // an id below 0 is that of another rank
+        meet<3, 32 * COPIERS>();
         announce<2, THREADS>();
         return copy_all(W13(w13, experts), W2(w2, experts));
     }
