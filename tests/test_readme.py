@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 from checkout import REPO
+from committed_report import committed
 from sweep_builder import row, write
 
-from moe_lab import cli, report, runs
+from moe_lab import cli, runs
 from moe_lab.analysis import leads, roofs, sweep
 from moe_lab.pages import load, readme_docs
 from moe_lab.pages import readme as tables
@@ -51,7 +52,7 @@ def plain(path: Path) -> str:
 
 
 def test_pages_index_and_docs_give_the_same_number_for_the_same_quantity(tmp_path: Path) -> None:
-    done = report.build(["02", "03", "04", "06"], out=tmp_path, parameters={}, grid=None, show_code=False)
+    done = committed(tmp_path, ["02", "03", "04", "06"])
     sweep_page, counters_page, align_page, tuning_page = (plain(page.html) for page in done.pages)
     index = plain(done.index)
     found = leads.leads(sweep.at(load.experts_bench("h200/experts_qwen3_sweep"), ""), "auto")

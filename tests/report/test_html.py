@@ -13,6 +13,7 @@ from typing import Any
 import bench_builder
 import pytest
 from checkout import REPO
+from committed_report import committed
 
 from moe_lab import report
 from moe_lab.pages.show import palette
@@ -40,8 +41,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> report.Report:
     """Every notebook as committed, the first with a single phase (figures as low as they get), align with a sweep."""
     out = tmp_path_factory.mktemp("reports")
     (out / "grid.yaml").write_text("- {}\n- {prefill_run: ''}\n")
-    single = report.build(["01"], out=out, parameters={}, grid=out / "grid.yaml", show_code=False)
-    done = report.build(None, out=out, parameters={}, grid=None, show_code=False)
+    single = report.build(["01"], out=out / "single", parameters={}, grid=out / "grid.yaml", show_code=False)
+    done = committed(out)
     rows = bench_builder.rows([2**i for i in range(17)], (8, 16, 32, 64, 128, 256, 512))
     run = bench_runs.import_bench([bench_builder.write(out / "a.json", rows)], "h200/x", root=out)
     given = {"bench_run": str(run.path)}

@@ -25,7 +25,7 @@ def small_on_cpu(problems: Sequence[MoEProblem], kind: str, *, ranks: int = 1) -
     if kind != "cpu":
         return
     for p in problems:
-        weights, flops = p.E * p.K * p.N * 3, ranks * p.M * p.topk * p.K * p.N * 6
+        weights, flops = p.E * p.K * (p.rows13 + p.N), ranks * p.useful_flops()
         if ranks * weights > WEIGHTS:
             have = f"{p.model or 'The layer'} has {weights:,} weights" + (f" on each of {ranks} ranks" * (ranks > 1))
             raise UserError(
