@@ -15,12 +15,12 @@ def committed(out: Path, names: Sequence[str] = ()) -> report.Report:
     if not folder:
         return report.build(list(names) or None, out=out, parameters={}, grid=None, show_code=False)
     written = (REPO / folder).resolve()
-    pages = []
+    index, pages = written / "index.html", []
+    failed = "The index names it." if '<div class="failed"' in index.read_text() else None  # of one page at least
     for notebook in sorted((REPO / "notebooks").glob("*.ipynb")):
         if names and not notebook.name.startswith(tuple(names)):
             continue
         html = written / f"{notebook.stem}.html"
-        text = html.read_text()
-        failed = "it stopped" if '<div class="failed"' in text else None
-        pages.append(report.Page(notebook.stem, "", html, failed, figures=text.count('class="plot-data"')))
-    return report.Report(written / "index.html", pages)
+        figures = html.read_text().count('class="plot-data"')
+        pages.append(report.Page(notebook.stem, "", html, failed, figures=figures))
+    return report.Report(index, pages)
