@@ -76,7 +76,7 @@ def default_shape(problem: MoEProblem, most_shared: int) -> Shape | None:
         return None
     units = (problem.rows13 // 128) * -(-problem.K // 128) + -(-problem.K // 128) * -(-problem.N // 128)
     weights = min(problem.rows_useful, problem.E) * units * four_bits.unit_bytes(problem.format)
-    shape = Shape(together=2 if problem.M <= 2 else 4, together2=1, teams=2, copiers=2, stages=4)
+    shape = Shape(together=2, together2=1, teams=2, copiers=2, stages=4)
     return shape if weights <= MOST_BYTES and shared_bytes(problem, shape) <= most_shared else None
 
 
