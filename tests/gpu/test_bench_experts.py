@@ -281,6 +281,13 @@ def test_rounds_run_every_backend_once_in_orders_that_differ() -> None:
     assert samples == []
 
 
+@pytest.mark.gpu
+def test_on_a_gpu_rounds_that_do_not_count_come_first(device) -> None:
+    ran = []
+    times, _ = clock.interleave({"a": lambda: ran.append("a")}, 4, torch.device(device))
+    assert len(ran) > len(times["a"]) == 4
+
+
 def test_summary_of_the_clocks_keeps_the_reasons_and_leaves_unknown_open() -> None:
     samples = [nvml.Sample(1700, 3200, 60, 690.0, ("power cap",)), nvml.Sample(1900, 3200, 62, 640.0, ())]
     got = nvml.summary([*samples, nvml.Sample(1800, 3200, 61, 650.0, ())])
