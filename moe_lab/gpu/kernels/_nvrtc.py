@@ -133,7 +133,7 @@ def cubin(text: str, architecture: str, macros: tuple[tuple[str, int | str], ...
     from cuda.core import Program, ProgramOptions
 
     defined = [(key, str(value)) for key, value in macros]
-    options = ProgramOptions(std="c++17", arch=architecture, define_macro=defined, lineinfo=lines)
+    options = ProgramOptions(std="c++17", arch=architecture, define_macro=defined or None, lineinfo=lines)
     return Program(text, "c++", options).compile("cubin")
 
 
