@@ -192,8 +192,11 @@ def other_tiles(table: pd.DataFrame, l2_bytes: float | None = None) -> pd.DataFr
         launch's own tile, by the same model), dram_model_bytes, rows_padded, counted_l2_bytes and counted_us (of the
         same GEMM launched with that tile in this table, which checks the prediction; NA if there is none).
     """
-    rows = []
-    for row in table.to_dict("records"):
+    rows, given = [], table.to_dict("records")
+    launched: dict[tuple[Any, ...], Row] = {}
+    for row in given:
+        launched.setdefault(_gemm(row, row["block_m"], row["block_n"]), row)
+    for row in given:
         own = of(row, l2_bytes)
         for m, n, k, g in CANDIDATES if own else ():
             moved = model(row, m, n, g, l2_bytes)
@@ -203,7 +206,9 @@ def other_tiles(table: pd.DataFrame, l2_bytes: float | None = None) -> pd.DataFr
             one |= {"candidate": f"{m}x{n}x{k}", "rows_padded": rows_padded(row, m)}
             one |= {key: moved[key] for key in ("l2_model_bytes", "dram_model_bytes")}
             one["l2_saved_pct"] = 100 * (1 - moved["l2_model_bytes"] / own["l2_model_bytes"])
-            rows.append(one | _check(table, row, m, n))
+            if found := launched.get(_gemm(row, m, n)):
+                one |= {"counted_l2_bytes": found.get("l2_sm_bytes"), "counted_us": found["duration_us"]}
+            rows.append(one)
     return pd.DataFrame(rows, columns=list(OTHER)).convert_dtypes()
 
 
@@ -213,10 +218,5 @@ OTHER = (
 )
 
 
-def _check(table: pd.DataFrame, row: Row, block_m: int, block_n: int) -> dict[str, Any]:
-    same = table[(table["backend"] == row["backend"]) & (table["M"] == row["M"]) & (table["stage"] == row["stage"])]
-    same = same[((same["block_m"] == block_m) & (same["block_n"] == block_n)).fillna(False)]
-    if same.empty:
-        return {}
-    found = same.iloc[0]
-    return {"counted_l2_bytes": found.get("l2_sm_bytes"), "counted_us": found["duration_us"]}
+def _gemm(row: Row, block_m: Any, block_n: Any) -> tuple[Any, ...]:
+    return row["backend"], row["M"], row["stage"], block_m, block_n

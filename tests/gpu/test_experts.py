@@ -26,7 +26,7 @@ CASES = [
     (40, 64, 32, 8, 1, "hot", "everything to one expert, several tiles of it"),
     (21, 64, 32, 1, 1, "uniform", "a single expert"),
     (100, 64, 32, 4, 2, "zipf:1.0", "tiles of 64 rows"),
-    (700, 32, 264, 2, 2, "uniform", "tiles of 128 rows, more of them than group_m, several columns of tiles"),
+    (700, 32, 136, 2, 2, "uniform", "tiles of 128 rows, more of them than group_m, several columns of tiles"),
     (0, 64, 32, 8, 2, "uniform", "no tokens"),
 ]
 IDS = [f"M{M}-K{K}-N{N}-E{E}-topk{topk}-{spec}" for M, K, N, E, topk, spec, _ in CASES]
@@ -71,6 +71,8 @@ def test_backend_matches_the_fp64_oracle(name, dtype, case, device, poison):
     problem, tensors = make(case, dtype, device)
     if not supports(name, dtype, device, problem):
         pytest.skip(f"{name} states that it does not do this")
+    if device == "cpu" and problem.M > 500 and dtype != "fp32":
+        pytest.skip("the interpreter takes as many seconds again for the same tiles")
     backend, _ = load(name)
     prepared = backend.prepare(*tensors[1:3]) if hasattr(backend, "prepare") else tensors[1:3]
     y = backend.experts(tensors[0], *prepared, *tensors[3:], problem=problem, mark=SILENT)

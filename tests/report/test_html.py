@@ -1,14 +1,15 @@
 """The report of the committed runs in a real browser, with the network blocked."""
 
+import functools
 import json
 import re
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import bench_builder
 import pytest
@@ -122,27 +123,58 @@ def requests(browser: Any) -> list[str]:
     return [url for url in sent if not url.startswith(local)]
 
 
-@pytest.mark.parametrize("size", [LAPTOP, PHONE], ids=["laptop", "phone"])
-def test_html_pages_draw_every_figure_offline(built: report.Report, browser: Any, size: tuple[int, int]) -> None:
-    for page in built.pages:
-        visit(browser, page.html, size)
-        points = browser.execute_script(POINTS)
-        assert len(points) == page.figures
-        assert all(n >= 3 for n in points), f"drawn in each figure of {page.html.name}: {points}"
-        assert requests(browser) == []
-        assert [entry["message"] for entry in browser.get_log("browser")] == []
+class Seen(NamedTuple):
+    """What a page shows and does when it is opened."""
+
+    path: Path
+    points: list[int]
+    requests: list[str]
+    messages: list[str]
+    widths: list[int]
+    clipped: list[str]
+    overlapping: list[str]
+    said: list[str]
+    picture: float | None
 
 
-@pytest.mark.parametrize("size", [LAPTOP, PHONE], ids=["laptop", "phone"])
-def test_html_fits_the_screen_and_every_label_its_place(
-    built: report.Report, browser: Any, size: tuple[int, int]
-) -> None:
-    for path in [built.index, *(page.html for page in built.pages)]:
+SAID = "return [...document.querySelectorAll('.findings .open li')].map(li => li.textContent);"
+PICTURE = "const area = document.querySelector('.plot-area'); return area && area.getBoundingClientRect().top;"
+
+
+@pytest.fixture(scope="module")
+def seen(built: report.Report, browser: Any) -> Callable[[tuple[int, int]], list[Seen]]:
+    """The index and every page in a window of a size, each opened once for all tests that only look."""
+
+    def look(path: Path, size: tuple[int, int]) -> Seen:
         visit(browser, path, size)
-        needed, available = browser.execute_script(OVERFLOW)
-        assert needed <= available, f"{path.name} needs {needed} px"
-        assert browser.execute_script(CLIPPED) == []
-        assert browser.execute_script(OVERLAPPING) == []
+        run = browser.execute_script
+        messages = [entry["message"] for entry in browser.get_log("browser")]
+        places = [run(script) for script in (OVERFLOW, CLIPPED, OVERLAPPING, SAID, PICTURE)]
+        return Seen(path, run(POINTS), requests(browser), messages, *places)
+
+    @functools.cache
+    def opened(size: tuple[int, int]) -> list[Seen]:
+        return [look(path, size) for path in (built.index, *(page.html for page in built.pages))]
+
+    return opened
+
+
+@pytest.mark.parametrize("size", [LAPTOP, PHONE], ids=["laptop", "phone"])
+def test_html_pages_draw_every_figure_offline(built: report.Report, seen: Any, size: tuple[int, int]) -> None:
+    for page, found in zip(built.pages, seen(size)[1:], strict=True):
+        assert len(found.points) == page.figures
+        assert all(n >= 3 for n in found.points), f"drawn in each figure of {page.html.name}: {found.points}"
+        assert found.requests == []
+        assert found.messages == []
+
+
+@pytest.mark.parametrize("size", [LAPTOP, PHONE], ids=["laptop", "phone"])
+def test_html_fits_the_screen_and_every_label_its_place(seen: Any, size: tuple[int, int]) -> None:
+    for found in seen(size):
+        needed, available = found.widths
+        assert needed <= available, f"{found.path.name} needs {needed} px"
+        assert found.clipped == []
+        assert found.overlapping == []
 
 
 def test_html_index_leads_to_every_page(built: report.Report, browser: Any) -> None:
@@ -164,18 +196,13 @@ def test_html_code_appears_when_asked_for(built: report.Report, browser: Any) ->
     assert source.is_displayed()
 
 
-def test_html_first_screen_has_at_most_three_short_sentences_and_a_picture(built: report.Report, browser: Any) -> None:
+def test_html_first_screen_has_at_most_three_short_sentences_and_a_picture(seen: Any) -> None:
     """A number and its unit are one word; the picture begins within the first screen of a laptop."""
-    for page in built.pages[:-2]:
-        visit(browser, page.html, LAPTOP)
-        said = browser.execute_script(
-            "return [...document.querySelectorAll('.findings .open li')].map(li => li.textContent);"
-        )
-        assert 1 <= len(said) <= 3, page.html.name
-        assert [s for s in said if len(s.split(" ")) > 25] == []
-        assert page.html.stat().st_size < 300_000
-        top = "return document.querySelector('.plot-area').getBoundingClientRect().top;"
-        assert browser.execute_script(top) < LAPTOP[1] - 100, page.html.name
+    for found in seen(LAPTOP)[1:-2]:
+        assert 1 <= len(found.said) <= 3, found.path.name
+        assert [s for s in found.said if len(s.split(" ")) > 25] == []
+        assert found.path.stat().st_size < 300_000
+        assert found.picture < LAPTOP[1] - 100, found.path.name
 
 
 def table_with(browser: Any, words: str) -> Any:
