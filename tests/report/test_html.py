@@ -20,7 +20,7 @@ from moe_lab import report
 from moe_lab.pages.show import palette
 from moe_lab.runs import bench_runs
 
-pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("pages")]  # one browser for all but the two slowest
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("pages")]  # a browser for all but the slowest
 
 FLAGS = [
     "--headless",
@@ -254,7 +254,7 @@ def test_html_one_filter_hides_a_backend_in_figures_and_tables(built: report.Rep
     assert browser.execute_script(rows) < before
 
 
-@pytest.mark.xdist_group("slow")
+@pytest.mark.xdist_group("axe")
 def test_html_has_no_serious_fault_for_readers_with_assistive_technology(built: report.Report, browser: Any) -> None:
     """axe-core judges names, roles, contrast and the keyboard, in both themes."""
     axe = REPO / "node_modules" / "axe-core" / "axe.min.js"
@@ -383,7 +383,6 @@ def says(text: str, value: float) -> bool:
     return False
 
 
-@pytest.mark.xdist_group("slow")
 def test_html_hover_texts_say_the_length_of_what_is_under_the_pointer(built: report.Report, browser: Any) -> None:
     """A bar that starts at a base ends at base + length: the text must not say where it ends."""
     seen: dict[str, int] = {}
