@@ -48,6 +48,7 @@ CASES = [
     (3, 320, 192, 16, 8, "hot", "silu", "nvfp4", False, "tokens that share experts; a column without a token"),
     (4, 2048, 768, 128, 8, "uniform", "silu", "mxfp4", False, "a pair for every lane, and several rounds of sums"),
     (1, 2880, 2880, 32, 4, "uniform", "swigluoai", "mxfp4", True, "gpt-oss: a last half of a step, padded units"),
+    (1, 2880, 2880, 32, 4, "uniform", "swigluoai", "int4_w4a16", True, "gpt-oss in int4: a last half of a group"),
     (8, 256, 128, 8, 4, "uniform", "silu", "int4_w4a16_g64", True, "a token for every column"),
     (7, 128, 320, 4, 1, "uniform", "silu", "int4_w4a16", False, "one expert a token"),
 ]
@@ -57,6 +58,7 @@ CASES = [
 EMULATED = [
     (1, 192, 64, 4, 2, "uniform", "silu", "mxfp4", False, "a step and a half of K, half of N, padded units of w2"),
     (2, 64, 192, 8, 2, "uniform", "swigluoai", "int4_w4a16_g32_zeros", True, "two columns, groups with zeros, biases"),
+    (1, 192, 192, 4, 2, "uniform", "swigluoai", "int4_w4a16", True, "a last half of a group, as gpt-oss has in int4"),
     (3, 64, 128, 4, 3, "hot", "silu", "nvfp4", False, "four columns, one without a token"),
     (5, 64, 64, 2, 1, "uniform", "silu", "int4_w4a16", True, "eight columns"),
 ]
