@@ -148,9 +148,9 @@ def seen(built: report.Report, browser: Any) -> Callable[[tuple[int, int]], list
     def look(path: Path, size: tuple[int, int]) -> Seen:
         visit(browser, path, size)
         run = browser.execute_script
+        points, *places = (run(script) for script in (POINTS, OVERFLOW, CLIPPED, OVERLAPPING, SAID, PICTURE))
         messages = [entry["message"] for entry in browser.get_log("browser")]
-        places = [run(script) for script in (OVERFLOW, CLIPPED, OVERLAPPING, SAID, PICTURE)]
-        return Seen(path, run(POINTS), requests(browser), messages, *places)
+        return Seen(path, points, requests(browser), messages, *places)
 
     @functools.cache
     def opened(size: tuple[int, int]) -> list[Seen]:
