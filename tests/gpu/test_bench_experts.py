@@ -507,8 +507,9 @@ def test_bench_experts_refuses_unknown_names_before_it_starts(monkeypatch, tmp_p
 def test_bench_measures_parts_kernels_and_clocks_on_a_gpu(name: str, device) -> None:
     if plugins.unavailable("experts", name):
         pytest.skip("not installed here")
-    gpu = torch.device("cuda", torch.cuda.current_device())
-    given = cases.ExpertsCase(MoEProblem(64, 256, 128, 16, 4, "bf16", "silu", "256x128x16x4"))
+    gpu, known = torch.device("cuda", torch.cuda.current_device()), plugins.info("experts", name)["formats"]
+    format = "bf16" if "bf16" in known else known[0]
+    given = cases.ExpertsCase(MoEProblem(64, 256, 128, 16, 4, format, "silu", "256x128x16x4"))
     plan = examine.Plan([name], ("full", "w13", "w2"), ("graph", "eager"), 5, roofs=ROOFS)
     monitor = nvml.Monitor(f"GPU-{torch.cuda.get_device_properties(gpu).uuid}")
     found = cases.experts_rows(given, plan, examine.Weights(given.problem, gpu, 0), device=gpu, monitor=monitor)
