@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from moe_lab.cli._print import aligned
+from moe_lab.spec.guard import options
 
 INFO = {
     "about": "run notebooks, write HTML that needs no network, and reports/index.html",
@@ -47,6 +48,13 @@ def add(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="put the scripts into each page, so that it can be sent alone (by default pages share them)",
     )
+    parser.add_argument(
+        "--jobs",
+        type=options.whole(1, 64),
+        default=0,
+        metavar="N",
+        help="notebooks at once (default: cores, up to 4, if all of ours run as they are; else 1: one may measure)",
+    )
     parser.set_defaults(run=run)
 
 
@@ -63,6 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         grid=arguments.grid,
         show_code=arguments.show_code,
         single_file=arguments.single_file,
+        at_a_time=arguments.jobs,
     )
     failed = [page for page in built.pages if page.failed]
     for page in failed:

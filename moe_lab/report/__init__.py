@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run notebooks and publish them: one HTML page per notebook or grid point, and an index of all."""
 
+import os
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from moe_lab.report import grid as grids
 from moe_lab.report import index, page, points, scripts
-from moe_lab.report.execute import execute
-from moe_lab.report.model import Look, Page, Report
+from moe_lab.report.execute import Kernels, at_once, execute
+from moe_lab.report.model import Job, Look, Page, Report
 from moe_lab.report.notebooks import find, jobs, link
 from moe_lab.spec.errors import UserError
 from moe_lab.spec.guard.entry import one_line
@@ -25,6 +27,7 @@ def build(
     grid: Path | None = None,
     show_code: bool = False,
     single_file: bool = False,
+    at_a_time: int = 0,
 ) -> Report:
     """Execute notebooks and write their pages and ``index.html``.
 
@@ -38,6 +41,8 @@ def build(
         show_code: show code cells; otherwise a button on the page shows them.
         single_file: put the scripts of figures and tables into each page, so that it can be sent alone; otherwise they
             lie beside the pages in ``scripts.FOLDER``.
+        at_a_time: notebooks that run at the same time. 0 = as many as cores, up to 4, if all of ours run as they
+            are, since they only read runs then; else one, since a notebook may measure.
 
     Raises:
         UserError: an argument does not fit, or cannot be read or written; no notebook has run then.
@@ -45,16 +50,20 @@ def build(
     todo = jobs(find(notebooks), parameters, grids.read(grid) if grid else [{}])
     _writable(out)  # now, not after minutes of notebooks
     look = Look(out, show_code, single_file, [link(job) for job in todo])
-    pages = []
-    for number, job in enumerate(todo, start=1):
-        start = time.monotonic()
-        done = execute(job, f"[{number}/{len(todo)}] {job.file_name}")
-        pages.append(page.write(done, job, look, start=start))
+    only_read = notebooks is None and not parameters and not grid
+    number = at_a_time or (min(os.cpu_count() or 1, 4) if only_read else 1)
+    named = [(job, f"[{which}/{len(todo)}] {job.file_name}") for which, job in enumerate(todo, start=1)]
+    pages = at_once(number, [partial(_page, job, progress, look) for job, progress in named])
     if not single_file:
         scripts.write(out)
     if grid:
         points.write(pages, out)
     return Report(index.write(pages, out, points.table(pages) if grid else None), pages)
+
+
+def _page(job: Job, progress: str, look: Look, kernels: Kernels) -> Page:
+    start = time.monotonic()
+    return page.write(execute(job, progress, kernels), job, look, start=start)
 
 
 def _writable(out: Path) -> None:

@@ -166,7 +166,8 @@ def test_committed_captures_meet_the_reference_of_the_same_tiles(committed):
 def test_committed_captures_say_unprompted_what_limits_them(committed):
     plain = [str(f).replace("\u00a0", " ") for f in findings.all_of(committed, gpus.each(committed)) if f]
     large, small = plain[0].split(". And ")
-    assert "w13 at M = 8,192 fused_moe untuned (64x64x32; on chip > 99.9 %, compute 43 %, DRAM 18 %) is limited by" in large
+    shares = "on chip > 99.9 %, compute 43 %, DRAM 18 %"
+    assert f"w13 at M = 8,192 fused_moe untuned (64x64x32; {shares}) is limited by" in large
     limited, *others = large.split("; fused_moe (128x256x64")
     assert limited.endswith("on-chip memory traffic (L2) at 43 % of the compute roof")
     assert others[0].endswith("are all limited by compute, not by memory")
