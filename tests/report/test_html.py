@@ -20,7 +20,7 @@ from moe_lab import report
 from moe_lab.pages.show import palette
 from moe_lab.runs import bench_runs
 
-pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("pages")]  # a browser for all but the slowest
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("pages")]  # a browser for all but the two slowest
 
 FLAGS = [
     "--headless",
@@ -41,14 +41,13 @@ PHONE, LAPTOP = (390, 844), (1366, 900)
 def built(tmp_path_factory: pytest.TempPathFactory) -> report.Report:
     """Every notebook as committed, the first with a single phase (figures as low as they get), align with a sweep."""
     out = tmp_path_factory.mktemp("reports")
-    (out / "grid.yaml").write_text("- {}\n- {prefill_run: ''}\n")
-    single = report.build(["01"], out=out / "single", parameters={}, grid=out / "grid.yaml", show_code=False)
+    single = report.build(["01"], out=out / "single", parameters={"prefill_run": ""})
     done = committed(out)
     rows = bench_builder.rows([2**i for i in range(17)], (8, 16, 32, 64, 128, 256, 512))
     run = bench_runs.import_bench([bench_builder.write(out / "a.json", rows)], "h200/x", root=out)
     given = {"bench_run": str(run.path)}
-    sweep = report.build(["04"], out=out / "sweep", parameters=given, grid=None, show_code=False)
-    done.pages.extend([single.pages[1], sweep.pages[0]])
+    sweep = report.build(["04"], out=out / "sweep", parameters=given)
+    done.pages.extend([single.pages[0], sweep.pages[0]])
     assert [page.failed for page in done.pages] == [None] * len(done.pages)
     return done
 
@@ -254,7 +253,7 @@ def test_html_one_filter_hides_a_backend_in_figures_and_tables(built: report.Rep
     assert browser.execute_script(rows) < before
 
 
-@pytest.mark.xdist_group("axe")
+@pytest.mark.xdist_group("slowest")
 def test_html_has_no_serious_fault_for_readers_with_assistive_technology(built: report.Report, browser: Any) -> None:
     """axe-core judges names, roles, contrast and the keyboard, in both themes."""
     axe = REPO / "node_modules" / "axe-core" / "axe.min.js"
@@ -383,6 +382,7 @@ def says(text: str, value: float) -> bool:
     return False
 
 
+@pytest.mark.xdist_group("slowest")
 def test_html_hover_texts_say_the_length_of_what_is_under_the_pointer(built: report.Report, browser: Any) -> None:
     """A bar that starts at a base ends at base + length: the text must not say where it ends."""
     seen: dict[str, int] = {}
