@@ -78,9 +78,9 @@ def execute(job: Job, progress: str, kernels: Kernels) -> Executed:
             # A UserError is a sentence; others need the name of the error.
             failed = str(error.evalue) if error.ename == "UserError" else f"{error.ename}: {_first_line(error.evalue)}"
         except Exception as error:
-            if kernels.ended.is_set():
-                raise KeyboardInterrupt from None
             failed = f"The notebook could not be executed ({type(error).__name__}: {_first_line(str(error))})."
+        if kernels.ended.is_set():  # whatever it died of
+            raise KeyboardInterrupt
         notebook = read(out) if out.exists() else read(job.notebook)
     # papermill adds cells about the error; the page has its own place for it.
     notebook.cells = [c for c in notebook.cells if "papermill-error-cell-tag" not in c.metadata.get("tags", [])]
